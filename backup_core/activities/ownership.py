@@ -1,0 +1,323 @@
+"""Beginning and ending a run: who owns the disk, under which epoch, and what is to be done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from backup_core.activities.tools import owned, policy_of
+from backup_core.domain.decision import Decision, Found, automatic_full, decide
+from backup_core.domain.errors import (
+    BlobMissingError,
+    DiffRefusedError,
+    FencedError,
+    LeaseTakenError,
+    RowChangedError,
+    RowExistsError,
+    SnapshotMissingError,
+)
+from backup_core.domain.metadata import from_metadata
+from backup_core.domain.naming import head_blob_name, window_id
+from backup_core.domain.progress import percent
+from backup_core.domain.ranges import ByteRange
+from backup_core.domain.records import Head, Owner, Run, RunError
+from backup_core.steps import Begin, Begun, Finish, NewGeneration, Nothing, Report, Reported
+
+if TYPE_CHECKING:
+    from backup_core.activities.tools import Tools
+    from backup_core.domain.metadata import HeadMark
+    from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.records import Policy, Versioned
+    from backup_core.ports import BlobProperties
+
+HEARTBEAT_MAX = timedelta(minutes=15)
+"""A run whose row has not changed for this long, by the table service's clock, is taken for dead."""
+CONFLICTS_MAX = 5
+"""Times a lost race for a row is tried again before the fault is left to the orchestrator's retry."""
+
+
+# -- begin ------------------------------------------------------------------------------------------------------
+
+
+async def begin(tools: Tools, asked: Begin) -> Begun:
+    """Make the run the disk's owner and say what to do.
+
+    Repeated with the same lease it answers the same. It refuses a run that has ended, and a second instance of a running
+    one, and changes nothing for them.
+    """
+    policy = await policy_of(tools, asked.disk)
+    run = await _own_row(tools, asked)
+    if run is None:
+        return Begun(state="ended", why=f"run {asked.run} has ended or was begun by another orchestration")
+    for _ in range(CONFLICTS_MAX):
+        row = await tools.catalogue.head(asked.disk)
+        head = row.value if row else Head(asked.disk)
+        owner = head.owner
+        if owner and owner.run == asked.run:
+            if owner.lease != asked.lease:
+                return Begun(state="ended", why=f"another orchestration of run {asked.run} is at work")
+            assert row is not None
+            return await _go(tools, asked, policy, row)
+        if owner and await _alive(tools, asked, owner, run):
+            return await _skip(tools, asked, owner)
+        taken = head.owned_by(Owner(asked.run, asked.lease, head.epoch + 1))
+        try:
+            await tools.catalogue.put_head(taken, row.etag if row else None)
+        except (RowChangedError, RowExistsError):
+            continue
+        taken_row = await tools.catalogue.head(asked.disk)
+        if taken_row and taken_row.value.owner == taken.owner:
+            return await _go(tools, asked, policy, taken_row)
+    message = f"disk {asked.disk}: its head row changed {CONFLICTS_MAX} times while run {asked.run} tried to own it"
+    raise RowChangedError(message)
+
+
+async def _own_row(tools: Tools, asked: Begin) -> Versioned[Run] | None:
+    """The run's row, Running; None when the run has ended already."""
+    now = datetime.fromisoformat(asked.now)
+    row = await tools.catalogue.run(asked.disk, asked.run)
+    if row is None:
+        fresh = Run(
+            disk=asked.disk,
+            run=asked.run,
+            state="Running",
+            trigger=asked.trigger,
+            full=asked.full,
+            created=now,
+            started=now,
+            phase="preparing",
+            window=window_id(datetime.fromisoformat(asked.window)) if asked.window else "",
+        )
+        try:
+            if fresh.window:
+                await tools.catalogue.begin_window(fresh)
+            else:
+                await tools.catalogue.put_run(fresh, None)
+        except RowExistsError:
+            pass  # another delivery of this step was faster: its row is the run's row
+        row = await tools.catalogue.run(asked.disk, asked.run)
+        if row is None:
+            return None  # the window belongs to another run
+    if row.value.ended_for_good:
+        return None
+    if row.value.state == "NotStarted":
+        await tools.catalogue.put_run(replace(row.value, state="Running", started=now, phase="preparing"), row.etag)
+        row = await tools.catalogue.run(asked.disk, asked.run)
+    return row
+
+
+async def _alive(tools: Tools, asked: Begin, owner: Owner, own: Versioned[Run]) -> bool:
+    """Whether the owning run may still be at work. Both times are the table service's, so clocks do not matter."""
+    row = await tools.catalogue.run(asked.disk, owner.run)
+    if row is None or row.value.ended_for_good:
+        return False
+    touched = await _touch(tools, own)
+    return touched - row.changed <= HEARTBEAT_MAX
+
+
+async def _touch(tools: Tools, own: Versioned[Run]) -> datetime:
+    await tools.catalogue.put_run(own.value, own.etag)
+    row = await tools.catalogue.run(own.value.disk, own.value.run)
+    assert row is not None
+    return row.changed
+
+
+async def _skip(tools: Tools, asked: Begin, owner: Owner) -> Begun:
+    row = await tools.catalogue.run(asked.disk, asked.run)
+    assert row is not None
+    why = f"run {owner.run} was at work on the disk"
+    ended = replace(row.value, state="Skipped", reason=why, ended=datetime.fromisoformat(asked.now), phase="done")
+    await tools.catalogue.put_run(ended, row.etag)
+    return Begun(state="skipped", why=why)
+
+
+# -- owned: fence, look, decide -----------------------------------------------------------------------------------
+
+
+async def _go(tools: Tools, asked: Begin, policy: Policy, row: Versioned[Head]) -> Begun:
+    head = row.value
+    assert head.owner is not None
+    epoch = head.owner.epoch
+    found, etag, mark = None, "", None
+    if head.pair is not None:
+        blob = tools.head(head.head)
+        before = await _lease(tools, blob, asked.lease)
+        found = await _look(tools, head, policy, before)
+        mark = found.mark
+        if before is not None:
+            etag = await _fence(tools, blob, epoch, asked.lease)
+    decision = decide(head, policy.source, found, full_asked=asked.full)
+    if decision.kind == "full":
+        return _full(asked.disk, asked.run, epoch, policy.source, decision)
+    assert head.pair is not None
+    return Begun(
+        state="go",
+        epoch=epoch,
+        source=policy.source,
+        kind="incremental",
+        reason=decision.reason,
+        generation=head.generation,
+        head=head.head,
+        head_etag=etag,
+        base=head.pair.source_snapshot,
+        finish_target=decision.finish_target,
+        finish_size=mark.size if mark and decision.finish_target else 0,
+    )
+
+
+def _full(disk: str, run: str, epoch: int, source: str, decision: Decision) -> Begun:
+    # A generation is numbered by the epoch of the run that began it: unique and growing, with nothing more to keep.
+    return Begun(
+        state="go",
+        epoch=epoch,
+        source=source,
+        kind="full",
+        reason=decision.reason,
+        automatic=decision.automatic,
+        generation=epoch,
+        head=head_blob_name(disk, epoch, run),
+    )
+
+
+async def _lease(tools: Tools, blob: BlobAddress, lease: str) -> BlobProperties | None:
+    """Hold the head's lease, breaking a former owner's; the head as it was found, or None when it is gone."""
+    try:
+        try:
+            await tools.blobs.acquire_lease(blob, lease)
+        except LeaseTakenError:
+            # The catalogue says the former owner is over: its lease protects nothing any more.
+            await tools.blobs.break_lease(blob)
+            await tools.blobs.acquire_lease(blob, lease)
+        return await tools.blobs.properties(blob)
+    except BlobMissingError:
+        return None
+
+
+async def _fence(tools: Tools, blob: BlobAddress, epoch: int, lease: str) -> str:
+    """Raise the head's sequence number to the epoch: from now on every older writer is refused. Returns the ETag."""
+    reached = await tools.blobs.raise_sequence_number(blob, epoch, lease)
+    if reached != epoch:
+        message = f"{blob}: sequence number {reached} is above epoch {epoch}; somebody else raised it"
+        raise FencedError(message)
+    return (await tools.blobs.properties(blob)).etag
+
+
+async def _look(tools: Tools, head: Head, policy: Policy, before: BlobProperties | None) -> Found:
+    assert head.pair is not None
+    mark = from_metadata(before.metadata) if before else None
+    source = tools.source(policy.source) if head.source == policy.source else None
+    base_exists = source is not None and await _exists(tools, source, head.pair.source_snapshot)
+    dirty = mark is not None and mark.state != "committed"
+    target_exists = source is not None and dirty and mark is not None and await _exists(tools, source, mark.target)
+    return Found(
+        head_exists=before is not None,
+        head_unchanged=before is not None and await _unchanged(tools, head, mark, before),
+        mark=mark,
+        base_exists=base_exists,
+        target_exists=target_exists,
+    )
+
+
+async def _exists(tools: Tools, blob: BlobAddress, snapshot: str) -> bool:
+    try:
+        await tools.blobs.properties(blob, snapshot)
+    except (BlobMissingError, SnapshotMissingError):
+        return False
+    return True
+
+
+async def _unchanged(tools: Tools, head: Head, mark: HeadMark | None, before: BlobProperties) -> bool:
+    """Same version as recorded; or, after a crash between a write and its record, nothing in the diff since the point."""
+    assert head.pair is not None
+    if before.etag == head.head_etag:
+        return True
+    if mark is None or before.size != head.pair.size:
+        return False
+    try:
+        changes = tools.blobs.diff(tools.head(head.head), "", head.pair.backup_snapshot, ByteRange(0, before.size))
+        return await anext(changes, None) is None
+    except DiffRefusedError:
+        return False
+
+
+async def begin_new_generation(tools: Tools, asked: NewGeneration) -> Begun:
+    """Turn the run's increment into a full copy, because the diff cannot be trusted. Raises TooManyFullsError."""
+    row = await owned(tools, asked.by)
+    decision = automatic_full(row.value, asked.reason)
+    return _full(asked.by.disk, asked.by.run, asked.by.epoch, asked.by.source, decision)
+
+
+# -- progress and end ---------------------------------------------------------------------------------------------
+
+
+async def report_progress(tools: Tools, report: Report) -> Reported:
+    """Write the run's progress to its row, which is also its heartbeat. Percent never goes back."""
+    await owned(tools, report.by)
+    for _ in range(CONFLICTS_MAX):
+        row = await tools.catalogue.run(report.by.disk, report.by.run)
+        if row is None or row.value.ended_for_good:
+            return Reported(percent=row.value.percent if row else 0)
+        run = row.value
+        reached = percent(report.phase, report.done, report.total, run.percent, rounds_left=report.rounds_left)
+        updated = replace(
+            run,
+            phase=report.phase,
+            percent=reached,
+            kind=report.kind or run.kind,
+            reason=report.reason or run.reason,
+            bytes_total=max(run.bytes_total, report.bytes_total),
+            bytes_done=max(run.bytes_done, report.bytes_done),
+            ranges_total=max(run.ranges_total, report.ranges_total),
+            requests_total=max(run.requests_total, report.requests_total),
+            requests_done=max(run.requests_done, report.requests_done),
+            retries=max(run.retries, report.retries),
+        )
+        try:
+            await tools.catalogue.put_run(updated, row.etag)
+        except RowChangedError:
+            continue
+        return Reported(percent=reached)
+    message = f"run {report.by.run}: its row changed {CONFLICTS_MAX} times while its progress was written"
+    raise RowChangedError(message)
+
+
+async def finish_run(tools: Tools, asked: Finish) -> Nothing:
+    """End the run's row and, if the run still owns the disk, release the leases and the ownership. Repeats change nothing."""
+    await _end_row(tools, asked)
+    for _ in range(CONFLICTS_MAX):
+        row = await tools.catalogue.head(asked.disk)
+        owner = row.value.owner if row else None
+        if row is None or owner is None or (owner.run, owner.lease) != (asked.run, asked.lease):
+            return Nothing()
+        for name in {row.value.head, asked.generation_head} - {""}:
+            await tools.blobs.release_lease(tools.head(name), asked.lease)
+        try:
+            await tools.catalogue.put_head(replace(row.value, owner=None), row.etag)
+        except RowChangedError:
+            continue
+    return Nothing()
+
+
+async def _end_row(tools: Tools, asked: Finish) -> None:
+    for _ in range(CONFLICTS_MAX):
+        row = await tools.catalogue.run(asked.disk, asked.run)
+        if row is None or row.value.ended_for_good:
+            return
+        error = RunError(asked.fault.code, asked.fault.message) if asked.fault else None
+        ended = replace(
+            row.value,
+            state=asked.state,
+            ended=datetime.fromisoformat(asked.now),
+            phase="done" if asked.state == "Succeeded" else row.value.phase,
+            percent=100 if asked.state == "Succeeded" else row.value.percent,
+            points=tuple(asked.points),
+            error=error,
+        )
+        try:
+            await tools.catalogue.put_run(ended, row.etag)
+        except RowChangedError:
+            continue
+        return
+    message = f"run {asked.run}: its row changed {CONFLICTS_MAX} times while its end was written"
+    raise RowChangedError(message)

@@ -1,0 +1,70 @@
+"""Runs a step: parses its input, calls the activity, and turns expected failures into values free of secrets."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from backup_core.activities import fleet, ownership, points, snapshots, transfer, verification
+from backup_core.domain.errors import BackupError, UnexpectedError
+from backup_core.domain.redaction import redacted
+from backup_core.steps import (
+    APPLY_SHARD,
+    BEGIN,
+    COMMIT_POINT,
+    DROP_PREVIOUS,
+    FINISH_RUN,
+    LIST_DISKS,
+    NEW_GENERATION,
+    OPEN_HEAD,
+    PLAN_TRANSFER,
+    REPORT_PROGRESS,
+    TAKE_BACKUP,
+    TAKE_SNAPSHOT,
+    VERIFY_HEAD,
+    Fault,
+    Message,
+    Outcome,
+    Step,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from backup_core.activities.tools import Tools
+
+log = logging.getLogger("pagekeeper")
+
+ACTIVITIES: dict[str, Callable[[Tools, Any], Awaitable[Message]]] = {
+    LIST_DISKS.name: fleet.list_disks,
+    BEGIN.name: ownership.begin,
+    TAKE_SNAPSHOT.name: snapshots.take_source_snapshot,
+    PLAN_TRANSFER.name: transfer.plan_transfer,
+    NEW_GENERATION.name: ownership.begin_new_generation,
+    OPEN_HEAD.name: transfer.open_head,
+    APPLY_SHARD.name: transfer.apply_shard,
+    VERIFY_HEAD.name: verification.verify_head,
+    TAKE_BACKUP.name: snapshots.take_backup_snapshot,
+    COMMIT_POINT.name: points.commit_point,
+    DROP_PREVIOUS.name: snapshots.drop_previous_snapshot,
+    REPORT_PROGRESS.name: ownership.report_progress,
+    FINISH_RUN.name: ownership.finish_run,
+}
+
+
+async def run_step(step: Step[Any, Any], tools: Tools, raw: dict[str, Any]) -> dict[str, Any]:
+    """The step's Outcome as JSON. An unexpected exception is raised again with its text redacted: a fault of this program
+    must show as a failed activity, and must not carry a signature into history.
+    """
+    asked = step.takes.model_validate(raw)
+    try:
+        answer = await ACTIVITIES[step.name](tools, asked)
+    except BackupError as error:
+        fault = Fault(code=error.code, message=redacted(str(error)), retryable=error.retryable)
+        log.warning("%s: %s: %s", step.name, fault.code, fault.message)
+        return Outcome(fault=fault).model_dump(mode="json")
+    except Exception as error:  # noqa: BLE001  raised again below, redacted
+        message = redacted(f"{step.name}: {type(error).__name__}: {error}")
+    else:
+        return Outcome(value=answer.model_dump(mode="json")).model_dump(mode="json")
+    raise UnexpectedError(message)

@@ -1,0 +1,70 @@
+"""Snapshots of the source and of the head: taken once per run, found again on a repeat, dropped only when replaced."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backup_core.activities.tools import guard_of, owned
+from backup_core.domain.errors import SourceUnfitError, UnexpectedAnswerError
+from backup_core.domain.metadata import from_metadata, run_of_source_snapshot, source_snapshot_metadata, to_metadata
+from backup_core.domain.naming import point_id
+from backup_core.steps import BackedUp, Clean, Nothing, Snapshotted, TakeBackup, TakeSnapshot
+
+if TYPE_CHECKING:
+    from backup_core.activities.tools import Tools
+
+
+async def take_source_snapshot(tools: Tools, asked: TakeSnapshot) -> Snapshotted:
+    """The run's snapshot of the source: taken now, or found when an earlier delivery took it."""
+    await owned(tools, asked.by)
+    source = tools.source(asked.by.source)
+    existing = [
+        one.snapshot for one in await tools.blobs.snapshots(source) if run_of_source_snapshot(one.metadata) == asked.by.run
+    ]
+    if existing:
+        snapshot = existing[0]
+    else:
+        snapshot = await tools.blobs.snapshot(source, source_snapshot_metadata(asked.by.disk, asked.by.run))
+    properties = await tools.blobs.properties(source, snapshot)
+    if not properties.page_blob:
+        message = f"disk {asked.by.disk}: source {source} is no longer a page blob; correct the disk's policy"
+        raise SourceUnfitError(message)
+    return Snapshotted(snapshot=snapshot, size=properties.size)
+
+
+async def take_backup_snapshot(tools: Tools, asked: TakeBackup) -> BackedUp:
+    """The snapshot of the verified head, under the lease and that version; found again on a repeat."""
+    transfer = asked.transfer
+    await owned(tools, transfer.by)
+    blob = tools.head(transfer.head)
+    mark = from_metadata((await tools.blobs.properties(blob)).metadata)
+    if mark is None or mark.state == "applying" or mark.target != transfer.target or mark.run != transfer.by.run:
+        message = f"{blob}: its mark is not the verified one of run {transfer.by.run}; found {mark}; no snapshot was taken"
+        raise UnexpectedAnswerError(message)
+    for one in await tools.blobs.snapshots(blob):
+        carried = from_metadata(one.metadata)
+        if carried and (carried.run, carried.target, carried.digest) == (mark.run, mark.target, mark.digest):
+            return BackedUp(snapshot=one.snapshot)
+    snapshot = await tools.blobs.snapshot(blob, to_metadata(mark), guard_of(transfer.by, asked.etag))
+    return BackedUp(snapshot=snapshot)
+
+
+async def drop_previous_snapshot(tools: Tools, asked: Clean) -> Nothing:
+    """Delete the source snapshot of the pair this transfer replaced, once the new pair is confirmed on the service.
+
+    The catalogue is read again here. When anything is unclear the snapshot is kept.
+    """
+    transfer = asked.transfer
+    row = await owned(tools, transfer.by)
+    pair = row.value.pair
+    point = await tools.catalogue.point(transfer.by.disk, point_id(transfer.target))
+    if pair is None or point is None or pair.source_snapshot != transfer.target or not point.previous_source_snapshot:
+        return Nothing()
+    previous = await tools.catalogue.point(transfer.by.disk, point_id(point.previous_source_snapshot))
+    if previous is None or previous.source_snapshot >= point.source_snapshot:
+        return Nothing()
+    # Raises, and so keeps the old one, unless both halves of the new pair are there.
+    await tools.blobs.properties(tools.source(point.source), pair.source_snapshot)
+    await tools.blobs.properties(tools.head(point.head), pair.backup_snapshot)
+    await tools.blobs.delete_snapshot(tools.source(previous.source), previous.source_snapshot)
+    return Nothing()

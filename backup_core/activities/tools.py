@@ -1,0 +1,96 @@
+"""What every activity is handed: the ports, the bounds, and the check that the asking run still owns its disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backup_core.domain.errors import DiskUnknownError, NotOwnerError, SourceUnfitError
+from backup_core.domain.naming import BlobAddress, parse_blob_url
+from backup_core.domain.ranges import GIB, MIB
+from backup_core.domain.records import Owner
+from backup_core.ports import Fence, Guard
+
+if TYPE_CHECKING:
+    from backup_core.domain.records import Head, Policy, Versioned
+    from backup_core.ports import Catalogue, Documents, PageBlobs
+    from backup_core.steps import RunRef
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one activity's work."""
+
+    shard_bytes_max: int = 1024 * MIB
+    """A shard of this size takes about 17 s at the 60 MiB/s of a standard page blob."""
+    shard_requests_max: int = 4096
+    """About 8 s at the 500 requests/s of a page blob."""
+    in_flight: int = 16
+    """Requests at a time towards one head: 15 × 4 MiB/s is a page blob's limit, at about a second each."""
+    window_bytes: int = 64 * GIB
+    """Ranges are listed in windows: a very fragmented blob hits a server time-out on the whole."""
+    verify_seconds: float = 100.0
+    """A verification returns where to resume after this long."""
+    fleet_disks_max: int = 100
+    """Sub-orchestrations one orchestration starts."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The world, as ports."""
+
+    blobs: PageBlobs
+    catalogue: Catalogue
+    documents: Documents
+    source_accounts: tuple[str, ...]
+    backup_account: str
+    heads_container: str
+    monotonic: Callable[[], float]
+    limits: Limits = Limits()
+
+    def source(self, url: str) -> BlobAddress:
+        """The source blob, with the allow-list checked once more: a row could have been written by another version."""
+        try:
+            return parse_blob_url(url, self.source_accounts)
+        except ValueError as error:
+            message = f"source {url}: {error}; correct the disk's policy or SOURCE_ACCOUNTS"
+            raise SourceUnfitError(message) from error
+
+    def head(self, name: str) -> BlobAddress:
+        """The backup blob of that name."""
+        return BlobAddress(self.backup_account, self.heads_container, name)
+
+
+async def policy_of(tools: Tools, disk: str) -> Policy:
+    """The disk's policy; raises DiskUnknownError."""
+    row = await tools.catalogue.policy(disk)
+    if row is None:
+        message = f"disk {disk}: not registered; PUT /api/disks/{disk} with its source"
+        raise DiskUnknownError(message)
+    return row.value
+
+
+def owner_of(by: RunRef) -> Owner:
+    """The owner a run claims to be."""
+    return Owner(by.run, by.lease, by.epoch)
+
+
+async def owned(tools: Tools, by: RunRef) -> Versioned[Head]:
+    """The disk's head row, while the asking run owns it. Raises NotOwnerError: a late or repeated call must not act."""
+    row = await tools.catalogue.head(by.disk)
+    if row is None or row.value.owner != owner_of(by):
+        holder = row.value.owner.run if row and row.value.owner else "no run"
+        message = f"disk {by.disk}: run {by.run} (epoch {by.epoch}) does not own it, {holder} does; nothing was done"
+        raise NotOwnerError(message)
+    return row
+
+
+def fence_of(by: RunRef) -> Fence:
+    """What the run's page writes carry."""
+    return Fence(by.lease, by.epoch)
+
+
+def guard_of(by: RunRef, etag: str) -> Guard:
+    """What the run's other writes to a head carry."""
+    return Guard(by.lease, etag)

@@ -1,0 +1,218 @@
+"""Bringing a head to a source snapshot: plan the work, mark the head, copy and clear."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from backup_core.activities.tools import fence_of, guard_of, owned
+from backup_core.domain.errors import (
+    BlobExistsError,
+    DiffRefusedError,
+    FencedError,
+    HeadAlteredError,
+    UnexpectedAnswerError,
+)
+from backup_core.domain.metadata import HeadMark, from_metadata, to_metadata
+from backup_core.domain.naming import plan_name
+from backup_core.domain.plan import Plan, Planner
+from backup_core.domain.ranges import ByteRange, DiffRange, chunks, windows
+from backup_core.steps import Applied, ApplyShard, Opened, Planned, PlanTransfer, Transfer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from backup_core.activities.tools import Tools
+    from backup_core.domain.naming import BlobAddress
+
+_PLAN = TypeAdapter(Plan)
+
+
+async def _changes(tools: Tools, source: BlobAddress, target: str, base: str, part: ByteRange) -> AsyncIterator[DiffRange]:
+    """What has to be done inside `part`: the diff, or every allocated range for a full copy."""
+    for window in windows(part.end, tools.limits.window_bytes, part.start):
+        if base:
+            async for changed in tools.blobs.diff(source, target, base, window):
+                yield changed
+        else:
+            async for allocated in tools.blobs.allocated(source, target, window):
+                yield DiffRange(allocated, cleared=False)
+
+
+async def _work(tools: Tools, transfer_of: PlanTransfer | Transfer, part: ByteRange) -> AsyncIterator[DiffRange]:
+    """The diff up to the base's size, then the whole new tail of a disk that grew."""
+    source = tools.source(transfer_of.by.source)
+    old_size = (await tools.blobs.properties(source, transfer_of.base)).size if transfer_of.base else 0
+    cut = min(max(old_size, part.start), part.end)
+    if transfer_of.base and cut > part.start:
+        async for changed in _changes(tools, source, transfer_of.target, transfer_of.base, ByteRange(part.start, cut)):
+            yield changed
+    if part.end > cut:
+        async for changed in _changes(tools, source, transfer_of.target, "", ByteRange(cut, part.end)):
+            yield changed
+
+
+# -- plan -------------------------------------------------------------------------------------------------------
+
+
+async def plan_transfer(tools: Tools, asked: PlanTransfer) -> Planned:
+    """List the work and store it as byte-interval shards. A diff that is refused, or a disk that shrank, is `refused`."""
+    await owned(tools, asked.by)
+    name = plan_name(asked.by.disk, asked.by.run, asked.target, asked.base)
+    stored = await tools.documents.get(name)
+    if stored is None:
+        try:
+            plan = await _plan(tools, asked)
+        except DiffRefusedError as error:
+            return Planned(refused=f"the service refused the diff: {error.reason}")
+        if plan is None:
+            return Planned(refused="the disk shrank")
+        await tools.documents.put_if_absent(name, _PLAN.dump_json(plan).decode())
+        stored = await tools.documents.get(name)
+        assert stored is not None
+    plan = _PLAN.validate_json(stored)
+    return Planned(
+        plan=name,
+        shards=len(plan.shards),
+        write_bytes=plan.write_bytes,
+        clear_bytes=plan.clear_bytes,
+        ranges=plan.ranges,
+        requests=plan.requests,
+    )
+
+
+async def _plan(tools: Tools, asked: PlanTransfer) -> Plan | None:
+    source = tools.source(asked.by.source)
+    if asked.base and (await tools.blobs.properties(source, asked.base)).size > asked.size:
+        return None
+    planner = Planner(tools.limits.shard_bytes_max, tools.limits.shard_requests_max)
+    async for changed in _work(tools, asked, ByteRange(0, asked.size)):
+        planner.feed(changed)
+    return planner.finish()
+
+
+# -- open -------------------------------------------------------------------------------------------------------
+
+
+async def open_head(tools: Tools, transfer: Transfer) -> Opened:
+    """Write the durable intent on the head before the first byte: on a new blob, or on the one the diff starts from."""
+    await owned(tools, transfer.by)
+    blob = tools.head(transfer.head)
+    mark = HeadMark(
+        disk=transfer.by.disk,
+        generation=transfer.generation,
+        epoch=transfer.by.epoch,
+        run=transfer.by.run,
+        state="applying",
+        source=transfer.by.source,
+        target=transfer.target,
+        base=transfer.base,
+        size=transfer.size,
+        kind=transfer.kind,
+    )
+    if transfer.kind == "full":
+        await _create(tools, blob, mark, transfer)
+    else:
+        await _mark(tools, blob, mark, transfer)
+    return Opened(etag=(await tools.blobs.properties(blob)).etag)
+
+
+async def _create(tools: Tools, blob: BlobAddress, mark: HeadMark, transfer: Transfer) -> None:
+    try:
+        # The blob is born with the epoch as its sequence number: no moment in which an older writer could reach it.
+        await tools.blobs.create(blob, transfer.size, transfer.by.epoch, to_metadata(mark))
+    except BlobExistsError:
+        found = from_metadata((await tools.blobs.properties(blob)).metadata)
+        if found is None or not _is_ours(found, mark):
+            raise
+    await tools.blobs.acquire_lease(blob, transfer.by.lease)
+
+
+async def _mark(tools: Tools, blob: BlobAddress, mark: HeadMark, transfer: Transfer) -> None:
+    found = await tools.blobs.properties(blob)
+    carried = from_metadata(found.metadata)
+    etag = found.etag
+    if carried is None or not _is_ours(carried, mark):
+        if etag != transfer.head_etag:
+            message = (
+                f"{blob}: changed by somebody else since run {transfer.by.run} began (version {transfer.head_etag}, found "
+                f"{etag}); nothing was written; the next run makes a full backup"
+            )
+            raise HeadAlteredError(message)
+        etag = await tools.blobs.set_metadata(blob, to_metadata(mark), guard_of(transfer.by, etag))
+    if found.size < transfer.size:
+        await tools.blobs.resize(blob, transfer.size, guard_of(transfer.by, etag))
+
+
+def _is_ours(found: HeadMark, mark: HeadMark) -> bool:
+    return (found.run, found.epoch, found.target, found.base) == (mark.run, mark.epoch, mark.target, mark.base)
+
+
+# -- apply ------------------------------------------------------------------------------------------------------
+
+
+async def apply_shard(tools: Tools, asked: ApplyShard) -> Applied:
+    """Copy the shard's changed ranges and clear its cleared ones; a repeat writes the same bytes again.
+
+    Every write carries the lease and the epoch, so a delivery after the run has ended is refused by the service too.
+    """
+    transfer = asked.transfer
+    await owned(tools, transfer.by)
+    stored = await tools.documents.get(transfer.plan)
+    if stored is None:
+        message = f"plan {transfer.plan} of run {transfer.by.run} is gone; start the backup again"
+        raise UnexpectedAnswerError(message)
+    shard = _PLAN.validate_json(stored).shards[asked.shard]
+    tally = Applied()
+    in_flight: set[asyncio.Task[Applied]] = set()
+    try:
+        async for changed in _work(tools, transfer, ByteRange(shard.start, shard.end)):
+            for piece in [changed.range] if changed.cleared else chunks(changed.range):
+                if len(in_flight) >= tools.limits.in_flight:
+                    done, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
+                    tally = _sum(tally, done)
+                in_flight.add(asyncio.create_task(_apply(tools, transfer, piece, cleared=changed.cleared)))
+        if in_flight:
+            done, in_flight = await asyncio.wait(in_flight)
+            tally = _sum(tally, done)
+    finally:
+        for task in in_flight:
+            task.cancel()
+        await asyncio.gather(*in_flight, return_exceptions=True)
+    _check(tally, asdict(shard), transfer)
+    return tally
+
+
+def _sum(tally: Applied, done: set[asyncio.Task[Applied]]) -> Applied:
+    for task in done:
+        tally = tally.plus(task.result())
+    return tally
+
+
+async def _apply(tools: Tools, transfer: Transfer, piece: ByteRange, *, cleared: bool) -> Applied:
+    head, fence = tools.head(transfer.head), fence_of(transfer.by)
+    try:
+        if cleared:
+            await tools.blobs.clear(head, piece, fence)
+            return Applied(clear_bytes=piece.size, clears=1)
+        data = await tools.blobs.read(tools.source(transfer.by.source), transfer.target, piece)
+        await tools.blobs.write(head, piece.start, data, fence)
+    except FencedError as error:
+        message = f"run {transfer.by.run}: {error}; another run owns the head now, or the lease was broken"
+        raise FencedError(message) from error
+    return Applied(write_bytes=piece.size, puts=1, reads=1)
+
+
+def _check(tally: Applied, shard: dict[str, int], transfer: Transfer) -> None:
+    """What was done must be what was planned: snapshots do not change, so a difference means a listing was wrong."""
+    done = (tally.write_bytes, tally.clear_bytes, tally.puts + tally.clears)
+    planned = (shard["write_bytes"], shard["clear_bytes"], shard["requests"])
+    if done != planned:
+        message = (
+            f"run {transfer.by.run}: shard [{shard['start']}, {shard['end']}) was planned as {planned} (bytes written, bytes "
+            f"cleared, requests) and listed again as {done}; two listings of the same snapshots differ"
+        )
+        raise UnexpectedAnswerError(message)

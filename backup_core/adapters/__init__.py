@@ -1,0 +1,1 @@
+"""One Azure service each: values and errors translated, nothing decided."""

@@ -1,0 +1,91 @@
+"""How a request of the data path is authorised: by bearer token in the cloud, by a short-lived SAS locally."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Protocol
+
+from azure.storage.blob import BlobSasPermissions, generate_blob_sas
+
+if TYPE_CHECKING:
+    from azure.core.credentials_async import AsyncTokenCredential
+
+    from backup_core.domain.naming import BlobAddress
+
+STORAGE_SCOPE = "https://storage.azure.com/.default"
+SAS_LIFETIME = timedelta(hours=1)
+
+
+class Authority(Protocol):
+    """Signs requests to one account."""
+
+    async def headers(self) -> dict[str, str]:
+        """Headers that authorise a request."""
+
+    def query(self, blob: BlobAddress, snapshot: str, *, write: bool) -> str:
+        """Query parameters that authorise a request to the blob or snapshot, without a leading sign; may be empty."""
+
+
+class BearerAuthority:
+    """A token of an Azure identity. The credential keeps it and renews it before it expires."""
+
+    def __init__(self, credential: AsyncTokenCredential) -> None:
+        """Ask `credential` for tokens."""
+        self._credential = credential
+
+    async def headers(self) -> dict[str, str]:
+        """The Authorization header."""
+        token = await self._credential.get_token(STORAGE_SCOPE)
+        return {"Authorization": f"Bearer {token.token}"}
+
+    def query(self, blob: BlobAddress, snapshot: str, *, write: bool) -> str:  # noqa: ARG002  the token is not per blob
+        """Nothing."""
+        return ""
+
+
+class SharedSasAuthority:
+    """A SAS given by settings, for the development platform."""
+
+    def __init__(self, sas: str) -> None:
+        """Use the query string `sas`."""
+        self._sas = sas.lstrip("?")
+
+    async def headers(self) -> dict[str, str]:
+        """Nothing."""
+        return {}
+
+    def query(self, blob: BlobAddress, snapshot: str, *, write: bool) -> str:  # noqa: ARG002  the SAS is not per blob
+        """The SAS."""
+        return self._sas
+
+
+class KeyAuthority:
+    """An account key, for the development platform: each blob gets a SAS of its own for an hour, read or write."""
+
+    def __init__(self, account: str, key: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        """Mint for `account` with `key`."""
+        self._account, self._key, self._clock = account, key, clock
+        self._minted: dict[tuple[BlobAddress, str, bool], tuple[datetime, str]] = {}
+
+    async def headers(self) -> dict[str, str]:
+        """Nothing."""
+        return {}
+
+    def query(self, blob: BlobAddress, snapshot: str, *, write: bool) -> str:
+        """A SAS for exactly this blob or snapshot, renewed when half its hour is over."""
+        now, known = self._clock(), (blob, snapshot, write)
+        minted = self._minted.get(known)
+        if minted and minted[0] > now:
+            return minted[1]
+        sas = generate_blob_sas(
+            self._account,
+            blob.container,
+            blob.name,
+            snapshot=snapshot or None,
+            account_key=self._key,
+            permission=BlobSasPermissions(read=not write, write=write),
+            expiry=now + SAS_LIFETIME,
+        )
+        self._minted[known] = (now + SAS_LIFETIME / 2, sas)
+        return sas

@@ -1,0 +1,234 @@
+"""The catalogue in Azure Table Storage: one table, one partition per disk, ETags on every update.
+
+Rows are the records' fields as columns: numbers as Int64 (the SDK's default would be Int32), times and nested values as
+text. Row keys: `policy`, `head`, `point!…` and `run!…` newest first, `window!…`. A partition `!sources` claims each source
+blob for one disk and so lists the disks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from azure.core import MatchConditions
+from azure.core.exceptions import (
+    HttpResponseError,
+    ResourceExistsError,
+    ResourceNotFoundError,
+    ServiceRequestError,
+    ServiceResponseError,
+)
+from azure.data.tables import EdmType, EntityProperty, TableTransactionError, UpdateMode
+from pydantic import TypeAdapter
+
+from backup_core.adapters.answers import fault_of
+from backup_core.domain.errors import RowChangedError, RowExistsError, ServiceUnavailableError
+from backup_core.domain.naming import point_key, run_key
+from backup_core.domain.records import Head, Policy, RestorePoint, Run, Versioned
+
+if TYPE_CHECKING:
+    from azure.data.tables.aio import TableClient
+
+T = TypeVar("T")
+SOURCES = "!sources"
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Policy, Head, RestorePoint, Run)}
+_POINT_AFTER_ALL = "point!~"
+
+
+def to_entity(row: Any, row_key: str) -> dict[str, Any]:  # noqa: ANN401  any record
+    """The record as a table entity."""
+    columns: dict[str, Any] = {"PartitionKey": row.disk, "RowKey": row_key}
+    for name, value in _ADAPTERS[type(row)].dump_python(row, mode="json").items():
+        if value is None:
+            continue
+        if isinstance(value, int) and not isinstance(value, bool):
+            columns[name] = EntityProperty(value, EdmType.INT64)
+        elif isinstance(value, (dict, list)):
+            columns[name] = json.dumps(value)
+        else:
+            columns[name] = value
+    return columns
+
+
+def from_entity(kind: type[T], entity: Mapping[str, Any]) -> T:
+    """The record in a table entity."""
+    fields: dict[str, Any] = {}
+    for name, value in entity.items():
+        if name in ("PartitionKey", "RowKey"):
+            continue
+        plain = value.value if isinstance(value, EntityProperty) else value
+        nested = isinstance(plain, str) and name in ("owner", "pair", "error", "points")
+        fields[name] = json.loads(plain) if nested else plain
+    row: T = _ADAPTERS[kind].validate_python(fields)
+    return row
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ResourceExistsError:
+        message = f"{what}: the row exists already"
+        raise RowExistsError(message) from None
+    except HttpResponseError as error:
+        code = str(getattr(error, "error_code", "") or "")
+        code = code.rsplit(".", maxsplit=1)[-1]
+        if error.status_code == 412 or "UpdateConditionNotSatisfied" in code:
+            message = f"{what}: the row was changed by somebody else in between"
+            raise RowChangedError(message) from None
+        if error.status_code == 409 and "EntityAlreadyExists" in code:
+            message = f"{what}: the row exists already"
+            raise RowExistsError(message) from None
+        raise fault_of(error.status_code or 0, code, error.reason or "", what) from None
+    except (ServiceRequestError, ServiceResponseError) as error:
+        message = f"{what}: no answer ({type(error).__name__}); it is tried again"
+        raise ServiceUnavailableError(message) from None
+
+
+class TableCatalogue:
+    """The Catalogue port on Azure Table Storage."""
+
+    def __init__(self, table: TableClient) -> None:
+        """Keep the rows in `table`."""
+        self._table = table
+
+    # -- generic rows ---------------------------------------------------------------------------------------------
+
+    async def _get(self, kind: type[T], disk: str, row_key: str) -> Versioned[T] | None:
+        with _translated(f"read {row_key} of disk {disk}"):
+            try:
+                entity = await self._table.get_entity(disk, row_key)
+            except ResourceNotFoundError:
+                return None
+        changed: datetime = entity.metadata["timestamp"]
+        return Versioned(from_entity(kind, entity), entity.metadata["etag"], changed.astimezone(UTC))
+
+    async def _put(self, row: Any, row_key: str, etag: str | None) -> str:  # noqa: ANN401  any record
+        entity = to_entity(row, row_key)
+        with _translated(f"write {row_key} of disk {row.disk}"):
+            if etag is None:
+                answer = await self._table.create_entity(entity)
+            else:
+                answer = await self._table.update_entity(
+                    entity, mode=UpdateMode.REPLACE, etag=etag, match_condition=MatchConditions.IfNotModified
+                )
+        return str(answer["etag"])
+
+    async def _transact(self, what: str, operations: list[tuple[Any, ...]]) -> list[Mapping[str, Any]]:
+        with _translated(what):
+            try:
+                return await self._table.submit_transaction(operations)
+            except TableTransactionError as error:
+                code = str(error.error_code).rsplit(".", maxsplit=1)[-1]
+                if code == "ENTITY_ALREADY_EXISTS" or "EntityAlreadyExists" in code:
+                    message = f"{what}: the row exists already; the transaction changed nothing"
+                    raise RowExistsError(message) from None
+                raise
+
+    # -- disks ----------------------------------------------------------------------------------------------------
+
+    async def claim_source(self, source: str, disk: str) -> str:
+        """Insert the claim unless there is one."""
+        key = sha256(source.encode()).hexdigest()
+        with _translated(f"claim source {source}"):
+            try:
+                await self._table.create_entity({"PartitionKey": SOURCES, "RowKey": key, "disk": disk, "source": source})
+            except ResourceExistsError:
+                held = await self._table.get_entity(SOURCES, key)
+                return str(held["disk"])
+        return disk
+
+    async def release_source(self, source: str, disk: str) -> None:
+        """Delete the claim the disk holds."""
+        key = sha256(source.encode()).hexdigest()
+        with _translated(f"release source {source}"):
+            try:
+                held = await self._table.get_entity(SOURCES, key)
+            except ResourceNotFoundError:
+                return
+            if held["disk"] == disk:
+                await self._table.delete_entity(
+                    SOURCES, key, etag=held.metadata["etag"], match_condition=MatchConditions.IfNotModified
+                )
+
+    async def disks(self) -> list[str]:
+        """Disks that hold a claim."""
+        found: set[str] = set()
+        with _translated("list the disks"):
+            query = self._table.query_entities("PartitionKey eq @sources", parameters={"sources": SOURCES}, select=["disk"])
+            async for entity in query:
+                found.add(entity["disk"])
+        return sorted(found)
+
+    async def policy(self, disk: str) -> Versioned[Policy] | None:
+        """The policy row."""
+        return await self._get(Policy, disk, "policy")
+
+    async def put_policy(self, policy: Policy, etag: str | None) -> str:
+        """Write the policy row."""
+        return await self._put(policy, "policy", etag)
+
+    async def head(self, disk: str) -> Versioned[Head] | None:
+        """The head row."""
+        return await self._get(Head, disk, "head")
+
+    async def put_head(self, head: Head, etag: str | None) -> str:
+        """Write the head row."""
+        return await self._put(head, "head", etag)
+
+    # -- runs -----------------------------------------------------------------------------------------------------
+
+    async def run(self, disk: str, run: str) -> Versioned[Run] | None:
+        """A run's row."""
+        return await self._get(Run, disk, run_key(run))
+
+    async def put_run(self, run: Run, etag: str | None) -> str:
+        """Write a run's row."""
+        return await self._put(run, run_key(run.run), etag)
+
+    async def begin_window(self, run: Run) -> None:
+        """Insert the run and the window together."""
+        window = {"PartitionKey": run.disk, "RowKey": f"window!{run.window}", "run": run.run}
+        operations = [("create", to_entity(run, run_key(run.run))), ("create", window)]
+        await self._transact(f"begin window {run.window} of disk {run.disk}", operations)
+
+    # -- restore points -------------------------------------------------------------------------------------------
+
+    async def commit(self, point: RestorePoint, head: Head, head_etag: str) -> str:
+        """Insert the point and update the head row."""
+        update = {"mode": UpdateMode.REPLACE, "etag": head_etag, "match_condition": MatchConditions.IfNotModified}
+        operations = [
+            ("create", to_entity(point, point_key(point.point))),
+            ("update", to_entity(head, "head"), update),
+        ]
+        answers = await self._transact(f"commit restore point {point.point} of disk {point.disk}", operations)
+        return str(answers[1]["etag"])
+
+    async def point(self, disk: str, point: str) -> RestorePoint | None:
+        """One restore point."""
+        row = await self._get(RestorePoint, disk, point_key(point))
+        return row.value if row else None
+
+    async def points(self, disk: str, limit: int, after: str = "") -> list[RestorePoint]:
+        """Restore points, newest first: the row keys are made to sort that way."""
+        first = point_key(after) + "!" if after else "point!"
+        found: list[RestorePoint] = []
+        with _translated(f"list the restore points of disk {disk}"):
+            query = self._table.query_entities(
+                "PartitionKey eq @disk and RowKey ge @first and RowKey lt @last",
+                parameters={"disk": disk, "first": first, "last": _POINT_AFTER_ALL},
+                results_per_page=min(limit, 1000),
+            )
+            async for entity in query:
+                found.append(from_entity(RestorePoint, entity))
+                if len(found) == limit:
+                    break
+        return found
+
+    async def check(self) -> None:
+        """Read one row that need not exist."""
+        await self._get(Policy, "health", "policy")

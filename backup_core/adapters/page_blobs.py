@@ -1,0 +1,209 @@
+"""Page blobs of the Blob service: control calls by the SDK, bytes by the data path."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from azure.core import MatchConditions
+from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
+from azure.storage.blob import BlobType, SequenceNumberAction
+from azure.storage.blob.aio import BlobClient, BlobLeaseClient, BlobServiceClient
+
+from backup_core.adapters.answers import fault_of
+from backup_core.domain.errors import ServiceUnavailableError, UnexpectedAnswerError
+from backup_core.domain.naming import BlobAddress, is_snapshot_id
+from backup_core.domain.ranges import ByteRange, DiffRange
+from backup_core.ports import BlobProperties, Fence, Guard, SnapshotInfo
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping
+
+    from backup_core.adapters.page_data import PageData
+
+RANGES_PER_PAGE = 10_000
+"""The service's own limit for one answer of Get Page Ranges."""
+
+
+@contextmanager
+def translated(what: str, *, snapshot: bool = False) -> Iterator[None]:
+    """Turn the SDK's exceptions into the project's errors."""
+    try:
+        yield
+    except HttpResponseError as error:
+        code = getattr(error, "error_code", None)
+        text = str(code.value if hasattr(code, "value") else code or "")
+        raise fault_of(error.status_code or 0, text, error.reason or "", what, snapshot=snapshot) from None
+    except (ServiceRequestError, ServiceResponseError) as error:
+        message = f"{what}: no answer ({type(error).__name__}); it is tried again"
+        raise ServiceUnavailableError(message) from None
+
+
+class AzurePageBlobs:
+    """The PageBlobs port on Azure Storage."""
+
+    def __init__(self, accounts: Mapping[str, BlobServiceClient], data: PageData) -> None:
+        """`accounts` by blob endpoint; `data` moves the bytes."""
+        self._accounts, self._data = accounts, data
+
+    def _client(self, blob: BlobAddress, snapshot: str = "") -> BlobClient:
+        return self._accounts[blob.account].get_blob_client(blob.container, blob.name, snapshot=snapshot or None)
+
+    async def properties(self, blob: BlobAddress, snapshot: str = "") -> BlobProperties:
+        """Get Blob Properties."""
+        with translated(f"look at {blob} {snapshot}".rstrip(), snapshot=bool(snapshot)):
+            found = await self._client(blob, snapshot).get_blob_properties()
+        return BlobProperties(
+            size=found.size,
+            etag=found.etag,
+            page_blob=found.blob_type == BlobType.PAGEBLOB,
+            created=found.creation_time,
+            sequence_number=found.page_blob_sequence_number or 0,
+            metadata=dict(found.metadata),
+        )
+
+    async def create(self, blob: BlobAddress, size: int, sequence_number: int, metadata: Mapping[str, str]) -> None:
+        """Put Blob with If-None-Match: *."""
+        with translated(f"create {blob}"):
+            await self._client(blob).create_page_blob(
+                size, metadata=dict(metadata), sequence_number=sequence_number, match_condition=MatchConditions.IfMissing
+            )
+
+    async def acquire_lease(self, blob: BlobAddress, lease: str) -> None:
+        """Lease Blob, acquire, infinite. Acquiring again under the same id is a success of the service itself."""
+        with translated(f"lease {blob}"):
+            await BlobLeaseClient(self._client(blob), lease_id=lease).acquire(lease_duration=-1)
+
+    async def break_lease(self, blob: BlobAddress) -> None:
+        """Lease Blob, break, at once."""
+        try:
+            with translated(f"break the lease of {blob}"):
+                await BlobLeaseClient(self._client(blob)).break_lease(lease_break_period=0)
+        except UnexpectedAnswerError as error:
+            if "LeaseNotPresentWithLeaseOperation" not in str(error):
+                raise
+
+    async def release_lease(self, blob: BlobAddress, lease: str) -> None:
+        """Lease Blob, release; not holding it is success."""
+        try:
+            await BlobLeaseClient(self._client(blob), lease_id=lease).release()
+        except HttpResponseError as error:
+            if error.status_code in (404, 409):
+                return  # no blob, no lease, or another's: there is nothing of ours to let go
+            with translated(f"release the lease of {blob}"):
+                raise
+
+    async def raise_sequence_number(self, blob: BlobAddress, epoch: int, lease: str) -> int:
+        """Set Blob Properties with action max: a repeat changes nothing more, which increment would."""
+        with translated(f"raise the sequence number of {blob}"):
+            answer: dict[str, Any] = await self._client(blob).set_sequence_number(
+                SequenceNumberAction.MAX, str(epoch), lease=lease
+            )
+        return int(answer["blob_sequence_number"])
+
+    async def set_metadata(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard) -> str:
+        """Set Blob Metadata under lease and If-Match."""
+        with translated(f"mark {blob}"):
+            answer = await self._client(blob).set_blob_metadata(dict(metadata), **_guarded(guard))
+        return str(answer["etag"])
+
+    async def resize(self, blob: BlobAddress, size: int, guard: Guard) -> str:
+        """Set Blob Properties with a content length, under lease and If-Match."""
+        with translated(f"resize {blob} to {size}"):
+            answer = await self._client(blob).resize_blob(size, **_guarded(guard))
+        return str(answer["etag"])
+
+    async def snapshot(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard | None = None) -> str:
+        """Snapshot Blob with metadata of its own."""
+        with translated(f"snapshot {blob}"):
+            answer = await self._client(blob).create_snapshot(dict(metadata), **(_guarded(guard) if guard else {}))
+        return str(answer["snapshot"])
+
+    async def snapshots(self, blob: BlobAddress) -> list[SnapshotInfo]:
+        """List Blobs with snapshots and metadata; sorted here, because the order is not part of the contract."""
+        container = self._accounts[blob.account].get_container_client(blob.container)
+        found = []
+        with translated(f"list the snapshots of {blob}"):
+            async for item in container.list_blobs(name_starts_with=blob.name, include=["snapshots", "metadata"]):
+                if item.name == blob.name and item.snapshot:
+                    found.append(SnapshotInfo(item.snapshot, dict(item.metadata or {})))
+        return sorted(found, key=lambda one: one.snapshot)
+
+    async def delete_snapshot(self, blob: BlobAddress, snapshot: str) -> None:
+        """Delete Blob with a snapshot id, checked here: an empty one would delete the base."""
+        if not is_snapshot_id(snapshot):
+            message = f"{blob}: {snapshot!r} is not a snapshot id; nothing was deleted"
+            raise UnexpectedAnswerError(message)
+        try:
+            await self._client(blob, snapshot).delete_blob()
+        except HttpResponseError as error:
+            if error.status_code == 404:
+                return
+            with translated(f"delete snapshot {snapshot} of {blob}"):
+                raise
+
+    async def allocated(self, blob: BlobAddress, snapshot: str, window: ByteRange) -> AsyncIterator[ByteRange]:
+        """Get Page Ranges over the window."""
+        with translated(f"list the ranges of {blob} {snapshot}".rstrip(), snapshot=bool(snapshot)):
+            async for found in self._client(blob, snapshot).list_page_ranges(
+                offset=window.start, length=window.size, results_per_page=RANGES_PER_PAGE
+            ):
+                yield ByteRange(found.start, found.end + 1)
+
+    async def diff(
+        self, blob: BlobAddress, snapshot: str, previous: str, window: ByteRange
+    ) -> AsyncIterator[DiffRange]:
+        """Get Page Ranges with prevsnapshot over the window."""
+        with translated(f"list the diff of {blob} {snapshot} since {previous}", snapshot=bool(snapshot)):
+            async for found in self._client(blob, snapshot).list_page_ranges(
+                previous_snapshot=previous, offset=window.start, length=window.size, results_per_page=RANGES_PER_PAGE
+            ):
+                yield DiffRange(ByteRange(found.start, found.end + 1), cleared=found.cleared)
+
+    async def read(self, blob: BlobAddress, snapshot: str, part: ByteRange) -> bytes:
+        """Get Blob with a range."""
+        return await self._data.read(blob, snapshot, part)
+
+    async def write(self, blob: BlobAddress, offset: int, data: bytes, fence: Fence) -> None:
+        """Put Page, update."""
+        await self._data.write(blob, offset, data, fence)
+
+    async def clear(self, blob: BlobAddress, part: ByteRange, fence: Fence) -> None:
+        """Put Page, clear."""
+        await self._data.clear(blob, part, fence)
+
+
+class AzureDocuments:
+    """The Documents port: block blobs in one container."""
+
+    def __init__(self, account: BlobServiceClient, container: str) -> None:
+        """Keep documents in `container` of `account`."""
+        self._container = account.get_container_client(container)
+
+    async def put_if_absent(self, name: str, text: str) -> None:
+        """Put Blob with If-None-Match: *."""
+        try:
+            await self._container.upload_blob(name, text.encode(), match_condition=MatchConditions.IfMissing)
+        except HttpResponseError as error:
+            if error.status_code == 409:
+                return
+            with translated(f"store document {name}"):
+                raise
+
+    async def get(self, name: str) -> str | None:
+        """Get Blob."""
+        try:
+            stream = await self._container.download_blob(name)
+            content: bytes = await stream.readall()
+        except HttpResponseError as error:
+            if error.status_code == 404:
+                return None
+            with translated(f"read document {name}"):
+                raise
+        return content.decode()
+
+
+def _guarded(guard: Guard) -> dict[str, Any]:
+    return {"lease": guard.lease, "etag": guard.etag, "match_condition": MatchConditions.IfNotModified}
+
+

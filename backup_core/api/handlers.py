@@ -1,0 +1,249 @@
+"""What each HTTP call does. Validation comes first: a refused request has changed nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from backup_core.api.http import Answer, RefusedError, Request, answer, disk_of, parsed, refusal
+from backup_core.api.models import (
+    BackupAsked,
+    DiskAnswer,
+    DiskAsked,
+    ErrorAnswer,
+    HealthAnswer,
+    PointAnswer,
+    PointsAnswer,
+    RunAnswer,
+)
+from backup_core.domain.errors import (
+    BackupError,
+    BlobMissingError,
+    RowChangedError,
+    RowExistsError,
+    ServiceUnavailableError,
+)
+from backup_core.domain.naming import BlobAddress, disk_of_run, http_run_id, is_point_id, parse_blob_url
+from backup_core.domain.ranges import DISK_BYTES_MAX, PAGE
+from backup_core.domain.records import Head, Policy, Run, RunError
+from backup_core.domain.redaction import redacted
+from backup_core.steps import BackupRequest
+
+if TYPE_CHECKING:
+    from backup_core.domain.records import Versioned
+    from backup_core.ports import Catalogue, PageBlobs
+
+log = logging.getLogger("pagekeeper")
+
+OLDEST_CREATION = datetime(2016, 1, 1, tzinfo=UTC)
+"""Page-range diffs exist for blobs created since (Get Page Ranges)."""
+TOP_DEFAULT, TOP_MAX = 100, 1000
+RETRY_AFTER_SECONDS = "5"
+START_BACKUP = "backup_disk"
+
+Start = Callable[[str, str, dict[str, Any]], Awaitable[None]]
+"""Starts an orchestration: (name, instance id, input)."""
+
+
+@dataclass(frozen=True)
+class Api:
+    """The ports and settings the handlers need."""
+
+    blobs: PageBlobs
+    catalogue: Catalogue
+    source_accounts: tuple[str, ...]
+    backup_probe: BlobAddress
+    """Any blob address in the backup account, for the health check."""
+    wave_shards: int
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    # -- disks ------------------------------------------------------------------------------------------------
+
+    async def put_disk(self, request: Request) -> Answer:
+        """Protect a disk, or change its policy."""
+        disk = disk_of(request)
+        asked = parsed(request, DiskAsked)
+        address = self._source(asked.source)
+        await self._check_source(address)
+        existing = await self.catalogue.policy(disk)
+        holder = await self.catalogue.claim_source(address.url, disk)
+        if holder != disk:
+            message = f"source {address} is already protected as disk {holder}; use that id, or another source"
+            raise RefusedError(409, "SourceAlreadyProtected", message, "source")
+        now = self.now()
+        created = existing.value.created if existing else now
+        policy = Policy(disk, address.url, asked.description, created=created, updated=now)
+        await self.catalogue.put_policy(policy, existing.etag if existing else None)
+        if existing and existing.value.source != address.url:
+            await self.catalogue.release_source(existing.value.source, disk)
+        return answer(200 if existing else 201, await self._disk(request, policy))
+
+    async def get_disk(self, request: Request) -> Answer:
+        """Show a disk."""
+        return answer(200, await self._disk(request, (await self._policy(disk_of(request))).value))
+
+    async def _disk(self, request: Request, policy: Policy) -> DiskAnswer:
+        row = await self.catalogue.head(policy.disk)
+        running = await self._running(row.value if row else None)
+        return DiskAnswer.of(policy, row.value if row else None, _run_url(request, running) if running else None)
+
+    async def _policy(self, disk: str) -> Versioned[Policy]:
+        row = await self.catalogue.policy(disk)
+        if row is None:
+            message = f"no disk {disk} is registered; PUT /api/disks/{disk} protects one"
+            raise RefusedError(404, "DiskNotFound", message, "disk")
+        return row
+
+    async def _running(self, head: Head | None) -> str | None:
+        """The run at work on the disk, if it has not ended."""
+        if head is None or head.owner is None:
+            return None
+        row = await self.catalogue.run(head.disk, head.owner.run)
+        return head.owner.run if row and not row.value.ended_for_good else None
+
+    def _source(self, url: str) -> BlobAddress:
+        try:
+            return parse_blob_url(url, self.source_accounts)
+        except ValueError as error:
+            message = f"source {redacted(url)[:200]!r} is refused: {error}"
+            raise RefusedError(400, "InvalidSource", message, "source") from error
+
+    async def _check_source(self, address: BlobAddress) -> None:
+        try:
+            found = await self.blobs.properties(address)
+        except BlobMissingError as error:
+            message = f"source {address} does not exist; expected a page blob"
+            raise RefusedError(400, "SourceNotFound", message, "source") from error
+        faults = []
+        if not found.page_blob:
+            faults.append("it is not a page blob")
+        elif not 0 < found.size <= DISK_BYTES_MAX or found.size % PAGE:
+            faults.append(f"it has {found.size} bytes, not whole pages of {PAGE} up to {DISK_BYTES_MAX}")
+        if found.created < OLDEST_CREATION:
+            faults.append(
+                f"it was created {found.created:%Y-%m-%d}: page-range diffs need a blob created since 2016-01-01; copy it to "
+                "a new blob"
+            )
+        if faults:
+            message = f"source {address} cannot be protected: {'; '.join(faults)}"
+            raise RefusedError(400, "SourceUnfit", message, "source")
+
+    # -- backups ----------------------------------------------------------------------------------------------
+
+    async def post_backup(self, request: Request, start: Start) -> Answer:
+        """Back a disk up now."""
+        disk = disk_of(request)
+        asked = parsed(request, BackupAsked)
+        await self._policy(disk)
+        row = await self.catalogue.head(disk)
+        running = await self._running(row.value if row else None)
+        if running:
+            url = _run_url(request, running)
+            message = f"run {running} is at work on disk {disk}; follow it at {url}"
+            error = ErrorAnswer(code="BackupRunning", message=message, target=url)
+            return refusal(409, error, {"Location": url})
+        now = self.now()
+        run = Run(
+            disk=disk,
+            run=http_run_id(disk, now, secrets.token_hex(4)),
+            state="NotStarted",
+            trigger="http",
+            full=asked.kind == "full",
+            created=now,
+        )
+        etag = await self.catalogue.put_run(run, None)
+        wanted = BackupRequest(disk=disk, run=run.run, trigger="http", full=run.full, wave=self.wave_shards)
+        try:
+            await start(START_BACKUP, run.run, wanted.model_dump(mode="json"))
+        except Exception as error:
+            reason = RunError("StartFailed", redacted(f"the orchestration could not be started: {error}"))
+            await self.catalogue.put_run(replace(run, state="Failed", ended=self.now(), error=reason), etag)
+            raise
+        headers = {"Operation-Location": _run_url(request, run.run), "Retry-After": RETRY_AFTER_SECONDS}
+        return answer(202, RunAnswer.of(run), headers)
+
+    async def get_run(self, request: Request) -> Answer:
+        """Show a run."""
+        name = request.route.get("run", "")
+        disk = disk_of_run(name)
+        if disk is None:
+            message = f"{name[:120]!r} is not a run id; expected the id a backup's answer gave"
+            raise RefusedError(400, "InvalidRunId", message, "run")
+        row = await self.catalogue.run(disk, name)
+        if row is None:
+            message = f"no run {name} is known"
+            raise RefusedError(404, "RunNotFound", message, "run")
+        headers = {} if row.value.ended_for_good else {"Retry-After": RETRY_AFTER_SECONDS}
+        return answer(200, RunAnswer.of(row.value), headers)
+
+    # -- restore points ---------------------------------------------------------------------------------------
+
+    async def get_points(self, request: Request) -> Answer:
+        """List a disk's restore points, newest first, paged by `top` and `after`."""
+        disk = disk_of(request)
+        await self._policy(disk)
+        top, after = _top(request), request.query.get("after", "")
+        if after and not is_point_id(after):
+            message = f"{after[:80]!r} is not a restore point id"
+            raise RefusedError(400, "InvalidQuery", message, "after")
+        points = await self.catalogue.points(disk, top + 1, after)
+        page = points[:top]
+        following = f"{request.base}/disks/{disk}/restore-points?top={top}&after={page[-1].point}" if len(points) > top else None
+        return answer(200, PointsAnswer(value=[PointAnswer.of(point) for point in page], next_link=following))
+
+    # -- health -----------------------------------------------------------------------------------------------
+
+    async def get_health(self, _: Request) -> Answer:
+        """Whether the catalogue and the backup account answer; says so for each, without details a stranger could use."""
+        checks = {"catalogue": self.catalogue.check(), "backupAccount": self._reach_backups()}
+        results = await asyncio.gather(*checks.values(), return_exceptions=True)
+        shown = {name: "ok" if result is None else "failed" for name, result in zip(checks, results, strict=True)}
+        for name, result in zip(checks, results, strict=True):
+            if result is not None:
+                log.error("health check %s failed: %s", name, redacted(str(result)))
+        well = all(value == "ok" for value in shown.values())
+        return answer(200 if well else 503, HealthAnswer(status="ok" if well else "unhealthy", checks=shown))
+
+    async def _reach_backups(self) -> None:
+        await self.blobs.snapshots(self.backup_probe)
+
+
+Handler = Callable[[Request], Awaitable[Answer]]
+
+
+async def respond(handler: Handler, request: Request) -> Answer:
+    """The handler's answer; every failure becomes the error envelope, and no secret or stack leaves the app."""
+    try:
+        return await handler(request)
+    except RefusedError as refused:
+        return refusal(refused.status, refused.error)
+    except (RowChangedError, RowExistsError) as error:
+        message = f"{error}; read it again and repeat the request"
+        return refusal(409, ErrorAnswer(code="Conflict", message=redacted(message)))
+    except ServiceUnavailableError as error:
+        said = ErrorAnswer(code=error.code, message=redacted(str(error)))
+        return refusal(503, said, {"Retry-After": RETRY_AFTER_SECONDS})
+    except BackupError as error:
+        log.error("request failed: %s: %s", error.code, redacted(str(error)))  # noqa: TRY400  the error says it all
+        return refusal(502, ErrorAnswer(code=error.code, message=redacted(str(error))))
+    except Exception as error:  # noqa: BLE001  the last line of defence
+        log.error("request failed unexpectedly: %s: %s", type(error).__name__, redacted(str(error)))  # noqa: TRY400  a trace could hold a secret
+        message = "the app failed; its log at this time has the details"
+        return refusal(500, ErrorAnswer(code="InternalError", message=message))
+
+
+def _run_url(request: Request, run: str) -> str:
+    return f"{request.base}/runs/{run}"
+
+
+def _top(request: Request) -> int:
+    text = request.query.get("top", str(TOP_DEFAULT))
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= TOP_MAX or len(text) > 9:
+        message = f"{text[:40]!r} is not a page size; expected 1 to {TOP_MAX}"
+        raise RefusedError(400, "InvalidQuery", message, "top")
+    return int(text)

@@ -1,0 +1,95 @@
+"""What a run does with a disk: copy it whole, bring the head forward, or first finish what an earlier run left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backup_core.domain.errors import TooManyFullsError
+
+if TYPE_CHECKING:
+    from backup_core.domain.metadata import HeadMark
+    from backup_core.domain.records import Head, Kind
+
+AUTOMATIC_FULLS_MAX = 2
+"""Full backups in a row that nobody asked for; a third waits for a person."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the service showed of a disk's head and common pair."""
+
+    head_exists: bool
+    head_unchanged: bool
+    """The head is byte for byte what its last run left: same ETag, or an empty diff against the backup snapshot."""
+    mark: HeadMark | None
+    base_exists: bool
+    """The pair's source snapshot exists."""
+    target_exists: bool
+    """The source snapshot a dirty mark names exists."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The way this run goes, and why, in words for the operator."""
+
+    kind: Kind
+    reason: str
+    finish_target: str = ""
+    """Source snapshot of an interrupted run to be finished first; empty when the head is clean."""
+    automatic: bool = False
+    """A full backup nobody asked for."""
+
+
+def decide(head: Head, source: str, found: Found | None, *, full_asked: bool) -> Decision:
+    """Choose. `found` is None when the catalogue has no committed pair. Raises TooManyFullsError.
+
+    When in doubt the answer is a full backup in a new generation, never "nothing changed".
+    """
+    if head.pair is None or found is None:
+        return Decision("full", "first backup")
+    if full_asked:
+        return Decision("full", "asked for")
+    if head.source != source:
+        return Decision("full", "the disk's source blob was changed in its policy")
+    doubt = _doubt(head, found)
+    if doubt:
+        return automatic_full(head, doubt)
+    if _dirty(head, found):
+        assert found.mark is not None
+        return Decision("incremental", "finishes an interrupted run", finish_target=found.mark.target)
+    return Decision("incremental", "changes since the last restore point")
+
+
+def automatic_full(head: Head, reason: str) -> Decision:
+    """A full backup nobody asked for; raises TooManyFullsError when it would be the third in a row."""
+    if head.automatic_fulls >= AUTOMATIC_FULLS_MAX:
+        message = (
+            f"disk {head.disk}: a full backup is needed again ({reason}), after {head.automatic_fulls} automatic ones in a "
+            "row; find out why increments fail, then POST the disk's backups with kind 'full'"
+        )
+        raise TooManyFullsError(message)
+    return Decision("full", reason, automatic=True)
+
+
+def _dirty(head: Head, found: Found) -> bool:
+    assert head.pair is not None
+    mark = found.mark
+    return mark is not None and mark.state != "committed" and mark.target != head.pair.source_snapshot
+
+
+def _doubt(head: Head, found: Found) -> str:
+    assert head.pair is not None
+    if not found.head_exists:
+        return "the backup blob is gone"
+    if not found.base_exists:
+        return "the previous source snapshot is gone"
+    if found.mark is None or found.mark.generation != head.generation:
+        return "the backup blob's metadata is not what was written"
+    if _dirty(head, found):
+        if found.mark.base != head.pair.source_snapshot:
+            return "an interrupted run started from another restore point"
+        if not found.target_exists:
+            return "the source snapshot of an interrupted run is gone"
+        return ""
+    return "" if found.head_unchanged else "the backup blob was changed by somebody else"

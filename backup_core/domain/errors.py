@@ -1,0 +1,155 @@
+"""Everything that can go wrong and is handled apart: each class has a stable code, says whether trying again can help, and
+words its message as object, event, expected, found, next move.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class BackupError(Exception):
+    """Base of all expected failures. `code` is part of the HTTP and catalogue contract."""
+
+    code: ClassVar[str] = "BackupError"
+    retryable: ClassVar[bool] = False
+    """Whether the same call may succeed later without anybody doing anything."""
+
+
+# -- the service ----------------------------------------------------------------------------------------------
+
+
+class ServiceUnavailableError(BackupError):
+    """The storage service is busy, timed out or could not be reached, beyond the adapter's own retries."""
+
+    code = "ServiceUnavailable"
+    retryable = True
+
+
+class AccessDeniedError(BackupError):
+    """The service refused the identity; trying again does not help."""
+
+    code = "AccessDenied"
+
+
+class UnexpectedAnswerError(BackupError):
+    """The service answered with something this program does not know; never treated as success."""
+
+    code = "UnexpectedAnswer"
+
+
+class TransferDamagedError(BackupError):
+    """Bytes arrived incomplete or altered; nothing was written from them."""
+
+    code = "TransferDamaged"
+    retryable = True
+
+
+# -- blobs ----------------------------------------------------------------------------------------------------
+
+
+class BlobMissingError(BackupError):
+    """The blob, or its container, does not exist."""
+
+    code = "BlobMissing"
+
+
+class BlobExistsError(BackupError):
+    """A blob that was to be created exists already."""
+
+    code = "BlobExists"
+
+
+class SnapshotMissingError(BackupError):
+    """A snapshot that was expected does not exist."""
+
+    code = "SnapshotMissing"
+
+
+class LeaseTakenError(BackupError):
+    """The blob is leased under another lease id."""
+
+    code = "LeaseTaken"
+
+
+class FencedError(BackupError):
+    """A write was refused because its lease or epoch is no longer the current one: a newer run owns the head."""
+
+    code = "Fenced"
+
+
+class BlobChangedError(BackupError):
+    """A conditional write found another version of the blob."""
+
+    code = "BlobChanged"
+
+
+class DiffRefusedError(BackupError):
+    """The service does not answer a page-range diff against the previous snapshot; `reason` is its code."""
+
+    code = "DiffRefused"
+
+    def __init__(self, message: str, reason: str) -> None:
+        """Keep the service's own code beside the message."""
+        super().__init__(message)
+        self.reason = reason
+
+
+# -- the catalogue ----------------------------------------------------------------------------------------------
+
+
+class RowExistsError(BackupError):
+    """A row that was to be inserted exists."""
+
+    code = "RowExists"
+
+
+class RowChangedError(BackupError):
+    """A row was changed by somebody else between reading and writing."""
+
+    code = "RowChanged"
+
+
+class DiskUnknownError(BackupError):
+    """No disk is registered under this id."""
+
+    code = "DiskNotFound"
+
+
+class NotOwnerError(BackupError):
+    """The run does not own the disk, or owns it no longer; it must not change anything."""
+
+    code = "NotOwner"
+
+
+# -- a run ------------------------------------------------------------------------------------------------------
+
+
+class SourceUnfitError(BackupError):
+    """The blob cannot be protected: wrong type, size, age or state."""
+
+    code = "SourceUnfit"
+
+
+class VerificationError(BackupError):
+    """The backup differs from the source snapshot; the point was not committed."""
+
+    code = "VerificationMismatch"
+
+
+class HeadAlteredError(BackupError):
+    """Somebody else changed the backup blob while a run was writing it."""
+
+    code = "HeadAltered"
+
+
+class TooManyFullsError(BackupError):
+    """The disk needed an automatic full backup too often in a row; a person has to look."""
+
+    code = "TooManyAutomaticFulls"
+
+
+class UnexpectedError(BackupError):
+    """A fault of this program, its text freed of secrets."""
+
+    code = "Unexpected"
+    retryable = True

@@ -1,0 +1,141 @@
+"""Names: every id, blob name and row key is derived from its inputs, and no user text enters one unchecked."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import quote, unquote, urlsplit
+
+DISK_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_RUN_ID = re.compile(r"(?P<disk>[a-z0-9][a-z0-9-]{0,62})\.(?P<time>\d{8}T\d{6}Z)\.(?P<tail>timer|[0-9a-f]{8})")
+_POINT_ID = re.compile(r"\d{8}T\d{13}Z")
+_SNAPSHOT_ID = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{7}Z")
+_TICKS_MAX = 10**19
+_SECONDS_MAX = 10**11
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def is_disk_id(text: str) -> bool:
+    """Whether `text` may be a disk's id."""
+    return DISK_ID.fullmatch(text) is not None
+
+
+def timer_run_id(disk: str, window: datetime) -> str:
+    """The id of the disk's run for a window of the schedule: the same window always gives the same run."""
+    return f"{disk}.{_compact(window)}.timer"
+
+
+def http_run_id(disk: str, asked_at: datetime, token: str) -> str:
+    """The id of a run asked for by a call; `token` is eight hexadecimal digits."""
+    return f"{disk}.{_compact(asked_at)}.{token}"
+
+
+def window_id(window: datetime) -> str:
+    """The name of a window of the schedule, to the second, UTC."""
+    return _compact(window)
+
+
+def fleet_instance_id(window: datetime) -> str:
+    """The orchestration instance that fans a window out."""
+    return f"fleet.{_compact(window)}"
+
+
+def disk_of_run(run: str) -> str | None:
+    """The disk a run belongs to; None when `run` is not a run id."""
+    match = _RUN_ID.fullmatch(run)
+    return match["disk"] if match else None
+
+
+def _compact(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def run_key(run: str) -> str:
+    """The row key of a run: newest first within the disk."""
+    match = _RUN_ID.fullmatch(run)
+    if match is None:
+        message = f"{run!r} is not a run id"
+        raise ValueError(message)
+    moment = datetime.strptime(match["time"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    seconds = int((moment - _EPOCH).total_seconds())
+    return f"run!{_SECONDS_MAX - seconds:011d}!{run}"
+
+
+def is_snapshot_id(text: str) -> bool:
+    """Whether `text` has the form of a snapshot's timestamp: seven decimals, UTC."""
+    return _SNAPSHOT_ID.fullmatch(text) is not None
+
+
+def is_point_id(text: str) -> bool:
+    """Whether `text` may be a restore point's id."""
+    return _POINT_ID.fullmatch(text) is not None
+
+
+def point_id(source_snapshot: str) -> str:
+    """The restore point's id: the time of its source snapshot, to 100 ns, without punctuation."""
+    if not is_snapshot_id(source_snapshot):
+        message = f"{source_snapshot!r} is not a snapshot id"
+        raise ValueError(message)
+    return source_snapshot.replace("-", "").replace(":", "").replace(".", "")
+
+
+def point_key(point: str) -> str:
+    """The row key of a restore point: newest first within the disk."""
+    if not is_point_id(point):
+        message = f"{point!r} is not a restore point id"
+        raise ValueError(message)
+    moment = datetime.strptime(point[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    ticks = int((moment - _EPOCH).total_seconds()) * 10**7 + int(point[15:-1])
+    return f"point!{_TICKS_MAX - ticks:020d}!{point}"
+
+
+def head_blob_name(disk: str, generation: int, run: str) -> str:
+    """The blob of a new generation: unique to the run that makes it, so that nothing that exists is ever taken over."""
+    return f"{disk}/{generation:06d}-{run}/disk.vhd"
+
+
+def plan_name(disk: str, run: str, target: str, base: str) -> str:
+    """Where the plan of a run's transfer of one source snapshot is kept; `base` is empty for a full copy."""
+    return f"{disk}/{run}/{point_id(target)}-from-{point_id(base) if base else 'nothing'}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class BlobAddress:
+    """A blob: the account's blob endpoint without a trailing slash, the container, the name (decoded)."""
+
+    account: str
+    container: str
+    name: str
+
+    @property
+    def url(self) -> str:
+        """The address as a URL, without query."""
+        return f"{self.account}/{self.container}/{quote(self.name, safe='/~')}"
+
+    def __str__(self) -> str:
+        """The URL, for messages."""
+        return self.url
+
+
+def parse_blob_url(text: str, accounts: tuple[str, ...]) -> BlobAddress:
+    """The blob `text` names inside one of `accounts` (blob endpoints). ValueError, in words, for anything else."""
+    parts = urlsplit(text)
+    if parts.query or parts.fragment:
+        message = "it must name the blob alone: no SAS, no snapshot, no other query or fragment"
+        raise ValueError(message)
+    if parts.username or parts.password:
+        message = "it must not carry a user or password"
+        raise ValueError(message)
+    account = next((one for one in accounts if text.startswith(one + "/")), None)
+    if account is None:
+        message = "its account is not one this app may read (setting SOURCE_ACCOUNTS)"
+        raise ValueError(message)
+    container, _, name = unquote(text[len(account) + 1 :], errors="strict").partition("/")
+    if not re.fullmatch(r"[a-z0-9$](?:[a-z0-9-]{1,61})[a-z0-9]", container) or not 0 < len(name) <= 1024:
+        message = "after the account it must have a container and a blob name"
+        raise ValueError(message)
+    if any(ord(character) < 32 or ord(character) == 127 for character in name) or ".." in name.split("/") or "\\" in name:
+        message = "its blob name holds characters or path segments that page-blob disks do not have"
+        raise ValueError(message)
+    return BlobAddress(account, container, name)

@@ -1,0 +1,26 @@
+"""Percent of a run: grows, never goes back, and reaches 100 only when the run has ended well."""
+
+from __future__ import annotations
+
+_PHASE_SPAN = {
+    "waiting": (0, 0),
+    "preparing": (0, 1),
+    "snapshot": (1, 2),
+    "planning": (2, 4),
+    "copying": (4, 84),
+    "verifying": (84, 96),
+    "committing": (96, 98),
+    "cleaning": (98, 99),
+}
+"""Share of a round each phase takes; verification has its own, so that a run never sits at 100 while it goes on."""
+
+
+def percent(phase: str, done: int, total: int, before: int, *, rounds_left: int = 0) -> int:
+    """Percent of the run in `phase` with `done` of `total` of it behind; at least `before`, at most 99.
+
+    A run that first finishes an interrupted target has a second round ahead (`rounds_left` 1): the first fills half.
+    """
+    start, end = _PHASE_SPAN[phase]
+    share = min(done / total, 1.0) if total > 0 else 0.0
+    value = int(start + (end - start) * share)
+    return min(99, max(before, value // (1 + rounds_left)))

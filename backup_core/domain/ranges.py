@@ -1,0 +1,90 @@
+"""Byte ranges of a disk: half-open, in whole pages of 512 bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+PAGE = 512
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+PUT_BYTES_MAX = 4 * MIB
+"""Limit of one Put Page, and of one Put Page From URL (Put Page, Put Page From URL reference)."""
+DISK_BYTES_MAX = 8 * 1024 * GIB
+"""Largest page blob."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ByteRange:
+    """[start, end) in bytes; never empty, whole pages."""
+
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be a page range: an off-by-one here would be a wrong byte on a disk."""
+        if not 0 <= self.start < self.end or self.start % PAGE or self.end % PAGE:
+            message = f"[{self.start}, {self.end}) is not a non-empty range of whole {PAGE}-byte pages"
+            raise ValueError(message)
+
+    @property
+    def size(self) -> int:
+        """Bytes covered."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class DiffRange:
+    """A changed range: written, or cleared to zeros."""
+
+    range: ByteRange
+    cleared: bool
+
+
+def chunks(whole: ByteRange, bytes_max: int = PUT_BYTES_MAX) -> Iterator[ByteRange]:
+    """Cut `whole` into consecutive ranges of at most `bytes_max` bytes (whole pages); they cover it exactly, in order."""
+    for start in range(whole.start, whole.end, bytes_max):
+        yield ByteRange(start, min(start + bytes_max, whole.end))
+
+
+def windows(size: int, bytes_max: int, start: int = 0) -> Iterator[ByteRange]:
+    """Consecutive windows of at most `bytes_max` bytes over [start, size)."""
+    if start < size:
+        yield from chunks(ByteRange(start, size), bytes_max)
+
+
+@dataclass(frozen=True, slots=True)
+class OneSided:
+    """A range that one page map has and the other has not."""
+
+    range: ByteRange
+    left: bool
+    """Whether it is the left map that has it."""
+
+
+async def one_sided(left: AsyncIterator[ByteRange], right: AsyncIterator[ByteRange]) -> AsyncIterator[OneSided]:
+    """The ranges exactly one of two ascending page maps covers, ascending; streams both, keeps one range of each."""
+    a, b = await _next(left), await _next(right)
+    while a or b:
+        if a and (b is None or a.end <= b.start):
+            yield OneSided(a, left=True)
+            a = await _next(left)
+        elif b and (a is None or b.end <= a.start):
+            yield OneSided(b, left=False)
+            b = await _next(right)
+        else:
+            assert a is not None
+            assert b is not None
+            if a.start != b.start:
+                first = min(a.start, b.start)
+                yield OneSided(ByteRange(first, max(a.start, b.start)), left=first == a.start)
+            end = min(a.end, b.end)
+            a = ByteRange(end, a.end) if a.end > end else await _next(left)
+            b = ByteRange(end, b.end) if b.end > end else await _next(right)
+
+
+async def _next(ranges: AsyncIterator[ByteRange]) -> ByteRange | None:
+    return await anext(ranges, None)

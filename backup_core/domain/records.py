@@ -1,0 +1,147 @@
+"""What the catalogue keeps: one row each, as values. Times are UTC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Generic, Literal, TypeVar
+
+RunState = Literal["NotStarted", "Running", "Succeeded", "Failed", "Skipped", "Canceled"]
+TERMINAL_STATES: frozenset[str] = frozenset({"Succeeded", "Failed", "Skipped", "Canceled"})
+Phase = Literal["waiting", "preparing", "snapshot", "planning", "copying", "verifying", "committing", "cleaning", "done"]
+Kind = Literal["full", "incremental"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A protected disk: where it is and how it is kept."""
+
+    disk: str
+    source: str
+    """URL of the page blob."""
+    description: str
+    created: datetime
+    updated: datetime
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The run that may change the disk's head now."""
+
+    run: str
+    lease: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class CommonPair:
+    """The newest restore point whose source snapshot still exists: the base of the next diff."""
+
+    point: str
+    source_snapshot: str
+    backup_snapshot: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Head:
+    """The disk's state of protection. `epoch` only grows; `head` and `pair` change together, in a commit."""
+
+    disk: str
+    epoch: int = 0
+    owner: Owner | None = None
+    source: str = ""
+    """URL of the blob the pair was taken from."""
+    generation: int = 0
+    head: str = ""
+    """Name of the backup blob in its container; empty before the first commit."""
+    head_etag: str = ""
+    """ETag of the backup blob when its last run let go of it."""
+    pair: CommonPair | None = None
+    automatic_fulls: int = 0
+    """Full backups in a row that nobody asked for."""
+
+    def owned_by(self, owner: Owner) -> Head:
+        """The same head under a new owner and its epoch."""
+        return replace(self, owner=owner, epoch=owner.epoch)
+
+
+@dataclass(frozen=True)
+class RestorePoint:
+    """A committed, verified pair of snapshots. Never changed once written."""
+
+    disk: str
+    point: str
+    kind: Kind
+    reason: str
+    """Why it was this kind."""
+    generation: int
+    head: str
+    source: str
+    source_snapshot: str
+    previous_source_snapshot: str
+    backup_snapshot: str
+    size: int
+    write_bytes: int
+    clear_bytes: int
+    requests: int
+    epoch: int
+    run: str
+    digest: str
+    page_map: str
+    verified: str
+    """What the verification compared."""
+    committed: datetime
+
+
+@dataclass(frozen=True)
+class RunError:
+    """Why a run failed."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution, from asked for to ended."""
+
+    disk: str
+    run: str
+    state: RunState
+    trigger: Literal["timer", "http"]
+    full: bool
+    """Whether a full backup was asked for."""
+    created: datetime
+    window: str = ""
+    started: datetime | None = None
+    ended: datetime | None = None
+    phase: Phase = "waiting"
+    kind: str = ""
+    reason: str = ""
+    percent: int = 0
+    bytes_total: int = 0
+    bytes_done: int = 0
+    ranges_total: int = 0
+    requests_total: int = 0
+    requests_done: int = 0
+    retries: int = 0
+    points: tuple[str, ...] = ()
+    error: RunError | None = None
+
+    @property
+    def ended_for_good(self) -> bool:
+        """Whether the run is in a terminal state."""
+        return self.state in TERMINAL_STATES
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Versioned(Generic[T]):
+    """A row with the version it was read at, and the service's time of its last change."""
+
+    value: T
+    etag: str
+    changed: datetime = field(compare=False)

@@ -1,0 +1,287 @@
+"""The backup of one disk: snapshot, plan, copy in waves, verify, snapshot the head, commit, and only then drop the old."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, wave
+from backup_core.steps import (
+    APPLY_SHARD,
+    BEGIN,
+    COMMIT_POINT,
+    DROP_PREVIOUS,
+    FINISH_RUN,
+    NEW_GENERATION,
+    OPEN_HEAD,
+    PLAN_TRANSFER,
+    REPORT_PROGRESS,
+    TAKE_BACKUP,
+    TAKE_SNAPSHOT,
+    VERIFY_HEAD,
+    Applied,
+    ApplyShard,
+    BackupRequest,
+    Begin,
+    Begun,
+    Clean,
+    Commit,
+    Fault,
+    Finish,
+    Going,
+    NewGeneration,
+    Planned,
+    PlanTransfer,
+    Report,
+    RunRef,
+    TakeBackup,
+    TakeSnapshot,
+    Transfer,
+    Verify,
+)
+
+if TYPE_CHECKING:
+    from azure.durable_functions import DurableOrchestrationContext
+
+    from backup_core.domain.records import Phase
+
+NAME = "backup_disk"
+SHARDS_PER_EXECUTION = 60
+"""After so many shards the instance continues as new, so that its history stays small whatever the disk's size."""
+
+
+class _ContinuedAsNewError(Exception):
+    """Leaves the generator after continue_as_new was asked for."""
+
+
+class BackupFailedError(Exception):
+    """Ends the orchestration as Failed, so that the portal shows red; the run's row has the same code and message."""
+
+
+def backup_disk(context: DurableOrchestrationContext) -> Flow[dict[str, Any] | None]:
+    """The orchestrator. Returns {run, state, points}; a failed run raises after its end was written."""
+    request = BackupRequest.model_validate(context.get_input())
+    backup = _Backup(context, request)
+    try:
+        return (yield from backup.flow())
+    except _ContinuedAsNewError:
+        return None
+    except StepFailedError as failed:
+        fault = failed.fault
+    yield from backup.finish("Failed", fault)
+    message = f"run {request.run}: {fault.code}: {fault.message}"
+    raise BackupFailedError(message)
+
+
+class _Backup:
+    """One execution of the orchestrator: what it has learned so far. Rebuilt by every replay."""
+
+    def __init__(self, context: DurableOrchestrationContext, request: BackupRequest) -> None:
+        self.context, self.request = context, request
+        going = request.going
+        self.lease = going.transfer.by.lease if going else str(context.new_uuid())
+        self.started = going.started if going else now(context).isoformat()
+        self.points = list(going.points) if going else []
+        self.retries = Retries(going.retries if going else 0)
+        self.new_head = ""
+        self.fresh_after = going.fresh_after if going else False
+
+    # -- the flow -----------------------------------------------------------------------------------------------
+
+    def flow(self) -> Flow[dict[str, Any]]:
+        if self.request.going:
+            going = self.request.going
+            transfer = yield from self._round(going.transfer, going.planned, going.next_shard, going.applied)
+        else:
+            begun = yield from self._begin()
+            if begun.state != "go":
+                self._show("done", 0, {"state": begun.state, "why": begun.why})
+                return {"run": self.request.run, "state": begun.state, "why": begun.why, "points": []}
+            self.fresh_after = bool(begun.finish_target)
+            transfer, planned = yield from self._prepare(self._ref(begun), begun)
+            transfer = yield from self._round(transfer, planned, 0, Applied())
+        if self.fresh_after:
+            # The interrupted run's target is a restore point now; success means a point of this window.
+            self.fresh_after = False
+            transfer, planned = yield from self._prepare(transfer.by, _after(transfer))
+            yield from self._round(transfer, planned, 0, Applied())
+        yield from self.finish("Succeeded", None)
+        self._show("done", 100, {"points": self.points})
+        return {"run": self.request.run, "state": "Succeeded", "points": self.points}
+
+    def _begin(self) -> Flow[Begun]:
+        self._show("preparing", 0)
+        asked = Begin(
+            disk=self.request.disk,
+            run=self.request.run,
+            lease=self.lease,
+            trigger=self.request.trigger,
+            full=self.request.full,
+            window=self.request.window,
+            now=self.started,
+        )
+        return (yield from call(self.context, BEGIN, asked, self.retries))
+
+    def _ref(self, begun: Begun) -> RunRef:
+        request = self.request
+        return RunRef(disk=request.disk, run=request.run, lease=self.lease, epoch=begun.epoch, source=begun.source)
+
+    def _prepare(self, by: RunRef, begun: Begun) -> Flow[tuple[Transfer, Planned]]:
+        """Source snapshot and plan; a diff that cannot be trusted turns the run into a full copy."""
+        target, size = begun.finish_target, begun.finish_size
+        if not target:
+            yield from self._report(by, "snapshot", begun)
+            taken = yield from call(self.context, TAKE_SNAPSHOT, TakeSnapshot(by=by), self.retries)
+            target, size = taken.snapshot, taken.size
+        yield from self._report(by, "planning", begun)
+        planned = yield from self._plan(by, begun, target, size)
+        if planned.refused:
+            asked = NewGeneration(by=by, reason=planned.refused)
+            begun = yield from call(self.context, NEW_GENERATION, asked, self.retries)
+            planned = yield from self._plan(by, begun, target, size)
+        if begun.kind == "full":
+            self.new_head = begun.head
+        transfer = Transfer(
+            by=by,
+            kind=begun.kind,
+            reason=begun.reason,
+            automatic=begun.automatic,
+            generation=begun.generation,
+            head=begun.head,
+            head_etag=begun.head_etag,
+            base=begun.base,
+            target=target,
+            size=size,
+            plan=planned.plan,
+        )
+        yield from call(self.context, OPEN_HEAD, transfer, self.retries)
+        return transfer, planned
+
+    def _plan(self, by: RunRef, begun: Begun, target: str, size: int) -> Flow[Planned]:
+        asked = PlanTransfer(by=by, target=target, base=begun.base, size=size)
+        return (yield from call(self.context, PLAN_TRANSFER, asked, self.retries))
+
+    def _round(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> Flow[Transfer]:
+        """Copy, verify, snapshot, commit, drop the old. Returns the transfer with the head's committed version."""
+        if transfer.kind == "full":
+            self.new_head = transfer.head
+        applied = yield from self._copy(transfer, planned, next_shard, applied)
+        etag = yield from self._verify(transfer, planned, applied)
+        yield from self._progress(transfer, planned, applied, "committing", 0, 0)
+        asked = TakeBackup(transfer=transfer, etag=etag)
+        backup = yield from call(self.context, TAKE_BACKUP, asked, self.retries)
+        commit = Commit(
+            transfer=transfer,
+            etag=etag,
+            backup_snapshot=backup.snapshot,
+            applied=applied,
+            now=now(self.context).isoformat(),
+        )
+        committed = yield from call(self.context, COMMIT_POINT, commit, self.retries)
+        self.points.append(committed.point)
+        yield from self._progress(transfer, planned, applied, "cleaning", 0, 0)
+        yield from call(self.context, DROP_PREVIOUS, Clean(transfer=transfer), self.retries)
+        return transfer.model_copy(update={"head_etag": committed.etag})
+
+    def _copy(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> Flow[Applied]:
+        began = next_shard
+        while next_shard < planned.shards:
+            if next_shard - began >= SHARDS_PER_EXECUTION:
+                self._continue_as_new(transfer, planned, next_shard, applied)
+            end = min(next_shard + self.request.wave, planned.shards)
+            asked = [ApplyShard(transfer=transfer, shard=shard) for shard in range(next_shard, end)]
+            done = yield from wave(self.context, APPLY_SHARD, asked, self.retries)
+            for one in done:
+                applied = applied.plus(one)
+            next_shard = end
+            # Requests are the measure: they count small writes and clears, which bytes would hide.
+            yield from self._progress(
+                transfer, planned, applied, "copying", applied.puts + applied.clears, planned.requests
+            )
+        return applied
+
+    def _continue_as_new(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> None:
+        going = Going(
+            transfer=transfer,
+            planned=planned,
+            next_shard=next_shard,
+            applied=applied,
+            retries=self.retries.count,
+            points=self.points,
+            started=self.started,
+            fresh_after=self.fresh_after,
+        )
+        self.context.continue_as_new(self.request.model_copy(update={"going": going}).model_dump(mode="json"))
+        raise _ContinuedAsNewError
+
+    def _verify(self, transfer: Transfer, planned: Planned, applied: Applied) -> Flow[str]:
+        asked = Verify(transfer=transfer)
+        while True:
+            yield from self._progress(transfer, planned, applied, "verifying", asked.offset, transfer.size)
+            verified = yield from call(self.context, VERIFY_HEAD, asked, self.retries)
+            if verified.done:
+                return verified.etag
+            asked = Verify(transfer=transfer, offset=verified.offset, chain=verified.chain, etag=verified.etag)
+
+    def finish(self, state: str, fault: Fault | None) -> Flow[None]:
+        asked = Finish(
+            disk=self.request.disk,
+            run=self.request.run,
+            lease=self.lease,
+            state="Succeeded" if state == "Succeeded" else "Failed",
+            now=now(self.context).isoformat(),
+            points=self.points,
+            fault=fault,
+            generation_head=self.new_head,
+        )
+        yield from call(self.context, FINISH_RUN, asked, self.retries)
+
+    # -- what people see --------------------------------------------------------------------------------------------
+
+    def _report(self, by: RunRef, phase: Phase, begun: Begun) -> Flow[None]:
+        report = Report(
+            by=by, phase=phase, rounds_left=int(self.fresh_after), kind=begun.kind, reason=begun.reason,
+            retries=self.retries.count,
+        )  # fmt: skip
+        reported = yield from call(self.context, REPORT_PROGRESS, report, self.retries)
+        self._show(phase, reported.percent, {"kind": begun.kind})
+
+    def _progress(
+        self, transfer: Transfer, planned: Planned, applied: Applied, phase: Phase, done: int, total: int
+    ) -> Flow[None]:
+        report = Report(
+            by=transfer.by,
+            phase=phase,
+            done=done,
+            total=total,
+            rounds_left=int(self.fresh_after),
+            kind=transfer.kind,
+            reason=transfer.reason,
+            bytes_total=planned.write_bytes,
+            bytes_done=applied.write_bytes,
+            ranges_total=planned.ranges,
+            requests_total=planned.requests,
+            requests_done=applied.puts + applied.clears,
+            retries=self.retries.count,
+        )
+        reported = yield from call(self.context, REPORT_PROGRESS, report, self.retries)
+        details = {"kind": transfer.kind, "bytesTotal": planned.write_bytes, "bytesDone": applied.write_bytes}
+        self._show(phase, reported.percent, {**details, "ranges": planned.ranges})
+
+    def _show(self, phase: str, percent: int, details: dict[str, Any] | None = None) -> None:
+        shown = {"disk": self.request.disk, "phase": phase, "percent": percent, "started": self.started}
+        self.context.set_custom_status(shown | {"retries": self.retries.count} | (details or {}))
+
+
+def _after(transfer: Transfer) -> Begun:
+    """How the run goes on once an interrupted target is a restore point: an increment on it, in the same generation."""
+    return Begun(
+        state="go",
+        epoch=transfer.by.epoch,
+        source=transfer.by.source,
+        kind="incremental",
+        reason="changes since the last restore point",
+        generation=transfer.generation,
+        head=transfer.head,
+        head_etag=transfer.head_etag,
+        base=transfer.target,
+    )

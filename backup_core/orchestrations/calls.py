@@ -1,0 +1,90 @@
+"""Calling steps from an orchestrator: the only file that knows the Durable API.
+
+Plain calls that answer outcomes, in waves, with durable timers between attempts: `call_activity_with_retry` numbers its
+tasks differently from the extension when other work is open (azure-functions-durable 1.x), and a sliding `task_any` window
+runs one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from backup_core.steps import Fault, Message, Outcome, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from azure.durable_functions import DurableOrchestrationContext
+
+I = TypeVar("I", bound=Message)
+O = TypeVar("O", bound=Message)
+T = TypeVar("T")
+Flow = Generator[Any, Any, T]
+"""A part of an orchestrator: yields durable tasks, returns a value."""
+
+PAUSES = (timedelta(seconds=5), timedelta(seconds=20), timedelta(minutes=1), timedelta(minutes=3))
+"""Waits between attempts of a step whose fault may pass; with the adapters' own retries about ten minutes in all."""
+
+
+class StepFailedError(Exception):
+    """A step failed for good; `fault` says how."""
+
+    def __init__(self, fault: Fault) -> None:
+        """Keep the fault; its message is the exception's."""
+        super().__init__(f"{fault.code}: {fault.message}")
+        self.fault = fault
+
+
+class Retries:
+    """Counts the attempts beyond the first, for the run's progress."""
+
+    def __init__(self, count: int = 0) -> None:
+        """Start at `count`."""
+        self.count = count
+
+
+def now(context: DurableOrchestrationContext) -> datetime:
+    """The orchestrator's time: the same in every replay."""
+    moment: datetime = context.current_utc_datetime
+    return moment
+
+
+def call(context: DurableOrchestrationContext, step: Step[I, O], asked: I, retries: Retries) -> Flow[O]:
+    """One step, tried again while its fault may pass. Raises StepFailedError."""
+    answers = yield from wave(context, step, [asked], retries)
+    return answers[0]
+
+
+def wave(context: DurableOrchestrationContext, step: Step[I, O], asked: Sequence[I], retries: Retries) -> Flow[list[O]]:
+    """The step once per input, side by side; only what failed is tried again. Raises StepFailedError with the first fault."""
+    answers: list[O | None] = [None] * len(asked)
+    for pause in (*PAUSES, None):
+        open_ = [position for position, answer in enumerate(answers) if answer is None]
+        outcomes = yield from _attempt(context, step, [asked[position] for position in open_])
+        faults = []
+        for position, outcome in zip(open_, outcomes, strict=True):
+            if outcome.fault:
+                faults.append(outcome.fault)
+            else:
+                answers[position] = step.answers.model_validate(outcome.value)
+        if not faults:
+            return [answer for answer in answers if answer is not None]
+        final = next((fault for fault in faults if not fault.retryable), None)
+        if final or pause is None:
+            raise StepFailedError(final or faults[0])
+        retries.count += len(faults)
+        yield context.create_timer(now(context) + pause)
+    raise AssertionError  # the last pause is None: the loop returns or raises
+
+
+def _attempt(context: DurableOrchestrationContext, step: Step[Any, Any], asked: Sequence[Message]) -> Flow[list[Outcome]]:
+    tasks = [context.call_activity(step.name, one.model_dump(mode="json")) for one in asked]
+    try:
+        raw = yield context.task_all(tasks)
+    except Exception as error:  # noqa: BLE001  a crashed activity arrives as a plain Exception with text
+        fault = Fault(code="Unexpected", message=str(error), retryable=True)
+        return [Outcome(fault=fault)] * len(asked)
+    return [Outcome.model_validate(one) for one in raw]

@@ -1,0 +1,172 @@
+"""What the activities need of the world, as Protocols. The semantics in these docstrings are the contract: one port suite in
+the tests holds the Azure adapters and the in-memory ports to it.
+
+All methods may raise ServiceUnavailableError, AccessDeniedError and UnexpectedAnswerError besides what they name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from datetime import datetime
+
+    from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.ranges import ByteRange, DiffRange
+    from backup_core.domain.records import Head, Policy, RestorePoint, Run, Versioned
+
+
+@dataclass(frozen=True)
+class BlobProperties:
+    """A blob or snapshot as the service describes it."""
+
+    size: int
+    etag: str
+    page_blob: bool
+    created: datetime
+    sequence_number: int
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class SnapshotInfo:
+    """One snapshot of a blob."""
+
+    snapshot: str
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Fence:
+    """What every write to a head's pages carries: refused once the lease or the epoch is another's."""
+
+    lease: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What every other write to a head carries: the lease, and the version it was decided on."""
+
+    lease: str
+    etag: str
+
+
+class PageBlobs(Protocol):
+    """Page blobs of all accounts this app may use."""
+
+    async def properties(self, blob: BlobAddress, snapshot: str = "") -> BlobProperties:
+        """Describe the blob or snapshot. Raises BlobMissingError, SnapshotMissingError."""
+
+    async def create(
+        self, blob: BlobAddress, size: int, sequence_number: int, metadata: Mapping[str, str]
+    ) -> None:
+        """Create an empty page blob where nothing is. Raises BlobExistsError and changes nothing where something is."""
+
+    async def acquire_lease(self, blob: BlobAddress, lease: str) -> None:
+        """Hold the infinite lease `lease`; holding it already is success. Raises LeaseTakenError, BlobMissingError."""
+
+    async def break_lease(self, blob: BlobAddress) -> None:
+        """End whatever lease there is, at once; none is success."""
+
+    async def release_lease(self, blob: BlobAddress, lease: str) -> None:
+        """Let go of `lease`; not holding it, or no blob, is success."""
+
+    async def raise_sequence_number(self, blob: BlobAddress, epoch: int, lease: str) -> int:
+        """Set the sequence number to the larger of its value and `epoch`; returns it. Raises FencedError."""
+
+    async def set_metadata(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard) -> str:
+        """Replace the metadata; returns the new ETag. Raises FencedError, BlobChangedError."""
+
+    async def resize(self, blob: BlobAddress, size: int, guard: Guard) -> str:
+        """Change the size; returns the new ETag. Raises FencedError, BlobChangedError."""
+
+    async def snapshot(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard | None = None) -> str:
+        """Take a snapshot with its own metadata; returns its id. The ETag does not change. Not idempotent: look in
+        `snapshots` first. Raises BlobMissingError and, with a guard, FencedError, BlobChangedError.
+        """
+
+    async def snapshots(self, blob: BlobAddress) -> list[SnapshotInfo]:
+        """All snapshots of exactly this blob, oldest first; none, or no blob, is the empty list."""
+
+    async def delete_snapshot(self, blob: BlobAddress, snapshot: str) -> None:
+        """Delete one snapshot; a missing one is success. Refuses an id that is not a snapshot's: that call would hit the
+        base blob.
+        """
+
+    def allocated(self, blob: BlobAddress, snapshot: str, window: ByteRange) -> AsyncIterator[ByteRange]:
+        """Allocated ranges inside the window, ascending, through every continuation. An empty `snapshot` is the base."""
+
+    def diff(self, blob: BlobAddress, snapshot: str, previous: str, window: ByteRange) -> AsyncIterator[DiffRange]:
+        """Ranges written or cleared between two snapshots (or up to the base, for an empty `snapshot`), inside the window,
+        ascending, through every continuation. Raises DiffRefusedError where the service gives no answer.
+        """
+
+    async def read(self, blob: BlobAddress, snapshot: str, part: ByteRange) -> bytes:
+        """Exactly the bytes of the range (at most 4 MiB). Raises TransferDamagedError, SnapshotMissingError."""
+
+    async def write(self, blob: BlobAddress, offset: int, data: bytes, fence: Fence) -> None:
+        """Put whole pages (at most 4 MiB). A repeat is harmless. Raises FencedError."""
+
+    async def clear(self, blob: BlobAddress, part: ByteRange, fence: Fence) -> None:
+        """Clear the range to zeros, freeing it. A repeat is harmless. Raises FencedError."""
+
+
+class Documents(Protocol):
+    """Small JSON documents beside the backups: plans."""
+
+    async def put_if_absent(self, name: str, text: str) -> None:
+        """Store the document unless one of that name exists."""
+
+    async def get(self, name: str) -> str | None:
+        """The document, or None."""
+
+
+class Catalogue(Protocol):
+    """The table of disks, restore points and runs. Every update names the version it was decided on."""
+
+    async def claim_source(self, source: str, disk: str) -> str:
+        """Claim the source blob for the disk unless it is claimed; returns the disk that holds it."""
+
+    async def release_source(self, source: str, disk: str) -> None:
+        """Give the claim up if the disk holds it; otherwise nothing."""
+
+    async def disks(self) -> list[str]:
+        """Ids of all registered disks, ascending."""
+
+    async def policy(self, disk: str) -> Versioned[Policy] | None:
+        """The disk's policy."""
+
+    async def put_policy(self, policy: Policy, etag: str | None) -> str:
+        """Insert (no etag) or update the policy. Raises RowExistsError, RowChangedError."""
+
+    async def head(self, disk: str) -> Versioned[Head] | None:
+        """The disk's head row."""
+
+    async def put_head(self, head: Head, etag: str | None) -> str:
+        """Insert (no etag) or update the head row; returns its ETag. Raises RowExistsError, RowChangedError."""
+
+    async def run(self, disk: str, run: str) -> Versioned[Run] | None:
+        """The run's row; `changed` is its heartbeat, by the service's clock."""
+
+    async def put_run(self, run: Run, etag: str | None) -> str:
+        """Insert (no etag) or update a run's row. Raises RowExistsError, RowChangedError."""
+
+    async def begin_window(self, run: Run) -> None:
+        """Insert the run's row and its window's row together. Raises RowExistsError and inserts neither."""
+
+    async def commit(self, point: RestorePoint, head: Head, head_etag: str) -> str:
+        """Insert the point and update the head row in one transaction; returns the head row's ETag.
+        Raises RowExistsError, RowChangedError.
+        """
+
+    async def point(self, disk: str, point: str) -> RestorePoint | None:
+        """One restore point."""
+
+    async def points(self, disk: str, limit: int, after: str = "") -> list[RestorePoint]:
+        """Restore points newest first, at most `limit`, older than the point `after` when given."""
+
+    async def check(self) -> None:
+        """Return when the catalogue answers."""

@@ -1,0 +1,148 @@
+"""Environment to frozen settings: every fault is reported at once, by name, with what is expected."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from croniter import croniter
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class SettingsError(Exception):
+    """The environment does not describe a working app. The text lists every fault."""
+
+
+class Settings(BaseModel):
+    """What the app is told by its application settings; a setting's name is its field's, in upper case."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backup_schedule: str
+    """NCRONTAB of six fields, UTC: when the timer backs up every disk."""
+    source_accounts: tuple[str, ...]
+    """Blob endpoints whose disks may be protected, separated by spaces."""
+    backup_account: str
+    """Blob endpoint of the account that keeps the backups; must not be a source account."""
+    catalogue_account: str
+    """Table endpoint of the account that keeps the catalogue."""
+    heads_container: str = "heads"
+    plans_container: str = "plans"
+    catalogue_table: str = "pagekeeper"
+    managed_identity_client_id: str = ""
+    """Client id of the user-assigned identity; empty uses the environment's default credential."""
+    wave_shards: int = Field(default=4, ge=1, le=16)
+    """Shards of one disk copied side by side."""
+    in_flight: int = Field(default=16, ge=1, le=64)
+    """Requests at a time within one shard."""
+    development: bool = False
+    """Allows http on loopback and account keys. Never set in the cloud."""
+    development_keys: dict[str, SecretStr] = Field(default_factory=dict)
+    """JSON object: account name to account key or SAS. Only with `development`."""
+
+    @field_validator("source_accounts")
+    @classmethod
+    def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            message = "expected at least one blob endpoint, such as https://account.blob.core.windows.net"
+            raise ValueError(message)
+        return tuple(one.rstrip("/") for one in value)
+
+    @field_validator("backup_account", "catalogue_account")
+    @classmethod
+    def _trimmed(cls, value: str) -> str:
+        return value.rstrip("/")
+
+    @field_validator("backup_schedule")
+    @classmethod
+    def _schedule(cls, value: str) -> str:
+        if len(value.split()) != 6 or not croniter.is_valid(value, second_at_beginning=True):
+            message = "expected an NCRONTAB expression of six fields, such as '0 0 */12 * * *'"
+            raise ValueError(message)
+        return value
+
+    @field_validator("heads_container", "plans_container")
+    @classmethod
+    def _container(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z0-9](?:-?[a-z0-9]){2,62}", value):
+            message = "expected a container name: 3 to 63 lower-case letters, digits and single hyphens"
+            raise ValueError(message)
+        return value
+
+    @field_validator("catalogue_table")
+    @classmethod
+    def _table(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{2,62}", value):
+            message = "expected a table name: 3 to 63 letters and digits, a letter first"
+            raise ValueError(message)
+        return value
+
+
+def load(environment: Mapping[str, str]) -> Settings:
+    """The settings in `environment`. Raises SettingsError, which lists every fault and no secret."""
+    values: dict[str, Any] = {
+        name: environment[name.upper()] for name in Settings.model_fields if environment.get(name.upper())
+    }
+    faults: list[str] = []
+    if "source_accounts" in values:
+        values["source_accounts"] = tuple(values["source_accounts"].split())
+    if "development_keys" in values:
+        try:
+            values["development_keys"] = json.loads(values["development_keys"])
+        except ValueError:
+            faults.append("DEVELOPMENT_KEYS: expected a JSON object of account name to key or SAS")
+            del values["development_keys"]
+    settings: Settings | None = None
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        faults += [_words(one) for one in error.errors(include_input=False, include_url=False)]
+    faults += _contradictions(values)
+    if faults or settings is None:
+        lines = "\n".join(f"  - {fault}" for fault in faults)
+        message = f"the app's settings have {len(faults)} faults (see local.settings.sample.json):\n{lines}"
+        raise SettingsError(message)
+    return settings
+
+
+def _words(one: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails
+    name = str(one["loc"][0]).upper()
+    text = str(one["msg"]).removeprefix("Value error, ")
+    return f"{name}: not set" if one["type"] == "missing" else f"{name}: {text}"
+
+
+def _contradictions(values: Mapping[str, Any]) -> list[str]:
+    """Faults between settings, found also when single settings are at fault."""
+    development = str(values.get("development", "")).lower() in ("true", "1", "yes", "on")
+    sources = [url.rstrip("/") for url in values.get("source_accounts", ())]
+    backup = values.get("backup_account", "").rstrip("/")
+    urls = {"SOURCE_ACCOUNTS": sources, "BACKUP_ACCOUNT": [backup], "CATALOGUE_ACCOUNT": [values.get("catalogue_account", "")]}
+    faults = [
+        f"{name}: {fault}" for name, some in urls.items() for url in some if url and (fault := _unfit(url, development=development))
+    ]
+    if backup and backup in sources:
+        faults.append("BACKUP_ACCOUNT is one of SOURCE_ACCOUNTS: a backup must not live in the account it protects")
+    if values.get("heads_container", "heads") == values.get("plans_container", "plans"):
+        faults.append("HEADS_CONTAINER and PLANS_CONTAINER are the same; expected two containers")
+    if values.get("development_keys") and not development:
+        faults.append("DEVELOPMENT_KEYS is set without DEVELOPMENT=true: in the cloud the app uses its identity, never keys")
+    if values.get("development_keys") and values.get("managed_identity_client_id"):
+        faults.append("DEVELOPMENT_KEYS and MANAGED_IDENTITY_CLIENT_ID are both set; expected one way to sign in")
+    return faults
+
+
+def _unfit(url: str, *, development: bool) -> str:
+    parts = urlsplit(url)
+    shown = url.split("?", maxsplit=1)[0]
+    if parts.username or parts.query:
+        return "the endpoint carries a credential or a query; expected the bare endpoint"
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
+        return f"{shown!r} is not an account endpoint; expected https://account.blob.core.windows.net or the like"
+    if parts.scheme == "http" and not (development and parts.hostname in _LOOPBACK):
+        return f"{shown!r} uses http; expected https (http is for loopback with DEVELOPMENT=true)"
+    return ""

@@ -1,0 +1,361 @@
+"""The contract between orchestrations and activities: each step's name, what goes in, what comes out.
+
+A step never raises an expected failure: it answers an Outcome, because values keep their type on the way to an orchestrator
+and exceptions do not. Everything here is JSON; history carries references (plan names, snapshot ids), never payloads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from backup_core.domain.records import Kind, Phase
+
+
+class Message(BaseModel):
+    """A step's input or output."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Fault(Message):
+    """An expected failure as a value."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+class Outcome(Message):
+    """What every activity answers: a value, or a fault."""
+
+    value: dict[str, Any] | None = None
+    fault: Fault | None = None
+
+
+class RunRef(Message):
+    """Who asks: the run, with the lease and epoch that make it the owner."""
+
+    disk: str
+    run: str
+    lease: str
+    epoch: int
+    source: str
+    """URL of the disk's blob when the run began."""
+
+
+# -- fleet ------------------------------------------------------------------------------------------------------
+
+
+class FleetRequest(Message):
+    """Input of the backup_fleet orchestration: the window, and the slice of disks after the id `after`."""
+
+    window: str
+    """ISO 8601."""
+    wave: int
+    after: str = ""
+
+
+class FleetPage(Message):
+    """A slice of the registered disks, after the id `after`."""
+
+    window: str
+    after: str
+
+
+class FleetRun(Message):
+    """A disk and the run it gets in this window."""
+
+    disk: str
+    run: str
+
+
+class FleetDisks(Message):
+    """The slice; `more` when the list goes on after the last one."""
+
+    runs: list[FleetRun]
+    more: bool
+
+
+# -- one backup ---------------------------------------------------------------------------------------------------
+
+
+class BackupRequest(Message):
+    """Input of the backup_disk orchestration. `going` is where a continued-as-new instance goes on."""
+
+    disk: str
+    run: str
+    trigger: Literal["timer", "http"]
+    full: bool = False
+    window: str = ""
+    wave: int = 4
+    """Shards copied side by side."""
+    going: Going | None = None
+
+
+class Begin(Message):
+    """Ask to own the disk."""
+
+    disk: str
+    run: str
+    lease: str
+    trigger: Literal["timer", "http"]
+    full: bool
+    window: str
+    now: str
+    """The orchestrator's time, ISO 8601."""
+
+
+class Begun(Message):
+    """Whether the run may go on, and how."""
+
+    state: Literal["go", "skipped", "ended"]
+    """`ended`: this run is over already, or another instance of it is at work; nothing was changed."""
+    why: str = ""
+    epoch: int = 0
+    source: str = ""
+    kind: Kind = "full"
+    reason: str = ""
+    automatic: bool = False
+    generation: int = 0
+    head: str = ""
+    head_etag: str = ""
+    base: str = ""
+    """Source snapshot to diff against; empty for a full copy."""
+    finish_target: str = ""
+    """Source snapshot of an interrupted run, to be brought to a point before a fresh one is taken."""
+    finish_size: int = 0
+
+
+class TakeSnapshot(Message):
+    """Snapshot the source for this run."""
+
+    by: RunRef
+
+
+class Snapshotted(Message):
+    """The source snapshot S."""
+
+    snapshot: str
+    size: int
+
+
+class PlanTransfer(Message):
+    """List what has to be copied to bring the head from `base` to `target`."""
+
+    by: RunRef
+    target: str
+    base: str
+    size: int
+
+
+class Planned(Message):
+    """The stored plan, or why the diff cannot be trusted."""
+
+    plan: str = ""
+    shards: int = 0
+    write_bytes: int = 0
+    clear_bytes: int = 0
+    ranges: int = 0
+    requests: int = 0
+    refused: str = ""
+
+
+class NewGeneration(Message):
+    """Give up on an increment: the same run goes on as a full copy."""
+
+    by: RunRef
+    reason: str
+
+
+class Transfer(Message):
+    """One head being brought to one source snapshot: what all steps of a round share."""
+
+    by: RunRef
+    kind: Kind
+    reason: str
+    automatic: bool
+    generation: int
+    head: str
+    head_etag: str
+    base: str
+    target: str
+    size: int
+    plan: str
+
+
+class Opened(Message):
+    """The head is there, leased, of the right size, and says what is being done to it."""
+
+    etag: str
+
+
+class ApplyShard(Message):
+    """Copy one shard of the plan."""
+
+    transfer: Transfer
+    shard: int
+
+
+class Applied(Message):
+    """What a shard did."""
+
+    write_bytes: int = 0
+    clear_bytes: int = 0
+    puts: int = 0
+    clears: int = 0
+    reads: int = 0
+
+    def plus(self, other: Applied) -> Applied:
+        """Both together."""
+        return Applied(**{name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields})
+
+
+class Verify(Message):
+    """Compare head and source snapshot from `offset` on."""
+
+    transfer: Transfer
+    offset: int = 0
+    chain: str = ""
+    """Digest of the page map before `offset`."""
+    etag: str = ""
+    """The head's version since the comparison began; empty at its beginning."""
+
+
+class Verified(Message):
+    """How far the comparison came. Once `done`, the head is marked verified and `etag` is its version."""
+
+    offset: int
+    chain: str
+    etag: str
+    done: bool
+
+
+class TakeBackup(Message):
+    """Snapshot the verified head."""
+
+    transfer: Transfer
+    etag: str
+
+
+class BackedUp(Message):
+    """The backup snapshot B."""
+
+    snapshot: str
+
+
+class Commit(Message):
+    """Make the pair visible as a restore point."""
+
+    transfer: Transfer
+    etag: str
+    backup_snapshot: str
+    applied: Applied
+    now: str
+
+
+class Committed(Message):
+    """The restore point, and the version of the head once it was marked committed."""
+
+    point: str
+    etag: str
+
+
+class Clean(Message):
+    """Delete the source snapshot the new pair replaced."""
+
+    transfer: Transfer
+
+
+class Report(Message):
+    """Progress of the run, for its row."""
+
+    by: RunRef
+    phase: Phase
+    done: int = 0
+    total: int = 0
+    rounds_left: int = 0
+    kind: str = ""
+    reason: str = ""
+    bytes_total: int = 0
+    bytes_done: int = 0
+    ranges_total: int = 0
+    requests_total: int = 0
+    requests_done: int = 0
+    retries: int = 0
+
+
+class Reported(Message):
+    """Percent as the row now has it."""
+
+    percent: int
+
+
+class Finish(Message):
+    """End the run and let go of the disk."""
+
+    disk: str
+    run: str
+    lease: str
+    state: Literal["Succeeded", "Failed"]
+    now: str
+    points: list[str] = Field(default_factory=list)
+    fault: Fault | None = None
+    generation_head: str = ""
+    """Head of a generation this run began, so that its lease is released even when it was never committed."""
+
+
+class Nothing(Message):
+    """No answer is needed."""
+
+
+class Going(Message):
+    """Where a continued-as-new backup goes on: in the middle of a transfer."""
+
+    transfer: Transfer
+    planned: Planned
+    next_shard: int
+    applied: Applied
+    retries: int
+    points: list[str]
+    started: str
+    fresh_after: bool
+    """A fresh source snapshot follows after this transfer."""
+
+
+BackupRequest.model_rebuild()
+
+I = TypeVar("I", bound=Message)
+O = TypeVar("O", bound=Message)
+
+
+@dataclass(frozen=True)
+class Step(Generic[I, O]):
+    """A named activity with its types."""
+
+    name: str
+    takes: type[I]
+    answers: type[O]
+
+
+LIST_DISKS = Step("list_disks", FleetPage, FleetDisks)
+BEGIN = Step("begin", Begin, Begun)
+TAKE_SNAPSHOT = Step("take_source_snapshot", TakeSnapshot, Snapshotted)
+PLAN_TRANSFER = Step("plan_transfer", PlanTransfer, Planned)
+NEW_GENERATION = Step("begin_new_generation", NewGeneration, Begun)
+OPEN_HEAD = Step("open_head", Transfer, Opened)
+APPLY_SHARD = Step("apply_shard", ApplyShard, Applied)
+VERIFY_HEAD = Step("verify_head", Verify, Verified)
+TAKE_BACKUP = Step("take_backup_snapshot", TakeBackup, BackedUp)
+COMMIT_POINT = Step("commit_point", Commit, Committed)
+DROP_PREVIOUS = Step("drop_previous_snapshot", Clean, Nothing)
+REPORT_PROGRESS = Step("report_progress", Report, Reported)
+FINISH_RUN = Step("finish_run", Finish, Nothing)
+
+STEPS: tuple[Step[Any, Any], ...] = (
+    LIST_DISKS, BEGIN, TAKE_SNAPSHOT, PLAN_TRANSFER, NEW_GENERATION, OPEN_HEAD, APPLY_SHARD, VERIFY_HEAD,
+    TAKE_BACKUP, COMMIT_POINT, DROP_PREVIOUS, REPORT_PROGRESS, FINISH_RUN,
+)  # fmt: skip
+"""Every step; function_app.py registers one activity for each."""

@@ -1,0 +1,31 @@
+// What tests and people may turn while the emulator runs; reset by DELETE on the control address.
+"use strict";
+
+const defaults = () => ({
+  // "writes": as the service, every written or cleared page; "content": only pages whose bytes differ.
+  diff: "writes",
+  // Copies of at least `pendingFromBytes` stay pending for `pendingMs`; "hold" keeps every copy pending until told.
+  copies: { mode: "timed", pendingFromBytes: 8 * 1024 * 1024, pendingMs: 2000 },
+  // Per-blob limits: {requestsPerSecond, bytesPerSecond}; null is unlimited.
+  limits: null,
+});
+
+const switches = defaults();
+
+/** Set the given switches; an unknown name or value is an error, so that a misspelt switch cannot pass silently. */
+function set(values) {
+  const checks = {
+    diff: (v) => v === "writes" || v === "content",
+    copies: (v) => ["timed", "hold"].includes(v.mode) && v.pendingFromBytes >= 0 && v.pendingMs >= 0,
+    limits: (v) => v === null || (v.requestsPerSecond > 0 && v.bytesPerSecond > 0),
+  };
+  const known = defaults();
+  for (const [name, value] of Object.entries(values)) {
+    if (!(name in checks)) throw new Error(`unknown switch ${name}; known: ${Object.keys(checks).join(", ")}`);
+    const full = name === "copies" ? { ...known.copies, ...value } : value;
+    if (!checks[name](full)) throw new Error(`switch ${name} does not take ${JSON.stringify(value)}`);
+    switches[name] = full;
+  }
+}
+
+module.exports = { set, reset: () => Object.assign(switches, defaults()), switches };

@@ -1,0 +1,219 @@
+"""The task hub: instances, their history, messages (with timers) and activity work, in one SQLite file.
+
+One transaction per dispatch covers all four, so a kill at any moment leaves either all of a dispatch or nothing of it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import uuid
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from devhost.functions import protocol
+from devhost.functions.protocol import TERMINAL, Event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS instances(
+  id TEXT PRIMARY KEY, execution TEXT NOT NULL, name TEXT NOT NULL, version TEXT, status TEXT NOT NULL,
+  input TEXT, output TEXT, custom_status TEXT, created TEXT NOT NULL, updated TEXT NOT NULL,
+  parent TEXT, parent_execution TEXT, parent_task INTEGER);
+CREATE TABLE IF NOT EXISTS history(
+  id TEXT, position INTEGER, event TEXT NOT NULL, PRIMARY KEY(id, position)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS messages(
+  number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, execution TEXT, visible_at REAL NOT NULL,
+  event TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS messages_by_instance ON messages(id, number);
+CREATE TABLE IF NOT EXISTS work(
+  number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, execution TEXT NOT NULL, task INTEGER NOT NULL,
+  name TEXT NOT NULL, input TEXT);
+CREATE TABLE IF NOT EXISTS timers(name TEXT PRIMARY KEY, last TEXT, next TEXT);
+"""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One orchestration instance as the hub knows it; JSON columns are raw text."""
+
+    id: str
+    execution: str
+    name: str
+    version: str | None
+    status: str
+    input: str | None
+    output: str | None
+    custom_status: str | None
+    created: str
+    updated: str
+    parent: str | None
+    parent_execution: str | None
+    parent_task: int | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the instance is in a terminal state."""
+        return self.status in TERMINAL
+
+
+@dataclass(frozen=True)
+class Work:
+    """An activity to run for one task of one execution."""
+
+    number: int
+    id: str
+    execution: str
+    task: int
+    name: str
+    input: str | None
+
+
+class Hub:
+    """The store. Used from one thread; `with hub:` is one transaction."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Open or create the hub at `path`."""
+        self.db = sqlite3.connect(path, isolation_level=None)
+        self.db.row_factory = sqlite3.Row
+        self.db.execute("PRAGMA journal_mode=WAL")
+        # NORMAL loses nothing when the process is killed; only a power cut could undo the last transactions.
+        self.db.execute("PRAGMA synchronous=NORMAL")
+        self.db.executescript(SCHEMA)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.db.close()
+
+    def __enter__(self) -> Self:
+        """Begin a transaction."""
+        self.db.execute("BEGIN IMMEDIATE")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Commit, or roll back when the block raised."""
+        self.db.execute("ROLLBACK" if kind else "COMMIT")
+
+    # -- reading ------------------------------------------------------------------------------------
+
+    def instance(self, instance_id: str) -> Instance | None:
+        """The instance, or None."""
+        row = self.db.execute("SELECT * FROM instances WHERE id=?", (instance_id,)).fetchone()
+        return Instance(**dict(row)) if row else None
+
+    def instances(self) -> list[Instance]:
+        """All instances, oldest first."""
+        return [Instance(**dict(row)) for row in self.db.execute("SELECT * FROM instances ORDER BY created, id")]
+
+    def history(self, instance_id: str) -> list[str]:
+        """The instance's history, each event as JSON text."""
+        rows = self.db.execute("SELECT event FROM history WHERE id=? ORDER BY position", (instance_id,))
+        return [row["event"] for row in rows]
+
+    def messages(self, instance_id: str, visible_until: float) -> list[sqlite3.Row]:
+        """Messages of the instance that are visible at `visible_until` (POSIX seconds), in order of arrival."""
+        return self.db.execute(
+            "SELECT * FROM messages WHERE id=? AND visible_at<=? ORDER BY number", (instance_id, visible_until)
+        ).fetchall()
+
+    def waiting(self) -> list[tuple[str, float]]:
+        """(instance, POSIX second) at which each instance next has a message to read."""
+        rows = self.db.execute("SELECT id, MIN(visible_at) AS at FROM messages GROUP BY id")
+        return [(row["id"], row["at"]) for row in rows]
+
+    def open_work(self) -> list[Work]:
+        """Activities that have no recorded result."""
+        return [Work(**dict(row)) for row in self.db.execute("SELECT * FROM work ORDER BY number")]
+
+    # -- writing, inside a transaction --------------------------------------------------------------
+
+    def post(self, instance_id: str, event: Event, *, execution: str | None = None, visible_at: float = 0.0) -> None:
+        """Send a message; one for a named execution is ignored by any other."""
+        self.db.execute(
+            "INSERT INTO messages(id, execution, visible_at, event) VALUES(?,?,?,?)",
+            (instance_id, execution, visible_at, json.dumps(event)),
+        )
+
+    def consume(self, numbers: Iterable[int]) -> None:
+        """Delete read messages."""
+        self.db.executemany("DELETE FROM messages WHERE number=?", [(number,) for number in numbers])
+
+    def create(
+        self, instance_id: str, name: str, raw_input: str | None, version: str | None, parent: tuple[str, str, int] | None = None
+    ) -> None:
+        """Create an instance, replacing a finished one of the same id, with its start message."""
+        execution, moment = uuid.uuid4().hex, protocol.now()
+        self.db.execute("DELETE FROM history WHERE id=?", (instance_id,))
+        self.db.execute(
+            "INSERT OR REPLACE INTO instances VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (instance_id, execution, name, version, "Pending", raw_input, None, None, moment, moment, *(parent or (None,) * 3)),
+        )
+        started = protocol.execution_started(instance_id, execution, name, raw_input, version, parent)
+        self.post(instance_id, started, execution=execution)
+
+    def restart(self, instance: Instance, raw_input: str, custom_status: str | None) -> None:
+        """Continue as new: a fresh execution of the same instance with an empty history."""
+        execution = uuid.uuid4().hex
+        self.db.execute("DELETE FROM history WHERE id=?", (instance.id,))
+        self.db.execute(
+            "UPDATE instances SET execution=?, input=?, status='Running', updated=?, custom_status=? WHERE id=?",
+            (execution, raw_input, protocol.now(), custom_status, instance.id),
+        )
+        parent = None
+        if instance.parent is not None and instance.parent_execution is not None and instance.parent_task is not None:
+            parent = (instance.parent, instance.parent_execution, instance.parent_task)
+        started = protocol.execution_started(instance.id, execution, instance.name, raw_input, instance.version, parent)
+        self.post(instance.id, started, execution=execution)
+
+    def append(self, instance_id: str, position: int, events: list[str]) -> None:
+        """Append events to the history at `position`."""
+        rows = [(instance_id, position + offset, text) for offset, text in enumerate(events)]
+        self.db.executemany("INSERT INTO history(id, position, event) VALUES(?,?,?)", rows)
+
+    def update(self, instance_id: str, **columns: Any) -> None:  # noqa: ANN401  column values of several types
+        """Set columns of an instance and its time of update."""
+        names = ", ".join(f"{name}=?" for name in columns)
+        self.db.execute(
+            f"UPDATE instances SET {names}, updated=? WHERE id=?",  # noqa: S608  names are this code's own keywords
+            (*columns.values(), protocol.now(), instance_id),
+        )
+
+    def add_work(self, instance_id: str, execution: str, task: int, name: str, raw_input: str | None) -> Work:
+        """Record an activity to run."""
+        cursor = self.db.execute(
+            "INSERT INTO work(id, execution, task, name, input) VALUES(?,?,?,?,?)",
+            (instance_id, execution, task, name, raw_input),
+        )
+        assert cursor.lastrowid is not None
+        return Work(cursor.lastrowid, instance_id, execution, task, name, raw_input)
+
+    def finish_work(self, number: int) -> None:
+        """Forget an activity whose result has been posted."""
+        self.db.execute("DELETE FROM work WHERE number=?", (number,))
+
+    def purge(self, instance_ids: Iterable[str]) -> int:
+        """Delete finished instances with everything of theirs; the number deleted."""
+        deleted = 0
+        for instance_id in instance_ids:
+            instance = self.instance(instance_id)
+            if instance is None or not instance.ended:
+                continue
+            for table in ("history", "messages", "work", "instances"):
+                self.db.execute(f"DELETE FROM {table} WHERE id=?", (instance_id,))  # noqa: S608  fixed names
+            deleted += 1
+        return deleted
+
+    # -- timers of the host ---------------------------------------------------------------------------
+
+    def planned(self, timer: str) -> str | None:
+        """The next occurrence recorded for a timer function, or None."""
+        row = self.db.execute("SELECT next FROM timers WHERE name=?", (timer,)).fetchone()
+        return row["next"] if row else None
+
+    def plan(self, timer: str, next_at: str) -> None:
+        """Record a timer function's next occurrence."""
+        self.db.execute("INSERT OR REPLACE INTO timers VALUES(?,?,?)", (timer, protocol.now(), next_at))

