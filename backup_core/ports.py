@@ -60,9 +60,7 @@ class PageBlobs(Protocol):
     async def properties(self, blob: BlobAddress, snapshot: str = "") -> BlobProperties:
         """Describe the blob or snapshot. Raises BlobMissingError, SnapshotMissingError."""
 
-    async def create(
-        self, blob: BlobAddress, size: int, sequence_number: int, metadata: Mapping[str, str]
-    ) -> None:
+    async def create(self, blob: BlobAddress, size: int, sequence_number: int, metadata: Mapping[str, str]) -> None:
         """Create an empty page blob where nothing is. Raises BlobExistsError and changes nothing where something is."""
 
     async def acquire_lease(self, blob: BlobAddress, lease: str) -> None:

@@ -123,7 +123,10 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
     backup = values.get("backup_account", "").rstrip("/")
     urls = {"SOURCE_ACCOUNTS": sources, "BACKUP_ACCOUNT": [backup], "CATALOGUE_ACCOUNT": [values.get("catalogue_account", "")]}
     faults = [
-        f"{name}: {fault}" for name, some in urls.items() for url in some if url and (fault := _unfit(url, development=development))
+        f"{name}: {fault}"
+        for name, some in urls.items()
+        for url in some
+        if url and (fault := _unfit(url, development=development))
     ]
     if backup and backup in sources:
         faults.append("BACKUP_ACCOUNT is one of SOURCE_ACCOUNTS: a backup must not live in the account it protects")

@@ -76,7 +76,7 @@ class Host:
         return self._child.pid
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill -9."""
         assert self._child is not None
         self._child.kill()
 

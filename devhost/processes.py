@@ -26,9 +26,15 @@ class Child:
     """
 
     def __init__(
-        self, command: Sequence[str], log: Path, *, folder: Path, environment: Mapping[str, str], is_ready: Callable[[str], bool],
+        self,
+        command: Sequence[str],
+        log: Path,
+        *,
+        folder: Path,
+        environment: Mapping[str, str],
+        is_ready: Callable[[str], bool],
         timeout_seconds: float = 60.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Start `command` in `folder` and wait until `is_ready` accepted one of its lines."""
         self.log, self._recent = log, deque[str](maxlen=40)
         self._ready = threading.Event()

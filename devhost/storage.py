@@ -59,15 +59,21 @@ class Storage:
                 found[match.group(1)] = match.group(2)
             return len(found) == 2
 
-        flags = [flag for service in ("blob", "queue", "table") for flag in (f"--{service}Host", "127.0.0.1", f"--{service}Port", "0")]
+        flags = ["--silent", "--disableTelemetry", "--skipApiVersionCheck", "--location", str(folder)]
+        for service in ("blob", "queue", "table"):
+            flags += [f"--{service}Host", "127.0.0.1", f"--{service}Port", "0"]
+        environment = {
+            "AZURITE_ACCOUNTS": ";".join(f"{name}:{key}" for name, key in keys.items()),
+            "PAGEKEEPER_TIED": "1",
+            "PATH": os.environ.get("PATH", ""),
+        }
         self._child = Child(
-            [node(), str(EMULATOR / "launcher.js"), "--silent", "--disableTelemetry", "--skipApiVersionCheck",
-             "--location", str(folder), *flags],
+            [node(), str(EMULATOR / "launcher.js"), *flags],
             folder / "emulator.log",
             folder=EMULATOR,
-            environment={"AZURITE_ACCOUNTS": ";".join(f"{name}:{key}" for name, key in keys.items()), "PAGEKEEPER_TIED": "1", "PATH": os.environ.get("PATH", "")},
+            environment=environment,
             is_ready=is_ready,
-        )  # fmt: skip
+        )
         self._control = found["Blob"] + "/__control/"
         self._tables = found["Table"] + "/__control/"
         self.source, self.backup, self.state = (

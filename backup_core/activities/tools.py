@@ -27,7 +27,7 @@ class Limits:
     shard_requests_max: int = 4096
     """About 8 s at the 500 requests/s of a page blob."""
     in_flight: int = 16
-    """Requests at a time towards one head: 15 × 4 MiB/s is a page blob's limit, at about a second each."""
+    """Requests at a time towards one head: 15 times 4 MiB/s is a page blob's limit, at about a second each."""
     window_bytes: int = 64 * GIB
     """Ranges are listed in windows: a very fragmented blob hits a server time-out on the whole."""
     verify_seconds: float = 100.0

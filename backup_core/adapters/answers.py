@@ -41,6 +41,12 @@ _FENCED = frozenset(
 _MISSING = frozenset({"BlobNotFound", "ContainerNotFound", "ResourceNotFound", ""})
 
 
+def code_of(error: object) -> str:
+    """The service's error code in an exception of the SDK; empty when it carries none."""
+    code = getattr(error, "error_code", None)
+    return str(getattr(code, "value", code) or "")
+
+
 def fault_of(status: int, code: str, text: str, what: str, *, snapshot: bool = False) -> BackupError:
     """The error for an answer. `what` says in words which request on which object was refused."""
     said = f"{what}: the service answered {status} {code or 'without a code'}"

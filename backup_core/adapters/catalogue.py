@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,10 +22,10 @@ from azure.core.exceptions import (
     ServiceRequestError,
     ServiceResponseError,
 )
-from azure.data.tables import EdmType, EntityProperty, TableTransactionError, UpdateMode
+from azure.data.tables import EdmType, EntityProperty, UpdateMode
 from pydantic import TypeAdapter
 
-from backup_core.adapters.answers import fault_of
+from backup_core.adapters.answers import code_of, fault_of
 from backup_core.domain.errors import RowChangedError, RowExistsError, ServiceUnavailableError
 from backup_core.domain.naming import point_key, run_key
 from backup_core.domain.records import Head, Policy, RestorePoint, Run, Versioned
@@ -71,17 +71,14 @@ def from_entity(kind: type[T], entity: Mapping[str, Any]) -> T:
 def _translated(what: str) -> Iterator[None]:
     try:
         yield
-    except ResourceExistsError:
-        message = f"{what}: the row exists already"
-        raise RowExistsError(message) from None
     except HttpResponseError as error:
-        code = str(getattr(error, "error_code", "") or "")
-        code = code.rsplit(".", maxsplit=1)[-1]
-        if error.status_code == 412 or "UpdateConditionNotSatisfied" in code:
-            message = f"{what}: the row was changed by somebody else in between"
+        # A failed transaction answers 202 outside: the code inside decides.
+        code = code_of(error)
+        if code == "UpdateConditionNotSatisfied":
+            message = f"{what}: the row was changed by somebody else in between; nothing was written"
             raise RowChangedError(message) from None
-        if error.status_code == 409 and "EntityAlreadyExists" in code:
-            message = f"{what}: the row exists already"
+        if code == "EntityAlreadyExists":
+            message = f"{what}: the row exists already; nothing was written"
             raise RowExistsError(message) from None
         raise fault_of(error.status_code or 0, code, error.reason or "", what) from None
     except (ServiceRequestError, ServiceResponseError) as error:
@@ -104,8 +101,10 @@ class TableCatalogue:
                 entity = await self._table.get_entity(disk, row_key)
             except ResourceNotFoundError:
                 return None
-        changed: datetime = entity.metadata["timestamp"]
-        return Versioned(from_entity(kind, entity), entity.metadata["etag"], changed.astimezone(UTC))
+        changed, etag = entity.metadata["timestamp"], entity.metadata["etag"]
+        assert changed is not None
+        assert etag is not None
+        return Versioned(from_entity(kind, entity), etag, changed.astimezone(UTC))
 
     async def _put(self, row: Any, row_key: str, etag: str | None) -> str:  # noqa: ANN401  any record
         entity = to_entity(row, row_key)
@@ -120,14 +119,7 @@ class TableCatalogue:
 
     async def _transact(self, what: str, operations: list[tuple[Any, ...]]) -> list[Mapping[str, Any]]:
         with _translated(what):
-            try:
-                return await self._table.submit_transaction(operations)
-            except TableTransactionError as error:
-                code = str(error.error_code).rsplit(".", maxsplit=1)[-1]
-                if code == "ENTITY_ALREADY_EXISTS" or "EntityAlreadyExists" in code:
-                    message = f"{what}: the row exists already; the transaction changed nothing"
-                    raise RowExistsError(message) from None
-                raise
+            return await self._table.submit_transaction(operations)
 
     # -- disks ----------------------------------------------------------------------------------------------------
 

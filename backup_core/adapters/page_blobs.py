@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
-from azure.storage.blob import BlobType, SequenceNumberAction
+from azure.storage.blob import BlobType, PageRange, SequenceNumberAction
 from azure.storage.blob.aio import BlobClient, BlobLeaseClient, BlobServiceClient
 
-from backup_core.adapters.answers import fault_of
+from backup_core.adapters.answers import code_of, fault_of
 from backup_core.domain.errors import ServiceUnavailableError, UnexpectedAnswerError
 from backup_core.domain.naming import BlobAddress, is_snapshot_id
 from backup_core.domain.ranges import ByteRange, DiffRange
@@ -31,9 +31,7 @@ def translated(what: str, *, snapshot: bool = False) -> Iterator[None]:
     try:
         yield
     except HttpResponseError as error:
-        code = getattr(error, "error_code", None)
-        text = str(code.value if hasattr(code, "value") else code or "")
-        raise fault_of(error.status_code or 0, text, error.reason or "", what, snapshot=snapshot) from None
+        raise fault_of(error.status_code or 0, code_of(error), error.reason or "", what, snapshot=snapshot) from None
     except (ServiceRequestError, ServiceResponseError) as error:
         message = f"{what}: no answer ({type(error).__name__}); it is tried again"
         raise ServiceUnavailableError(message) from None
@@ -122,11 +120,13 @@ class AzurePageBlobs:
     async def snapshots(self, blob: BlobAddress) -> list[SnapshotInfo]:
         """List Blobs with snapshots and metadata; sorted here, because the order is not part of the contract."""
         container = self._accounts[blob.account].get_container_client(blob.container)
-        found = []
+        listed = container.list_blobs(name_starts_with=blob.name, include=["snapshots", "metadata"])
         with translated(f"list the snapshots of {blob}"):
-            async for item in container.list_blobs(name_starts_with=blob.name, include=["snapshots", "metadata"]):
-                if item.name == blob.name and item.snapshot:
-                    found.append(SnapshotInfo(item.snapshot, dict(item.metadata or {})))
+            found = [
+                SnapshotInfo(item.snapshot, dict(item.metadata or {}))
+                async for item in listed
+                if item.name == blob.name and item.snapshot
+            ]
         return sorted(found, key=lambda one: one.snapshot)
 
     async def delete_snapshot(self, blob: BlobAddress, snapshot: str) -> None:
@@ -148,17 +148,15 @@ class AzurePageBlobs:
             async for found in self._client(blob, snapshot).list_page_ranges(
                 offset=window.start, length=window.size, results_per_page=RANGES_PER_PAGE
             ):
-                yield ByteRange(found.start, found.end + 1)
+                yield _half_open(found)
 
-    async def diff(
-        self, blob: BlobAddress, snapshot: str, previous: str, window: ByteRange
-    ) -> AsyncIterator[DiffRange]:
+    async def diff(self, blob: BlobAddress, snapshot: str, previous: str, window: ByteRange) -> AsyncIterator[DiffRange]:
         """Get Page Ranges with prevsnapshot over the window."""
         with translated(f"list the diff of {blob} {snapshot} since {previous}", snapshot=bool(snapshot)):
             async for found in self._client(blob, snapshot).list_page_ranges(
                 previous_snapshot=previous, offset=window.start, length=window.size, results_per_page=RANGES_PER_PAGE
             ):
-                yield DiffRange(ByteRange(found.start, found.end + 1), cleared=found.cleared)
+                yield DiffRange(_half_open(found), cleared=bool(found.cleared))
 
     async def read(self, blob: BlobAddress, snapshot: str, part: ByteRange) -> bytes:
         """Get Blob with a range."""
@@ -203,7 +201,12 @@ class AzureDocuments:
         return content.decode()
 
 
+def _half_open(found: PageRange) -> ByteRange:
+    """The SDK's inclusive range as the project's half-open one."""
+    assert found.start is not None
+    assert found.end is not None
+    return ByteRange(found.start, found.end + 1)
+
+
 def _guarded(guard: Guard) -> dict[str, Any]:
     return {"lease": guard.lease, "etag": guard.etag, "match_condition": MatchConditions.IfNotModified}
-
-

@@ -193,7 +193,9 @@ class Api:
             raise RefusedError(400, "InvalidQuery", message, "after")
         points = await self.catalogue.points(disk, top + 1, after)
         page = points[:top]
-        following = f"{request.base}/disks/{disk}/restore-points?top={top}&after={page[-1].point}" if len(points) > top else None
+        following = (
+            f"{request.base}/disks/{disk}/restore-points?top={top}&after={page[-1].point}" if len(points) > top else None
+        )
         return answer(200, PointsAnswer(value=[PointAnswer.of(point) for point in page], next_link=following))
 
     # -- health -----------------------------------------------------------------------------------------------

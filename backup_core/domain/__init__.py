@@ -1,1 +1,1 @@
-"""Pure rules: values in, values out. No clock, environment, logging or I/O; standard library only, and croniter for schedules."""
+"""Pure rules: values in, values out. No clock, environment, logging or I/O; standard library, and croniter for schedules."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +69,7 @@ def from_metadata(metadata: Mapping[str, str]) -> HeadMark | None:
             generation=int(fields["generation"]),
             epoch=int(fields["epoch"]),
             run=fields["run"],
-            state=fields["state"],  # type: ignore[arg-type]  checked against _STATES above
+            state=cast("IntentState", fields["state"]),
             source=fields["source"],
             target=fields["target"],
             base=fields.get("base", ""),

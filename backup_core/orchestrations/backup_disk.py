@@ -40,9 +40,8 @@ from backup_core.steps import (
 )
 
 if TYPE_CHECKING:
-    from azure.durable_functions import DurableOrchestrationContext
-
     from backup_core.domain.records import Phase
+    from backup_core.orchestrations.calls import Context
 
 NAME = "backup_disk"
 SHARDS_PER_EXECUTION = 60
@@ -57,7 +56,7 @@ class BackupFailedError(Exception):
     """Ends the orchestration as Failed, so that the portal shows red; the run's row has the same code and message."""
 
 
-def backup_disk(context: DurableOrchestrationContext) -> Flow[dict[str, Any] | None]:
+def backup_disk(context: Context) -> Flow[dict[str, Any] | None]:
     """The orchestrator. Returns {run, state, points}; a failed run raises after its end was written."""
     request = BackupRequest.model_validate(context.get_input())
     backup = _Backup(context, request)
@@ -75,7 +74,7 @@ def backup_disk(context: DurableOrchestrationContext) -> Flow[dict[str, Any] | N
 class _Backup:
     """One execution of the orchestrator: what it has learned so far. Rebuilt by every replay."""
 
-    def __init__(self, context: DurableOrchestrationContext, request: BackupRequest) -> None:
+    def __init__(self, context: Context, request: BackupRequest) -> None:
         self.context, self.request = context, request
         going = request.going
         self.lease = going.transfer.by.lease if going else str(context.new_uuid())
@@ -194,9 +193,7 @@ class _Backup:
                 applied = applied.plus(one)
             next_shard = end
             # Requests are the measure: they count small writes and clears, which bytes would hide.
-            yield from self._progress(
-                transfer, planned, applied, "copying", applied.puts + applied.clears, planned.requests
-            )
+            yield from self._progress(transfer, planned, applied, "copying", applied.puts + applied.clears, planned.requests)
         return applied
 
     def _continue_as_new(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> None:

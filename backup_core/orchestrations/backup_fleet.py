@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from backup_core.orchestrations import backup_disk
@@ -9,7 +10,7 @@ from backup_core.orchestrations.calls import Flow, Retries, call
 from backup_core.steps import LIST_DISKS, BackupRequest, FleetPage, FleetRequest
 
 if TYPE_CHECKING:
-    from azure.durable_functions import DurableOrchestrationContext
+    from backup_core.orchestrations.calls import Context
 
 NAME = "backup_fleet"
 
@@ -18,19 +19,17 @@ class FleetFailedError(Exception):
     """At least one disk of the window has no new restore point; the others went on. The text names them."""
 
 
-def backup_fleet(context: DurableOrchestrationContext) -> Flow[dict[str, Any]]:
+def backup_fleet(context: Context) -> Flow[dict[str, Any]]:
     """The orchestrator. Returns the runs' results by disk; raises when a run failed, after all have ended."""
     request = FleetRequest.model_validate(context.get_input())
-    page = yield from call(
-        context, LIST_DISKS, FleetPage(window=request.window, after=request.after), Retries()
-    )
+    page = yield from call(context, LIST_DISKS, FleetPage(window=request.window, after=request.after), Retries())
     context.set_custom_status({"window": request.window, "disks": len(page.runs), "more": page.more})
     tasks = {
         one.disk: context.call_sub_orchestrator(
             backup_disk.NAME,
-            BackupRequest(
-                disk=one.disk, run=one.run, trigger="timer", window=request.window, wave=request.wave
-            ).model_dump(mode="json"),
+            BackupRequest(disk=one.disk, run=one.run, trigger="timer", window=request.window, wave=request.wave).model_dump(
+                mode="json"
+            ),
             one.run,
         )
         for one in page.runs
@@ -47,16 +46,15 @@ def backup_fleet(context: DurableOrchestrationContext) -> Flow[dict[str, Any]]:
     return {"window": request.window, "runs": results}
 
 
-def _settled(context: DurableOrchestrationContext, tasks: dict[str, Any]) -> Flow[tuple[dict[str, Any], list[str]]]:
+def _settled(context: Context, tasks: dict[str, Any]) -> Flow[tuple[dict[str, Any], list[str]]]:
     """Every task's result or failure, once all have ended: started together, then awaited one by one."""
     if not tasks:
         return {}, []
     results: dict[str, Any] = {}
     failed: list[str] = []
-    try:
+    # task_all tells the first failure only; the loop below reads each task's own.
+    with contextlib.suppress(Exception):
         yield context.task_all(list(tasks.values()))
-    except Exception:  # noqa: BLE001, S110  the first failure only; the loop below reads each task's own
-        pass
     for name, task in tasks.items():
         try:
             results[name] = yield task

@@ -1,4 +1,4 @@
-"""Calling steps from an orchestrator: the only file that knows the Durable API.
+"""Calling steps from an orchestrator: the only file that knows the Durable API, and the part of it that may be used.
 
 Plain calls that answer outcomes, in waves, with durable timers between attempts: `call_activity_with_retry` numbers its
 tasks differently from the extension when other work is open (azure-functions-durable 1.x), and a sliding `task_any` window
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from backup_core.steps import Fault, Message, Outcome, Step
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from azure.durable_functions import DurableOrchestrationContext
 
 I = TypeVar("I", bound=Message)
 O = TypeVar("O", bound=Message)
@@ -27,6 +26,22 @@ Flow = Generator[Any, Any, T]
 
 PAUSES = (timedelta(seconds=5), timedelta(seconds=20), timedelta(minutes=1), timedelta(minutes=3))
 """Waits between attempts of a step whose fault may pass; with the adapters' own retries about ten minutes in all."""
+
+
+class Context(Protocol):
+    """The part of the Durable orchestration context that is used: nothing else may be called from an orchestrator."""
+
+    instance_id: str
+    current_utc_datetime: datetime
+
+    def get_input(self) -> Any: ...  # noqa: ANN401, D102  the SDK's own names and types
+    def new_uuid(self) -> str: ...  # noqa: D102
+    def call_activity(self, name: str, input_: Any) -> Any: ...  # noqa: ANN401, D102
+    def call_sub_orchestrator(self, name: str, input_: Any, instance_id: str) -> Any: ...  # noqa: ANN401, D102
+    def task_all(self, tasks: list[Any]) -> Any: ...  # noqa: ANN401, D102
+    def create_timer(self, fire_at: datetime) -> Any: ...  # noqa: ANN401, D102
+    def set_custom_status(self, status: Any) -> None: ...  # noqa: ANN401, D102
+    def continue_as_new(self, input_: Any) -> None: ...  # noqa: ANN401, D102
 
 
 class StepFailedError(Exception):
@@ -46,19 +61,18 @@ class Retries:
         self.count = count
 
 
-def now(context: DurableOrchestrationContext) -> datetime:
+def now(context: Context) -> datetime:
     """The orchestrator's time: the same in every replay."""
-    moment: datetime = context.current_utc_datetime
-    return moment
+    return context.current_utc_datetime
 
 
-def call(context: DurableOrchestrationContext, step: Step[I, O], asked: I, retries: Retries) -> Flow[O]:
+def call(context: Context, step: Step[I, O], asked: I, retries: Retries) -> Flow[O]:
     """One step, tried again while its fault may pass. Raises StepFailedError."""
     answers = yield from wave(context, step, [asked], retries)
     return answers[0]
 
 
-def wave(context: DurableOrchestrationContext, step: Step[I, O], asked: Sequence[I], retries: Retries) -> Flow[list[O]]:
+def wave(context: Context, step: Step[I, O], asked: Sequence[I], retries: Retries) -> Flow[list[O]]:
     """The step once per input, side by side; only what failed is tried again. Raises StepFailedError with the first fault."""
     answers: list[O | None] = [None] * len(asked)
     for pause in (*PAUSES, None):
@@ -80,7 +94,7 @@ def wave(context: DurableOrchestrationContext, step: Step[I, O], asked: Sequence
     raise AssertionError  # the last pause is None: the loop returns or raises
 
 
-def _attempt(context: DurableOrchestrationContext, step: Step[Any, Any], asked: Sequence[Message]) -> Flow[list[Outcome]]:
+def _attempt(context: Context, step: Step[Any, Any], asked: Sequence[Message]) -> Flow[list[Outcome]]:
     tasks = [context.call_activity(step.name, one.model_dump(mode="json")) for one in asked]
     try:
         raw = yield context.task_all(tasks)

@@ -35,7 +35,7 @@ log = logging.getLogger("devhost.functions")
 CUSTOM_STATUS_BYTES_MAX = 16 * 1024
 
 
-class InvocationContext(func.Context):
+class InvocationContext(func.Context):  # type: ignore[misc]  # azure.functions ships no types
     """What a function that declares `context` receives."""
 
     def __init__(self, function: AppFunction) -> None:
@@ -174,9 +174,7 @@ class Engine:
                 answer = {"actions": [[]], "error": f"{type(error).__name__}: {error}"}
             return answer
 
-    def _commit(
-        self, instance: Instance, past: list[str], new: list[Event], replay: Replay, numbers: list[int]
-    ) -> None:
+    def _commit(self, instance: Instance, past: list[str], new: list[Event], replay: Replay, numbers: list[int]) -> None:
         for item in new:
             item["IsPlayed"] = item["EventType"] != EventType.ORCHESTRATOR_STARTED
         status = self._custom_status(instance, replay.answer)
@@ -218,8 +216,8 @@ class Engine:
                     self._past.pop(instance.id, None)
                 else:
                     self._past[instance.id] = (instance.execution, past + texts)
-        for item in work:
-            self.spawn(self._run(item))
+        for activity in work:
+            self.spawn(self._run(activity))
         for at, instance_id in alarms:
             self._alarm(at, instance_id)
         for instance_id in woken:
@@ -313,9 +311,7 @@ class Engine:
         function = self.app.activities[work.name.lower()]
         try:
             value = await self.invoke(function, {function.trigger.name: protocol.activity_argument(work.input)})
-            return protocol.event(
-                EventType.TASK_COMPLETED, TaskScheduledId=work.task, Result=protocol.activity_result(value)
-            )
+            return protocol.event(EventType.TASK_COMPLETED, TaskScheduledId=work.task, Result=protocol.activity_result(value))
         except Exception as error:  # noqa: BLE001  any failure of the app's code is history, as in the real host
             log.warning("activity %s of %s failed: %s: %s", work.name, work.id, type(error).__name__, error)
             return protocol.activity_failure(function.name, work.task, error)

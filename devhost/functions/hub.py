@@ -143,7 +143,12 @@ class Hub:
         self.db.executemany("DELETE FROM messages WHERE number=?", [(number,) for number in numbers])
 
     def create(
-        self, instance_id: str, name: str, raw_input: str | None, version: str | None, parent: tuple[str, str, int] | None = None
+        self,
+        instance_id: str,
+        name: str,
+        raw_input: str | None,
+        version: str | None,
+        parent: tuple[str, str, int] | None = None,
     ) -> None:
         """Create an instance, replacing a finished one of the same id, with its start message."""
         execution, moment = uuid.uuid4().hex, protocol.now()

@@ -109,7 +109,7 @@ class Management:
                 if instance.ended:
                     return web.Response(status=410)
                 kind, key = _SIGNALS[signal]
-                self.engine.send(instance.id, protocol.event(kind, **{key: request.query.get("reason")}))
+                self.engine.send(instance.id, protocol.event(kind, -1, **{key: request.query.get("reason")}))
                 return web.Response(status=202)
             case ("POST", "restart"):
                 same = request.query.get("restartWithNewInstanceId", "true").lower() == "false"

@@ -143,9 +143,7 @@ def orchestrator_trigger(
     }
     history = ",".join([*past, *(json.dumps(item) for item in new)])
     body = f'{{"history":[{history}],{json.dumps(head)[1:]}'
-    return durable_functions.OrchestrationTriggerConverter.decode(
-        meta.Datum(type="json", value=body), trigger_metadata=None
-    )
+    return durable_functions.OrchestrationTriggerConverter.decode(meta.Datum(type="json", value=body), trigger_metadata=None)
 
 
 def answer_of(text: str) -> dict[str, Any]:
@@ -162,9 +160,7 @@ def answer_of_failure(error: Exception) -> dict[str, Any] | None:
 
 def activity_argument(raw_input: str | None) -> object:
     """The decoded input of an activity function."""
-    return durable_functions.ActivityTriggerConverter.decode(
-        meta.Datum(type="string", value=raw_input), trigger_metadata=None
-    )
+    return durable_functions.ActivityTriggerConverter.decode(meta.Datum(type="string", value=raw_input), trigger_metadata=None)
 
 
 def activity_result(value: object) -> str | None:
@@ -180,9 +176,7 @@ def activity_failure(function: str, task: int, error: Exception) -> Event:
     text = f" {type(error).__name__}: {error}"
     details = {"ClassName": "System.Exception", "Message": text, "InnerException": None}
     reason = f"Activity function '{function}' failed: {text}"
-    return event(
-        EventType.TASK_FAILED, TaskScheduledId=task, Reason=reason, Details=json.dumps(details), FailureDetails=None
-    )
+    return event(EventType.TASK_FAILED, TaskScheduledId=task, Reason=reason, Details=json.dumps(details), FailureDetails=None)
 
 
 def management_urls(base: str, hub: str, instance: str) -> dict[str, str]:

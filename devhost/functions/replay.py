@@ -68,6 +68,7 @@ class Future:
         self._waiters: list[Callable[[Future], None]] = []
 
     def settle(self, error: Exception | None = None) -> None:
+        """Give the value, or the error; only the first time counts."""
         if self.settled:
             return
         self.settled, self.error = True, error
@@ -76,6 +77,7 @@ class Future:
             waiter(self)
 
     def then(self, continuation: Callable[[Future], None]) -> None:
+        """Call `continuation` once settled, at once if it is."""
         if self.settled:
             continuation(self)
         else:

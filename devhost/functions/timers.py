@@ -51,8 +51,7 @@ class Timers:
         while True:
             upcoming = self._next(function)
             self.engine.hub.plan(function.name, protocol.format_time(upcoming))
-            while (pause := (upcoming - datetime.now(UTC)).total_seconds()) > 0:
-                await asyncio.sleep(min(pause, 60.0))
+            await asyncio.sleep(max(0.0, (upcoming - datetime.now(UTC)).total_seconds()))
             await self._fire(function, past_due=False)
 
     def _next(self, function: AppFunction) -> datetime:
@@ -65,9 +64,7 @@ class Timers:
         planned = protocol.format_time(self._next(function))
         status = {"Last": moment, "LastUpdated": moment, "Next": planned}
         body = json.dumps({"Schedule": {"AdjustForDST": True}, "IsPastDue": past_due, "ScheduleStatus": status})
-        request = timer_converter.TimerRequestConverter.decode(
-            meta.Datum(type="json", value=body), trigger_metadata=None
-        )
+        request = timer_converter.TimerRequestConverter.decode(meta.Datum(type="json", value=body), trigger_metadata=None)
         try:
             await self.engine.invoke(function, {function.trigger.name: request})
         except Exception:

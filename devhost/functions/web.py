@@ -79,4 +79,3 @@ def _response(value: Any) -> web.Response:  # noqa: ANN401  whatever an HTTP fun
     headers = {name: text for name, text in value.headers.items() if name.lower() != "content-type"}
     kind = value.headers.get("content-type") or value.mimetype
     return web.Response(status=value.status_code, body=value.get_body(), headers={**headers, "Content-Type": kind})
-

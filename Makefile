@@ -1,0 +1,45 @@
+# Two commands matter: `make demo` shows the main job, `make test` checks everything. Both install what is missing.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: help demo test lint up setup lock format clean
+
+help:
+	@echo "make demo   back up a real disk twice on the local platform and prove every restore point"
+	@echo "make test   checks and tests, the local platform included"
+	@echo "make up     start the local platform to play with; Ctrl-C stops it"
+	@echo "make lint   format, lint, types, import contracts"
+	@echo "make lock   pin the dependencies anew"
+
+demo: $(READY)
+	@$(BIN)/python -m devhost demo
+
+up: $(READY)
+	@$(BIN)/python -m devhost up
+
+test: lint
+	@$(BIN)/python -m pytest
+
+lint: $(READY)
+	@$(BIN)/ruff format --check --quiet . || (echo "run 'make format'" && exit 1)
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(READY)
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+setup: $(READY)
+
+$(READY): requirements-dev.txt devhost/emulator/package-lock.json tools/setup.py
+	@$(PYTHON) tools/setup.py $(VENV)
+
+lock: $(READY)
+	@$(BIN)/python tools/lock.py
+
+clean:
+	rm -rf $(VENV) devhost/emulator/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
