@@ -151,7 +151,7 @@ class Demo:
         table = Table(title="Restore points", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         for name in ("point", "kind"):
             table.add_column(name, no_wrap=True)
-        for name in ("size", "changed", "cleared", "req.", "s"):
+        for name in ("size", "changed", "cleared", "requests", "seconds"):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("verified", no_wrap=True)
         for moment in moments:
@@ -176,6 +176,8 @@ class Demo:
 def main() -> int:
     """Run the demo in a temporary folder; 0 only when every restore point was proved."""
     console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 100  # a log has no edge
     began, seed = time.monotonic(), secrets.randbelow(10**6)
     try:
         disks.require_tools()

@@ -1,0 +1,53 @@
+"""Shared fixtures: the real platform, started once per session, and disks made for one test."""
+
+from __future__ import annotations
+
+import os
+import random
+import uuid
+
+import pytest
+
+from devhost.platform import EVERY_SECOND, Platform
+from devhost.storage import Storage
+
+SEED = int(os.environ.get("PAGEKEEPER_SEED", random.randrange(10**9)))
+
+
+def pytest_report_header():
+    return f"seed: {SEED} (PAGEKEEPER_SEED={SEED} repeats this run's random choices)"
+
+
+@pytest.fixture
+def rng(request):
+    """Random choices of one test, repeated by PAGEKEEPER_SEED."""
+    print(f"seed {SEED}")
+    return random.Random(f"{SEED}:{request.node.nodeid}")
+
+
+@pytest.fixture(scope="session")
+def storage(tmp_path_factory):
+    """The emulator, shared by all tests; each test uses names of its own."""
+    with Storage(tmp_path_factory.mktemp("storage")) as running:
+        yield running
+
+
+@pytest.fixture
+def calm(storage):
+    """No faults, default switches and zero counts, before and after."""
+    storage.reset()
+    yield storage
+    storage.reset()
+
+
+@pytest.fixture(scope="session")
+def platform(storage, tmp_path_factory):
+    """The app under the development host, shared by the tests that do not kill it."""
+    with Platform(tmp_path_factory.mktemp("platform"), storage=storage, settings={"BACKUP_SCHEDULE": EVERY_SECOND}) as running:
+        yield running
+
+
+@pytest.fixture
+def name():
+    """A name nothing else uses: for a disk, a blob, a container."""
+    return f"t{uuid.uuid4().hex[:12]}"
