@@ -162,7 +162,10 @@ class Replay:
                     self._now = parse_time(item["Timestamp"])
                 else:
                     self._play(item)
-            self._close(orchestrator)
+            if self.suspended and not self.ending:
+                self.scheduled.clear()  # the SDK does not know of the suspension; nothing of its answer is acted on
+            else:
+                self._close(orchestrator)
         except NonDeterministicError as error:
             self.scheduled.clear()
             self.ending = Ending("Failed", self._next, output=str(error))

@@ -1,0 +1,55 @@
+"""The sample app under the host, and waiting on its instances."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from devhost.platform import Host
+
+SAMPLE = Path(__file__).parent / "sample_app"
+ENDED = ("Completed", "Failed", "Terminated")
+
+
+class SampleHost(Host):
+    """The host serving the sample app, with what the tests ask of it."""
+
+    def __init__(self, folder, timers="demand", **environment):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.notes_file = folder / "notes"
+        self.notes_file.touch()
+        settings = {"SAMPLE_LOG": str(self.notes_file), "SAMPLE_SCHEDULE": "0 0 0 1 1 *", **environment}
+        super().__init__(folder, {**os.environ, **settings}, timers=timers, app=SAMPLE)
+
+    def notes(self):
+        return self.notes_file.read_text().splitlines()
+
+    def begin(self, name, asked=None, instance=""):
+        answer = self.call("POST", f"/api/start/{name}" + (f"/{instance}" if instance else ""), asked)
+        assert answer.status_code == 202, answer.text
+        return answer.json()["id"]
+
+    def status(self, instance, **query):
+        return self.call("GET", f"/runtime/webhooks/durabletask/instances/{instance}", params=query)
+
+    def until(self, instance, accept=lambda shown: shown["runtimeStatus"] in ENDED, seconds=60):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            answer = self.status(instance)
+            if answer.status_code in (200, 202) and accept(answer.json()):
+                return answer.json()
+            time.sleep(0.02)
+        raise AssertionError(f"{instance} did not get there: {self.status(instance).text}; {self.log.read_text()[-2000:]}")
+
+    def run(self, name, asked=None):
+        return self.until(self.begin(name, asked))
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    running = SampleHost(tmp_path_factory.mktemp("host"))
+    yield running
+    running.stop()
