@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -35,7 +36,8 @@ class Services:
     tools: Tools
     api: Api
     _tables: TableServiceClient
-    _backups: BlobServiceClient
+    _accounts: Mapping[str, BlobServiceClient]
+    _data: PageData
     _settings: Settings
     _ready: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -51,10 +53,17 @@ class Services:
                 await self._tables.create_table_if_not_exists(self._settings.catalogue_table)
                 for name in (self._settings.heads_container, self._settings.plans_container):
                     try:
-                        await self._backups.create_container(name)
+                        await self._accounts[self._settings.backup_account].create_container(name)
                     except ResourceExistsError:
                         continue
             self._ready = True
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._data.close()
+        await self._tables.close()
+        for client in self._accounts.values():
+            await client.close()
 
 
 class _SignIn:
@@ -126,4 +135,4 @@ def build(settings: Settings) -> Services:
     )
     probe = BlobAddress(settings.backup_account, settings.heads_container, "health")
     api = Api(blobs, catalogue, settings.source_accounts, probe, settings.wave_shards)
-    return Services(tools, api, tables, backups, settings)
+    return Services(tools, api, tables, clients, data, settings)

@@ -122,6 +122,8 @@ class Begun(Message):
     generation: int = 0
     head: str = ""
     head_etag: str = ""
+    held: str = ""
+    """The head leased so far, if any: with a new generation it is not the one that will be written."""
     base: str = ""
     """Source snapshot to diff against; empty for a full copy."""
     finish_target: str = ""
@@ -303,8 +305,8 @@ class Finish(Message):
     now: str
     points: list[str] = Field(default_factory=list)
     fault: Fault | None = None
-    generation_head: str = ""
-    """Head of a generation this run began, so that its lease is released even when it was never committed."""
+    heads: list[str] = Field(default_factory=list)
+    """Every head the run leased, so that none stays leased, committed or not."""
 
 
 class Nothing(Message):
@@ -320,6 +322,7 @@ class Going(Message):
     applied: Applied
     retries: int
     points: list[str]
+    heads: list[str]
     started: str
     fresh_after: bool
     """A fresh source snapshot follows after this transfer."""

@@ -149,7 +149,8 @@ async def _go(tools: Tools, asked: Begin, policy: Policy, row: Versioned[Head]) 
             etag = await _fence(tools, blob, epoch, asked.lease)
     decision = decide(head, policy.source, found, full_asked=asked.full)
     if decision.kind == "full":
-        return _full(asked.disk, asked.run, epoch, policy.source, decision)
+        begun = _full(asked.disk, asked.run, epoch, policy.source, decision)
+        return begun.model_copy(update={"held": head.head if etag else ""})
     assert head.pair is not None
     return Begun(
         state="go",
@@ -160,6 +161,7 @@ async def _go(tools: Tools, asked: Begin, policy: Policy, row: Versioned[Head]) 
         generation=head.generation,
         head=head.head,
         head_etag=etag,
+        held=head.head,
         base=head.pair.source_snapshot,
         finish_target=decision.finish_target,
         finish_size=mark.size if mark and decision.finish_target else 0,
@@ -290,7 +292,7 @@ async def finish_run(tools: Tools, asked: Finish) -> Nothing:
         owner = row.value.owner if row else None
         if row is None or owner is None or (owner.run, owner.lease) != (asked.run, asked.lease):
             return Nothing()
-        for name in {row.value.head, asked.generation_head} - {""}:
+        for name in asked.heads or ([row.value.head] if row.value.head else []):
             await tools.blobs.release_lease(tools.head(name), asked.lease)
         try:
             await tools.catalogue.put_head(replace(row.value, owner=None), row.etag)

@@ -74,10 +74,10 @@ def _translated(what: str) -> Iterator[None]:
     except HttpResponseError as error:
         # A failed transaction answers 202 outside: the code inside decides.
         code = code_of(error)
-        if code == "UpdateConditionNotSatisfied":
+        if code == "UpdateConditionNotSatisfied" or error.status_code == 412:
             message = f"{what}: the row was changed by somebody else in between; nothing was written"
             raise RowChangedError(message) from None
-        if code == "EntityAlreadyExists":
+        if code == "EntityAlreadyExists" or isinstance(error, ResourceExistsError):
             message = f"{what}: the row exists already; nothing was written"
             raise RowExistsError(message) from None
         raise fault_of(error.status_code or 0, code, error.reason or "", what) from None

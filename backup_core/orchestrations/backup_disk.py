@@ -81,7 +81,7 @@ class _Backup:
         self.started = going.started if going else now(context).isoformat()
         self.points = list(going.points) if going else []
         self.retries = Retries(going.retries if going else 0)
-        self.new_head = ""
+        self.heads = list(going.heads) if going else []
         self.fresh_after = going.fresh_after if going else False
 
     # -- the flow -----------------------------------------------------------------------------------------------
@@ -95,6 +95,7 @@ class _Backup:
             if begun.state != "go":
                 self._show("done", 0, {"state": begun.state, "why": begun.why})
                 return {"run": self.request.run, "state": begun.state, "why": begun.why, "points": []}
+            self._holds(begun.held)
             self.fresh_after = bool(begun.finish_target)
             transfer, planned = yield from self._prepare(self._ref(begun), begun)
             transfer = yield from self._round(transfer, planned, 0, Applied())
@@ -120,6 +121,10 @@ class _Backup:
         )
         return (yield from call(self.context, BEGIN, asked, self.retries))
 
+    def _holds(self, head: str) -> None:
+        if head and head not in self.heads:
+            self.heads.append(head)
+
     def _ref(self, begun: Begun) -> RunRef:
         request = self.request
         return RunRef(disk=request.disk, run=request.run, lease=self.lease, epoch=begun.epoch, source=begun.source)
@@ -137,8 +142,7 @@ class _Backup:
             asked = NewGeneration(by=by, reason=planned.refused)
             begun = yield from call(self.context, NEW_GENERATION, asked, self.retries)
             planned = yield from self._plan(by, begun, target, size)
-        if begun.kind == "full":
-            self.new_head = begun.head
+        self._holds(begun.head)
         transfer = Transfer(
             by=by,
             kind=begun.kind,
@@ -161,8 +165,6 @@ class _Backup:
 
     def _round(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> Flow[Transfer]:
         """Copy, verify, snapshot, commit, drop the old. Returns the transfer with the head's committed version."""
-        if transfer.kind == "full":
-            self.new_head = transfer.head
         applied = yield from self._copy(transfer, planned, next_shard, applied)
         etag = yield from self._verify(transfer, planned, applied)
         yield from self._progress(transfer, planned, applied, "committing", 0, 0)
@@ -204,6 +206,7 @@ class _Backup:
             applied=applied,
             retries=self.retries.count,
             points=self.points,
+            heads=self.heads,
             started=self.started,
             fresh_after=self.fresh_after,
         )
@@ -228,7 +231,7 @@ class _Backup:
             now=now(self.context).isoformat(),
             points=self.points,
             fault=fault,
-            generation_head=self.new_head,
+            heads=self.heads,
         )
         yield from call(self.context, FINISH_RUN, asked, self.retries)
 

@@ -1,0 +1,151 @@
+"""The catalogue and the documents in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from backup_core.domain.errors import RowChangedError, RowExistsError
+from backup_core.domain.naming import point_key, run_key
+from backup_core.domain.records import Head, Policy, RestorePoint, Run, Versioned
+
+if TYPE_CHECKING:
+    from devhost.memory.world import World
+
+T = TypeVar("T")
+
+
+class MemoryCatalogue:
+    """The Catalogue port: rows by (disk, row key), each with a version."""
+
+    def __init__(self, world: World) -> None:
+        """An empty table in `world`."""
+        self._world = world
+        self.rows: dict[tuple[str, str], Versioned[Any]] = {}
+        self.claims: dict[str, str] = {}
+
+    async def _get(self, disk: str, key: str) -> Versioned[Any] | None:
+        await self._world.before("get_row")
+        row = self.rows.get((disk, key))
+        await self._world.after("get_row")
+        return row
+
+    def _check(self, disk: str, key: str, etag: str | None) -> None:
+        existing = self.rows.get((disk, key))
+        if etag is None and existing is not None:
+            message = f"{key} of disk {disk}: the row exists already"
+            raise RowExistsError(message)
+        if etag is not None and (existing is None or existing.etag != etag):
+            message = f"{key} of disk {disk}: the row was changed by somebody else in between"
+            raise RowChangedError(message)
+
+    def _store(self, row: Any, key: str) -> str:  # noqa: ANN401  any record
+        etag = f"W/{self._world.tick()}"
+        self.rows[row.disk, key] = Versioned(row, etag, self._world.now)
+        return etag
+
+    async def _put(self, row: Any, key: str, etag: str | None) -> str:  # noqa: ANN401  any record
+        await self._world.before("put_row")
+        self._check(row.disk, key, etag)
+        fresh = self._store(row, key)
+        await self._world.after("put_row")
+        return fresh
+
+    async def claim_source(self, source: str, disk: str) -> str:
+        """Claim the source."""
+        await self._world.before("claim_source")
+        holder = self.claims.setdefault(source, disk)
+        await self._world.after("claim_source")
+        return holder
+
+    async def release_source(self, source: str, disk: str) -> None:
+        """Give the claim up."""
+        await self._world.before("release_source")
+        if self.claims.get(source) == disk:
+            del self.claims[source]
+        await self._world.after("release_source")
+
+    async def disks(self) -> list[str]:
+        """All claimed disks."""
+        await self._world.before("disks")
+        return sorted(set(self.claims.values()))
+
+    async def policy(self, disk: str) -> Versioned[Policy] | None:
+        """The policy row."""
+        return await self._get(disk, "policy")
+
+    async def put_policy(self, policy: Policy, etag: str | None) -> str:
+        """Write the policy row."""
+        return await self._put(policy, "policy", etag)
+
+    async def head(self, disk: str) -> Versioned[Head] | None:
+        """The head row."""
+        return await self._get(disk, "head")
+
+    async def put_head(self, head: Head, etag: str | None) -> str:
+        """Write the head row."""
+        return await self._put(head, "head", etag)
+
+    async def run(self, disk: str, run: str) -> Versioned[Run] | None:
+        """A run's row."""
+        return await self._get(disk, run_key(run))
+
+    async def put_run(self, run: Run, etag: str | None) -> str:
+        """Write a run's row."""
+        return await self._put(run, run_key(run.run), etag)
+
+    async def begin_window(self, run: Run) -> None:
+        """Insert run and window together."""
+        await self._world.before("begin_window")
+        self._check(run.disk, f"window!{run.window}", None)
+        self._check(run.disk, run_key(run.run), None)
+        self._store(run, run_key(run.run))
+        self.rows[run.disk, f"window!{run.window}"] = Versioned(run.run, f"W/{self._world.tick()}", self._world.now)
+        await self._world.after("begin_window")
+
+    async def commit(self, point: RestorePoint, head: Head, head_etag: str) -> str:
+        """Insert the point and update the head row."""
+        await self._world.before("commit")
+        self._check(point.disk, point_key(point.point), None)
+        self._check(head.disk, "head", head_etag)
+        self._store(point, point_key(point.point))
+        etag = self._store(head, "head")
+        await self._world.after("commit")
+        return etag
+
+    async def point(self, disk: str, point: str) -> RestorePoint | None:
+        """One restore point."""
+        row = await self._get(disk, point_key(point))
+        return row.value if row else None
+
+    async def points(self, disk: str, limit: int, after: str = "") -> list[RestorePoint]:
+        """Restore points, newest first."""
+        await self._world.before("points")
+        first = point_key(after) + "!" if after else "point!"
+        keys = sorted(key for owner, key in self.rows if owner == disk and key.startswith("point!") and key >= first)
+        return [self.rows[disk, key].value for key in keys[:limit]]
+
+    async def check(self) -> None:
+        """Always there."""
+        await self._world.before("check")
+
+
+class MemoryDocuments:
+    """The Documents port."""
+
+    def __init__(self, world: World) -> None:
+        """No documents in `world`."""
+        self._world = world
+        self.texts: dict[str, str] = {}
+
+    async def put_if_absent(self, name: str, text: str) -> None:
+        """Store unless one exists."""
+        await self._world.before("put_document")
+        self.texts.setdefault(name, text)
+        await self._world.after("put_document")
+
+    async def get(self, name: str) -> str | None:
+        """The document, or None."""
+        await self._world.before("get_document")
+        text = self.texts.get(name)
+        await self._world.after("get_document")
+        return text

@@ -1,0 +1,308 @@
+"""Page blobs in memory, with the leases, sequence numbers, ETags, snapshots and diffs of the real ones."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+from backup_core.domain.errors import (
+    BlobChangedError,
+    BlobExistsError,
+    BlobMissingError,
+    DiffRefusedError,
+    FencedError,
+    LeaseTakenError,
+    SnapshotMissingError,
+    UnexpectedAnswerError,
+)
+from backup_core.domain.naming import BlobAddress, is_snapshot_id
+from backup_core.domain.ranges import PAGE, PUT_BYTES_MAX, ByteRange, DiffRange
+from backup_core.ports import BlobProperties, Fence, Guard, SnapshotInfo
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping
+
+    from devhost.memory.world import World
+
+DiffKind = Literal["writes", "content"]
+
+
+@dataclass
+class Blob:
+    """A blob, or the frozen state of one in a snapshot."""
+
+    size: int
+    created: datetime
+    etag: str
+    sequence_number: int = 0
+    page_blob: bool = True
+    metadata: dict[str, str] = field(default_factory=dict)
+    pages: dict[int, bytes] = field(default_factory=dict)
+    """Allocated pages."""
+    changed: dict[int, int] = field(default_factory=dict)
+    """Page to the tick of its last write or clear."""
+    lease: str = ""
+    snapshots: dict[str, Blob] = field(default_factory=dict)
+    frozen_at: int = 0
+
+    def content(self) -> bytes:
+        """All bytes."""
+        return b"".join(self.pages.get(page, bytes(PAGE)) for page in range(self.size // PAGE))
+
+
+class MemoryPageBlobs:
+    """The PageBlobs port. Tests may look into `blobs` and act as a third party on it."""
+
+    def __init__(self, world: World, *, diff: DiffKind = "writes") -> None:
+        """`diff` chooses what a diff reports: every write, or differing bytes only."""
+        self._world, self.diff_kind = world, diff
+        self.blobs: dict[BlobAddress, Blob] = {}
+
+    # -- what tests and third parties do ------------------------------------------------------------------------
+
+    def put(self, blob: BlobAddress, size: int, *, page_blob: bool = True) -> Blob:
+        """Make a blob, replacing what was there."""
+        self.blobs[blob] = Blob(size, self._world.now, self._etag(), page_blob=page_blob)
+        return self.blobs[blob]
+
+    def poke(self, blob: BlobAddress, first: int, pages: Iterable[bytes | None]) -> None:
+        """Write (or, with None, clear) pages past every fence."""
+        for page, data in enumerate(pages, first):
+            self._change(self.blobs[blob], page, data)
+
+    # -- helpers --------------------------------------------------------------------------------------------------
+
+    def _etag(self) -> str:
+        return f'"0x{self._world.tick():x}"'
+
+    def _change(self, blob: Blob, page: int, data: bytes | None) -> None:
+        if data is None:
+            blob.pages.pop(page, None)
+        else:
+            blob.pages[page] = data
+        blob.changed[page] = self._world.tick()
+        blob.etag = self._etag()
+
+    def _found(self, address: BlobAddress, snapshot: str = "") -> Blob:
+        blob = self.blobs.get(address)
+        if snapshot:
+            if blob is None or snapshot not in blob.snapshots:
+                message = f"snapshot {snapshot} of {address} does not exist"
+                raise SnapshotMissingError(message)
+            return blob.snapshots[snapshot]
+        if blob is None:
+            message = f"{address} does not exist"
+            raise BlobMissingError(message)
+        return blob
+
+    def _guarded(self, address: BlobAddress, guard: Guard) -> Blob:
+        blob = self._leased(address, guard.lease)
+        if blob.etag != guard.etag:
+            message = f"{address} was changed in between"
+            raise BlobChangedError(message)
+        return blob
+
+    def _leased(self, address: BlobAddress, lease: str) -> Blob:
+        blob = self._found(address)
+        if blob.lease != lease or not lease:
+            message = f"{address}: lease {lease} does not hold it"
+            raise FencedError(message)
+        return blob
+
+    def _fenced(self, address: BlobAddress, fence: Fence) -> Blob:
+        blob = self._leased(address, fence.lease)
+        if blob.sequence_number != fence.epoch:
+            message = f"{address}: sequence number {blob.sequence_number} is not epoch {fence.epoch}"
+            raise FencedError(message)
+        return blob
+
+    # -- the port -------------------------------------------------------------------------------------------------
+
+    async def properties(self, blob: BlobAddress, snapshot: str = "") -> BlobProperties:
+        """Describe the blob or snapshot."""
+        await self._world.before("properties")
+        found = self._found(blob, snapshot)
+        described = BlobProperties(
+            found.size, found.etag, found.page_blob, found.created, found.sequence_number, dict(found.metadata)
+        )
+        await self._world.after("properties")
+        return described
+
+    async def create(self, blob: BlobAddress, size: int, sequence_number: int, metadata: Mapping[str, str]) -> None:
+        """Create an empty page blob where nothing is."""
+        await self._world.before("create")
+        if blob in self.blobs:
+            message = f"{blob} exists"
+            raise BlobExistsError(message)
+        created = self.put(blob, size)
+        created.sequence_number, created.metadata = sequence_number, dict(metadata)
+        await self._world.after("create")
+
+    async def acquire_lease(self, blob: BlobAddress, lease: str) -> None:
+        """Hold the lease."""
+        await self._world.before("acquire_lease")
+        found = self._found(blob)
+        if found.lease not in ("", lease):
+            message = f"{blob}: another lease holds it"
+            raise LeaseTakenError(message)
+        found.lease = lease
+        await self._world.after("acquire_lease")
+
+    async def break_lease(self, blob: BlobAddress) -> None:
+        """End whatever lease there is."""
+        await self._world.before("break_lease")
+        self._found(blob).lease = ""
+        await self._world.after("break_lease")
+
+    async def release_lease(self, blob: BlobAddress, lease: str) -> None:
+        """Let go of the lease."""
+        await self._world.before("release_lease")
+        found = self.blobs.get(blob)
+        if found and found.lease == lease:
+            found.lease = ""
+        await self._world.after("release_lease")
+
+    async def raise_sequence_number(self, blob: BlobAddress, epoch: int, lease: str) -> int:
+        """Set the sequence number to the larger value; the ETag changes even when it does not."""
+        await self._world.before("raise_sequence_number")
+        found = self._leased(blob, lease)
+        found.sequence_number = max(found.sequence_number, epoch)
+        found.etag = self._etag()
+        reached = found.sequence_number
+        await self._world.after("raise_sequence_number")
+        return reached
+
+    async def set_metadata(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard) -> str:
+        """Replace the metadata."""
+        await self._world.before("set_metadata")
+        found = self._guarded(blob, guard)
+        found.metadata, found.etag = dict(metadata), self._etag()
+        etag = found.etag
+        await self._world.after("set_metadata")
+        return etag
+
+    async def resize(self, blob: BlobAddress, size: int, guard: Guard) -> str:
+        """Change the size."""
+        await self._world.before("resize")
+        found = self._guarded(blob, guard)
+        for page in [page for page in found.pages if page * PAGE >= size]:
+            self._change(found, page, None)
+        found.size, found.etag = size, self._etag()
+        etag = found.etag
+        await self._world.after("resize")
+        return etag
+
+    async def snapshot(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard | None = None) -> str:
+        """Take a snapshot."""
+        await self._world.before("snapshot")
+        found = self._guarded(blob, guard) if guard else self._found(blob)
+        self._world.tick()
+        name = self._world.now.strftime("%Y-%m-%dT%H:%M:%S.%f") + "0Z"
+        frozen = copy.copy(found)
+        frozen.pages, frozen.changed = dict(found.pages), dict(found.changed)
+        frozen.metadata, frozen.snapshots, frozen.lease = dict(metadata or found.metadata), {}, ""
+        frozen.frozen_at = self._world.ticks
+        found.snapshots[name] = frozen
+        await self._world.after("snapshot")
+        return name
+
+    async def snapshots(self, blob: BlobAddress) -> list[SnapshotInfo]:
+        """All snapshots, oldest first."""
+        await self._world.before("snapshots")
+        found = self.blobs.get(blob)
+        listed = [SnapshotInfo(name, dict(one.metadata)) for name, one in sorted(found.snapshots.items())] if found else []
+        await self._world.after("snapshots")
+        return listed
+
+    async def delete_snapshot(self, blob: BlobAddress, snapshot: str) -> None:
+        """Delete one snapshot."""
+        if not is_snapshot_id(snapshot):
+            message = f"{blob}: {snapshot!r} is not a snapshot id; nothing was deleted"
+            raise UnexpectedAnswerError(message)
+        await self._world.before("delete_snapshot")
+        found = self.blobs.get(blob)
+        if found:
+            found.snapshots.pop(snapshot, None)
+        await self._world.after("delete_snapshot")
+
+    async def allocated(self, blob: BlobAddress, snapshot: str, window: ByteRange) -> AsyncIterator[ByteRange]:
+        """Allocated ranges inside the window."""
+        await self._world.before("allocated")
+        found = self._found(blob, snapshot)
+        ranges = _merged(dict.fromkeys(found.pages, False), window, found.size)
+        await self._world.after("allocated")
+        for one in ranges:
+            yield one.range
+
+    async def diff(self, blob: BlobAddress, snapshot: str, previous: str, window: ByteRange) -> AsyncIterator[DiffRange]:
+        """Ranges changed since the previous snapshot."""
+        await self._world.before("diff")
+        found = self._found(blob, snapshot)
+        before = self.blobs[blob].snapshots.get(previous)
+        if before is None:
+            message = f"{blob}: previous snapshot {previous} not found"
+            raise DiffRefusedError(message, "PreviousSnapshotNotFound")
+        if before.created != found.created:
+            message = f"{blob}: overwritten since {previous}"
+            raise DiffRefusedError(message, "BlobOverwritten")
+        ranges = _merged(self._changes(before, found), window, found.size)
+        await self._world.after("diff")
+        for one in ranges:
+            yield one
+
+    def _changes(self, before: Blob, now: Blob) -> dict[int, bool]:
+        if self.diff_kind == "writes":
+            pages = [page for page, tick in now.changed.items() if tick > before.frozen_at]
+        else:
+            blank = bytes(PAGE)
+            pages = [page for page in range(now.size // PAGE) if now.pages.get(page, blank) != before.pages.get(page, blank)]
+        return {page: page not in now.pages for page in pages}
+
+    async def read(self, blob: BlobAddress, snapshot: str, part: ByteRange) -> bytes:
+        """The bytes of the range."""
+        await self._world.before("read")
+        assert part.size <= PUT_BYTES_MAX
+        found = self._found(blob, snapshot)
+        blank = bytes(PAGE)
+        data = b"".join(found.pages.get(page, blank) for page in range(part.start // PAGE, part.end // PAGE))
+        await self._world.after("read")
+        return data
+
+    async def write(self, blob: BlobAddress, offset: int, data: bytes, fence: Fence) -> None:
+        """Put whole pages."""
+        await self._world.before("write")
+        found = self._fenced(blob, fence)
+        assert len(data) <= PUT_BYTES_MAX
+        if offset + len(data) > found.size:
+            message = f"{blob}: a put past the end"
+            raise UnexpectedAnswerError(message)
+        for start in range(0, len(data), PAGE):
+            self._change(found, (offset + start) // PAGE, data[start : start + PAGE])
+        await self._world.after("write")
+
+    async def clear(self, blob: BlobAddress, part: ByteRange, fence: Fence) -> None:
+        """Clear the range."""
+        await self._world.before("clear")
+        found = self._fenced(blob, fence)
+        if part.end > found.size:
+            message = f"{blob}: a clear past the end"
+            raise UnexpectedAnswerError(message)
+        for page in range(part.start // PAGE, part.end // PAGE):
+            self._change(found, page, None)
+        await self._world.after("clear")
+
+
+def _merged(pages: dict[int, bool], window: ByteRange, size: int) -> list[DiffRange]:
+    """{page: cleared} as merged ranges inside the window and the size."""
+    out: list[tuple[int, int, bool]] = []
+    first, last = window.start // PAGE, min(window.end, size) // PAGE
+    for page in sorted(pages):
+        if not first <= page < last:
+            continue
+        if out and out[-1][1] == page and out[-1][2] == pages[page]:
+            out[-1] = (out[-1][0], page + 1, pages[page])
+        else:
+            out.append((page, page + 1, pages[page]))
+    return [DiffRange(ByteRange(start * PAGE, end * PAGE), cleared) for start, end, cleared in out]

@@ -1,0 +1,136 @@
+"""The Catalogue contract, for both implementations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from backup_core.domain.errors import RowChangedError, RowExistsError
+from backup_core.domain.records import CommonPair, Head, Owner, Policy, RestorePoint, Run, RunError
+
+NOW = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
+DISK = "disk-1"
+BIG = 8 * 1024**4
+
+
+def point_of(number):
+    stamp = f"2026-11-22T12:00:00.{number:07d}Z"
+    return RestorePoint(
+        disk=DISK, point=stamp.replace("-", "").replace(":", "").replace(".", ""), kind="full", reason="first backup",
+        generation=1, head="d/1/disk.vhd", source="https://s/c/b", source_snapshot=stamp, previous_source_snapshot="",
+        backup_snapshot=stamp, size=BIG, write_bytes=BIG - 512, clear_bytes=0, requests=5, epoch=1, run="r", digest="d",
+        page_map="p", verified="v", committed=NOW,
+    )  # fmt: skip
+
+
+def run_of(number, **fields):
+    return Run(
+        disk=DISK,
+        run=f"{DISK}.20261122T1200{number:02d}Z.timer",
+        state="Running",
+        trigger="timer",
+        full=False,
+        created=NOW,
+        **fields,
+    )
+
+
+async def test_rows_come_back_as_they_went(ports):
+    """Large numbers, times to the microsecond, nested and absent values."""
+    policy = Policy(DISK, "https://s/c/b", "with 'quotes' and ünicode", NOW, NOW)
+    head = Head(
+        DISK, epoch=7, owner=Owner("r", "l", 7), source="https://s/c/b", generation=2, head="h", head_etag='"e"',
+        pair=CommonPair("p", "s", "b", BIG), automatic_fulls=1,
+    )  # fmt: skip
+    run = run_of(1, started=NOW, bytes_total=BIG, points=("a", "b"), error=RunError("Code", "text"))
+    await ports.catalogue.put_policy(policy, None)
+    await ports.catalogue.put_head(head, None)
+    await ports.catalogue.put_run(run, None)
+
+    assert (await ports.catalogue.policy(DISK)).value == policy
+    assert (await ports.catalogue.head(DISK)).value == head
+    assert (await ports.catalogue.run(DISK, run.run)).value == run
+    assert await ports.catalogue.head("other") is None
+
+
+async def test_updates_name_their_version(ports):
+    first = await ports.catalogue.put_head(Head(DISK), None)
+    with pytest.raises(RowExistsError):
+        await ports.catalogue.put_head(Head(DISK, epoch=5), None)
+    second = await ports.catalogue.put_head(Head(DISK, epoch=1), first)
+    with pytest.raises(RowChangedError):
+        await ports.catalogue.put_head(Head(DISK, epoch=5), first)
+
+    row = await ports.catalogue.head(DISK)
+    assert (row.value.epoch, row.etag) == (1, second)
+
+
+async def test_absent_values_are_forgotten(ports):
+    """An update replaces the row: an owner let go is gone."""
+    etag = await ports.catalogue.put_head(Head(DISK, owner=Owner("r", "l", 1)), None)
+    await ports.catalogue.put_head(Head(DISK), etag)
+
+    assert (await ports.catalogue.head(DISK)).value.owner is None
+
+
+async def test_the_service_dates_rows(ports):
+    """`changed` grows with every write: it is the heartbeat."""
+    run = run_of(1)
+    etag = await ports.catalogue.put_run(run, None)
+    before = (await ports.catalogue.run(DISK, run.run)).changed
+    await ports.catalogue.put_run(replace(run, percent=5), etag)
+
+    assert (await ports.catalogue.run(DISK, run.run)).changed >= before
+    assert before.tzinfo is not None
+
+
+async def test_a_window_begins_once(ports):
+    run = run_of(1, window="20261122T120000Z")
+    await ports.catalogue.begin_window(run)
+    with pytest.raises(RowExistsError):
+        await ports.catalogue.begin_window(run)
+    other = run_of(2, window="20261122T120000Z")
+    with pytest.raises(RowExistsError):
+        await ports.catalogue.begin_window(other)
+
+    assert await ports.catalogue.run(DISK, other.run) is None
+
+
+async def test_a_commit_is_one_transaction(ports):
+    """Point and head together, or neither."""
+    etag = await ports.catalogue.put_head(Head(DISK), None)
+    after = await ports.catalogue.commit(point_of(1), Head(DISK, epoch=1), etag)
+    with pytest.raises(RowChangedError):
+        await ports.catalogue.commit(point_of(2), Head(DISK, epoch=2), etag)
+    with pytest.raises(RowExistsError):
+        await ports.catalogue.commit(point_of(1), Head(DISK, epoch=3), after)
+
+    assert (await ports.catalogue.head(DISK)).value.epoch == 1
+    assert await ports.catalogue.points(DISK, 10) == [point_of(1)]
+    assert await ports.catalogue.point(DISK, point_of(2).point) is None
+
+
+async def test_points_newest_first_in_pages(ports):
+    etag = await ports.catalogue.put_head(Head(DISK), None)
+    for number in (3, 1, 2, 5, 4):
+        etag = await ports.catalogue.commit(point_of(number), Head(DISK), etag)
+
+    newest = await ports.catalogue.points(DISK, 2)
+    older = await ports.catalogue.points(DISK, 10, after=newest[-1].point)
+    assert [point.source_snapshot[-3:-1] for point in newest + older] == ["05", "04", "03", "02", "01"]
+    assert await ports.catalogue.points("other", 10) == []
+
+
+async def test_a_source_has_one_disk(ports):
+    assert await ports.catalogue.claim_source("https://s/c/b", "one") == "one"
+    assert await ports.catalogue.claim_source("https://s/c/b", "two") == "one"
+    assert await ports.catalogue.claim_source("https://s/c/other", "two") == "two"
+    assert await ports.catalogue.disks() == ["one", "two"]
+    await ports.catalogue.release_source("https://s/c/b", "two")
+    await ports.catalogue.release_source("https://s/c/b", "one")
+    await ports.catalogue.release_source("https://s/c/b", "one")
+
+    assert await ports.catalogue.claim_source("https://s/c/b", "two") == "two"
+    await ports.catalogue.check()

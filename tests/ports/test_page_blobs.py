@@ -1,0 +1,209 @@
+"""The PageBlobs contract, for both implementations."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from backup_core.domain.errors import (
+    BlobChangedError,
+    BlobExistsError,
+    BlobMissingError,
+    DiffRefusedError,
+    FencedError,
+    LeaseTakenError,
+    SnapshotMissingError,
+    UnexpectedAnswerError,
+)
+from backup_core.domain.ranges import ByteRange
+from backup_core.ports import Fence, Guard
+
+PAGE = 512
+WHOLE = ByteRange(0, 16 * PAGE)
+
+
+def page(number):
+    return bytes([number]) * PAGE
+
+
+@pytest.fixture
+async def head(ports):
+    """A leased blob of 16 pages at epoch 3."""
+    address = await ports.make("head")
+    lease = str(uuid.uuid4())
+    await ports.blobs.acquire_lease(address, lease)
+    await ports.blobs.raise_sequence_number(address, 3, lease)
+    return address, Fence(lease, 3)
+
+
+async def listed(ranges):
+    return [one async for one in ranges]
+
+
+async def spans(ranges):
+    return [(one.range.start // PAGE, one.range.end // PAGE, one.cleared) async for one in ranges]
+
+
+async def test_create_describes_and_refuses_a_second(ports):
+    address = ports.address("new")
+    await ports.blobs.create(address, 4096, 7, {"mine": "yes"})
+
+    found = await ports.blobs.properties(address)
+    assert (found.size, found.sequence_number, found.page_blob, dict(found.metadata)) == (4096, 7, True, {"mine": "yes"})
+    with pytest.raises(BlobExistsError):
+        await ports.blobs.create(address, 512, 0, {})
+    assert await ports.blobs.properties(address) == found
+
+
+async def test_what_is_missing_has_its_own_error(ports):
+    address = await ports.make("there")
+    with pytest.raises(BlobMissingError):
+        await ports.blobs.properties(ports.address("nowhere"))
+    with pytest.raises(SnapshotMissingError):
+        await ports.blobs.properties(address, "2020-01-01T00:00:00.0000000Z")
+    with pytest.raises(BlobMissingError):
+        await ports.blobs.acquire_lease(ports.address("nowhere"), str(uuid.uuid4()))
+    assert await ports.blobs.snapshots(ports.address("nowhere")) == []
+
+
+async def test_leases(ports):
+    """Acquiring one's own lease again is success; another's is refused; broken and released, it is free."""
+    address, mine, other = await ports.make("leased"), str(uuid.uuid4()), str(uuid.uuid4())
+    await ports.blobs.break_lease(address)
+    await ports.blobs.acquire_lease(address, mine)
+    await ports.blobs.acquire_lease(address, mine)
+    with pytest.raises(LeaseTakenError):
+        await ports.blobs.acquire_lease(address, other)
+    await ports.blobs.release_lease(address, other)
+    with pytest.raises(LeaseTakenError):
+        await ports.blobs.acquire_lease(address, other)
+    await ports.blobs.break_lease(address)
+    await ports.blobs.acquire_lease(address, other)
+    await ports.blobs.release_lease(address, other)
+    await ports.blobs.release_lease(address, other)
+    await ports.blobs.release_lease(ports.address("nowhere"), other)
+    await ports.blobs.acquire_lease(address, mine)
+
+
+async def test_writes_and_clears_within_the_fence(ports, head):
+    address, fence = head
+    await ports.blobs.write(address, 2 * PAGE, page(1) + page(2), fence)
+    await ports.blobs.clear(address, ByteRange(3 * PAGE, 4 * PAGE), fence)
+
+    assert await ports.blobs.read(address, "", WHOLE) == bytes(2 * PAGE) + page(1) + bytes(13 * PAGE)
+    assert await listed(ports.blobs.allocated(address, "", WHOLE)) == [ByteRange(2 * PAGE, 3 * PAGE)]
+
+
+@pytest.mark.parametrize("wrong", ["lease", "older epoch", "newer epoch", "released"])
+async def test_a_write_outside_the_fence_changes_nothing(ports, head, wrong):
+    address, fence = head
+    bad = {
+        "lease": Fence(str(uuid.uuid4()), 3),
+        "older epoch": Fence(fence.lease, 2),
+        "newer epoch": Fence(fence.lease, 4),
+        "released": fence,
+    }[wrong]
+    if wrong == "released":
+        await ports.blobs.release_lease(address, fence.lease)
+    before = await ports.blobs.properties(address)
+    with pytest.raises(FencedError):
+        await ports.blobs.write(address, 0, page(9), bad)
+    with pytest.raises(FencedError):
+        await ports.blobs.clear(address, ByteRange(0, PAGE), bad)
+
+    assert await ports.blobs.properties(address) == before
+
+
+async def test_the_sequence_number_only_grows(ports, head):
+    address, fence = head
+
+    assert await ports.blobs.raise_sequence_number(address, 9, fence.lease) == 9
+    assert await ports.blobs.raise_sequence_number(address, 5, fence.lease) == 9
+    with pytest.raises(FencedError):
+        await ports.blobs.raise_sequence_number(address, 12, str(uuid.uuid4()))
+
+
+async def test_guarded_changes(ports, head):
+    """Metadata, size and snapshots need the lease and the version; what is refused has changed nothing."""
+    address, fence = head
+    first = (await ports.blobs.properties(address)).etag
+    second = await ports.blobs.set_metadata(address, {"a": "1"}, Guard(fence.lease, first))
+    third = await ports.blobs.resize(address, 32 * PAGE, Guard(fence.lease, second))
+    taken = await ports.blobs.snapshot(address, {"b": "2"}, Guard(fence.lease, third))
+
+    assert len({first, second, third}) == 3
+    assert (await ports.blobs.properties(address)).etag == third
+    assert [(one.snapshot, dict(one.metadata)) for one in await ports.blobs.snapshots(address)] == [(taken, {"b": "2"})]
+    for guard, error in ((Guard(fence.lease, first), BlobChangedError), (Guard(str(uuid.uuid4()), third), FencedError)):
+        for change in (
+            ports.blobs.set_metadata(address, {}, guard),
+            ports.blobs.resize(address, PAGE, guard),
+            ports.blobs.snapshot(address, {}, guard),
+        ):
+            with pytest.raises(error):
+                await change
+    assert (await ports.blobs.properties(address)).etag == third
+    assert len(await ports.blobs.snapshots(address)) == 1
+
+
+async def test_snapshots_are_frozen_and_ordered(ports, head):
+    address, fence = head
+    taken = []
+    for number in range(1, 5):
+        await ports.blobs.write(address, 0, page(number), fence)
+        taken.append(await ports.blobs.snapshot(address, {"n": str(number)}))
+
+    assert [one.snapshot for one in await ports.blobs.snapshots(address)] == taken == sorted(taken)
+    assert [await ports.blobs.read(address, one, ByteRange(0, PAGE)) for one in taken] == [page(n) for n in range(1, 5)]
+    await ports.blobs.delete_snapshot(address, taken[1])
+    await ports.blobs.delete_snapshot(address, taken[1])
+    assert [one.snapshot for one in await ports.blobs.snapshots(address)] == [taken[0], *taken[2:]]
+
+
+@pytest.mark.parametrize("snapshot", ["", "2026-01-01", "latest"])
+async def test_only_a_snapshot_id_is_deleted(ports, snapshot):
+    """An empty id would delete the base blob."""
+    address = await ports.make("kept")
+    with pytest.raises(UnexpectedAnswerError):
+        await ports.blobs.delete_snapshot(address, snapshot)
+
+    assert (await ports.blobs.properties(address)).size == 16 * PAGE
+
+
+async def test_diffs(ports, head):
+    """Written and cleared ranges between two snapshots, to the base, and inside a window."""
+    address, fence = head
+    await ports.blobs.write(address, 0, page(1) * 8, fence)
+    first = await ports.blobs.snapshot(address, {})
+    assert await spans(ports.blobs.diff(address, "", first, WHOLE)) == []
+    await ports.blobs.write(address, 10 * PAGE, page(2) * 2, fence)
+    await ports.blobs.clear(address, ByteRange(2 * PAGE, 4 * PAGE), fence)
+    second = await ports.blobs.snapshot(address, {})
+    await ports.blobs.write(address, 15 * PAGE, page(3), fence)
+
+    assert await spans(ports.blobs.diff(address, second, first, WHOLE)) == [(2, 4, True), (10, 12, False)]
+    assert await spans(ports.blobs.diff(address, "", first, WHOLE)) == [(2, 4, True), (10, 12, False), (15, 16, False)]
+    assert await spans(ports.blobs.diff(address, second, first, ByteRange(3 * PAGE, 11 * PAGE))) == [
+        (3, 4, True),
+        (10, 11, False),
+    ]
+
+
+async def test_a_diff_without_its_previous_snapshot_is_refused(ports, head):
+    address, _ = head
+    taken = await ports.blobs.snapshot(address, {})
+    await ports.blobs.delete_snapshot(address, taken)
+    with pytest.raises(DiffRefusedError) as refused:
+        await spans(ports.blobs.diff(address, "", taken, WHOLE))
+
+    assert refused.value.reason == "PreviousSnapshotNotFound"
+
+
+async def test_documents(ports):
+    """The first one of a name stays."""
+    await ports.documents.put_if_absent("a/b.json", "1")
+    await ports.documents.put_if_absent("a/b.json", "2")
+
+    assert await ports.documents.get("a/b.json") == "1"
+    assert await ports.documents.get("a/c.json") is None

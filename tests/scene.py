@@ -1,0 +1,115 @@
+"""A disk, its activities and its orchestrations over in-memory ports: the stage for tests of the protocol."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from backup_core.activities.runner import run_step
+from backup_core.activities.tools import Limits, Tools
+from backup_core.domain.naming import BlobAddress
+from backup_core.domain.records import Policy
+from backup_core.orchestrations import backup_disk, backup_fleet
+from backup_core.steps import STEPS, BackupRequest
+from devhost.memory.catalogue import MemoryCatalogue, MemoryDocuments
+from devhost.memory.driver import Driver
+from devhost.memory.page_blobs import MemoryPageBlobs
+from devhost.memory.world import World
+
+PAGE = 512
+SOURCE, BACKUP = "https://source.test", "https://backup.test"
+BY_NAME = {step.name: step for step in STEPS}
+ORCHESTRATORS = {"backup_disk": backup_disk.backup_disk, "backup_fleet": backup_fleet.backup_fleet}
+
+
+class Scene:
+    """One world with disks in it."""
+
+    def __init__(self, *, diff="writes", limits=None, before=None, after=None):
+        gates = {key: gate for key, gate in (("before", before), ("after", after)) if gate}
+        self.world = World(**gates)
+        self.blobs = MemoryPageBlobs(self.world, diff=diff)
+        self.catalogue = MemoryCatalogue(self.world)
+        self.documents = MemoryDocuments(self.world)
+        self.tools = Tools(
+            self.blobs, self.catalogue, self.documents, (SOURCE,), BACKUP, "heads", lambda: 0.0, limits or Limits()
+        )
+        self.runs = 0
+
+    def source(self, disk="vm"):
+        return BlobAddress(SOURCE, "vhds", f"{disk}.vhd")
+
+    def protect(self, disk="vm", pages=32):
+        """Make the source blob and register it; the blob itself, to write on."""
+        blob = self.blobs.put(self.source(disk), pages * PAGE)
+        now = self.world.now
+        policy = Policy(disk, self.source(disk).url, "", now, now)
+        self.catalogue.claims[policy.source] = disk
+        self.catalogue._store(policy, "policy")
+        return blob
+
+    def write(self, first, *pages, disk="vm"):
+        """Write pages given as a byte value, or None to clear."""
+        self.blobs.poke(self.source(disk), first, [None if page is None else bytes([page]) * PAGE for page in pages])
+
+    async def perform(self, name, asked):
+        return await run_step(BY_NAME[name], self.tools, asked)
+
+    def driver(self):
+        return Driver(ORCHESTRATORS, self.perform, lambda: self.world.now)
+
+    def request(self, disk="vm", *, full=False, run=None, **fields):
+        self.runs += 1
+        run = run or f"{disk}.20260101T{self.runs // 3600 % 24:02d}{self.runs // 60 % 60:02d}{self.runs % 60:02d}Z.timer"
+        return BackupRequest(disk=disk, run=run, trigger="http", full=full, **fields)
+
+    async def back_up(self, disk="vm", **fields):
+        """One run to its end; the driver, with what it called."""
+        request, driver = self.request(disk, **fields), self.driver()
+        driver.output = await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+        return driver
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    def rows(self, prefix, disk="vm"):
+        return [
+            row.value for (owner, key), row in sorted(self.catalogue.rows.items()) if owner == disk and key.startswith(prefix)
+        ]
+
+    def points(self, disk="vm"):
+        """Restore points, oldest first."""
+        return list(reversed(self.rows("point!", disk)))
+
+    def head_row(self, disk="vm"):
+        return self.catalogue.rows[disk, "head"].value
+
+    def run_row(self, run):
+        return next(row for row in self.rows("run!", run.split(".")[0]) if row.run == run)
+
+    def head_blob(self, disk="vm"):
+        return self.blobs.blobs[self.tools.head(self.head_row(disk).head)]
+
+    def content(self, point):
+        """The bytes of a restore point's backup snapshot."""
+        return self.blobs.blobs[self.tools.head(point.head)].snapshots[point.backup_snapshot].content()
+
+    def dump(self, *, with_runs=False):
+        """Everything there is, for "nothing changed": blobs, snapshots, ETags, rows except those of runs."""
+        blobs = {
+            str(address): (
+                blob.etag,
+                blob.lease,
+                blob.sequence_number,
+                dict(blob.metadata),
+                blob.content(),
+                sorted(blob.snapshots),
+            )
+            for address, blob in self.blobs.blobs.items()
+        }
+        rows = {
+            key: (row.value, row.etag) for key, row in self.catalogue.rows.items() if with_runs or not key[1].startswith("run!")
+        }
+        return blobs, rows, dict(self.documents.texts), dict(self.catalogue.claims)
+
+    def with_limits(self, **limits):
+        self.tools = replace(self.tools, limits=replace(self.tools.limits, **limits))
+        return self
