@@ -1,0 +1,103 @@
+"""Disks on the shared platform, with a model of what each held when."""
+
+from __future__ import annotations
+
+import pytest
+
+from devhost.platform import DISKS_CONTAINER
+
+PAGE = 512
+
+
+class Disk:
+    """A source blob, kept in step with a bytearray; knows what it held at each restore point."""
+
+    def __init__(self, platform, name, size):
+        self.platform, self.name, self.size = platform, name, size
+        self.service = platform.blobs(platform.storage.source)
+        self.blob = self.service.get_blob_client(DISKS_CONTAINER, f"{name}.vhd")
+        self.blob.create_page_blob(size)
+        self.content = bytearray(size)
+        self.moments = {}
+
+    def protect(self):
+        self.platform.protect(self.name, f"{self.name}.vhd")
+        return self
+
+    def write(self, offset, data):
+        for start in range(0, len(data), 4 * 1024 * 1024):
+            piece = data[start : start + 4 * 1024 * 1024]
+            self.blob.upload_page(piece, offset + start, len(piece))
+        self.content[offset : offset + len(data)] = data
+
+    def clear(self, offset, length):
+        self.blob.clear_page(offset, length)
+        self.content[offset : offset + length] = bytes(length)
+
+    def disturb(self, rng, times):
+        """Random writes and clears of random sizes."""
+        for _ in range(times):
+            offset = rng.randrange(self.size // PAGE) * PAGE
+            length = min(rng.choice([1, 1, 2, 8, 100, 3000]) * PAGE, self.size - offset)
+            if rng.random() < 0.65:
+                self.write(offset, rng.choice([rng.randbytes(length), bytes(length)]))
+            else:
+                self.clear(offset, length)
+
+    def back_up(self, **options):
+        content = bytes(self.content)
+        run = self.platform.back_up(self.name, **options)
+        for point in run["restorePoints"]:
+            self.moments[point] = content
+        return run
+
+    def points(self):
+        return self.platform.points(self.name)
+
+    def check_every_point(self):
+        """Every restore point's snapshot, read back whole, is what the disk held; and there is one for each moment."""
+        points = {point["id"]: point for point in self.points()}
+        assert set(points) == set(self.moments)
+        with self.platform.blobs(self.platform.storage.backup) as client:
+            for name, point in points.items():
+                snapshot = client.get_blob_client("heads", point["blob"], snapshot=point["snapshot"])
+                assert snapshot.download_blob().readall() == self.moments[name], f"restore point {name} differs"
+
+    def source_snapshots(self):
+        container = self.service.get_container_client(DISKS_CONTAINER)
+        return [
+            one.snapshot
+            for one in container.list_blobs(name_starts_with=self.blob.blob_name, include=["snapshots"])
+            if one.snapshot
+        ]
+
+
+@pytest.fixture
+def disk(platform, calm, name):
+    """A protected disk of 16 MiB."""
+    made = Disk(platform, name, 16 * 1024 * 1024).protect()
+    yield made
+    made.service.close()
+
+
+def dump(storage, platform):
+    """Blobs, snapshots, ETags and rows of the whole platform, except run rows."""
+    found = {}
+    for account in (storage.source, storage.backup):
+        with platform.blobs(account) as client:
+            for container in client.list_containers():
+                for blob in client.get_container_client(container.name).list_blobs(include=["snapshots", "metadata"]):
+                    lease = blob.lease.state if blob.lease else None
+                    found[account.name, container.name, blob.name, blob.snapshot] = (blob.etag, blob.size, blob.metadata, lease)
+    from azure.core.credentials import AzureNamedKeyCredential  # noqa: PLC0415
+    from azure.data.tables import TableServiceClient  # noqa: PLC0415
+
+    credential = AzureNamedKeyCredential(storage.state.name, storage.state.key)
+    with TableServiceClient(storage.state.tables, credential=credential) as tables:
+        for row in tables.get_table_client("pagekeeper").list_entities():
+            if not row["RowKey"].startswith("run!"):
+                found[row["PartitionKey"], row["RowKey"]] = (
+                    row.metadata["etag"],
+                    {key: str(value) for key, value in row.items()},
+                )
+    return found

@@ -1,0 +1,271 @@
+"""Backups through the real function_app.py under the host, against the emulator: bytes decide."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import requests
+
+from tests.end_to_end.conftest import PAGE, Disk, dump
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize("kind", ["writes", "content"])
+def test_seeded_rounds_of_random_changes(disk, calm, rng, kind):
+    """Rounds of random writes and clears: every kept snapshot equals the disk at its moment, under both kinds of diff."""
+    calm.switch(diff=kind)
+    disk.disturb(rng, 20)
+    for round_ in range(6):
+        run = disk.back_up(full=round_ == 4)
+        assert run["kind"] == ("full" if round_ in (0, 4) else "incremental")
+        disk.disturb(rng, rng.randrange(1, 12))
+
+    disk.check_every_point()
+    assert len(disk.source_snapshots()) == 1, "only the newest source snapshot is kept"
+
+
+def test_an_empty_diff_commits_a_point_and_transfers_nothing(disk, calm):
+    disk.write(0, b"\1" * PAGE)
+    disk.back_up()
+    calm.reset()
+    run = disk.back_up()
+
+    counts = calm.counts()
+    assert (run["bytesTotal"], run["requestsTotal"]) == (0, 0)
+    assert not {"PUT page", "PUT clear"} & set(counts)
+    disk.check_every_point()
+
+
+def test_more_than_ten_thousand_ranges(platform, calm, name):
+    """The diff goes on past the service's limit for one answer."""
+    disk = Disk(platform, name, 24 * MIB).protect()
+    disk.write(0, b"\5" * disk.size)
+    disk.back_up()
+    session = requests.Session()
+    from tests.emulator.conftest import Container  # noqa: PLC0415
+
+    raw = Container.__new__(Container)
+    raw.account, raw.name, raw.session = calm.source, "vhds", session
+    raw.sas = _container_sas(calm.source)
+    ranges = 10_500
+    for number in range(ranges):
+        offset = number * 4 * PAGE
+        header = {"x-ms-page-write": "clear", "x-ms-range": f"bytes={offset}-{offset + PAGE - 1}"}
+        assert raw.send("PUT", disk.blob.blob_name, header, comp="page")[0] == 201
+        disk.content[offset : offset + PAGE] = bytes(PAGE)
+    run = disk.back_up(timeout_seconds=240)
+
+    assert run["rangesTotal"] == ranges
+    disk.check_every_point()
+    disk.service.close()
+
+
+def _container_sas(account):
+    from datetime import UTC, datetime, timedelta  # noqa: PLC0415
+
+    from azure.storage.blob import ContainerSasPermissions, generate_container_sas  # noqa: PLC0415
+
+    expiry = datetime.now(UTC) + timedelta(hours=1)
+    permission = ContainerSasPermissions(read=True, write=True)
+    return generate_container_sas(account.name, "vhds", account_key=account.key, permission=permission, expiry=expiry)
+
+
+def test_bytes_are_read_and_written_once_and_nothing_is_listed_per_chunk(disk, calm):
+    """Requests of an increment: one read and one put per chunk, one clear per cleared range, listings by the window only."""
+    disk.write(0, b"\1" * 9 * MIB)
+    disk.write(12 * MIB, b"\2" * MIB)
+    disk.back_up()
+    disk.write(0, b"\3" * 9 * MIB)
+    disk.clear(12 * MIB, MIB)
+    calm.reset()
+    disk.back_up()
+
+    counts = calm.counts()
+    assert counts["PUT page"]["requests"] == 3
+    assert counts["PUT page"]["bytesIn"] == 9 * MIB
+    assert counts["PUT clear"]["requests"] == 1
+    assert 9 * MIB <= counts["GET blob"]["bytesOut"] < 9 * MIB + 100_000
+    assert counts["GET pagelist"]["requests"] <= 6
+
+
+def test_growth_end_to_end(disk):
+    disk.write(0, b"\1" * PAGE)
+    disk.back_up()
+    disk.blob.resize_blob(20 * MIB)
+    disk.size = 20 * MIB
+    disk.content.extend(bytes(4 * MIB))
+    disk.write(18 * MIB, b"\7" * MIB)
+    run = disk.back_up()
+
+    assert run["kind"] == "incremental"
+    disk.check_every_point()
+
+
+def test_a_busy_service_costs_retries_not_bytes(disk, calm, rng):
+    """503, resets, lost replies and truncated bodies on the data path: the run still succeeds, the point is right."""
+    disk.disturb(rng, 10)
+    disk.back_up()
+    disk.write(0, rng.randbytes(10 * MIB))
+    calm.faults(
+        {"verb": "PUT page", "status": 503, "retryAfter": "0", "times": 2},
+        {"verb": "GET blob", "url": disk.name, "truncateBytes": 1000, "times": 1},
+        {"verb": "GET blob", "url": disk.name, "reset": True, "skip": 1, "times": 1},
+        {"verb": "PUT page", "loseReply": True, "skip": 1, "times": 2},
+    )
+    disk.back_up()
+
+    disk.check_every_point()
+
+
+def test_a_vhd_with_an_infinite_lease_is_backed_up(disk):
+    """An attached disk is leased by its VM: snapshots and reads need no lease."""
+    lease = disk.blob.acquire_lease()
+    disk.back_up()
+
+    disk.check_every_point()
+    assert disk.blob.get_blob_properties().lease.state == "leased"
+    lease.release()
+
+
+# -- timer --------------------------------------------------------------------------------------------------------
+
+
+def runs_of(platform, disk):
+    return [one for one in platform.host.instances(f"{disk}.")]  # noqa: C416
+
+
+def settled(platform, prefix, seconds=60):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = platform.host.instances(prefix)
+        if found and all(one["runtimeStatus"] in ("Completed", "Failed") for one in found):
+            return found
+        time.sleep(0.05)
+    raise AssertionError(platform.host.instances(prefix))
+
+
+@pytest.fixture
+def daily(calm, tmp_path):
+    """A platform of its own whose windows are long: two firings fall into one."""
+    from devhost.platform import Platform  # noqa: PLC0415
+
+    with Platform(tmp_path, storage=calm, settings={"CATALOGUE_TABLE": "daily", "BACKUP_SCHEDULE": "0 0 0 1 1 *"}) as running:
+        yield running
+
+
+def test_a_timer_fired_twice_has_one_effect(daily, name):
+    disk = Disk(daily, name, MIB).protect()
+    disk.write(0, b"\1" * PAGE)
+    daily.host.fire("scheduled_backup")
+    settled(daily, "fleet.")
+    first = disk.points()
+    daily.host.fire("scheduled_backup")
+    daily.host.fire("scheduled_backup")
+    time.sleep(1.0)  # nothing is expected to happen: there is no condition to await
+
+    assert len(settled(daily, "fleet.")) == 1
+    assert disk.points() == first
+    assert len(first) == 1
+    assert len(runs_of(daily, disk.name)) == 1
+    disk.service.close()
+
+
+def test_one_broken_disk_stops_no_other(daily, name):
+    """A disk whose source is gone fails visibly, in words; its neighbour has its point; the window shows red."""
+    good, bad = Disk(daily, name, MIB).protect(), Disk(daily, f"{name}x", MIB).protect()
+    good.write(0, b"\1" * PAGE)
+    bad.blob.delete_blob()
+    daily.host.fire("scheduled_backup")
+    (fleet,) = settled(daily, "fleet.")
+
+    assert len(good.points()) == 1
+    assert bad.points() == []
+    assert fleet["runtimeStatus"] == "Failed"
+    assert bad.name in fleet["output"]
+    (failed,) = runs_of(daily, bad.name)
+    shown = daily.api("GET", f"/runs/{failed['instanceId']}").json()
+    assert (shown["state"], shown["error"]["code"]) == ("Failed", "BlobMissing")
+    assert failed["runtimeStatus"] == "Failed"
+    good.service.close()
+    bad.service.close()
+
+
+def test_instance_ids_and_custom_status_can_be_read(disk, platform):
+    disk.write(0, b"\1" * PAGE)
+    run = disk.back_up()
+
+    (instance,) = runs_of(platform, disk.name)
+    assert instance["instanceId"] == run["id"]
+    assert instance["customStatus"]["disk"] == disk.name
+    assert instance["customStatus"]["percent"] == 100
+
+
+# -- delivered late, on the real adapters -------------------------------------------------------------------------------
+
+
+def test_activities_delivered_late_change_nothing(disk, platform, calm, rng):
+    """Each recorded call of an ended run comes again after the next run has ended: it bounces, nothing differs."""
+    import asyncio  # noqa: PLC0415
+
+    from backup_core import bootstrap  # noqa: PLC0415
+    from backup_core.activities.runner import run_step  # noqa: PLC0415
+    from backup_core.steps import (  # noqa: PLC0415
+        APPLY_SHARD,
+        COMMIT_POINT,
+        DROP_PREVIOUS,
+        OPEN_HEAD,
+        TAKE_BACKUP,
+        TAKE_SNAPSHOT,
+        VERIFY_HEAD,
+        Applied,
+        ApplyShard,
+        Clean,
+        Commit,
+        RunRef,
+        TakeBackup,
+        TakeSnapshot,
+        Transfer,
+        Verify,
+    )  # fmt: skip
+    from tests.ports.conftest import local_settings  # noqa: PLC0415
+
+    disk.disturb(rng, 5)
+    disk.back_up()
+    disk.disturb(rng, 5)
+    old = disk.back_up()
+    point = disk.points()[0]
+    disk.disturb(rng, 5)
+    disk.back_up()
+    by = RunRef(
+        disk=disk.name,
+        run=old["id"],
+        lease="00000000-0000-0000-0000-000000000001",
+        epoch=2,
+        source=platform.disk_url(f"{disk.name}.vhd"),
+    )
+    transfer = Transfer(
+        by=by, kind="incremental", reason="late", automatic=False, generation=point["generation"], head=point["blob"], head_etag="x",
+        base=point["taken"], target=point["taken"], size=disk.size, plan="gone",
+    )  # fmt: skip
+    late = [
+        (TAKE_SNAPSHOT, TakeSnapshot(by=by)), (OPEN_HEAD, transfer), (APPLY_SHARD, ApplyShard(transfer=transfer, shard=0)),
+        (VERIFY_HEAD, Verify(transfer=transfer)), (TAKE_BACKUP, TakeBackup(transfer=transfer, etag="x")),
+        (COMMIT_POINT, Commit(transfer=transfer, etag="x", backup_snapshot=point["snapshot"], applied=Applied(), now="2026-01-01T00:00:00+00:00")),
+        (DROP_PREVIOUS, Clean(transfer=transfer)),
+    ]  # fmt: skip
+    before = dump(calm, platform)
+
+    async def deliver():
+        services = bootstrap.build(local_settings(calm))
+        try:
+            return [await run_step(step, services.tools, asked.model_dump(mode="json")) for step, asked in late]
+        finally:
+            await services.close()
+
+    answers = asyncio.run(deliver())
+
+    assert [answer["fault"]["code"] for answer in answers] == ["NotOwner"] * len(late)
+    assert dump(calm, platform) == before
+    disk.check_every_point()

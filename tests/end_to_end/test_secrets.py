@@ -1,0 +1,35 @@
+"""The account keys are canaries: they, and any signature made with them, appear nowhere a person or a table could see."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from tests.end_to_end.conftest import PAGE, dump
+
+
+def test_no_secret_in_history_status_logs_rows_or_answers(disk, platform, calm):
+    """After good and failed runs and refused requests: no key, no signature, no system key."""
+    disk.write(0, b"\1" * PAGE)
+    run = disk.back_up()
+    answers = [
+        platform.api("PUT", f"/disks/{disk.name}", {"source": platform.disk_url("x") + f"?sig={calm.source.key}"}).text,
+        platform.api("GET", f"/disks/{disk.name}").text,
+        platform.api("POST", f"/disks/{disk.name}/backups").text,
+        platform.api("GET", f"/runs/{run['id']}").text,
+        platform.api("GET", f"/disks/{disk.name}/restore-points").text,
+        platform.api("GET", "/health").text,
+    ]
+    histories = [
+        platform.host.call(
+            "GET", f"/runtime/webhooks/durabletask/instances/{one['instanceId']}?showHistory=true&showHistoryOutput=true"
+        ).text
+        for one in platform.host.instances(disk.name)
+    ]
+    everything = "\n".join([*answers, *histories, platform.host.log.read_text(), json.dumps(str(dump(calm, platform)))])
+
+    for account in (calm.source, calm.backup, calm.state):
+        assert account.key not in everything
+    assert not re.search(r"sig=(?!REDACTED)[A-Za-z0-9%+/]{20}", everything)
+    assert "code=" not in "\n".join(answers)
+    assert histories
