@@ -10,6 +10,7 @@ import pytest
 
 from devhost.platform import EVERY_SECOND, Platform
 from devhost.storage import Storage
+from tests.disk import Disk
 
 SEED = int(os.environ.get("PAGEKEEPER_SEED", random.randrange(10**9)))
 
@@ -44,7 +45,16 @@ def calm(storage):
 def platform(storage, tmp_path_factory):
     """The app under the development host, shared by the tests that do not kill it."""
     with Platform(tmp_path_factory.mktemp("platform"), storage=storage, settings={"BACKUP_SCHEDULE": EVERY_SECOND}) as running:
+        assert running.api("GET", "/health").ok
         yield running
+
+
+@pytest.fixture
+def disk(platform, calm, name):
+    """A protected disk of 16 MiB."""
+    made = Disk(platform, name, 16 * 1024 * 1024).protect()
+    yield made
+    made.service.close()
 
 
 @pytest.fixture

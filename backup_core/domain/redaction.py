@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _SECRETS = re.compile(
-    r"(?P<name>\b(?:sig|signature|code|accountkey|sharedaccesssignature|authorization)\b['\"]?\s*[=:]\s*)"
+    r"(?P<name>\b(?:sig|signature|code|accountkey|sharedaccesssignature|authorization)\b['\"]?\s*[=:]\s*['\"]?)"
     r"(?:(?:bearer|sharedkey)\s+)?[^\s&;,'\"<>]+",
     re.IGNORECASE,
 )

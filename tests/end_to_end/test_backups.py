@@ -7,7 +7,7 @@ import time
 import pytest
 import requests
 
-from tests.end_to_end.conftest import PAGE, Disk, dump
+from tests.disk import PAGE, Disk, dump
 
 MIB = 1024 * 1024
 

@@ -6,7 +6,7 @@ import time
 
 from devhost.platform import EVERY_SECOND, Platform
 from tests.conftest import SEED
-from tests.end_to_end.conftest import Disk
+from tests.disk import Disk
 
 MIB = 1024 * 1024
 KILLS = 20

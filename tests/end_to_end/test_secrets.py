@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from tests.end_to_end.conftest import PAGE, dump
+from tests.disk import PAGE, dump
 
 
 def test_no_secret_in_history_status_logs_rows_or_answers(disk, platform, calm):

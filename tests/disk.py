@@ -1,8 +1,9 @@
-"""Disks on the shared platform, with a model of what each held when."""
+"""Disks on the platform, with a model of what each held when; and everything the platform holds, for "nothing changed"."""
 
 from __future__ import annotations
 
-import pytest
+from azure.core.credentials import AzureNamedKeyCredential
+from azure.data.tables import TableServiceClient
 
 from devhost.platform import DISKS_CONTAINER
 
@@ -72,14 +73,6 @@ class Disk:
         ]
 
 
-@pytest.fixture
-def disk(platform, calm, name):
-    """A protected disk of 16 MiB."""
-    made = Disk(platform, name, 16 * 1024 * 1024).protect()
-    yield made
-    made.service.close()
-
-
 def dump(storage, platform):
     """Blobs, snapshots, ETags and rows of the whole platform, except run rows."""
     found = {}
@@ -89,9 +82,6 @@ def dump(storage, platform):
                 for blob in client.get_container_client(container.name).list_blobs(include=["snapshots", "metadata"]):
                     lease = blob.lease.state if blob.lease else None
                     found[account.name, container.name, blob.name, blob.snapshot] = (blob.etag, blob.size, blob.metadata, lease)
-    from azure.core.credentials import AzureNamedKeyCredential  # noqa: PLC0415
-    from azure.data.tables import TableServiceClient  # noqa: PLC0415
-
     credential = AzureNamedKeyCredential(storage.state.name, storage.state.key)
     with TableServiceClient(storage.state.tables, credential=credential) as tables:
         for row in tables.get_table_client("pagekeeper").list_entities():

@@ -1,0 +1,90 @@
+"""Range arithmetic against sets of pages."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backup_core.domain.plan import Planner
+from backup_core.domain.ranges import PAGE, PUT_BYTES_MAX, ByteRange, DiffRange, chunks, one_sided, windows
+
+
+@st.composite
+def page_maps(draw, pages=200):
+    """Ascending, disjoint ranges of pages; some touch."""
+    cuts = sorted(draw(st.sets(st.integers(0, pages), max_size=40)))
+    ranges = [ByteRange(a * PAGE, b * PAGE) for a, b in pairwise(cuts)]
+    return [one for one in ranges if draw(st.booleans())]
+
+
+def pages(ranges):
+    return {page for one in ranges for page in range(one.start // PAGE, one.end // PAGE)}
+
+
+async def streamed(items):
+    for item in items:
+        yield item
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 0), (512, 0), (-512, 512), (1, 512), (0, 513)])
+def test_what_is_no_range_is_refused(start, end):
+    with pytest.raises(ValueError, match="not a non-empty range"):
+        ByteRange(start, end)
+
+
+@given(st.integers(0, 50), st.integers(1, 50_000), st.integers(1, 9000))
+def test_chunks_cover_the_whole_in_order(start, count, chunk):
+    whole = ByteRange(start * PAGE, (start + count) * PAGE)
+    cut = list(chunks(whole, chunk * PAGE))
+
+    assert cut[0].start == whole.start
+    assert cut[-1].end == whole.end
+    assert all(a.end == b.start for a, b in pairwise(cut))
+    assert all(one.size <= chunk * PAGE for one in cut)
+
+
+def test_windows_of_an_empty_disk():
+    assert list(windows(0, 4096)) == []
+
+
+@given(page_maps(), page_maps())
+def test_one_sided_ranges_are_the_symmetric_difference(left, right):
+    async def collect():
+        return [one async for one in one_sided(streamed(left), streamed(right))]
+
+    found = asyncio.run(collect())
+
+    assert pages([one.range for one in found if one.left]) == pages(left) - pages(right)
+    assert pages([one.range for one in found if not one.left]) == pages(right) - pages(left)
+    assert [one.range.start for one in found] == sorted(one.range.start for one in found)
+
+
+@given(page_maps(), st.lists(st.booleans(), min_size=40, max_size=40), st.integers(1, 20), st.integers(1, 5))
+def test_a_plan_covers_the_diff_within_its_bounds(ranges, cleared, bytes_pages, requests):
+    """Every page of the diff lies in exactly one shard; sums agree; no shard exceeds its bounds but by a single chunk."""
+    planner = Planner(bytes_pages * PAGE, requests)
+    for one, clear in zip(ranges, cleared, strict=False):
+        planner.feed(DiffRange(one, clear))
+    plan = planner.finish()
+
+    inside = [pages([ByteRange(shard.start, shard.end)]) & pages(ranges) for shard in plan.shards]
+    assert sum(len(one) for one in inside) == len(pages(ranges))
+    assert plan.write_bytes == sum(one.size for one, clear in zip(ranges, cleared, strict=False) if not clear)
+    assert plan.clear_bytes == sum(one.size for one, clear in zip(ranges, cleared, strict=False) if clear)
+    assert plan.ranges == len(ranges)
+    assert all(shard.requests <= requests for shard in plan.shards)
+    assert all(shard.write_bytes <= bytes_pages * PAGE or shard.requests == 1 for shard in plan.shards)
+    assert all(a.end <= b.start for a, b in pairwise(plan.shards))
+
+
+def test_a_plan_counts_the_least_requests():
+    """One per started 4 MiB of a written range, one per cleared range."""
+    planner = Planner(1024 * PUT_BYTES_MAX, 10_000)
+    planner.feed(DiffRange(ByteRange(0, 2 * PUT_BYTES_MAX + PAGE), cleared=False))
+    planner.feed(DiffRange(ByteRange(3 * PUT_BYTES_MAX, 500 * PUT_BYTES_MAX), cleared=True))
+
+    assert planner.finish().requests == 4

@@ -1,0 +1,192 @@
+"""Names, metadata, progress, decisions, redaction, schedule windows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backup_core.domain.metadata import HeadMark, PageMapDigest, from_metadata, to_metadata
+from backup_core.domain.naming import (
+    disk_of_run,
+    http_run_id,
+    is_disk_id,
+    point_id,
+    point_key,
+    run_key,
+    timer_run_id,
+)
+from backup_core.domain.progress import _PHASE_SPAN, percent
+from backup_core.domain.redaction import redacted
+from backup_core.domain.windows import window_at
+
+moments = st.integers(0, 84 * 365 * 86400 * 10**6).map(
+    lambda micros: datetime(2016, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
+)
+MARK = HeadMark(
+    "vm", 3, 5, "vm.20260101T000000Z.timer", "applying", "https://s/c/b", "2026-01-01T00:00:00.0000001Z", "", 4096, "full"
+)
+
+
+def snapshot_of(moment, ticks=0):
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond:06d}{ticks}Z"
+
+
+@given(moments, moments)
+def test_newer_points_and_runs_sort_first(one, other):
+    """Row keys are made so that a listing is newest first."""
+    if one == other:
+        return
+    older, newer = sorted((one, other))
+    assert point_key(point_id(snapshot_of(newer))) < point_key(point_id(snapshot_of(older)))
+    if older.replace(microsecond=0) < newer.replace(microsecond=0):
+        assert run_key(timer_run_id("vm", newer)) < run_key(timer_run_id("vm", older))
+
+
+def test_points_a_tick_apart_sort_too():
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+
+    assert point_key(point_id(snapshot_of(moment, 1))) < point_key(point_id(snapshot_of(moment, 0)))
+
+
+@given(st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True), moments)
+def test_run_ids_name_their_disk_and_fit_an_instance_id(disk, moment):
+    for run in (timer_run_id(disk, moment), http_run_id(disk, moment, "0123abcd")):
+        assert disk_of_run(run) == disk
+        assert len(run) <= 100
+        assert not set(run) & set("/\\#?")
+
+
+@given(st.text(max_size=70))
+def test_only_plain_ids_are_disk_ids(text):
+    if is_disk_id(text):
+        assert text.isascii()
+        assert len(text) <= 63
+        assert set(text) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+@pytest.mark.parametrize("text", ["", "a\n", "-a", "a_b", "a.b", "A", "a" * 64])
+def test_what_is_no_disk_id(text):
+    assert not is_disk_id(text)
+
+
+def test_marks_survive_metadata():
+    verified = MARK.verified("ab" * 32)
+
+    assert from_metadata(to_metadata(MARK)) == MARK
+    assert from_metadata(to_metadata(verified)) == verified
+    assert verified.digest == verified.canonical_digest()
+    assert all(name.isidentifier() and value.isascii() for name, value in to_metadata(verified).items())
+
+
+@pytest.mark.parametrize("lost", ["schema", "disk", "generation", "epoch", "run", "state", "source", "target", "size", "kind"])
+def test_incomplete_marks_are_none(lost):
+    """A mark this version did not write whole proves nothing."""
+    metadata = to_metadata(MARK)
+    del metadata[f"pagekeeper_{lost}"]
+
+    assert from_metadata(metadata) is None
+
+
+@pytest.mark.parametrize(("name", "value"), [("state", "done"), ("size", "big"), ("schema", "2")])
+def test_strange_marks_are_none(name, value):
+    assert from_metadata(to_metadata(MARK) | {f"pagekeeper_{name}": value}) is None
+
+
+def test_every_field_counts_in_the_digest():
+    """A changed field makes another digest; the state alone does not."""
+    from dataclasses import replace  # noqa: PLC0415
+
+    base = MARK.verified("ab" * 32)
+    changes = {
+        "disk": "x",
+        "generation": 9,
+        "epoch": 9,
+        "run": "x",
+        "source": "x",
+        "target": "x",
+        "base": "x",
+        "size": 9,
+        "kind": "x",
+        "page_map": "x",
+    }
+
+    assert (
+        len({base.digest, *(replace(base, **{key: value}).canonical_digest() for key, value in changes.items())})
+        == len(changes) + 1
+    )
+    assert replace(base, state="committed").canonical_digest() == base.digest
+
+
+@given(st.lists(st.integers(0, 100), unique=True, min_size=1), st.integers(0, 5))
+def test_page_map_digests_do_not_depend_on_how_ranges_are_cut(pages, cut):
+    """Touching ranges count as one, however the service cut them; other pages give another digest."""
+    whole, pieces, other = (PageMapDigest(PageMapDigest.START) for _ in range(3))
+    starts = sorted(pages)
+    runs, first = [], starts[0]
+    for a, b in zip(starts, [*starts[1:], None], strict=True):
+        if b != a + 1:
+            runs.append((first, a + 1))
+            first = b
+    for start, end in runs:
+        whole.add(start, end)
+    for page in starts:
+        pieces.add(page, page + 1)
+        other.add(page + 1, page + 2)
+
+    digest = whole.finish()
+    assert pieces.finish() == digest
+    assert other.finish() != digest
+
+
+@given(st.sampled_from(sorted(_PHASE_SPAN)), st.integers(0, 100), st.integers(0, 100), st.integers(0, 99), st.integers(0, 1))
+def test_percent_stays_within_bounds_and_never_goes_back(phase, done, total, before, rounds):
+    value = percent(phase, done, total, before, rounds_left=rounds)
+
+    assert before <= value <= 99
+
+
+def test_phases_follow_each_other():
+    spans = list(_PHASE_SPAN.values())
+
+    assert all(a[1] == b[0] for a, b in pairwise(spans))
+
+
+KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"https://a.test/c/b?sv=1&sig={KEY.replace('+', '%2B').replace('/', '%2F').replace('=', '%3D')}&sp=r",
+        f"AccountKey={KEY};EndpointSuffix=x",
+        "Authorization: Bearer eyJ0eXAiOiJKV1QiLCJhbGciOi.secret",
+        "GET /x?code=abcdefgh1234",
+        f"the key is {KEY} here",
+        '{"sig": "abc/def+ghi="}',
+    ],
+)
+def test_secrets_are_redacted(text):
+    clean = redacted(text)
+
+    assert "REDACTED" in clean
+    for secret in (KEY, "eyJ0", "abcdefgh1234", "abc/def", "Eby8"):
+        assert secret not in clean
+
+
+def test_ordinary_text_is_left_alone():
+    text = "disk vm: snapshot 2026-01-01T00:00:00.0000000Z of https://a.test/c/b is gone; digest " + "ab" * 32
+
+    assert redacted(text) == text
+
+
+@given(moments)
+def test_windows_are_the_latest_due_time(moment):
+    window = window_at("0 0 */12 * * *", moment)
+
+    assert timedelta(0) <= moment - window < timedelta(hours=12)
+    assert (window.hour % 12, window.minute, window.second) == (0, 0, 0)
+    assert window_at("0 0 */12 * * *", window) == window

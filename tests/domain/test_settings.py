@@ -1,0 +1,116 @@
+"""Settings: everything wrong is told at once; no secret is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from backup_core.settings import Settings, SettingsError, load
+from devhost.platform import REPOSITORY, SAMPLE_SETTINGS
+
+GOOD = {
+    "BACKUP_SCHEDULE": "0 0 */12 * * *",
+    "SOURCE_ACCOUNTS": "https://one.blob.core.windows.net https://two.blob.core.windows.net/",
+    "BACKUP_ACCOUNT": "https://backup.blob.core.windows.net",
+    "CATALOGUE_ACCOUNT": "https://state.table.core.windows.net",
+}
+
+
+def faults(environment):
+    with pytest.raises(SettingsError) as refused:
+        load(environment)
+    return str(refused.value)
+
+
+def test_good_settings():
+    settings = load(GOOD)
+
+    assert settings.source_accounts == ("https://one.blob.core.windows.net", "https://two.blob.core.windows.net")
+    assert (settings.heads_container, settings.wave_shards, settings.development) == ("heads", 4, False)
+
+
+def test_everything_missing_is_told_at_once():
+    told = faults({})
+
+    assert "4 faults" in told
+    assert all(f"{name}: not set" in told for name in GOOD)
+
+
+def test_everything_wrong_and_contradictory_is_told_at_once():
+    told = faults(
+        {
+            "BACKUP_SCHEDULE": "every day",
+            "SOURCE_ACCOUNTS": "https://same.blob.core.windows.net http://plain.blob.core.windows.net nonsense https://u:p@x.test https://y.test?sig=canary",
+            "BACKUP_ACCOUNT": "https://same.blob.core.windows.net",
+            "CATALOGUE_ACCOUNT": "ftp://x",
+            "HEADS_CONTAINER": "same",
+            "PLANS_CONTAINER": "same",
+            "CATALOGUE_TABLE": "no-hyphens",
+            "WAVE_SHARDS": "100",
+            "DEVELOPMENT_KEYS": '{"a": "canary"}',
+            "MANAGED_IDENTITY_CLIENT_ID": "id",
+        }
+    )
+
+    for part in (
+        "BACKUP_SCHEDULE: expected an NCRONTAB", "uses http", "'nonsense' is not an account endpoint", "carries a credential",
+        "BACKUP_ACCOUNT is one of SOURCE_ACCOUNTS", "'ftp://x' is not an account endpoint", "HEADS_CONTAINER and PLANS_CONTAINER",
+        "CATALOGUE_TABLE: expected a table name", "WAVE_SHARDS", "DEVELOPMENT_KEYS is set without DEVELOPMENT",
+        "both set; expected one way to sign in",
+    ):  # fmt: skip
+        assert part in told, part
+    assert "canary" not in told
+
+
+@pytest.mark.parametrize("keys", ["{", "[]", '"x"', '{"a": 5}'])
+def test_malformed_keys(keys):
+    assert "DEVELOPMENT_KEYS" in faults({**GOOD, "DEVELOPMENT": "true", "DEVELOPMENT_KEYS": keys})
+
+
+def test_http_is_for_loopback_in_development_only():
+    local = {**GOOD, "BACKUP_ACCOUNT": "http://127.0.0.1:10000/backup"}
+
+    assert "uses http" in faults(local)
+    assert load({**local, "DEVELOPMENT": "true"}).development
+    assert "uses http" in faults({**GOOD, "BACKUP_ACCOUNT": "http://example.test/backup", "DEVELOPMENT": "true"})
+
+
+def test_keys_do_not_show():
+    settings = load({**GOOD, "DEVELOPMENT": "true", "DEVELOPMENT_KEYS": '{"a": "canary"}'})
+
+    assert "canary" not in repr(settings)
+
+
+def test_the_sample_names_every_setting_and_no_other():
+    """And its defaults are the code's."""
+    values = json.loads(SAMPLE_SETTINGS.read_text())["Values"]
+    of_the_host = {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsStorage"}
+
+    assert {name.lower() for name in set(values) - of_the_host} == set(Settings.model_fields)
+    for name in (
+        "heads_container",
+        "plans_container",
+        "catalogue_table",
+        "wave_shards",
+        "in_flight",
+        "managed_identity_client_id",
+    ):
+        assert values[name.upper()] == str(Settings.model_fields[name].default)
+
+
+def test_the_app_refuses_to_start_with_words():
+    """The real function_app.py with an empty environment: the list, and no traceback of the fifth kind."""
+    ended = subprocess.run(
+        [sys.executable, "-c", "import function_app"],
+        cwd=REPOSITORY,
+        env={"PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode != 0
+    assert "SettingsError: the app's settings have 4 faults" in ended.stderr

@@ -1,0 +1,119 @@
+"""Orchestrators stepped by hand: what they ask for, what they retry, what they give up on."""
+
+from __future__ import annotations
+
+import pytest
+
+from backup_core.orchestrations.backup_disk import BackupFailedError
+from backup_core.orchestrations.backup_fleet import FleetFailedError
+from backup_core.steps import FleetRequest
+from devhost.memory.driver import Driver
+from tests.scene import ORCHESTRATORS, Scene
+
+
+@pytest.fixture
+def scene():
+    stage = Scene()
+    stage.protect()
+    stage.write(0, 1, None, 2, None, 3)
+    return stage
+
+
+def failing(scene, step, outcomes):
+    """A driver whose `step` answers, or raises, from `outcomes` before it really runs."""
+    driver, left = scene.driver(), list(outcomes)
+
+    async def perform(name, asked):
+        if name == step and left:
+            outcome = left.pop(0)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return {"fault": {"code": outcome, "message": "told", "retryable": outcome == "ServiceUnavailable"}, "value": None}
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    return driver
+
+
+async def run(scene, driver, **fields):
+    request = scene.request(**fields)
+    return await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+
+@pytest.mark.parametrize("step", ["begin", "plan_transfer", "apply_shard", "commit_point", "finish_run"])
+async def test_a_fault_that_may_pass_is_tried_again(scene, step):
+    """With durable timers in between, and counted for the operator."""
+    driver = failing(scene, step, ["ServiceUnavailable", "ServiceUnavailable"])
+    output = await run(scene, driver)
+
+    assert output["state"] == "Succeeded"
+    assert driver._waited.total_seconds() >= 25
+    if step in ("apply_shard", "commit_point"):
+        assert scene.rows("run!")[0].retries == 2
+
+
+async def test_a_crashed_activity_is_tried_again(scene):
+    output = await run(scene, failing(scene, "verify_head", [RuntimeError("worker gone")]))
+
+    assert output["state"] == "Succeeded"
+
+
+async def test_a_fault_that_stays_fails_the_run_visibly(scene):
+    driver = failing(scene, "apply_shard", ["ServiceUnavailable"] * 9)
+    with pytest.raises(BackupFailedError, match="ServiceUnavailable: told"):
+        await run(scene, driver)
+
+    (row,) = scene.rows("run!")
+    assert (row.state, row.error.code, row.retries) == ("Failed", "ServiceUnavailable", 0)
+    assert scene.head_row().owner is None
+
+
+async def test_a_final_fault_is_not_tried_again(scene):
+    driver = failing(scene, "apply_shard", ["AccessDenied"])
+    with pytest.raises(BackupFailedError, match="AccessDenied"):
+        await run(scene, driver)
+
+    assert driver._waited.total_seconds() == 0
+
+
+async def test_only_what_failed_in_a_wave_is_repeated(scene):
+    scene.with_limits(shard_bytes_max=512)
+    driver = failing(scene, "apply_shard", ["ServiceUnavailable"])
+    await run(scene, driver, wave=3)
+
+    shards = [asked["shard"] for name, asked, answer in driver.calls if name == "apply_shard" and answer["value"]]
+    assert sorted(shards) == [0, 1, 2]
+
+
+async def test_the_fleet_is_taken_in_slices(scene):
+    """More disks than one orchestration starts: the rest goes to another, and all are backed up once."""
+    for number in range(5):
+        scene.protect(f"disk{number}")
+    scene.with_limits(fleet_disks_max=2)
+    driver = scene.driver()
+    request = FleetRequest(window="2026-01-01T12:00:00+00:00", wave=4)
+    await driver.run("backup_fleet", request.model_dump(mode="json"), "fleet.20260101T120000Z")
+
+    for disk in ("vm", *(f"disk{number}" for number in range(5))):
+        assert len(scene.points(disk)) == 1
+        assert scene.rows("window!", disk) == [f"{disk}.20260101T120000Z.timer"]
+
+
+async def test_one_failing_disk_reddens_the_fleet_after_all_have_ended(scene):
+    scene.protect("other")
+    del scene.blobs.blobs[scene.source()]
+    with pytest.raises(FleetFailedError, match="1 of 2 failed: vm: "):
+        await scene.driver().run(
+            "backup_fleet", FleetRequest(window="2026-01-01T12:00:00+00:00", wave=4).model_dump(mode="json"), "fleet.x"
+        )
+
+    assert len(scene.points("other")) == 1
+
+
+async def test_a_fleet_without_disks():
+    scene = Scene()
+    output = await Driver(ORCHESTRATORS, scene.perform).run(
+        "backup_fleet", FleetRequest(window="2026-01-01T12:00:00+00:00", wave=4).model_dump(mode="json"), "fleet.x"
+    )
+
+    assert output["runs"] == {}

