@@ -31,8 +31,7 @@ def activity(step: Step[Any, Any]) -> None:
     """Register the activity of a step."""
 
     async def perform(asked: dict) -> dict:  # type: ignore[type-arg]  # the worker takes bare types only
-        await SERVICES.ready()
-        return await run_step(step, SERVICES.tools, asked)
+        return await run_step(step, SERVICES.tools, asked, SERVICES.ready)
 
     perform.__name__ = step.name
     app.activity_trigger(input_name="asked")(perform)

@@ -52,12 +52,21 @@ ACTIVITIES: dict[str, Callable[[Tools, Any], Awaitable[Message]]] = {
 }
 
 
-async def run_step(step: Step[Any, Any], tools: Tools, raw: dict[str, Any]) -> dict[str, Any]:
-    """The step's Outcome as JSON. An unexpected exception is raised again with its text redacted: a fault of this program
-    must show as a failed activity, and must not carry a signature into history.
+async def _prepared() -> None:
+    return
+
+
+async def run_step(
+    step: Step[Any, Any], tools: Tools, raw: dict[str, Any], prepare: Callable[[], Awaitable[None]] = _prepared
+) -> dict[str, Any]:
+    """The step's Outcome as JSON, after `prepare` made the stores ready.
+
+    An unexpected exception is raised again with its text redacted: a fault of this program must show as a failed activity,
+    and must not carry a signature into history.
     """
     asked = step.takes.model_validate(raw)
     try:
+        await prepare()
         answer = await ACTIVITIES[step.name](tools, asked)
     except BackupError as error:
         fault = Fault(code=error.code, message=redacted(str(error)), retryable=error.retryable)

@@ -2,7 +2,7 @@
 // what a stranger or a malformed snapshot id is told.
 "use strict";
 const { load, watch } = require("./azurite");
-const { StorageError, fail } = require("./shared");
+const { StorageError, fail, requestedRange } = require("./shared");
 
 const serializer = load("blob/generated/utils/serializer");
 const xml = load("blob/generated/utils/xml");
@@ -28,6 +28,7 @@ function install() {
   watch("xml.jsonToXML", xml, "jsonToXML");
   answerStrangers();
   checkSnapshotIds();
+  checkReadRanges();
   const { serialize } = serializer;
   const { stringifyXML, jsonToXML } = xml;
 
@@ -61,6 +62,23 @@ function answerStrangers() {
     if (!passed && !signed && ["GET", "HEAD"].includes(request.getMethod())) throw fail(context, 404, "ResourceNotFound");
     return passed;
   };
+}
+
+/** A read that begins at or past the end; Azurite lets one through that begins exactly there. */
+function checkReadRanges() {
+  watch("BlobHandler.downloadPageBlob", BlobHandler.prototype, "downloadPageBlob");
+  const { downloadPageBlob } = BlobHandler.prototype;
+  BlobHandler.prototype.downloadPageBlob = async function (options, context, blob) {
+    const range = requestedRange(context), size = blob.properties.contentLength;
+    if (range && range[0] >= size) throw fail(context, 416, "InvalidRange", { headers: { "content-range": `bytes */${size}` } });
+    return downloadPageBlob.call(this, options, context, blob);
+  };
+}
+
+/** What is refused before any handler: the code of a request Azurite's dispatcher turns down without one. */
+function malformed(request) {
+  const aborts = /[?&]comp=copy(&|$)/.test(request.url) && request.headers["x-ms-copy-action"];
+  return aborts && !/[?&]copyid=/.test(request.url) ? { status: 400, code: "MissingRequiredQueryParameter" } : undefined;
 }
 
 function checkSnapshotIds() {
@@ -108,4 +126,4 @@ function added(operation) {
   return {};
 }
 
-module.exports = { install };
+module.exports = { install, malformed };

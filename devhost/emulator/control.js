@@ -11,6 +11,7 @@
 const { load, watch } = require("./azurite");
 const { INTERNAL } = require("./pages");
 const { document } = require("./shared");
+const { malformed } = require("./answers");
 const copies = require("./copies");
 const switches = require("./switches");
 
@@ -108,6 +109,8 @@ function observed(service, app, request, response) {
     count.refused++;
     return refuse(request, response, { status: 503, code: "ServerBusy", retryAfter: "1" });
   }
+  const wrong = service === "blob" && malformed(request);
+  if (wrong) return refuse(request, response, wrong);
   const fault = faults.find((rule) => rule.times > 0 && (!rule.verb || rule.verb === verb) && (!rule.url || request.url.includes(rule.url)));
   if (!fault) return app(request, response);
   if (fault.skip > 0) { fault.skip--; return app(request, response); }
@@ -149,7 +152,7 @@ function refuse(request, response, { status, code = "ServerBusy", retryAfter }) 
   const headers = { "x-ms-error-code": code, "content-type": "application/xml" };
   if (retryAfter !== undefined) headers["retry-after"] = retryAfter;
   response.writeHead(status, headers);
-  response.end(`<?xml version="1.0" encoding="utf-8"?><Error><Code>${code}</Code><Message>Injected by the emulator.</Message></Error>`);
+  response.end(`<?xml version="1.0" encoding="utf-8"?><Error><Code>${code}</Code><Message>Refused by the emulator.</Message></Error>`);
 }
 
 const buckets = new Map();

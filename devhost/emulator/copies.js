@@ -49,7 +49,6 @@ function install() {
     return synchronous.call(this, copySource, options, context);
   };
   BlobHandler.prototype.abortCopyFromURL = async function (copyId, options, context) {
-    if (!copyId) throw fail(context, 400, "MissingRequiredQueryParameter", { extra: { QueryParameterName: "copyid" } });
     const at = asBlobContext(context);
     const doc = await this.metadataStore.getBlobWithLeaseUpdated(at.account, at.container, at.blob, "", context, true, true);
     new WriteLeaseValidator(options.leaseAccessConditions).validate(new LeaseAdapter(doc), context);

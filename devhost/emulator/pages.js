@@ -95,7 +95,8 @@ async function checkedWrite(handler, context, length) {
   }
   const at = asBlobContext(context);
   const target = document(handler.metadataStore, at.account, at.container, at.blob);
-  if (target && range[1] >= target.properties.contentLength) throw fail(context, 416, "InvalidPageRange");
+  const isPageBlob = target && target.properties.blobType === "PageBlob"; // another type is refused by Azurite itself
+  if (isPageBlob && range[1] >= target.properties.contentLength) throw fail(context, 416, "InvalidPageRange");
   refusePending(handler.metadataStore, context);
   return range;
 }

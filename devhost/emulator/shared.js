@@ -20,8 +20,6 @@ const TEXT = {
   LeaseLost: "A lease ID was specified, but the lease for the blob has expired.",
   LeaseNotPresentWithBlobOperation: "There is currently no lease on the blob.",
   Md5Mismatch: "The MD5 value specified in the request did not match with the MD5 value calculated by the server.",
-  MissingRequiredQueryParameter: "A query parameter that's mandatory for this request is not specified.",
-  MissingRequiredHeader: "An HTTP header that's mandatory for this request is not specified.",
   NoPendingCopyOperation: "There is currently no pending copy operation.",
   OutOfRangeQueryParameterValue: "One of the query parameters specified in the request URI is outside the permissible range.",
   PendingCopyOperation: "There is currently a pending copy operation.",

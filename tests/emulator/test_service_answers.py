@@ -152,6 +152,29 @@ class TestWrites:
         assert disk.download_blob(offset=0, length=1).readall() == b"\1"
 
 
+class TestReads:
+    def test_ranges(self, source, disk):
+        """A range is clipped at the end; one that begins there, or is asked of an empty blob, is refused with the size."""
+        source.page_blob("none", 0)
+        clipped = source.send("GET", "disk", {"x-ms-range": "bytes=7680-99999"})[2]
+
+        assert (clipped.status_code, clipped.headers["Content-Range"]) == (206, "bytes 7680-8191/8192")
+        for blob, first, size in (("disk", 8192, 8192), ("disk", 9000, 8192), ("none", 0, 0)):
+            status, code, answer = source.send("GET", blob, {"x-ms-range": f"bytes={first}-{first + 511}"})
+            assert (status, code, answer.headers["Content-Range"]) == (416, "InvalidRange", f"bytes */{size}")
+
+    def test_conditions(self, source, disk):
+        """Reads answer 304 where writes answer 412."""
+        etag = disk.get_blob_properties().etag
+        for header, value, read in (("If-None-Match", etag, 304), ("If-Match", '"0x1"', 412)):
+            assert source.send("GET", "disk", {header: value})[:2] == (read, "ConditionNotMet")
+            assert source.send("GET", "disk", {header: value}, comp="pagelist")[:2] == (read, "ConditionNotMet")
+            assert source.send("PUT", "disk", put(0, 511, **{header: value}), b"\1" * 512, comp="page")[:2] == (
+                412,
+                "ConditionNotMet",
+            )
+
+
 class TestFromUrl:
     def from_url(self, source, disk, *, authorised=True, **headers):
         copy_source = source.url("origin") if authorised else f"{source.account.blobs}/{source.name}/origin"
@@ -224,6 +247,8 @@ class TestCopies:
         assert (aborted.copy.status, aborted.size, aborted.metadata) == ("aborted", 0, {"mine": "yes"})
         again = source.send("PUT", "copy", {"x-ms-copy-action": "abort"}, comp="copy", copyid=started["copy_id"])
         assert again[:2] == (409, "NoPendingCopyOperation")
+        without = source.send("PUT", "copy", {"x-ms-copy-action": "abort"}, comp="copy")
+        assert without[:2] == (400, "MissingRequiredQueryParameter")
 
     def test_source_conditions_have_their_own_code(self, source, disk):
         headers = {"x-ms-copy-source": source.url("disk"), "x-ms-source-if-none-match": disk.get_blob_properties().etag}

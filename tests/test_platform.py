@@ -1,0 +1,151 @@
+"""The commands of the README, run as a person would: up twice, its curl lines, the demo; nothing is left running."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from azure.data.tables import AccountSasPermissions as TablePermissions
+from azure.data.tables import ResourceTypes as TableResources
+from azure.data.tables import generate_account_sas as generate_table_sas
+from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
+
+from devhost.platform import REPOSITORY, Platform
+from tests.disk import Disk
+
+
+def children_of(pid):
+    """Processes started by `pid`, and by those."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            child = int(stat.parent.name)
+            found += [child, *children_of(child)]
+    return found
+
+
+def gone(pids, seconds=15):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        alive = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+        if not alive:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+class Up:
+    """`python -m devhost up`, and what it said."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "devhost", "up"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        lines = []
+        for line in self.process.stdout:
+            lines.append(line)
+            if "Ctrl-C" in line:
+                break
+        self.said = "".join(lines)
+        self.children = children_of(self.process.pid)
+
+    def end(self, number):
+        self.process.send_signal(number)
+        status = self.process.wait(20)
+        self.process.stdout.close()
+        return status
+
+
+def test_up_twice_with_its_curl_lines():
+    """Two platforms side by side; the printed lines work as printed; Ctrl-C stops everything each started."""
+    if shutil.which("curl") is None:
+        pytest.skip(reason="curl is not on this machine: the printed lines were not run")
+    first, second = Up(), Up()
+    try:
+        for up in (first, second):
+            lines = re.findall(r"^  (curl .*)$", up.said, flags=re.MULTILINE)
+            answers = [subprocess.run(shlex.split(line), capture_output=True, text=True, check=True).stdout for line in lines]
+            assert len(lines) == 3
+            assert '"id":"play"' in answers[0]
+            assert "202" in answers[1].splitlines()[0]
+            assert '"value"' in answers[2]
+            assert len(up.children) == 2
+        addresses = [set(re.findall(r"http://127\.0\.0\.1:\d+", up.said)) for up in (first, second)]
+        assert not addresses[0] & addresses[1]
+    finally:
+        assert first.end(signal.SIGINT) == 0
+        second.end(signal.SIGKILL)
+
+    assert gone(first.children)
+    assert gone(second.children), "children end even when their parent is killed"
+
+
+def test_the_demo_proves_its_points():
+    """Exit 0, both points equal, in words."""
+    if shutil.which("mkfs.ext4", path=os.environ["PATH"] + ":/usr/sbin:/sbin") is None:
+        pytest.skip(reason="e2fsprogs is not on this machine: the demo was not run")
+    ended = subprocess.run(
+        [sys.executable, "-m", "devhost", "demo"], cwd=REPOSITORY, capture_output=True, text=True, timeout=280, check=False
+    )
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("equal") >= 3
+    assert re.search(r"full +1\.0 GiB", ended.stdout)
+    assert re.search(r"incremental +1\.0 GiB", ended.stdout)
+
+
+def test_the_demo_fails_when_a_byte_is_wrong(tmp_path):
+    """Its proof can fail: a restored image with one other byte is not equal."""
+    from devhost import disks  # noqa: PLC0415
+
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_bytes(b"\0" * 9_000_000)
+    other.write_bytes(b"\0" * 8_999_999 + b"\1")
+
+    assert disks.first_difference(one, other) == 8_999_999
+    assert disks.first_difference(one, one) is None
+
+
+def test_a_sas_instead_of_keys(calm, tmp_path, name):
+    """The sample settings take a SAS per account as well."""
+    until = datetime.now(UTC) + timedelta(hours=1)
+    every = ResourceTypes(service=True, container=True, object=True)
+
+    def blob_sas(account):
+        rights = AccountSasPermissions(read=True, write=True, delete=True, list=True, add=True, create=True)
+        return generate_account_sas(account.name, account.key, every, rights, until)
+
+    from azure.core.credentials import AzureNamedKeyCredential  # noqa: PLC0415
+
+    table_rights = TablePermissions(read=True, write=True, delete=True, list=True, add=True, create=True, update=True)
+    table_sas = generate_table_sas(
+        AzureNamedKeyCredential(calm.state.name, calm.state.key),
+        TableResources(service=True, container=True, object=True),
+        table_rights,
+        until,
+    )
+    keys = {"source": blob_sas(calm.source), "backup": blob_sas(calm.backup), "state": table_sas}
+    import json  # noqa: PLC0415
+
+    with Platform(
+        tmp_path, storage=calm, settings={"CATALOGUE_TABLE": "bysas", "DEVELOPMENT_KEYS": json.dumps(keys)}
+    ) as platform:
+        disk = Disk(platform, name, 1024 * 1024).protect()
+        disk.write(0, b"\1" * 512)
+        disk.back_up()
+
+        disk.check_every_point()
+        disk.service.close()
