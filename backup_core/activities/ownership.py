@@ -126,6 +126,8 @@ async def _touch(tools: Tools, own: Versioned[Run]) -> datetime:
 async def _skip(tools: Tools, asked: Begin, owner: Owner) -> Begun:
     row = await tools.catalogue.run(asked.disk, asked.run)
     assert row is not None
+    if row.value.ended_for_good:
+        return Begun(state="ended", why=f"run {asked.run} has ended")
     why = f"run {owner.run} was at work on the disk"
     ended = replace(row.value, state="Skipped", reason=why, ended=datetime.fromisoformat(asked.now), phase="done")
     await tools.catalogue.put_run(ended, row.etag)

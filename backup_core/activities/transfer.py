@@ -19,7 +19,7 @@ from backup_core.domain.errors import (
 from backup_core.domain.metadata import HeadMark, from_metadata, to_metadata
 from backup_core.domain.naming import plan_name
 from backup_core.domain.plan import Plan, Planner
-from backup_core.domain.ranges import ByteRange, DiffRange, chunks, windows
+from backup_core.domain.ranges import ByteRange, DiffRange, chunks, joined, windows
 from backup_core.steps import Applied, ApplyShard, Opened, Planned, PlanTransfer, Transfer
 
 if TYPE_CHECKING:
@@ -42,7 +42,12 @@ async def _changes(tools: Tools, source: BlobAddress, target: str, base: str, pa
                 yield DiffRange(allocated, cleared=False)
 
 
-async def _work(tools: Tools, transfer_of: PlanTransfer | Transfer, part: ByteRange) -> AsyncIterator[DiffRange]:
+def _work(tools: Tools, transfer_of: PlanTransfer | Transfer, part: ByteRange) -> AsyncIterator[DiffRange]:
+    """The changes inside `part`, merged, so that plan and shard cut them alike whatever the windows they were listed in."""
+    return joined(_listed(tools, transfer_of, part))
+
+
+async def _listed(tools: Tools, transfer_of: PlanTransfer | Transfer, part: ByteRange) -> AsyncIterator[DiffRange]:
     """The diff up to the base's size, then the whole new tail of a disk that grew."""
     source = tools.source(transfer_of.by.source)
     old_size = (await tools.blobs.properties(source, transfer_of.base)).size if transfer_of.base else 0

@@ -56,6 +56,21 @@ def windows(size: int, bytes_max: int, start: int = 0) -> Iterator[ByteRange]:
         yield from chunks(ByteRange(start, size), bytes_max)
 
 
+async def joined(changes: AsyncIterator[DiffRange]) -> AsyncIterator[DiffRange]:
+    """The same ascending changes with touching ranges of one kind as one: however a listing was cut into windows."""
+    last: DiffRange | None = None
+    async for one in changes:
+        if last is None:
+            last = one
+        elif last.range.end == one.range.start and last.cleared == one.cleared:
+            last = DiffRange(ByteRange(last.range.start, one.range.end), last.cleared)
+        else:
+            yield last
+            last = one
+    if last is not None:
+        yield last
+
+
 @dataclass(frozen=True, slots=True)
 class OneSided:
     """A range that one page map has and the other has not."""
