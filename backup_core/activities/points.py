@@ -79,6 +79,7 @@ def _advanced(asked: Commit, head: Head) -> Head:
         head_etag=asked.etag,
         pair=CommonPair(point_id(transfer.target), transfer.target, asked.backup_snapshot, transfer.size),
         automatic_fulls=head.automatic_fulls + 1 if transfer.automatic else 0,
+        doubt="",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.activities.tools import guard_of, owned
@@ -20,7 +21,24 @@ if TYPE_CHECKING:
 _ZEROS = bytes(4 * 1024 * 1024)
 
 
+QUARANTINE = "the backup blob failed its verification"
+
+
 async def verify_head(tools: Tools, asked: Verify) -> Verified:
+    """Compare the head with its source snapshot; a mismatch quarantines the head, and the next run is a full backup.
+
+    Raises VerificationError after the quarantine is in the head row.
+    """
+    try:
+        return await _verify(tools, asked)
+    except VerificationError:
+        row = await owned(tools, asked.transfer.by)
+        if row.value.head == asked.transfer.head and not row.value.doubt:
+            await tools.catalogue.put_head(replace(row.value, doubt=QUARANTINE), row.etag)
+        raise
+
+
+async def _verify(tools: Tools, asked: Verify) -> Verified:
     """Compare sizes and page maps, window by window, and mark the head verified at the end.
 
     A range only one side has allocated must hold zeros: it is read and proved. The mark is written under the lease and the
@@ -74,6 +92,6 @@ async def _prove_zero(tools: Tools, transfer: Transfer, source: BlobAddress, hea
             other = "the backup" if lone.left else "the source snapshot"
             message = (
                 f"disk {transfer.by.disk}: bytes [{piece.start}, {piece.end}) of {blob} {snapshot} hold data where {other} "
-                "has none; the point was not committed; POST the disk's backups with kind 'full'"
+                "has none; the point was not committed; the next run makes a full backup"
             )
             raise VerificationError(message)

@@ -80,6 +80,8 @@ def _dirty(head: Head, found: Found) -> bool:
 
 def _doubt(head: Head, found: Found) -> str:
     assert head.pair is not None
+    if head.doubt:
+        return head.doubt
     if not found.head_exists:
         return "the backup blob is gone"
     if not found.base_exists:

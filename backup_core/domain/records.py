@@ -60,6 +60,8 @@ class Head:
     pair: CommonPair | None = None
     automatic_fulls: int = 0
     """Full backups in a row that nobody asked for."""
+    doubt: str = ""
+    """Why the head must not be built upon any more: a quarantine, lifted by the commit of a new generation."""
 
     def owned_by(self, owner: Owner) -> Head:
         """The same head under a new owner and its epoch."""

@@ -11,7 +11,7 @@ import contextvars
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from devhost.simulator.instance import Instance
 
 SOURCE, BACKUP, DISK = "https://source.test", "https://backup.test", "vm"
-STEPS_PER_HISTORY = 220
+STEPS_PER_HISTORY = 300
 REPLAYED_EVERY = 100
 """One history in so many is run through the Durable SDK's replay."""
 SETTLE_TURNS = 10
@@ -127,7 +127,10 @@ class Simulation:
         await self._gate(name, "after")
 
     async def _gate(self, name: str, stage: str) -> None:
-        gate = Gate(_caller.get(), name, stage, asyncio.get_running_loop().create_future())
+        call = _caller.get()
+        if self.rng.random() > _worth(call.task.name, name, stage):
+            return
+        gate = Gate(call, name, stage, asyncio.get_running_loop().create_future())
         self.gates.append(gate)
         await gate.opened
 
@@ -197,10 +200,11 @@ class Simulation:
             (1.6, self._begin_run),
             (0.5, self._pass_time),
             (0.25, self._third_party),
-            (0.35, self._terminate),
+            (0.25, self._terminate),
+            (0.15, self._listing_lies),
             (0.6, self._duplicate),
             (50 if self.gates else 0, self._open_gate),
-            (4 if self.gates else 0, self._disturb_gate),
+            (3 if self.gates else 0, self._disturb_gate),
             (3, self._fire_timer),
         ]
         weights = [weight for weight, _ in actions]
@@ -212,7 +216,7 @@ class Simulation:
 
     def _disturb_gate(self) -> None:
         gate = self.rng.choice(self.gates)
-        kind = self.rng.choice(["unavailable", "worker crash", "zombie", "refused", "unknown 409"])
+        kind = self.rng.choices(["unavailable", "worker crash", "zombie", "refused", "unknown 409"], (5, 5, 5, 1, 1))[0]
         self._count(f"{kind} {gate.stage} effect")
         self._note(f"!! {kind} {gate.stage} {gate.name} of {gate.call.task.name}")
         message = f"injected {gate.stage} {gate.name}"
@@ -329,6 +333,13 @@ class Simulation:
             self.altered_by_others = True
             self.blobs.poke(self.tools.head(name), 1, [b"\xee" * PAGE])
 
+    def _listing_lies(self) -> None:
+        """Once, the service leaves a newly allocated range out of a diff: what no protocol can prevent must be verified."""
+        # Under a content diff the maps of head and source may differ harmlessly, and only samples could tell.
+        if self.blobs.lies == 0 and self.blobs.diff_kind == "writes":
+            self._count("a diff hides an allocation")
+            self.blobs.lies = 1
+
     def _resize(self, source: Any, pages: int) -> None:  # noqa: ANN401  a Blob
         size = source.size + pages * PAGE
         if 8 * PAGE <= size <= 80 * PAGE:
@@ -341,6 +352,7 @@ class Simulation:
     async def _come_to_rest(self) -> None:
         """No more disturbance: everything under way ends."""
         self.quiet = True
+        self.blobs.lies = 0
         for _ in range(20_000):
             await self._settled()
             self.instances = [instance for instance in self.instances if not instance.ended]
@@ -356,20 +368,27 @@ class Simulation:
         self._check(everything=True)
 
     async def _must_back_up(self) -> None:
-        """After every disturbance a run, asked for as full if need be, brings a point that equals the disk."""
-        for attempt in range(2):
+        """After every disturbance an undisturbed run brings a point that equals the disk.
+
+        It may fail only for a reason: a head that a stranger altered is found once, and a third automatic full waits.
+        """
+        full = False
+        for _ in range(4):
             self.world.pass_time(timedelta(minutes=20))
             self._runs += 1
             content = self.blobs.blobs[self.source].content()
             run = f"{DISK}.20260102T0000{self._runs % 60:02d}Z.timer"
-            self._start_run(run, window="", full=attempt > 0)
+            self._start_run(run, window="", full=full)
             await self._come_to_rest()
             points = sorted(self.seen.values(), key=lambda point: point.source_snapshot)
             if points and points[-1].run == run and self._bytes(points[-1]) == content:
                 return
-        row = next((row.value for (_, key), row in self.catalogue.rows.items() if key.endswith(run)), None)
-        message = f"an undisturbed run brought no point equal to the disk: {row}"
-        raise ViolationError(message)
+            row = next(row.value for (_, key), row in self.catalogue.rows.items() if key.endswith(run))
+            code = row.error.code if row.error else row.state
+            full = code == "TooManyAutomaticFulls"
+            if not full and not (code == "VerificationMismatch" and self.altered_by_others):
+                self._violated(f"an undisturbed run brought no point equal to the disk: {code} {row.error}")
+        self._violated("undisturbed runs go on failing")
 
     # -- invariants -----------------------------------------------------------------------------------------------------
 
@@ -457,6 +476,18 @@ class Simulation:
             self.report.trace.append(f"{self.world.ticks:>12}  {line}")
 
 
+_READS = frozenset({"properties", "snapshots", "allocated", "diff", "read", "get_row", "points", "get_document", "disks"})
+
+
+def _worth(step: str, name: str, stage: str) -> float:
+    """How often a port call waits for the scheduler: effects always, their replies often, reads and progress seldom."""
+    if step == "report_progress":
+        return 0.05
+    if name in _READS:
+        return 0.1
+    return 1.0 if stage == "before" else 0.5
+
+
 def _versioned(row: Any, world: World) -> Any:  # noqa: ANN401  any record
     from backup_core.domain.records import Versioned  # noqa: PLC0415
 
@@ -474,6 +505,3 @@ def _short(answer: dict[str, Any]) -> str:
 def simulate(seed: int, *, keep_trace: bool = False) -> Report:
     """Make the history of `seed`."""
     return asyncio.run(Simulation(seed, keep_trace=keep_trace).run())
-
-
-__all__ = ["Report", "Simulation", "replace", "simulate"]

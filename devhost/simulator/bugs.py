@@ -1,0 +1,159 @@
+"""Planted bugs: one guard of the protocol removed each. The simulation must catch every one of them.
+
+Each is a context manager that changes the product, or what the service guarantees, for as long as it is open.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from backup_core.activities import points, runner, tools, transfer, verification
+from backup_core.domain import decision
+from backup_core.steps import COMMIT_POINT
+from devhost.memory.catalogue import MemoryCatalogue
+from devhost.memory.driver import DrivenContext
+from devhost.memory.page_blobs import MemoryPageBlobs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.ranges import ByteRange, DiffRange
+
+
+@contextmanager
+def no_fence() -> Iterator[None]:
+    """Neither ownership, nor lease, nor sequence number is looked at when a run writes."""
+
+    async def any_owner(toolbox: tools.Tools, by: Any) -> Any:  # noqa: ANN401  as the function it replaces
+        row = await toolbox.catalogue.head(by.disk)
+        assert row is not None
+        return row
+
+    with (
+        patch.object(MemoryPageBlobs, "_fenced", lambda self, address, _: self._found(address)),
+        patch.object(transfer, "owned", any_owner),
+    ):
+        yield
+
+
+@contextmanager
+def lease_from_the_name() -> Iterator[None]:
+    """The lease id is derived from the disk's name instead of being fresh for each run."""
+    with patch.object(DrivenContext, "new_uuid", lambda _: str(uuid.uuid5(uuid.NAMESPACE_URL, "vm"))):
+        yield
+
+
+@contextmanager
+def newer_snapshot_after_a_half_applied_diff() -> Iterator[None]:
+    """A dirty head is taken for clean: a fresh snapshot is diffed against the last point."""
+    decide = decision.decide
+
+    def careless(head: Any, source: str, found: Any, *, full_asked: bool) -> Any:  # noqa: ANN401  as the function it replaces
+        if found is not None and found.mark is not None and found.mark.state != "committed":
+            found = replace(found, mark=replace(found.mark, state="committed"), head_unchanged=True)
+        return decide(head, source, found, full_asked=full_asked)
+
+    with patch("backup_core.activities.ownership.decide", careless):
+        yield
+
+
+@contextmanager
+def clears_dropped() -> Iterator[None]:
+    """Cleared ranges are counted, and left as they are."""
+
+    async def forget(_: Any, __: Any, ___: Any, ____: Any) -> None:  # noqa: ANN401  as the method it replaces
+        return
+
+    with patch.object(MemoryPageBlobs, "clear", forget):
+        yield
+
+
+@contextmanager
+def continuation_ignored() -> Iterator[None]:
+    """Only the first page of a diff, two ranges, is read."""
+    listed = MemoryPageBlobs.diff
+
+    async def first_page(
+        self: MemoryPageBlobs,
+        blob: BlobAddress,
+        snapshot: str,
+        previous: str,
+        window: ByteRange,
+    ) -> AsyncIterator[DiffRange]:
+        count = 0
+        async for one in listed(self, blob, snapshot, previous, window):
+            count += 1
+            if count <= 2:
+                yield one
+
+    with patch.object(MemoryPageBlobs, "diff", first_page):
+        yield
+
+
+@contextmanager
+def commit_without_verifying() -> Iterator[None]:
+    """The head is marked verified without having been compared."""
+
+    async def believe(*_: object) -> str:
+        return "0" * 64
+
+    with patch.object(verification, "_compare", believe):
+        yield
+
+
+@contextmanager
+def source_snapshot_deleted_before_commit() -> Iterator[None]:
+    """The old source snapshot goes as soon as the new backup snapshot is there."""
+    commit = points.commit_point
+
+    async def hasty(toolbox: tools.Tools, asked: Any) -> Any:  # noqa: ANN401  as the function it replaces
+        row = await tools.owned(toolbox, asked.transfer.by)
+        if row.value.pair and row.value.pair.source_snapshot != asked.transfer.target:
+            await toolbox.blobs.delete_snapshot(toolbox.source(row.value.source), row.value.pair.source_snapshot)
+        return await commit(toolbox, asked)
+
+    with patch.dict(runner.ACTIVITIES, {COMMIT_POINT.name: hasty}):
+        yield
+
+
+@contextmanager
+def unconditional_commit() -> Iterator[None]:
+    """Rows are written whatever their version, and nobody asks who owns the disk before a commit."""
+
+    async def any_owner(toolbox: tools.Tools, by: Any) -> Any:  # noqa: ANN401  as the function it replaces
+        row = await toolbox.catalogue.head(by.disk)
+        assert row is not None
+        return row
+
+    with patch.object(MemoryCatalogue, "_check", lambda *_: None), patch.object(points, "owned", any_owner):
+        yield
+
+
+@contextmanager
+def altered_head_is_trusted() -> Iterator[None]:
+    """Nobody looks whether a stranger changed the head between two runs."""
+
+    async def trust(*_: object) -> bool:
+        return True
+
+    with patch("backup_core.activities.ownership._unchanged", trust):
+        yield
+
+
+BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "no fence": no_fence,
+    "lease id from the name": lease_from_the_name,
+    "newer snapshot after a half-applied diff": newer_snapshot_after_a_half_applied_diff,
+    "clears dropped": clears_dropped,
+    "continuation ignored": continuation_ignored,
+    "commit without verifying": commit_without_verifying,
+    "source snapshot deleted before commit": source_snapshot_deleted_before_commit,
+    "unconditional commit": unconditional_commit,
+    "altered head is trusted": altered_head_is_trusted,
+}
