@@ -1,7 +1,8 @@
-"""`python -m devhost demo | up`."""
+"""`python -m devhost demo | up | simulate [--seeds N] [--first N] [--seed N]`."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 
@@ -16,7 +17,16 @@ def main(arguments: list[str]) -> int:
             from devhost import up  # noqa: PLC0415  each command loads what it needs
 
             return up.main()
-    print("usage: python -m devhost demo | up")
+        case ["simulate", *options]:
+            from devhost.simulator import command  # noqa: PLC0415  each command loads what it needs
+
+            parser = argparse.ArgumentParser(prog="devhost simulate")
+            parser.add_argument("--seeds", type=int, default=5000, help="how many histories")
+            parser.add_argument("--first", type=int, default=0, help="the first seed")
+            parser.add_argument("--seed", type=int, help="one history, with its trace")
+            asked = parser.parse_args(options)
+            return command.main(asked.seeds, asked.first, asked.seed)
+    print("usage: python -m devhost demo | up | simulate")
     return 2
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from backup_core.activities.tools import owned, policy_of
+from backup_core.activities.tools import changes_between, owned, policy_of
 from backup_core.domain.decision import Decision, Found, automatic_full, decide
 from backup_core.domain.errors import (
     BlobMissingError,
@@ -20,11 +20,13 @@ from backup_core.domain.errors import (
 from backup_core.domain.metadata import from_metadata
 from backup_core.domain.naming import head_blob_name, window_id
 from backup_core.domain.progress import percent
-from backup_core.domain.ranges import ByteRange
+from backup_core.domain.ranges import ByteRange, DiffRange, one_sided
 from backup_core.domain.records import Head, Owner, Run, RunError
 from backup_core.steps import Begin, Begun, Finish, NewGeneration, Nothing, Report, Reported
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from backup_core.activities.tools import Tools
     from backup_core.domain.metadata import HeadMark
     from backup_core.domain.naming import BlobAddress
@@ -232,17 +234,34 @@ async def _exists(tools: Tools, blob: BlobAddress, snapshot: str) -> bool:
 
 
 async def _unchanged(tools: Tools, head: Head, mark: HeadMark | None, before: BlobProperties) -> bool:
-    """Same version as recorded; or, after a crash between a write and its record, nothing in the diff since the point."""
+    """Whether nobody but this app's runs changed the head since the last restore point.
+
+    Same version as recorded; or, for a dirty head and after a crash between a write and its record: every page changed since
+    the backup snapshot is one that the recorded target changes. Those are written again; any other would be kept.
+    """
     assert head.pair is not None
     if before.etag == head.head_etag:
         return True
-    if mark is None or before.size != head.pair.size:
+    if mark is None or before.size < head.pair.size:
         return False
+    whole = ByteRange(0, head.pair.size)
+    dirty = mark.target != head.pair.source_snapshot
     try:
-        changes = tools.blobs.diff(tools.head(head.head), "", head.pair.backup_snapshot, ByteRange(0, before.size))
-        return await anext(changes, None) is None
-    except DiffRefusedError:
+        changed = changes_between(tools, tools.head(head.head), "", head.pair.backup_snapshot, whole)
+        if not dirty:
+            return await anext(changed, None) is None
+        intended = changes_between(tools, tools.source(mark.source), mark.target, mark.base, whole)
+        async for lone in one_sided(_ranges(changed), _ranges(intended)):
+            if lone.left:
+                return False
+    except (DiffRefusedError, BlobMissingError, SnapshotMissingError):
         return False
+    return True
+
+
+async def _ranges(changes: AsyncIterator[DiffRange]) -> AsyncIterator[ByteRange]:
+    async for one in changes:
+        yield one.range
 
 
 async def begin_new_generation(tools: Tools, asked: NewGeneration) -> Begun:

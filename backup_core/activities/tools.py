@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backup_core.domain.errors import DiskUnknownError, NotOwnerError, SourceUnfitError
 from backup_core.domain.naming import BlobAddress, parse_blob_url
-from backup_core.domain.ranges import GIB, MIB
+from backup_core.domain.ranges import GIB, MIB, ByteRange, DiffRange, windows
 from backup_core.domain.records import Owner
 from backup_core.ports import Fence, Guard
 
@@ -60,6 +60,19 @@ class Tools:
     def head(self, name: str) -> BlobAddress:
         """The backup blob of that name."""
         return BlobAddress(self.backup_account, self.heads_container, name)
+
+
+async def changes_between(
+    tools: Tools, blob: BlobAddress, snapshot: str, base: str, part: ByteRange
+) -> AsyncIterator[DiffRange]:
+    """What changed inside `part` since the snapshot `base`, listed in windows; without a base, everything allocated."""
+    for window in windows(part.end, tools.limits.window_bytes, part.start):
+        if base:
+            async for changed in tools.blobs.diff(blob, snapshot, base, window):
+                yield changed
+        else:
+            async for allocated in tools.blobs.allocated(blob, snapshot, window):
+                yield DiffRange(allocated, cleared=False)
 
 
 async def policy_of(tools: Tools, disk: str) -> Policy:

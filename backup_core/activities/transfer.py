@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from backup_core.activities.tools import fence_of, guard_of, owned
+from backup_core.activities.tools import changes_between, fence_of, guard_of, owned
 from backup_core.domain.errors import (
     BlobExistsError,
     DiffRefusedError,
@@ -19,7 +19,7 @@ from backup_core.domain.errors import (
 from backup_core.domain.metadata import HeadMark, from_metadata, to_metadata
 from backup_core.domain.naming import plan_name
 from backup_core.domain.plan import Plan, Planner
-from backup_core.domain.ranges import ByteRange, DiffRange, chunks, joined, windows
+from backup_core.domain.ranges import ByteRange, DiffRange, chunks, joined
 from backup_core.steps import Applied, ApplyShard, Opened, Planned, PlanTransfer, Transfer
 
 if TYPE_CHECKING:
@@ -29,17 +29,6 @@ if TYPE_CHECKING:
     from backup_core.domain.naming import BlobAddress
 
 _PLAN = TypeAdapter(Plan)
-
-
-async def _changes(tools: Tools, source: BlobAddress, target: str, base: str, part: ByteRange) -> AsyncIterator[DiffRange]:
-    """What has to be done inside `part`: the diff, or every allocated range for a full copy."""
-    for window in windows(part.end, tools.limits.window_bytes, part.start):
-        if base:
-            async for changed in tools.blobs.diff(source, target, base, window):
-                yield changed
-        else:
-            async for allocated in tools.blobs.allocated(source, target, window):
-                yield DiffRange(allocated, cleared=False)
 
 
 def _work(tools: Tools, transfer_of: PlanTransfer | Transfer, part: ByteRange) -> AsyncIterator[DiffRange]:
@@ -53,10 +42,10 @@ async def _listed(tools: Tools, transfer_of: PlanTransfer | Transfer, part: Byte
     old_size = (await tools.blobs.properties(source, transfer_of.base)).size if transfer_of.base else 0
     cut = min(max(old_size, part.start), part.end)
     if transfer_of.base and cut > part.start:
-        async for changed in _changes(tools, source, transfer_of.target, transfer_of.base, ByteRange(part.start, cut)):
+        async for changed in changes_between(tools, source, transfer_of.target, transfer_of.base, ByteRange(part.start, cut)):
             yield changed
     if part.end > cut:
-        async for changed in _changes(tools, source, transfer_of.target, "", ByteRange(cut, part.end)):
+        async for changed in changes_between(tools, source, transfer_of.target, "", ByteRange(cut, part.end)):
             yield changed
 
 

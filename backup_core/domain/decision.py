@@ -21,7 +21,9 @@ class Found:
 
     head_exists: bool
     head_unchanged: bool
-    """The head is byte for byte what its last run left: same ETag, or an empty diff against the backup snapshot."""
+    """Nobody but this app's runs changed the head: it has the recorded version, or differs from the last backup snapshot
+    only where an interrupted run was to change it.
+    """
     mark: HeadMark | None
     base_exists: bool
     """The pair's source snapshot exists."""
@@ -93,5 +95,4 @@ def _doubt(head: Head, found: Found) -> str:
             return "an interrupted run started from another restore point"
         if not found.target_exists:
             return "the source snapshot of an interrupted run is gone"
-        return ""
     return "" if found.head_unchanged else "the backup blob was changed by somebody else"

@@ -60,6 +60,8 @@ class Call:
     task: Task
     work: asyncio.Task[Any] | None = None
     zombie: bool = False
+    held_until: int = 0
+    """Step before which nothing it sent arrives: a request may be under way for a long time."""
 
 
 @dataclass(eq=False)
@@ -110,6 +112,7 @@ class Simulation:
         self.gates: list[Gate] = []
         self.quiet = False
         self._runs = 0
+        self._now = 0
         # What is known to be true.
         self.truth: dict[str, bytes] = {}
         self.seen: dict[str, RestorePoint] = {}
@@ -124,6 +127,8 @@ class Simulation:
         await self._gate(name, "before")
 
     async def _after(self, name: str) -> None:
+        if name == "snapshot":
+            self._learn()
         await self._gate(name, "after")
 
     async def _gate(self, name: str, stage: str) -> None:
@@ -177,7 +182,7 @@ class Simulation:
     async def run(self) -> Report:
         """Make the history; the report carries the first violation."""
         try:
-            for _ in range(STEPS_PER_HISTORY):
+            for self._now in range(STEPS_PER_HISTORY):
                 self._step()
                 await self._settled()
                 self._check()
@@ -195,6 +200,7 @@ class Simulation:
         return self.report
 
     def _step(self) -> None:
+        ready = [gate for gate in self.gates if gate.call.held_until <= self._now]
         actions: list[tuple[float, Callable[[], None]]] = [
             (6, self._guest),
             (1.6, self._begin_run),
@@ -203,20 +209,22 @@ class Simulation:
             (0.25, self._terminate),
             (0.15, self._listing_lies),
             (0.6, self._duplicate),
-            (50 if self.gates else 0, self._open_gate),
-            (3 if self.gates else 0, self._disturb_gate),
+            (50 if ready else 0, lambda: self._open_gate(ready)),
+            (3 if ready else 0, lambda: self._disturb_gate(ready)),
             (3, self._fire_timer),
         ]
         weights = [weight for weight, _ in actions]
         self.rng.choices([action for _, action in actions], weights)[0]()
 
-    def _open_gate(self) -> None:
-        gate = self.rng.choice(self.gates)
+    def _open_gate(self, ready: list[Gate]) -> None:
+        gate = self.rng.choice(ready)
         gate.opened.set_result(None)
 
-    def _disturb_gate(self) -> None:
-        gate = self.rng.choice(self.gates)
+    def _disturb_gate(self, ready: list[Gate]) -> None:
         kind = self.rng.choices(["unavailable", "worker crash", "zombie", "refused", "unknown 409"], (5, 5, 5, 1, 1))[0]
+        # A put that outlives its run is what fences are for: requests under way are lost there first.
+        puts = [gate for gate in ready if gate.stage == "before" and gate.name in ("write", "clear")]
+        gate = self.rng.choice(puts if kind == "zombie" and puts else ready)
         self._count(f"{kind} {gate.stage} effect")
         self._note(f"!! {kind} {gate.stage} {gate.name} of {gate.call.task.name}")
         message = f"injected {gate.stage} {gate.name}"
@@ -240,6 +248,7 @@ class Simulation:
             self._start_call(call.instance, call.task)
 
     def _abandon(self, call: Call) -> None:
+        call.held_until = self._now + self.rng.randrange(200)
         if not call.zombie:
             call.zombie = True
             self._start_call(call.instance, call.task)
@@ -261,6 +270,7 @@ class Simulation:
             for call in self.calls:
                 if call.instance is instance:
                     call.zombie = True
+                    call.held_until = self._now + self.rng.randrange(200)
 
     def _fire_timer(self) -> None:
         timers = [(instance, task) for instance in self.instances for task in instance.waiting if task.kind == "timer"]
@@ -357,7 +367,7 @@ class Simulation:
             await self._settled()
             self.instances = [instance for instance in self.instances if not instance.ended]
             if self.gates:
-                self._open_gate()
+                self._open_gate(self.gates)
             elif any(task.kind == "timer" for instance in self.instances for task in instance.waiting):
                 self._fire_timer()
             elif not self.calls:
@@ -393,9 +403,7 @@ class Simulation:
     # -- invariants -----------------------------------------------------------------------------------------------------
 
     def _check(self, *, everything: bool = False) -> None:
-        for name, snapshot in self.blobs.blobs[self.source].snapshots.items():
-            if name not in self.truth:
-                self.truth[name] = snapshot.content()
+        self._learn()
         points = {key: row.value for (_, key), row in self.catalogue.rows.items() if key.startswith("point!")}
         for key, point in points.items():
             fresh = key not in self.seen
@@ -410,6 +418,12 @@ class Simulation:
             self._violated("invariant 11: one source snapshot has two restore points")
         self._check_head(points)
         self._check_runs()
+
+    def _learn(self) -> None:
+        """What each source snapshot holds, as soon as it exists."""
+        for name, snapshot in self.blobs.blobs[self.source].snapshots.items():
+            if name not in self.truth:
+                self.truth[name] = snapshot.content()
 
     def _bytes(self, point: RestorePoint) -> bytes:
         blob = self.blobs.blobs.get(self.tools.head(point.head))

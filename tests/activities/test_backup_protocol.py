@@ -289,6 +289,46 @@ async def test_an_interrupted_target_is_finished_first_then_a_fresh_one(scene):
     assert first.point < finished.point < fresh.point
 
 
+@pytest.mark.parametrize("page", [2, 6])
+async def test_a_stranger_on_a_half_applied_head(scene, page):
+    """A dirty head touched outside the interrupted diff is given up; inside it, the page is written again anyway."""
+    await scene.back_up()
+    scene.write(6, 61, 62)
+    await stop_before(scene, "verify_head")
+    scene.blobs.poke(scene.tools.head(scene.head_row().head), page, [b"\xee" * PAGE])
+    scene.world.pass_time(timedelta(minutes=16))
+    await scene.back_up()
+
+    for point in scene.points():
+        assert b"\xee" * PAGE not in scene.content(point)
+    newest = scene.points()[-1]
+    assert newest.kind == ("full" if page == 2 else "incremental")
+    assert scene.content(newest) == scene.blobs.blobs[scene.source()].content()
+
+
+async def test_a_mismatch_quarantines_the_head(scene):
+    """The run fails; the next one does not build upon that head, and says why."""
+    await scene.back_up()
+    scene.write(6, 61)
+    request, driver = scene.request(), scene.driver()
+
+    async def perform(name, asked):
+        if name == "verify_head":
+            scene.head_blob().pages[30] = b"\x01" * PAGE
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    with pytest.raises(BackupFailedError, match="VerificationMismatch"):
+        await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+    assert scene.head_row().doubt == "the backup blob failed its verification"
+    await scene.back_up()
+
+    point = scene.points()[-1]
+    assert (point.kind, point.reason) == ("full", "the backup blob failed its verification")
+    assert scene.head_row().doubt == ""
+    assert scene.content(point) == scene.blobs.blobs[scene.source()].content()
+
+
 async def test_a_broken_lease_is_noticed_and_never_taken_again(scene):
     """Somebody breaks the head's lease during a run: its writes are refused and it fails; the next run repairs."""
     await scene.back_up()
