@@ -216,22 +216,28 @@ class Applied(Message):
 
 
 class Verify(Message):
-    """Compare head and source snapshot from `offset` on."""
+    """Compare head and source snapshot from `offset` on: first the page maps of the whole disk, then content."""
 
     transfer: Transfer
+    content: bool = False
+    """Whether the page maps are done and content is compared."""
     offset: int = 0
     chain: str = ""
     """Digest of the page map before `offset`."""
     etag: str = ""
     """The head's version since the comparison began; empty at its beginning."""
+    compared: int = 0
+    """Bytes of content compared so far."""
 
 
 class Verified(Message):
     """How far the comparison came. Once `done`, the head is marked verified and `etag` is its version."""
 
+    content: bool
     offset: int
     chain: str
     etag: str
+    compared: int
     done: bool
 
 
@@ -255,6 +261,8 @@ class Commit(Message):
     etag: str
     backup_snapshot: str
     applied: Applied
+    compared: int
+    """Bytes of content the verification compared."""
     now: str
 
 

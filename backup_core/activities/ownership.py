@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 HEARTBEAT_MAX = timedelta(minutes=15)
 """A run whose row has not changed for this long, by the table service's clock, is taken for dead."""
+ERROR_LENGTH_MAX = 4000
+"""A table's text column holds 32 Ki characters; an error that long helps nobody."""
 CONFLICTS_MAX = 5
 """Times a lost race for a row is tried again before the fault is left to the orchestrator's retry."""
 
@@ -327,7 +329,7 @@ async def _end_row(tools: Tools, asked: Finish) -> None:
         row = await tools.catalogue.run(asked.disk, asked.run)
         if row is None or row.value.ended_for_good:
             return
-        error = RunError(asked.fault.code, asked.fault.message) if asked.fault else None
+        error = RunError(asked.fault.code, asked.fault.message[:ERROR_LENGTH_MAX]) if asked.fault else None
         ended = replace(
             row.value,
             state=asked.state,

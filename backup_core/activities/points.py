@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from backup_core.domain.metadata import HeadMark
     from backup_core.domain.records import Head, Versioned
 
-VERIFIED = "sizes and page maps; ranges only one side has were read and are zero"
-
 
 async def commit_point(tools: Tools, asked: Commit) -> Committed:
     """Insert the point and move the head row to it in one transaction; then mark the head committed and record its version.
@@ -64,7 +62,7 @@ def _point(asked: Commit, mark: HeadMark, row: Versioned[Head]) -> RestorePoint:
         run=transfer.by.run,
         digest=mark.digest,
         page_map=mark.page_map,
-        verified=VERIFIED,
+        verified=f"sizes, page maps, {asked.compared} bytes of content",
         committed=datetime.fromisoformat(asked.now),
     )
 

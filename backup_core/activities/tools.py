@@ -10,6 +10,7 @@ from backup_core.domain.errors import DiskUnknownError, NotOwnerError, SourceUnf
 from backup_core.domain.naming import BlobAddress, parse_blob_url
 from backup_core.domain.ranges import GIB, MIB, ByteRange, DiffRange, windows
 from backup_core.domain.records import Owner
+from backup_core.domain.sampling import DRAWN_MIN
 from backup_core.ports import Fence, Guard
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ class Limits:
     """Requests at a time towards one head: 15 times 4 MiB/s is a page blob's limit, at about a second each."""
     window_bytes: int = 64 * GIB
     """Ranges are listed in windows: a very fragmented blob hits a server time-out on the whole."""
+    content_bytes: int = GIB
+    """Content is compared in windows of this size; between two of them a verification may stop and be resumed."""
+    samples_min: int = DRAWN_MIN
+    """Blocks a sampled verification draws at least."""
     verify_seconds: float = 100.0
     """A verification returns where to resume after this long."""
     fleet_disks_max: int = 100

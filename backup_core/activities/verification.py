@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backup_core.activities.tools import guard_of, owned
+from backup_core.activities.tools import changes_between, guard_of, owned, policy_of
 from backup_core.domain.errors import UnexpectedAnswerError, VerificationError
 from backup_core.domain.metadata import PageMapDigest, from_metadata, to_metadata
 from backup_core.domain.ranges import ByteRange, OneSided, chunks, one_sided, windows
+from backup_core.domain.sampling import sampled
 from backup_core.steps import Verified, Verify
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ async def verify_head(tools: Tools, asked: Verify) -> Verified:
 
 
 async def _verify(tools: Tools, asked: Verify) -> Verified:
-    """Compare sizes and page maps, window by window, and mark the head verified at the end.
+    """Compare sizes and page maps, then content, window by window, and mark the head verified at the end.
 
     A range only one side has allocated must hold zeros: it is read and proved. The mark is written under the lease and the
     version the comparison began with, so nothing written in between can slip in. Raises VerificationError.
@@ -53,20 +55,90 @@ async def _verify(tools: Tools, asked: Verify) -> Verified:
         message = f"{head}: its mark is not that of run {transfer.by.run}; found {mark}"
         raise UnexpectedAnswerError(message)
     if mark.state == "verified":
-        return Verified(offset=transfer.size, chain=mark.page_map, etag=found.etag, done=True)
+        return _answer(asked, transfer.size, mark.page_map, found.etag, asked.compared, content=True, done=True)
     size = (await tools.blobs.properties(source, transfer.target)).size
     if found.size != size:
         message = f"{head}: {found.size} bytes, but source snapshot {transfer.target} has {size}; not committed"
         raise VerificationError(message)
-    etag, chain, offset = asked.etag or found.etag, asked.chain or PageMapDigest.START, asked.offset
+    etag, chain, offset, compared = asked.etag or found.etag, asked.chain or PageMapDigest.START, asked.offset, asked.compared
     began = tools.monotonic()
-    for window in windows(size, tools.limits.window_bytes, offset):
-        chain = await _compare(tools, transfer, source, head, window, chain)
-        offset = window.end
-        if offset < size and tools.monotonic() - began > tools.limits.verify_seconds:
-            return Verified(offset=offset, chain=chain, etag=etag, done=False)
+    if not asked.content:
+        for window in windows(size, tools.limits.window_bytes, offset):
+            chain = await _compare(tools, transfer, source, head, window, chain)
+            if tools.monotonic() - began > tools.limits.verify_seconds:
+                ended = window.end == size
+                return _answer(asked, 0 if ended else window.end, chain, etag, compared, content=ended, done=False)
+        offset = 0
+    full = (await policy_of(tools, transfer.by.disk)).verification == "full"
+    for window in windows(size, tools.limits.content_bytes, offset):
+        compared += await _compare_content(tools, transfer, window, full=full)
+        if window.end < size and tools.monotonic() - began > tools.limits.verify_seconds:
+            return _answer(asked, window.end, chain, etag, compared, content=True, done=False)
     etag = await tools.blobs.set_metadata(head, to_metadata(mark.verified(chain)), guard_of(transfer.by, etag))
-    return Verified(offset=size, chain=chain, etag=etag, done=True)
+    return _answer(asked, size, chain, etag, compared, content=True, done=True)
+
+
+def _answer(asked: Verify, offset: int, chain: str, etag: str, compared: int, *, content: bool, done: bool) -> Verified:
+    return Verified(content=content or asked.content, offset=offset, chain=chain, etag=etag, compared=compared, done=done)
+
+
+# -- content ------------------------------------------------------------------------------------------------------
+
+
+async def _compare_content(tools: Tools, transfer: Transfer, window: ByteRange, *, full: bool) -> int:
+    """Read blocks of the window from both sides and compare them; returns the bytes compared.
+
+    A sample outside the diff is the only cheap detector of a diff that reports too little.
+    """
+    compared = 0
+    in_flight: set[asyncio.Task[int]] = set()
+    try:
+        async for piece in _every_chunk(tools, transfer, window) if full else _sample(tools, transfer, window):
+            if len(in_flight) >= tools.limits.in_flight:
+                done, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
+                compared += sum(task.result() for task in done)
+            in_flight.add(asyncio.create_task(_equal(tools, transfer, piece)))
+        if in_flight:
+            done, in_flight = await asyncio.wait(in_flight)
+            compared += sum(task.result() for task in done)
+    finally:
+        for task in in_flight:
+            task.cancel()
+        await asyncio.gather(*in_flight, return_exceptions=True)
+    return compared
+
+
+async def _every_chunk(tools: Tools, transfer: Transfer, window: ByteRange) -> AsyncIterator[ByteRange]:
+    async for allocated in tools.blobs.allocated(tools.source(transfer.by.source), transfer.target, window):
+        for piece in chunks(allocated):
+            yield piece
+
+
+def _sample(tools: Tools, transfer: Transfer, window: ByteRange) -> AsyncIterator[ByteRange]:
+    seed = f"{transfer.by.run}:{transfer.target}:{window.start}"
+    return sampled(_written(tools, transfer, window), window, transfer.size, seed, tools.limits.samples_min)
+
+
+async def _written(tools: Tools, transfer: Transfer, window: ByteRange) -> AsyncIterator[ByteRange]:
+    source = tools.source(transfer.by.source)
+    async for changed in changes_between(tools, source, transfer.target, transfer.base, window):
+        if not changed.cleared:
+            yield changed.range
+
+
+async def _equal(tools: Tools, transfer: Transfer, piece: ByteRange) -> int:
+    source, head = tools.source(transfer.by.source), tools.head(transfer.head)
+    wanted, found = await asyncio.gather(tools.blobs.read(source, transfer.target, piece), tools.blobs.read(head, "", piece))
+    if wanted != found:
+        message = (
+            f"disk {transfer.by.disk}: bytes [{piece.start}, {piece.end}) of {head} differ from source snapshot "
+            f"{transfer.target}; the point was not committed; the next run makes a full backup"
+        )
+        raise VerificationError(message)
+    return piece.size
+
+
+# -- page maps ----------------------------------------------------------------------------------------------------
 
 
 async def _compare(

@@ -77,7 +77,7 @@ class Api:
             raise RefusedError(409, "SourceAlreadyProtected", message, "source")
         now = self.now()
         created = existing.value.created if existing else now
-        policy = Policy(disk, address.url, asked.description, created=created, updated=now)
+        policy = Policy(disk, address.url, asked.description, created, now, asked.verification)
         await self.catalogue.put_policy(policy, existing.etag if existing else None)
         if existing and existing.value.source != address.url:
             await self.catalogue.release_source(existing.value.source, disk)

@@ -23,6 +23,7 @@ class DiskAsked(_Asked):
 
     source: str = Field(min_length=1, max_length=URL_LENGTH_MAX)
     description: str = Field(default="", max_length=DESCRIPTION_LENGTH_MAX)
+    verification: Literal["sampled", "full"] = "sampled"
 
 
 class BackupAsked(_Asked):
@@ -41,6 +42,7 @@ class DiskAnswer(_Answer):
     id: str
     source: str
     description: str
+    verification: Literal["sampled", "full"]
     created: datetime
     updated: datetime
     generation: int
@@ -55,6 +57,7 @@ class DiskAnswer(_Answer):
             id=policy.disk,
             source=policy.source,
             description=policy.description,
+            verification=policy.verification,
             created=policy.created,
             updated=policy.updated,
             generation=head.generation if head else 0,

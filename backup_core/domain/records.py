@@ -22,6 +22,8 @@ class Policy:
     description: str
     created: datetime
     updated: datetime
+    verification: Literal["sampled", "full"] = "sampled"
+    """How much content is compared before a point is committed."""
 
 
 @dataclass(frozen=True)

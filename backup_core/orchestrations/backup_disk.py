@@ -36,6 +36,7 @@ from backup_core.steps import (
     TakeBackup,
     TakeSnapshot,
     Transfer,
+    Verified,
     Verify,
 )
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from backup_core.orchestrations.calls import Context
 
 NAME = "backup_disk"
-SHARDS_PER_EXECUTION = 60
+SHARDS_PER_EXECUTION = 48
 """After so many shards the instance continues as new, so that its history stays small whatever the disk's size."""
 
 
@@ -166,15 +167,16 @@ class _Backup:
     def _round(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> Flow[Transfer]:
         """Copy, verify, snapshot, commit, drop the old. Returns the transfer with the head's committed version."""
         applied = yield from self._copy(transfer, planned, next_shard, applied)
-        etag = yield from self._verify(transfer, planned, applied)
+        verified = yield from self._verify(transfer, planned, applied)
         yield from self._progress(transfer, planned, applied, "committing", 0, 0)
-        asked = TakeBackup(transfer=transfer, etag=etag)
+        asked = TakeBackup(transfer=transfer, etag=verified.etag)
         backup = yield from call(self.context, TAKE_BACKUP, asked, self.retries)
         commit = Commit(
             transfer=transfer,
-            etag=etag,
+            etag=verified.etag,
             backup_snapshot=backup.snapshot,
             applied=applied,
+            compared=verified.compared,
             now=now(self.context).isoformat(),
         )
         committed = yield from call(self.context, COMMIT_POINT, commit, self.retries)
@@ -213,14 +215,15 @@ class _Backup:
         self.context.continue_as_new(self.request.model_copy(update={"going": going}).model_dump(mode="json"))
         raise _ContinuedAsNewError
 
-    def _verify(self, transfer: Transfer, planned: Planned, applied: Applied) -> Flow[str]:
+    def _verify(self, transfer: Transfer, planned: Planned, applied: Applied) -> Flow[Verified]:
         asked = Verify(transfer=transfer)
         while True:
-            yield from self._progress(transfer, planned, applied, "verifying", asked.offset, transfer.size)
+            done = asked.offset + (transfer.size if asked.content else 0)
+            yield from self._progress(transfer, planned, applied, "verifying", done, 2 * transfer.size)
             verified = yield from call(self.context, VERIFY_HEAD, asked, self.retries)
             if verified.done:
-                return verified.etag
-            asked = Verify(transfer=transfer, offset=verified.offset, chain=verified.chain, etag=verified.etag)
+                return verified
+            asked = Verify(transfer=transfer, **verified.model_dump(exclude={"done"}))
 
     def finish(self, state: str, fault: Fault | None) -> Flow[None]:
         asked = Finish(

@@ -108,11 +108,16 @@ class ReplayedInstance:
         self._past: list[dict[str, Any]] = []
         self._execution = f"{self._seed}:{self.executions}"
         started = protocol.execution_started(self.id, self._execution, "backup_disk", self._input, None, None)
-        self._dispatch(started)
+        self._dispatch([started])
 
-    def _dispatch(self, event: dict[str, Any]) -> None:
+    @property
+    def history_bytes(self) -> int:
+        """Size of the present execution's history as JSON."""
+        return len(json.dumps(self._past))
+
+    def _dispatch(self, arrived: list[dict[str, Any]]) -> None:
         stamp = protocol.format_time(self._clock() + timedelta(microseconds=len(self._past)))
-        new = [protocol.event(EventType.ORCHESTRATOR_STARTED), event]
+        new = [protocol.event(EventType.ORCHESTRATOR_STARTED), *arrived]
         for item in new:
             item["Timestamp"] = stamp
         events = [*self._past, *new]
@@ -153,19 +158,23 @@ class ReplayedInstance:
 
     def settle(self, task: Task, result: Any = None, error: Exception | None = None) -> None:  # noqa: ANN401  any JSON
         """Append the task's end to the history and replay."""
-        if task not in self.waiting:
-            return
+        if task in self.waiting:
+            self._dispatch([self._end(task, result, error)])
+
+    def settle_all(self, results: list[tuple[Task, Any]]) -> None:
+        """Append the ends of several tasks, and replay once."""
+        self._dispatch([self._end(task, result, None) for task, result in results])
+
+    def _end(self, task: Task, result: Any, error: Exception | None) -> dict[str, Any]:  # noqa: ANN401  any JSON
         self.waiting.remove(task)
         task.done = True
         sequence = next(number for number, one in self._sequence.items() if one is task)
         if task.kind == "timer":
             assert task.fire_at is not None
-            fired = protocol.format_time(task.fire_at)
-            self._dispatch(protocol.event(EventType.TIMER_FIRED, TimerId=sequence, FireAt=fired))
-        elif error:
-            self._dispatch(protocol.activity_failure(task.name, sequence, error))
-        else:
-            self._dispatch(protocol.event(EventType.TASK_COMPLETED, TaskScheduledId=sequence, Result=json.dumps(result)))
+            return protocol.event(EventType.TIMER_FIRED, TimerId=sequence, FireAt=protocol.format_time(task.fire_at))
+        if error:
+            return protocol.activity_failure(task.name, sequence, error)
+        return protocol.event(EventType.TASK_COMPLETED, TaskScheduledId=sequence, Result=json.dumps(result))
 
 
 class _AnyName(frozenset[str]):

@@ -99,6 +99,8 @@ class Simulation:
             shard_bytes_max=self.rng.choice([2, 4, 1000]) * PAGE,
             shard_requests_max=self.rng.choice([2, 1000]),
             in_flight=self.rng.choice([1, 2, 4]),
+            # On these tiny disks 300 samples would read everything, and so hide what the protocol itself must prevent.
+            samples_min=1,
             window_bytes=self.rng.choice([5, 16, 1000]) * PAGE,
         )
         documents = MemoryDocuments(self.world)

@@ -208,7 +208,7 @@ async def test_a_large_transfer_continues_as_new(scene):
     scene.with_limits(shard_bytes_max=PAGE)
     driver = await scene.back_up("big", wave=4)
 
-    assert driver.executions == 2
+    assert driver.executions == 3
     assert scene.content(scene.points("big")[0]) == scene.blobs.blobs[scene.source("big")].content()
 
 
@@ -327,6 +327,51 @@ async def test_a_mismatch_quarantines_the_head(scene):
     assert (point.kind, point.reason) == ("full", "the backup blob failed its verification")
     assert scene.head_row().doubt == ""
     assert scene.content(point) == scene.blobs.blobs[scene.source()].content()
+
+
+@pytest.mark.parametrize("verification", ["sampled", "full"])
+async def test_equal_maps_with_other_content_are_found(scene, verification):
+    """A byte that differs in an allocated page: by samples on a small disk nearly all blocks are read, by `full` all."""
+    row = scene.catalogue.rows["vm", "policy"]
+    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, verification=verification))
+    await scene.back_up()
+    scene.write(6, 61)
+    request, driver = scene.request(), scene.driver()
+
+    async def perform(name, asked):
+        if name == "verify_head":
+            scene.head_blob().pages[1] = b"\x01" * PAGE
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    with pytest.raises(
+        BackupFailedError,
+        match=r"VerificationMismatch.*\[0, 4096\)|VerificationMismatch.*\[0, 2560\)|VerificationMismatch.*\[0, 1536\)",
+    ):
+        await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    assert len(scene.points()) == 1
+
+
+async def test_full_verification_reads_every_allocated_byte(scene):
+    row = scene.catalogue.rows["vm", "policy"]
+    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, verification="full"))
+    await scene.back_up()
+
+    assert scene.points()[0].verified == f"sizes, page maps, {6 * PAGE} bytes of content"
+
+
+async def test_a_long_verification_is_resumed(scene):
+    """Time's up after each window: maps and content go on where they were, and the digest is the same."""
+    await scene.back_up()
+    ticks = iter(range(0, 10**9, 1000))
+    scene.tools = replace(scene.tools, monotonic=lambda: float(next(ticks)))
+    scene.with_limits(window_bytes=5 * PAGE, content_bytes=8 * PAGE)
+    driver = await scene.back_up(full=True)
+
+    first, second = scene.points()
+    assert names(driver).count("verify_head") > 8
+    assert scene.content(second) == scene.content(first)
 
 
 async def test_a_broken_lease_is_noticed_and_never_taken_again(scene):

@@ -83,11 +83,13 @@ def test_bytes_are_read_and_written_once_and_nothing_is_listed_per_chunk(disk, c
     disk.back_up()
 
     counts = calm.counts()
+    compared = int(disk.points()[0]["verified"].split()[3])
     assert counts["PUT page"]["requests"] == 3
     assert counts["PUT page"]["bytesIn"] == 9 * MIB
     assert counts["PUT clear"]["requests"] == 1
-    assert 9 * MIB <= counts["GET blob"]["bytesOut"] < 9 * MIB + 100_000
-    assert counts["GET pagelist"]["requests"] <= 6
+    # What is copied is read once; what verification compares is read once from each side; the plan adds a little.
+    assert 0 < counts["GET blob"]["bytesOut"] - 9 * MIB - 2 * compared < 10_000
+    assert counts["GET pagelist"]["requests"] <= 7
 
 
 def test_growth_end_to_end(disk):
@@ -252,7 +254,7 @@ def test_activities_delivered_late_change_nothing(disk, platform, calm, rng):
     late = [
         (TAKE_SNAPSHOT, TakeSnapshot(by=by)), (OPEN_HEAD, transfer), (APPLY_SHARD, ApplyShard(transfer=transfer, shard=0)),
         (VERIFY_HEAD, Verify(transfer=transfer)), (TAKE_BACKUP, TakeBackup(transfer=transfer, etag="x")),
-        (COMMIT_POINT, Commit(transfer=transfer, etag="x", backup_snapshot=point["snapshot"], applied=Applied(), now="2026-01-01T00:00:00+00:00")),
+        (COMMIT_POINT, Commit(transfer=transfer, etag="x", backup_snapshot=point["snapshot"], applied=Applied(), compared=0, now="2026-01-01T00:00:00+00:00")),
         (DROP_PREVIOUS, Clean(transfer=transfer)),
     ]  # fmt: skip
     before = dump(calm, platform)
