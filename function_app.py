@@ -81,6 +81,18 @@ async def get_disk(req: func.HttpRequest) -> func.HttpResponse:
     return await answered(SERVICES.api.get_disk, req)
 
 
+@app.route(route="disks/{disk}", methods=["DELETE"])
+async def delete_disk(req: func.HttpRequest) -> func.HttpResponse:
+    """Stop protecting a disk."""
+    return await answered(SERVICES.api.delete_disk, req)
+
+
+@app.route(route="disks", methods=["GET"])
+async def get_disks(req: func.HttpRequest) -> func.HttpResponse:
+    """List the protected disks."""
+    return await answered(SERVICES.api.get_disks, req)
+
+
 @app.route(route="disks/{disk}/backups", methods=["POST"])
 @app.durable_client_input(client_name="client")
 async def post_backup(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
@@ -96,6 +108,18 @@ async def post_backup(req: func.HttpRequest, client: df.DurableOrchestrationClie
 async def get_restore_points(req: func.HttpRequest) -> func.HttpResponse:
     """List a disk's restore points."""
     return await answered(SERVICES.api.get_points, req)
+
+
+@app.route(route="disks/{disk}/restore-points/{point}", methods=["GET"])
+async def get_restore_point(req: func.HttpRequest) -> func.HttpResponse:
+    """Show a restore point."""
+    return await answered(SERVICES.api.get_point, req)
+
+
+@app.route(route="runs", methods=["GET"])
+async def get_runs(req: func.HttpRequest) -> func.HttpResponse:
+    """List runs."""
+    return await answered(SERVICES.api.get_runs, req)
 
 
 @app.route(route="runs/{run}", methods=["GET"])

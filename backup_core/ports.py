@@ -163,8 +163,23 @@ class Catalogue(Protocol):
     async def point(self, disk: str, point: str) -> RestorePoint | None:
         """One restore point."""
 
-    async def points(self, disk: str, limit: int, after: str = "") -> list[RestorePoint]:
-        """Restore points newest first, at most `limit`, older than the point `after` when given."""
+    async def points(
+        self, disk: str, limit: int, after: str = "", since: datetime | None = None, until: datetime | None = None
+    ) -> list[RestorePoint]:
+        """Restore points newest first, at most `limit`, older than the point `after`, taken in [since, until)."""
+
+    async def runs(
+        self,
+        disk: str,
+        limit: int,
+        after: str = "",
+        state: str = "",
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> list[Run]:
+        """Runs newest first, at most `limit`, that come after the run `after` (of any disk) in the order of all runs, in
+        `state` when given, asked for in [since, until) to the second.
+        """
 
     async def check(self) -> None:
         """Return when the catalogue answers."""

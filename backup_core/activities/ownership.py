@@ -13,6 +13,7 @@ from backup_core.domain.errors import (
     DiffRefusedError,
     FencedError,
     LeaseTakenError,
+    NotProtectedError,
     RowChangedError,
     RowExistsError,
     SnapshotMissingError,
@@ -51,6 +52,9 @@ async def begin(tools: Tools, asked: Begin) -> Begun:
     one, and changes nothing for them.
     """
     policy = await policy_of(tools, asked.disk)
+    if not policy.protected:
+        message = f"disk {asked.disk}: protection was stopped; PUT /api/disks/{asked.disk} takes it up again"
+        raise NotProtectedError(message)
     run = await _own_row(tools, asked)
     if run is None:
         return Begun(state="ended", why=f"run {asked.run} has ended or was begun by another orchestration")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,7 +27,7 @@ from pydantic import TypeAdapter
 
 from backup_core.adapters.answers import code_of, fault_of
 from backup_core.domain.errors import RowChangedError, RowExistsError, ServiceUnavailableError
-from backup_core.domain.naming import point_key, run_key
+from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_key_bounds
 from backup_core.domain.records import Head, Policy, RestorePoint, Run, Versioned
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SOURCES = "!sources"
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Policy, Head, RestorePoint, Run)}
-_POINT_AFTER_ALL = "point!~"
 
 
 def to_entity(row: Any, row_key: str) -> dict[str, Any]:  # noqa: ANN401  any record
@@ -205,18 +204,35 @@ class TableCatalogue:
         row = await self._get(RestorePoint, disk, point_key(point))
         return row.value if row else None
 
-    async def points(self, disk: str, limit: int, after: str = "") -> list[RestorePoint]:
+    async def points(
+        self, disk: str, limit: int, after: str = "", since: datetime | None = None, until: datetime | None = None
+    ) -> list[RestorePoint]:
         """Restore points, newest first: the row keys are made to sort that way."""
-        first = point_key(after) + "!" if after else "point!"
-        found: list[RestorePoint] = []
-        with _translated(f"list the restore points of disk {disk}"):
-            query = self._table.query_entities(
-                "PartitionKey eq @disk and RowKey ge @first and RowKey lt @last",
-                parameters={"disk": disk, "first": first, "last": _POINT_AFTER_ALL},
-                results_per_page=min(limit, 1000),
-            )
-            async for entity in query:
-                found.append(from_entity(RestorePoint, entity))
+        first, last = point_key_bounds(since, until)
+        first = max(first, point_key(after) + "!") if after else first
+        return await self._rows(RestorePoint, disk, first, last, limit)
+
+    async def runs(
+        self,
+        disk: str,
+        limit: int,
+        after: str = "",
+        state: str = "",
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> list[Run]:
+        """Runs, newest first."""
+        first, last = run_key_bounds(since, until)
+        first = max(first, run_key(after) + "!") if after else first
+        return await self._rows(Run, disk, first, last, limit, state)
+
+    async def _rows(self, kind: type[T], disk: str, first: str, last: str, limit: int, state: str = "") -> list[T]:
+        text = "PartitionKey eq @disk and RowKey ge @first and RowKey lt @last" + (" and state eq @state" if state else "")
+        parameters = {"disk": disk, "first": first, "last": last} | ({"state": state} if state else {})
+        found: list[T] = []
+        with _translated(f"list rows of disk {disk}"):
+            async for entity in self._table.query_entities(text, parameters=parameters, results_per_page=min(limit, 1000)):
+                found.append(from_entity(kind, entity))
                 if len(found) == limit:
                     break
         return found

@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
+from urllib.parse import urlencode
 
 from backup_core.api.http import Answer, RefusedError, Request, answer, disk_of, parsed, refusal
 from backup_core.api.models import (
     BackupAsked,
     DiskAnswer,
     DiskAsked,
+    DisksAnswer,
     ErrorAnswer,
     HealthAnswer,
     PointAnswer,
     PointsAnswer,
     RunAnswer,
+    RunsAnswer,
 )
 from backup_core.domain.errors import (
     BackupError,
@@ -28,9 +31,9 @@ from backup_core.domain.errors import (
     RowExistsError,
     ServiceUnavailableError,
 )
-from backup_core.domain.naming import BlobAddress, disk_of_run, http_run_id, is_point_id, parse_blob_url
+from backup_core.domain.naming import BlobAddress, disk_of_run, http_run_id, is_disk_id, is_point_id, parse_blob_url, run_key
 from backup_core.domain.ranges import DISK_BYTES_MAX, PAGE
-from backup_core.domain.records import Head, Policy, Run, RunError
+from backup_core.domain.records import Head, Policy, Run, RunError, RunState
 from backup_core.domain.redaction import redacted
 from backup_core.steps import BackupRequest
 
@@ -42,6 +45,8 @@ log = logging.getLogger("pagekeeper")
 
 OLDEST_CREATION = datetime(2016, 1, 1, tzinfo=UTC)
 """Page-range diffs exist for blobs created since (Get Page Ranges)."""
+LATEST_TIME = datetime(2200, 1, 1, tzinfo=UTC)
+RUN_STATES = get_args(RunState)
 TOP_DEFAULT, TOP_MAX = 100, 1000
 RETRY_AFTER_SECONDS = "5"
 START_BACKUP = "backup_disk"
@@ -86,6 +91,28 @@ class Api:
     async def get_disk(self, request: Request) -> Answer:
         """Show a disk."""
         return answer(200, await self._disk(request, (await self._policy(disk_of(request))).value))
+
+    async def get_disks(self, request: Request) -> Answer:
+        """List the protected disks by id, paged by `top` and `after`."""
+        top, after = _top(request), request.query.get("after", "")
+        if after and not is_disk_id(after):
+            message = f"{after[:80]!r} is not a disk id"
+            raise RefusedError(400, "InvalidQuery", message, "after")
+        later = [disk for disk in await self.catalogue.disks() if disk > after]
+        rows = [await self.catalogue.policy(disk) for disk in later[:top]]
+        shown = [await self._disk(request, row.value) for row in rows if row]
+        more = {"top": str(top), "after": later[top - 1]} if len(later) > top else None
+        return answer(200, DisksAnswer(value=shown, next_link=_next(request, "disks", more)))
+
+    async def delete_disk(self, request: Request) -> Answer:
+        """Stop protecting a disk. Its restore points stay; a run at work ends as it would."""
+        disk = disk_of(request)
+        row = await self._policy(disk)
+        stopped = replace(row.value, protected=False, updated=self.now())
+        if row.value.protected:
+            await self.catalogue.put_policy(stopped, row.etag)
+        await self.catalogue.release_source(row.value.source, disk)
+        return answer(200, await self._disk(request, stopped))
 
     async def _disk(self, request: Request, policy: Policy) -> DiskAnswer:
         row = await self.catalogue.head(policy.disk)
@@ -139,7 +166,9 @@ class Api:
         """Back a disk up now."""
         disk = disk_of(request)
         asked = parsed(request, BackupAsked)
-        await self._policy(disk)
+        if not (await self._policy(disk)).value.protected:
+            message = f"protection of disk {disk} was stopped; PUT /api/disks/{disk} takes it up again"
+            raise RefusedError(409, "NotProtected", message, "disk")
         row = await self.catalogue.head(disk)
         running = await self._running(row.value if row else None)
         if running:
@@ -181,22 +210,55 @@ class Api:
         headers = {} if row.value.ended_for_good else {"Retry-After": RETRY_AFTER_SECONDS}
         return answer(200, RunAnswer.of(row.value), headers)
 
+    async def get_runs(self, request: Request) -> Answer:
+        """List runs, newest first, of one `disk` or all, in one `state` or all, asked for `from` and before `to`."""
+        top, after, state = _top(request), request.query.get("after", ""), request.query.get("state", "")
+        disk = request.query.get("disk", "")
+        if after and disk_of_run(after) is None:
+            message = f"{after[:120]!r} is not a run id"
+            raise RefusedError(400, "InvalidQuery", message, "after")
+        if state and state not in RUN_STATES:
+            message = f"{state[:40]!r} is not a state; expected one of {', '.join(RUN_STATES)}"
+            raise RefusedError(400, "InvalidQuery", message, "state")
+        if disk and not is_disk_id(disk):
+            message = f"{disk[:80]!r} is not a disk id"
+            raise RefusedError(400, "InvalidQuery", message, "disk")
+        since, until = _time(request, "from"), _time(request, "to")
+        found: list[Run] = []
+        for one in [disk] if disk else await self.catalogue.disks():
+            found += await self.catalogue.runs(one, top + 1, after, state, since, until)
+        found.sort(key=lambda run: run_key(run.run))
+        more = {**request.query, "top": str(top), "after": found[top - 1].run} if len(found) > top else None
+        return answer(200, RunsAnswer(value=[RunAnswer.of(run) for run in found[:top]], next_link=_next(request, "runs", more)))
+
     # -- restore points ---------------------------------------------------------------------------------------
 
     async def get_points(self, request: Request) -> Answer:
-        """List a disk's restore points, newest first, paged by `top` and `after`."""
+        """List a disk's restore points, newest first, paged by `top` and `after`, taken `from` and before `to`."""
         disk = disk_of(request)
         await self._policy(disk)
         top, after = _top(request), request.query.get("after", "")
         if after and not is_point_id(after):
             message = f"{after[:80]!r} is not a restore point id"
             raise RefusedError(400, "InvalidQuery", message, "after")
-        points = await self.catalogue.points(disk, top + 1, after)
+        since, until = _time(request, "from"), _time(request, "to")
+        points = await self.catalogue.points(disk, top + 1, after, since, until)
         page = points[:top]
-        following = (
-            f"{request.base}/disks/{disk}/restore-points?top={top}&after={page[-1].point}" if len(points) > top else None
-        )
-        return answer(200, PointsAnswer(value=[PointAnswer.of(point) for point in page], next_link=following))
+        more = {**request.query, "top": str(top), "after": page[-1].point} if len(points) > top else None
+        link = _next(request, f"disks/{disk}/restore-points", more)
+        return answer(200, PointsAnswer(value=[PointAnswer.of(point) for point in page], next_link=link))
+
+    async def get_point(self, request: Request) -> Answer:
+        """Show a restore point."""
+        disk, name = disk_of(request), request.route.get("point", "")
+        if not is_point_id(name):
+            message = f"{name[:80]!r} is not a restore point id; expected one from the disk's restore-points"
+            raise RefusedError(400, "InvalidRestorePointId", message, "point")
+        point = await self.catalogue.point(disk, name)
+        if point is None:
+            message = f"disk {disk} has no restore point {name}"
+            raise RefusedError(404, "RestorePointNotFound", message, "point")
+        return answer(200, PointAnswer.of(point))
 
     # -- health -----------------------------------------------------------------------------------------------
 
@@ -241,6 +303,24 @@ async def respond(handler: Handler, request: Request) -> Answer:
 
 def _run_url(request: Request, run: str) -> str:
     return f"{request.base}/runs/{run}"
+
+
+def _next(request: Request, path: str, query: Mapping[str, str] | None) -> str | None:
+    return f"{request.base}/{path}?{urlencode(query)}" if query else None
+
+
+def _time(request: Request, name: str) -> datetime | None:
+    text = request.query.get(name, "")
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None or not OLDEST_CREATION <= moment <= LATEST_TIME:
+        message = f"{text[:40]!r} is not a time; expected ISO 8601 with a zone, such as 2026-11-22T12:00:00Z"
+        raise RefusedError(400, "InvalidQuery", message, name)
+    return moment
 
 
 def _top(request: Request) -> int:

@@ -43,6 +43,7 @@ class DiskAnswer(_Answer):
     source: str
     description: str
     verification: Literal["sampled", "full"]
+    protected: bool
     created: datetime
     updated: datetime
     generation: int
@@ -58,12 +59,20 @@ class DiskAnswer(_Answer):
             source=policy.source,
             description=policy.description,
             verification=policy.verification,
+            protected=policy.protected,
             created=policy.created,
             updated=policy.updated,
             generation=head.generation if head else 0,
             newest_restore_point=head.pair.point if head and head.pair else None,
             running=running,
         )
+
+
+class DisksAnswer(_Answer):
+    """A page of disks, by id."""
+
+    value: list[DiskAnswer]
+    next_link: str | None = None
 
 
 class PointAnswer(_Answer):
@@ -175,6 +184,13 @@ class RunAnswer(_Answer):
             restore_points=list(run.points),
             error=ErrorAnswer(code=run.error.code, message=run.error.message) if run.error else None,
         )
+
+
+class RunsAnswer(_Answer):
+    """A page of runs, newest first."""
+
+    value: list[RunAnswer]
+    next_link: str | None = None
 
 
 class HealthAnswer(_Answer):

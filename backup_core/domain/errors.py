@@ -115,6 +115,12 @@ class DiskUnknownError(BackupError):
     code = "DiskNotFound"
 
 
+class NotProtectedError(BackupError):
+    """Protection of the disk was stopped; its restore points stay."""
+
+    code = "NotProtected"
+
+
 class NotOwnerError(BackupError):
     """The run does not own the disk, or owns it no longer; it must not change anything."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import quote, unquote, urlsplit
 
 DISK_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -58,8 +58,29 @@ def run_key(run: str) -> str:
         message = f"{run!r} is not a run id"
         raise ValueError(message)
     moment = datetime.strptime(match["time"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    seconds = int((moment - _EPOCH).total_seconds())
-    return f"run!{_SECONDS_MAX - seconds:011d}!{run}"
+    return f"run!{_SECONDS_MAX - _seconds(moment):011d}!{run}"
+
+
+def run_key_bounds(since: datetime | None, until: datetime | None) -> tuple[str, str]:
+    """[first, last) row keys of runs asked for from `since` on and before `until`."""
+    first = f"run!{_SECONDS_MAX - _seconds(until) + 1:011d}" if until else "run!"
+    last = f"run!{_SECONDS_MAX - _seconds(since) + 1:011d}" if since else "run!~"
+    return first, last
+
+
+def point_key_bounds(since: datetime | None, until: datetime | None) -> tuple[str, str]:
+    """[first, last) row keys of restore points taken from `since` on and before `until`."""
+    first = f"point!{_TICKS_MAX - _ticks(until) + 1:020d}" if until else "point!"
+    last = f"point!{_TICKS_MAX - _ticks(since) + 1:020d}" if since else "point!~"
+    return first, last
+
+
+def _seconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(seconds=1)
+
+
+def _ticks(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 10
 
 
 def is_snapshot_id(text: str) -> bool:
@@ -86,7 +107,7 @@ def point_key(point: str) -> str:
         message = f"{point!r} is not a restore point id"
         raise ValueError(message)
     moment = datetime.strptime(point[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
-    ticks = int((moment - _EPOCH).total_seconds()) * 10**7 + int(point[15:-1])
+    ticks = _ticks(moment) + int(point[15:-1])
     return f"point!{_TICKS_MAX - ticks:020d}!{point}"
 
 

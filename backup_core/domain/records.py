@@ -24,6 +24,8 @@ class Policy:
     updated: datetime
     verification: Literal["sampled", "full"] = "sampled"
     """How much content is compared before a point is committed."""
+    protected: bool = True
+    """False once protection was stopped: no more backups, the restore points stay."""
 
 
 @dataclass(frozen=True)

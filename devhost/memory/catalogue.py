@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from backup_core.domain.errors import RowChangedError, RowExistsError
-from backup_core.domain.naming import point_key, run_key
+from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_key_bounds
 from backup_core.domain.records import Head, Policy, RestorePoint, Run, Versioned
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from devhost.memory.world import World
 
 T = TypeVar("T")
@@ -117,12 +119,32 @@ class MemoryCatalogue:
         row = await self._get(disk, point_key(point))
         return row.value if row else None
 
-    async def points(self, disk: str, limit: int, after: str = "") -> list[RestorePoint]:
+    async def points(
+        self, disk: str, limit: int, after: str = "", since: datetime | None = None, until: datetime | None = None
+    ) -> list[RestorePoint]:
         """Restore points, newest first."""
         await self._world.before("points")
-        first = point_key(after) + "!" if after else "point!"
-        keys = sorted(key for owner, key in self.rows if owner == disk and key.startswith("point!") and key >= first)
+        first, last = point_key_bounds(since, until)
+        first = max(first, point_key(after) + "!") if after else first
+        keys = sorted(key for owner, key in self.rows if owner == disk and first <= key < last)
         return [self.rows[disk, key].value for key in keys[:limit]]
+
+    async def runs(
+        self,
+        disk: str,
+        limit: int,
+        after: str = "",
+        state: str = "",
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> list[Run]:
+        """Runs, newest first."""
+        await self._world.before("runs")
+        first, last = run_key_bounds(since, until)
+        first = max(first, run_key(after) + "!") if after else first
+        keys = sorted(key for owner, key in self.rows if owner == disk and first <= key < last)
+        runs = [self.rows[disk, key].value for key in keys]
+        return [run for run in runs if not state or run.state == state][:limit]
 
     async def check(self) -> None:
         """Always there."""

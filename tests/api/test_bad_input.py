@@ -199,6 +199,33 @@ def test_unknown_runs(platform, unchanged):
 
 
 @pytest.mark.parametrize(
+    ("path", "query"),
+    [
+        ("/runs", "state=Done"),
+        ("/runs", "disk=A%27"),
+        ("/runs", "after=x"),
+        ("/runs", "top=0"),
+        ("/runs", "from=yesterday"),
+        ("/runs", "to=2026-01-01"),
+        ("/runs", "from=9999-12-31T23:59:59Z"),
+        ("/disks", "after=%23"),
+        ("/disks", "top=x"),
+    ],
+)
+def test_wrong_filters(platform, unchanged, path, query):
+    refused(platform.api("GET", f"{path}?{query}"), 400, "InvalidQuery")
+
+
+@pytest.mark.parametrize("point", ["x", "20261122", "20261122T1523544760000Z'", "a" * 300])
+def test_malformed_point_ids(disk, platform, unchanged, point):
+    refused(platform.api("GET", f"/disks/{disk.name}/restore-points/{point}"), 400, "InvalidRestorePointId")
+
+
+def test_unknown_points(disk, platform, unchanged):
+    refused(platform.api("GET", f"/disks/{disk.name}/restore-points/20261122T1523544760000Z"), 404, "RestorePointNotFound")
+
+
+@pytest.mark.parametrize(
     "query", ["top=0", "top=1001", "top=-1", "top=ten", "top=%D9%A3", "top=9999999999999999999999", "after=x", "after=20261122"]
 )
 def test_wrong_pages(disk, platform, unchanged, query):

@@ -59,6 +59,70 @@ def test_restore_points_are_paged_newest_first(disk, platform):
     assert pages == everything == sorted(everything, reverse=True)
 
 
+def test_points_by_id_and_by_time(disk, platform):
+    for _ in range(3):
+        disk.back_up()
+    newest, middle, oldest = disk.points()
+    one = platform.api("GET", f"/disks/{disk.name}/restore-points/{middle['id']}").json()
+    between = {"from": middle["taken"][:26] + "Z", "to": newest["taken"][:26] + "Z"}
+
+    assert one == middle
+    assert platform.api("GET", f"/disks/{disk.name}/restore-points", params=between).json()["value"] == [middle]
+    assert oldest["taken"] < middle["taken"] < newest["taken"]
+
+
+def test_runs_by_disk_state_and_time(disk, platform):
+    ran = [disk.back_up()["id"] for _ in range(3)]
+    disk.blob.delete_blob(delete_snapshots="include")
+    failed = platform.api("POST", f"/disks/{disk.name}/backups").json()["id"]
+    platform.wait(failed)
+
+    def listed(**query):
+        return [run["id"] for run in platform.api("GET", "/runs", params={"disk": disk.name, **query}).json()["value"]]
+
+    assert set(listed()) == {*ran, failed}
+    assert listed(state="Failed") == [failed]
+    assert set(listed(state="Succeeded")) == set(ran)
+    assert listed(to="2026-01-01T00:00:00Z") == []
+    assert set(listed(**{"from": "2026-01-01T00:00:00+00:00"})) == {*ran, failed}
+    pages, url = [], f"{platform.host.origin}/api/runs?top=3"
+    while url and len(pages) < 2000:
+        page = requests.get(url, timeout=20).json()
+        pages += [run["id"] for run in page["value"]]
+        url = page["nextLink"]
+    assert {*ran, failed} <= set(pages), "all disks together, page by page"
+    assert len(pages) == len(set(pages))
+
+
+def test_protection_stops_and_points_stay(disk, platform):
+    """DELETE frees the source, refuses backups, keeps the points; PUT takes it up again, with an increment."""
+    disk.back_up()
+    listed = [one["id"] for one in platform.api("GET", "/disks", params={"top": "1000"}).json()["value"]]
+    stopped = platform.api("DELETE", f"/disks/{disk.name}")
+
+    assert disk.name in listed
+    assert stopped.json()["protected"] is False
+    assert platform.api("DELETE", f"/disks/{disk.name}").status_code == requests.codes.ok
+    assert disk.name not in [one["id"] for one in platform.api("GET", "/disks", params={"top": "1000"}).json()["value"]]
+    refused = platform.api("POST", f"/disks/{disk.name}/backups")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (requests.codes.conflict, "NotProtected")
+    assert len(disk.points()) == 1
+    disk.protect()
+    assert disk.back_up()["kind"] == "incremental"
+    disk.check_every_point()
+
+
+def test_disks_are_paged(disk, platform, name):
+    pages, url = [], f"{platform.host.origin}/api/disks?top=1"
+    while url:
+        page = requests.get(url, timeout=20).json()
+        pages += [one["id"] for one in page["value"]]
+        url = page["nextLink"]
+
+    assert pages == sorted(set(pages))
+    assert disk.name in pages
+
+
 def test_health_tells_the_truth(platform, calm):
     """Green when both stores answer; red, and which, when one does not."""
     assert platform.api("GET", "/health").json() == {"status": "ok", "checks": {"catalogue": "ok", "backupAccount": "ok"}}
@@ -95,4 +159,4 @@ def test_functions_need_a_key_but_health_does_not(platform):
 
     assert levels.pop("health") == "ANONYMOUS"
     assert set(levels.values()) == {"FUNCTION"}
-    assert len(levels) == 5
+    assert len(levels) == 9

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -121,6 +121,26 @@ async def test_points_newest_first_in_pages(ports):
     older = await ports.catalogue.points(DISK, 10, after=newest[-1].point)
     assert [point.source_snapshot[-3:-1] for point in newest + older] == ["05", "04", "03", "02", "01"]
     assert await ports.catalogue.points("other", 10) == []
+
+
+async def test_points_and_runs_by_time_and_state(ports):
+    """Half-open in time, newest first."""
+    etag = await ports.catalogue.put_head(Head(DISK), None)
+    for number in (10, 20, 30):
+        etag = await ports.catalogue.commit(point_of(number), Head(DISK), etag)
+        await ports.catalogue.put_run(replace(run_of(number), state="Failed" if number == 20 else "Succeeded"), None)
+    base = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
+
+    def micros(number):
+        return base + timedelta(microseconds=number)
+
+    between = await ports.catalogue.points(DISK, 10, since=micros(2), until=micros(3))
+    assert [point.source_snapshot[-3:-1] for point in between] == ["20"]
+    runs = await ports.catalogue.runs(DISK, 10, since=base + timedelta(seconds=10), until=base + timedelta(seconds=30))
+    assert [run.run[-9:-7] for run in runs] == ["20", "10"]
+    assert [run.state for run in await ports.catalogue.runs(DISK, 10, state="Failed")] == ["Failed"]
+    assert [run.run[-9:-7] for run in await ports.catalogue.runs(DISK, 10, after=runs[0].run)] == ["10"]
+    assert len(await ports.catalogue.runs(DISK, 2)) == 2
 
 
 async def test_a_source_has_one_disk(ports):
