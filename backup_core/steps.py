@@ -172,6 +172,20 @@ class NewGeneration(Message):
     reason: str
 
 
+class RaiseEpoch(Message):
+    """Shut out what the run's own first transfer may still send, before a second one begins on the same head."""
+
+    by: RunRef
+    head: str
+
+
+class Raised(Message):
+    """The run's next epoch, and the head's version under it."""
+
+    epoch: int
+    etag: str
+
+
 class Transfer(Message):
     """One head being brought to one source snapshot: what all steps of a round share."""
 
@@ -356,6 +370,7 @@ BEGIN = Step("begin", Begin, Begun)
 TAKE_SNAPSHOT = Step("take_source_snapshot", TakeSnapshot, Snapshotted)
 PLAN_TRANSFER = Step("plan_transfer", PlanTransfer, Planned)
 NEW_GENERATION = Step("begin_new_generation", NewGeneration, Begun)
+RAISE_EPOCH = Step("raise_epoch", RaiseEpoch, Raised)
 OPEN_HEAD = Step("open_head", Transfer, Opened)
 APPLY_SHARD = Step("apply_shard", ApplyShard, Applied)
 VERIFY_HEAD = Step("verify_head", Verify, Verified)
@@ -366,7 +381,7 @@ REPORT_PROGRESS = Step("report_progress", Report, Reported)
 FINISH_RUN = Step("finish_run", Finish, Nothing)
 
 STEPS: tuple[Step[Any, Any], ...] = (
-    LIST_DISKS, BEGIN, TAKE_SNAPSHOT, PLAN_TRANSFER, NEW_GENERATION, OPEN_HEAD, APPLY_SHARD, VERIFY_HEAD,
+    LIST_DISKS, BEGIN, TAKE_SNAPSHOT, PLAN_TRANSFER, NEW_GENERATION, RAISE_EPOCH, OPEN_HEAD, APPLY_SHARD, VERIFY_HEAD,
     TAKE_BACKUP, COMMIT_POINT, DROP_PREVIOUS, REPORT_PROGRESS, FINISH_RUN,
 )  # fmt: skip
 """Every step; function_app.py registers one activity for each."""

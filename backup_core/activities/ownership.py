@@ -23,7 +23,7 @@ from backup_core.domain.naming import head_blob_name, window_id
 from backup_core.domain.progress import percent
 from backup_core.domain.ranges import ByteRange, DiffRange, one_sided
 from backup_core.domain.records import Head, Owner, Run, RunError
-from backup_core.steps import Begin, Begun, Finish, NewGeneration, Nothing, Report, Reported
+from backup_core.steps import Begin, Begun, Finish, NewGeneration, Nothing, Raised, RaiseEpoch, Report, Reported
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -207,7 +207,13 @@ async def _lease(tools: Tools, blob: BlobAddress, lease: str) -> BlobProperties 
 
 
 async def _fence(tools: Tools, blob: BlobAddress, epoch: int, lease: str) -> str:
-    """Raise the head's sequence number to the epoch: from now on every older writer is refused. Returns the ETag."""
+    """Raise the head's sequence number to the epoch: from now on every older writer is refused. Returns the ETag.
+
+    It is left alone when it is there already: even a `max` that changes nothing gives the head another version.
+    """
+    found = await tools.blobs.properties(blob)
+    if found.sequence_number == epoch:
+        return found.etag
     reached = await tools.blobs.raise_sequence_number(blob, epoch, lease)
     if reached != epoch:
         message = f"{blob}: sequence number {reached} is above epoch {epoch}; somebody else raised it"
@@ -275,6 +281,21 @@ async def begin_new_generation(tools: Tools, asked: NewGeneration) -> Begun:
     row = await owned(tools, asked.by)
     decision = automatic_full(row.value, asked.reason)
     return _full(asked.by.disk, asked.by.run, asked.by.epoch, asked.by.source, decision)
+
+
+async def raise_epoch(tools: Tools, asked: RaiseEpoch) -> Raised:
+    """Give the run its next epoch, in the head row and on the head: what it sent under the former one is refused from now on.
+
+    A run that finished an interrupted target goes on with a fresh one on the same head. A put of the first transfer that is
+    still under way would write old bytes into the second. Repeated, it answers the same.
+    """
+    row = await tools.catalogue.head(asked.by.disk)
+    following = Owner(asked.by.run, asked.by.lease, asked.by.epoch + 1)
+    if row is None or row.value.owner != following:
+        row = await owned(tools, asked.by)
+        await tools.catalogue.put_head(row.value.owned_by(following), row.etag)
+    etag = await _fence(tools, tools.head(asked.head), following.epoch, following.lease)
+    return Raised(epoch=following.epoch, etag=etag)
 
 
 # -- progress and end ---------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from backup_core.steps import (
     NEW_GENERATION,
     OPEN_HEAD,
     PLAN_TRANSFER,
+    RAISE_EPOCH,
     REPORT_PROGRESS,
     TAKE_BACKUP,
     TAKE_SNAPSHOT,
@@ -31,6 +32,8 @@ from backup_core.steps import (
     NewGeneration,
     Planned,
     PlanTransfer,
+    Raised,
+    RaiseEpoch,
     Report,
     RunRef,
     TakeBackup,
@@ -103,7 +106,10 @@ class _Backup:
         if self.fresh_after:
             # The interrupted run's target is a restore point now; success means a point of this window.
             self.fresh_after = False
-            transfer, planned = yield from self._prepare(transfer.by, _after(transfer))
+            asked = RaiseEpoch(by=transfer.by, head=transfer.head)
+            raised = yield from call(self.context, RAISE_EPOCH, asked, self.retries)
+            by = transfer.by.model_copy(update={"epoch": raised.epoch})
+            transfer, planned = yield from self._prepare(by, _after(transfer, raised))
             yield from self._round(transfer, planned, 0, Applied())
         yield from self.finish("Succeeded", None)
         self._show("done", 100, {"points": self.points})
@@ -183,7 +189,7 @@ class _Backup:
         self.points.append(committed.point)
         yield from self._progress(transfer, planned, applied, "cleaning", 0, 0)
         yield from call(self.context, DROP_PREVIOUS, Clean(transfer=transfer), self.retries)
-        return transfer.model_copy(update={"head_etag": committed.etag})
+        return transfer
 
     def _copy(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> Flow[Applied]:
         began = next_shard
@@ -275,16 +281,16 @@ class _Backup:
         self.context.set_custom_status(shown | {"retries": self.retries.count} | (details or {}))
 
 
-def _after(transfer: Transfer) -> Begun:
+def _after(transfer: Transfer, raised: Raised) -> Begun:
     """How the run goes on once an interrupted target is a restore point: an increment on it, in the same generation."""
     return Begun(
         state="go",
-        epoch=transfer.by.epoch,
+        epoch=raised.epoch,
         source=transfer.by.source,
         kind="incremental",
         reason="changes since the last restore point",
         generation=transfer.generation,
         head=transfer.head,
-        head_etag=transfer.head_etag,
+        head_etag=raised.etag,
         base=transfer.target,
     )

@@ -232,7 +232,11 @@ async def stop_before(scene, step, **fields):
     return request
 
 
-ALL_STEPS = [step.name for step in STEPS if step.name not in ("list_disks", "begin_new_generation", "report_progress", "begin")]
+ALL_STEPS = [
+    step.name
+    for step in STEPS
+    if step.name not in ("list_disks", "begin_new_generation", "raise_epoch", "report_progress", "begin")
+]
 
 
 async def test_a_second_run_is_skipped_while_one_is_at_work(scene):
@@ -281,6 +285,7 @@ async def test_an_interrupted_target_is_finished_first_then_a_fresh_one(scene):
     driver = await scene.back_up()
 
     first, finished, fresh = scene.points()
+    assert fresh.epoch == finished.epoch + 1, "a put of the first transfer must not reach the second"
     assert names(driver).count("commit_point") == 2
     assert scene.content(finished) == half
     assert finished.reason == "finishes an interrupted run"
@@ -402,6 +407,9 @@ async def test_every_activity_twice_in_a_row(scene):
     """At-least-once delivery: the second time answers the same and the run's result is the same."""
     await scene.back_up()
     scene.write(6, 61, None, 63)
+    await stop_before(scene, "verify_head")
+    scene.world.pass_time(timedelta(minutes=16))
+    scene.write(6, 71)
     request, driver = scene.request(), scene.driver()
 
     async def twice(name, asked):
@@ -414,9 +422,10 @@ async def test_every_activity_twice_in_a_row(scene):
     driver._perform = twice
     await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
 
-    assert len(scene.points()) == 2
+    assert "raise_epoch" in names(driver)
+    assert len(scene.points()) == 3
     assert scene.content(scene.points()[-1]) == scene.blobs.blobs[scene.source()].content()
-    assert len(scene.head_blob().snapshots) == 2
+    assert len(scene.head_blob().snapshots) == 3
 
 
 async def test_begin_twice_is_the_same_begin(scene):
@@ -586,3 +595,83 @@ async def test_the_source_is_never_written_or_leased(scene):
 
     blob = scene.blobs.blobs[scene.source()]
     assert (blob.etag, blob.content(), blob.lease) == (*before, "")
+
+
+async def test_the_old_source_snapshot_is_kept_while_the_new_pair_is_in_doubt(scene):
+    """Both halves of the new pair are looked up before the old snapshot goes; when one is missing, nothing is deleted."""
+    await scene.back_up()
+    (old,) = scene.blobs.blobs[scene.source()].snapshots
+    scene.write(6, 61)
+    request, driver = scene.request(), scene.driver()
+
+    async def perform(name, asked):
+        if name == "drop_previous_snapshot":
+            scene.head_blob().snapshots.pop(scene.head_row().pair.backup_snapshot)
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    with pytest.raises(BackupFailedError, match="SnapshotMissing"):
+        await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    assert old in scene.blobs.blobs[scene.source()].snapshots
+
+
+@pytest.mark.parametrize("side", ["source only", "head only"])
+async def test_one_sided_ranges_with_data_are_found_by_the_maps_alone(scene, monkeypatch, side):
+    """Without any content sample: a page that only one side has and that is not zero fails the run."""
+
+    async def nothing(*_, **__):
+        return 0
+
+    monkeypatch.setattr("backup_core.activities.verification._compare_content", nothing)
+    await scene.back_up()
+    scene.write(6, 61)
+    request, driver = scene.request(), scene.driver()
+
+    async def perform(name, asked):
+        if name == "verify_head" and side == "source only":
+            del scene.head_blob().pages[1]
+        elif name == "verify_head":
+            scene.head_blob().pages[30] = b"\x01" * PAGE
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    with pytest.raises(BackupFailedError, match=r"VerificationMismatch.*has none"):
+        await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+
+async def test_a_head_altered_after_begin_is_noticed_before_the_first_write(scene):
+    """The intent is written under the version `begin` left; nothing is written on another one."""
+    await scene.back_up()
+    scene.write(6, 61)
+    request, driver = scene.request(), scene.driver()
+
+    async def perform(name, asked):
+        if name == "open_head":
+            scene.blobs.poke(scene.tools.head(scene.head_row().head), 1, [b"\xee" * PAGE])
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    with pytest.raises(BackupFailedError, match="HeadAltered"):
+        await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+    assert "apply_shard" not in names(driver)
+    await scene.back_up()
+
+    newest = scene.points()[-1]
+    assert (newest.kind, newest.reason) == ("full", "the backup blob was changed by somebody else")
+
+
+async def test_a_backup_snapshot_with_damaged_metadata_is_not_committed(scene):
+    request, driver = scene.request(), scene.driver()
+
+    async def perform(name, asked):
+        if name == "commit_point":
+            head = scene.blobs.blobs[scene.tools.head(asked["transfer"]["head"])]
+            head.snapshots[asked["backup_snapshot"]].metadata["pagekeeper_size"] = "512"
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    with pytest.raises(BackupFailedError, match=r"UnexpectedAnswer.*mark is damaged"):
+        await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    assert scene.points() == []
