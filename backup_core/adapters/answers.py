@@ -12,7 +12,10 @@ from backup_core.domain.errors import (
     FencedError,
     LeaseTakenError,
     ServiceUnavailableError,
+    SnapshotLimitError,
     SnapshotMissingError,
+    SnapshotRateError,
+    SnapshotUnreadableError,
     UnexpectedAnswerError,
 )
 from backup_core.domain.redaction import redacted
@@ -29,6 +32,8 @@ DIFF_REFUSALS = frozenset(
 """The diff has no answer, now or later (Blob service error codes): a full backup is due."""
 
 _BUSY = frozenset({"ServerBusy", "OperationTimedOut", "InternalError", "SystemInUse", "PendingCopyOperation"})
+_RATE = frozenset({"SnapshotOperationRateExceeded", "SnaphotOperationRateExceeded"})
+"""The service's documents and its SDK spell this code differently."""
 _FENCED = frozenset(
     {
         "LeaseIdMissing",
@@ -60,6 +65,13 @@ def fault_of(status: int, code: str, text: str, what: str, *, snapshot: bool = F
     if status == 404 and code in _MISSING:
         kind = SnapshotMissingError if snapshot else BlobMissingError
         return kind(f"{detail}; it does not exist")
+    if status == 409 and code in _RATE:
+        return SnapshotRateError(f"{detail}; a premium page blob takes one snapshot in ten minutes; it is tried again")
+    if status == 409 and code == "SnapshotCountExceeded":
+        return SnapshotLimitError(f"{detail}; a premium page blob holds 100 snapshots; delete those nobody needs")
+    if status == 400 and code == "InvalidOperation" and snapshot:
+        message = f"{detail}; its account type does not serve reads of snapshots; copy the disk to a blob of another type"
+        return SnapshotUnreadableError(message)
     if status == 409 and code == "BlobAlreadyExists":
         return BlobExistsError(detail)
     if status == 409 and code == "LeaseAlreadyPresent":

@@ -65,6 +65,25 @@ class SnapshotMissingError(BackupError):
     code = "SnapshotMissing"
 
 
+class SnapshotLimitError(BackupError):
+    """The blob has as many snapshots as its account type allows; some must be deleted first."""
+
+    code = "SnapshotLimit"
+
+
+class SnapshotRateError(BackupError):
+    """The account type allows another snapshot of the blob only minutes later."""
+
+    code = "SnapshotRate"
+    retryable = True
+
+
+class SnapshotUnreadableError(BackupError):
+    """The account type does not let a snapshot be read directly."""
+
+    code = "SnapshotUnreadable"
+
+
 class LeaseTakenError(BackupError):
     """The blob is leased under another lease id."""
 
