@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from backup_core.domain.errors import DiskUnknownError, NotOwnerError, SourceUnfitError
 from backup_core.domain.naming import BlobAddress, parse_blob_url
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from backup_core.domain.records import Head, Policy, Versioned
     from backup_core.ports import Catalogue, Documents, PageBlobs
     from backup_core.steps import RunRef
+
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,26 @@ async def changes_between(
         else:
             async for allocated in tools.blobs.allocated(blob, snapshot, window):
                 yield DiffRange(allocated, cleared=False)
+
+
+async def side_by_side(items: AsyncIterator[T], do: Callable[[T], Coroutine[Any, Any, R]], limit: int) -> AsyncIterator[R]:
+    """What `do` answers for each item, as it comes, at most `limit` at a time; the first failure cancels the rest."""
+    in_flight: set[asyncio.Task[R]] = set()
+    try:
+        async for item in items:
+            if len(in_flight) >= limit:
+                done, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    yield task.result()
+            in_flight.add(asyncio.create_task(do(item)))
+        while in_flight:
+            done, in_flight = await asyncio.wait(in_flight)
+            for task in done:
+                yield task.result()
+    finally:
+        for task in in_flight:
+            task.cancel()
+        await asyncio.gather(*in_flight, return_exceptions=True)
 
 
 async def policy_of(tools: Tools, disk: str) -> Policy:

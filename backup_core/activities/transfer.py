@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from backup_core.activities.tools import changes_between, fence_of, guard_of, owned
+from backup_core.activities.tools import changes_between, fence_of, guard_of, owned, side_by_side
 from backup_core.domain.errors import (
     BlobExistsError,
     DiffRefusedError,
@@ -18,8 +16,8 @@ from backup_core.domain.errors import (
 )
 from backup_core.domain.metadata import HeadMark, from_metadata, to_metadata
 from backup_core.domain.naming import plan_name
-from backup_core.domain.plan import Plan, Planner
-from backup_core.domain.ranges import ByteRange, DiffRange, chunks, joined
+from backup_core.domain.plan import Plan, Planner, Shard
+from backup_core.domain.ranges import ByteRange, DiffRange, joined, requests
 from backup_core.steps import Applied, ApplyShard, Opened, Planned, PlanTransfer, Transfer
 
 if TYPE_CHECKING:
@@ -161,35 +159,20 @@ async def apply_shard(tools: Tools, asked: ApplyShard) -> Applied:
         raise UnexpectedAnswerError(message)
     shard = _PLAN.validate_json(stored).shards[asked.shard]
     tally = Applied()
-    in_flight: set[asyncio.Task[Applied]] = set()
-    try:
-        async for changed in _work(tools, transfer, ByteRange(shard.start, shard.end)):
-            for piece in [changed.range] if changed.cleared else chunks(changed.range):
-                if len(in_flight) >= tools.limits.in_flight:
-                    done, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
-                    tally = _sum(tally, done)
-                in_flight.add(asyncio.create_task(_apply(tools, transfer, piece, cleared=changed.cleared)))
-        if in_flight:
-            done, in_flight = await asyncio.wait(in_flight)
-            tally = _sum(tally, done)
-    finally:
-        for task in in_flight:
-            task.cancel()
-        await asyncio.gather(*in_flight, return_exceptions=True)
-    _check(tally, asdict(shard), transfer)
+    pieces = (
+        piece async for changed in _work(tools, transfer, ByteRange(shard.start, shard.end)) for piece in requests(changed)
+    )
+    async for done in side_by_side(pieces, lambda piece: _apply(tools, transfer, piece), tools.limits.in_flight):
+        tally = tally.plus(done)
+    _check(tally, shard, transfer)
     return tally
 
 
-def _sum(tally: Applied, done: set[asyncio.Task[Applied]]) -> Applied:
-    for task in done:
-        tally = tally.plus(task.result())
-    return tally
-
-
-async def _apply(tools: Tools, transfer: Transfer, piece: ByteRange, *, cleared: bool) -> Applied:
+async def _apply(tools: Tools, transfer: Transfer, change: DiffRange) -> Applied:
+    piece = change.range
     head, fence = tools.head(transfer.head), fence_of(transfer.by)
     try:
-        if cleared:
+        if change.cleared:
             await tools.blobs.clear(head, piece, fence)
             return Applied(clear_bytes=piece.size, clears=1)
         data = await tools.blobs.read(tools.source(transfer.by.source), transfer.target, piece)
@@ -200,13 +183,13 @@ async def _apply(tools: Tools, transfer: Transfer, piece: ByteRange, *, cleared:
     return Applied(write_bytes=piece.size, puts=1, reads=1)
 
 
-def _check(tally: Applied, shard: dict[str, int], transfer: Transfer) -> None:
+def _check(tally: Applied, shard: Shard, transfer: Transfer) -> None:
     """What was done must be what was planned: snapshots do not change, so a difference means a listing was wrong."""
     done = (tally.write_bytes, tally.clear_bytes, tally.puts + tally.clears)
-    planned = (shard["write_bytes"], shard["clear_bytes"], shard["requests"])
+    planned = (shard.write_bytes, shard.clear_bytes, shard.requests)
     if done != planned:
         message = (
-            f"run {transfer.by.run}: shard [{shard['start']}, {shard['end']}) was planned as {planned} (bytes written, bytes "
+            f"run {transfer.by.run}: shard [{shard.start}, {shard.end}) was planned as {planned} (bytes written, bytes "
             f"cleared, requests) and listed again as {done}; two listings of the same snapshots differ"
         )
         raise UnexpectedAnswerError(message)

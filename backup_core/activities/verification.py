@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backup_core.activities.tools import changes_between, guard_of, owned, policy_of
+from backup_core.activities.tools import changes_between, guard_of, owned, policy_of, side_by_side
 from backup_core.domain.errors import UnexpectedAnswerError, VerificationError
 from backup_core.domain.metadata import PageMapDigest, from_metadata, to_metadata
 from backup_core.domain.ranges import ByteRange, OneSided, chunks, one_sided, windows
@@ -90,22 +90,9 @@ async def _compare_content(tools: Tools, transfer: Transfer, window: ByteRange, 
 
     A sample outside the diff is the only cheap detector of a diff that reports too little.
     """
-    compared = 0
-    in_flight: set[asyncio.Task[int]] = set()
-    try:
-        async for piece in _every_chunk(tools, transfer, window) if full else _sample(tools, transfer, window):
-            if len(in_flight) >= tools.limits.in_flight:
-                done, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
-                compared += sum(task.result() for task in done)
-            in_flight.add(asyncio.create_task(_equal(tools, transfer, piece)))
-        if in_flight:
-            done, in_flight = await asyncio.wait(in_flight)
-            compared += sum(task.result() for task in done)
-    finally:
-        for task in in_flight:
-            task.cancel()
-        await asyncio.gather(*in_flight, return_exceptions=True)
-    return compared
+    pieces = _every_chunk(tools, transfer, window) if full else _sample(tools, transfer, window)
+    comparisons = side_by_side(pieces, lambda piece: _equal(tools, transfer, piece), tools.limits.in_flight)
+    return sum([size async for size in comparisons])
 
 
 async def _every_chunk(tools: Tools, transfer: Transfer, window: ByteRange) -> AsyncIterator[ByteRange]:

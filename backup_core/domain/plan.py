@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from backup_core.domain.ranges import PUT_BYTES_MAX, ByteRange, DiffRange, chunks
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from backup_core.domain.ranges import DiffRange, requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +49,7 @@ class Planner:
     def feed(self, changed: DiffRange) -> None:
         """Add the next range."""
         self._ranges += 1
-        for piece in self._pieces(changed):
+        for piece in (one.range for one in requests(changed)):
             written = 0 if changed.cleared else piece.size
             full = self._requests + 1 > self.requests_max or self._write + written > self.bytes_max
             if self._start is not None and full:
@@ -64,11 +60,6 @@ class Planner:
             self._requests += 1
             self._write += written
             self._clear += piece.size - written
-
-    @staticmethod
-    def _pieces(changed: DiffRange) -> Iterator[ByteRange]:
-        # A clear may span any length in one request; a write is cut into puts.
-        return iter((changed.range,)) if changed.cleared else chunks(changed.range, PUT_BYTES_MAX)
 
     def _cut(self) -> None:
         assert self._start is not None

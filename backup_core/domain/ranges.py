@@ -50,6 +50,15 @@ def chunks(whole: ByteRange, bytes_max: int = PUT_BYTES_MAX) -> Iterator[ByteRan
         yield ByteRange(start, min(start + bytes_max, whole.end))
 
 
+def requests(changed: DiffRange) -> Iterator[DiffRange]:
+    """The change as single requests: a clear may span any length, a write is cut into puts (Put Page)."""
+    if changed.cleared:
+        yield changed
+    else:
+        for piece in chunks(changed.range):
+            yield DiffRange(piece, cleared=False)
+
+
 def windows(size: int, bytes_max: int, start: int = 0) -> Iterator[ByteRange]:
     """Consecutive windows of at most `bytes_max` bytes over [start, size)."""
     if start < size:
