@@ -8,8 +8,10 @@ from datetime import timedelta
 
 import pytest
 
+from backup_core.domain.errors import FencedError
 from backup_core.domain.metadata import from_metadata, run_of_source_snapshot
 from backup_core.orchestrations.backup_disk import BackupFailedError
+from backup_core.ports import Fence
 from backup_core.steps import STEPS
 from tests.scene import PAGE, Scene
 
@@ -292,6 +294,33 @@ async def test_an_interrupted_target_is_finished_first_then_a_fresh_one(scene):
     assert scene.content(fresh) == scene.blobs.blobs[scene.source()].content()
     assert driver.output["points"] == [finished.point, fresh.point]
     assert first.point < finished.point < fresh.point
+
+
+async def test_a_late_put_of_the_first_target_does_not_reach_the_second(scene):
+    """A run that finishes an interrupted target goes on under the same lease: the epoch alone shuts its own past out."""
+    await scene.back_up()
+    scene.write(6, 61, 62)
+    await stop_before(scene, "verify_head")
+    scene.world.pass_time(timedelta(minutes=16))
+    scene.write(6, 71)
+    request, driver, late = scene.request(), scene.driver(), []
+
+    async def perform(name, asked):
+        answer = await scene.perform(name, asked)
+        if name == "apply_shard":
+            late.append(asked["transfer"]["by"])
+        if name == "open_head" and late:
+            fence = Fence(late[0]["lease"], late[0]["epoch"])
+            with pytest.raises(FencedError):
+                await scene.blobs.write(scene.tools.head(asked["head"]), 6 * PAGE, b"\xee" * PAGE, fence)
+            late.append("refused")
+        return answer
+
+    driver._perform = perform
+    await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    assert "refused" in late
+    assert scene.content(scene.points()[-1]) == scene.blobs.blobs[scene.source()].content()
 
 
 @pytest.mark.parametrize("page", [2, 6])
