@@ -281,10 +281,9 @@ class Commit(Message):
 
 
 class Committed(Message):
-    """The restore point, and the version of the head once it was marked committed."""
+    """The restore point."""
 
     point: str
-    etag: str
 
 
 class Clean(Message):

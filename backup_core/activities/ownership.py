@@ -149,18 +149,19 @@ async def _go(tools: Tools, asked: Begin, policy: Policy, row: Versioned[Head]) 
     head = row.value
     assert head.owner is not None
     epoch = head.owner.epoch
-    found, etag, mark = None, "", None
+    found, etag, mark, held = None, "", None, ""
     if head.pair is not None:
         blob = tools.head(head.head)
         before = await _lease(tools, blob, asked.lease)
         found = await _look(tools, head, policy, before)
-        mark = found.mark
-        if before is not None:
+        mark, held = found.mark, head.head if before else ""
+        # A number above the epoch was set by a stranger: that head cannot be fenced, and is not built upon.
+        if before is not None and before.sequence_number <= epoch:
             etag = await _fence(tools, blob, epoch, asked.lease)
     decision = decide(head, policy.source, found, full_asked=asked.full)
     if decision.kind == "full":
         begun = _full(asked.disk, asked.run, epoch, policy.source, decision)
-        return begun.model_copy(update={"held": head.head if etag else ""})
+        return begun.model_copy(update={"held": held})
     assert head.pair is not None
     return Begun(
         state="go",
@@ -171,7 +172,7 @@ async def _go(tools: Tools, asked: Begin, policy: Policy, row: Versioned[Head]) 
         generation=head.generation,
         head=head.head,
         head_etag=etag,
-        held=head.head,
+        held=held,
         base=head.pair.source_snapshot,
         finish_target=decision.finish_target,
         finish_size=mark.size if mark and decision.finish_target else 0,
@@ -216,7 +217,9 @@ async def _fence(tools: Tools, blob: BlobAddress, epoch: int, lease: str) -> str
         return found.etag
     reached = await tools.blobs.raise_sequence_number(blob, epoch, lease)
     if reached != epoch:
-        message = f"{blob}: sequence number {reached} is above epoch {epoch}; somebody else raised it"
+        message = (
+            f"{blob}: sequence number {reached}, expected epoch {epoch}: somebody raised it; the next run makes a full backup"
+        )
         raise FencedError(message)
     return (await tools.blobs.properties(blob)).etag
 
@@ -252,6 +255,9 @@ async def _unchanged(tools: Tools, head: Head, mark: HeadMark | None, before: Bl
     the backup snapshot is one that the recorded target changes. Those are written again; any other would be kept.
     """
     assert head.pair is not None
+    assert head.owner is not None
+    if before.sequence_number > head.owner.epoch:
+        return False
     if before.etag == head.head_etag:
         return True
     if mark is None or before.size < head.pair.size:

@@ -37,8 +37,8 @@ async def commit_point(tools: Tools, asked: Commit) -> Committed:
     elif existing.run != transfer.by.run or existing.backup_snapshot != asked.backup_snapshot:
         message = f"disk {transfer.by.disk}: restore point {point} was committed by run {existing.run} already"
         raise RowExistsError(message)
-    etag = await _seal(tools, asked, mark)
-    return Committed(point=point, etag=etag)
+    await _seal(tools, asked, mark)
+    return Committed(point=point)
 
 
 def _point(asked: Commit, mark: HeadMark, row: Versioned[Head]) -> RestorePoint:
@@ -81,7 +81,7 @@ def _advanced(asked: Commit, head: Head) -> Head:
     )
 
 
-async def _seal(tools: Tools, asked: Commit, mark: HeadMark) -> str:
+async def _seal(tools: Tools, asked: Commit, mark: HeadMark) -> None:
     """Mark the head committed and record its version; after a crash between the two, the version found is recorded."""
     transfer = asked.transfer
     blob = tools.head(transfer.head)
@@ -95,4 +95,3 @@ async def _seal(tools: Tools, asked: Commit, mark: HeadMark) -> str:
     row = await owned(tools, transfer.by)
     if row.value.head_etag != etag:
         await tools.catalogue.put_head(replace(row.value, head_etag=etag), row.etag)
-    return etag

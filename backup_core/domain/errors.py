@@ -126,6 +126,7 @@ class RowChangedError(BackupError):
     """A row was changed by somebody else between reading and writing."""
 
     code = "RowChanged"
+    retryable = True
 
 
 class DiskUnknownError(BackupError):

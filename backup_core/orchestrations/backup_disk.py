@@ -93,7 +93,8 @@ class _Backup:
     def flow(self) -> Flow[dict[str, Any]]:
         if self.request.going:
             going = self.request.going
-            transfer = yield from self._round(going.transfer, going.planned, going.next_shard, going.applied)
+            transfer = going.transfer
+            yield from self._round(transfer, going.planned, going.next_shard, going.applied)
         else:
             begun = yield from self._begin()
             if begun.state != "go":
@@ -102,7 +103,7 @@ class _Backup:
             self._holds(begun.held)
             self.fresh_after = bool(begun.finish_target)
             transfer, planned = yield from self._prepare(self._ref(begun), begun)
-            transfer = yield from self._round(transfer, planned, 0, Applied())
+            yield from self._round(transfer, planned, 0, Applied())
         if self.fresh_after:
             # The interrupted run's target is a restore point now; success means a point of this window.
             self.fresh_after = False
@@ -170,8 +171,8 @@ class _Backup:
         asked = PlanTransfer(by=by, target=target, base=begun.base, size=size)
         return (yield from call(self.context, PLAN_TRANSFER, asked, self.retries))
 
-    def _round(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> Flow[Transfer]:
-        """Copy, verify, snapshot, commit, drop the old. Returns the transfer with the head's committed version."""
+    def _round(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> Flow[None]:
+        """Copy, verify, snapshot, commit, drop the old."""
         applied = yield from self._copy(transfer, planned, next_shard, applied)
         verified = yield from self._verify(transfer, planned, applied)
         yield from self._progress(transfer, planned, applied, "committing", 0, 0)
@@ -189,7 +190,6 @@ class _Backup:
         self.points.append(committed.point)
         yield from self._progress(transfer, planned, applied, "cleaning", 0, 0)
         yield from call(self.context, DROP_PREVIOUS, Clean(transfer=transfer), self.retries)
-        return transfer
 
     def _copy(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> Flow[Applied]:
         began = next_shard

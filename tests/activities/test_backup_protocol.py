@@ -138,6 +138,10 @@ def strip_metadata(scene):
     scene.head_blob().metadata = {}
 
 
+def raise_sequence_number(scene):
+    scene.head_blob().sequence_number = 1000
+
+
 def drop_source_snapshot(scene):
     scene.blobs.blobs[scene.source()].snapshots.clear()
 
@@ -149,6 +153,7 @@ def drop_source_snapshot(scene):
         (shrink_source, "the disk shrank"),
         (delete_head, "the backup blob is gone"),
         (alter_head, "the backup blob was changed by somebody else"),
+        (raise_sequence_number, "the backup blob was changed by somebody else"),
         (strip_metadata, "the backup blob's metadata is not what was written"),
         (drop_source_snapshot, "the previous source snapshot is gone"),
     ],
@@ -161,6 +166,7 @@ async def test_what_cannot_be_trusted_becomes_a_full_backup(scene, disturb, reas
 
     point = scene.points()[-1]
     assert (point.kind, point.reason) == ("full", reason)
+    assert all(blob.lease == "" for blob in scene.blobs.blobs.values())
     assert scene.content(point) == scene.blobs.blobs[scene.source()].content()
 
 
