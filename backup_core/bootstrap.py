@@ -15,11 +15,14 @@ from azure.data.tables.aio import TableServiceClient
 from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
 from azure.storage.blob.aio import BlobServiceClient, ExponentialRetry
 
+from backup_core.activities.copying import Copying
 from backup_core.activities.tools import Limits, Tools
 from backup_core.adapters.authority import Authority, BearerAuthority, KeyAuthority, SharedSasAuthority
 from backup_core.adapters.catalogue import TableCatalogue
 from backup_core.adapters.page_blobs import AzureDocuments, AzurePageBlobs, translated
 from backup_core.adapters.page_data import PageData
+from backup_core.adapters.page_lists import PageLists
+from backup_core.adapters.transport import Transport
 from backup_core.api.handlers import Api
 from backup_core.domain.naming import BlobAddress
 
@@ -37,7 +40,7 @@ class Services:
     api: Api
     _tables: TableServiceClient
     _accounts: Mapping[str, BlobServiceClient]
-    _data: PageData
+    _transport: Transport
     _settings: Settings
     _ready: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -60,7 +63,7 @@ class Services:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._data.close()
+        await self._transport.close()
         await self._tables.close()
         for client in self._accounts.values():
             await client.close()
@@ -118,8 +121,8 @@ def build(settings: Settings) -> Services:
         )
         for endpoint in endpoints
     }
-    data = PageData({endpoint: sign_in.data(endpoint) for endpoint in endpoints})
-    blobs = AzurePageBlobs(clients, data)
+    transport = Transport({endpoint: sign_in.data(endpoint) for endpoint in endpoints})
+    blobs = AzurePageBlobs(clients, PageData(transport), PageLists(transport))
     tables = TableServiceClient(settings.catalogue_account, credential=sign_in.table(settings.catalogue_account))
     catalogue = TableCatalogue(tables.get_table_client(settings.catalogue_table))
     backups = clients[settings.backup_account]
@@ -131,8 +134,9 @@ def build(settings: Settings) -> Services:
         backup_account=settings.backup_account,
         heads_container=settings.heads_container,
         monotonic=time.monotonic,
+        copying=Copying(blobs, settings.copy_mode, time.monotonic),
         limits=Limits(in_flight=settings.in_flight),
     )
     probe = BlobAddress(settings.backup_account, settings.heads_container, "health")
     api = Api(blobs, catalogue, settings.source_accounts, probe, settings.wave_shards)
-    return Services(tools, api, tables, clients, data, settings)
+    return Services(tools, api, tables, clients, transport, settings)

@@ -105,18 +105,28 @@ class PageBlobs(Protocol):
     async def read(self, blob: BlobAddress, snapshot: str, part: ByteRange) -> bytes:
         """Exactly the bytes of the range (at most 4 MiB). Raises TransferDamagedError, SnapshotMissingError."""
 
-    async def write(self, blob: BlobAddress, offset: int, data: bytes, fence: Fence) -> None:
-        """Put whole pages (at most 4 MiB). A repeat is harmless. Raises FencedError."""
+    async def copy_streamed(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+        """Put the snapshot's bytes of the range (at most 4 MiB) at the same place of the head, read and written by this
+        process. A repeat is harmless. Raises FencedError, TransferDamagedError, SnapshotMissingError.
+        """
+
+    async def copy_from_url(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+        """The same, fetched by the head's account itself: no byte passes this process. A repeat is harmless.
+        Raises FencedError, and CopySourceRefusedError where that account cannot read the source.
+        """
 
     async def clear(self, blob: BlobAddress, part: ByteRange, fence: Fence) -> None:
         """Clear the range to zeros, freeing it. A repeat is harmless. Raises FencedError."""
 
 
 class Documents(Protocol):
-    """Small JSON documents beside the backups: plans."""
+    """Small JSON documents beside the backups: plans, and how far they are carried out."""
 
     async def put_if_absent(self, name: str, text: str) -> None:
         """Store the document unless one of that name exists."""
+
+    async def put(self, name: str, text: str) -> None:
+        """Store the document in place of what was there."""
 
     async def get(self, name: str) -> str | None:
         """The document, or None."""

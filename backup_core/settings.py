@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from croniter import croniter
@@ -38,6 +38,10 @@ class Settings(BaseModel):
     """Client id of the user-assigned identity; empty uses the environment's default credential."""
     wave_shards: int = Field(default=4, ge=1, le=16)
     """Shards of one disk copied side by side."""
+    copy_mode: Literal["auto", "server", "stream"] = "auto"
+    """`server`: the backup account fetches changed pages itself. `stream`: they pass through this app. `auto`: by the backup
+    account where it can read the source, else through the app.
+    """
     in_flight: int = Field(default=16, ge=1, le=64)
     """Requests at a time within one shard."""
     development: bool = False

@@ -209,24 +209,35 @@ class Opened(Message):
 
 
 class ApplyShard(Message):
-    """Copy one shard of the plan."""
+    """Copy one shard of the plan, from where an earlier call came to."""
 
     transfer: Transfer
     shard: int
 
 
 class Applied(Message):
-    """What a shard did."""
+    """What was done to the head."""
 
     write_bytes: int = 0
     clear_bytes: int = 0
     puts: int = 0
     clears: int = 0
-    reads: int = 0
+    streamed_bytes: int = 0
+    """How many of the bytes written passed through the worker."""
 
     def plus(self, other: Applied) -> Applied:
         """Both together."""
         return Applied(**{name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields})
+
+
+class ShardApplied(Message):
+    """How far the shard came. It is called again until `done`."""
+
+    applied: Applied
+    """All that was done in the shard, by this call and those before."""
+    at: int
+    """Everything before this offset is done, durably known."""
+    done: bool
 
 
 class Verify(Message):
@@ -305,6 +316,7 @@ class Report(Message):
     bytes_total: int = 0
     bytes_done: int = 0
     ranges_total: int = 0
+    bytes_streamed: int = 0
     requests_total: int = 0
     requests_done: int = 0
     retries: int = 0
@@ -371,7 +383,7 @@ PLAN_TRANSFER = Step("plan_transfer", PlanTransfer, Planned)
 NEW_GENERATION = Step("begin_new_generation", NewGeneration, Begun)
 RAISE_EPOCH = Step("raise_epoch", RaiseEpoch, Raised)
 OPEN_HEAD = Step("open_head", Transfer, Opened)
-APPLY_SHARD = Step("apply_shard", ApplyShard, Applied)
+APPLY_SHARD = Step("apply_shard", ApplyShard, ShardApplied)
 VERIFY_HEAD = Step("verify_head", Verify, Verified)
 TAKE_BACKUP = Step("take_backup_snapshot", TakeBackup, BackedUp)
 COMMIT_POINT = Step("commit_point", Commit, Committed)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
+from backup_core.activities.copying import Copying
 from backup_core.activities.runner import run_step
 from backup_core.activities.tools import Limits, Tools
 from backup_core.domain.naming import BlobAddress
@@ -22,16 +24,24 @@ ORCHESTRATORS = {"backup_disk": backup_disk.backup_disk, "backup_fleet": backup_
 
 
 class Scene:
-    """One world with disks in it."""
+    """One world with disks in it. `asked` counts the port calls by name."""
 
-    def __init__(self, *, diff="writes", limits=None, before=None, after=None):
-        gates = {key: gate for key, gate in (("before", before), ("after", after)) if gate}
+    def __init__(self, *, diff="writes", copy_mode="auto", limits=None, before=None, after=None):
+        self.asked = Counter()
+
+        async def counted(name):
+            self.asked[name] += 1
+            if before:
+                await before(name)
+
+        gates = {key: gate for key, gate in (("before", counted), ("after", after)) if gate}
         self.world = World(**gates)
         self.blobs = MemoryPageBlobs(self.world, diff=diff)
         self.catalogue = MemoryCatalogue(self.world)
         self.documents = MemoryDocuments(self.world)
+        copying = Copying(self.blobs, copy_mode, lambda: 0.0)
         self.tools = Tools(
-            self.blobs, self.catalogue, self.documents, (SOURCE,), BACKUP, "heads", lambda: 0.0, limits or Limits()
+            self.blobs, self.catalogue, self.documents, (SOURCE,), BACKUP, "heads", lambda: 0.0, copying, limits or Limits()
         )
         self.runs = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -265,13 +266,13 @@ async def _unchanged(tools: Tools, head: Head, mark: HeadMark | None, before: Bl
     whole = ByteRange(0, head.pair.size)
     dirty = mark.target != head.pair.source_snapshot
     try:
-        changed = changes_between(tools, tools.head(head.head), "", head.pair.backup_snapshot, whole)
-        if not dirty:
-            return await anext(changed, None) is None
-        intended = changes_between(tools, tools.source(mark.source), mark.target, mark.base, whole)
-        async for lone in one_sided(_ranges(changed), _ranges(intended)):
-            if lone.left:
-                return False
+        async with aclosing(changes_between(tools, tools.head(head.head), "", head.pair.backup_snapshot, whole)) as changed:
+            if not dirty:
+                return await anext(changed, None) is None
+            async with aclosing(changes_between(tools, tools.source(mark.source), mark.target, mark.base, whole)) as intended:
+                async for lone in one_sided(_ranges(changed), _ranges(intended)):
+                    if lone.left:
+                        return False
     except (DiffRefusedError, BlobMissingError, SnapshotMissingError):
         return False
     return True
@@ -325,6 +326,7 @@ async def report_progress(tools: Tools, report: Report) -> Reported:
             bytes_total=max(run.bytes_total, report.bytes_total),
             bytes_done=max(run.bytes_done, report.bytes_done),
             ranges_total=max(run.ranges_total, report.ranges_total),
+            bytes_streamed=max(run.bytes_streamed, report.bytes_streamed),
             requests_total=max(run.requests_total, report.requests_total),
             requests_done=max(run.requests_done, report.requests_done),
             retries=max(run.retries, report.retries),

@@ -57,7 +57,7 @@ def _point(asked: Commit, mark: HeadMark, row: Versioned[Head]) -> RestorePoint:
         size=transfer.size,
         write_bytes=asked.applied.write_bytes,
         clear_bytes=asked.applied.clear_bytes,
-        requests=asked.applied.puts + asked.applied.clears + asked.applied.reads,
+        requests=asked.applied.puts + asked.applied.clears,
         epoch=transfer.by.epoch,
         run=transfer.by.run,
         digest=mark.digest,

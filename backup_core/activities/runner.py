@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from backup_core.activities import fleet, ownership, points, snapshots, transfer, verification
+from backup_core.activities import fleet, ownership, points, shards, snapshots, transfer, verification
 from backup_core.domain.errors import BackupError, UnexpectedError
 from backup_core.domain.redaction import redacted
 from backup_core.steps import (
@@ -44,7 +44,7 @@ ACTIVITIES: dict[str, Callable[[Tools, Any], Awaitable[Message]]] = {
     NEW_GENERATION.name: ownership.begin_new_generation,
     RAISE_EPOCH.name: ownership.raise_epoch,
     OPEN_HEAD.name: transfer.open_head,
-    APPLY_SHARD.name: transfer.apply_shard,
+    APPLY_SHARD.name: shards.apply_shard,
     VERIFY_HEAD.name: verification.verify_head,
     TAKE_BACKUP.name: snapshots.take_backup_snapshot,
     COMMIT_POINT.name: points.commit_point,

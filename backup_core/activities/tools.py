@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+import itertools
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,11 +18,13 @@ from backup_core.domain.sampling import DRAWN_MIN
 from backup_core.ports import Fence, Guard
 
 if TYPE_CHECKING:
+    from backup_core.activities.copying import Copying
     from backup_core.domain.records import Head, Policy, Versioned
     from backup_core.ports import Catalogue, Documents, PageBlobs
     from backup_core.steps import RunRef
 
 
+P = TypeVar("P")
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -34,8 +39,14 @@ class Limits:
     """About 8 s at the 500 requests/s of a page blob."""
     in_flight: int = 16
     """Requests at a time towards one head: 15 times 4 MiB/s is a page blob's limit, at about a second each."""
+    wave_requests: int = 64
+    """Requests that may be ahead of a shard's stored cursor: what a crash inside the shard repeats at most."""
+    shard_seconds: float = 100.0
+    """A shard returns where to resume after this long."""
     window_bytes: int = 64 * GIB
     """Ranges are listed in windows: a very fragmented blob hits a server time-out on the whole."""
+    windows_ahead: int = 4
+    """Windows listed at the same time."""
     content_bytes: int = GIB
     """Content is compared in windows of this size; between two of them a verification may stop and be resumed."""
     samples_min: int = DRAWN_MIN
@@ -57,6 +68,7 @@ class Tools:
     backup_account: str
     heads_container: str
     monotonic: Callable[[], float]
+    copying: Copying
     limits: Limits = Limits()
 
     def source(self, url: str) -> BlobAddress:
@@ -74,15 +86,78 @@ class Tools:
 
 async def changes_between(
     tools: Tools, blob: BlobAddress, snapshot: str, base: str, part: ByteRange
-) -> AsyncIterator[DiffRange]:
-    """What changed inside `part` since the snapshot `base`, listed in windows; without a base, everything allocated."""
-    for window in windows(part.end, tools.limits.window_bytes, part.start):
+) -> AsyncGenerator[DiffRange, None]:
+    """What changed inside `part` since the snapshot `base`, listed in windows side by side; without a base, everything
+    allocated.
+    """
+
+    async def listed(window: ByteRange) -> AsyncGenerator[DiffRange, None]:
         if base:
             async for changed in tools.blobs.diff(blob, snapshot, base, window):
                 yield changed
         else:
             async for allocated in tools.blobs.allocated(blob, snapshot, window):
                 yield DiffRange(allocated, cleared=False)
+
+    async for one in in_order(windows(part.end, tools.limits.window_bytes, part.start), listed, tools.limits.windows_ahead):
+        yield one
+
+
+BATCH, BATCHES_AHEAD = 1000, 10
+"""What a listing may be ahead of its reader: a page of the service's answer."""
+
+
+async def in_order(
+    parts: Iterable[P], list_part: Callable[[P], AsyncGenerator[T, None]], ahead: int
+) -> AsyncGenerator[T, None]:
+    """What `list_part` gives for each part, in the order of the parts, with `ahead` of them listed at the same time.
+
+    Each listing is at most a page ahead of the reader, so the memory is bounded whatever the parts hold.
+    """
+    waiting: deque[tuple[asyncio.Task[None], asyncio.Queue[list[T]]]] = deque()
+    upcoming = iter(parts)
+
+    def start() -> None:
+        for part in itertools.islice(upcoming, ahead - len(waiting)):
+            queue: asyncio.Queue[list[T]] = asyncio.Queue(BATCHES_AHEAD)
+            waiting.append((asyncio.create_task(_fill(queue, list_part(part))), queue))
+
+    try:
+        start()
+        while waiting:
+            task, queue = waiting[0]
+            while batch := await queue.get():
+                for one in batch:
+                    yield one
+            await task  # raises what ended the listing
+            waiting.popleft()
+            start()
+    finally:
+        for task, _ in waiting:
+            task.cancel()
+        await asyncio.gather(*(task for task, _ in waiting), return_exceptions=True)
+
+
+async def _fill(queue: asyncio.Queue[list[T]], items: AsyncGenerator[T, None]) -> None:
+    """Put the items on the queue in batches, and an empty one at the end, be the end a failure."""
+    batch: list[T] = []
+    try:
+        async with aclosing(items):
+            async for one in items:
+                batch.append(one)
+                if len(batch) == BATCH:
+                    await queue.put(batch)
+                    batch = []
+    except Exception:
+        await _end(queue, batch)
+        raise
+    await _end(queue, batch)
+
+
+async def _end(queue: asyncio.Queue[list[T]], batch: list[T]) -> None:
+    if batch:
+        await queue.put(batch)
+    await queue.put([])
 
 
 async def side_by_side(items: AsyncIterator[T], do: Callable[[T], Coroutine[Any, Any, R]], limit: int) -> AsyncIterator[R]:

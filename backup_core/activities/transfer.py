@@ -1,4 +1,4 @@
-"""Bringing a head to a source snapshot: plan the work, mark the head, copy and clear."""
+"""Before a head is brought to a source snapshot: plan the work, mark the head."""
 
 from __future__ import annotations
 
@@ -6,19 +6,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from backup_core.activities.tools import changes_between, fence_of, guard_of, owned, side_by_side
-from backup_core.domain.errors import (
-    BlobExistsError,
-    DiffRefusedError,
-    FencedError,
-    HeadAlteredError,
-    UnexpectedAnswerError,
-)
+from backup_core.activities.tools import changes_between, guard_of, owned
+from backup_core.domain.errors import BlobExistsError, DiffRefusedError, HeadAlteredError
 from backup_core.domain.metadata import HeadMark, from_metadata, to_metadata
 from backup_core.domain.naming import plan_name
-from backup_core.domain.plan import Plan, Planner, Shard
-from backup_core.domain.ranges import ByteRange, DiffRange, joined, requests
-from backup_core.steps import Applied, ApplyShard, Opened, Planned, PlanTransfer, Transfer
+from backup_core.domain.plan import Plan, Planner
+from backup_core.domain.ranges import ByteRange, DiffRange, joined
+from backup_core.steps import Opened, Planned, PlanTransfer, Transfer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,10 +20,10 @@ if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
     from backup_core.domain.naming import BlobAddress
 
-_PLAN = TypeAdapter(Plan)
+PLAN = TypeAdapter(Plan)
 
 
-def _work(tools: Tools, transfer_of: PlanTransfer | Transfer, part: ByteRange) -> AsyncIterator[DiffRange]:
+def work(tools: Tools, transfer_of: PlanTransfer | Transfer, part: ByteRange) -> AsyncIterator[DiffRange]:
     """The changes inside `part`, merged, so that plan and shard cut them alike whatever the windows they were listed in."""
     return joined(_listed(tools, transfer_of, part))
 
@@ -62,10 +56,10 @@ async def plan_transfer(tools: Tools, asked: PlanTransfer) -> Planned:
             return Planned(refused=f"the service refused the diff: {error.reason}")
         if plan is None:
             return Planned(refused="the disk shrank")
-        await tools.documents.put_if_absent(name, _PLAN.dump_json(plan).decode())
+        await tools.documents.put_if_absent(name, PLAN.dump_json(plan).decode())
         stored = await tools.documents.get(name)
         assert stored is not None
-    plan = _PLAN.validate_json(stored)
+    plan = PLAN.validate_json(stored)
     return Planned(
         plan=name,
         shards=len(plan.shards),
@@ -81,7 +75,7 @@ async def _plan(tools: Tools, asked: PlanTransfer) -> Plan | None:
     if asked.base and (await tools.blobs.properties(source, asked.base)).size > asked.size:
         return None
     planner = Planner(tools.limits.shard_bytes_max, tools.limits.shard_requests_max)
-    async for changed in _work(tools, asked, ByteRange(0, asked.size)):
+    async for changed in work(tools, asked, ByteRange(0, asked.size)):
         planner.feed(changed)
     return planner.finish()
 
@@ -141,55 +135,3 @@ async def _mark(tools: Tools, blob: BlobAddress, mark: HeadMark, transfer: Trans
 
 def _is_ours(found: HeadMark, mark: HeadMark) -> bool:
     return (found.run, found.epoch, found.target, found.base) == (mark.run, mark.epoch, mark.target, mark.base)
-
-
-# -- apply ------------------------------------------------------------------------------------------------------
-
-
-async def apply_shard(tools: Tools, asked: ApplyShard) -> Applied:
-    """Copy the shard's changed ranges and clear its cleared ones; a repeat writes the same bytes again.
-
-    Every write carries the lease and the epoch, so a delivery after the run has ended is refused by the service too.
-    """
-    transfer = asked.transfer
-    await owned(tools, transfer.by)
-    stored = await tools.documents.get(transfer.plan)
-    if stored is None:
-        message = f"plan {transfer.plan} of run {transfer.by.run} is gone; start the backup again"
-        raise UnexpectedAnswerError(message)
-    shard = _PLAN.validate_json(stored).shards[asked.shard]
-    tally = Applied()
-    pieces = (
-        piece async for changed in _work(tools, transfer, ByteRange(shard.start, shard.end)) for piece in requests(changed)
-    )
-    async for done in side_by_side(pieces, lambda piece: _apply(tools, transfer, piece), tools.limits.in_flight):
-        tally = tally.plus(done)
-    _check(tally, shard, transfer)
-    return tally
-
-
-async def _apply(tools: Tools, transfer: Transfer, change: DiffRange) -> Applied:
-    piece = change.range
-    head, fence = tools.head(transfer.head), fence_of(transfer.by)
-    try:
-        if change.cleared:
-            await tools.blobs.clear(head, piece, fence)
-            return Applied(clear_bytes=piece.size, clears=1)
-        data = await tools.blobs.read(tools.source(transfer.by.source), transfer.target, piece)
-        await tools.blobs.write(head, piece.start, data, fence)
-    except FencedError as error:
-        message = f"run {transfer.by.run}: {error}; another run owns the head now, or the lease was broken"
-        raise FencedError(message) from error
-    return Applied(write_bytes=piece.size, puts=1, reads=1)
-
-
-def _check(tally: Applied, shard: Shard, transfer: Transfer) -> None:
-    """What was done must be what was planned: snapshots do not change, so a difference means a listing was wrong."""
-    done = (tally.write_bytes, tally.clear_bytes, tally.puts + tally.clears)
-    planned = (shard.write_bytes, shard.clear_bytes, shard.requests)
-    if done != planned:
-        message = (
-            f"run {transfer.by.run}: shard [{shard.start}, {shard.end}) was planned as {planned} (bytes written, bytes "
-            f"cleared, requests) and listed again as {done}; two listings of the same snapshots differ"
-        )
-        raise UnexpectedAnswerError(message)

@@ -8,9 +8,11 @@ from backup_core.domain.errors import (
     BlobChangedError,
     BlobExistsError,
     BlobMissingError,
+    CopySourceRefusedError,
     DiffRefusedError,
     FencedError,
     LeaseTakenError,
+    ServiceTimedOutError,
     ServiceUnavailableError,
     SnapshotLimitError,
     SnapshotMissingError,
@@ -52,32 +54,46 @@ def code_of(error: object) -> str:
     return str(getattr(code, "value", code) or "")
 
 
+_NAMED: dict[tuple[int, str], tuple[type[BackupError], str]] = {
+    (500, "OperationTimedOut"): (ServiceTimedOutError, "; it is tried again"),
+    (408, ""): (ServiceTimedOutError, "; it is tried again"),
+    (409, "SnapshotCountExceeded"): (
+        SnapshotLimitError,
+        "; a premium page blob holds 100 snapshots; delete those nobody needs",
+    ),
+    (409, "BlobAlreadyExists"): (BlobExistsError, ""),
+    (409, "LeaseAlreadyPresent"): (LeaseTakenError, "; another lease holds it"),
+    (412, "ConditionNotMet"): (BlobChangedError, "; it was changed in between"),
+    **{(412, code): (FencedError, "") for code in _FENCED},
+    **{
+        (409, code): (SnapshotRateError, "; a premium page blob takes one snapshot in ten minutes; it is tried again")
+        for code in _RATE
+    },
+    **{(409, code): (ServiceUnavailableError, "; it is tried again") for code in _BUSY},
+}
+"""Answers that mean one thing whatever was asked for."""
+
+
 def fault_of(status: int, code: str, text: str, what: str, *, snapshot: bool = False) -> BackupError:
     """The error for an answer. `what` says in words which request on which object was refused."""
     said = f"{what}: the service answered {status} {code or 'without a code'}"
     detail = f"{said} ({redacted(text.splitlines()[0])})" if text else said
-    if status in (408, 429, 500, 502, 503, 504) or (status == 409 and code in _BUSY):
+    if (status, code) in _NAMED:
+        kind, advice = _NAMED[status, code]
+        return kind(detail + advice)
+    if status in (429, 500, 502, 503, 504):
         return ServiceUnavailableError(f"{detail}; it is tried again")
+    if code == "CannotVerifyCopySource":
+        # One code for six situations: missing, unauthorised, firewalled, conditions. None is a fault of the destination.
+        return CopySourceRefusedError(f"{detail}; the destination's account cannot read the source")
     if status in (400, 409) and code in DIFF_REFUSALS:
         return DiffRefusedError(detail, code)
     if status in (401, 403):
         return AccessDeniedError(f"{detail}; grant the app's identity the roles in the README, or correct the key")
     if status == 404 and code in _MISSING:
-        kind = SnapshotMissingError if snapshot else BlobMissingError
-        return kind(f"{detail}; it does not exist")
-    if status == 409 and code in _RATE:
-        return SnapshotRateError(f"{detail}; a premium page blob takes one snapshot in ten minutes; it is tried again")
-    if status == 409 and code == "SnapshotCountExceeded":
-        return SnapshotLimitError(f"{detail}; a premium page blob holds 100 snapshots; delete those nobody needs")
+        missing = SnapshotMissingError if snapshot else BlobMissingError
+        return missing(f"{detail}; it does not exist")
     if status == 400 and code == "InvalidOperation" and snapshot:
         message = f"{detail}; its account type does not serve reads of snapshots; copy the disk to a blob of another type"
         return SnapshotUnreadableError(message)
-    if status == 409 and code == "BlobAlreadyExists":
-        return BlobExistsError(detail)
-    if status == 409 and code == "LeaseAlreadyPresent":
-        return LeaseTakenError(f"{detail}; another lease holds it")
-    if status == 412 and code in _FENCED:
-        return FencedError(detail)
-    if status == 412 and code == "ConditionNotMet":
-        return BlobChangedError(f"{detail}; it was changed in between")
     return UnexpectedAnswerError(f"{detail}; nothing was assumed from it")

@@ -26,6 +26,9 @@ class Authority(Protocol):
     def query(self, blob: BlobAddress, snapshot: str, *, write: bool) -> str:
         """Query parameters that authorise a request to the blob or snapshot, without a leading sign; may be empty."""
 
+    async def as_source(self, blob: BlobAddress, snapshot: str) -> tuple[str, dict[str, str]]:
+        """Query parameters of the source's URL and headers that let another account fetch the snapshot, and only read it."""
+
 
 class BearerAuthority:
     """A token of an Azure identity. The credential keeps it and renews it before it expires."""
@@ -43,6 +46,11 @@ class BearerAuthority:
         """Nothing."""
         return ""
 
+    async def as_source(self, blob: BlobAddress, snapshot: str) -> tuple[str, dict[str, str]]:  # noqa: ARG002  see query
+        """The token, for the destination to present (Put Page From URL, since 2020-10-02)."""
+        token = await self._credential.get_token(STORAGE_SCOPE)
+        return "", {"x-ms-copy-source-authorization": f"Bearer {token.token}"}
+
 
 class SharedSasAuthority:
     """A SAS given by settings, for the development platform."""
@@ -58,6 +66,10 @@ class SharedSasAuthority:
     def query(self, blob: BlobAddress, snapshot: str, *, write: bool) -> str:  # noqa: ARG002  the SAS is not per blob
         """The SAS."""
         return self._sas
+
+    async def as_source(self, blob: BlobAddress, snapshot: str) -> tuple[str, dict[str, str]]:  # noqa: ARG002  see query
+        """The SAS: what it permits was decided by whoever made it."""
+        return self._sas, {}
 
 
 class KeyAuthority:
@@ -89,3 +101,7 @@ class KeyAuthority:
         )
         self._minted[known] = (now + SAS_LIFETIME / 2, sas)
         return sas
+
+    async def as_source(self, blob: BlobAddress, snapshot: str) -> tuple[str, dict[str, str]]:
+        """A SAS to read exactly this snapshot."""
+        return self.query(blob, snapshot, write=False), {}

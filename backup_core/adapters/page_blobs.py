@@ -1,4 +1,4 @@
-"""Page blobs of the Blob service: control calls by the SDK, bytes by the data path."""
+"""Page blobs of the Blob service: control calls by the SDK, bytes and page lists by the data path."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
-from azure.storage.blob import BlobType, PageRange, SequenceNumberAction
+from azure.storage.blob import BlobType, SequenceNumberAction
 from azure.storage.blob.aio import BlobClient, BlobLeaseClient, BlobServiceClient
 
 from backup_core.adapters.answers import code_of, fault_of
 from backup_core.domain.errors import ServiceUnavailableError, UnexpectedAnswerError
 from backup_core.domain.naming import BlobAddress, is_snapshot_id
-from backup_core.domain.ranges import ByteRange, DiffRange
-from backup_core.ports import BlobProperties, Fence, Guard, SnapshotInfo
+from backup_core.ports import BlobProperties, Guard, SnapshotInfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
     from backup_core.adapters.page_data import PageData
-
-RANGES_PER_PAGE = 10_000
-"""The service's own limit for one answer of Get Page Ranges."""
+    from backup_core.adapters.page_lists import PageLists
+    from backup_core.domain.ranges import ByteRange, DiffRange
+    from backup_core.ports import Fence
 
 
 @contextmanager
@@ -40,9 +39,9 @@ def translated(what: str, *, snapshot: bool = False) -> Iterator[None]:
 class AzurePageBlobs:
     """The PageBlobs port on Azure Storage."""
 
-    def __init__(self, accounts: Mapping[str, BlobServiceClient], data: PageData) -> None:
-        """`accounts` by blob endpoint; `data` moves the bytes."""
-        self._accounts, self._data = accounts, data
+    def __init__(self, accounts: Mapping[str, BlobServiceClient], data: PageData, lists: PageLists) -> None:
+        """`accounts` by blob endpoint; `data` moves the bytes, `lists` reads the page lists."""
+        self._accounts, self._data, self._lists = accounts, data, lists
 
     def _client(self, blob: BlobAddress, snapshot: str = "") -> BlobClient:
         return self._accounts[blob.account].get_blob_client(blob.container, blob.name, snapshot=snapshot or None)
@@ -144,27 +143,24 @@ class AzurePageBlobs:
 
     async def allocated(self, blob: BlobAddress, snapshot: str, window: ByteRange) -> AsyncIterator[ByteRange]:
         """Get Page Ranges over the window."""
-        with translated(f"list the ranges of {blob} {snapshot}".rstrip(), snapshot=bool(snapshot)):
-            async for found in self._client(blob, snapshot).list_page_ranges(
-                offset=window.start, length=window.size, results_per_page=RANGES_PER_PAGE
-            ):
-                yield _half_open(found)
+        async for found in self._lists.ranges(blob, snapshot, "", window):
+            yield found.range
 
-    async def diff(self, blob: BlobAddress, snapshot: str, previous: str, window: ByteRange) -> AsyncIterator[DiffRange]:
+    def diff(self, blob: BlobAddress, snapshot: str, previous: str, window: ByteRange) -> AsyncIterator[DiffRange]:
         """Get Page Ranges with prevsnapshot over the window."""
-        with translated(f"list the diff of {blob} {snapshot} since {previous}", snapshot=bool(snapshot)):
-            async for found in self._client(blob, snapshot).list_page_ranges(
-                previous_snapshot=previous, offset=window.start, length=window.size, results_per_page=RANGES_PER_PAGE
-            ):
-                yield DiffRange(_half_open(found), cleared=bool(found.cleared))
+        return self._lists.ranges(blob, snapshot, previous, window)
 
     async def read(self, blob: BlobAddress, snapshot: str, part: ByteRange) -> bytes:
         """Get Blob with a range."""
         return await self._data.read(blob, snapshot, part)
 
-    async def write(self, blob: BlobAddress, offset: int, data: bytes, fence: Fence) -> None:
-        """Put Page, update."""
-        await self._data.write(blob, offset, data, fence)
+    async def copy_streamed(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+        """Get Blob with a range, then Put Page."""
+        await self._data.stream(source, snapshot, part, head, fence)
+
+    async def copy_from_url(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+        """Put Page From URL."""
+        await self._data.from_url(source, snapshot, part, head, fence)
 
     async def clear(self, blob: BlobAddress, part: ByteRange, fence: Fence) -> None:
         """Put Page, clear."""
@@ -188,6 +184,11 @@ class AzureDocuments:
             with translated(f"store document {name}"):
                 raise
 
+    async def put(self, name: str, text: str) -> None:
+        """Put Blob."""
+        with translated(f"store document {name}"):
+            await self._container.upload_blob(name, text.encode(), overwrite=True)
+
     async def get(self, name: str) -> str | None:
         """Get Blob."""
         try:
@@ -199,13 +200,6 @@ class AzureDocuments:
             with translated(f"read document {name}"):
                 raise
         return content.decode()
-
-
-def _half_open(found: PageRange) -> ByteRange:
-    """The SDK's inclusive range as the project's half-open one."""
-    assert found.start is not None
-    assert found.end is not None
-    return ByteRange(found.start, found.end + 1)
 
 
 def _guarded(guard: Guard) -> dict[str, Any]:

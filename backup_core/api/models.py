@@ -150,6 +150,8 @@ class RunAnswer(_Answer):
     percent: int
     bytes_total: int
     bytes_done: int
+    bytes_streamed: int
+    """How many of them passed through the worker."""
     ranges_total: int
     requests_total: int
     requests_done: int
@@ -174,6 +176,7 @@ class RunAnswer(_Answer):
             percent=run.percent,
             bytes_total=run.bytes_total,
             bytes_done=run.bytes_done,
+            bytes_streamed=run.bytes_streamed,
             ranges_total=run.ranges_total,
             requests_total=run.requests_total,
             requests_done=run.requests_done,

@@ -25,6 +25,12 @@ class ServiceUnavailableError(BackupError):
     retryable = True
 
 
+class ServiceTimedOutError(ServiceUnavailableError):
+    """The service gave no answer in its time or ours: asked for less, it may."""
+
+    code = "ServiceTimedOut"
+
+
 class AccessDeniedError(BackupError):
     """The service refused the identity; trying again does not help."""
 
@@ -42,6 +48,12 @@ class TransferDamagedError(BackupError):
 
     code = "TransferDamaged"
     retryable = True
+
+
+class CopySourceRefusedError(BackupError):
+    """The destination's account could not read the source: a firewall, or the source's authorisation."""
+
+    code = "CopySourceRefused"
 
 
 # -- blobs ----------------------------------------------------------------------------------------------------

@@ -121,6 +121,11 @@ def plan_name(disk: str, run: str, target: str, base: str) -> str:
     return f"{disk}/{run}/{point_id(target)}-from-{point_id(base) if base else 'nothing'}.json"
 
 
+def cursor_name(plan: str, shard: int) -> str:
+    """Where is kept how far a shard of the plan came."""
+    return f"{plan.removesuffix('.json')}/{shard:06d}.json"
+
+
 @dataclass(frozen=True, slots=True)
 class BlobAddress:
     """A blob: the account's blob endpoint without a trailing slash, the container, the name (decoded)."""

@@ -128,6 +128,8 @@ class Run:
     percent: int = 0
     bytes_total: int = 0
     bytes_done: int = 0
+    bytes_streamed: int = 0
+    """How many of them passed through the worker: none where the backup account fetches itself."""
     ranges_total: int = 0
     requests_total: int = 0
     requests_done: int = 0

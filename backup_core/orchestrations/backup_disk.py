@@ -198,13 +198,20 @@ class _Backup:
                 self._continue_as_new(transfer, planned, next_shard, applied)
             end = min(next_shard + self.request.wave, planned.shards)
             asked = [ApplyShard(transfer=transfer, shard=shard) for shard in range(next_shard, end)]
-            done = yield from wave(self.context, APPLY_SHARD, asked, self.retries)
-            for one in done:
-                applied = applied.plus(one)
+            while asked:
+                done = yield from wave(self.context, APPLY_SHARD, asked, self.retries)
+                for one in done:
+                    applied = applied.plus(one.applied) if one.done else applied
+                asked = [again for again, one in zip(asked, done, strict=True) if not one.done]
+                if asked:
+                    yield from self._copied(transfer, planned, applied)
             next_shard = end
-            # Requests are the measure: they count small writes and clears, which bytes would hide.
-            yield from self._progress(transfer, planned, applied, "copying", applied.puts + applied.clears, planned.requests)
+            yield from self._copied(transfer, planned, applied)
         return applied
+
+    def _copied(self, transfer: Transfer, planned: Planned, applied: Applied) -> Flow[None]:
+        # Requests are the measure: they count small writes and clears, which bytes would hide.
+        yield from self._progress(transfer, planned, applied, "copying", applied.puts + applied.clears, planned.requests)
 
     def _continue_as_new(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> None:
         going = Going(
@@ -267,6 +274,7 @@ class _Backup:
             reason=transfer.reason,
             bytes_total=planned.write_bytes,
             bytes_done=applied.write_bytes,
+            bytes_streamed=applied.streamed_bytes,
             ranges_total=planned.ranges,
             requests_total=planned.requests,
             requests_done=applied.puts + applied.clears,

@@ -165,6 +165,12 @@ class MemoryDocuments:
         self.texts.setdefault(name, text)
         await self._world.after("put_document")
 
+    async def put(self, name: str, text: str) -> None:
+        """Store in place of what was there."""
+        await self._world.before("put_document")
+        self.texts[name] = text
+        await self._world.after("put_document")
+
     async def get(self, name: str) -> str | None:
         """The document, or None."""
         await self._world.before("get_document")

@@ -11,6 +11,7 @@ from backup_core.domain.errors import (
     BlobChangedError,
     BlobExistsError,
     BlobMissingError,
+    CopySourceRefusedError,
     DiffRefusedError,
     FencedError,
     LeaseTakenError,
@@ -59,6 +60,8 @@ class MemoryPageBlobs:
         """`diff` chooses what a diff reports: every write, or differing bytes only."""
         self._world, self.diff_kind = world, diff
         self.blobs: dict[BlobAddress, Blob] = {}
+        self.unreachable: set[str] = set()
+        """Accounts whose blobs other accounts cannot read: Put Page From URL is refused."""
         self.lies = 0
         """Diffs that are still to hide one page which is newly allocated: an under-reporting service."""
 
@@ -277,17 +280,32 @@ class MemoryPageBlobs:
         await self._world.after("read")
         return data
 
-    async def write(self, blob: BlobAddress, offset: int, data: bytes, fence: Fence) -> None:
-        """Put whole pages."""
+    async def copy_streamed(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+        """Read, then put."""
+        data = await self.read(source, snapshot, part)
         await self._world.before("write")
-        found = self._fenced(blob, fence)
+        self._write(head, part, data, fence)
+        await self._world.after("write")
+
+    async def copy_from_url(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+        """Put what the service reads itself."""
+        await self._world.before("copy_from_url")
+        if source.account in self.unreachable:
+            message = f"{source} cannot be read by the account of {head}"
+            raise CopySourceRefusedError(message)
+        found = self._found(source, snapshot)
+        data = b"".join(found.pages.get(page, bytes(PAGE)) for page in range(part.start // PAGE, part.end // PAGE))
+        self._write(head, part, data, fence)
+        await self._world.after("copy_from_url")
+
+    def _write(self, head: BlobAddress, part: ByteRange, data: bytes, fence: Fence) -> None:
+        found = self._fenced(head, fence)
         assert len(data) <= PUT_BYTES_MAX
-        if offset + len(data) > found.size:
-            message = f"{blob}: a put past the end"
+        if part.end > found.size:
+            message = f"{head}: a put past the end"
             raise UnexpectedAnswerError(message)
         for start in range(0, len(data), PAGE):
-            self._change(found, (offset + start) // PAGE, data[start : start + PAGE])
-        await self._world.after("write")
+            self._change(found, (part.start + start) // PAGE, data[start : start + PAGE])
 
     async def clear(self, blob: BlobAddress, part: ByteRange, fence: Fence) -> None:
         """Clear the range."""

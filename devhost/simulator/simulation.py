@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from backup_core.activities.copying import Copying
 from backup_core.activities.runner import run_step
 from backup_core.activities.tools import Limits, Tools
 from backup_core.domain.errors import BlobChangedError, FencedError, ServiceUnavailableError, UnexpectedAnswerError
@@ -102,9 +104,16 @@ class Simulation:
             # On these tiny disks 300 samples would read everything, and so hide what the protocol itself must prevent.
             samples_min=1,
             window_bytes=self.rng.choice([5, 16, 1000]) * PAGE,
+            windows_ahead=self.rng.choice([1, 3]),
+            wave_requests=self.rng.choice([1, 2, 5]),
+            shard_seconds=self.rng.choice([1, 100]),
         )
         documents = MemoryDocuments(self.world)
-        self.tools = Tools(self.blobs, self.catalogue, documents, (SOURCE,), BACKUP, "heads", lambda: 0.0, limits)
+        if self.rng.random() < 0.3:
+            self.blobs.unreachable.add(SOURCE)
+        copying = Copying(self.blobs, self.rng.choice(["auto", "stream"]), lambda: 0.0)
+        clock = itertools.count().__next__
+        self.tools = Tools(self.blobs, self.catalogue, documents, (SOURCE,), BACKUP, "heads", clock, copying, limits)
         self.source = BlobAddress(SOURCE, "vhds", "vm.vhd")
         self.blobs.put(self.source, self.pages * PAGE)
         policy = Policy(DISK, self.source.url, "", self.world.now, self.world.now)
@@ -225,7 +234,7 @@ class Simulation:
     def _disturb_gate(self, ready: list[Gate]) -> None:
         kind = self.rng.choices(["unavailable", "worker crash", "zombie", "refused", "unknown 409"], (5, 5, 5, 1, 1))[0]
         # A put that outlives its run is what fences are for: requests under way are lost there first.
-        puts = [gate for gate in ready if gate.stage == "before" and gate.name in ("write", "clear")]
+        puts = [gate for gate in ready if gate.stage == "before" and gate.name in ("write", "copy_from_url", "clear")]
         gate = self.rng.choice(puts if kind == "zombie" and puts else ready)
         self._count(f"{kind} {gate.stage} effect")
         self._note(f"!! {kind} {gate.stage} {gate.name} of {gate.call.task.name}")

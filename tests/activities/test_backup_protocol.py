@@ -10,6 +10,7 @@ import pytest
 
 from backup_core.domain.errors import FencedError
 from backup_core.domain.metadata import from_metadata, run_of_source_snapshot
+from backup_core.domain.ranges import ByteRange
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.ports import Fence
 from backup_core.steps import STEPS
@@ -318,7 +319,9 @@ async def test_a_late_put_of_the_first_target_does_not_reach_the_second(scene):
         if name == "open_head" and late:
             fence = Fence(late[0]["lease"], late[0]["epoch"])
             with pytest.raises(FencedError):
-                await scene.blobs.write(scene.tools.head(asked["head"]), 6 * PAGE, b"\xee" * PAGE, fence)
+                await scene.blobs.copy_from_url(
+                    scene.source(), asked["target"], ByteRange(6 * PAGE, 7 * PAGE), scene.tools.head(asked["head"]), fence
+                )
             late.append("refused")
         return answer
 

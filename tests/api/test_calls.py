@@ -33,7 +33,7 @@ def test_a_backup_is_accepted_and_followed(disk, platform):
 
 def test_a_second_backup_while_one_runs_is_409_with_its_url(disk, platform, calm):
     disk.write(0, b"\1" * 1024 * 1024)
-    calm.faults({"verb": "PUT page", "delayMs": 1500, "times": 1})
+    calm.faults({"verb": "PUT page-from-url", "delayMs": 1500, "times": 1})
     first = platform.api("POST", f"/disks/{disk.name}/backups").json()["id"]
     while platform.api("GET", f"/runs/{first}").json()["phase"] not in ("copying", "planning", "verifying"):
         pass

@@ -34,7 +34,7 @@ def test_an_empty_diff_commits_a_point_and_transfers_nothing(disk, calm):
 
     counts = calm.counts()
     assert (run["bytesTotal"], run["requestsTotal"]) == (0, 0)
-    assert not {"PUT page", "PUT clear"} & set(counts)
+    assert not {"PUT page", "PUT page-from-url", "PUT clear"} & set(counts)
     disk.check_every_point()
 
 

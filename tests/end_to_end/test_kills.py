@@ -14,7 +14,7 @@ KILLS = 20
 
 def puts(storage):
     counts = storage.counts()
-    return sum(counts.get(verb, {}).get("requests", 0) for verb in ("PUT page", "PUT clear"))
+    return sum(counts.get(verb, {}).get("requests", 0) for verb in ("PUT page-from-url", "PUT clear"))
 
 
 def test_twenty_kills_at_seeded_offsets(calm, tmp_path, rng):
@@ -32,7 +32,7 @@ def test_twenty_kills_at_seeded_offsets(calm, tmp_path, rng):
             content = bytes(disk.content)
             calm.reset()
             # Slow enough that a kill falls into the copying, fast enough for twenty.
-            calm.faults({"verb": "PUT page", "delayMs": 15, "times": 1000})
+            calm.faults({"verb": "PUT page-from-url", "delayMs": 15, "times": 1000})
             run = platform.api("POST", f"/disks/{disk.name}/backups").json()["id"]
             while puts(calm) < 1:
                 time.sleep(0.005)

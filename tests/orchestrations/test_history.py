@@ -23,7 +23,7 @@ def stub(name, asked):
         "take_source_snapshot": {"snapshot": SNAPSHOT, "size": DISK_BYTES_MAX},
         "plan_transfer": {"plan": f"{NAME}/plan.json", "shards": SHARDS, "write_bytes": DISK_BYTES_MAX, "ranges": 10**6, "requests": SHARDS * 256},
         "open_head": {"etag": '"0x8DEADBEEFCAFE00"'},
-        "apply_shard": {"write_bytes": GIB, "clear_bytes": 0, "puts": 256, "clears": 0, "reads": 256},
+        "apply_shard": {"applied": {"write_bytes": GIB, "puts": 256, "streamed_bytes": GIB}, "at": GIB, "done": True},
         "take_backup_snapshot": {"snapshot": SNAPSHOT},
         "commit_point": {"point": "20260101T0000000000000Z"},
         "report_progress": {"percent": 50},

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 
 import pytest
+from azure.core.exceptions import ResourceExistsError
 
 from backup_core import bootstrap, settings
 from backup_core.domain.naming import BlobAddress
+from backup_core.domain.ranges import ByteRange
 from devhost.memory.catalogue import MemoryCatalogue, MemoryDocuments
 from devhost.memory.page_blobs import MemoryPageBlobs
 from devhost.memory.world import World
@@ -22,6 +25,9 @@ class Ports:
     documents: object
     container: str
     account: str
+    source_account: str
+    data: object
+    """What writes pages: a thing of tests only."""
 
     def address(self, name):
         return BlobAddress(self.account, self.container, name)
@@ -30,6 +36,32 @@ class Ports:
         address = self.address(name)
         await self.blobs.create(address, size, 0, {})
         return address
+
+    async def write(self, address, offset, data, fence):
+        """Put pages on a head."""
+        if self.kind == "memory":
+            self.blobs._write(address, ByteRange(offset, offset + len(data)), data, fence)
+        else:
+            await self.data.write(address, offset, data, fence)
+
+    async def make_source(self, content):
+        """A blob in the source account and a snapshot of it."""
+        address = BlobAddress(self.source_account, self.container, "source")
+        if self.kind == "memory":
+            self.blobs.put(address, len(content))
+        await self.overwrite(address, content)
+        return address, await self.blobs.snapshot(address, {})
+
+    async def overwrite(self, address, content):
+        """Write over a source, as its guest does."""
+        if self.kind == "memory":
+            self.blobs.poke(address, 0, [content[at : at + 512] for at in range(0, len(content), 512)])
+            return
+        account = self.blobs._accounts[address.account]
+        with contextlib.suppress(ResourceExistsError):
+            await account.create_container(self.container)
+            await account.get_blob_client(address.container, address.name).create_page_blob(len(content))
+        await account.get_blob_client(address.container, address.name).upload_page(content, 0, len(content))
 
 
 def local_settings(storage, **overrides):
@@ -52,12 +84,16 @@ async def ports(request, name):
     if request.param == "memory":
         world = World()
         yield Ports(
-            "memory", MemoryPageBlobs(world), MemoryCatalogue(world), MemoryDocuments(world), "heads", "https://backup.test"
-        )
+            "memory", MemoryPageBlobs(world), MemoryCatalogue(world), MemoryDocuments(world), "heads", "https://backup.test",
+            "https://source.test", None,
+        )  # fmt: skip
         return
     storage = request.getfixturevalue("calm")
     services = bootstrap.build(local_settings(storage, HEADS_CONTAINER=name, PLANS_CONTAINER=f"{name}p", CATALOGUE_TABLE=name))
     await services.ready()
     tools = services.tools
-    yield Ports("azure", tools.blobs, tools.catalogue, tools.documents, name, storage.backup.blobs)
+    yield Ports(
+        "azure", tools.blobs, tools.catalogue, tools.documents, name, storage.backup.blobs, storage.source.blobs,
+        tools.blobs._data,
+    )  # fmt: skip
     await services.close()

@@ -10,6 +10,7 @@ from backup_core.domain.errors import (
     BlobChangedError,
     BlobExistsError,
     BlobMissingError,
+    CopySourceRefusedError,
     DiffRefusedError,
     FencedError,
     LeaseTakenError,
@@ -88,11 +89,35 @@ async def test_leases(ports):
 
 async def test_writes_and_clears_within_the_fence(ports, head):
     address, fence = head
-    await ports.blobs.write(address, 2 * PAGE, page(1) + page(2), fence)
+    await ports.write(address, 2 * PAGE, page(1) + page(2), fence)
     await ports.blobs.clear(address, ByteRange(3 * PAGE, 4 * PAGE), fence)
 
     assert await ports.blobs.read(address, "", WHOLE) == bytes(2 * PAGE) + page(1) + bytes(13 * PAGE)
     assert await listed(ports.blobs.allocated(address, "", WHOLE)) == [ByteRange(2 * PAGE, 3 * PAGE)]
+
+
+@pytest.mark.parametrize("way", ["copy_streamed", "copy_from_url"])
+async def test_pages_are_copied_to_the_same_place(ports, head, way):
+    """Both ways give the same bytes, from the snapshot and not from what the source holds by now."""
+    address, fence = head
+    source, snapshot = await ports.make_source(b"".join(page(number) for number in range(16)))
+    await ports.overwrite(source, page(99) * 16)
+    await getattr(ports.blobs, way)(source, snapshot, ByteRange(3 * PAGE, 7 * PAGE), address, fence)
+    await getattr(ports.blobs, way)(source, snapshot, ByteRange(3 * PAGE, 7 * PAGE), address, fence)
+
+    expected = bytes(3 * PAGE) + b"".join(page(number) for number in range(3, 7)) + bytes(9 * PAGE)
+    assert await ports.blobs.read(address, "", WHOLE) == expected
+
+
+@pytest.mark.parametrize("way", ["copy_streamed", "copy_from_url"])
+async def test_a_source_that_is_gone_writes_nothing(ports, head, way):
+    address, fence = head
+    source, snapshot = await ports.make_source(page(1) * 16)
+    await ports.blobs.delete_snapshot(source, snapshot)
+    with pytest.raises(SnapshotMissingError if way == "copy_streamed" else (CopySourceRefusedError, SnapshotMissingError)):
+        await getattr(ports.blobs, way)(source, snapshot, ByteRange(0, PAGE), address, fence)
+
+    assert await listed(ports.blobs.allocated(address, "", WHOLE)) == []
 
 
 @pytest.mark.parametrize("wrong", ["lease", "older epoch", "newer epoch", "released"])
@@ -106,9 +131,11 @@ async def test_a_write_outside_the_fence_changes_nothing(ports, head, wrong):
     }[wrong]
     if wrong == "released":
         await ports.blobs.release_lease(address, fence.lease)
+    source, snapshot = await ports.make_source(page(9) * 16)
     before = await ports.blobs.properties(address)
-    with pytest.raises(FencedError):
-        await ports.blobs.write(address, 0, page(9), bad)
+    for copy in (ports.blobs.copy_streamed, ports.blobs.copy_from_url):
+        with pytest.raises(FencedError):
+            await copy(source, snapshot, ByteRange(0, PAGE), address, bad)
     with pytest.raises(FencedError):
         await ports.blobs.clear(address, ByteRange(0, PAGE), bad)
 
@@ -151,7 +178,7 @@ async def test_snapshots_are_frozen_and_ordered(ports, head):
     address, fence = head
     taken = []
     for number in range(1, 5):
-        await ports.blobs.write(address, 0, page(number), fence)
+        await ports.write(address, 0, page(number), fence)
         taken.append(await ports.blobs.snapshot(address, {"n": str(number)}))
 
     assert [one.snapshot for one in await ports.blobs.snapshots(address)] == taken == sorted(taken)
@@ -174,13 +201,13 @@ async def test_only_a_snapshot_id_is_deleted(ports, snapshot):
 async def test_diffs(ports, head):
     """Written and cleared ranges between two snapshots, to the base, and inside a window."""
     address, fence = head
-    await ports.blobs.write(address, 0, page(1) * 8, fence)
+    await ports.write(address, 0, page(1) * 8, fence)
     first = await ports.blobs.snapshot(address, {})
     assert await spans(ports.blobs.diff(address, "", first, WHOLE)) == []
-    await ports.blobs.write(address, 10 * PAGE, page(2) * 2, fence)
+    await ports.write(address, 10 * PAGE, page(2) * 2, fence)
     await ports.blobs.clear(address, ByteRange(2 * PAGE, 4 * PAGE), fence)
     second = await ports.blobs.snapshot(address, {})
-    await ports.blobs.write(address, 15 * PAGE, page(3), fence)
+    await ports.write(address, 15 * PAGE, page(3), fence)
 
     assert await spans(ports.blobs.diff(address, second, first, WHOLE)) == [(2, 4, True), (10, 12, False)]
     assert await spans(ports.blobs.diff(address, "", first, WHOLE)) == [(2, 4, True), (10, 12, False), (15, 16, False)]
@@ -201,9 +228,11 @@ async def test_a_diff_without_its_previous_snapshot_is_refused(ports, head):
 
 
 async def test_documents(ports):
-    """The first one of a name stays."""
+    """The first one of a name stays, unless it is to be replaced."""
     await ports.documents.put_if_absent("a/b.json", "1")
     await ports.documents.put_if_absent("a/b.json", "2")
 
     assert await ports.documents.get("a/b.json") == "1"
+    await ports.documents.put("a/b.json", "3")
+    assert await ports.documents.get("a/b.json") == "3"
     assert await ports.documents.get("a/c.json") is None

@@ -1,0 +1,53 @@
+"""How changed pages travel: fetched by the backup account itself, or through this process where that is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from backup_core.domain.errors import CopySourceRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.ranges import ByteRange
+    from backup_core.ports import Fence, PageBlobs
+
+CopyMode = Literal["auto", "server", "stream"]
+REMEMBERED_SECONDS = 3600.0
+"""A refusal is remembered so long; then the network may have been changed, and the account is asked once more."""
+
+
+class Copying:
+    """Copies pages in the configured mode. `auto` remembers which source accounts the backup account cannot read."""
+
+    def __init__(self, blobs: PageBlobs, mode: CopyMode, monotonic: Callable[[], float]) -> None:
+        """Copy by `blobs`; `monotonic` gives seconds."""
+        self._blobs, self._mode, self._monotonic = blobs, mode, monotonic
+        self._refused: dict[str, float] = {}
+
+    async def copy(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> int:
+        """Copy the range; returns the bytes that passed through this process. Raises CopySourceRefusedError in mode
+        `server` only.
+        """
+        if self._mode == "stream" or self._remembered(source.account):
+            return await self._stream(source, snapshot, part, head, fence)
+        try:
+            await self._blobs.copy_from_url(source, snapshot, part, head, fence)
+        except CopySourceRefusedError as error:
+            if self._mode == "server":
+                message = (
+                    f"{error}; COPY_MODE is 'server': let the backup account's network and identity read the source, or set "
+                    "COPY_MODE to 'auto' or 'stream'"
+                )
+                raise CopySourceRefusedError(message) from error
+            self._refused[source.account] = self._monotonic() + REMEMBERED_SECONDS
+            return await self._stream(source, snapshot, part, head, fence)
+        return 0
+
+    def _remembered(self, account: str) -> bool:
+        return self._refused.get(account, 0.0) > self._monotonic()
+
+    async def _stream(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> int:
+        await self._blobs.copy_streamed(source, snapshot, part, head, fence)
+        return part.size

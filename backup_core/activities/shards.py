@@ -1,0 +1,163 @@
+"""Carrying out one shard of a plan: copy and clear side by side, remember how far it came, stop in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backup_core.activities.tools import fence_of, owned
+from backup_core.activities.transfer import PLAN, work
+from backup_core.domain.errors import FencedError, UnexpectedAnswerError
+from backup_core.domain.naming import cursor_name
+from backup_core.domain.ranges import ByteRange, DiffRange, requests
+from backup_core.steps import Applied, ApplyShard, Message, ShardApplied
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from backup_core.activities.tools import Tools
+    from backup_core.domain.plan import Shard
+    from backup_core.steps import Transfer
+
+
+class Cursor(Message):
+    """How far a shard came: stored only after the service has answered for everything before `at`."""
+
+    at: int
+    applied: Applied
+
+
+async def apply_shard(tools: Tools, asked: ApplyShard) -> ShardApplied:
+    """Copy the shard's changed ranges and clear its cleared ones, from its cursor on; a repeat writes the same bytes again.
+
+    Every write carries the lease and the epoch, so a delivery after the run has ended is refused by the service too.
+    """
+    transfer = asked.transfer
+    await owned(tools, transfer.by)
+    stored = await tools.documents.get(transfer.plan)
+    if stored is None:
+        message = f"plan {transfer.plan} of run {transfer.by.run} is gone; start the backup again"
+        raise UnexpectedAnswerError(message)
+    shard = PLAN.validate_json(stored).shards[asked.shard]
+    name = cursor_name(transfer.plan, asked.shard)
+    known = await tools.documents.get(name)
+    cursor = Cursor.model_validate_json(known) if known else Cursor(at=shard.start, applied=Applied())
+    copying = _Copying(tools, transfer, name, cursor)
+    reached = await copying.run(ByteRange(cursor.at, shard.end)) if cursor.at < shard.end else cursor
+    done = copying.complete
+    if done:
+        _check(reached.applied, shard, transfer)
+    return ShardApplied(applied=reached.applied, at=reached.at, done=done)
+
+
+@dataclass
+class _Piece:
+    """One request, and what came of it."""
+
+    end: int
+    applied: Applied | None = None
+
+
+class _Copying:
+    """Requests side by side. Never more than a wave of them is ahead of the stored cursor, so that a crash repeats no more."""
+
+    def __init__(self, tools: Tools, transfer: Transfer, name: str, cursor: Cursor) -> None:
+        self._tools, self._transfer, self._name = tools, transfer, name
+        self._cursor = cursor
+        self._ahead: deque[_Piece] = deque()
+        """Requests after the cursor, in order, answered or not."""
+        self._unsaved = 0
+        """Requests between the stored cursor and this one."""
+        self._open: dict[asyncio.Task[Applied], _Piece] = {}
+        self._saving: asyncio.Task[None] | None = None
+        self._saving_count = 0
+        self._issued = 0
+        self.complete = True
+
+    async def run(self, part: ByteRange) -> Cursor:
+        """Do the part until it is done or the time is up."""
+        limits, began = self._tools.limits, self._tools.monotonic()
+        try:
+            async with aclosing(_pieces(self._tools, self._transfer, part)) as pieces:
+                async for piece in pieces:
+                    while len(self._open) >= limits.in_flight or len(self._ahead) + self._unsaved >= limits.wave_requests:
+                        await self._settle()
+                    # A wave at least is done whatever the clock says, so that each call comes further than the one before.
+                    if self._issued >= limits.in_flight and self._tools.monotonic() - began > limits.shard_seconds:
+                        self.complete = False
+                        break
+                    self._start(piece)
+            while self._open:
+                await self._settle()
+            if self._saving:
+                await self._saving
+            if not self.complete:
+                await self._save(self._cursor)
+        finally:
+            left = [*self._open, *([self._saving] if self._saving else [])]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+        return self._cursor
+
+    def _start(self, piece: DiffRange) -> None:
+        self._issued += 1
+        waiting = _Piece(piece.range.end)
+        self._ahead.append(waiting)
+        self._open[asyncio.create_task(_apply(self._tools, self._transfer, piece))] = waiting
+
+    async def _settle(self) -> None:
+        """Wait until something is answered; move the cursor over what is answered without a gap, and store it in time."""
+        if not self._saving and (not self._open or self._unsaved * 2 >= self._tools.limits.wave_requests):
+            self._saving_count = self._unsaved
+            self._saving = asyncio.create_task(self._save(self._cursor))
+        waited = [*self._open, *([self._saving] if self._saving else [])]
+        done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        if self._saving and self._saving in done:
+            self._saving.result()
+            self._saving, self._unsaved = None, self._unsaved - self._saving_count
+        for task in [task for task in self._open if task in done]:
+            self._open[task].applied = task.result()
+            del self._open[task]
+        while self._ahead and (applied := self._ahead[0].applied) is not None:
+            self._cursor = Cursor(at=self._ahead.popleft().end, applied=self._cursor.applied.plus(applied))
+            self._unsaved += 1
+
+    async def _save(self, cursor: Cursor) -> None:
+        await self._tools.documents.put(self._name, cursor.model_dump_json())
+
+
+async def _pieces(tools: Tools, transfer: Transfer, part: ByteRange) -> AsyncGenerator[DiffRange, None]:
+    async for changed in work(tools, transfer, part):
+        for piece in requests(changed):
+            yield piece
+
+
+async def _apply(tools: Tools, transfer: Transfer, change: DiffRange) -> Applied:
+    piece = change.range
+    head, fence = tools.head(transfer.head), fence_of(transfer.by)
+    try:
+        if change.cleared:
+            await tools.blobs.clear(head, piece, fence)
+            return Applied(clear_bytes=piece.size, clears=1)
+        source = tools.source(transfer.by.source)
+        streamed = await tools.copying.copy(source, transfer.target, piece, head, fence)
+    except FencedError as error:
+        message = f"run {transfer.by.run}: {error}; another run owns the head now, or the lease was broken"
+        raise FencedError(message) from error
+    return Applied(write_bytes=piece.size, puts=1, streamed_bytes=streamed)
+
+
+def _check(tally: Applied, shard: Shard, transfer: Transfer) -> None:
+    """What was done must be what was planned: snapshots do not change, so a difference means a listing was wrong."""
+    done = (tally.write_bytes, tally.clear_bytes, tally.puts + tally.clears)
+    planned = (shard.write_bytes, shard.clear_bytes, shard.requests)
+    if done != planned:
+        message = (
+            f"run {transfer.by.run}: shard [{shard.start}, {shard.end}) was planned as {planned} (bytes written, bytes "
+            f"cleared, requests) and listed again as {done}; two listings of the same snapshots differ"
+        )
+        raise UnexpectedAnswerError(message)

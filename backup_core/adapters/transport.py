@@ -1,0 +1,150 @@
+"""Requests of the data path over plain HTTP: authorised, retried within a budget, answered or refused in the project's errors.
+
+The SDK's own calls cost several times the processor time of these, and its download of a page blob lists all ranges before
+each read. Protocol: Blob service REST reference, version 2021-12-02.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from backup_core.adapters.answers import fault_of
+from backup_core.domain.errors import ServiceTimedOutError, ServiceUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from backup_core.adapters.authority import Authority
+    from backup_core.domain.naming import BlobAddress
+
+T = TypeVar("T")
+Receive = Callable[[aiohttp.ClientResponse], Awaitable[T]]
+"""Takes the body of a successful answer. Called anew for each attempt."""
+
+VERSION = "2021-12-02"
+ATTEMPTS_MAX = 6
+PAUSE_SECONDS = 0.25
+"""First pause; each further one doubles, with full jitter: about 8 s in all before the orchestrator's own retries."""
+PAUSE_SECONDS_MAX = 10.0
+TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=10, sock_read=60)
+
+
+class RetryBudget:
+    """How many retries one account may still cost: a service that fails broadly is left to the orchestrator's slow retries."""
+
+    CAPACITY = 200.0
+    PER_SUCCESS = 0.2
+    """A fifth of a retry is earned by each success, so that retries stay below a fifth of the requests in the long run."""
+
+    def __init__(self) -> None:
+        """Begin with a full budget."""
+        self._left = self.CAPACITY
+
+    def earn(self) -> None:
+        """A request succeeded."""
+        self._left = min(self.CAPACITY, self._left + self.PER_SUCCESS)
+
+    def spend(self) -> bool:
+        """Take one retry; False when none is left."""
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request to a blob or snapshot. `what` says it in words, for errors."""
+
+    method: str
+    blob: BlobAddress
+    what: str
+    snapshot: str = ""
+    query: str = ""
+    headers: Mapping[str, str] | None = None
+    body: bytes | bytearray | memoryview | None = None
+    write: bool = False
+    waits_out_timeouts: bool = True
+    """Whether a time-out is tried again as it is; a listing is rather asked for less."""
+
+
+class Transport:
+    """Connections to all accounts, kept and reused."""
+
+    def __init__(self, authorities: Mapping[str, Authority]) -> None:
+        """`authorities` by account endpoint."""
+        self._authorities = authorities
+        self._budgets = {account: RetryBudget() for account in authorities}
+        self._session: aiohttp.ClientSession | None = None
+        self._jitter = random.Random()  # noqa: S311  spreads retries, protects nothing
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session:
+            await self._session.close()
+            self._session = None
+
+    def _connected(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=64)
+            self._session = aiohttp.ClientSession(connector=connector, timeout=TIMEOUT, auto_decompress=False)
+        return self._session
+
+    def authority(self, account: str) -> Authority:
+        """How requests to the account are authorised."""
+        return self._authorities[account]
+
+    async def send(self, ask: Ask, receive: Receive[T]) -> T:
+        """What `receive` makes of the answer. 500, 503, time-outs and broken connections are tried again: every request of
+        the data path may be repeated. Raises the error of the last answer.
+        """
+        budget = self._budgets[ask.blob.account]
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            retry_after = ""
+            url, headers = await self._authorised(ask)
+            try:
+                async with self._connected().request(ask.method, url, headers=headers, data=ask.body) as answer:
+                    if answer.status < 300:
+                        received = await receive(answer)
+                        budget.earn()
+                        return received
+                    await answer.read()
+                    retry_after = answer.headers.get("Retry-After", "")
+                    code = answer.headers.get("x-ms-error-code", "")
+                    fault = fault_of(answer.status, code, answer.reason or "", ask.what, snapshot=bool(ask.snapshot))
+            except TimeoutError:
+                fault = ServiceTimedOutError(f"{ask.what}: no answer in time; it is tried again")
+            except (aiohttp.ClientError, ConnectionError) as error:
+                # The library's own text may hold the URL with its signature: only its kind is passed on.
+                fault = ServiceUnavailableError(f"{ask.what}: no answer ({type(error).__name__}); it is tried again")
+            too_long = isinstance(fault, ServiceTimedOutError) and not ask.waits_out_timeouts
+            if not isinstance(fault, ServiceUnavailableError) or too_long or attempt == ATTEMPTS_MAX or not budget.spend():
+                raise fault from None
+            await asyncio.sleep(self._pause(attempt, retry_after))
+        raise AssertionError  # the last attempt returns or raises
+
+    async def _authorised(self, ask: Ask) -> tuple[URL, dict[str, str]]:
+        authority = self._authorities[ask.blob.account]
+        snapshot = f"snapshot={quote(ask.snapshot, safe='')}" if ask.snapshot else ""
+        signed = "&".join(filter(None, (snapshot, ask.query, authority.query(ask.blob, ask.snapshot, write=ask.write))))
+        return (
+            URL(f"{ask.blob.url}?{signed}", encoded=True),
+            {**(ask.headers or {}), **await authority.headers(), "x-ms-version": VERSION},
+        )
+
+    def _pause(self, attempt: int, retry_after: str) -> float:
+        if retry_after.isdigit():
+            return min(float(retry_after), PAUSE_SECONDS_MAX) + self._jitter.uniform(0, PAUSE_SECONDS)
+        return self._jitter.uniform(0, min(PAUSE_SECONDS * 2**attempt, PAUSE_SECONDS_MAX))
+
+
+async def nothing(_: aiohttp.ClientResponse) -> None:
+    """For answers without a body."""

@@ -1,0 +1,230 @@
+"""Copying a shard: what a crash repeats, where a call that ran out of time goes on, and which way the bytes take."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from backup_core.activities import copying
+from backup_core.activities.tools import BATCH, BATCHES_AHEAD, in_order
+from backup_core.orchestrations.backup_disk import BackupFailedError
+from tests.scene import PAGE, SOURCE, Scene
+
+PAGES = 200
+WAVE, IN_FLIGHT = 10, 4
+
+
+class CrashError(BaseException):
+    """The worker is gone: nothing of the product may catch it."""
+
+
+def scene_of(**options):
+    """A disk whose every second page is written: a hundred requests in one shard."""
+    scene = Scene(**options).with_limits(wave_requests=WAVE, in_flight=IN_FLIGHT)
+    scene.protect(pages=PAGES)
+    for page in range(0, PAGES, 2):
+        scene.write(page, 1 + page % 250)
+    return scene
+
+
+async def run(scene, perform=None, **fields):
+    request, driver = scene.request(**fields), scene.driver()
+    if perform:
+        driver._perform = perform
+    await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+    return driver
+
+
+@pytest.mark.parametrize("crash_at", [1, 7, WAVE, WAVE + 1, 37, 60, 99])
+async def test_a_crash_inside_a_shard_repeats_no_more_than_a_wave(crash_at):
+    """Kill the worker at a put: all but the wave in flight is left as it is, and the point is right."""
+    puts = 0
+
+    async def before(name):
+        nonlocal puts
+        if name == "copy_from_url":
+            puts += 1
+            if puts == crash_at:
+                raise CrashError
+
+    scene = scene_of(before=before)
+
+    async def perform(name, asked):
+        try:
+            return await scene.perform(name, asked)
+        except CrashError:
+            return await scene.perform(name, asked)
+
+    await run(scene, perform)
+
+    assert puts <= PAGES // 2 + WAVE
+    assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
+
+
+async def test_the_cursor_is_never_ahead_of_what_was_answered():
+    """Whatever is stored as done is on the head at that moment."""
+    scene = scene_of()
+    checked = 0
+
+    async def before(name):
+        nonlocal checked
+        if name != "put_document" or not scene.rows("head"):
+            return
+        for text in [text for name, text in scene.documents.texts.items() if name.count("/") == 3]:
+            at = int(text.partition('"at":')[2].partition(",")[0])
+            (head,) = [blob for address, blob in scene.blobs.blobs.items() if address.container == "heads"]
+            assert head.content()[:at] == scene.blobs.blobs[scene.source()].content()[:at]
+            checked += 1
+
+    scene.world.before = before
+    await run(scene)
+
+    assert checked > 5
+
+
+async def test_a_shard_that_runs_out_of_time_is_called_again_from_there():
+    """No request is repeated, progress is told in between, and every call comes further even when time is always up."""
+    scene = scene_of()
+    ticks = iter(range(0, 10**9, 1000))
+    scene.tools = replace(scene.tools, monotonic=lambda: float(next(ticks)))
+    driver = await run(scene)
+
+    calls = [answer["value"] for name, _, answer in driver.calls if name == "apply_shard"]
+    assert len(calls) == PAGES // 2 // IN_FLIGHT
+    assert [call["done"] for call in calls] == [False] * (len(calls) - 1) + [True]
+    assert [call["at"] for call in calls] == sorted({call["at"] for call in calls})
+    assert scene.asked["copy_from_url"] == PAGES // 2
+    point = scene.points()[0]
+    assert (point.requests, point.write_bytes) == (PAGES // 2, PAGES // 2 * PAGE)
+
+
+async def test_small_shards_store_no_cursor():
+    """What fits into a wave costs no extra request."""
+    scene = Scene()
+    scene.protect()
+    scene.write(0, 1, None, 2)
+    await run(scene)
+
+    assert [name.count("/") for name in scene.documents.texts] == [2]
+
+
+# -- which way the bytes take -----------------------------------------------------------------------------------------
+
+
+async def test_by_default_no_byte_passes_the_worker():
+    scene = scene_of()
+    await run(scene)
+
+    assert scene.rows("run!")[0].bytes_streamed == 0
+    assert scene.asked["write"] == 0
+
+
+async def test_streamed_bytes_are_told():
+    scene = scene_of(copy_mode="stream")
+    await run(scene)
+
+    assert scene.rows("run!")[0].bytes_streamed == PAGES // 2 * PAGE
+    assert scene.asked["copy_from_url"] == 0
+
+
+async def test_auto_falls_back_and_remembers():
+    """A source that the backup account cannot read is asked a few times at once, then for an hour no more."""
+    scene = scene_of()
+    now = 0.0
+    scene.tools = replace(scene.tools, copying=copying.Copying(scene.blobs, "auto", lambda: now))
+    scene.blobs.unreachable.add(SOURCE)
+    await run(scene)
+
+    assert scene.asked["copy_from_url"] <= IN_FLIGHT
+    assert scene.rows("run!")[0].bytes_streamed == PAGES // 2 * PAGE
+    assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
+    before = scene.asked["copy_from_url"]
+    scene.write(3, 9)
+    await run(scene)
+    assert scene.asked["copy_from_url"] == before
+    now += copying.REMEMBERED_SECONDS
+    scene.blobs.unreachable.clear()
+    scene.write(5, 9)
+    await run(scene)
+    assert scene.asked["copy_from_url"] == before + 1
+
+
+async def test_explicit_server_mode_fails_in_words():
+    """Nothing is streamed behind the operator's back; no point, nothing else changed."""
+    scene = scene_of(copy_mode="server")
+    scene.blobs.unreachable.add(SOURCE)
+    with pytest.raises(BackupFailedError, match=r"CopySourceRefused.*COPY_MODE is 'server'"):
+        await run(scene)
+
+    assert scene.points() == []
+    assert scene.asked["write"] == 0
+    assert scene.head_row().owner is None
+
+
+# -- windows side by side ----------------------------------------------------------------------------------------------
+
+
+async def test_parts_come_in_order_while_several_are_listed():
+    """Later parts are begun before the first has ended, and still come after it."""
+    begun = []
+    gate, ahead = asyncio.Event(), asyncio.Event()
+
+    async def listed(part):
+        begun.append(part)
+        if part == 3:
+            ahead.set()
+        if part == 0:
+            await gate.wait()
+        for number in range(3):
+            yield part, number
+
+    async def collect():
+        return [one async for one in in_order(range(6), listed, 4)]
+
+    collecting = asyncio.create_task(collect())
+    await ahead.wait()
+    assert not collecting.done()
+    gate.set()
+
+    assert await collecting == [(part, number) for part in range(6) for number in range(3)]
+    assert begun == list(range(6))
+
+
+async def test_a_listing_is_not_far_ahead_of_its_reader():
+    """A million ranges in one part do not gather in memory while nobody reads them."""
+    made = 0
+
+    async def listed(_):
+        nonlocal made
+        while True:
+            made += 1
+            yield made
+
+    items = in_order(range(2), listed, 2)
+    await anext(items)
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+    assert made <= 2 * (BATCHES_AHEAD + 2) * BATCH
+    await items.aclose()
+
+
+async def test_a_failing_part_fails_the_listing_in_its_place():
+    async def listed(part):
+        yield part
+        if part == 1:
+            raise ValueError("broken")
+
+    seen = []
+
+    async def collect():
+        async for one in in_order(range(4), listed, 3):
+            seen.append(one)  # noqa: PERF401  what came before the failure counts
+
+    with pytest.raises(ValueError, match="broken"):
+        await collect()
+
+    assert seen == [0, 1]
+    assert len(asyncio.all_tasks()) == 1
