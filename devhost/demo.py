@@ -117,6 +117,8 @@ class Demo:
             ended = platform.wait(run, seen=seen)
         if ended["state"] != "Succeeded":
             self.console.print(f"  [red]run {run} ended {ended['state']}: {ended['error']}[/]")
+        else:
+            self.console.print(f"  {_way(ended)}")
         return ended
 
     # -- proof ------------------------------------------------------------------------------------------------------
@@ -201,6 +203,14 @@ def main() -> int:
         return 0
     console.print("[red]A restore point is missing or differs: see the table and the log above.[/]")
     return 1
+
+
+def _way(run: dict[str, Any]) -> str:
+    """How the bytes of a run travelled."""
+    copied, streamed = run["bytesDone"], run["bytesStreamed"]
+    if streamed:
+        return f"stream mode: {_sized(streamed)} of {_sized(copied)} copied passed through the worker"
+    return f"server mode: the backup account fetched {_sized(copied)} itself; 0 bytes copied passed through the worker"
 
 
 def _sized(count: int) -> str:

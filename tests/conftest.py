@@ -49,6 +49,24 @@ def platform(storage, tmp_path_factory):
         yield running
 
 
+@pytest.fixture(scope="session")
+def streaming(storage, tmp_path_factory):
+    """The same app with COPY_MODE=stream."""
+    settings = {"BACKUP_SCHEDULE": EVERY_SECOND, "COPY_MODE": "stream", "CATALOGUE_TABLE": "streaming"}
+    with Platform(tmp_path_factory.mktemp("streaming"), storage=storage, settings=settings) as running:
+        yield running
+
+
+@pytest.fixture(params=["server", "stream"])
+def any_disk(request, calm, name):
+    """A protected disk of 16 MiB, under both ways the bytes may take; `copy_verb` is the emulator's name for the way."""
+    host = request.getfixturevalue("platform" if request.param == "server" else "streaming")
+    made = Disk(host, name, 16 * 1024 * 1024).protect()
+    made.copy_verb = "PUT page-from-url" if request.param == "server" else "PUT page"
+    yield made
+    made.service.close()
+
+
 @pytest.fixture
 def disk(platform, calm, name):
     """A protected disk of 16 MiB."""

@@ -103,6 +103,7 @@ def test_the_demo_proves_its_points():
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.count("equal") >= 3
+    assert ended.stdout.count("server mode: ") == 2
     assert re.search(r"full +1\.0 GiB", ended.stdout)
     assert re.search(r"incremental +1\.0 GiB", ended.stdout)
 

@@ -13,8 +13,11 @@ MIB = 1024 * 1024
 
 
 @pytest.mark.parametrize("kind", ["writes", "content"])
-def test_seeded_rounds_of_random_changes(disk, calm, rng, kind):
-    """Rounds of random writes and clears: every kept snapshot equals the disk at its moment, under both kinds of diff."""
+def test_seeded_rounds_of_random_changes(any_disk, calm, rng, kind):
+    """Rounds of random writes and clears: every kept snapshot equals the disk at its moment, under both kinds of diff and
+    both ways the bytes may take.
+    """
+    disk = any_disk
     calm.switch(diff=kind)
     disk.disturb(rng, 20)
     for round_ in range(6):
@@ -72,23 +75,29 @@ def _container_sas(account):
     return generate_container_sas(account.name, "vhds", account_key=account.key, permission=permission, expiry=expiry)
 
 
-def test_bytes_are_read_and_written_once_and_nothing_is_listed_per_chunk(disk, calm):
-    """Requests of an increment: one read and one put per chunk, one clear per cleared range, listings by the window only."""
+def test_bytes_travel_once_and_nothing_is_listed_per_chunk(any_disk, calm):
+    """Requests of an increment: one put per chunk (and one read when streaming), one clear per cleared range, listings by the
+    window only.
+    """
+    disk = any_disk
     disk.write(0, b"\1" * 9 * MIB)
     disk.write(12 * MIB, b"\2" * MIB)
     disk.back_up()
     disk.write(0, b"\3" * 9 * MIB)
     disk.clear(12 * MIB, MIB)
     calm.reset()
-    disk.back_up()
+    run = disk.back_up()
 
     counts = calm.counts()
     compared = int(disk.points()[0]["verified"].split()[3])
-    assert counts["PUT page"]["requests"] == 3
-    assert counts["PUT page"]["bytesIn"] == 9 * MIB
+    through_worker = 9 * MIB if disk.copy_verb == "PUT page" else 0
+    assert run["bytesStreamed"] == through_worker
+    assert counts[disk.copy_verb]["requests"] == 3
+    assert counts[disk.copy_verb]["bytesIn"] == through_worker
+    assert len({"PUT page", "PUT page-from-url"} & set(counts)) == 1
     assert counts["PUT clear"]["requests"] == 1
-    # What is copied is read once; what verification compares is read once from each side; the plan adds a little.
-    assert 0 < counts["GET blob"]["bytesOut"] - 9 * MIB - 2 * compared < 10_000
+    # What is streamed is read once; what verification compares is read once from each side; the plan adds a little.
+    assert 0 < counts["GET blob"]["bytesOut"] - through_worker - 2 * compared < 10_000
     assert counts["GET pagelist"]["requests"] <= 7
 
 
@@ -105,20 +114,62 @@ def test_growth_end_to_end(disk):
     disk.check_every_point()
 
 
-def test_a_busy_service_costs_retries_not_bytes(disk, calm, rng):
+def test_a_busy_service_costs_retries_not_bytes(any_disk, calm, rng):
     """503, resets, lost replies and truncated bodies on the data path: the run still succeeds, the point is right."""
+    disk = any_disk
     disk.disturb(rng, 10)
     disk.back_up()
     disk.write(0, rng.randbytes(10 * MIB))
     calm.faults(
-        {"verb": "PUT page", "status": 503, "retryAfter": "0", "times": 2},
+        {"verb": disk.copy_verb, "status": 503, "retryAfter": "0", "times": 2},
         {"verb": "GET blob", "url": disk.name, "truncateBytes": 1000, "times": 1},
         {"verb": "GET blob", "url": disk.name, "reset": True, "skip": 1, "times": 1},
-        {"verb": "PUT page", "loseReply": True, "skip": 1, "times": 2},
+        {"verb": disk.copy_verb, "loseReply": True, "skip": 1, "times": 2},
     )
     disk.back_up()
 
     disk.check_every_point()
+
+
+def test_an_unreadable_source_is_streamed_and_remembered(calm, tmp_path, name):
+    """The backup account may not fetch from the source account: every byte passes the worker, and the point is right."""
+    from devhost.platform import Platform  # noqa: PLC0415
+
+    with Platform(tmp_path, storage=calm, settings={"CATALOGUE_TABLE": "refused"}) as platform:
+        disk = Disk(platform, name, 16 * MIB).protect()
+        _refused_and_streamed(disk, calm)
+        disk.service.close()
+
+
+def _refused_and_streamed(disk, calm):
+    disk.write(0, b"\1" * 9 * MIB)
+    calm.faults({"verb": "PUT page-from-url", "status": 403, "code": "CannotVerifyCopySource", "times": 1000})
+    run = disk.back_up()
+
+    assert run["bytesStreamed"] == 9 * MIB
+    assert calm.counts()["PUT page-from-url"]["requests"] <= 16
+    disk.check_every_point()
+
+
+def test_a_diff_that_times_out_is_halved(platform, calm, name):
+    """A window too fragmented for the service's time is asked for in halves; ranges at the cuts are still one."""
+    disk = Disk(platform, name, 512 * MIB)
+    disk.content = None  # too large to keep: the ranges are compared
+    disk.protect()
+    for start in (0, 127 * MIB, 128 * MIB, 255 * MIB, 256 * MIB, 511 * MIB):
+        disk.blob.upload_page(b"\7" * MIB, start, MIB)
+    calm.faults({"verb": "GET pagelist", "status": 500, "code": "OperationTimedOut", "times": 3})
+    run = platform.back_up(name)
+
+    assert run["rangesTotal"] == 4
+    assert run["bytesTotal"] == 6 * MIB
+    (point,) = platform.points(name)
+    with platform.blobs(calm.backup) as client:
+        copied = client.get_blob_client("heads", point["blob"], snapshot=point["snapshot"])
+        assert [(one.start, one.end) for one in copied.list_page_ranges()] == [
+            (one.start, one.end) for one in disk.blob.list_page_ranges()
+        ]
+    disk.service.close()
 
 
 def test_a_vhd_with_an_infinite_lease_is_backed_up(disk):
@@ -198,7 +249,7 @@ def test_instance_ids_and_custom_status_can_be_read(disk, platform):
     disk.write(0, b"\1" * PAGE)
     run = disk.back_up()
 
-    (instance,) = runs_of(platform, disk.name)
+    (instance,) = settled(platform, f"{disk.name}.")
     assert instance["instanceId"] == run["id"]
     assert instance["customStatus"]["disk"] == disk.name
     assert instance["customStatus"]["percent"] == 100
