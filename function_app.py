@@ -128,6 +128,12 @@ async def get_run(req: func.HttpRequest) -> func.HttpResponse:
     return await answered(SERVICES.api.get_run, req)
 
 
+@app.route(route="runs/{run}/cancel", methods=["POST"])
+async def post_cancel(req: func.HttpRequest) -> func.HttpResponse:
+    """Ask a run to end."""
+    return await answered(SERVICES.api.post_cancel, req)
+
+
 @app.route(route="health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
 async def health(req: func.HttpRequest) -> func.HttpResponse:
     """Whether the app's stores answer."""

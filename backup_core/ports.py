@@ -191,5 +191,5 @@ class Catalogue(Protocol):
         `state` when given, asked for in [since, until) to the second.
         """
 
-    async def check(self) -> None:
-        """Return when the catalogue answers."""
+    async def now(self) -> datetime:
+        """The present time by the clock that dates `changed`, to the second."""

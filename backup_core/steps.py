@@ -323,9 +323,10 @@ class Report(Message):
 
 
 class Reported(Message):
-    """Percent as the row now has it."""
+    """Percent as the row now has it, and whether somebody asked for the run to be canceled."""
 
     percent: int
+    cancel: bool
 
 
 class Finish(Message):
@@ -334,7 +335,7 @@ class Finish(Message):
     disk: str
     run: str
     lease: str
-    state: Literal["Succeeded", "Failed"]
+    state: Literal["Succeeded", "Failed", "Canceled"]
     now: str
     points: list[str] = Field(default_factory=list)
     fault: Fault | None = None

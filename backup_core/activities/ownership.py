@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from backup_core.activities.tools import changes_between, owned, policy_of
 from backup_core.domain.decision import Decision, Found, automatic_full, decide
+from backup_core.domain.ending import abandonment, dead
 from backup_core.domain.errors import (
     BlobMissingError,
     DiffRefusedError,
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from backup_core.domain.records import Policy, Versioned
     from backup_core.ports import BlobProperties
 
-HEARTBEAT_MAX = timedelta(minutes=15)
-"""A run whose row has not changed for this long, by the table service's clock, is taken for dead."""
 ERROR_LENGTH_MAX = 4000
 """A table's text column holds 32 Ki characters; an error that long helps nobody."""
 CONFLICTS_MAX = 5
@@ -56,8 +55,7 @@ async def begin(tools: Tools, asked: Begin) -> Begun:
     if not policy.protected:
         message = f"disk {asked.disk}: protection was stopped; PUT /api/disks/{asked.disk} takes it up again"
         raise NotProtectedError(message)
-    run = await _own_row(tools, asked)
-    if run is None:
+    if not await _own_row(tools, asked):
         return Begun(state="ended", why=f"run {asked.run} has ended or was begun by another orchestration")
     for _ in range(CONFLICTS_MAX):
         row = await tools.catalogue.head(asked.disk)
@@ -68,7 +66,7 @@ async def begin(tools: Tools, asked: Begin) -> Begun:
                 return Begun(state="ended", why=f"another orchestration of run {asked.run} is at work")
             assert row is not None
             return await _go(tools, asked, policy, row)
-        if owner and await _alive(tools, asked, owner, run):
+        if owner and not await _over(tools, asked, owner):
             return await _skip(tools, asked, owner)
         taken = head.owned_by(Owner(asked.run, asked.lease, head.epoch + 1))
         try:
@@ -82,8 +80,8 @@ async def begin(tools: Tools, asked: Begin) -> Begun:
     raise RowChangedError(message)
 
 
-async def _own_row(tools: Tools, asked: Begin) -> Versioned[Run] | None:
-    """The run's row, Running; None when the run has ended already."""
+async def _own_row(tools: Tools, asked: Begin) -> bool:
+    """Make the run's row say Running; False when the run has ended already, or its window is another run's."""
     now = datetime.fromisoformat(asked.now)
     row = await tools.catalogue.run(asked.disk, asked.run)
     if row is None:
@@ -107,29 +105,26 @@ async def _own_row(tools: Tools, asked: Begin) -> Versioned[Run] | None:
             pass  # another delivery of this step was faster: its row is the run's row
         row = await tools.catalogue.run(asked.disk, asked.run)
         if row is None:
-            return None  # the window belongs to another run
+            return False
     if row.value.ended_for_good:
-        return None
+        return False
     if row.value.state == "NotStarted":
         await tools.catalogue.put_run(replace(row.value, state="Running", started=now, phase="preparing"), row.etag)
-        row = await tools.catalogue.run(asked.disk, asked.run)
-    return row
+    return True
 
 
-async def _alive(tools: Tools, asked: Begin, owner: Owner, own: Versioned[Run]) -> bool:
-    """Whether the owning run may still be at work. Both times are the table service's, so clocks do not matter."""
+async def _over(tools: Tools, asked: Begin, owner: Owner) -> bool:
+    """Whether the owning run has ended, or is dead and is ended here: nothing may stay Running for ever."""
     row = await tools.catalogue.run(asked.disk, owner.run)
     if row is None or row.value.ended_for_good:
+        return True
+    if not dead(row, await tools.catalogue.now()):
         return False
-    touched = await _touch(tools, own)
-    return touched - row.changed <= HEARTBEAT_MAX
-
-
-async def _touch(tools: Tools, own: Versioned[Run]) -> datetime:
-    await tools.catalogue.put_run(own.value, own.etag)
-    row = await tools.catalogue.run(own.value.disk, own.value.run)
-    assert row is not None
-    return row.changed
+    try:
+        await tools.catalogue.put_run(abandonment(row.value, asked.run, datetime.fromisoformat(asked.now)), row.etag)
+    except RowChangedError:
+        return False  # it gave a sign of life in this moment
+    return True
 
 
 async def _skip(tools: Tools, asked: Begin, owner: Owner) -> Begun:
@@ -314,7 +309,7 @@ async def report_progress(tools: Tools, report: Report) -> Reported:
     for _ in range(CONFLICTS_MAX):
         row = await tools.catalogue.run(report.by.disk, report.by.run)
         if row is None or row.value.ended_for_good:
-            return Reported(percent=row.value.percent if row else 0)
+            return Reported(percent=row.value.percent if row else 0, cancel=False)
         run = row.value
         reached = percent(report.phase, report.done, report.total, run.percent, rounds_left=report.rounds_left)
         updated = replace(
@@ -335,7 +330,7 @@ async def report_progress(tools: Tools, report: Report) -> Reported:
             await tools.catalogue.put_run(updated, row.etag)
         except RowChangedError:
             continue
-        return Reported(percent=reached)
+        return Reported(percent=reached, cancel=run.cancel_asked is not None)
     message = f"run {report.by.run}: its row changed {CONFLICTS_MAX} times while its progress was written"
     raise RowChangedError(message)
 

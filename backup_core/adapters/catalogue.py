@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +27,7 @@ from azure.data.tables import EdmType, EntityProperty, UpdateMode
 from pydantic import TypeAdapter
 
 from backup_core.adapters.answers import code_of, fault_of
-from backup_core.domain.errors import RowChangedError, RowExistsError, ServiceUnavailableError
+from backup_core.domain.errors import RowChangedError, RowExistsError, ServiceUnavailableError, UnexpectedAnswerError
 from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_key_bounds
 from backup_core.domain.records import Head, Policy, RestorePoint, Run, Versioned
 
@@ -237,6 +238,16 @@ class TableCatalogue:
                     break
         return found
 
-    async def check(self) -> None:
-        """Read one row that need not exist."""
-        await self._get(Policy, "health", "policy")
+    async def now(self) -> datetime:
+        """The Date of an answer to reading a row that need not exist."""
+        dates: list[str] = []
+
+        def look(response: Any) -> None:  # noqa: ANN401  the SDK's PipelineResponse
+            dates.append(response.http_response.headers.get("Date", ""))
+
+        with _translated("ask the catalogue for its time"), suppress(ResourceNotFoundError):
+            await self._table.get_entity("!clock", "!clock", raw_response_hook=look)
+        if not dates or not dates[-1]:
+            message = "the table service's answer carries no Date"
+            raise UnexpectedAnswerError(message)
+        return parsedate_to_datetime(dates[-1])

@@ -24,6 +24,7 @@ from backup_core.api.models import (
     RunAnswer,
     RunsAnswer,
 )
+from backup_core.domain.ending import cancellation, dead
 from backup_core.domain.errors import (
     BackupError,
     BlobMissingError,
@@ -127,11 +128,13 @@ class Api:
         return row
 
     async def _running(self, head: Head | None) -> str | None:
-        """The run at work on the disk, if it has not ended."""
+        """The run at work on the disk, if it has neither ended nor died."""
         if head is None or head.owner is None:
             return None
         row = await self.catalogue.run(head.disk, head.owner.run)
-        return head.owner.run if row and not row.value.ended_for_good else None
+        if row is None or row.value.ended_for_good or dead(row, await self.catalogue.now()):
+            return None
+        return head.owner.run
 
     def _source(self, url: str) -> BlobAddress:
         try:
@@ -198,6 +201,11 @@ class Api:
 
     async def get_run(self, request: Request) -> Answer:
         """Show a run."""
+        row = await self._run(request)
+        headers = {} if row.value.ended_for_good else {"Retry-After": RETRY_AFTER_SECONDS}
+        return answer(200, RunAnswer.of(row.value), headers)
+
+    async def _run(self, request: Request) -> Versioned[Run]:
         name = request.route.get("run", "")
         disk = disk_of_run(name)
         if disk is None:
@@ -207,8 +215,24 @@ class Api:
         if row is None:
             message = f"no run {name} is known"
             raise RefusedError(404, "RunNotFound", message, "run")
-        headers = {} if row.value.ended_for_good else {"Retry-After": RETRY_AFTER_SECONDS}
-        return answer(200, RunAnswer.of(row.value), headers)
+        return row
+
+    async def post_cancel(self, request: Request) -> Answer:
+        """Ask a run to end. One that nobody is at work on ends at once."""
+        row = await self._run(request)
+        if row.value.state == "Canceled":
+            return answer(200, RunAnswer.of(row.value))
+        if row.value.ended_for_good:
+            message = f"run {row.value.run} has ended: {row.value.state}; nothing was changed"
+            raise RefusedError(409, "RunEnded", message, "run")
+        canceled = cancellation(row, await self.catalogue.now(), self.now())
+        if canceled != row.value:
+            try:
+                await self.catalogue.put_run(canceled, row.etag)
+            except RowChangedError:
+                return await self.post_cancel(request)  # it has come further in between, so this ends
+        headers = {"Operation-Location": _run_url(request, canceled.run), "Retry-After": RETRY_AFTER_SECONDS}
+        return answer(202, RunAnswer.of(canceled), headers)
 
     async def get_runs(self, request: Request) -> Answer:
         """List runs, newest first, of one `disk` or all, in one `state` or all, asked for `from` and before `to`."""
@@ -264,11 +288,13 @@ class Api:
 
     async def get_health(self, _: Request) -> Answer:
         """Whether the catalogue and the backup account answer; says so for each, without details a stranger could use."""
-        checks = {"catalogue": self.catalogue.check(), "backupAccount": self._reach_backups()}
+        checks = {"catalogue": self.catalogue.now(), "backupAccount": self._reach_backups()}
         results = await asyncio.gather(*checks.values(), return_exceptions=True)
-        shown = {name: "ok" if result is None else "failed" for name, result in zip(checks, results, strict=True)}
+        shown = {
+            name: "failed" if isinstance(result, BaseException) else "ok" for name, result in zip(checks, results, strict=True)
+        }
         for name, result in zip(checks, results, strict=True):
-            if result is not None:
+            if isinstance(result, BaseException):
                 log.error("health check %s failed: %s", name, redacted(str(result)))
         well = all(value == "ok" for value in shown.values())
         return answer(200 if well else 503, HealthAnswer(status="ok" if well else "unhealthy", checks=shown))

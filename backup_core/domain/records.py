@@ -136,6 +136,8 @@ class Run:
     retries: int = 0
     points: tuple[str, ...] = ()
     error: RunError | None = None
+    cancel_asked: datetime | None = None
+    """When somebody asked for the run to be canceled; it ends at its next report."""
 
     @property
     def ended_for_good(self) -> bool:

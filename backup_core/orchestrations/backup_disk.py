@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from backup_core.domain.ending import CANCELED, canceled_words
 from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, wave
 from backup_core.steps import (
     APPLY_SHARD,
@@ -56,18 +57,31 @@ class _ContinuedAsNewError(Exception):
     """Leaves the generator after continue_as_new was asked for."""
 
 
+class _CanceledError(Exception):
+    """Leaves the generator when somebody asked for the run to be canceled."""
+
+    def __init__(self, phase: str) -> None:
+        super().__init__(phase)
+        self.fault = Fault(code=CANCELED, message=canceled_words(f"while {phase}"), retryable=False)
+
+
 class BackupFailedError(Exception):
     """Ends the orchestration as Failed, so that the portal shows red; the run's row has the same code and message."""
 
 
 def backup_disk(context: Context) -> Flow[dict[str, Any] | None]:
-    """The orchestrator. Returns {run, state, points}; a failed run raises after its end was written."""
+    """The orchestrator. Returns {run, state, points}; a failed run raises after its end was written, a canceled one does not:
+    it did what was asked.
+    """
     request = BackupRequest.model_validate(context.get_input())
     backup = _Backup(context, request)
     try:
         return (yield from backup.flow())
     except _ContinuedAsNewError:
         return None
+    except _CanceledError as canceled:
+        yield from backup.finish("Canceled", canceled.fault)
+        return backup.ended("Canceled")
     except StepFailedError as failed:
         fault = failed.fault
     yield from backup.finish("Failed", fault)
@@ -98,7 +112,7 @@ class _Backup:
         else:
             begun = yield from self._begin()
             if begun.state != "go":
-                self._show("done", 0, {"state": begun.state, "why": begun.why})
+                self.context.set_custom_status(self._shown("done") | {"state": begun.state, "why": begun.why})
                 return {"run": self.request.run, "state": begun.state, "why": begun.why, "points": []}
             self._holds(begun.held)
             self.fresh_after = bool(begun.finish_target)
@@ -113,11 +127,16 @@ class _Backup:
             transfer, planned = yield from self._prepare(by, _after(transfer, raised))
             yield from self._round(transfer, planned, 0, Applied())
         yield from self.finish("Succeeded", None)
-        self._show("done", 100, {"points": self.points})
-        return {"run": self.request.run, "state": "Succeeded", "points": self.points}
+        return self.ended("Succeeded")
+
+    def ended(self, state: str) -> dict[str, Any]:
+        """The output of a run that ended as it should."""
+        percent = {"percent": 100} if state == "Succeeded" else {}
+        self.context.set_custom_status(self._shown("done") | {"state": state, "points": self.points} | percent)
+        return {"run": self.request.run, "state": state, "points": self.points}
 
     def _begin(self) -> Flow[Begun]:
-        self._show("preparing", 0)
+        self.context.set_custom_status(self._shown("preparing") | {"percent": 0})
         asked = Begin(
             disk=self.request.disk,
             run=self.request.run,
@@ -238,12 +257,13 @@ class _Backup:
                 return verified
             asked = Verify(transfer=transfer, **verified.model_dump(exclude={"done"}))
 
-    def finish(self, state: str, fault: Fault | None) -> Flow[None]:
+    def finish(self, state: Literal["Succeeded", "Failed", "Canceled"], fault: Fault | None) -> Flow[None]:
+        """Write the run's end and let go of the disk."""
         asked = Finish(
             disk=self.request.disk,
             run=self.request.run,
             lease=self.lease,
-            state="Succeeded" if state == "Succeeded" else "Failed",
+            state=state,
             now=now(self.context).isoformat(),
             points=self.points,
             fault=fault,
@@ -258,8 +278,7 @@ class _Backup:
             by=by, phase=phase, rounds_left=int(self.fresh_after), kind=begun.kind, reason=begun.reason,
             retries=self.retries.count,
         )  # fmt: skip
-        reported = yield from call(self.context, REPORT_PROGRESS, report, self.retries)
-        self._show(phase, reported.percent, {"kind": begun.kind})
+        yield from self._send(report, {"kind": begun.kind})
 
     def _progress(
         self, transfer: Transfer, planned: Planned, applied: Applied, phase: Phase, done: int, total: int
@@ -280,13 +299,18 @@ class _Backup:
             requests_done=applied.puts + applied.clears,
             retries=self.retries.count,
         )
-        reported = yield from call(self.context, REPORT_PROGRESS, report, self.retries)
         details = {"kind": transfer.kind, "bytesTotal": planned.write_bytes, "bytesDone": applied.write_bytes}
-        self._show(phase, reported.percent, {**details, "ranges": planned.ranges})
+        yield from self._send(report, {**details, "ranges": planned.ranges})
 
-    def _show(self, phase: str, percent: int, details: dict[str, Any] | None = None) -> None:
-        shown = {"disk": self.request.disk, "phase": phase, "percent": percent, "started": self.started}
-        self.context.set_custom_status(shown | {"retries": self.retries.count} | (details or {}))
+    def _send(self, report: Report, details: dict[str, Any]) -> Flow[None]:
+        """Report progress; leave when the run is to be canceled. Once the point is committed it is too late for that."""
+        reported = yield from call(self.context, REPORT_PROGRESS, report, self.retries)
+        self.context.set_custom_status(self._shown(report.phase) | {"percent": reported.percent} | details)
+        if reported.cancel and report.phase != "cleaning":
+            raise _CanceledError(report.phase)
+
+    def _shown(self, phase: str) -> dict[str, Any]:
+        return {"disk": self.request.disk, "phase": phase, "started": self.started, "retries": self.retries.count}
 
 
 def _after(transfer: Transfer, raised: Raised) -> Begun:

@@ -146,9 +146,10 @@ class MemoryCatalogue:
         runs = [self.rows[disk, key].value for key in keys]
         return [run for run in runs if not state or run.state == state][:limit]
 
-    async def check(self) -> None:
-        """Always there."""
-        await self._world.before("check")
+    async def now(self) -> datetime:
+        """The world's time."""
+        await self._world.before("now")
+        return self._world.now
 
 
 class MemoryDocuments:

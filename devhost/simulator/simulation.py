@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from backup_core.activities.copying import Copying
 from backup_core.activities.runner import run_step
 from backup_core.activities.tools import Limits, Tools
+from backup_core.domain.ending import cancellation
 from backup_core.domain.errors import BlobChangedError, FencedError, ServiceUnavailableError, UnexpectedAnswerError
 from backup_core.domain.metadata import from_metadata
 from backup_core.domain.naming import BlobAddress
@@ -219,6 +220,7 @@ class Simulation:
             (0.25, self._third_party),
             (0.25, self._terminate),
             (0.15, self._listing_lies),
+            (0.1, self._cancel),
             (0.6, self._duplicate),
             (50 if ready else 0, lambda: self._open_gate(ready)),
             (3 if ready else 0, lambda: self._disturb_gate(ready)),
@@ -282,6 +284,16 @@ class Simulation:
                 if call.instance is instance:
                     call.zombie = True
                     call.held_until = self._now + self.rng.randrange(200)
+
+    def _cancel(self) -> None:
+        """An operator cancels a run."""
+        rows = [(key, row) for (_, key), row in self.catalogue.rows.items() if key.startswith("run!")]
+        open_ = [(key, row) for key, row in rows if not row.value.ended_for_good]
+        if open_:
+            key, row = self.rng.choice(open_)
+            self._count("run canceled")
+            self._note(f"!! {row.value.run} canceled")
+            self.catalogue._store(cancellation(row, self.world.now, self.world.now), key)  # noqa: SLF001  as the API does
 
     def _fire_timer(self) -> None:
         timers = [(instance, task) for instance in self.instances for task in instance.waiting if task.kind == "timer"]
@@ -501,7 +513,9 @@ class Simulation:
             self.report.trace.append(f"{self.world.ticks:>12}  {line}")
 
 
-_READS = frozenset({"properties", "snapshots", "allocated", "diff", "read", "get_row", "points", "get_document", "disks"})
+_READS = frozenset(
+    {"now", "properties", "snapshots", "allocated", "diff", "read", "get_row", "points", "get_document", "disks"}
+)
 
 
 def _worth(step: str, name: str, stage: str) -> float:

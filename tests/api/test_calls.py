@@ -159,4 +159,4 @@ def test_functions_need_a_key_but_health_does_not(platform):
 
     assert levels.pop("health") == "ANONYMOUS"
     assert set(levels.values()) == {"FUNCTION"}
-    assert len(levels) == 9
+    assert len(levels) == 10

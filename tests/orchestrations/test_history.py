@@ -26,7 +26,7 @@ def stub(name, asked):
         "apply_shard": {"applied": {"write_bytes": GIB, "puts": 256, "streamed_bytes": GIB}, "at": GIB, "done": True},
         "take_backup_snapshot": {"snapshot": SNAPSHOT},
         "commit_point": {"point": "20260101T0000000000000Z"},
-        "report_progress": {"percent": 50},
+        "report_progress": {"percent": 50, "cancel": False},
     }  # fmt: skip
     if name == "verify_head":
         offset = min(asked["offset"] + 512 * GIB, DISK_BYTES_MAX)

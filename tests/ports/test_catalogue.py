@@ -84,6 +84,7 @@ async def test_the_service_dates_rows(ports):
 
     assert (await ports.catalogue.run(DISK, run.run)).changed >= before
     assert before.tzinfo is not None
+    assert abs(await ports.catalogue.now() - before) < timedelta(seconds=5), "the same clock"
 
 
 async def test_a_window_begins_once(ports):
@@ -153,4 +154,3 @@ async def test_a_source_has_one_disk(ports):
     await ports.catalogue.release_source("https://s/c/b", "one")
 
     assert await ports.catalogue.claim_source("https://s/c/b", "two") == "two"
-    await ports.catalogue.check()
