@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from datetime import datetime
 
     from backup_core.domain.naming import BlobAddress
@@ -36,6 +36,20 @@ class SnapshotInfo:
 
     snapshot: str
     metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ListedBlob:
+    """A blob or a snapshot of one, as a listing tells it."""
+
+    name: str
+    snapshot: str
+    """Empty for the blob itself."""
+    metadata: Mapping[str, str]
+
+
+ROWS_PER_COMMIT = 99
+"""A transaction of the table service takes 100 rows; one of them is the head row."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +102,9 @@ class PageBlobs(Protocol):
 
     async def snapshots(self, blob: BlobAddress) -> list[SnapshotInfo]:
         """All snapshots of exactly this blob, oldest first; none, or no blob, is the empty list."""
+
+    def listed(self, account: str, container: str, prefix: str) -> AsyncIterator[ListedBlob]:
+        """Blobs whose names begin with `prefix`, and their snapshots, by name; no container is no blobs."""
 
     async def delete_snapshot(self, blob: BlobAddress, snapshot: str) -> None:
         """Delete one snapshot; a missing one is success. Refuses an id that is not a snapshot's: that call would hit the
@@ -165,18 +182,33 @@ class Catalogue(Protocol):
     async def begin_window(self, run: Run) -> None:
         """Insert the run's row and its window's row together. Raises RowExistsError and inserts neither."""
 
-    async def commit(self, point: RestorePoint, head: Head, head_etag: str) -> str:
-        """Insert the point and update the head row in one transaction; returns the head row's ETag.
+    async def commit(
+        self,
+        points: Sequence[RestorePoint],
+        head: Head,
+        head_etag: str | None,
+        changed: Sequence[Versioned[RestorePoint]] = (),
+    ) -> str:
+        """Insert the points, replace the `changed` ones (values with the versions they were decided on), and insert or update
+        the head row, all in one transaction of at most ROWS_PER_COMMIT points; returns the head row's ETag.
         Raises RowExistsError, RowChangedError.
         """
 
-    async def point(self, disk: str, point: str) -> RestorePoint | None:
+    async def point(self, disk: str, point: str) -> Versioned[RestorePoint] | None:
         """One restore point."""
 
     async def points(
-        self, disk: str, limit: int, after: str = "", since: datetime | None = None, until: datetime | None = None
-    ) -> list[RestorePoint]:
-        """Restore points newest first, at most `limit`, older than the point `after`, taken in [since, until)."""
+        self,
+        disk: str,
+        limit: int,
+        after: str = "",
+        state: str = "",
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> list[Versioned[RestorePoint]]:
+        """Restore points newest first, at most `limit`, older than the point `after`, in `state` when given, taken in
+        [since, until).
+        """
 
     async def runs(
         self,

@@ -267,10 +267,14 @@ class Verified(Message):
 
 
 class TakeBackup(Message):
-    """Snapshot the verified head."""
+    """Snapshot the verified head, with everything there is to say of the restore point."""
 
     transfer: Transfer
     etag: str
+    applied: Applied
+    compared: int
+    """Bytes of content the verification compared."""
+    now: str
 
 
 class BackedUp(Message):
@@ -285,10 +289,6 @@ class Commit(Message):
     transfer: Transfer
     etag: str
     backup_snapshot: str
-    applied: Applied
-    compared: int
-    """Bytes of content the verification compared."""
-    now: str
 
 
 class Committed(Message):

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from backup_core.activities.tools import guard_of, owned
 from backup_core.domain.errors import SourceUnfitError, UnexpectedAnswerError
-from backup_core.domain.metadata import from_metadata, run_of_source_snapshot, source_snapshot_metadata, to_metadata
+from backup_core.domain.metadata import (
+    described,
+    from_metadata,
+    from_point_metadata,
+    run_of_source_snapshot,
+    source_snapshot_metadata,
+    to_point_metadata,
+)
 from backup_core.domain.naming import point_id
+from backup_core.domain.records import RestorePoint
 from backup_core.steps import BackedUp, Clean, Nothing, Snapshotted, TakeBackup, TakeSnapshot
 
 if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
+    from backup_core.domain.records import CommonPair
 
 
 async def take_source_snapshot(tools: Tools, asked: TakeSnapshot) -> Snapshotted:
@@ -35,18 +45,46 @@ async def take_source_snapshot(tools: Tools, asked: TakeSnapshot) -> Snapshotted
 async def take_backup_snapshot(tools: Tools, asked: TakeBackup) -> BackedUp:
     """The snapshot of the verified head, under the lease and that version; found again on a repeat."""
     transfer = asked.transfer
-    await owned(tools, transfer.by)
+    row = await owned(tools, transfer.by)
     blob = tools.head(transfer.head)
     mark = from_metadata((await tools.blobs.properties(blob)).metadata)
     if mark is None or mark.state == "applying" or mark.target != transfer.target or mark.run != transfer.by.run:
         message = f"{blob}: its mark is not the verified one of run {transfer.by.run}; found {mark}; no snapshot was taken"
         raise UnexpectedAnswerError(message)
     for one in await tools.blobs.snapshots(blob):
-        carried = from_metadata(one.metadata)
-        if carried and (carried.run, carried.target, carried.digest) == (mark.run, mark.target, mark.digest):
+        known = from_point_metadata(one.metadata, transfer.head, one.snapshot)
+        if known and (known.run, known.source_snapshot, known.page_map) == (mark.run, mark.target, mark.page_map):
             return BackedUp(snapshot=one.snapshot)
-    snapshot = await tools.blobs.snapshot(blob, to_metadata(mark), guard_of(transfer.by, asked.etag))
+    point = described(_point(asked, mark.page_map, row.value.pair))
+    snapshot = await tools.blobs.snapshot(blob, to_point_metadata(point), guard_of(transfer.by, asked.etag))
     return BackedUp(snapshot=snapshot)
+
+
+def _point(asked: TakeBackup, page_map: str, pair: CommonPair | None) -> RestorePoint:
+    transfer = asked.transfer
+    return RestorePoint(
+        disk=transfer.by.disk,
+        point=point_id(transfer.target),
+        kind=transfer.kind,
+        reason=transfer.reason,
+        automatic=transfer.automatic,
+        generation=transfer.generation,
+        head=transfer.head,
+        source=transfer.by.source,
+        source_snapshot=transfer.target,
+        previous_source_snapshot=pair.source_snapshot if pair else "",
+        backup_snapshot="",
+        size=transfer.size,
+        write_bytes=asked.applied.write_bytes,
+        clear_bytes=asked.applied.clear_bytes,
+        requests=asked.applied.puts + asked.applied.clears,
+        epoch=transfer.by.epoch,
+        run=transfer.by.run,
+        digest="",
+        page_map=page_map,
+        verified=f"sizes, page maps, {asked.compared} bytes of content",
+        committed=datetime.fromisoformat(asked.now),
+    )
 
 
 async def drop_previous_snapshot(tools: Tools, asked: Clean) -> Nothing:
@@ -57,10 +95,12 @@ async def drop_previous_snapshot(tools: Tools, asked: Clean) -> Nothing:
     transfer = asked.transfer
     row = await owned(tools, transfer.by)
     pair = row.value.pair
-    point = await tools.catalogue.point(transfer.by.disk, point_id(transfer.target))
-    if pair is None or point is None or pair.source_snapshot != transfer.target or not point.previous_source_snapshot:
+    found = await tools.catalogue.point(transfer.by.disk, point_id(transfer.target))
+    if pair is None or found is None or pair.source_snapshot != transfer.target or not found.value.previous_source_snapshot:
         return Nothing()
-    previous = await tools.catalogue.point(transfer.by.disk, point_id(point.previous_source_snapshot))
+    point = found.value
+    known = await tools.catalogue.point(transfer.by.disk, point_id(point.previous_source_snapshot))
+    previous = known.value if known else None
     if previous is None or previous.source_snapshot >= point.source_snapshot:
         return Nothing()
     # Raises, and so keeps the old one, unless both halves of the new pair are there.

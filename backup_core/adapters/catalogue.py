@@ -32,6 +32,9 @@ from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_
 from backup_core.domain.records import Head, Policy, RestorePoint, Run, Versioned
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from azure.data.tables import TableEntity
     from azure.data.tables.aio import TableClient
 
 T = TypeVar("T")
@@ -65,6 +68,17 @@ def from_entity(kind: type[T], entity: Mapping[str, Any]) -> T:
         fields[name] = json.loads(plain) if nested else plain
     row: T = _ADAPTERS[kind].validate_python(fields)
     return row
+
+
+def _versioned(kind: type[T], entity: TableEntity) -> Versioned[T]:
+    changed, etag = entity.metadata["timestamp"], entity.metadata["etag"]
+    assert changed is not None
+    assert etag is not None
+    return Versioned(from_entity(kind, entity), etag, changed.astimezone(UTC))
+
+
+def _update(entity: dict[str, Any], etag: str) -> tuple[Any, ...]:
+    return ("update", entity, {"mode": UpdateMode.REPLACE, "etag": etag, "match_condition": MatchConditions.IfNotModified})
 
 
 @contextmanager
@@ -101,10 +115,7 @@ class TableCatalogue:
                 entity = await self._table.get_entity(disk, row_key)
             except ResourceNotFoundError:
                 return None
-        changed, etag = entity.metadata["timestamp"], entity.metadata["etag"]
-        assert changed is not None
-        assert etag is not None
-        return Versioned(from_entity(kind, entity), etag, changed.astimezone(UTC))
+        return _versioned(kind, entity)
 
     async def _put(self, row: Any, row_key: str, etag: str | None) -> str:  # noqa: ANN401  any record
         entity = to_entity(row, row_key)
@@ -190,28 +201,39 @@ class TableCatalogue:
 
     # -- restore points -------------------------------------------------------------------------------------------
 
-    async def commit(self, point: RestorePoint, head: Head, head_etag: str) -> str:
-        """Insert the point and update the head row."""
-        update = {"mode": UpdateMode.REPLACE, "etag": head_etag, "match_condition": MatchConditions.IfNotModified}
-        operations = [
-            ("create", to_entity(point, point_key(point.point))),
-            ("update", to_entity(head, "head"), update),
-        ]
-        answers = await self._transact(f"commit restore point {point.point} of disk {point.disk}", operations)
-        return str(answers[1]["etag"])
+    async def commit(
+        self,
+        points: Sequence[RestorePoint],
+        head: Head,
+        head_etag: str | None,
+        changed: Sequence[Versioned[RestorePoint]] = (),
+    ) -> str:
+        """One entity group transaction; the head row comes last."""
+        operations: list[tuple[Any, ...]] = [("create", to_entity(point, point_key(point.point))) for point in points]
+        operations += [_update(to_entity(row.value, point_key(row.value.point)), row.etag) for row in changed]
+        entity = to_entity(head, "head")
+        operations.append(("create", entity) if head_etag is None else _update(entity, head_etag))
+        names = ", ".join([point.point for point in points][:3])
+        answers = await self._transact(f"commit restore point {names} of disk {head.disk}", operations)
+        return str(answers[-1]["etag"])
 
-    async def point(self, disk: str, point: str) -> RestorePoint | None:
+    async def point(self, disk: str, point: str) -> Versioned[RestorePoint] | None:
         """One restore point."""
-        row = await self._get(RestorePoint, disk, point_key(point))
-        return row.value if row else None
+        return await self._get(RestorePoint, disk, point_key(point))
 
     async def points(
-        self, disk: str, limit: int, after: str = "", since: datetime | None = None, until: datetime | None = None
-    ) -> list[RestorePoint]:
+        self,
+        disk: str,
+        limit: int,
+        after: str = "",
+        state: str = "",
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> list[Versioned[RestorePoint]]:
         """Restore points, newest first: the row keys are made to sort that way."""
         first, last = point_key_bounds(since, until)
         first = max(first, point_key(after) + "!") if after else first
-        return await self._rows(RestorePoint, disk, first, last, limit)
+        return await self._rows(RestorePoint, disk, first, last, limit, state)
 
     async def runs(
         self,
@@ -225,15 +247,15 @@ class TableCatalogue:
         """Runs, newest first."""
         first, last = run_key_bounds(since, until)
         first = max(first, run_key(after) + "!") if after else first
-        return await self._rows(Run, disk, first, last, limit, state)
+        return [row.value for row in await self._rows(Run, disk, first, last, limit, state)]
 
-    async def _rows(self, kind: type[T], disk: str, first: str, last: str, limit: int, state: str = "") -> list[T]:
+    async def _rows(self, kind: type[T], disk: str, first: str, last: str, limit: int, state: str) -> list[Versioned[T]]:
         text = "PartitionKey eq @disk and RowKey ge @first and RowKey lt @last" + (" and state eq @state" if state else "")
         parameters = {"disk": disk, "first": first, "last": last} | ({"state": state} if state else {})
-        found: list[T] = []
+        found: list[Versioned[T]] = []
         with _translated(f"list rows of disk {disk}"):
             async for entity in self._table.query_entities(text, parameters=parameters, results_per_page=min(limit, 1000)):
-                found.append(from_entity(kind, entity))
+                found.append(_versioned(kind, entity))
                 if len(found) == limit:
                     break
         return found

@@ -13,7 +13,7 @@ from azure.storage.blob.aio import BlobClient, BlobLeaseClient, BlobServiceClien
 from backup_core.adapters.answers import code_of, fault_of
 from backup_core.domain.errors import ServiceUnavailableError, UnexpectedAnswerError
 from backup_core.domain.naming import BlobAddress, is_snapshot_id
-from backup_core.ports import BlobProperties, Guard, SnapshotInfo
+from backup_core.ports import BlobProperties, Guard, ListedBlob, SnapshotInfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -118,15 +118,23 @@ class AzurePageBlobs:
 
     async def snapshots(self, blob: BlobAddress) -> list[SnapshotInfo]:
         """List Blobs with snapshots and metadata; sorted here, because the order is not part of the contract."""
-        container = self._accounts[blob.account].get_container_client(blob.container)
-        listed = container.list_blobs(name_starts_with=blob.name, include=["snapshots", "metadata"])
-        with translated(f"list the snapshots of {blob}"):
-            found = [
-                SnapshotInfo(item.snapshot, dict(item.metadata or {}))
-                async for item in listed
-                if item.name == blob.name and item.snapshot
-            ]
+        found = [
+            SnapshotInfo(item.snapshot, item.metadata)
+            async for item in self.listed(blob.account, blob.container, blob.name)
+            if item.name == blob.name and item.snapshot
+        ]
         return sorted(found, key=lambda one: one.snapshot)
+
+    async def listed(self, account: str, container: str, prefix: str) -> AsyncIterator[ListedBlob]:
+        """List Blobs with snapshots and metadata."""
+        pages = (
+            self._accounts[account]
+            .get_container_client(container)
+            .list_blobs(name_starts_with=prefix, include=["snapshots", "metadata"])
+        )
+        with translated(f"list {account}/{container}/{prefix}"):
+            async for item in pages:
+                yield ListedBlob(item.name, item.snapshot or "", dict(item.metadata or {}))
 
     async def delete_snapshot(self, blob: BlobAddress, snapshot: str) -> None:
         """Delete Blob with a snapshot id, checked here: an empty one would delete the base."""

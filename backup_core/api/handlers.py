@@ -34,7 +34,7 @@ from backup_core.domain.errors import (
 )
 from backup_core.domain.naming import BlobAddress, disk_of_run, http_run_id, is_disk_id, is_point_id, parse_blob_url, run_key
 from backup_core.domain.ranges import DISK_BYTES_MAX, PAGE
-from backup_core.domain.records import Head, Policy, Run, RunError, RunState
+from backup_core.domain.records import Head, PointState, Policy, Run, RunError, RunState
 from backup_core.domain.redaction import redacted
 from backup_core.steps import BackupRequest
 
@@ -47,7 +47,7 @@ log = logging.getLogger("pagekeeper")
 OLDEST_CREATION = datetime(2016, 1, 1, tzinfo=UTC)
 """Page-range diffs exist for blobs created since (Get Page Ranges)."""
 LATEST_TIME = datetime(2200, 1, 1, tzinfo=UTC)
-RUN_STATES = get_args(RunState)
+RUN_STATES, POINT_STATES = get_args(RunState), get_args(PointState)
 TOP_DEFAULT, TOP_MAX = 100, 1000
 RETRY_AFTER_SECONDS = "5"
 START_BACKUP = "backup_disk"
@@ -265,8 +265,13 @@ class Api:
         if after and not is_point_id(after):
             message = f"{after[:80]!r} is not a restore point id"
             raise RefusedError(400, "InvalidQuery", message, "after")
+        state = request.query.get("state", "available")
+        if state not in (*POINT_STATES, "all"):
+            message = f"{state[:40]!r} is not a state; expected one of {', '.join(POINT_STATES)}, all"
+            raise RefusedError(400, "InvalidQuery", message, "state")
+        state = "" if state == "all" else state
         since, until = _time(request, "from"), _time(request, "to")
-        points = await self.catalogue.points(disk, top + 1, after, since, until)
+        points = [row.value for row in await self.catalogue.points(disk, top + 1, after, state, since, until)]
         page = points[:top]
         more = {**request.query, "top": str(top), "after": page[-1].point} if len(points) > top else None
         link = _next(request, f"disks/{disk}/restore-points", more)
@@ -282,7 +287,7 @@ class Api:
         if point is None:
             message = f"disk {disk} has no restore point {name}"
             raise RefusedError(404, "RestorePointNotFound", message, "point")
-        return answer(200, PointAnswer.of(point))
+        return answer(200, PointAnswer.of(point.value))
 
     # -- health -----------------------------------------------------------------------------------------------
 

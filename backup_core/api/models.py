@@ -80,6 +80,8 @@ class PointAnswer(_Answer):
 
     id: str
     disk: str
+    state: Literal["available", "lost", "quarantined"]
+    """Only available ones can be restored."""
     kind: Literal["full", "incremental"]
     reason: str
     taken: str
@@ -104,6 +106,7 @@ class PointAnswer(_Answer):
         return cls(
             id=point.point,
             disk=point.disk,
+            state=point.state,
             kind=point.kind,
             reason=point.reason,
             taken=point.source_snapshot,

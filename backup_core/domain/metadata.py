@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal, cast
+
+from backup_core.domain.records import RestorePoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from backup_core.domain.records import Kind
 
 SCHEMA = "1"
 _PREFIX = "pagekeeper_"
@@ -19,9 +24,9 @@ _STATES: frozenset[str] = frozenset({"applying", "verified", "committed"})
 
 @dataclass(frozen=True)
 class HeadMark:
-    """The mark on a head and on every backup snapshot: which source snapshot it is, or is becoming, equal to.
+    """The mark on a head: which source snapshot it is, or is becoming, equal to. It is the run's durable intent.
 
-    On a head it is the run's durable intent. A head that is not `committed` is dirty: never a base, never a point.
+    A head that is not `committed` is dirty: never a base, never a point.
     """
 
     disk: str
@@ -38,30 +43,21 @@ class HeadMark:
     kind: str
     page_map: str = ""
     """Digest of the head's page map, once verified."""
-    digest: str = ""
-    """Digest of all other fields, once verified."""
 
     def verified(self, page_map: str) -> HeadMark:
-        """The mark after verification, with its digests; what a backup snapshot carries."""
-        marked = replace(self, state="verified", page_map=page_map, digest="")
-        return replace(marked, digest=marked.canonical_digest())
-
-    def canonical_digest(self) -> str:
-        """SHA-256 over the fields that describe the point; the state is left out, since it goes on changing on the head."""
-        fields = {name: value for name, value in asdict(self).items() if name not in ("state", "digest")}
-        text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """The mark after verification."""
+        return replace(self, state="verified", page_map=page_map)
 
 
 def to_metadata(mark: HeadMark) -> dict[str, str]:
     """The mark as blob metadata: names a C# identifier could have, ASCII values (Set Blob Metadata)."""
-    return {f"{_PREFIX}schema": SCHEMA} | {_PREFIX + name: str(value) for name, value in asdict(mark).items() if value != ""}
+    return _written("head", asdict(mark))
 
 
 def from_metadata(metadata: Mapping[str, str]) -> HeadMark | None:
     """The mark in a blob's metadata; None when there is none, or not one this version wrote whole."""
-    fields = {name.removeprefix(_PREFIX): value for name, value in metadata.items() if name.startswith(_PREFIX)}
-    if fields.pop("schema", None) != SCHEMA or fields.get("state") not in _STATES:
+    fields = _read("head", metadata)
+    if fields.get("state") not in _STATES:
         return None
     try:
         return HeadMark(
@@ -76,10 +72,75 @@ def from_metadata(metadata: Mapping[str, str]) -> HeadMark | None:
             size=int(fields["size"]),
             kind=fields["kind"],
             page_map=fields.get("page_map", ""),
-            digest=fields.get("digest", ""),
         )
     except (KeyError, ValueError):
         return None
+
+
+# -- restore points -------------------------------------------------------------------------------------------------
+
+_PLACE = ("state", "head", "backup_snapshot", "digest")
+"""Fields of a restore point that its backup snapshot does not carry as they are: where it lies, what became of it later."""
+
+
+_BOOLEANS = {"True": True, "False": False}
+
+
+def described(point: RestorePoint) -> RestorePoint:
+    """The point with the digest of what its backup snapshot will say of it."""
+    fields = {name: str(value) for name, value in asdict(point).items() if name not in _PLACE}
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return replace(point, digest=hashlib.sha256(text.encode()).hexdigest())
+
+
+def to_point_metadata(point: RestorePoint) -> dict[str, str]:
+    """What a backup snapshot carries: the whole restore point, so that the catalogue is a function of the blobs."""
+    fields = {name: value for name, value in asdict(point).items() if name not in _PLACE}
+    fields["committed"] = point.committed.isoformat()
+    return _written("point", fields | {"digest": point.digest})
+
+
+def from_point_metadata(metadata: Mapping[str, str], head: str, backup_snapshot: str) -> RestorePoint | None:
+    """The restore point of the backup snapshot that carries `metadata`; None unless it is whole and its digest fits."""
+    fields = _read("point", metadata)
+    try:
+        point = RestorePoint(
+            disk=fields["disk"],
+            point=fields["point"],
+            kind=cast("Kind", fields["kind"]),
+            reason=fields["reason"],
+            automatic=_BOOLEANS[fields["automatic"]],
+            generation=int(fields["generation"]),
+            head=head,
+            source=fields["source"],
+            source_snapshot=fields["source_snapshot"],
+            previous_source_snapshot=fields.get("previous_source_snapshot", ""),
+            backup_snapshot=backup_snapshot,
+            size=int(fields["size"]),
+            write_bytes=int(fields["write_bytes"]),
+            clear_bytes=int(fields["clear_bytes"]),
+            requests=int(fields["requests"]),
+            epoch=int(fields["epoch"]),
+            run=fields["run"],
+            digest=fields["digest"],
+            page_map=fields["page_map"],
+            verified=fields["verified"],
+            committed=datetime.fromisoformat(fields["committed"]),
+        )
+    except (KeyError, ValueError):
+        return None
+    return point if described(point).digest == point.digest else None
+
+
+def _written(what: str, fields: Mapping[str, object]) -> dict[str, str]:
+    marked = {"schema": SCHEMA, "what": what, **fields}
+    return {_PREFIX + name: str(value) for name, value in marked.items() if value != ""}
+
+
+def _read(what: str, metadata: Mapping[str, str]) -> dict[str, str]:
+    fields = {name.removeprefix(_PREFIX): value for name, value in metadata.items() if name.startswith(_PREFIX)}
+    ours = (fields.get("schema"), fields.get("what")) == (SCHEMA, what)
+    return fields if ours else {}
 
 
 def source_snapshot_metadata(disk: str, run: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ RunState = Literal["NotStarted", "Running", "Succeeded", "Failed", "Skipped", "C
 TERMINAL_STATES: frozenset[str] = frozenset({"Succeeded", "Failed", "Skipped", "Canceled"})
 Phase = Literal["waiting", "preparing", "snapshot", "planning", "copying", "verifying", "committing", "cleaning", "done"]
 Kind = Literal["full", "incremental"]
+PointState = Literal["available", "lost", "quarantined"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Head:
 
 @dataclass(frozen=True)
 class RestorePoint:
-    """A committed, verified pair of snapshots. Never changed once written."""
+    """A committed, verified pair of snapshots. Never changed once written, but for its state."""
 
     disk: str
     point: str
@@ -98,6 +99,16 @@ class RestorePoint:
     verified: str
     """What the verification compared."""
     committed: datetime
+    """When the run set out to commit it, by the orchestrator's clock."""
+    automatic: bool = False
+    """A full backup that nobody asked for."""
+    state: PointState = "available"
+    """`lost`: its backup snapshot is gone. `quarantined`: it is there, but not what was committed."""
+
+
+def pair_of(point: RestorePoint) -> CommonPair:
+    """The common pair that a point is while its source snapshot exists."""
+    return CommonPair(point.point, point.source_snapshot, point.backup_snapshot, point.size)
 
 
 @dataclass(frozen=True)

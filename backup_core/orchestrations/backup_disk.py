@@ -195,16 +195,15 @@ class _Backup:
         applied = yield from self._copy(transfer, planned, next_shard, applied)
         verified = yield from self._verify(transfer, planned, applied)
         yield from self._progress(transfer, planned, applied, "committing", 0, 0)
-        asked = TakeBackup(transfer=transfer, etag=verified.etag)
-        backup = yield from call(self.context, TAKE_BACKUP, asked, self.retries)
-        commit = Commit(
+        asked = TakeBackup(
             transfer=transfer,
             etag=verified.etag,
-            backup_snapshot=backup.snapshot,
             applied=applied,
             compared=verified.compared,
             now=now(self.context).isoformat(),
         )
+        backup = yield from call(self.context, TAKE_BACKUP, asked, self.retries)
+        commit = Commit(transfer=transfer, etag=verified.etag, backup_snapshot=backup.snapshot)
         committed = yield from call(self.context, COMMIT_POINT, commit, self.retries)
         self.points.append(committed.point)
         yield from self._progress(transfer, planned, applied, "cleaning", 0, 0)

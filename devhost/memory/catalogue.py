@@ -9,6 +9,7 @@ from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_
 from backup_core.domain.records import Head, Policy, RestorePoint, Run, Versioned
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from devhost.memory.world import World
@@ -104,30 +105,45 @@ class MemoryCatalogue:
         self.rows[run.disk, f"window!{run.window}"] = Versioned(run.run, f"W/{self._world.tick()}", self._world.now)
         await self._world.after("begin_window")
 
-    async def commit(self, point: RestorePoint, head: Head, head_etag: str) -> str:
-        """Insert the point and update the head row."""
+    async def commit(
+        self,
+        points: Sequence[RestorePoint],
+        head: Head,
+        head_etag: str | None,
+        changed: Sequence[Versioned[RestorePoint]] = (),
+    ) -> str:
+        """Everything together, or nothing."""
         await self._world.before("commit")
-        self._check(point.disk, point_key(point.point), None)
+        for point in points:
+            self._check(point.disk, point_key(point.point), None)
+        for row in changed:
+            self._check(row.value.disk, point_key(row.value.point), row.etag)
         self._check(head.disk, "head", head_etag)
-        self._store(point, point_key(point.point))
+        for point in [*points, *(row.value for row in changed)]:
+            self._store(point, point_key(point.point))
         etag = self._store(head, "head")
         await self._world.after("commit")
         return etag
 
-    async def point(self, disk: str, point: str) -> RestorePoint | None:
+    async def point(self, disk: str, point: str) -> Versioned[RestorePoint] | None:
         """One restore point."""
-        row = await self._get(disk, point_key(point))
-        return row.value if row else None
+        return await self._get(disk, point_key(point))
 
     async def points(
-        self, disk: str, limit: int, after: str = "", since: datetime | None = None, until: datetime | None = None
-    ) -> list[RestorePoint]:
+        self,
+        disk: str,
+        limit: int,
+        after: str = "",
+        state: str = "",
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> list[Versioned[RestorePoint]]:
         """Restore points, newest first."""
         await self._world.before("points")
         first, last = point_key_bounds(since, until)
         first = max(first, point_key(after) + "!") if after else first
         keys = sorted(key for owner, key in self.rows if owner == disk and first <= key < last)
-        return [self.rows[disk, key].value for key in keys[:limit]]
+        return [row for row in (self.rows[disk, key] for key in keys) if not state or row.value.state == state][:limit]
 
     async def runs(
         self,

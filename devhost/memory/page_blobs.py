@@ -20,7 +20,7 @@ from backup_core.domain.errors import (
 )
 from backup_core.domain.naming import BlobAddress, is_snapshot_id
 from backup_core.domain.ranges import PAGE, PUT_BYTES_MAX, ByteRange, DiffRange
-from backup_core.ports import BlobProperties, Fence, Guard, SnapshotInfo
+from backup_core.ports import BlobProperties, Fence, Guard, ListedBlob, SnapshotInfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -220,6 +220,19 @@ class MemoryPageBlobs:
         listed = [SnapshotInfo(name, dict(one.metadata)) for name, one in sorted(found.snapshots.items())] if found else []
         await self._world.after("snapshots")
         return listed
+
+    async def listed(self, account: str, container: str, prefix: str) -> AsyncIterator[ListedBlob]:
+        """Blobs and snapshots by name."""
+        await self._world.before("listed")
+        found = []
+        for address in sorted(self.blobs, key=lambda one: one.name):
+            if (address.account, address.container) == (account, container) and address.name.startswith(prefix):
+                blob = self.blobs[address]
+                found += [ListedBlob(address.name, name, dict(one.metadata)) for name, one in sorted(blob.snapshots.items())]
+                found.append(ListedBlob(address.name, "", dict(blob.metadata)))
+        await self._world.after("listed")
+        for item in found:
+            yield item
 
     async def delete_snapshot(self, blob: BlobAddress, snapshot: str) -> None:
         """Delete one snapshot."""

@@ -21,7 +21,7 @@ from backup_core.activities.runner import run_step
 from backup_core.activities.tools import Limits, Tools
 from backup_core.domain.ending import cancellation
 from backup_core.domain.errors import BlobChangedError, FencedError, ServiceUnavailableError, UnexpectedAnswerError
-from backup_core.domain.metadata import from_metadata
+from backup_core.domain.metadata import from_metadata, from_point_metadata
 from backup_core.domain.naming import BlobAddress
 from backup_core.domain.ranges import PAGE
 from backup_core.domain.records import Policy, RestorePoint
@@ -459,8 +459,7 @@ class Simulation:
         if self._bytes(point) != self.truth[point.source_snapshot]:
             self._violated(f"invariant 1: restore point {point.point} ({point.reason}) differs from its source snapshot")
         carried = self.blobs.blobs[self.tools.head(point.head)].snapshots[point.backup_snapshot].metadata
-        mark = from_metadata(carried)
-        if mark is None or mark.digest != mark.canonical_digest() or mark.target != point.source_snapshot:
+        if from_point_metadata(carried, point.head, point.backup_snapshot) != point:
             self._violated(f"invariant 12: the metadata of {point.point} does not describe it")
 
     def _check_head(self, points: dict[str, RestorePoint]) -> None:

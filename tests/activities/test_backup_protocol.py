@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from backup_core.domain.errors import FencedError
-from backup_core.domain.metadata import from_metadata, run_of_source_snapshot
+from backup_core.domain.metadata import from_metadata, from_point_metadata, run_of_source_snapshot
 from backup_core.domain.ranges import ByteRange
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.ports import Fence
@@ -76,15 +76,8 @@ async def test_metadata_describes_each_point(scene):
 
     for point in scene.points():
         carried = scene.blobs.blobs[scene.tools.head(point.head)].snapshots[point.backup_snapshot].metadata
-        mark = from_metadata(carried)
-        assert mark.digest == mark.canonical_digest() == point.digest
-        assert (mark.disk, mark.target, mark.size, mark.generation) == (
-            "vm",
-            point.source_snapshot,
-            point.size,
-            point.generation,
-        )
-        assert mark.page_map == point.page_map
+        assert from_point_metadata(carried, point.head, point.backup_snapshot) == point
+        assert from_point_metadata({**carried, "pagekeeper_size": "512"}, point.head, point.backup_snapshot) is None
     assert from_metadata(scene.head_blob().metadata).state == "committed"
 
 
@@ -709,7 +702,7 @@ async def test_a_backup_snapshot_with_damaged_metadata_is_not_committed(scene):
         return await scene.perform(name, asked)
 
     driver._perform = perform
-    with pytest.raises(BackupFailedError, match=r"UnexpectedAnswer.*mark is damaged"):
+    with pytest.raises(BackupFailedError, match=r"UnexpectedAnswer.*description is damaged"):
         await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
 
     assert scene.points() == []

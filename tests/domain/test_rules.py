@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -9,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup_core.domain.metadata import HeadMark, PageMapDigest, from_metadata, to_metadata
+from backup_core.domain.metadata import (
+    HeadMark,
+    PageMapDigest,
+    described,
+    from_metadata,
+    from_point_metadata,
+    to_metadata,
+    to_point_metadata,
+)
 from backup_core.domain.naming import (
     disk_of_run,
     http_run_id,
@@ -20,6 +29,7 @@ from backup_core.domain.naming import (
     timer_run_id,
 )
 from backup_core.domain.progress import _PHASE_SPAN, percent
+from backup_core.domain.records import RestorePoint
 from backup_core.domain.redaction import redacted
 from backup_core.domain.windows import window_at
 
@@ -78,7 +88,6 @@ def test_marks_survive_metadata():
 
     assert from_metadata(to_metadata(MARK)) == MARK
     assert from_metadata(to_metadata(verified)) == verified
-    assert verified.digest == verified.canonical_digest()
     assert all(name.isidentifier() and value.isascii() for name, value in to_metadata(verified).items())
 
 
@@ -96,29 +105,35 @@ def test_strange_marks_are_none(name, value):
     assert from_metadata(to_metadata(MARK) | {f"pagekeeper_{name}": value}) is None
 
 
-def test_every_field_counts_in_the_digest():
-    """A changed field makes another digest; the state alone does not."""
-    from dataclasses import replace  # noqa: PLC0415
-
-    base = MARK.verified("ab" * 32)
-    changes = {
-        "disk": "x",
-        "generation": 9,
-        "epoch": 9,
-        "run": "x",
-        "source": "x",
-        "target": "x",
-        "base": "x",
-        "size": 9,
-        "kind": "x",
-        "page_map": "x",
-    }
-
-    assert (
-        len({base.digest, *(replace(base, **{key: value}).canonical_digest() for key, value in changes.items())})
-        == len(changes) + 1
+POINT = described(
+    RestorePoint(
+        disk="vm", point="20260101T0000000000001Z", kind="full", reason="first backup", generation=3, head="h",
+        source="https://s/c/b", source_snapshot="2026-01-01T00:00:00.0000001Z", previous_source_snapshot="",
+        backup_snapshot="b", size=4096, write_bytes=512, clear_bytes=0, requests=1, epoch=5, run="r", digest="",
+        page_map="ab" * 32, verified="v", committed=datetime(2026, 1, 1, tzinfo=UTC),
     )
-    assert replace(base, state="committed").canonical_digest() == base.digest
+)  # fmt: skip
+
+
+def test_points_survive_metadata():
+    """A backup snapshot says everything of its point; where it lies is told by where it lies."""
+    for point in (POINT, described(replace(POINT, automatic=True, previous_source_snapshot="2025-01-01T00:00:00.0000001Z"))):
+        carried = to_point_metadata(point)
+
+        assert from_point_metadata(carried, "h", "b") == point
+        assert all(name.isidentifier() and value.isascii() for name, value in carried.items())
+        assert sum(len(name) + len(value) for name, value in carried.items()) < 8192, "the service's limit (Set Blob Metadata)"
+    assert from_metadata(to_point_metadata(POINT)) is None, "a point is no mark"
+    assert from_point_metadata(to_metadata(MARK), "h", "b") is None
+
+
+@pytest.mark.parametrize("name", sorted(to_point_metadata(POINT)))
+def test_every_field_of_a_point_counts(name):
+    """One that is missing or another makes the description worthless."""
+    carried = to_point_metadata(POINT)
+
+    assert from_point_metadata({key: value for key, value in carried.items() if key != name}, "h", "b") is None
+    assert from_point_metadata(carried | {name: carried[name] + "1"}, "h", "b") is None
 
 
 @given(st.lists(st.integers(0, 100), unique=True, min_size=1), st.integers(0, 5))

@@ -9,6 +9,7 @@ import pytest
 
 from backup_core.domain.errors import RowChangedError, RowExistsError
 from backup_core.domain.records import CommonPair, Head, Owner, Policy, RestorePoint, Run, RunError
+from backup_core.ports import ROWS_PER_COMMIT
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
 DISK = "disk-1"
@@ -102,25 +103,42 @@ async def test_a_window_begins_once(ports):
 async def test_a_commit_is_one_transaction(ports):
     """Point and head together, or neither."""
     etag = await ports.catalogue.put_head(Head(DISK), None)
-    after = await ports.catalogue.commit(point_of(1), Head(DISK, epoch=1), etag)
+    after = await ports.catalogue.commit([point_of(1)], Head(DISK, epoch=1), etag)
     with pytest.raises(RowChangedError):
-        await ports.catalogue.commit(point_of(2), Head(DISK, epoch=2), etag)
+        await ports.catalogue.commit([point_of(2)], Head(DISK, epoch=2), etag)
     with pytest.raises(RowExistsError):
-        await ports.catalogue.commit(point_of(1), Head(DISK, epoch=3), after)
+        await ports.catalogue.commit([point_of(1)], Head(DISK, epoch=3), after)
+    with pytest.raises(RowExistsError):
+        await ports.catalogue.commit([point_of(2)], Head(DISK, epoch=3), None)
 
     assert (await ports.catalogue.head(DISK)).value.epoch == 1
-    assert await ports.catalogue.points(DISK, 10) == [point_of(1)]
+    assert [row.value for row in await ports.catalogue.points(DISK, 10)] == [point_of(1)]
     assert await ports.catalogue.point(DISK, point_of(2).point) is None
+
+
+async def test_many_points_are_inserted_and_changed_together(ports):
+    """A transaction of a hundred rows, the head row inserted with them; a changed point names its version."""
+    points = [point_of(number) for number in range(1, ROWS_PER_COMMIT + 1)]
+    etag = await ports.catalogue.commit(points, Head(DISK), None)
+    (newest,) = await ports.catalogue.points(DISK, 1)
+    lost = replace(newest, value=replace(newest.value, state="lost"))
+    etag = await ports.catalogue.commit([], Head(DISK, epoch=2), etag, [lost])
+    with pytest.raises(RowChangedError):
+        await ports.catalogue.commit([], Head(DISK, epoch=3), etag, [lost])
+
+    assert (await ports.catalogue.head(DISK)).value.epoch == 2
+    assert len(await ports.catalogue.points(DISK, 1000)) == ROWS_PER_COMMIT
+    assert [row.value for row in await ports.catalogue.points(DISK, 1000, state="lost")] == [lost.value]
 
 
 async def test_points_newest_first_in_pages(ports):
     etag = await ports.catalogue.put_head(Head(DISK), None)
     for number in (3, 1, 2, 5, 4):
-        etag = await ports.catalogue.commit(point_of(number), Head(DISK), etag)
+        etag = await ports.catalogue.commit([point_of(number)], Head(DISK), etag)
 
     newest = await ports.catalogue.points(DISK, 2)
-    older = await ports.catalogue.points(DISK, 10, after=newest[-1].point)
-    assert [point.source_snapshot[-3:-1] for point in newest + older] == ["05", "04", "03", "02", "01"]
+    older = await ports.catalogue.points(DISK, 10, after=newest[-1].value.point)
+    assert [row.value.source_snapshot[-3:-1] for row in newest + older] == ["05", "04", "03", "02", "01"]
     assert await ports.catalogue.points("other", 10) == []
 
 
@@ -128,7 +146,7 @@ async def test_points_and_runs_by_time_and_state(ports):
     """Half-open in time, newest first."""
     etag = await ports.catalogue.put_head(Head(DISK), None)
     for number in (10, 20, 30):
-        etag = await ports.catalogue.commit(point_of(number), Head(DISK), etag)
+        etag = await ports.catalogue.commit([point_of(number)], Head(DISK), etag)
         await ports.catalogue.put_run(replace(run_of(number), state="Failed" if number == 20 else "Succeeded"), None)
     base = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 
@@ -136,7 +154,7 @@ async def test_points_and_runs_by_time_and_state(ports):
         return base + timedelta(microseconds=number)
 
     between = await ports.catalogue.points(DISK, 10, since=micros(2), until=micros(3))
-    assert [point.source_snapshot[-3:-1] for point in between] == ["20"]
+    assert [row.value.source_snapshot[-3:-1] for row in between] == ["20"]
     runs = await ports.catalogue.runs(DISK, 10, since=base + timedelta(seconds=10), until=base + timedelta(seconds=30))
     assert [run.run[-9:-7] for run in runs] == ["20", "10"]
     assert [run.state for run in await ports.catalogue.runs(DISK, 10, state="Failed")] == ["Failed"]
