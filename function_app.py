@@ -9,8 +9,9 @@ import azure.functions as func
 
 from backup_core import bootstrap, settings
 from backup_core.activities.runner import run_step
-from backup_core.api.handlers import Handler, respond
-from backup_core.api.http import Answer, Request
+from backup_core.api.context import Api, respond
+from backup_core.api.http import Answer, Request, Start
+from backup_core.api.routes import ROUTES, Route
 from backup_core.domain.naming import fleet_instance_id
 from backup_core.domain.windows import window_at
 from backup_core.orchestrations import backup_disk, backup_fleet
@@ -37,8 +38,8 @@ def activity(step: Step[Any, Any]) -> None:
     app.activity_trigger(input_name="asked")(perform)
 
 
-for one in STEPS:
-    activity(one)
+for step in STEPS:
+    activity(step)
 
 # -- timer ------------------------------------------------------------------------------------------------------
 
@@ -57,84 +58,34 @@ async def scheduled_backup(timer: func.TimerRequest, client: df.DurableOrchestra
 # -- HTTP -------------------------------------------------------------------------------------------------------
 
 
-async def answered(handler: Handler, req: func.HttpRequest) -> func.HttpResponse:
-    """Serve a request by a handler."""
-    request = Request(req.url.partition("/api/")[0] + "/api", req.route_params, req.params, req.get_body())
+async def served(route: Route, req: func.HttpRequest, start: Start) -> func.HttpResponse:
+    """Answer a request by its route's handler."""
+    headers = {name.lower(): value for name, value in req.headers.items()}
+    base = req.url.partition("/api/")[0] + "/api"
+    request = Request(base, req.route_params, req.params, req.get_body(), headers, start)
 
-    async def ready(ask: Request) -> Answer:
+    async def handle(api: Api, asked: Request) -> Answer:
         await SERVICES.ready()
-        return await handler(ask)
+        return await route.handler(api, asked)
 
-    reply = await respond(ready, request)
+    reply = await respond(SERVICES.api, handle, request)
     return func.HttpResponse(reply.body, status_code=reply.status, headers=dict(reply.headers), mimetype="application/json")
 
 
-@app.route(route="disks/{disk}", methods=["PUT"])
-async def put_disk(req: func.HttpRequest) -> func.HttpResponse:
-    """Protect a disk, or change its policy."""
-    return await answered(SERVICES.api.put_disk, req)
+def http(route: Route) -> None:
+    """Register the function of a call."""
+
+    async def call(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+        async def start(name: str, instance: str, asked: dict[str, Any]) -> None:
+            if not (await client.get_status(instance)).instance_id:
+                await client.start_new(name, instance, asked)
+
+        return await served(route, req, start)
+
+    call.__name__, call.__doc__ = route.name, route.summary
+    level = func.AuthLevel.ANONYMOUS if route.anonymous else func.AuthLevel.FUNCTION
+    app.route(route=route.path, methods=[route.method], auth_level=level)(app.durable_client_input(client_name="client")(call))
 
 
-@app.route(route="disks/{disk}", methods=["GET"])
-async def get_disk(req: func.HttpRequest) -> func.HttpResponse:
-    """Show a disk."""
-    return await answered(SERVICES.api.get_disk, req)
-
-
-@app.route(route="disks/{disk}", methods=["DELETE"])
-async def delete_disk(req: func.HttpRequest) -> func.HttpResponse:
-    """Stop protecting a disk."""
-    return await answered(SERVICES.api.delete_disk, req)
-
-
-@app.route(route="disks", methods=["GET"])
-async def get_disks(req: func.HttpRequest) -> func.HttpResponse:
-    """List the protected disks."""
-    return await answered(SERVICES.api.get_disks, req)
-
-
-@app.route(route="disks/{disk}/backups", methods=["POST"])
-@app.durable_client_input(client_name="client")
-async def post_backup(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
-    """Back a disk up now."""
-
-    async def start(name: str, instance: str, asked: dict[str, Any]) -> None:
-        await client.start_new(name, instance, asked)
-
-    return await answered(lambda request: SERVICES.api.post_backup(request, start), req)
-
-
-@app.route(route="disks/{disk}/restore-points", methods=["GET"])
-async def get_restore_points(req: func.HttpRequest) -> func.HttpResponse:
-    """List a disk's restore points."""
-    return await answered(SERVICES.api.get_points, req)
-
-
-@app.route(route="disks/{disk}/restore-points/{point}", methods=["GET"])
-async def get_restore_point(req: func.HttpRequest) -> func.HttpResponse:
-    """Show a restore point."""
-    return await answered(SERVICES.api.get_point, req)
-
-
-@app.route(route="runs", methods=["GET"])
-async def get_runs(req: func.HttpRequest) -> func.HttpResponse:
-    """List runs."""
-    return await answered(SERVICES.api.get_runs, req)
-
-
-@app.route(route="runs/{run}", methods=["GET"])
-async def get_run(req: func.HttpRequest) -> func.HttpResponse:
-    """Show a run."""
-    return await answered(SERVICES.api.get_run, req)
-
-
-@app.route(route="runs/{run}/cancel", methods=["POST"])
-async def post_cancel(req: func.HttpRequest) -> func.HttpResponse:
-    """Ask a run to end."""
-    return await answered(SERVICES.api.post_cancel, req)
-
-
-@app.route(route="health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
-async def health(req: func.HttpRequest) -> func.HttpResponse:
-    """Whether the app's stores answer."""
-    return await answered(SERVICES.api.get_health, req)
+for route in ROUTES:
+    http(route)

@@ -23,8 +23,7 @@ from backup_core.adapters.page_blobs import AzureDocuments, AzurePageBlobs, tran
 from backup_core.adapters.page_data import PageData
 from backup_core.adapters.page_lists import PageLists
 from backup_core.adapters.transport import Transport
-from backup_core.api.handlers import Api
-from backup_core.domain.naming import BlobAddress
+from backup_core.api.context import Api
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -137,6 +136,5 @@ def build(settings: Settings) -> Services:
         copying=Copying(blobs, settings.copy_mode, time.monotonic),
         limits=Limits(in_flight=settings.in_flight),
     )
-    probe = BlobAddress(settings.backup_account, settings.heads_container, "health")
-    api = Api(blobs, catalogue, settings.source_accounts, probe, settings.wave_shards)
+    api = Api(tools, settings.backup_schedule, settings.wave_shards)
     return Services(tools, api, tables, clients, transport, settings)

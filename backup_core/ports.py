@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from backup_core.domain.naming import BlobAddress
     from backup_core.domain.ranges import ByteRange, DiffRange
-    from backup_core.domain.records import Head, Policy, RestorePoint, Run, Versioned
+    from backup_core.domain.records import Head, Policy, RequestKey, RestorePoint, Run, Versioned
 
 
 @dataclass(frozen=True)
@@ -155,11 +155,20 @@ class Catalogue(Protocol):
     async def claim_source(self, source: str, disk: str) -> str:
         """Claim the source blob for the disk unless it is claimed; returns the disk that holds it."""
 
+    async def source_holder(self, source: str) -> str | None:
+        """The disk that has claimed the source blob, if any."""
+
     async def release_source(self, source: str, disk: str) -> None:
         """Give the claim up if the disk holds it; otherwise nothing."""
 
     async def disks(self) -> list[str]:
         """Ids of all registered disks, ascending."""
+
+    async def request(self, disk: str, key: str) -> RequestKey | None:
+        """The request that was made under the key."""
+
+    async def begin_request(self, run: Run, request: RequestKey) -> None:
+        """Insert the run's row and its request's row together. Raises RowExistsError and inserts neither."""
 
     async def policy(self, disk: str) -> Versioned[Policy] | None:
         """The disk's policy."""

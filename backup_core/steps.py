@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from backup_core.domain.records import Kind, Phase
 
+FullCopy = Literal["pages", "blob"]
+"""How a full copy is made: page by page, or as one Copy Blob of the service."""
+
 
 class Message(BaseModel):
     """A step's input or output."""
@@ -55,6 +58,7 @@ class FleetRequest(Message):
     window: str
     """ISO 8601."""
     wave: int
+    full_copy: FullCopy = "pages"
     after: str = ""
 
 
@@ -92,6 +96,7 @@ class BackupRequest(Message):
     window: str = ""
     wave: int = 4
     """Shards copied side by side."""
+    full_copy: FullCopy = "pages"
     going: Going | None = None
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import uuid
 
 import pytest
+import schemathesis
 
 from devhost.platform import EVERY_SECOND, Platform
 from devhost.storage import Storage
@@ -24,6 +26,22 @@ def rng(request):
     """Random choices of one test, repeated by PAGEKEEPER_SEED."""
     print(f"seed {SEED}")
     return random.Random(f"{SEED}:{request.node.nodeid}")
+
+
+def described(platform):
+    """Hold every answer of the API that any test gets to what /openapi.json says of it."""
+    schema = schemathesis.openapi.from_dict(platform.api("GET", "/openapi.json").json())
+    known = [(re.compile(re.sub(r"{\w+}", "[^/]+", path)), path) for path in schema]
+    call = platform.api
+
+    def api(method, path, body=None, **options):
+        answer = call(method, path, body, **options)
+        for pattern, template in known:
+            if pattern.fullmatch(path.partition("?")[0]) and method in schema[template]:
+                schema[template][method].validate_response(answer)
+        return answer
+
+    platform.api = api
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +64,7 @@ def platform(storage, tmp_path_factory):
     """The app under the development host, shared by the tests that do not kill it."""
     with Platform(tmp_path_factory.mktemp("platform"), storage=storage, settings={"BACKUP_SCHEDULE": EVERY_SECOND}) as running:
         assert running.api("GET", "/health").ok
+        described(running)
         yield running
 
 
@@ -54,6 +73,7 @@ def streaming(storage, tmp_path_factory):
     """The same app with COPY_MODE=stream."""
     settings = {"BACKUP_SCHEDULE": EVERY_SECOND, "COPY_MODE": "stream", "CATALOGUE_TABLE": "streaming"}
     with Platform(tmp_path_factory.mktemp("streaming"), storage=storage, settings=settings) as running:
+        described(running)
         yield running
 
 

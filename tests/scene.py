@@ -8,6 +8,7 @@ from dataclasses import replace
 from backup_core.activities.copying import Copying
 from backup_core.activities.runner import run_step
 from backup_core.activities.tools import Limits, Tools
+from backup_core.api.context import Api
 from backup_core.domain.naming import BlobAddress
 from backup_core.domain.records import Policy
 from backup_core.orchestrations import backup_disk, backup_fleet
@@ -77,6 +78,10 @@ class Scene:
         request, driver = self.request(disk, **fields), self.driver()
         driver.output = await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
         return driver
+
+    def api(self):
+        """The HTTP calls, over this world."""
+        return Api(self.tools, "0 0 */12 * * *", 4, now=lambda: self.world.now)
 
     # -- looking ------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """The catalogue in Azure Table Storage: one table, one partition per disk, ETags on every update.
 
 Rows are the records' fields as columns: numbers as Int64 (the SDK's default would be Int32), times and nested values as
-text. Row keys: `policy`, `head`, `point!…` and `run!…` newest first, `window!…`. A partition `!sources` claims each source
-blob for one disk and so lists the disks.
+text. Row keys: `policy`, `head`, `point!…` and `run!…` newest first, `window!…`, `request!…`. A partition `!sources` claims
+each source blob for one disk and so lists the disks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pydantic import TypeAdapter
 from backup_core.adapters.answers import code_of, fault_of
 from backup_core.domain.errors import RowChangedError, RowExistsError, ServiceUnavailableError, UnexpectedAnswerError
 from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_key_bounds
-from backup_core.domain.records import Head, Policy, RestorePoint, Run, Versioned
+from backup_core.domain.records import Head, Policy, RequestKey, RestorePoint, Run, Versioned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SOURCES = "!sources"
-_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Policy, Head, RestorePoint, Run)}
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind) for kind in (Policy, Head, RestorePoint, Run, RequestKey)
+}
 
 
 def to_entity(row: Any, row_key: str) -> dict[str, Any]:  # noqa: ANN401  any record
@@ -75,6 +77,10 @@ def _versioned(kind: type[T], entity: TableEntity) -> Versioned[T]:
     assert changed is not None
     assert etag is not None
     return Versioned(from_entity(kind, entity), etag, changed.astimezone(UTC))
+
+
+def _request_key(key: str) -> str:
+    return f"request!{sha256(key.encode()).hexdigest()}"
 
 
 def _update(entity: dict[str, Any], etag: str) -> tuple[Any, ...]:
@@ -145,6 +151,15 @@ class TableCatalogue:
                 return str(held["disk"])
         return disk
 
+    async def source_holder(self, source: str) -> str | None:
+        """The disk in the claim's row."""
+        with _translated(f"look who claims source {source}"):
+            try:
+                held = await self._table.get_entity(SOURCES, sha256(source.encode()).hexdigest())
+            except ResourceNotFoundError:
+                return None
+        return str(held["disk"])
+
     async def release_source(self, source: str, disk: str) -> None:
         """Delete the claim the disk holds."""
         key = sha256(source.encode()).hexdigest()
@@ -198,6 +213,19 @@ class TableCatalogue:
         window = {"PartitionKey": run.disk, "RowKey": f"window!{run.window}", "run": run.run}
         operations = [("create", to_entity(run, run_key(run.run))), ("create", window)]
         await self._transact(f"begin window {run.window} of disk {run.disk}", operations)
+
+    async def request(self, disk: str, key: str) -> RequestKey | None:
+        """The request's row."""
+        row = await self._get(RequestKey, disk, _request_key(key))
+        return row.value if row else None
+
+    async def begin_request(self, run: Run, request: RequestKey) -> None:
+        """Insert run and request together."""
+        operations = [
+            ("create", to_entity(run, run_key(run.run))),
+            ("create", to_entity(request, _request_key(request.key))),
+        ]
+        await self._transact(f"begin request {request.key} of disk {run.disk}", operations)
 
     # -- restore points -------------------------------------------------------------------------------------------
 

@@ -1,11 +1,14 @@
-"""Requests and answers as values, and the error envelope: `{"error": {"code", "message", "target", "details"}}`."""
+"""Requests and answers as values, their parts checked, and the error envelope: `{"error": {"code", "message", …}}`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlencode
+from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
 
@@ -17,7 +20,19 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 BODY_BYTES_MAX = 64 * 1024
+TOP_DEFAULT, TOP_MAX = 100, 1000
+EARLIEST_TIME, LATEST_TIME = datetime(2016, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+REPEATABILITY = "Repeatability-Request-ID"
 M = TypeVar("M", bound=BaseModel)
+
+
+Start = Callable[[str, str, dict[str, Any]], Awaitable[None]]
+"""Starts an orchestration: (name, instance id, input); one that runs already under that id is left alone."""
+
+
+async def _cannot_start(name: str, instance: str, _: dict[str, Any]) -> None:
+    message = f"this call cannot start {name} {instance}: its function has no durable client"
+    raise RuntimeError(message)
 
 
 @dataclass(frozen=True)
@@ -28,6 +43,18 @@ class Request:
     route: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Names in lower case."""
+    start: Start = _cannot_start
+    """Starts an orchestration, where the call's function has the means."""
+
+    def run_url(self, run: str) -> str:
+        """Where a run is followed."""
+        return f"{self.base}/runs/{run}"
+
+    def next_link(self, path: str, query: Mapping[str, str] | None) -> str | None:
+        """The address of the next page; None when there is none."""
+        return f"{self.base}/{path}?{urlencode(query)}" if query else None
 
 
 @dataclass(frozen=True)
@@ -43,11 +70,17 @@ class RefusedError(Exception):
     """The request is refused; nothing was changed."""
 
     def __init__(
-        self, status: int, code: str, message: str, target: str | None = None, details: tuple[ErrorAnswer, ...] = ()
+        self,
+        status: int,
+        code: str,
+        message: str,
+        target: str | None = None,
+        details: tuple[ErrorAnswer, ...] = (),
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """`code` is part of the contract; `target` names the part of the request at fault."""
         super().__init__(message)
-        self.status = status
+        self.status, self.headers = status, headers or {}
         self.error = ErrorAnswer(code=code, message=redacted(message), target=target, details=list(details))
 
 
@@ -101,3 +134,57 @@ def disk_of(request: Request) -> str:
         )
         raise RefusedError(400, "InvalidDiskId", message, "disk")
     return disk
+
+
+def top_of(request: Request) -> int:
+    """The page size asked for. Raises RefusedError."""
+    text = request.query.get("top", str(TOP_DEFAULT))
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= TOP_MAX or len(text) > 9:
+        message = f"{text[:40]!r} is not a page size; expected 1 to {TOP_MAX}"
+        raise RefusedError(400, "InvalidQuery", message, "top")
+    return int(text)
+
+
+def time_of(request: Request, name: str) -> datetime | None:
+    """A time in the query. Raises RefusedError."""
+    text = request.query.get(name, "")
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None or not EARLIEST_TIME <= moment <= LATEST_TIME:
+        message = f"{text[:40]!r} is not a time; expected ISO 8601 with a zone, such as 2026-11-22T12:00:00Z"
+        raise RefusedError(400, "InvalidQuery", message, name)
+    return moment
+
+
+def word_of(request: Request, name: str, words: Collection[str], default: str = "") -> str:
+    """A word of a closed list in the query. Raises RefusedError."""
+    text = request.query.get(name, default)
+    if text and text not in words:
+        message = f"{text[:40]!r} is not a {name}; expected one of {', '.join(words)}"
+        raise RefusedError(400, "InvalidQuery", message, name)
+    return text
+
+
+def id_of(request: Request, name: str, valid: Callable[[str], object], what: str) -> str:
+    """An id in the query, empty when there is none. Raises RefusedError."""
+    text = request.query.get(name, "")
+    if text and not valid(text):
+        message = f"{text[:120]!r} is not a {what}"
+        raise RefusedError(400, "InvalidQuery", message, name)
+    return text
+
+
+def repeatability_key(request: Request) -> str:
+    """The key under which the request may be repeated, empty without one. Raises RefusedError."""
+    text = request.headers.get(REPEATABILITY.lower(), "")
+    if not text:
+        return ""
+    try:
+        return str(UUID(text))
+    except ValueError as error:
+        message = f"{text[:80]!r} is not a {REPEATABILITY}; expected a UUID that is new for each request"
+        raise RefusedError(400, "InvalidHeader", message, REPEATABILITY) from error

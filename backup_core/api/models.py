@@ -8,7 +8,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from backup_core.domain.naming import snapshot_time
 from backup_core.domain.records import Head, Policy, RestorePoint, Run
+from backup_core.domain.windows import next_window, overdue_since
 
 DESCRIPTION_LENGTH_MAX = 500
 URL_LENGTH_MAX = 2048
@@ -24,6 +26,8 @@ class DiskAsked(_Asked):
     source: str = Field(min_length=1, max_length=URL_LENGTH_MAX)
     description: str = Field(default="", max_length=DESCRIPTION_LENGTH_MAX)
     verification: Literal["sampled", "full"] = "sampled"
+    first_backup: bool = Field(default=False, alias="firstBackup")
+    """Back up at once if the disk has no restore point yet."""
 
 
 class BackupAsked(_Asked):
@@ -32,8 +36,21 @@ class BackupAsked(_Asked):
     kind: Literal["auto", "full"] = "auto"
 
 
+class RebuildAsked(_Asked):
+    """POST /catalogue/rebuild."""
+
+    dry_run: bool = Field(default=True, alias="dryRun")
+    plan_hash: str | None = Field(default=None, alias="planHash", max_length=64)
+    """The hash a dry run answered; needed when `dryRun` is false."""
+    after: str = Field(default="", max_length=63)
+    """Only disks after this id."""
+    top: int = Field(default=100, ge=1, le=1000)
+    """At most so many disks."""
+
+
 class _Answer(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+    # What is shown is all there is: a client may rely on the names.
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
 
 
 class DiskAnswer(_Answer):
@@ -48,12 +65,26 @@ class DiskAnswer(_Answer):
     updated: datetime
     generation: int
     newest_restore_point: str | None
+    last_success: datetime | None
+    """When the newest restore point was taken: what the disk held then can be had back."""
+    rpo_seconds: int | None
+    """Age of that moment: what would be lost if the disk were lost now."""
+    last_status: Literal["Succeeded", "Failed", "Canceled"] | None
+    """How the last run ended that was not skipped."""
+    next_backup: datetime | None
+    """The next window of the schedule."""
+    overdue: bool
+    """No restore point was taken since the window before the present one."""
     running: str | None
     """URL of the run at work on the disk."""
 
     @classmethod
-    def of(cls, policy: Policy, head: Head | None, running: str | None) -> DiskAnswer:
+    def of(
+        cls, policy: Policy, head: Head | None, last: Run | None, running: str | None, schedule: str, now: datetime
+    ) -> DiskAnswer:
         """From the catalogue's rows."""
+        taken = snapshot_time(head.pair.source_snapshot) if head and head.pair else None
+        due = max(overdue_since(schedule, now), policy.created)
         return cls(
             id=policy.disk,
             source=policy.source,
@@ -64,6 +95,11 @@ class DiskAnswer(_Answer):
             updated=policy.updated,
             generation=head.generation if head else 0,
             newest_restore_point=head.pair.point if head and head.pair else None,
+            last_success=taken,
+            rpo_seconds=max(0, int((now - taken).total_seconds())) if taken else None,
+            last_status=last.state if last and last.state in ("Succeeded", "Failed", "Canceled") else None,
+            next_backup=next_window(schedule, now) if policy.protected else None,
+            overdue=policy.protected and (taken or policy.created) < due,
             running=running,
         )
 
@@ -163,6 +199,7 @@ class RunAnswer(_Answer):
     started: datetime | None
     ended: datetime | None
     restore_points: list[str]
+    cancel_requested: datetime | None
     error: ErrorAnswer | None
 
     @classmethod
@@ -188,6 +225,7 @@ class RunAnswer(_Answer):
             started=run.started,
             ended=run.ended,
             restore_points=list(run.points),
+            cancel_requested=run.cancel_asked,
             error=ErrorAnswer(code=run.error.code, message=run.error.message) if run.error else None,
         )
 
@@ -197,6 +235,51 @@ class RunsAnswer(_Answer):
 
     value: list[RunAnswer]
     next_link: str | None = None
+
+
+class QuarantinedAnswer(_Answer):
+    """A backup snapshot that is not what its description says, or has none."""
+
+    blob: str
+    snapshot: str
+    why: str
+
+
+class RebuiltDisk(_Answer):
+    """What the rebuild found, or did, for one disk."""
+
+    disk: str
+    state: Literal["unchanged", "different", "busy"]
+    """`busy`: a run is at work on the disk, its rows are left alone."""
+    running: str | None
+    adopted: list[str]
+    """Restore points whose rows were lost."""
+    corrected: list[str]
+    """Restore points whose rows differed from their backup snapshots."""
+    lost: list[str]
+    """Restore points whose backup snapshots are gone; they are not offered any more."""
+    quarantined: list[QuarantinedAnswer]
+    head_row: Literal["right", "rebuilt"]
+    registration: Literal["right", "rebuilt"]
+
+
+class RebuildAnswer(_Answer):
+    """A slice of the catalogue compared with the blobs."""
+
+    dry_run: bool
+    value: list[RebuiltDisk]
+    """Disks that differ or are busy."""
+    examined: int
+    plan_hash: str
+    """To be presented by the call that carries it out."""
+    after: str | None
+    """Where to go on; null when this was the last slice."""
+
+
+class ErrorEnvelope(_Answer):
+    """Every refusal and failure."""
+
+    error: ErrorAnswer
 
 
 class HealthAnswer(_Answer):

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import quote, unquote, urlsplit
 
 DISK_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-_RUN_ID = re.compile(r"(?P<disk>[a-z0-9][a-z0-9-]{0,62})\.(?P<time>\d{8}T\d{6}Z)\.(?P<tail>timer|[0-9a-f]{8})")
-_POINT_ID = re.compile(r"\d{8}T\d{13}Z")
-_SNAPSHOT_ID = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{7}Z")
+RUN_ID = re.compile(r"(?P<disk>[a-z0-9][a-z0-9-]{0,62})\.(?P<time>[0-9]{8}T[0-9]{6}Z)\.(?P<tail>timer|[0-9a-f]{8})")
+POINT_ID = re.compile(r"[0-9]{8}T[0-9]{13}Z")
+_SNAPSHOT_ID = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{7}Z")
 _TICKS_MAX = 10**19
 _SECONDS_MAX = 10**11
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -43,8 +43,16 @@ def fleet_instance_id(window: datetime) -> str:
 
 def disk_of_run(run: str) -> str | None:
     """The disk a run belongs to; None when `run` is not a run id."""
-    match = _RUN_ID.fullmatch(run)
-    return match["disk"] if match else None
+    match = RUN_ID.fullmatch(run)
+    return match["disk"] if match and _moment(match["time"][:-1]) else None
+
+
+def _moment(text: str) -> datetime | None:
+    """The time in an id; None for digits that are no time."""
+    try:
+        return datetime.strptime(text, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def _compact(moment: datetime) -> str:
@@ -53,11 +61,11 @@ def _compact(moment: datetime) -> str:
 
 def run_key(run: str) -> str:
     """The row key of a run: newest first within the disk."""
-    match = _RUN_ID.fullmatch(run)
-    if match is None:
+    match = RUN_ID.fullmatch(run)
+    moment = _moment(match["time"][:-1]) if match else None
+    if moment is None:
         message = f"{run!r} is not a run id"
         raise ValueError(message)
-    moment = datetime.strptime(match["time"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     return f"run!{_SECONDS_MAX - _seconds(moment):011d}!{run}"
 
 
@@ -88,9 +96,14 @@ def is_snapshot_id(text: str) -> bool:
     return _SNAPSHOT_ID.fullmatch(text) is not None
 
 
+def snapshot_time(snapshot: str) -> datetime:
+    """The moment of a snapshot, to the microsecond."""
+    return datetime.strptime(snapshot[:26] + "Z", "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+
+
 def is_point_id(text: str) -> bool:
     """Whether `text` may be a restore point's id."""
-    return _POINT_ID.fullmatch(text) is not None
+    return POINT_ID.fullmatch(text) is not None and _moment(text[:15]) is not None
 
 
 def point_id(source_snapshot: str) -> str:
@@ -103,10 +116,10 @@ def point_id(source_snapshot: str) -> str:
 
 def point_key(point: str) -> str:
     """The row key of a restore point: newest first within the disk."""
-    if not is_point_id(point):
+    moment = _moment(point[:15]) if POINT_ID.fullmatch(point) else None
+    if moment is None:
         message = f"{point!r} is not a restore point id"
         raise ValueError(message)
-    moment = datetime.strptime(point[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
     ticks = _ticks(moment) + int(point[15:-1])
     return f"point!{_TICKS_MAX - ticks:020d}!{point}"
 
@@ -119,6 +132,11 @@ def head_blob_name(disk: str, generation: int, run: str) -> str:
 def plan_name(disk: str, run: str, target: str, base: str) -> str:
     """Where the plan of a run's transfer of one source snapshot is kept; `base` is empty for a full copy."""
     return f"{disk}/{run}/{point_id(target)}-from-{point_id(base) if base else 'nothing'}.json"
+
+
+def policy_name(disk: str) -> str:
+    """Where the disk's registration is kept beside its backups, so that a lost row comes back as it was."""
+    return f"{disk}/policy.json"
 
 
 def cursor_name(plan: str, shard: int) -> str:

@@ -156,6 +156,17 @@ class Run:
         return self.state in TERMINAL_STATES
 
 
+@dataclass(frozen=True)
+class RequestKey:
+    """A call that may be repeated: the key its caller gave it, what it asked for, and the run it started."""
+
+    disk: str
+    key: str
+    asked: str
+    """Digest of the request."""
+    run: str
+
+
 T = TypeVar("T")
 
 

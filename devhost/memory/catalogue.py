@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from backup_core.domain.errors import RowChangedError, RowExistsError
 from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_key_bounds
-from backup_core.domain.records import Head, Policy, RestorePoint, Run, Versioned
+from backup_core.domain.records import Head, Policy, RequestKey, RestorePoint, Run, Versioned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +60,11 @@ class MemoryCatalogue:
         await self._world.after("claim_source")
         return holder
 
+    async def source_holder(self, source: str) -> str | None:
+        """The claim's holder."""
+        await self._world.before("source_holder")
+        return self.claims.get(source)
+
     async def release_source(self, source: str, disk: str) -> None:
         """Give the claim up."""
         await self._world.before("release_source")
@@ -104,6 +109,20 @@ class MemoryCatalogue:
         self._store(run, run_key(run.run))
         self.rows[run.disk, f"window!{run.window}"] = Versioned(run.run, f"W/{self._world.tick()}", self._world.now)
         await self._world.after("begin_window")
+
+    async def request(self, disk: str, key: str) -> RequestKey | None:
+        """The request's row."""
+        row = await self._get(disk, f"request!{key}")
+        return row.value if row else None
+
+    async def begin_request(self, run: Run, request: RequestKey) -> None:
+        """Insert run and request together."""
+        await self._world.before("begin_request")
+        self._check(run.disk, f"request!{request.key}", None)
+        self._check(run.disk, run_key(run.run), None)
+        self._store(run, run_key(run.run))
+        self._store(request, f"request!{request.key}")
+        await self._world.after("begin_request")
 
     async def commit(
         self,

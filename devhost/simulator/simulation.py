@@ -40,8 +40,6 @@ SOURCE, BACKUP, DISK = "https://source.test", "https://backup.test", "vm"
 STEPS_PER_HISTORY = 300
 REPLAYED_EVERY = 100
 """One history in so many is run through the Durable SDK's replay."""
-SETTLE_TURNS = 10
-"""Turns of the event loop after which everything released has come to its next gate."""
 BY_NAME = {step.name: step for step in STEPS}
 
 _caller: contextvars.ContextVar[Call] = contextvars.ContextVar("caller")
@@ -152,7 +150,10 @@ class Simulation:
         await gate.opened
 
     async def _settled(self) -> None:
-        for _ in range(SETTLE_TURNS):
+        # Everything released has come to its next gate when the loop has nothing left to run.
+        loop: Any = asyncio.get_running_loop()
+        await asyncio.sleep(0)
+        while loop._ready:  # noqa: SLF001, ASYNC110  the loop has no public word for being idle
             await asyncio.sleep(0)
         self.gates = [gate for gate in self.gates if not gate.opened.done()]
         for call in [call for call in self.calls if call.work and call.work.done()]:

@@ -7,11 +7,11 @@ from datetime import timedelta
 
 import pytest
 
-from backup_core.api.handlers import Api, respond
+from backup_core.api import runs
+from backup_core.api.context import respond
 from backup_core.api.http import Request
-from backup_core.domain.naming import BlobAddress
 from tests.activities.test_backup_protocol import ALL_STEPS, stop_before
-from tests.scene import BACKUP, SOURCE, Scene
+from tests.scene import Scene
 
 TOO_LATE = {"drop_previous_snapshot", "finish_run", "commit_point", "take_backup_snapshot"}
 """The last report before them says "committing": whoever cancels after it gets the restore point."""
@@ -25,12 +25,8 @@ def scene(request):
     return stage
 
 
-def api_of(scene):
-    return Api(scene.blobs, scene.catalogue, (SOURCE,), BlobAddress(BACKUP, "heads", "x"), 4, lambda: scene.world.now)
-
-
 async def cancel(scene, run):
-    answer = await respond(api_of(scene).post_cancel, Request("https://app.test/api", {"run": run}))
+    answer = await respond(scene.api(), runs.post_cancel, Request("https://app.test/api", {"run": run}))
     return answer.status, json.loads(answer.body)
 
 
@@ -89,12 +85,11 @@ async def test_cancel_between_two_targets_keeps_the_first(scene):
 
 
 async def test_a_run_that_has_not_begun_ends_at_once(scene):
-    api = api_of(scene)
 
     async def start(*_):
         return
 
-    started = await respond(lambda ask: api.post_backup(ask, start), Request("https://app.test/api", {"disk": "vm"}))
+    started = await respond(scene.api(), runs.post_backup, Request("https://app.test/api", {"disk": "vm"}, start=start))
     run = json.loads(started.body)["id"]
     status, shown = await cancel(scene, run)
 

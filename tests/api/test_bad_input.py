@@ -188,7 +188,17 @@ class TestSources:
 
 
 @pytest.mark.parametrize(
-    "run", ["x", "vm.20260101T000000Z", "vm.20260101T000000Z.zzzzzzzz", "a%23b", "a" * 300, "VM.20260101T000000Z.timer"]
+    "run",
+    [
+        "x",
+        "vm.20260101T000000Z",
+        "vm.20260101T000000Z.zzzzzzzz",
+        "a%23b",
+        "a" * 300,
+        "VM.20260101T000000Z.timer",
+        "vm.20260001T000000Z.timer",
+        "vm.%D9%A2%D9%A00260101T000000Z.timer",
+    ],
 )
 def test_malformed_run_ids(platform, unchanged, run):
     refused(platform.api("GET", f"/runs/{run}"), 400, "InvalidRunId")
@@ -216,7 +226,7 @@ def test_wrong_filters(platform, unchanged, path, query):
     refused(platform.api("GET", f"{path}?{query}"), 400, "InvalidQuery")
 
 
-@pytest.mark.parametrize("point", ["x", "20261122", "20261122T1523544760000Z'", "a" * 300])
+@pytest.mark.parametrize("point", ["x", "20261122", "20261122T1523544760000Z'", "20261322T1523544760000Z", "a" * 300])
 def test_malformed_point_ids(disk, platform, unchanged, point):
     refused(platform.api("GET", f"/disks/{disk.name}/restore-points/{point}"), 400, "InvalidRestorePointId")
 

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from backup_core.api.handlers import Api, respond
+from backup_core.api import disks, runs
+from backup_core.api.context import respond
 from backup_core.api.http import Request
 from backup_core.domain.errors import AccessDeniedError, ServiceUnavailableError
-from backup_core.domain.naming import BlobAddress
-from tests.scene import BACKUP, SOURCE, Scene
+from tests.scene import Scene
 
 
 @pytest.fixture
@@ -20,17 +20,19 @@ def scene():
 
 @pytest.fixture
 def api(scene):
-    return Api(scene.blobs, scene.catalogue, (SOURCE,), BlobAddress(BACKUP, "heads", "x"), 4, lambda: scene.world.now)
+    return scene.api()
 
 
-def ask(body=None, **route):
-    return Request("https://app.test/api", route, {}, b"" if body is None else json.dumps(body).encode())
+def ask(body=None, *, headers=None, start=None, **route):
+    content = b"" if body is None else json.dumps(body).encode()
+    options = {"start": start} if start else {}
+    return Request("https://app.test/api", route, {}, content, headers or {}, **options)
 
 
 async def test_an_unaligned_source_is_refused(api, scene):
     scene.blobs.put(scene.source(), 1000)
     before = scene.dump()
-    answer = await respond(api.put_disk, ask({"source": scene.source().url}, disk="vm"))
+    answer = await respond(api, disks.put_disk, ask({"source": scene.source().url}, disk="vm"))
 
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (400, "SourceUnfit")
     assert "1000 bytes" in answer.body
@@ -40,7 +42,7 @@ async def test_an_unaligned_source_is_refused(api, scene):
 async def test_a_moved_source_frees_the_old_one(api, scene):
     scene.protect()
     scene.blobs.put(scene.source("other"), 512)
-    answer = await respond(api.put_disk, ask({"source": scene.source("other").url}, disk="vm"))
+    answer = await respond(api, disks.put_disk, ask({"source": scene.source("other").url}, disk="vm"))
 
     assert answer.status == 200
     assert list(scene.catalogue.claims) == [scene.source("other").url]
@@ -53,7 +55,7 @@ async def test_a_start_that_fails_is_a_failed_run(api, scene):
     async def start(*_):
         raise RuntimeError("no durable extension; code=SECRETSECRET")
 
-    answer = await respond(lambda request: api.post_backup(request, start), ask(disk="vm"))
+    answer = await respond(api, runs.post_backup, ask(disk="vm", start=start))
 
     assert answer.status == 500
     assert "SECRET" not in answer.body
@@ -73,10 +75,10 @@ async def test_a_start_that_fails_is_a_failed_run(api, scene):
 async def test_failures_of_the_stores(api, scene, error, status, code):
     """Each with its own answer; a bug tells nothing but that it is one."""
 
-    async def broken(_):
+    async def broken(*_):
         raise error
 
-    answer = await respond(broken, ask())
+    answer = await respond(api, broken, ask())
 
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (status, code)
     assert "sig=abc" not in answer.body

@@ -1,0 +1,238 @@
+"""Rebuilding the catalogue from the blobs: lost rows come back as they were, rows without a blob are marked lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from backup_core.activities.tools import changes_between
+from backup_core.domain.ending import dead
+from backup_core.domain.errors import BlobMissingError, DiffRefusedError, SnapshotMissingError
+from backup_core.domain.metadata import PageMapDigest, from_metadata, from_point_metadata
+from backup_core.domain.naming import is_disk_id, policy_name
+from backup_core.domain.ranges import ByteRange, windows
+from backup_core.domain.rebuild import DIRTY, Compared, compare, head_of, newest
+from backup_core.domain.records import Head, Policy, RestorePoint
+from backup_core.ports import ROWS_PER_COMMIT, ListedBlob
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from datetime import datetime
+
+    from backup_core.activities.tools import Tools
+    from backup_core.domain.rebuild import Place
+    from backup_core.domain.records import Versioned
+
+POLICY = TypeAdapter(Policy)
+ROWS_PER_LISTING = 1000
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is to be done for one disk; nothing when all its parts are empty."""
+
+    disk: str
+    busy: str = ""
+    """The run at work on the disk: its rows are left alone."""
+    adopted: tuple[RestorePoint, ...] = ()
+    changed: tuple[Versioned[RestorePoint], ...] = ()
+    quarantined: tuple[tuple[Place, str], ...] = ()
+    """Backup snapshots that are not adopted, and why."""
+    head: Head | None = None
+    head_etag: str | None = None
+    policy: Policy | None = None
+    """The registration to bring back."""
+    claim: str = ""
+    """The source whose claim is to be brought back."""
+
+
+@dataclass
+class _Listed:
+    found: dict[Place, RestorePoint | None] = field(default_factory=dict)
+    epochs: list[int] = field(default_factory=list)
+
+
+async def disks_to_survey(tools: Tools, after: str) -> AsyncGenerator[tuple[str, list[ListedBlob]], None]:
+    """Every disk with a blob or a claim, ascending, after the id `after`, with the blobs listed for it."""
+    claimed = [disk for disk in await tools.catalogue.disks() if disk > after]
+    disk, blobs = "", list[ListedBlob]()
+    async for one in tools.blobs.listed(tools.backup_account, tools.heads_container, ""):
+        owner = one.name.partition("/")[0]
+        if owner != disk:
+            if disk > after and is_disk_id(disk):
+                while claimed and claimed[0] < disk:
+                    yield claimed.pop(0), []
+                claimed = [other for other in claimed if other != disk]
+                yield disk, blobs
+            disk, blobs = owner, []
+        blobs.append(one)
+    if disk > after and is_disk_id(disk):
+        while claimed and claimed[0] < disk:
+            yield claimed.pop(0), []
+        claimed = [other for other in claimed if other != disk]
+        yield disk, blobs
+    for other in claimed:
+        yield other, []
+
+
+async def survey(tools: Tools, disk: str, blobs: list[ListedBlob]) -> Survey:
+    """Compare a disk's rows with its blobs. Changes nothing."""
+    row = await tools.catalogue.head(disk)
+    busy = await _busy(tools, row)
+    if busy:
+        return Survey(disk, busy=busy)
+    listed = _read(disk, blobs)
+    stored = await _rows(tools, disk)
+    compared = compare(stored, listed.found)
+    adopted, quarantined = await _checked(tools, compared)
+    rows = {one.value.point: one.value for one in stored}
+    rows |= {one.value.point: one.value for one in compared.changed} | {one.point: one for one in adopted}
+    head = await _head(tools, disk, row, list(rows.values()), listed)
+    policy = await tools.catalogue.policy(disk)
+    lost_policy = await _policy(tools, disk, list(rows.values())) if policy is None else None
+    known = policy.value if policy else lost_policy
+    claim = known.source if known and known.protected and not await tools.catalogue.source_holder(known.source) else ""
+    unchanged = head == (row.value if row else Head(disk))
+    return Survey(
+        disk,
+        adopted=adopted,
+        changed=compared.changed,
+        quarantined=quarantined,
+        head=None if unchanged and not adopted and not compared.changed else head,
+        head_etag=row.etag if row else None,
+        policy=lost_policy,
+        claim=claim,
+    )
+
+
+async def carry_out(tools: Tools, found: Survey) -> None:
+    """Write what the survey found, in transactions guarded by the head row's version. Raises RowChangedError when a run or
+    another rebuild was faster; what was written until then is right, and the next survey finds the rest.
+    """
+    if found.policy:
+        await tools.catalogue.put_policy(found.policy, None)
+    if found.claim:
+        await tools.catalogue.claim_source(found.claim, found.disk)
+    if found.head is None:
+        return
+    # The newest first: the head row, written each time, must not name a point that is not there yet.
+    adopted, changed, etag = list(reversed(found.adopted)), list(found.changed), found.head_etag
+    while True:
+        insert, adopted = adopted[:ROWS_PER_COMMIT], adopted[ROWS_PER_COMMIT:]
+        room = ROWS_PER_COMMIT - len(insert)
+        update, changed = changed[:room], changed[room:]
+        etag = await tools.catalogue.commit(insert, found.head, etag, update)
+        if not adopted and not changed:
+            return
+
+
+async def _busy(tools: Tools, row: Versioned[Head] | None) -> str:
+    owner = row.value.owner if row else None
+    if row is None or owner is None:
+        return ""
+    run = await tools.catalogue.run(row.value.disk, owner.run)
+    over = run is None or run.value.ended_for_good or dead(run, await tools.catalogue.now())
+    return "" if over else owner.run
+
+
+def _read(disk: str, blobs: list[ListedBlob]) -> _Listed:
+    listed = _Listed()
+    for blob in blobs:
+        if blob.snapshot:
+            point = from_point_metadata(blob.metadata, blob.name, blob.snapshot)
+            ours = point is not None and point.disk == disk
+            listed.found[blob.name, blob.snapshot] = point if ours else None
+            listed.epochs += [point.epoch] if point else []
+        else:
+            mark = from_metadata(blob.metadata)
+            listed.epochs += [mark.epoch] if mark else []
+    return listed
+
+
+async def _rows(tools: Tools, disk: str) -> list[Versioned[RestorePoint]]:
+    rows: list[Versioned[RestorePoint]] = []
+    while True:
+        page = await tools.catalogue.points(disk, ROWS_PER_LISTING, rows[-1].value.point if rows else "")
+        rows += page
+        if len(page) < ROWS_PER_LISTING:
+            return rows
+
+
+async def _checked(tools: Tools, compared: Compared) -> tuple[tuple[RestorePoint, ...], tuple[tuple[Place, str], ...]]:
+    """The missing points whose blobs are what their descriptions say, and everything that is not adopted."""
+    adopted: list[RestorePoint] = []
+    quarantined = [(place, "its description is missing or damaged") for place in compared.damaged]
+    for point in compared.missing:
+        blob = tools.head(point.head)
+        why = ""
+        size = (await tools.blobs.properties(blob, point.backup_snapshot)).size
+        if size != point.size:
+            why = f"it has {size} bytes, its description says {point.size}"
+        elif await _page_map(tools, point) != point.page_map:
+            why = "its page map is not the one described"
+        if why:
+            quarantined.append(((point.head, point.backup_snapshot), why))
+        else:
+            adopted.append(point)
+    return tuple(adopted), tuple(quarantined)
+
+
+async def _page_map(tools: Tools, point: RestorePoint) -> str:
+    chain = PageMapDigest.START
+    for window in windows(point.size, tools.limits.window_bytes):
+        digest = PageMapDigest(chain)
+        async for allocated in tools.blobs.allocated(tools.head(point.head), point.backup_snapshot, window):
+            digest.add(allocated.start, allocated.end)
+        chain = digest.finish()
+    return chain
+
+
+async def _head(tools: Tools, disk: str, row: Versioned[Head] | None, points: list[RestorePoint], listed: _Listed) -> Head:
+    point = newest(points)
+    existing = row.value if row else None
+    if point is None:
+        return head_of(existing, disk, points, epoch=max(listed.epochs, default=0), head_etag="", doubt="")
+    etag, sequence, doubt = "", 0, ""
+    try:
+        found = await tools.blobs.properties(tools.head(point.head))
+    except BlobMissingError:
+        pass  # the next run finds that it is gone
+    else:
+        mark = from_metadata(found.metadata)
+        etag, sequence = found.etag, found.sequence_number
+        clean = mark is not None and mark.state == "committed" and mark.target == point.source_snapshot
+        if not clean:
+            doubt = DIRTY
+        elif not await _equal(tools, point):
+            doubt = "the backup blob was changed by somebody else"
+    epoch = max([*listed.epochs, sequence], default=0)
+    return head_of(existing, disk, points, epoch=epoch, head_etag=etag, doubt=doubt)
+
+
+async def _equal(tools: Tools, point: RestorePoint) -> bool:
+    """Whether nothing was written to the head since the point's backup snapshot."""
+    changes = changes_between(tools, tools.head(point.head), "", point.backup_snapshot, ByteRange(0, point.size))
+    try:
+        async for _ in changes:
+            return False
+    except (DiffRefusedError, SnapshotMissingError):
+        return False
+    finally:
+        await changes.aclose()
+    return True
+
+
+async def _policy(tools: Tools, disk: str, points: list[RestorePoint]) -> Policy | None:
+    """The lost registration, from its document; else one that shows the points and protects nothing."""
+    stored = await tools.documents.get(policy_name(disk))
+    point = newest(points)
+    if stored:
+        policy = POLICY.validate_json(stored)
+        holder = await tools.catalogue.source_holder(policy.source)
+        return policy if holder in (None, disk) else replace(policy, protected=False)
+    if point is None:
+        return None
+    moment: datetime = min(one.committed for one in points)
+    return Policy(disk, point.source, "brought back from its backups", moment, moment, protected=False)

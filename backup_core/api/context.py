@@ -1,0 +1,81 @@
+"""What the handlers of all calls share: the app they speak for, the run at work on a disk, and words for its faults."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from backup_core.api.http import Answer, RefusedError, Request, refusal
+from backup_core.api.models import ErrorAnswer
+from backup_core.domain.ending import dead
+from backup_core.domain.errors import BackupError, RowChangedError, RowExistsError, ServiceUnavailableError
+from backup_core.domain.redaction import redacted
+
+if TYPE_CHECKING:
+    from backup_core.activities.tools import Tools
+    from backup_core.domain.records import Head, Policy, Versioned
+    from backup_core.ports import Catalogue
+    from backup_core.steps import FullCopy
+
+log = logging.getLogger("pagekeeper")
+RETRY_AFTER_SECONDS = "5"
+
+
+@dataclass(frozen=True)
+class Api:
+    """The app, as its HTTP calls see it."""
+
+    tools: Tools
+    schedule: str
+    wave_shards: int
+    full_copy: FullCopy = "pages"
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The catalogue."""
+        return self.tools.catalogue
+
+    async def policy(self, disk: str) -> Versioned[Policy]:
+        """The disk's registration. Raises RefusedError 404."""
+        row = await self.catalogue.policy(disk)
+        if row is None:
+            message = f"no disk {disk} is registered; PUT /api/disks/{disk} protects one"
+            raise RefusedError(404, "DiskNotFound", message, "disk")
+        return row
+
+    async def running(self, head: Head | None) -> str | None:
+        """The run at work on the disk, if it has neither ended nor died."""
+        if head is None or head.owner is None:
+            return None
+        row = await self.catalogue.run(head.disk, head.owner.run)
+        if row is None or row.value.ended_for_good or dead(row, await self.catalogue.now()):
+            return None
+        return head.owner.run
+
+
+Handler = Callable[[Api, Request], Awaitable[Answer]]
+
+
+async def respond(api: Api, handler: Handler, request: Request) -> Answer:
+    """The handler's answer; every failure becomes the error envelope, and no secret or stack leaves the app."""
+    try:
+        return await handler(api, request)
+    except RefusedError as refused:
+        return refusal(refused.status, refused.error, refused.headers)
+    except (RowChangedError, RowExistsError) as error:
+        message = f"{error}; read it again and repeat the request"
+        return refusal(409, ErrorAnswer(code="Conflict", message=redacted(message)))
+    except ServiceUnavailableError as error:
+        said = ErrorAnswer(code=error.code, message=redacted(str(error)))
+        return refusal(503, said, {"Retry-After": RETRY_AFTER_SECONDS})
+    except BackupError as error:
+        log.error("request failed: %s: %s", error.code, redacted(str(error)))  # noqa: TRY400  the error says it all
+        return refusal(502, ErrorAnswer(code=error.code, message=redacted(str(error))))
+    except Exception as error:  # noqa: BLE001  the last line of defence
+        log.error("request failed unexpectedly: %s: %s", type(error).__name__, redacted(str(error)))  # noqa: TRY400  a trace could hold a secret
+        message = "the app failed; its log at this time has the details"
+        return refusal(500, ErrorAnswer(code="InternalError", message=message))

@@ -1,0 +1,128 @@
+"""Calls about disks: protect, show, list, stop protecting."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from backup_core.activities.rebuild import POLICY
+from backup_core.api.context import Api
+from backup_core.api.http import EARLIEST_TIME, Answer, RefusedError, Request, answer, disk_of, id_of, parsed, top_of
+from backup_core.api.models import DiskAnswer, DiskAsked, DisksAnswer
+from backup_core.api.runs import new_run, started
+from backup_core.domain.errors import BlobMissingError
+from backup_core.domain.naming import is_disk_id, parse_blob_url, policy_name
+from backup_core.domain.ranges import DISK_BYTES_MAX, PAGE
+from backup_core.domain.records import Policy
+from backup_core.domain.redaction import redacted
+
+if TYPE_CHECKING:
+    from backup_core.domain.naming import BlobAddress
+
+RUNS_LOOKED_AT = 20
+"""Runs among which the last one that was not skipped is looked for."""
+
+
+async def put_disk(api: Api, request: Request) -> Answer:
+    """Protect a disk, or change its policy; back it up for the first time if asked."""
+    disk = disk_of(request)
+    asked = parsed(request, DiskAsked)
+    address = _source(api, asked.source)
+    await _check_source(api, address)
+    existing = await api.catalogue.policy(disk)
+    holder = await api.catalogue.claim_source(address.url, disk)
+    if holder != disk:
+        message = f"source {address} is already protected as disk {holder}; use that id, or another source"
+        raise RefusedError(409, "SourceAlreadyProtected", message, "source")
+    now = api.now()
+    created = existing.value.created if existing else now
+    policy = Policy(disk, address.url, asked.description, created, now, asked.verification)
+    await _store(api, policy, existing.etag if existing else None)
+    if existing and existing.value.source != address.url:
+        await api.catalogue.release_source(existing.value.source, disk)
+    headers = await _first_backup(api, request, disk) if asked.first_backup else {}
+    return answer(200 if existing else 201, await _shown(api, request, policy), headers)
+
+
+async def _store(api: Api, policy: Policy, etag: str | None) -> None:
+    """The row decides; its copy beside the backups brings it back if it is ever lost."""
+    await api.catalogue.put_policy(policy, etag)
+    await api.tools.documents.put(policy_name(policy.disk), POLICY.dump_json(policy).decode())
+
+
+async def _first_backup(api: Api, request: Request, disk: str) -> dict[str, str]:
+    """Start a backup unless the disk has a restore point or a run already; the headers that name it."""
+    row = await api.catalogue.head(disk)
+    pending = [run for run in await api.catalogue.runs(disk, 1) if not run.ended_for_good]
+    if pending or (row and row.value.pair):
+        return {}
+    run = new_run(api, disk, full=False)
+    await api.catalogue.put_run(run, None)
+    return {"Operation-Location": (await started(api, request, run)).headers["Operation-Location"]}
+
+
+async def get_disk(api: Api, request: Request) -> Answer:
+    """Show a disk."""
+    return answer(200, await _shown(api, request, (await api.policy(disk_of(request))).value))
+
+
+async def get_disks(api: Api, request: Request) -> Answer:
+    """List the protected disks by id, paged by `top` and `after`."""
+    top, after = top_of(request), id_of(request, "after", is_disk_id, "disk id")
+    later = [disk for disk in await api.catalogue.disks() if disk > after]
+    rows = [await api.catalogue.policy(disk) for disk in later[:top]]
+    shown = await asyncio.gather(*(_shown(api, request, row.value) for row in rows if row))
+    more = {"top": str(top), "after": later[top - 1]} if len(later) > top else None
+    return answer(200, DisksAnswer(value=shown, next_link=request.next_link("disks", more)))
+
+
+async def delete_disk(api: Api, request: Request) -> Answer:
+    """Stop protecting a disk. Its restore points stay; a run at work ends as it would."""
+    disk = disk_of(request)
+    row = await api.policy(disk)
+    stopped = replace(row.value, protected=False, updated=api.now())
+    if row.value.protected:
+        await _store(api, stopped, row.etag)
+    await api.catalogue.release_source(row.value.source, disk)
+    return answer(200, await _shown(api, request, stopped))
+
+
+async def _shown(api: Api, request: Request, policy: Policy) -> DiskAnswer:
+    row = await api.catalogue.head(policy.disk)
+    head = row.value if row else None
+    running = await api.running(head)
+    runs = await api.catalogue.runs(policy.disk, RUNS_LOOKED_AT)
+    last = next((run for run in runs if run.ended_for_good and run.state != "Skipped"), None)
+    url = request.run_url(running) if running else None
+    return DiskAnswer.of(policy, head, last, url, api.schedule, api.now())
+
+
+def _source(api: Api, url: str) -> BlobAddress:
+    try:
+        return parse_blob_url(url, api.tools.source_accounts)
+    except ValueError as error:
+        message = f"source {redacted(url)[:200]!r} is refused: {error}"
+        raise RefusedError(400, "InvalidSource", message, "source") from error
+
+
+async def _check_source(api: Api, address: BlobAddress) -> None:
+    try:
+        found = await api.tools.blobs.properties(address)
+    except BlobMissingError as error:
+        message = f"source {address} does not exist; expected a page blob"
+        raise RefusedError(400, "SourceNotFound", message, "source") from error
+    faults = []
+    if not found.page_blob:
+        faults.append("it is not a page blob")
+    elif not 0 < found.size <= DISK_BYTES_MAX or found.size % PAGE:
+        faults.append(f"it has {found.size} bytes, not whole pages of {PAGE} up to {DISK_BYTES_MAX}")
+    if found.created < EARLIEST_TIME:
+        # Page-range diffs exist for blobs created since 2016 (Get Page Ranges).
+        faults.append(
+            f"it was created {found.created:%Y-%m-%d}: page-range diffs need a blob created since 2016-01-01; copy it to "
+            "a new blob"
+        )
+    if faults:
+        message = f"source {address} cannot be protected: {'; '.join(faults)}"
+        raise RefusedError(400, "SourceUnfit", message, "source")

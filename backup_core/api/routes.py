@@ -1,0 +1,131 @@
+"""The table of HTTP calls: function_app.py registers them, openapi.py describes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from backup_core.api import catalogue, disks, openapi, points, runs
+from backup_core.api.http import REPEATABILITY, TOP_DEFAULT, TOP_MAX, Answer, Request
+from backup_core.api.models import (
+    BackupAsked,
+    DiskAnswer,
+    DiskAsked,
+    DisksAnswer,
+    HealthAnswer,
+    PointAnswer,
+    PointsAnswer,
+    RebuildAnswer,
+    RebuildAsked,
+    RunAnswer,
+    RunsAnswer,
+)
+from backup_core.domain.naming import DISK_ID, POINT_ID, RUN_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import BaseModel
+
+    from backup_core.api.context import Api, Handler
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A part of the path, the query or the headers."""
+
+    name: str
+    place: str
+    schema: Mapping[str, object]
+    says: str = ""
+
+
+@dataclass(frozen=True)
+class Route:
+    """One call."""
+
+    name: str
+    """The function's name in the portal."""
+    method: str
+    path: str
+    handler: Handler
+    answers: Mapping[int, type[BaseModel] | None]
+    """Successes by status; None is a JSON object without a model."""
+    takes: type[BaseModel] | None = None
+    parameters: tuple[Parameter, ...] = field(default=())
+    starts: bool = False
+    """Whether it may start an orchestration."""
+    anonymous: bool = False
+
+    @property
+    def summary(self) -> str:
+        """What the call does, as its handler says it."""
+        return (self.handler.__doc__ or "").strip().partition("\n")[0]
+
+
+_TEXT = {"type": "string"}
+_TIME = {"type": "string", "format": "date-time"}
+DISK = Parameter("disk", "path", _TEXT | {"pattern": f"^{DISK_ID.pattern}$"}, "the disk's id")
+RUN = Parameter("run", "path", _TEXT | {"pattern": f"^{RUN_ID.pattern.replace('?P<', '?<')}$"}, "the run's id")
+POINT = Parameter("point", "path", _TEXT | {"pattern": f"^{POINT_ID.pattern}$"}, "the restore point's id")
+TOP = Parameter("top", "query", {"type": "integer", "minimum": 1, "maximum": TOP_MAX, "default": TOP_DEFAULT}, "page size")
+AFTER = Parameter("after", "query", _TEXT, "the last id of the page before")
+TIMES = (Parameter("from", "query", _TIME, "not before"), Parameter("to", "query", _TIME, "before"))
+KEY = Parameter(REPEATABILITY, "header", _TEXT | {"format": "uuid"}, "the same key is the same request")
+
+
+def _state(words: tuple[str, ...]) -> Parameter:
+    return Parameter("state", "query", _TEXT | {"enum": list(words)}, "only those in this state")
+
+
+async def get_openapi(_: Api, request: Request) -> Answer:
+    """Describe all calls."""
+    return openapi.described(ROUTES, request.base)
+
+
+ROUTES = (
+    Route("get_disks", "GET", "disks", disks.get_disks, {200: DisksAnswer}, parameters=(TOP, AFTER)),
+    Route("get_disk", "GET", "disks/{disk}", disks.get_disk, {200: DiskAnswer}, parameters=(DISK,)),
+    Route(
+        "put_disk", "PUT", "disks/{disk}", disks.put_disk, {200: DiskAnswer, 201: DiskAnswer}, DiskAsked, (DISK,), starts=True
+    ),
+    Route("delete_disk", "DELETE", "disks/{disk}", disks.delete_disk, {200: DiskAnswer}, parameters=(DISK,)),
+    Route(
+        "post_backup", "POST", "disks/{disk}/backups", runs.post_backup, {202: RunAnswer}, BackupAsked, (DISK, KEY), starts=True
+    ),
+    Route(
+        "get_restore_points",
+        "GET",
+        "disks/{disk}/restore-points",
+        points.get_points,
+        {200: PointsAnswer},
+        parameters=(DISK, *TIMES, _state(points.POINT_STATES), TOP, AFTER),
+    ),
+    Route(
+        "get_restore_point",
+        "GET",
+        "disks/{disk}/restore-points/{point}",
+        points.get_point,
+        {200: PointAnswer},
+        parameters=(DISK, POINT),
+    ),
+    Route(
+        "get_runs",
+        "GET",
+        "runs",
+        runs.get_runs,
+        {200: RunsAnswer},
+        parameters=(
+            Parameter("disk", "query", DISK.schema, "only runs of this disk"),
+            _state(runs.RUN_STATES),
+            *TIMES,
+            TOP,
+            AFTER,
+        ),
+    ),
+    Route("get_run", "GET", "runs/{run}", runs.get_run, {200: RunAnswer}, parameters=(RUN,)),
+    Route("post_cancel", "POST", "runs/{run}/cancel", runs.post_cancel, {200: RunAnswer, 202: RunAnswer}, parameters=(RUN,)),
+    Route("post_rebuild", "POST", "catalogue/rebuild", catalogue.post_rebuild, {200: RebuildAnswer}, RebuildAsked),
+    Route("get_openapi", "GET", "openapi.json", get_openapi, {200: None}),
+    Route("health", "GET", "health", catalogue.get_health, {200: HealthAnswer, 503: HealthAnswer}, anonymous=True),
+)
