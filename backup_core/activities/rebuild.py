@@ -41,6 +41,8 @@ class Survey:
     quarantined: tuple[tuple[Place, str], ...] = ()
     """Backup snapshots that are not adopted, and why."""
     head: Head | None = None
+    """The head row to write: every transaction writes it, so that its version guards all rows."""
+    head_differs: bool = False
     head_etag: str | None = None
     policy: Policy | None = None
     """The registration to bring back."""
@@ -94,13 +96,14 @@ async def survey(tools: Tools, disk: str, blobs: list[ListedBlob]) -> Survey:
     lost_policy = await _policy(tools, disk, list(rows.values())) if policy is None else None
     known = policy.value if policy else lost_policy
     claim = known.source if known and known.protected and not await tools.catalogue.source_holder(known.source) else ""
-    unchanged = head == (row.value if row else Head(disk))
+    differs = head != (row.value if row else Head(disk))
     return Survey(
         disk,
         adopted=adopted,
         changed=compared.changed,
         quarantined=quarantined,
-        head=None if unchanged and not adopted and not compared.changed else head,
+        head=head if differs or adopted or compared.changed else None,
+        head_differs=differs,
         head_etag=row.etag if row else None,
         policy=lost_policy,
         claim=claim,

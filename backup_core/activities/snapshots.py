@@ -21,6 +21,8 @@ from backup_core.steps import BackedUp, Clean, Nothing, Snapshotted, TakeBackup,
 
 if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
+    from backup_core.domain.metadata import HeadMark
+    from backup_core.domain.naming import BlobAddress
     from backup_core.domain.records import CommonPair
 
 
@@ -51,13 +53,23 @@ async def take_backup_snapshot(tools: Tools, asked: TakeBackup) -> BackedUp:
     if mark is None or mark.state == "applying" or mark.target != transfer.target or mark.run != transfer.by.run:
         message = f"{blob}: its mark is not the verified one of run {transfer.by.run}; found {mark}; no snapshot was taken"
         raise UnexpectedAnswerError(message)
+    taken = await _taken(tools, blob, mark)
+    if not taken:
+        point = described(_point(asked, mark.page_map, row.value.pair))
+        await tools.blobs.snapshot(blob, to_point_metadata(point), guard_of(transfer.by, asked.etag))
+        # Two deliveries at once may both have taken one: both go on with the older, and so does a rebuild.
+        taken = await _taken(tools, blob, mark)
+    return BackedUp(snapshot=taken[0])
+
+
+async def _taken(tools: Tools, blob: BlobAddress, mark: HeadMark) -> list[str]:
+    """The backup snapshots the run took of this target, oldest first."""
+    found = []
     for one in await tools.blobs.snapshots(blob):
-        known = from_point_metadata(one.metadata, transfer.head, one.snapshot)
+        known = from_point_metadata(one.metadata, blob.name, one.snapshot)
         if known and (known.run, known.source_snapshot, known.page_map) == (mark.run, mark.target, mark.page_map):
-            return BackedUp(snapshot=one.snapshot)
-    point = described(_point(asked, mark.page_map, row.value.pair))
-    snapshot = await tools.blobs.snapshot(blob, to_point_metadata(point), guard_of(transfer.by, asked.etag))
-    return BackedUp(snapshot=snapshot)
+            found.append(one.snapshot)
+    return found
 
 
 def _point(asked: TakeBackup, page_map: str, pair: CommonPair | None) -> RestorePoint:

@@ -61,7 +61,7 @@ def _shown(found: Survey) -> RebuiltDisk:
         quarantined=[
             *(QuarantinedAnswer(blob=head, snapshot=snapshot, why=why) for (head, snapshot), why in found.quarantined),
         ],
-        head_row="rebuilt" if found.head else "right",
+        head_row="rebuilt" if found.head_differs else "right",
         registration="rebuilt" if found.policy or found.claim else "right",
     )
 

@@ -30,14 +30,15 @@ class Compared:
 def compare(rows: Sequence[Versioned[RestorePoint]], found: Mapping[Place, RestorePoint | None]) -> Compared:
     """Compare the rows of a disk with its backup snapshots; None stands for a description that is not whole.
 
-    Of several snapshots of one point without a row the newest counts: an earlier one was never committed.
+    Of several snapshots of one point without a row the last run's oldest counts: those of earlier runs were never committed,
+    and a run goes on with the oldest of its own.
     """
     changed = [changed for row in rows if (changed := _changed(row, found))]
     known = {row.value.point for row in rows}
     missing: dict[str, RestorePoint] = {}
-    for point in sorted(filter(None, found.values()), key=lambda one: one.backup_snapshot):
+    for point in sorted(filter(None, found.values()), key=lambda one: (-one.epoch, one.backup_snapshot)):
         if point.point not in known:
-            missing[point.point] = point
+            missing.setdefault(point.point, point)
     damaged = sorted(place for place, point in found.items() if point is None)
     ordered = sorted(missing.values(), key=lambda one: one.source_snapshot)
     return Compared(tuple(ordered), tuple(changed), tuple(damaged))

@@ -1,0 +1,302 @@
+"""The catalogue is a function of the blobs: whatever rows are lost, they come back as they were; nothing untrue is offered."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from backup_core.api import catalogue, disks, points
+from backup_core.api.context import respond
+from backup_core.api.http import Request
+from backup_core.domain.rebuild import DIRTY
+from backup_core.orchestrations.backup_disk import BackupFailedError
+from tests.activities.test_backup_protocol import stop_before
+from tests.scene import PAGE, Scene
+
+
+@pytest.fixture
+async def scene():
+    """A disk registered by HTTP, with a full backup, two increments and an automatic full."""
+    stage = Scene()
+    stage.blobs.put(stage.source(), 32 * PAGE)
+    await call(stage, disks.put_disk, {"source": stage.source().url, "description": "web", "verification": "full"}, disk="vm")
+    for number in range(3):
+        stage.write(number, 10 + number, None, 12)
+        await stage.back_up()
+    del stage.blobs.blobs[stage.source()].snapshots[stage.head_row().pair.source_snapshot]
+    await stage.back_up()
+    assert [point.automatic for point in stage.points()] == [False, False, False, True]
+    return stage
+
+
+async def call(scene, handler, body=None, query=None, **route):
+    request = Request("https://app.test/api", route, query or {}, json.dumps(body).encode() if body else b"")
+    reply = await respond(scene.api(), handler, request)
+    return reply.status, json.loads(reply.body)
+
+
+async def rebuild(scene, **asked):
+    """A dry run, which changes nothing, then the real one; what it answered."""
+    before = scene.dump(with_runs=True)
+    status, dry = await call(scene, catalogue.post_rebuild, asked or None)
+    assert (status, dry["dryRun"]) == (200, True)
+    assert scene.dump(with_runs=True) == before
+    status, done = await call(scene, catalogue.post_rebuild, {**asked, "dryRun": False, "planHash": dry["planHash"]})
+    assert status == 200
+    assert done["value"] == dry["value"]
+    status, again = await call(scene, catalogue.post_rebuild, asked or None)
+    return done, again
+
+
+def values(scene):
+    return {key: row.value for key, row in scene.catalogue.rows.items() if not key[1].startswith("run!")}
+
+
+def lose(scene, *prefixes):
+    for key in [key for key in scene.catalogue.rows if key[1].startswith(prefixes)]:
+        del scene.catalogue.rows[key]
+
+
+LOSSES = {
+    "everything": ("policy", "head", "point!", "run!", "window!"),
+    "the points": ("point!",),
+    "the head row": ("head",),
+    "points and head": ("point!", "head"),
+    "the registration": ("policy",),
+}
+
+
+@pytest.mark.parametrize("what", LOSSES)
+@pytest.mark.parametrize("claims", ["kept", "lost"])
+async def test_lost_rows_come_back_as_they_were(scene, what, claims):
+    """Every field of every row; then nothing differs any more, and the next backup is an increment."""
+    before, claimed = values(scene), dict(scene.catalogue.claims)
+    lose(scene, *LOSSES[what])
+    if claims == "lost":
+        scene.catalogue.claims.clear()
+    done, again = await rebuild(scene)
+
+    assert values(scene) == before
+    assert scene.catalogue.claims == claimed
+    assert len(done["value"]) == 1
+    assert again["value"] == []
+    assert again["examined"] == 1
+    scene.write(7, 77)
+    await scene.back_up()
+    assert scene.points()[-1].kind == "incremental"
+    assert scene.content(scene.points()[-1]) == scene.blobs.blobs[scene.source()].content()
+
+
+async def test_single_points_are_adopted_and_named(scene):
+    lost = scene.points()[1]
+    lose(scene, next(key for _, key in scene.catalogue.rows if key.endswith(lost.point)))
+    done, _ = await rebuild(scene)
+
+    (shown,) = done["value"]
+    assert (shown["adopted"], shown["headRow"], shown["registration"]) == ([lost.point], "right", "right")
+    assert scene.points()[1] == lost
+
+
+async def test_an_altered_row_is_corrected(scene):
+    (key, row) = next((key, row) for key, row in scene.catalogue.rows.items() if key[1].startswith("point!"))
+    scene.catalogue.rows[key] = replace(row, value=replace(row.value, size=512, reason="forged"))
+    done, _ = await rebuild(scene)
+
+    assert done["value"][0]["corrected"] == [row.value.point]
+    assert scene.catalogue.rows[key].value == row.value
+
+
+async def test_rows_without_a_blob_are_lost_and_never_offered(scene):
+    """Marked, kept for the record, not in the list of what can be restored; available again when the blob comes back."""
+    gone = scene.points()[1]
+    head = scene.blobs.blobs[scene.tools.head(gone.head)]
+    snapshot = head.snapshots.pop(gone.backup_snapshot)
+    done, _ = await rebuild(scene)
+
+    assert done["value"][0]["lost"] == [gone.point]
+    _, offered = await call(scene, points.get_points, disk="vm")
+    assert gone.point not in [one["id"] for one in offered["value"]]
+    _, every = await call(scene, points.get_points, query={"state": "all"}, disk="vm")
+    assert len(every["value"]) == len(offered["value"]) + 1
+    _, shown = await call(scene, points.get_point, disk="vm", point=gone.point)
+    assert shown["state"] == "lost"
+    head.snapshots[gone.backup_snapshot] = snapshot
+    await rebuild(scene)
+    assert scene.points()[1] == gone
+
+
+async def test_the_newest_point_lost_means_the_one_before_counts(scene):
+    """The pair goes back to what can be restored; the next backup is a full one, since that pair's source snapshot is gone."""
+    newest = scene.points()[-1]
+    del scene.blobs.blobs[scene.tools.head(newest.head)]
+    await rebuild(scene)
+
+    assert scene.head_row().pair.point == scene.points()[-2].point
+    assert [point.state for point in scene.points()] == ["available"] * 3 + ["lost"]
+    await scene.back_up()
+    assert scene.points()[-1].kind == "full"
+    assert scene.content(scene.points()[-1]) == scene.blobs.blobs[scene.source()].content()
+
+
+DAMAGES = {
+    "a field": lambda metadata, _: metadata.update(pagekeeper_size="512"),
+    "the digest": lambda metadata, _: metadata.update(pagekeeper_digest="0" * 64),
+    "another disk": lambda metadata, _: metadata.update(pagekeeper_disk="other"),
+    "nothing left": lambda metadata, _: metadata.clear(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("row", ["kept", "lost"])
+async def test_damaged_descriptions_are_quarantined(scene, damage, row):
+    """A row whose snapshot no longer says so is quarantined; without a row the snapshot is reported, not adopted."""
+    point = scene.points()[1]
+    DAMAGES[damage](scene.blobs.blobs[scene.tools.head(point.head)].snapshots[point.backup_snapshot].metadata, None)
+    if row == "lost":
+        lose(scene, next(key for _, key in scene.catalogue.rows if key.endswith(point.point)))
+    done, again = await rebuild(scene)
+
+    assert [one["snapshot"] for one in done["value"][0]["quarantined"]] == [point.backup_snapshot]
+    assert "description" in done["value"][0]["quarantined"][0]["why"]
+    states = {one.point: one.state for one in scene.points()}
+    assert states.get(point.point) == (None if row == "lost" else "quarantined")
+    assert again["value"][0]["adopted"] == []
+
+
+async def test_a_forged_description_is_not_adopted(scene):
+    """Whole by its digest, but the blob is another: its page map gives it away."""
+    point = scene.points()[1]
+    scene.blobs.blobs[scene.tools.head(point.head)].snapshots[point.backup_snapshot].pages[30] = b"\1" * PAGE
+    lose(scene, "point!")
+    done, _ = await rebuild(scene)
+
+    (shown,) = done["value"][0]["quarantined"]
+    assert (shown["snapshot"], shown["why"]) == (point.backup_snapshot, "its page map is not the one described")
+    assert point.point not in [one.point for one in scene.points()]
+
+
+async def test_an_uncommitted_twin_is_not_taken_for_the_point(scene):
+    """A run died between its backup snapshot and the commit, another finished the target: the later snapshot is the point."""
+    scene.write(4, 44)
+    await stop_before(scene, "commit_point")
+    scene.world.pass_time(timedelta(minutes=16))
+    await scene.back_up()
+    before = values(scene)
+    twins = [one for one in scene.points() if one.reason == "finishes an interrupted run"]
+    assert len(twins) == 1
+    lose(scene, "point!", "head")
+    await rebuild(scene)
+
+    assert values(scene) == before
+
+
+async def test_a_half_written_head_is_not_built_upon(scene):
+    """With the head row the proof is lost that nothing else is wrong with a dirty head: the next backup is full."""
+    scene.write(4, 44)
+    await stop_before(scene, "verify_head")
+    scene.world.pass_time(timedelta(minutes=16))
+    lose(scene, "head")
+    await rebuild(scene)
+
+    assert scene.head_row().doubt == DIRTY
+    await scene.back_up()
+    assert (scene.points()[-1].kind, scene.points()[-1].reason) == ("full", DIRTY)
+
+
+async def test_a_head_altered_meanwhile_is_not_built_upon(scene):
+    scene.blobs.poke(scene.tools.head(scene.head_row().head), 1, [b"\xee" * PAGE])
+    lose(scene, "head")
+    await rebuild(scene)
+    await scene.back_up()
+
+    assert scene.points()[-1].reason == "the backup blob was changed by somebody else"
+    assert b"\xee" * PAGE not in scene.content(scene.points()[-1])
+
+
+async def test_a_zombie_of_before_cannot_write_afterwards(scene):
+    """The epoch comes back from the blobs: what an older run still sends is refused."""
+    scene.write(4, 44)
+    request, driver = scene.request(), scene.driver()
+
+    async def perform(name, asked):
+        if name == "apply_shard":
+            lose(scene, "head", "run!")
+            await rebuild(scene)
+            await scene.back_up(full=True)
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    with pytest.raises(BackupFailedError, match="NotOwner"):
+        await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    assert scene.head_row().epoch > 5
+    assert scene.content(scene.points()[-1]) == scene.blobs.blobs[scene.source()].content()
+
+
+async def test_a_disk_at_work_is_left_alone(scene):
+    await stop_before(scene, "commit_point")
+    lose(scene, "point!")
+    before = scene.dump(with_runs=True)
+    _, dry = await call(scene, catalogue.post_rebuild)
+    (shown,) = dry["value"]
+
+    assert (shown["state"], shown["adopted"], shown["running"][:3]) == ("busy", [], "vm.")
+    await call(scene, catalogue.post_rebuild, {"dryRun": False, "planHash": dry["planHash"]})
+    assert scene.dump(with_runs=True) == before
+
+
+async def test_a_real_run_needs_its_dry_run(scene):
+    """Without a hash it is refused; after a change in between too; nothing is written."""
+    lose(scene, "point!")
+    before = scene.dump(with_runs=True)
+    status, refused = await call(scene, catalogue.post_rebuild, {"dryRun": False})
+    assert (status, refused["error"]["code"]) == (400, "DryRunFirst")
+    status, refused = await call(scene, catalogue.post_rebuild, {"dryRun": False, "planHash": "0" * 64})
+    assert (status, refused["error"]["code"]) == (412, "PlanChanged")
+    assert scene.dump(with_runs=True) == before
+
+
+async def test_disks_come_in_slices(scene):
+    """More disks than one call takes: `after` says where to go on; a disk without blobs is looked at too."""
+    for number in range(3):
+        scene.protect(f"disk{number}")
+        await scene.back_up(f"disk{number}")
+    scene.protect("empty")
+    before = values(scene)
+    lose(scene, "point!", "head")
+    after, seen = "", []
+    while after is not None:
+        done, _ = await rebuild(scene, after=after, top=2)
+        seen += [one["disk"] for one in done["value"]]
+        after = done["after"]
+
+    assert seen == ["disk0", "disk1", "disk2", "vm"]
+    assert values(scene) == before
+
+
+async def test_more_points_than_one_transaction_takes(scene, monkeypatch):
+    """In several transactions, the newest first, and exact."""
+    monkeypatch.setattr("backup_core.activities.rebuild.ROWS_PER_COMMIT", 2)
+    monkeypatch.setattr("backup_core.activities.rebuild.ROWS_PER_LISTING", 3)
+    for number in range(4):
+        scene.write(number, 90 + number)
+        await scene.back_up()
+    before = values(scene)
+    lose(scene, "point!", "head")
+    await rebuild(scene)
+
+    assert values(scene) == before
+
+
+async def test_a_registration_without_its_document_protects_nothing(scene):
+    """Its points are shown again; whether it is to be backed up is for a person to say."""
+    lose(scene, "policy")
+    scene.documents.texts.pop("vm/policy.json")
+    await rebuild(scene)
+    _, shown = await call(scene, disks.get_disk, disk="vm")
+
+    assert (shown["protected"], shown["source"]) == (False, scene.source().url)
+    assert shown["newestRestorePoint"] == scene.points()[-1].point
