@@ -162,3 +162,86 @@ def test_functions_need_a_key_but_health_does_not(platform):
     assert levels.pop("health") == "ANONYMOUS"
     assert set(levels.values()) == {"FUNCTION"}
     assert len(levels) == len(ROUTES) - 1
+
+
+def test_a_run_is_canceled_while_it_copies(disk, platform, calm):
+    """The run ends as Canceled, in words; the next one brings a right point."""
+    disk.write(0, b"\1" * 9 * 1024 * 1024)
+    disk.back_up()
+    disk.write(0, b"\2" * 9 * 1024 * 1024)
+    calm.faults({"verb": "PUT page-from-url", "delayMs": 1500, "times": 1})
+    run = platform.api("POST", f"/disks/{disk.name}/backups").json()["id"]
+    while platform.api("GET", f"/runs/{run}").json()["phase"] not in ("planning", "copying"):
+        pass
+    asked = platform.api("POST", f"/runs/{run}/cancel")
+    ended = platform.wait(run)
+
+    assert asked.status_code == requests.codes.accepted
+    assert asked.json()["cancelRequested"]
+    assert (ended["state"], ended["error"]["code"], ended["restorePoints"]) == ("Canceled", "Canceled", [])
+    assert platform.api("POST", f"/runs/{run}/cancel").status_code == requests.codes.ok
+    assert len(disk.points()) == 1
+    disk.back_up()
+    disk.check_every_point()
+
+
+def test_a_repeated_request_is_one_run(disk, platform):
+    headers = {"Repeatability-Request-ID": "7c9e6679-7425-40de-944b-e07fc1f90ae7"}
+    first = platform.api("POST", f"/disks/{disk.name}/backups", headers=headers)
+    again = platform.api("POST", f"/disks/{disk.name}/backups", headers=headers)
+    platform.wait(first.json()["id"])
+    other = platform.api("POST", f"/disks/{disk.name}/backups", {"kind": "full"}, headers=headers)
+
+    assert first.status_code == again.status_code == requests.codes.accepted
+    assert first.json()["id"] == again.json()["id"]
+    assert (other.status_code, other.json()["error"]["code"]) == (requests.codes.conflict, "RepeatabilityConflict")
+    assert len(disk.points()) == 1
+
+
+def test_the_first_backup_on_registration(platform, calm, name):
+    from tests.disk import Disk  # noqa: PLC0415
+
+    disk = Disk(platform, name, 1024 * 1024)
+    disk.write(0, b"\1" * 512)
+    answer = platform.api("PUT", f"/disks/{name}", {"source": platform.disk_url(f"{name}.vhd"), "firstBackup": True})
+    ended = platform.wait(answer.headers["Operation-Location"].rpartition("/")[2])
+
+    assert (answer.status_code, ended["state"]) == (requests.codes.created, "Succeeded")
+    shown = platform.api("GET", f"/disks/{name}").json()
+    assert (shown["lastStatus"], shown["newestRestorePoint"]) == ("Succeeded", ended["restorePoints"][0])
+    disk.service.close()
+
+
+def test_the_catalogue_comes_back_from_the_blobs(disk, platform, calm):
+    """All rows of a disk are deleted from the table; two calls later they are there as they were, and an increment follows."""
+    from azure.core.credentials import AzureNamedKeyCredential  # noqa: PLC0415
+    from azure.data.tables import TableClient  # noqa: PLC0415
+
+    for number in range(3):
+        disk.write(number * 1024 * 1024, bytes([number + 1]) * 1024 * 1024)
+        disk.back_up()
+    credential = AzureNamedKeyCredential(calm.state.name, calm.state.key)
+    with TableClient(calm.state.tables, "pagekeeper", credential=credential) as table:
+
+        def rows():
+            found = table.query_entities("PartitionKey eq @disk", parameters={"disk": disk.name})
+            return {row["RowKey"]: dict(row) for row in found if not row["RowKey"].startswith(("run!", "window!"))}
+
+        before = rows()
+        for key in before:
+            table.delete_entity(disk.name, key)
+        assert disk_is_unknown(platform, disk)
+        asked = {"after": disk.name[:-1], "top": 1}
+        dry = platform.api("POST", "/catalogue/rebuild", asked).json()
+        assert rows() == {}
+        done = platform.api("POST", "/catalogue/rebuild", {**asked, "dryRun": False, "planHash": dry["planHash"]}).json()
+
+        assert rows() == before
+    assert [one["disk"] for one in done["value"]] == [disk.name]
+    assert len(done["value"][0]["adopted"]) == 3
+    assert disk.back_up()["kind"] == "incremental"
+    disk.check_every_point()
+
+
+def disk_is_unknown(platform, disk):
+    return platform.api("GET", f"/disks/{disk.name}").status_code == requests.codes.not_found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 
@@ -10,6 +11,7 @@ from backup_core.api import disks, runs
 from backup_core.api.context import respond
 from backup_core.api.http import Request
 from backup_core.domain.errors import AccessDeniedError, ServiceUnavailableError
+from backup_core.orchestrations.backup_disk import BackupFailedError
 from tests.scene import Scene
 
 
@@ -82,3 +84,188 @@ async def test_failures_of_the_stores(api, scene, error, status, code):
 
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (status, code)
     assert "sig=abc" not in answer.body
+
+
+# -- repeated requests --------------------------------------------------------------------------------------------
+
+KEY = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
+
+
+class Starts:
+    """Orchestrations that were started; fails as often as it is told."""
+
+    def __init__(self, failures=0):
+        self.instances, self.failures = [], failures
+
+    async def __call__(self, name, instance, asked):
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("no extension")
+        if instance not in self.instances:
+            self.instances.append(instance)
+
+
+async def post(api, start, body=None, key=KEY):
+    answer = await respond(api, runs.post_backup, ask(body, headers={"repeatability-request-id": key}, start=start, disk="vm"))
+    return answer, json.loads(answer.body)
+
+
+async def test_the_same_request_twice_is_one_run(api, scene):
+    """While it waits, while it runs, and after it has ended; a start that was lost is made up for."""
+    scene.protect()
+    start = Starts()
+    first, shown = await post(api, start)
+    again, same = await post(api, start)
+
+    assert (first.status, again.status) == (202, 202)
+    assert first.headers["Repeatability-Result"] == again.headers["Repeatability-Result"] == "accepted"
+    assert same["id"] == shown["id"]
+    assert start.instances == [shown["id"]]
+    request = scene.request(run=shown["id"])
+    await scene.driver().run("backup_disk", request.model_dump(mode="json"), request.run)
+    ended, third = await post(api, start)
+    assert (ended.status, third["id"], third["state"]) == (202, shown["id"], "Succeeded")
+    assert len(scene.rows("run!")) == 1
+
+
+async def test_the_same_key_with_another_body_is_refused(api, scene):
+    scene.protect()
+    start = Starts()
+    await post(api, start)
+    before = scene.dump(with_runs=True)
+    answer, shown = await post(api, start, {"kind": "full"})
+
+    assert (answer.status, shown["error"]["code"]) == (409, "RepeatabilityConflict")
+    assert scene.dump(with_runs=True) == before
+    assert len(start.instances) == 1
+
+
+async def test_another_key_is_another_request(api, scene):
+    scene.protect()
+    start = Starts()
+    _, one = await post(api, start)
+    _, two = await post(api, start, key="3f2504e0-4f89-41d3-9a0c-0305e82c3302")
+
+    assert one["id"] != two["id"]
+
+
+@pytest.mark.parametrize("key", ["x", "' or 1 eq 1", "3f2504e0-4f89-41d3-9a0c-0305e82c330", "\x00"])
+async def test_keys_are_uuids(api, scene, key):
+    scene.protect()
+    before = scene.dump(with_runs=True)
+    answer, shown = await post(api, Starts(), key=key)
+
+    assert (answer.status, shown["error"]["code"], shown["error"]["target"]) == (
+        400,
+        "InvalidHeader",
+        "Repeatability-Request-ID",
+    )
+    assert scene.dump(with_runs=True) == before
+
+
+async def test_a_lost_start_is_made_up_for_by_the_repeat(api, scene):
+    """The app died between the row and the start: the run exists, and the repeated request starts it."""
+    scene.protect()
+    start = Starts()
+
+    async def died(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await post(api, died)
+    (run,) = scene.rows("run!")
+    assert run.state == "NotStarted"
+    _, shown = await post(api, start)
+
+    assert start.instances == [shown["id"]] == [run.run]
+
+
+async def test_two_equal_requests_at_once_are_one_run(api, scene, monkeypatch):
+    """Both look before either has written."""
+    scene.protect()
+    start, looked = Starts(), []
+    request = scene.catalogue.request
+
+    async def blind(disk, key):
+        looked.append(key)
+        return None if len(looked) <= 2 else await request(disk, key)
+
+    monkeypatch.setattr(scene.catalogue, "request", blind)
+    _, one = await post(api, start)
+    _, two = await post(api, start)
+
+    assert one["id"] == two["id"]
+    assert len(scene.rows("run!")) == 1
+
+
+# -- what a disk's answer says ---------------------------------------------------------------------------------------
+
+
+async def shown_disk(api):
+    return json.loads((await respond(api, disks.get_disk, ask(disk="vm"))).body)
+
+
+async def test_the_first_backup_on_registration(api, scene):
+    """Asked for, and only while there is neither a restore point nor a run."""
+    scene.blobs.put(scene.source(), 32 * 512)
+    start = Starts()
+    asked = {"source": scene.source().url, "firstBackup": True}
+    created = await respond(api, disks.put_disk, ask(asked, start=start, disk="vm"))
+
+    assert created.status == 201
+    assert created.headers["Operation-Location"] == f"https://app.test/api/runs/{start.instances[0]}"
+    again = await respond(api, disks.put_disk, ask(asked, start=start, disk="vm"))
+    assert (again.status, "Operation-Location" in again.headers) == (200, False)
+    request = scene.request(run=start.instances[0])
+    await scene.driver().run("backup_disk", request.model_dump(mode="json"), request.run)
+    await respond(api, disks.put_disk, ask(asked, start=start, disk="vm"))
+    assert len(start.instances) == 1
+
+
+async def test_without_asking_nothing_is_backed_up(api, scene):
+    scene.blobs.put(scene.source(), 512)
+    start = Starts()
+    created = await respond(api, disks.put_disk, ask({"source": scene.source().url}, start=start, disk="vm"))
+
+    assert (created.status, start.instances) == (201, [])
+
+
+async def test_recovery_point_age_and_last_status(api, scene):
+    """Measured from the source snapshot; what failed is told, what was skipped is passed over."""
+    scene.protect()
+    fresh = await shown_disk(api)
+    assert (fresh["lastSuccess"], fresh["rpoSeconds"], fresh["lastStatus"], fresh["overdue"]) == (None, None, None, False)
+    await scene.back_up()
+    scene.world.pass_time(timedelta(hours=3))
+    shown = await shown_disk(api)
+
+    assert shown["lastStatus"] == "Succeeded"
+    assert 3 * 3600 <= shown["rpoSeconds"] <= 3 * 3600 + 1
+    assert shown["lastSuccess"][:19] == scene.points()[0].source_snapshot[:19]
+    assert shown["nextBackup"] == "2026-01-01T12:00:00Z"
+    del scene.blobs.blobs[scene.source()]
+    with pytest.raises(BackupFailedError):
+        await scene.back_up()
+    failed = await shown_disk(api)
+    assert (failed["lastStatus"], failed["lastSuccess"]) == ("Failed", shown["lastSuccess"])
+
+
+async def test_overdue(api, scene):
+    """After a whole window without a restore point, not before; a stopped disk is never overdue."""
+    scene.protect()
+    scene.world.pass_time(timedelta(hours=1))
+    await scene.back_up()
+    for hours, overdue in ((0, False), (12, False), (10, False), (3, True)):
+        scene.world.pass_time(timedelta(hours=hours))
+        assert (await shown_disk(api))["overdue"] is overdue
+    await respond(api, disks.delete_disk, ask(disk="vm"))
+    stopped = await shown_disk(api)
+    assert (stopped["overdue"], stopped["nextBackup"]) == (False, None)
+
+
+async def test_a_disk_never_backed_up_is_overdue_in_time(api, scene):
+    scene.protect()
+    scene.world.pass_time(timedelta(hours=13))
+    assert (await shown_disk(api))["overdue"] is False
+    scene.world.pass_time(timedelta(hours=12))
+    assert (await shown_disk(api))["overdue"] is True
