@@ -14,7 +14,7 @@ from backup_core.api.http import Answer, Request, Start
 from backup_core.api.routes import ROUTES, Route
 from backup_core.domain.naming import fleet_instance_id
 from backup_core.domain.windows import window_at
-from backup_core.orchestrations import backup_disk, backup_fleet
+from backup_core.orchestrations import backup_disk, backup_fleet, copy_blob
 from backup_core.steps import STEPS, FleetRequest, Step
 
 SETTINGS = settings.load(os.environ)
@@ -24,7 +24,7 @@ app = df.DFApp(http_auth_level=func.AuthLevel.FUNCTION)
 
 # -- orchestrations and their activities ------------------------------------------------------------------------
 
-for orchestrator in (backup_disk.backup_disk, backup_fleet.backup_fleet):
+for orchestrator in (backup_disk.backup_disk, backup_fleet.backup_fleet, copy_blob.copy_blob):
     app.orchestration_trigger(context_name="context")(orchestrator)
 
 
@@ -49,7 +49,7 @@ for step in STEPS:
 async def scheduled_backup(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:  # noqa: ARG001  the window says when, also past due
     """Fan the present window of the schedule out: once, however often the timer fires in it."""
     window = window_at(SETTINGS.backup_schedule, datetime.now(UTC))
-    request = FleetRequest(window=window.isoformat(), wave=SETTINGS.wave_shards)
+    request = FleetRequest(window=window.isoformat(), wave=SETTINGS.wave_shards, full_copy=SETTINGS.full_copy)
     instance = fleet_instance_id(window)
     if not (await client.get_status(instance)).instance_id:
         await client.start_new(backup_fleet.NAME, instance, request.model_dump(mode="json"))

@@ -94,9 +94,9 @@ class _SignIn:
         account, secret = self._secret(endpoint)
         return AzureSasCredential(secret) if "sig=" in secret else AzureNamedKeyCredential(account, secret)
 
-    def data(self, endpoint: str) -> Authority:
+    def data(self, endpoint: str, client: BlobServiceClient) -> Authority:
         if self._identity:
-            return BearerAuthority(self._identity)
+            return BearerAuthority(self._identity, client)
         account, secret = self._secret(endpoint)
         return SharedSasAuthority(secret) if "sig=" in secret else KeyAuthority(account, secret)
 
@@ -120,7 +120,7 @@ def build(settings: Settings) -> Services:
         )
         for endpoint in endpoints
     }
-    transport = Transport({endpoint: sign_in.data(endpoint) for endpoint in endpoints})
+    transport = Transport({endpoint: sign_in.data(endpoint, client) for endpoint, client in clients.items()})
     blobs = AzurePageBlobs(clients, PageData(transport), PageLists(transport))
     tables = TableServiceClient(settings.catalogue_account, credential=sign_in.table(settings.catalogue_account))
     catalogue = TableCatalogue(tables.get_table_client(settings.catalogue_table))
@@ -136,5 +136,5 @@ def build(settings: Settings) -> Services:
         copying=Copying(blobs, settings.copy_mode, time.monotonic),
         limits=Limits(in_flight=settings.in_flight),
     )
-    api = Api(tools, settings.backup_schedule, settings.wave_shards)
+    api = Api(tools, settings.backup_schedule, settings.wave_shards, settings.full_copy)
     return Services(tools, api, tables, clients, transport, settings)

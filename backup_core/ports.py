@@ -7,7 +7,7 @@ All methods may raise ServiceUnavailableError, AccessDeniedError and UnexpectedA
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from backup_core.domain.naming import BlobAddress
     from backup_core.domain.ranges import ByteRange, DiffRange
     from backup_core.domain.records import Head, Policy, RequestKey, RestorePoint, Run, Versioned
+
+
+CopyStatus = Literal["pending", "success", "failed", "aborted"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,19 @@ class BlobProperties:
     created: datetime
     sequence_number: int
     metadata: Mapping[str, str]
+    copy: CopyState | None = None
+    """The last copy onto the blob, if any."""
+
+
+@dataclass(frozen=True)
+class CopyState:
+    """A Copy Blob of the service."""
+
+    copy_id: str
+    status: CopyStatus
+    done_bytes: int
+    total_bytes: int
+    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,19 @@ class PageBlobs(Protocol):
 
     async def raise_sequence_number(self, blob: BlobAddress, epoch: int, lease: str) -> int:
         """Set the sequence number to the larger of its value and `epoch`; returns it. Raises FencedError."""
+
+    async def set_sequence_number(self, blob: BlobAddress, epoch: int, lease: str) -> None:
+        """Set the sequence number, up or down: for a blob of one's own only. Raises FencedError."""
+
+    async def start_copy(
+        self, source: BlobAddress, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str]
+    ) -> str:
+        """Have the service copy the snapshot to a blob that does not exist, with this metadata; returns the copy's id. While it
+        is pending the destination takes no lease, write or snapshot. Raises BlobExistsError, CopySourceRefusedError.
+        """
+
+    async def abort_copy(self, blob: BlobAddress, copy_id: str) -> None:
+        """End the pending copy; the blob stays, without content. None pending, or no blob, is success."""
 
     async def set_metadata(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard) -> str:
         """Replace the metadata; returns the new ETag. Raises FencedError, BlobChangedError."""

@@ -42,6 +42,8 @@ class Settings(BaseModel):
     """`server`: the backup account fetches changed pages itself. `stream`: they pass through this app. `auto`: by the backup
     account where it can read the source, else through the app.
     """
+    full_copy: Literal["pages", "blob"] = "pages"
+    """How a full backup is copied: page by page, or by one Copy Blob of the service, which costs no worker time."""
     in_flight: int = Field(default=16, ge=1, le=64)
     """Requests at a time within one shard."""
     development: bool = False

@@ -168,6 +168,8 @@ class Planned(Message):
     ranges: int = 0
     requests: int = 0
     refused: str = ""
+    whole: bool = False
+    """Copied as a whole by the service: there are no shards."""
 
 
 class NewGeneration(Message):
@@ -233,6 +235,47 @@ class Applied(Message):
     def plus(self, other: Applied) -> Applied:
         """Both together."""
         return Applied(**{name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields})
+
+
+class CopyRequest(Message):
+    """Input of the copy_blob orchestration; `copy_id` and what follows say where a continued-as-new one goes on."""
+
+    transfer: Transfer
+    copy_id: str = ""
+    started: str = ""
+    pause: float = 0.0
+    retries: int = 0
+
+
+class CopyEnd(Message):
+    """Output of the copy_blob orchestration."""
+
+    state: Literal["success", "failed", "canceled"]
+    copy_id: str = ""
+    fault: Fault | None = None
+    retries: int = 0
+
+
+class CopyStarted(Message):
+    """The service's id of the copy."""
+
+    copy_id: str
+
+
+class CopyRef(Message):
+    """A copy onto the head of a transfer."""
+
+    transfer: Transfer
+    copy_id: str
+
+
+class CopyProgress(Message):
+    """How far a copy is, in bytes."""
+
+    status: Literal["pending", "success", "failed", "aborted"]
+    done: int
+    total: int
+    why: str = ""
 
 
 class ShardApplied(Message):
@@ -389,6 +432,10 @@ PLAN_TRANSFER = Step("plan_transfer", PlanTransfer, Planned)
 NEW_GENERATION = Step("begin_new_generation", NewGeneration, Begun)
 RAISE_EPOCH = Step("raise_epoch", RaiseEpoch, Raised)
 OPEN_HEAD = Step("open_head", Transfer, Opened)
+START_COPY = Step("start_copy", Transfer, CopyStarted)
+CHECK_COPY = Step("check_copy", CopyRef, CopyProgress)
+ABORT_COPY = Step("abort_copy", CopyRef, Nothing)
+TAKE_OVER_COPY = Step("take_over_copy", CopyRef, Opened)
 APPLY_SHARD = Step("apply_shard", ApplyShard, ShardApplied)
 VERIFY_HEAD = Step("verify_head", Verify, Verified)
 TAKE_BACKUP = Step("take_backup_snapshot", TakeBackup, BackedUp)
@@ -398,7 +445,8 @@ REPORT_PROGRESS = Step("report_progress", Report, Reported)
 FINISH_RUN = Step("finish_run", Finish, Nothing)
 
 STEPS: tuple[Step[Any, Any], ...] = (
-    LIST_DISKS, BEGIN, TAKE_SNAPSHOT, PLAN_TRANSFER, NEW_GENERATION, RAISE_EPOCH, OPEN_HEAD, APPLY_SHARD, VERIFY_HEAD,
-    TAKE_BACKUP, COMMIT_POINT, DROP_PREVIOUS, REPORT_PROGRESS, FINISH_RUN,
+    LIST_DISKS, BEGIN, TAKE_SNAPSHOT, PLAN_TRANSFER, NEW_GENERATION, RAISE_EPOCH, OPEN_HEAD, START_COPY, CHECK_COPY,
+    ABORT_COPY, TAKE_OVER_COPY, APPLY_SHARD, VERIFY_HEAD, TAKE_BACKUP, COMMIT_POINT, DROP_PREVIOUS, REPORT_PROGRESS,
+    FINISH_RUN,
 )  # fmt: skip
 """Every step; function_app.py registers one activity for each."""

@@ -11,7 +11,7 @@ from backup_core.activities.tools import Limits, Tools
 from backup_core.api.context import Api
 from backup_core.domain.naming import BlobAddress
 from backup_core.domain.records import Policy
-from backup_core.orchestrations import backup_disk, backup_fleet
+from backup_core.orchestrations import backup_disk, backup_fleet, copy_blob
 from backup_core.steps import STEPS, BackupRequest
 from devhost.memory.catalogue import MemoryCatalogue, MemoryDocuments
 from devhost.memory.driver import Driver
@@ -21,7 +21,11 @@ from devhost.memory.world import World
 PAGE = 512
 SOURCE, BACKUP = "https://source.test", "https://backup.test"
 BY_NAME = {step.name: step for step in STEPS}
-ORCHESTRATORS = {"backup_disk": backup_disk.backup_disk, "backup_fleet": backup_fleet.backup_fleet}
+ORCHESTRATORS = {
+    "backup_disk": backup_disk.backup_disk,
+    "backup_fleet": backup_fleet.backup_fleet,
+    "copy_blob": copy_blob.copy_blob,
+}
 
 
 class Scene:

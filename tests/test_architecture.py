@@ -131,7 +131,7 @@ def test_microsofts_worker_indexes_and_invokes_the_app(strict, platform):
     ended = worker(strict, REPOSITORY, platform.settings)
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert f"indexed {len(STEPS) + 2 + 1 + len(ROUTES)} functions" in ended.stdout
+    assert f"indexed {len(STEPS) + 3 + 1 + len(ROUTES)} functions" in ended.stdout
     assert "orchestrator answered: begin" in ended.stdout
     assert "activity answered: fault NotOwner" in ended.stdout
     assert "http answered: 404" in ended.stdout

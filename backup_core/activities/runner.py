@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from backup_core.activities import fleet, ownership, points, shards, snapshots, transfer, verification
+from backup_core.activities import copies, fleet, ownership, points, shards, snapshots, transfer, verification
 from backup_core.domain.errors import BackupError, UnexpectedError
 from backup_core.domain.redaction import redacted
 from backup_core.steps import (
+    ABORT_COPY,
     APPLY_SHARD,
     BEGIN,
+    CHECK_COPY,
     COMMIT_POINT,
     DROP_PREVIOUS,
     FINISH_RUN,
@@ -20,7 +22,9 @@ from backup_core.steps import (
     PLAN_TRANSFER,
     RAISE_EPOCH,
     REPORT_PROGRESS,
+    START_COPY,
     TAKE_BACKUP,
+    TAKE_OVER_COPY,
     TAKE_SNAPSHOT,
     VERIFY_HEAD,
     Fault,
@@ -44,6 +48,10 @@ ACTIVITIES: dict[str, Callable[[Tools, Any], Awaitable[Message]]] = {
     NEW_GENERATION.name: ownership.begin_new_generation,
     RAISE_EPOCH.name: ownership.raise_epoch,
     OPEN_HEAD.name: transfer.open_head,
+    START_COPY.name: copies.start_copy,
+    CHECK_COPY.name: copies.check_copy,
+    ABORT_COPY.name: copies.abort_copy,
+    TAKE_OVER_COPY.name: copies.take_over_copy,
     APPLY_SHARD.name: shards.apply_shard,
     VERIFY_HEAD.name: verification.verify_head,
     TAKE_BACKUP.name: snapshots.take_backup_snapshot,

@@ -86,8 +86,17 @@ async def _plan(tools: Tools, asked: PlanTransfer) -> Plan | None:
 async def open_head(tools: Tools, transfer: Transfer) -> Opened:
     """Write the durable intent on the head before the first byte: on a new blob, or on the one the diff starts from."""
     await owned(tools, transfer.by)
-    blob = tools.head(transfer.head)
-    mark = HeadMark(
+    blob, mark = tools.head(transfer.head), intent(transfer)
+    if transfer.kind == "full":
+        await _create(tools, blob, mark, transfer)
+    else:
+        await _mark(tools, blob, mark, transfer)
+    return Opened(etag=(await tools.blobs.properties(blob)).etag)
+
+
+def intent(transfer: Transfer) -> HeadMark:
+    """The mark of a head that is being brought to the transfer's target."""
+    return HeadMark(
         disk=transfer.by.disk,
         generation=transfer.generation,
         epoch=transfer.by.epoch,
@@ -99,11 +108,6 @@ async def open_head(tools: Tools, transfer: Transfer) -> Opened:
         size=transfer.size,
         kind=transfer.kind,
     )
-    if transfer.kind == "full":
-        await _create(tools, blob, mark, transfer)
-    else:
-        await _mark(tools, blob, mark, transfer)
-    return Opened(etag=(await tools.blobs.properties(blob)).etag)
 
 
 async def _create(tools: Tools, blob: BlobAddress, mark: HeadMark, transfer: Transfer) -> None:

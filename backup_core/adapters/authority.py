@@ -10,11 +10,13 @@ from azure.storage.blob import BlobSasPermissions, generate_blob_sas
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
+    from azure.storage.blob.aio import BlobServiceClient
 
     from backup_core.domain.naming import BlobAddress
 
 STORAGE_SCOPE = "https://storage.azure.com/.default"
 SAS_LIFETIME = timedelta(hours=1)
+CLOCK_SKEW = timedelta(minutes=5)
 
 
 class Authority(Protocol):
@@ -29,13 +31,16 @@ class Authority(Protocol):
     async def as_source(self, blob: BlobAddress, snapshot: str) -> tuple[str, dict[str, str]]:
         """Query parameters of the source's URL and headers that let another account fetch the snapshot, and only read it."""
 
+    async def signed(self, blob: BlobAddress, snapshot: str) -> str:
+        """Query parameters of a URL that permit to read the snapshot, for an hour at most."""
+
 
 class BearerAuthority:
     """A token of an Azure identity. The credential keeps it and renews it before it expires."""
 
-    def __init__(self, credential: AsyncTokenCredential) -> None:
-        """Ask `credential` for tokens."""
-        self._credential = credential
+    def __init__(self, credential: AsyncTokenCredential, account: BlobServiceClient) -> None:
+        """Ask `credential` for tokens, and `account` for keys to sign with in its name."""
+        self._credential, self._account = credential, account
 
     async def headers(self) -> dict[str, str]:
         """The Authorization header."""
@@ -50,6 +55,21 @@ class BearerAuthority:
         """The token, for the destination to present (Put Page From URL, since 2020-10-02)."""
         token = await self._credential.get_token(STORAGE_SCOPE)
         return "", {"x-ms-copy-source-authorization": f"Bearer {token.token}"}
+
+    async def signed(self, blob: BlobAddress, snapshot: str) -> str:
+        """A user delegation SAS (Get User Delegation Key: the identity needs the right to ask for it)."""
+        now = datetime.now(UTC)
+        key = await self._account.get_user_delegation_key(now - CLOCK_SKEW, now + SAS_LIFETIME)
+        return generate_blob_sas(
+            str(self._account.account_name),
+            blob.container,
+            blob.name,
+            snapshot=snapshot,
+            user_delegation_key=key,
+            permission=BlobSasPermissions(read=True),
+            start=now - CLOCK_SKEW,
+            expiry=now + SAS_LIFETIME,
+        )
 
 
 class SharedSasAuthority:
@@ -70,6 +90,10 @@ class SharedSasAuthority:
     async def as_source(self, blob: BlobAddress, snapshot: str) -> tuple[str, dict[str, str]]:  # noqa: ARG002  see query
         """The SAS: what it permits was decided by whoever made it."""
         return self._sas, {}
+
+    async def signed(self, blob: BlobAddress, snapshot: str) -> str:  # noqa: ARG002  see query
+        """The SAS."""
+        return self._sas
 
 
 class KeyAuthority:
@@ -105,3 +129,7 @@ class KeyAuthority:
     async def as_source(self, blob: BlobAddress, snapshot: str) -> tuple[str, dict[str, str]]:
         """A SAS to read exactly this snapshot."""
         return self.query(blob, snapshot, write=False), {}
+
+    async def signed(self, blob: BlobAddress, snapshot: str) -> str:
+        """The same."""
+        return self.query(blob, snapshot, write=False)

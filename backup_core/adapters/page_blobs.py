@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
-from azure.storage.blob import BlobType, SequenceNumberAction
+from azure.storage.blob import BlobType, CopyProperties, SequenceNumberAction
 from azure.storage.blob.aio import BlobClient, BlobLeaseClient, BlobServiceClient
 
 from backup_core.adapters.answers import code_of, fault_of
 from backup_core.domain.errors import ServiceUnavailableError, UnexpectedAnswerError
 from backup_core.domain.naming import BlobAddress, is_snapshot_id
-from backup_core.ports import BlobProperties, Guard, ListedBlob, SnapshotInfo
+from backup_core.domain.redaction import redacted
+from backup_core.ports import BlobProperties, CopyState, Guard, ListedBlob, SnapshotInfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from backup_core.adapters.page_data import PageData
     from backup_core.adapters.page_lists import PageLists
     from backup_core.domain.ranges import ByteRange, DiffRange
-    from backup_core.ports import Fence
+    from backup_core.ports import CopyStatus, Fence
 
 
 @contextmanager
@@ -57,6 +58,7 @@ class AzurePageBlobs:
             created=found.creation_time,
             sequence_number=found.page_blob_sequence_number or 0,
             metadata=dict(found.metadata),
+            copy=_copy_of(found.copy),
         )
 
     async def create(self, blob: BlobAddress, size: int, sequence_number: int, metadata: Mapping[str, str]) -> None:
@@ -97,6 +99,32 @@ class AzurePageBlobs:
                 SequenceNumberAction.MAX, str(epoch), lease=lease
             )
         return int(answer["blob_sequence_number"])
+
+    async def set_sequence_number(self, blob: BlobAddress, epoch: int, lease: str) -> None:
+        """Set Blob Properties with action update."""
+        with translated(f"set the sequence number of {blob}"):
+            await self._client(blob).set_sequence_number(SequenceNumberAction.UPDATE, str(epoch), lease=lease)
+
+    async def start_copy(
+        self, source: BlobAddress, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str]
+    ) -> str:
+        """Copy Blob with If-None-Match: *. The source is signed: between accounts a token is not taken."""
+        url = await self._data.signed_source(source, snapshot)
+        with translated(f"copy {source} {snapshot} to {destination}"):
+            answer: dict[str, Any] = await self._client(destination).start_copy_from_url(
+                url, metadata=dict(metadata), match_condition=MatchConditions.IfMissing
+            )
+        return str(answer["copy_id"])
+
+    async def abort_copy(self, blob: BlobAddress, copy_id: str) -> None:
+        """Abort Copy Blob."""
+        try:
+            await self._client(blob).abort_copy(copy_id)
+        except HttpResponseError as error:
+            if error.status_code == 404 or code_of(error) == "NoPendingCopyOperation":
+                return
+            with translated(f"abort the copy onto {blob}"):
+                raise
 
     async def set_metadata(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard) -> str:
         """Set Blob Metadata under lease and If-Match."""
@@ -208,6 +236,14 @@ class AzureDocuments:
             with translated(f"read document {name}"):
                 raise
         return content.decode()
+
+
+def _copy_of(found: CopyProperties) -> CopyState | None:
+    if not found.id:
+        return None
+    done, _, total = (found.progress or "0/0").partition("/")
+    status = cast("CopyStatus", found.status)
+    return CopyState(found.id, status, int(done), int(total), redacted(found.status_description or ""))
 
 
 def _guarded(guard: Guard) -> dict[str, Any]:

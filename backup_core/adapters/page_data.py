@@ -73,6 +73,11 @@ class PageData:
         }
         await self._put(head, part.start, part.end, headers, fence, f"have fetched from {source} {snapshot}")
 
+    async def signed_source(self, source: BlobAddress, snapshot: str) -> str:
+        """The snapshot's URL with a signature to read it, for a Copy Blob."""
+        query = await self._transport.authority(source.account).signed(source, snapshot)
+        return f"{source.url}?snapshot={quote(snapshot, safe='')}&{query}"
+
     async def _put(
         self,
         blob: BlobAddress,

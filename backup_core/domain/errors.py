@@ -56,6 +56,12 @@ class CopySourceRefusedError(BackupError):
     code = "CopySourceRefused"
 
 
+class CopyFailedError(BackupError):
+    """A Copy Blob did not end as this run's complete copy."""
+
+    code = "CopyFailed"
+
+
 # -- blobs ----------------------------------------------------------------------------------------------------
 
 

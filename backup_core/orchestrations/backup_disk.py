@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from backup_core.domain.ending import CANCELED, canceled_words
+from backup_core.orchestrations import copy_blob
 from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, wave
 from backup_core.steps import (
     APPLY_SHARD,
@@ -18,6 +19,7 @@ from backup_core.steps import (
     RAISE_EPOCH,
     REPORT_PROGRESS,
     TAKE_BACKUP,
+    TAKE_OVER_COPY,
     TAKE_SNAPSHOT,
     VERIFY_HEAD,
     Applied,
@@ -27,6 +29,9 @@ from backup_core.steps import (
     Begun,
     Clean,
     Commit,
+    CopyEnd,
+    CopyRef,
+    CopyRequest,
     Fault,
     Finish,
     Going,
@@ -116,16 +121,16 @@ class _Backup:
                 return {"run": self.request.run, "state": begun.state, "why": begun.why, "points": []}
             self._holds(begun.held)
             self.fresh_after = bool(begun.finish_target)
-            transfer, planned = yield from self._prepare(self._ref(begun), begun)
-            yield from self._round(transfer, planned, 0, Applied())
+            transfer, planned, applied = yield from self._prepare(self._ref(begun), begun)
+            yield from self._round(transfer, planned, 0, applied)
         if self.fresh_after:
             # The interrupted run's target is a restore point now; success means a point of this window.
             self.fresh_after = False
             asked = RaiseEpoch(by=transfer.by, head=transfer.head)
             raised = yield from call(self.context, RAISE_EPOCH, asked, self.retries)
             by = transfer.by.model_copy(update={"epoch": raised.epoch})
-            transfer, planned = yield from self._prepare(by, _after(transfer, raised))
-            yield from self._round(transfer, planned, 0, Applied())
+            transfer, planned, applied = yield from self._prepare(by, _after(transfer, raised))
+            yield from self._round(transfer, planned, 0, applied)
         yield from self.finish("Succeeded", None)
         return self.ended("Succeeded")
 
@@ -156,8 +161,8 @@ class _Backup:
         request = self.request
         return RunRef(disk=request.disk, run=request.run, lease=self.lease, epoch=begun.epoch, source=begun.source)
 
-    def _prepare(self, by: RunRef, begun: Begun) -> Flow[tuple[Transfer, Planned]]:
-        """Source snapshot and plan; a diff that cannot be trusted turns the run into a full copy."""
+    def _prepare(self, by: RunRef, begun: Begun) -> Flow[tuple[Transfer, Planned, Applied]]:
+        """Source snapshot, plan, and a head to work on; a diff that cannot be trusted turns the run into a full copy."""
         target, size = begun.finish_target, begun.finish_size
         if not target:
             yield from self._report(by, "snapshot", begun)
@@ -183,10 +188,29 @@ class _Backup:
             size=size,
             plan=planned.plan,
         )
+        if planned.whole:
+            return transfer, planned, (yield from self._copy_whole(transfer))
         yield from call(self.context, OPEN_HEAD, transfer, self.retries)
-        return transfer, planned
+        return transfer, planned, Applied()
+
+    def _copy_whole(self, transfer: Transfer) -> Flow[Applied]:
+        """Have the service make the new head by one Copy Blob, and take it over."""
+        asked = CopyRequest(transfer=transfer).model_dump(mode="json")
+        raw = yield self.context.call_sub_orchestrator(copy_blob.NAME, asked, f"{self.request.run}.copy")
+        end = CopyEnd.model_validate(raw)
+        self.retries.count += end.retries
+        if end.state == "canceled":
+            phase: Phase = "copying"
+            raise _CanceledError(phase)
+        if end.fault:
+            raise StepFailedError(end.fault)
+        taken = CopyRef(transfer=transfer, copy_id=end.copy_id)
+        yield from call(self.context, TAKE_OVER_COPY, taken, self.retries)
+        return Applied(write_bytes=transfer.size, puts=1)
 
     def _plan(self, by: RunRef, begun: Begun, target: str, size: int) -> Flow[Planned]:
+        if begun.kind == "full" and self.request.full_copy == "blob":
+            return Planned(write_bytes=size, requests=1, whole=True)
         asked = PlanTransfer(by=by, target=target, base=begun.base, size=size)
         return (yield from call(self.context, PLAN_TRANSFER, asked, self.retries))
 

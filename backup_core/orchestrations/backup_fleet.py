@@ -27,9 +27,14 @@ def backup_fleet(context: Context) -> Flow[dict[str, Any]]:
     tasks = {
         one.disk: context.call_sub_orchestrator(
             backup_disk.NAME,
-            BackupRequest(disk=one.disk, run=one.run, trigger="timer", window=request.window, wave=request.wave).model_dump(
-                mode="json"
-            ),
+            BackupRequest(
+                disk=one.disk,
+                run=one.run,
+                trigger="timer",
+                window=request.window,
+                wave=request.wave,
+                full_copy=request.full_copy,
+            ).model_dump(mode="json"),
             one.run,
         )
         for one in page.runs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
@@ -15,12 +16,13 @@ from backup_core.domain.errors import (
     DiffRefusedError,
     FencedError,
     LeaseTakenError,
+    ServiceUnavailableError,
     SnapshotMissingError,
     UnexpectedAnswerError,
 )
 from backup_core.domain.naming import BlobAddress, is_snapshot_id
 from backup_core.domain.ranges import PAGE, PUT_BYTES_MAX, ByteRange, DiffRange
-from backup_core.ports import BlobProperties, Fence, Guard, ListedBlob, SnapshotInfo
+from backup_core.ports import BlobProperties, CopyState, Fence, Guard, ListedBlob, SnapshotInfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -45,6 +47,9 @@ class Blob:
     changed: dict[int, int] = field(default_factory=dict)
     """Page to the tick of its last write or clear."""
     lease: str = ""
+    copy: CopyState | None = None
+    arriving: Blob | None = None
+    """What a pending copy will have brought once it succeeds."""
     snapshots: dict[str, Blob] = field(default_factory=dict)
     frozen_at: int = 0
 
@@ -62,6 +67,8 @@ class MemoryPageBlobs:
         self.blobs: dict[BlobAddress, Blob] = {}
         self.unreachable: set[str] = set()
         """Accounts whose blobs other accounts cannot read: Put Page From URL is refused."""
+        self.copies_held = False
+        """Copies stay pending until `end_copy`."""
         self.lies = 0
         """Diffs that are still to hide one page which is newly allocated: an under-reporting service."""
 
@@ -76,6 +83,18 @@ class MemoryPageBlobs:
         """Write (or, with None, clear) pages past every fence."""
         for page, data in enumerate(pages, first):
             self._change(self.blobs[blob], page, data)
+
+    def end_copy(self, blob: BlobAddress, status: Literal["success", "failed", "aborted"]) -> None:
+        """The service ends a pending copy: with the source's content and sequence number, or with nothing at all."""
+        found = self.blobs[blob]
+        assert found.copy
+        size = found.copy.total_bytes
+        brought = found.arriving if status == "success" else None
+        found.pages = dict(brought.pages) if brought else {}
+        found.changed = dict.fromkeys(found.pages, self._world.tick())
+        found.size = size if brought else 0
+        found.copy = CopyState(found.copy.copy_id, status, size if brought else 0, size)
+        found.arriving, found.etag = None, self._etag()
 
     # -- helpers --------------------------------------------------------------------------------------------------
 
@@ -110,10 +129,17 @@ class MemoryPageBlobs:
         return blob
 
     def _leased(self, address: BlobAddress, lease: str) -> Blob:
-        blob = self._found(address)
+        blob = self._settled(address)
         if blob.lease != lease or not lease:
             message = f"{address}: lease {lease} does not hold it"
             raise FencedError(message)
+        return blob
+
+    def _settled(self, address: BlobAddress) -> Blob:
+        blob = self._found(address)
+        if blob.arriving:
+            message = f"{address}: a copy is pending"
+            raise ServiceUnavailableError(message)
         return blob
 
     def _fenced(self, address: BlobAddress, fence: Fence) -> Blob:
@@ -130,7 +156,7 @@ class MemoryPageBlobs:
         await self._world.before("properties")
         found = self._found(blob, snapshot)
         described = BlobProperties(
-            found.size, found.etag, found.page_blob, found.created, found.sequence_number, dict(found.metadata)
+            found.size, found.etag, found.page_blob, found.created, found.sequence_number, dict(found.metadata), found.copy
         )
         await self._world.after("properties")
         return described
@@ -148,7 +174,7 @@ class MemoryPageBlobs:
     async def acquire_lease(self, blob: BlobAddress, lease: str) -> None:
         """Hold the lease."""
         await self._world.before("acquire_lease")
-        found = self._found(blob)
+        found = self._settled(blob)
         if found.lease not in ("", lease):
             message = f"{blob}: another lease holds it"
             raise LeaseTakenError(message)
@@ -178,6 +204,42 @@ class MemoryPageBlobs:
         reached = found.sequence_number
         await self._world.after("raise_sequence_number")
         return reached
+
+    async def set_sequence_number(self, blob: BlobAddress, epoch: int, lease: str) -> None:
+        """Set the sequence number."""
+        await self._world.before("set_sequence_number")
+        found = self._leased(blob, lease)
+        found.sequence_number, found.etag = epoch, self._etag()
+        await self._world.after("set_sequence_number")
+
+    async def start_copy(
+        self, source: BlobAddress, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str]
+    ) -> str:
+        """A pending copy; `end_copy` ends it, at once unless copies are `held`."""
+        await self._world.before("start_copy")
+        if source.account in self.unreachable:
+            message = f"{source} cannot be read by the account of {destination}"
+            raise CopySourceRefusedError(message)
+        brought = self._found(source, snapshot)
+        if destination in self.blobs:
+            message = f"{destination} exists"
+            raise BlobExistsError(message)
+        made = self.put(destination, brought.size)
+        made.metadata, made.sequence_number = dict(metadata), brought.sequence_number
+        copy_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{destination} {self._world.ticks}"))
+        made.copy, made.arriving = CopyState(copy_id, "pending", 0, brought.size), brought
+        if not self.copies_held:
+            self.end_copy(destination, "success")
+        await self._world.after("start_copy")
+        return copy_id
+
+    async def abort_copy(self, blob: BlobAddress, copy_id: str) -> None:
+        """End a pending copy."""
+        await self._world.before("abort_copy")
+        found = self.blobs.get(blob)
+        if found and found.arriving and found.copy and found.copy.copy_id == copy_id:
+            self.end_copy(blob, "aborted")
+        await self._world.after("abort_copy")
 
     async def set_metadata(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard) -> str:
         """Replace the metadata."""

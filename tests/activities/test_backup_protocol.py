@@ -234,11 +234,10 @@ async def stop_before(scene, step, **fields):
     return request
 
 
-ALL_STEPS = [
-    step.name
-    for step in STEPS
-    if step.name not in ("list_disks", "begin_new_generation", "raise_epoch", "report_progress", "begin")
-]
+OTHERS = {"list_disks", "begin_new_generation", "raise_epoch", "report_progress", "begin"}
+COPY_BLOB = {"start_copy", "check_copy", "abort_copy", "take_over_copy"}
+ALL_STEPS = [step.name for step in STEPS if step.name not in OTHERS | COPY_BLOB]
+"""Steps of a backup by pages, after its begin."""
 
 
 async def test_a_second_run_is_skipped_while_one_is_at_work(scene):

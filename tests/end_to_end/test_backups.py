@@ -172,6 +172,29 @@ def test_a_diff_that_times_out_is_halved(platform, calm, name):
     disk.service.close()
 
 
+def test_a_full_backup_by_copy_blob(calm, tmp_path, name, rng):
+    """The service copies for a while by itself; the result is checked, taken over, and increments follow."""
+    from devhost.platform import Platform  # noqa: PLC0415
+
+    settings = {"FULL_COPY": "blob", "CATALOGUE_TABLE": "byblob"}
+    with Platform(tmp_path, storage=calm, settings=settings) as platform:
+        disk = Disk(platform, name, 16 * MIB).protect()
+        disk.disturb(rng, 10)
+        calm.reset()
+        first = disk.back_up()
+        counts = calm.counts()
+        disk.disturb(rng, 5)
+        second = disk.back_up()
+
+        assert (first["kind"], second["kind"]) == ("full", "incremental")
+        assert counts["PUT copy"]["requests"] == 1
+        assert not {"PUT page", "PUT page-from-url"} & set(counts)
+        disk.check_every_point()
+        instances = {one["instanceId"] for one in platform.host.instances(f"{name}.")}
+        assert f"{first['id']}.copy" in instances, "it waits in an orchestration of its own"
+        disk.service.close()
+
+
 def test_a_vhd_with_an_infinite_lease_is_backed_up(disk):
     """An attached disk is leased by its VM: snapshots and reads need no lease."""
     lease = disk.blob.acquire_lease()

@@ -14,6 +14,7 @@ from backup_core.domain.errors import (
     DiffRefusedError,
     FencedError,
     LeaseTakenError,
+    ServiceUnavailableError,
     SnapshotMissingError,
     UnexpectedAnswerError,
 )
@@ -236,3 +237,63 @@ async def test_documents(ports):
     await ports.documents.put("a/b.json", "3")
     assert await ports.documents.get("a/b.json") == "3"
     assert await ports.documents.get("a/c.json") is None
+
+
+async def test_a_copy_blob_to_a_new_blob(ports):
+    """The snapshot's content and the metadata given; the number is the source's until it is set; a second is refused."""
+    source, snapshot = await ports.make_source(page(7) * 16)
+    await ports.overwrite(source, page(99) * 16)
+    address, lease = ports.address("copied"), str(uuid.uuid4())
+    copy_id = await ports.blobs.start_copy(source, snapshot, address, {"mine": "yes"})
+
+    found = await ports.blobs.properties(address)
+    assert (found.copy.copy_id, found.copy.status, found.size, dict(found.metadata)) == (
+        copy_id, "success", 16 * PAGE, {"mine": "yes"},
+    )  # fmt: skip
+    assert await ports.blobs.read(address, "", WHOLE) == page(7) * 16
+    with pytest.raises(BlobExistsError):
+        await ports.blobs.start_copy(source, snapshot, address, {})
+    await ports.blobs.abort_copy(address, copy_id)
+    assert (await ports.blobs.properties(address)).copy.status == "success"
+    await ports.blobs.acquire_lease(address, lease)
+    await ports.blobs.raise_sequence_number(address, 9, lease)
+    await ports.blobs.set_sequence_number(address, 4, lease)
+    assert (await ports.blobs.properties(address)).sequence_number == 4
+    with pytest.raises(FencedError):
+        await ports.blobs.set_sequence_number(address, 5, str(uuid.uuid4()))
+
+
+async def test_a_pending_copy_is_ended(ports, request):
+    """While it is pending nothing can be done to the blob; aborted, it is there without content."""
+    if ports.kind == "memory":
+        ports.blobs.copies_held = True
+    else:
+        request.getfixturevalue("calm").switch(copies={"mode": "hold"})
+    source, snapshot = await ports.make_source(page(7) * 16)
+    address = ports.address("pending")
+    copy_id = await ports.blobs.start_copy(source, snapshot, address, {"mine": "yes"})
+    state = (await ports.blobs.properties(address)).copy
+    assert (state.status, state.done_bytes, state.total_bytes) == ("pending", 0, 16 * PAGE)
+    with pytest.raises(ServiceUnavailableError):
+        await ports.blobs.acquire_lease(address, str(uuid.uuid4()))
+    await ports.blobs.abort_copy(address, copy_id)
+    await ports.blobs.abort_copy(address, copy_id)
+    await ports.blobs.abort_copy(ports.address("nowhere"), copy_id)
+
+    found = await ports.blobs.properties(address)
+    assert (found.copy.status, found.size, dict(found.metadata)) == ("aborted", 0, {"mine": "yes"})
+
+
+async def test_listings_of_blobs_and_snapshots(ports, head):
+    """By prefix, with metadata; the blob itself has no snapshot id."""
+    address, _ = head
+    taken = await ports.blobs.snapshot(address, {"n": "1"})
+    await ports.make("head2")
+    await ports.make("other")
+    found = [one async for one in ports.blobs.listed(address.account, address.container, "head")]
+
+    assert {(one.name, one.snapshot, tuple(one.metadata.items())) for one in found} == {
+        ("head", taken, (("n", "1"),)), ("head", "", ()), ("head2", "", ()),
+    }  # fmt: skip
+    assert [one.name for one in found] == sorted(one.name for one in found)
+    assert [one async for one in ports.blobs.listed(address.account, address.container, "none")] == []

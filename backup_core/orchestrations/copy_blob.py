@@ -1,0 +1,95 @@
+"""Waiting for a Copy Blob of the service: looked at by durable timers, ended when it takes too long or is canceled.
+
+It costs no worker time, and its history stays small: after so many looks it continues as new.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now
+from backup_core.steps import (
+    ABORT_COPY,
+    CHECK_COPY,
+    REPORT_PROGRESS,
+    START_COPY,
+    CopyEnd,
+    CopyRef,
+    CopyRequest,
+    Fault,
+    Report,
+)
+
+if TYPE_CHECKING:
+    from backup_core.orchestrations.calls import Context
+    from backup_core.steps import CopyProgress
+
+NAME = "copy_blob"
+PAUSE_FIRST, PAUSE_MAX, PAUSE_GROWTH = 5.0, 300.0, 1.5
+"""Seconds between looks. The longest is well below the 15 minutes after which a silent run is taken for dead."""
+DEADLINE = timedelta(hours=48)
+"""The service itself gives up a copy after two weeks (Copy Blob)."""
+LOOKS_PER_EXECUTION = 24
+
+
+def copy_blob(context: Context) -> Flow[dict[str, Any] | None]:
+    """The orchestrator. Returns a CopyEnd; never raises for an expected failure."""
+    request = CopyRequest.model_validate(context.get_input())
+    try:
+        end = yield from _waited(context, request)
+    except StepFailedError as failed:
+        end = CopyEnd(state="failed", fault=failed.fault)
+    return end.model_dump(mode="json") if end else None
+
+
+def _waited(context: Context, request: CopyRequest) -> Flow[CopyEnd | None]:
+    retries, transfer = Retries(request.retries), request.transfer
+    if not request.copy_id:
+        started = yield from call(context, START_COPY, transfer, retries)
+        begun = now(context).isoformat()
+        request = request.model_copy(update={"copy_id": started.copy_id, "started": begun, "pause": PAUSE_FIRST})
+    ref = CopyRef(transfer=transfer, copy_id=request.copy_id)
+    pause = request.pause
+    for _ in range(LOOKS_PER_EXECUTION):
+        seen = yield from call(context, CHECK_COPY, ref, retries)
+        if seen.status == "success":
+            return CopyEnd(state="success", copy_id=ref.copy_id, retries=retries.count)
+        if seen.status != "pending":
+            return CopyEnd(
+                state="failed", fault=_fault(f"the service ended it as {seen.status}: {seen.why or 'no reason'}", seen)
+            )
+        canceled = yield from _reported(context, request, seen, retries)
+        late = now(context) - datetime.fromisoformat(request.started) > DEADLINE
+        if canceled or late:
+            yield from call(context, ABORT_COPY, ref, retries)
+            why = f"it was not complete after {DEADLINE}; set FULL_COPY to 'pages'"
+            return CopyEnd(state="canceled") if canceled else CopyEnd(state="failed", fault=_fault(why, seen))
+        yield context.create_timer(now(context) + timedelta(seconds=pause))
+        pause = min(pause * PAUSE_GROWTH, PAUSE_MAX)
+    again = request.model_copy(update={"pause": pause, "retries": retries.count})
+    context.continue_as_new(again.model_dump(mode="json"))
+    return None
+
+
+def _fault(why: str, seen: CopyProgress) -> Fault:
+    message = f"Copy Blob of the full backup: {why} ({seen.done} of {seen.total} bytes copied); the next run copies anew"
+    return Fault(code="CopyFailed", message=message, retryable=False)
+
+
+def _reported(context: Context, request: CopyRequest, seen: CopyProgress, retries: Retries) -> Flow[bool]:
+    """Progress of the run, which is its heartbeat too; whether it is to be canceled."""
+    report = Report(
+        by=request.transfer.by,
+        phase="copying",
+        done=seen.done,
+        total=seen.total,
+        kind=request.transfer.kind,
+        reason=request.transfer.reason,
+        bytes_total=seen.total,
+        bytes_done=seen.done,
+        retries=retries.count,
+    )
+    reported = yield from call(context, REPORT_PROGRESS, report, retries)
+    context.set_custom_status({"copied": seen.done, "total": seen.total, "percent": reported.percent})
+    return reported.cancel

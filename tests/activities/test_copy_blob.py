@@ -1,0 +1,194 @@
+"""Full backups by one Copy Blob of the service: started once, waited for, checked, taken over; every other end is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from backup_core.domain.ending import HEARTBEAT_MAX
+from backup_core.orchestrations import copy_blob
+from backup_core.orchestrations.backup_disk import BackupFailedError
+from tests.activities.test_backup_protocol import names, stop_before
+from tests.activities.test_cancel import cancel
+from tests.scene import PAGE, SOURCE, Scene
+
+
+@pytest.fixture
+def scene():
+    stage = Scene()
+    stage.protect().sequence_number = 4711
+    stage.write(0, 1, 2, None, 4)
+    stage.blobs.copies_held = True
+    return stage
+
+
+def new_head(scene):
+    return next(address for address, blob in scene.blobs.blobs.items() if address.container == "heads" and blob.copy)
+
+
+async def run(scene, looks, ending, **fields):
+    """A run whose copy stays pending for so many looks, and then `ending` happens."""
+    request, driver = scene.request(full_copy="blob", **fields), scene.driver()
+    seen = 0
+
+    async def perform(name, asked):
+        nonlocal seen
+        if name == "check_copy":
+            seen += 1
+            if seen == looks:
+                await ending(asked)
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    driver.run_id = request.run
+    try:
+        driver.output = await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+    finally:
+        driver.looks = seen
+    return driver
+
+
+async def succeed(scene):
+    scene.blobs.end_copy(new_head(scene), "success")
+
+
+async def test_a_full_backup_by_copy_blob_then_an_increment(scene):
+    """No page is copied by the app; the head is at the run's epoch whatever number the source had; the next is incremental."""
+    driver = await run(scene, 3, lambda _: succeed(scene))
+
+    assert driver.output["state"] == "Succeeded"
+    assert not {"plan_transfer", "open_head", "apply_shard"} & set(names(driver))
+    (point,) = scene.points()
+    assert (point.kind, point.requests, point.write_bytes) == ("full", 1, 32 * PAGE)
+    assert scene.content(point) == scene.blobs.blobs[scene.source()].content()
+    assert scene.head_blob().sequence_number == scene.head_row().epoch
+    assert "pagekeeper_run" in scene.head_blob().metadata
+    scene.write(5, 55)
+    await scene.back_up(full_copy="blob")
+    assert scene.points()[-1].kind == "incremental"
+    assert scene.content(scene.points()[-1]) == scene.blobs.blobs[scene.source()].content()
+
+
+async def test_looks_grow_apart_and_history_stays_small(scene):
+    """Timers from seconds to five minutes, a heartbeat at each look, continue-as-new after so many."""
+    driver = await run(scene, 100, lambda _: succeed(scene))
+
+    assert driver.looks == 100
+    assert driver.executions == 1 + 5  # the run, and the waiting in five parts
+    waits = driver._waited.total_seconds()
+    assert waits > 90 * copy_blob.PAUSE_MAX * 0.8
+    assert names(driver).count("start_copy") == 1
+    assert timedelta(seconds=copy_blob.PAUSE_MAX) < HEARTBEAT_MAX / 2
+
+
+@pytest.mark.parametrize("status", ["failed", "aborted"])
+async def test_a_copy_that_ends_badly_fails_the_run(scene, status):
+    """It leaves a blob with metadata and no content: never taken for a backup."""
+
+    async def ending(_):
+        scene.blobs.end_copy(new_head(scene), status)
+
+    with pytest.raises(BackupFailedError, match=rf"CopyFailed.*ended it as {status}"):
+        await run(scene, 2, ending)
+
+    assert scene.points() == []
+    assert scene.head_row().owner is None
+    scene.blobs.copies_held = False
+    await scene.back_up(full_copy="blob")
+    assert scene.content(scene.points()[-1]) == scene.blobs.blobs[scene.source()].content()
+
+
+async def test_a_copy_that_takes_too_long_is_ended(scene):
+    async def ending(_):
+        return
+
+    with pytest.raises(BackupFailedError, match=r"CopyFailed.*not complete after 2 days.*FULL_COPY"):
+        await run(scene, 0, ending)
+
+    assert scene.blobs.blobs[new_head(scene)].copy.status == "aborted"
+
+
+async def test_a_cancel_ends_the_copy(scene):
+    request, driver = scene.request(full_copy="blob"), scene.driver()
+
+    async def perform(name, asked):
+        if name == "check_copy" and len([one for one in driver.calls if one[0] == "check_copy"]) == 2:
+            await cancel(scene, request.run)
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    output = await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    assert output["state"] == scene.run_row(request.run).state == "Canceled"
+    assert scene.blobs.blobs[new_head(scene)].copy.status == "aborted"
+
+
+TRICKS = {
+    "another copy": lambda blob: replace_copy(blob, copy_id="other"),
+    "another size": lambda blob: setattr(blob, "size", 512),
+    "other metadata": lambda blob: blob.metadata.update(pagekeeper_target="2020-01-01T00:00:00.0000000Z"),
+    "still pending": lambda blob: replace_copy(blob, status="pending"),
+}
+
+
+def replace_copy(blob, **fields):
+    blob.copy = replace(blob.copy, **fields)
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+async def test_only_the_runs_own_complete_copy_is_taken_over(scene, trick):
+    """Id, status, size and mark are looked at again, under no assumption from the waiting."""
+    scene.blobs.copies_held = False
+    request, driver = scene.request(full_copy="blob"), scene.driver()
+
+    async def perform(name, asked):
+        if name == "take_over_copy":
+            TRICKS[trick](scene.blobs.blobs[new_head(scene)])
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    with pytest.raises(BackupFailedError, match="CopyFailed"):
+        await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    assert scene.points() == []
+
+
+async def test_every_step_of_it_twice(scene):
+    """A second delivery finds the copy, the lease and the number as they are."""
+    scene.blobs.copies_held = False
+    request, driver = scene.request(full_copy="blob"), scene.driver()
+
+    async def twice(name, asked):
+        first = await scene.perform(name, asked)
+        second = await scene.perform(name, asked)
+        if name in ("start_copy", "check_copy"):
+            assert first == second
+        return second
+
+    driver._perform = twice
+    await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    assert scene.asked["start_copy"] == 2
+    assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
+
+
+@pytest.mark.parametrize("step", ["start_copy", "check_copy", "take_over_copy", "verify_head"])
+async def test_a_run_that_died_while_copying_is_taken_over(scene, step):
+    """Another generation: nothing was ever committed on the blob it leaves."""
+    scene.blobs.copies_held = step in ("start_copy", "check_copy")
+    await stop_before(scene, step, full_copy="blob")
+    scene.world.pass_time(timedelta(minutes=16))
+    scene.blobs.copies_held = False
+    await scene.back_up(full_copy="blob")
+
+    (point,) = scene.points()
+    assert scene.content(point) == scene.blobs.blobs[scene.source()].content()
+
+
+async def test_an_unreadable_source_fails_in_words(scene):
+    scene.blobs.unreachable.add(SOURCE)
+    with pytest.raises(BackupFailedError, match="CopySourceRefused"):
+        await run(scene, 1, lambda _: succeed(scene))
+    assert scene.points() == []
