@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from backup_core.activities import points, runner, tools, transfer, verification
+from backup_core.activities import points, runner, shards, tools, transfer, verification
 from backup_core.domain import decision
-from backup_core.steps import COMMIT_POINT
+from backup_core.domain.metadata import PageMapDigest
+from backup_core.steps import COMMIT_POINT, Applied
 from devhost.memory.catalogue import MemoryCatalogue
 from devhost.memory.driver import DrivenContext
 from devhost.memory.page_blobs import MemoryPageBlobs
@@ -38,6 +39,7 @@ def no_fence() -> Iterator[None]:
     with (
         patch.object(MemoryPageBlobs, "_fenced", lambda self, address, _: self._found(address)),
         patch.object(transfer, "owned", any_owner),
+        patch.object(shards, "owned", any_owner),
     ):
         yield
 
@@ -100,8 +102,12 @@ def continuation_ignored() -> Iterator[None]:
 def commit_without_verifying() -> Iterator[None]:
     """The head is marked verified without having been compared."""
 
-    async def believe(*_: object) -> str:
-        return "0" * 64
+    async def believe(toolbox: tools.Tools, *asked: Any) -> str:  # noqa: ANN401  as the function it replaces
+        *_, head, window, chain = asked
+        digest = PageMapDigest(chain)
+        async for one in toolbox.blobs.allocated(head, "", window):
+            digest.add(one.start, one.end)
+        return digest.finish()
 
     async def read_nothing(*_: object, **__: object) -> int:
         return 0
@@ -149,6 +155,22 @@ def altered_head_is_trusted() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def cursor_ahead_of_its_puts() -> Iterator[None]:
+    """How far a shard came is stored when requests are sent, not when they are answered."""
+    start = shards._Copying._start  # noqa: SLF001  the guard to be removed
+
+    def hasty(copying: Any, piece: Any) -> None:  # noqa: ANN401  as the method it replaces
+        start(copying, piece)
+        written = 0 if piece.cleared else piece.range.size
+        copying._ahead[-1].applied = Applied(  # noqa: SLF001  see above
+            write_bytes=written, clear_bytes=piece.range.size - written, puts=int(not piece.cleared), clears=int(piece.cleared)
+        )
+
+    with patch.object(shards._Copying, "_start", hasty):  # noqa: SLF001  see above
+        yield
+
+
 BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "no fence": no_fence,
     "lease id from the name": lease_from_the_name,
@@ -159,4 +181,5 @@ BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "source snapshot deleted before commit": source_snapshot_deleted_before_commit,
     "unconditional commit": unconditional_commit,
     "altered head is trusted": altered_head_is_trusted,
+    "cursor ahead of its puts": cursor_ahead_of_its_puts,
 }

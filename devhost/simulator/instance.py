@@ -23,7 +23,7 @@ class Instance(Protocol):
 
     id: str
     waiting: list[Task]
-    """Open activities and timers."""
+    """Open activities, timers and sub-orchestrations."""
     ended: bool
 
     def settle(self, task: Task, result: Any = None, error: Exception | None = None) -> None:  # noqa: ANN401  any JSON
@@ -38,6 +38,8 @@ class DirectInstance:
         self.id, self._orchestrate, self._clock, self._seed = instance_id, orchestrate, clock, seed
         self.waiting: list[Task] = []
         self.ended = False
+        self.output: Any = None
+        self.error: Exception | None = None
         self.executions = 0
         self._begin(input_)
 
@@ -61,13 +63,14 @@ class DirectInstance:
                 if self.waiting:
                     return
                 finished = self._joined()
-        except StopIteration:
+        except StopIteration as stop:
+            self.output = stop.value
             again = self._context.next_input
             if again is not None:
                 self._begin(again)
                 return
-        except Exception:  # noqa: BLE001, S110  a failed orchestration has ended; its run's row says why
-            pass
+        except Exception as error:  # noqa: BLE001  a failed orchestration has ended; its run's row says why
+            self.error = error
         self.waiting, self.ended = [], True
 
     def _joined(self) -> Task:

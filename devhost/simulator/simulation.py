@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from backup_core.activities.copying import Copying
 from backup_core.activities.rebuild import carry_out, survey
@@ -27,6 +27,7 @@ from backup_core.domain.naming import BlobAddress
 from backup_core.domain.ranges import PAGE
 from backup_core.domain.records import Policy, RestorePoint
 from backup_core.orchestrations.backup_disk import backup_disk
+from backup_core.orchestrations.copy_blob import copy_blob
 from backup_core.steps import STEPS, BackupRequest
 from devhost.memory.catalogue import MemoryCatalogue, MemoryDocuments
 from devhost.memory.page_blobs import MemoryPageBlobs
@@ -34,6 +35,7 @@ from devhost.memory.world import World
 from devhost.simulator.instance import DirectInstance, ReplayedInstance
 
 if TYPE_CHECKING:
+    from backup_core.steps import FullCopy
     from devhost.memory.driver import Task
     from devhost.simulator.instance import Instance
 
@@ -109,7 +111,10 @@ class Simulation:
             shard_seconds=self.rng.choice([1, 100]),
         )
         documents = MemoryDocuments(self.world)
-        if self.rng.random() < 0.3:
+        replayed = seed % REPLAYED_EVERY == 0
+        self.full_copy: FullCopy = "blob" if not replayed and self.rng.random() < 0.3 else "pages"
+        self.blobs.copies_held = True
+        if self.full_copy == "pages" and self.rng.random() < 0.3:
             self.blobs.unreachable.add(SOURCE)
         copying = Copying(self.blobs, self.rng.choice(["auto", "stream"]), lambda: 0.0)
         clock = itertools.count().__next__
@@ -119,6 +124,8 @@ class Simulation:
         policy = Policy(DISK, self.source.url, "", self.world.now, self.world.now)
         self.catalogue.rows[DISK, "policy"] = self.catalogue.rows.get((DISK, "policy")) or _versioned(policy, self.world)
         self.instances: list[Instance] = []
+        self.children: dict[DirectInstance, tuple[Instance, Task]] = {}
+        """Sub-orchestrations, and the task of another that waits for each."""
         self.calls: list[Call] = []
         self.gates: list[Gate] = []
         self.quiet = False
@@ -162,7 +169,11 @@ class Simulation:
         for call in [call for call in self.calls if call.work and call.work.done()]:
             self.calls.remove(call)
             self._finished(call)
-        for instance in self.instances:
+        for child, (parent, task) in list(self.children.items()):
+            if child.ended:
+                del self.children[child]
+                parent.settle(task, child.output, child.error)
+        for instance in self.instances:  # grows while sub-orchestrations begin
             self._deliver(instance)
 
     def _finished(self, call: Call) -> None:
@@ -184,6 +195,11 @@ class Simulation:
         for task in list(instance.waiting):
             if task.kind == "activity" and id(task) not in under_way:
                 self._start_call(instance, task)
+            if task.kind == "sub" and all(known is not task for _, known in self.children.values()):
+                self._count("sub-orchestrations")
+                child = DirectInstance(copy_blob, task.input, task.instance, lambda: self.world.now, task.instance)
+                self.children[child] = (instance, task)
+                self.instances.append(child)
 
     def _start_call(self, instance: Instance, task: Task, *, zombie: bool = False) -> None:
         call = Call(instance, task, zombie=zombie)
@@ -226,6 +242,7 @@ class Simulation:
             (0.25, self._terminate),
             (0.15, self._listing_lies),
             (0.1, self._cancel),
+            (0.5, self._copies_arrive),
             (0.6, self._duplicate),
             (50 if ready else 0, lambda: self._open_gate(ready)),
             (3 if ready else 0, lambda: self._disturb_gate(ready)),
@@ -290,6 +307,14 @@ class Simulation:
                     call.zombie = True
                     call.held_until = self._now + self.rng.randrange(200)
 
+    def _copies_arrive(self) -> None:
+        """The service ends a pending copy, nearly always well."""
+        pending = [address for address, blob in self.blobs.blobs.items() if blob.arriving]
+        if pending:
+            status: Literal["success", "failed"] = "success" if self.quiet or self.rng.random() < 0.9 else "failed"
+            self._count(f"copy ends: {status}")
+            self.blobs.end_copy(self.rng.choice(pending), status)
+
     def _cancel(self) -> None:
         """An operator cancels a run."""
         rows = [(key, row) for (_, key), row in self.catalogue.rows.items() if key.startswith("run!")]
@@ -330,7 +355,15 @@ class Simulation:
         self._start_run(run, window=window, full=full, skew=timedelta(minutes=self.rng.choice([0, 0, 60, -60])))
 
     def _start_run(self, run: str, *, window: str, full: bool, skew: timedelta = timedelta()) -> None:
-        request = BackupRequest(disk=DISK, run=run, trigger="timer", full=full, window=window, wave=self.rng.choice([1, 2, 4]))
+        request = BackupRequest(
+            disk=DISK,
+            run=run,
+            trigger="timer",
+            full=full,
+            window=window,
+            wave=self.rng.choice([1, 2, 4]),
+            full_copy=self.full_copy,
+        )
         kind = ReplayedInstance if self.seed % REPLAYED_EVERY == 0 else DirectInstance
 
         def clock() -> datetime:
@@ -396,6 +429,8 @@ class Simulation:
             self.instances = [instance for instance in self.instances if not instance.ended]
             if self.gates:
                 self._open_gate(self.gates)
+            elif any(blob.arriving for blob in self.blobs.blobs.values()):
+                self._copies_arrive()
             elif any(task.kind == "timer" for instance in self.instances for task in instance.waiting):
                 self._fire_timer()
             elif not self.calls:
