@@ -5,13 +5,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test lint up simulate setup lock format clean
+.PHONY: help demo test lint up simulate bench setup lock format clean
 
 help:
 	@echo "make demo   back up a real disk twice on the local platform and prove every restore point"
 	@echo "make test   checks and tests, the local platform included"
 	@echo "make up     start the local platform to play with; Ctrl-C stops it"
 	@echo "make simulate SEEDS=50000 [FIRST=0]   disturb the backup protocol from seeds; SEED=n tells one history"
+	@echo "make bench [SHORT=1]   requests, bytes and time of a backup, beside the SDK's own loops"
 	@echo "make lint   format, lint, types, import contracts"
 	@echo "make lock   pin the dependencies anew"
 
@@ -25,6 +26,9 @@ SEEDS ?= 5000
 FIRST ?= 0
 simulate: $(READY)
 	@$(BIN)/python -m devhost simulate --seeds $(SEEDS) --first $(FIRST) $(if $(SEED),--seed $(SEED))
+
+bench: $(READY)
+	@$(BIN)/python -m devhost bench $(if $(SHORT),--short)
 
 test: lint
 	@$(BIN)/python -m pytest

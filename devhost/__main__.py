@@ -1,4 +1,4 @@
-"""`python -m devhost demo | up | simulate [--seeds N] [--first N] [--seed N]`."""
+"""`python -m devhost demo | up | bench [--short] | simulate [--seeds N] [--first N] [--seed N]`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ def main(arguments: list[str]) -> int:
             from devhost import up  # noqa: PLC0415  each command loads what it needs
 
             return up.main()
+        case ["bench", *options]:
+            from devhost import bench  # noqa: PLC0415  each command loads what it needs
+
+            return bench.main(short="--short" in options)
         case ["simulate", *options]:
             from devhost.simulator import command  # noqa: PLC0415  each command loads what it needs
 
@@ -26,7 +30,7 @@ def main(arguments: list[str]) -> int:
             parser.add_argument("--seed", type=int, help="one history, with its trace")
             asked = parser.parse_args(options)
             return command.main(asked.seeds, asked.first, asked.seed)
-    print("usage: python -m devhost demo | up | simulate")
+    print("usage: python -m devhost demo | up | bench | simulate")
     return 2
 
 

@@ -150,3 +150,24 @@ def test_a_sas_instead_of_keys(calm, tmp_path, name):
 
         disk.check_every_point()
         disk.service.close()
+
+
+@pytest.mark.parametrize("spoiled", [False, True])
+def test_the_bench_in_its_short_form(spoiled, tmp_path):
+    """Its counts are at their goals; and they can be missed: a client that puts 2 MiB at a time is found out."""
+    code = "from devhost import bench; import sys; {spoil}; sys.exit(bench.main(short=True))"
+    spoil = (
+        "from backup_core.activities import shards; real = shards.requests; "
+        "shards._check = lambda *_: None; "
+        "shards.requests = lambda one: [one] if one.cleared else ["
+        "type(one)(part, False) for part in shards.chunks_of(one.range)]; "
+        "from backup_core.domain.ranges import chunks; shards.chunks_of = lambda whole: chunks(whole, 2 * 1024 * 1024)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code.format(spoil=spoil if spoiled else "pass")],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+
+    assert ended.returncode == (1 if spoiled else 0), ended.stdout + ended.stderr
+    assert ("missed" in ended.stdout) is spoiled
+    assert "SDK aio" in ended.stdout
