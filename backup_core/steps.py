@@ -29,6 +29,8 @@ class Fault(Message):
     code: str
     message: str
     retryable: bool
+    wait_seconds: int = 0
+    """How long trying again is certainly in vain."""
 
 
 class Outcome(Message):

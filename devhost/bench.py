@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from backup_core.bootstrap import Services
 
 KIB = 1024
-SIZE = 16 * GIB
+SIZE = 2 * GIB
 CONTAINER = "vhds"
 BY_NAME = {step.name: step for step in STEPS}
 COPYING = ("apply_shard",)
@@ -62,9 +62,11 @@ class Shape:
         """Merged ranges, ascending."""
         written = [ByteRange(number * MIB, number * MIB + 8 * KIB) for number in range(self.small)]
         # Gaps keep the large ranges apart: touching ones would be one range.
-        written += [ByteRange(8 * GIB + number * 5 * MIB, 8 * GIB + number * 5 * MIB + 4 * MIB) for number in range(self.large)]
-        written.append(ByteRange(12 * GIB, 12 * GIB + 9 * MIB))
-        cleared = [ByteRange(14 * GIB + number * MIB, 14 * GIB + number * MIB + 64 * KIB) for number in range(self.clears)]
+        written += [ByteRange(GIB + number * 5 * MIB, GIB + number * 5 * MIB + 4 * MIB) for number in range(self.large)]
+        written.append(ByteRange(GIB + 512 * MIB, GIB + 521 * MIB))
+        cleared = [
+            ByteRange(GIB + (768 + number) * MIB, GIB + (768 + number) * MIB + 64 * KIB) for number in range(self.clears)
+        ]
         return [DiffRange(one, cleared=False) for one in written] + [DiffRange(one, cleared=True) for one in cleared]
 
 

@@ -79,7 +79,7 @@ async def run_step(
         await prepare()
         answer = await ACTIVITIES[step.name](tools, asked)
     except BackupError as error:
-        fault = Fault(code=error.code, message=redacted(str(error)), retryable=error.retryable)
+        fault = Fault(code=error.code, message=redacted(str(error)), retryable=error.retryable, wait_seconds=error.wait_seconds)
         log.warning("%s: %s: %s", step.name, fault.code, fault.message)
         return Outcome(fault=fault).model_dump(mode="json")
     except Exception as error:  # noqa: BLE001  raised again below, redacted

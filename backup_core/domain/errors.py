@@ -13,6 +13,8 @@ class BackupError(Exception):
     code: ClassVar[str] = "BackupError"
     retryable: ClassVar[bool] = False
     """Whether the same call may succeed later without anybody doing anything."""
+    wait_seconds: ClassVar[int] = 0
+    """How long it certainly does not."""
 
 
 # -- the service ----------------------------------------------------------------------------------------------
@@ -94,6 +96,7 @@ class SnapshotRateError(BackupError):
 
     code = "SnapshotRate"
     retryable = True
+    wait_seconds = 600
 
 
 class SnapshotUnreadableError(BackupError):

@@ -90,7 +90,8 @@ def wave(context: Context, step: Step[I, O], asked: Sequence[I], retries: Retrie
         if final or pause is None:
             raise StepFailedError(final or faults[0])
         retries.count += len(faults)
-        yield context.create_timer(now(context) + pause)
+        longest = timedelta(seconds=max(fault.wait_seconds for fault in faults))
+        yield context.create_timer(now(context) + max(pause, longest))
     raise AssertionError  # the last pause is None: the loop returns or raises
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
+from backup_core.domain.ending import HEARTBEAT_MAX
+from backup_core.domain.errors import SnapshotRateError
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.backup_fleet import FleetFailedError
 from backup_core.steps import FleetRequest
@@ -50,6 +54,24 @@ async def test_a_fault_that_may_pass_is_tried_again(scene, step):
     assert driver._waited.total_seconds() >= 25
     if step in ("apply_shard", "commit_point"):
         assert scene.rows("run!")[0].retries == 2
+
+
+async def test_the_snapshot_rate_of_premium_blobs_is_waited_out(scene, monkeypatch):
+    """One snapshot in ten minutes: trying sooner is in vain; the wait is shorter than what makes a run dead."""
+    snapshot, refused = scene.blobs.snapshot, []
+
+    async def limited(blob, metadata, guard=None):
+        if guard is None and not refused:
+            refused.append(blob)
+            raise SnapshotRateError("one in ten minutes")
+        return await snapshot(blob, metadata, guard)
+
+    monkeypatch.setattr(scene.blobs, "snapshot", limited)
+    driver = scene.driver()
+    output = await run(scene, driver)
+
+    assert output["state"] == "Succeeded"
+    assert timedelta(minutes=10) <= driver._waited < HEARTBEAT_MAX
 
 
 async def test_a_crashed_activity_is_tried_again(scene):

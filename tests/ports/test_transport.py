@@ -1,0 +1,310 @@
+"""The data path against a server that answers as told: retries, budget, Retry-After, lengths, checksums, tokens, signatures."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from azure.core.credentials import AccessToken
+from azure.storage.blob import UserDelegationKey
+
+from backup_core.adapters import transport as transport_module
+from backup_core.adapters.authority import BearerAuthority, KeyAuthority, SharedSasAuthority
+from backup_core.adapters.page_data import PageData
+from backup_core.adapters.page_lists import PageLists
+from backup_core.adapters.transport import ATTEMPTS_MAX, RetryBudget, Transport
+from backup_core.domain.errors import (
+    AccessDeniedError,
+    CopySourceRefusedError,
+    FencedError,
+    ServiceTimedOutError,
+    ServiceUnavailableError,
+    TransferDamagedError,
+)
+from backup_core.domain.naming import BlobAddress
+from backup_core.domain.ranges import ByteRange
+from backup_core.ports import Fence
+
+PART, FENCE = ByteRange(512, 1536), Fence("lease", 7)
+SECRET = "sig=c2VjcmV0c2VjcmV0c2VjcmV0"
+GOOD = bytes(range(256)) * 4
+SNAPSHOT = "2026-01-01T00:00:00.0000000Z"
+
+
+class Service:
+    """Answers in the order told, then always 206 with the content; remembers what it was asked."""
+
+    def __init__(self):
+        self.answers, self.seen = [], []
+        self.pauses = []
+
+    async def handle(self, request):
+        self.seen.append(
+            SimpleNamespace(method=request.method, url=request.path_qs, headers=request.headers, body=await request.read())
+        )
+        if self.answers:
+            told = self.answers.pop(0)
+            if told == "reset":
+                request.transport.abort()
+                return web.Response()
+            return told
+        if request.method == "PUT":
+            return web.Response(status=201)
+        return good()
+
+
+def good(body=GOOD, digest=None):
+    md5 = base64.b64encode(hashlib.md5(digest or body).digest()).decode()
+    return web.Response(status=206, body=body, headers={"Content-MD5": md5})
+
+
+def refused(status, code="", **headers):
+    return web.Response(status=status, headers={"x-ms-error-code": code, **headers})
+
+
+@pytest.fixture
+async def service(monkeypatch):
+    told = Service()
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", told.handle)
+    sleep = asyncio.sleep
+
+    async def noted(seconds, *rest):
+        told.pauses.append(seconds)
+        await sleep(0, *rest)
+
+    monkeypatch.setattr(transport_module.asyncio, "sleep", noted)
+    async with TestServer(app) as server:
+        told.account = str(server.make_url("/source")).rstrip("/")
+        told.blob = BlobAddress(told.account, "vhds", "disk.vhd")
+        told.head = BlobAddress(told.account, "heads", "a/b.vhd")
+        told.transport = Transport({told.account: SharedSasAuthority(SECRET)})
+        told.data = PageData(told.transport)
+        yield told
+        await told.transport.close()
+
+
+async def test_a_read_is_exact(service):
+    assert await service.data.read(service.blob, SNAPSHOT, PART) == GOOD
+    (asked,) = service.seen
+    assert asked.headers["x-ms-range"] == "bytes=512-1535"
+    assert parse_qs(urlsplit(asked.url).query)["snapshot"] == [SNAPSHOT]
+
+
+@pytest.mark.parametrize("body", [GOOD[:-1], GOOD + b"\0", b""])
+async def test_other_lengths_are_damage(service, body):
+    service.answers = [good(body)]
+    with pytest.raises(TransferDamagedError, match=f"{len(body)} bytes arrived, expected 1024"):
+        await service.data.read(service.blob, SNAPSHOT, PART)
+
+
+async def test_an_altered_byte_is_damage(service):
+    service.answers = [good(GOOD[:-1] + b"\x00", digest=GOOD)]
+    with pytest.raises(TransferDamagedError):
+        await service.data.stream(service.blob, SNAPSHOT, PART, service.head, FENCE)
+    assert [one.method for one in service.seen] == ["GET"], "nothing was written from it"
+
+
+@pytest.mark.parametrize("hiccup", [refused(500, "InternalError"), refused(503, "ServerBusy"), refused(429), "reset"])
+async def test_hiccups_are_tried_again(service, hiccup):
+    service.answers = [hiccup]
+    await service.data.clear(service.head, PART, FENCE)
+
+    assert len(service.seen) == 2
+    assert service.seen[0].headers["x-ms-lease-id"] == service.seen[1].headers["x-ms-lease-id"] == "lease"
+    assert service.seen[1].headers["x-ms-if-sequence-number-eq"] == "7"
+    assert len(service.pauses) == (hiccup != "reset"), "the library itself sends again at once where a kept connection broke"
+
+
+async def test_retry_after_is_honoured(service):
+    service.answers = [refused(503, "ServerBusy", **{"Retry-After": "3"})]
+    await service.data.clear(service.head, PART, FENCE)
+
+    assert 3 <= service.pauses[0] < 4
+
+
+async def test_pauses_grow_and_attempts_end(service):
+    service.answers = [refused(503, "ServerBusy") for _ in range(ATTEMPTS_MAX)]
+    with pytest.raises(ServiceUnavailableError):
+        await service.data.clear(service.head, PART, FENCE)
+
+    assert len(service.seen) == ATTEMPTS_MAX
+    assert all(pause <= transport_module.PAUSE_SECONDS * 2 ** (n + 1) for n, pause in enumerate(service.pauses))
+
+
+async def test_the_budget_ends_retries_of_a_service_that_fails_broadly(service):
+    """When nearly everything fails, each request is sent once, and the orchestrator's slow retries take over."""
+    service.answers = [refused(503, "ServerBusy") for _ in range(1000)]
+    spent = 0
+    while len(service.answers):
+        before = len(service.seen)
+        with pytest.raises(ServiceUnavailableError):
+            await service.data.clear(service.head, PART, FENCE)
+        spent += 1
+        if len(service.seen) - before == 1:
+            break
+
+    assert spent * (ATTEMPTS_MAX - 1) >= RetryBudget.CAPACITY > (spent - 2) * (ATTEMPTS_MAX - 1)
+    service.answers = []
+    for _ in range(int(1 / RetryBudget.PER_SUCCESS) + 1):
+        await service.data.clear(service.head, PART, FENCE)
+    service.answers = [refused(503, "ServerBusy")]
+    await service.data.clear(service.head, PART, FENCE)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (refused(412, "SequenceNumberConditionNotMet"), FencedError),
+        (refused(412, "LeaseLost"), FencedError),
+        (refused(403, "AuthorizationFailure"), AccessDeniedError),
+    ],
+)
+async def test_refusals_are_final_and_told_without_the_signature(service, answer, error):
+    service.answers = [answer]
+    with pytest.raises(error) as told:
+        await service.data.clear(service.head, PART, FENCE)
+
+    assert len(service.seen) == 1
+    assert SECRET.removeprefix("sig=") not in str(told.value)
+    assert f"clear bytes [512, 1536) of {service.head}" in str(told.value)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 412, 304])
+async def test_a_source_the_service_cannot_read(service, status):
+    """One code, six statuses: always the same error, never a retry."""
+    service.answers = [refused(status, "CannotVerifyCopySource")]
+    with pytest.raises(CopySourceRefusedError):
+        await service.data.from_url(service.blob, SNAPSHOT, PART, service.head, FENCE)
+    assert len(service.seen) == 1
+
+
+async def test_from_url_carries_no_byte_and_the_fence(service):
+    await service.data.from_url(service.blob, SNAPSHOT, PART, service.head, FENCE)
+    (asked,) = service.seen
+
+    assert (asked.method, asked.body, asked.headers["Content-Length"]) == ("PUT", b"", "0")
+    assert asked.headers["x-ms-source-range"] == asked.headers["x-ms-range"] == "bytes=512-1535"
+    assert (asked.headers["x-ms-lease-id"], asked.headers["x-ms-if-sequence-number-eq"]) == ("lease", "7")
+    source = urlsplit(asked.headers["x-ms-copy-source"])
+    assert parse_qs(source.query)["snapshot"] == [SNAPSHOT]
+    assert len(asked.headers["x-ms-copy-source"]) < 2048, "the service's limit"
+
+
+async def test_buffers_are_used_again_and_not_after_a_failure(service):
+    for _ in range(3):
+        await service.data.stream(service.blob, SNAPSHOT, PART, service.head, FENCE)
+    assert len(service.data._buffers) == 1
+    service.answers = [good(), refused(412, "LeaseLost")]
+    with pytest.raises(FencedError):
+        await service.data.stream(service.blob, SNAPSHOT, PART, service.head, FENCE)
+    assert service.data._buffers == []
+    assert {one.body for one in service.seen if one.method == "PUT"} == {GOOD}
+
+
+async def test_a_listing_that_times_out_is_not_asked_for_again_as_it_was(service):
+    """A small window that times out is tried again; a large one is cut at once (see test_page_lists)."""
+    lists = PageLists(service.transport)
+    service.answers = [refused(500, "OperationTimedOut") for _ in range(ATTEMPTS_MAX)]
+    with pytest.raises(ServiceTimedOutError):
+        [one async for one in lists.ranges(service.blob, SNAPSHOT, "", ByteRange(0, 1 << 20))]
+
+    assert len(service.seen) == ATTEMPTS_MAX
+
+
+async def test_a_window_that_times_out_is_halved(service):
+    """Halves of halves, in order, none of it twice and none of it left out."""
+    empty = web.Response
+
+    def listing(start, end):
+        return empty(body=f"<PageList><PageRange><Start>{start}</Start><End>{end - 1}</End></PageRange></PageList>".encode())
+
+    mib = 1 << 20
+    service.answers = [
+        refused(500, "OperationTimedOut"), refused(500, "OperationTimedOut"),
+        listing(0, 64 * mib), listing(64 * mib, 65 * mib), listing(200 * mib, 201 * mib),
+    ]  # fmt: skip
+    found = [
+        one.range async for one in PageLists(service.transport).ranges(service.blob, SNAPSHOT, "", ByteRange(0, 256 * mib))
+    ]
+    asked = [one.headers["x-ms-range"] for one in service.seen]
+
+    assert asked == [
+        f"bytes=0-{256 * mib - 1}", f"bytes=0-{128 * mib - 1}",
+        f"bytes=0-{64 * mib - 1}", f"bytes={64 * mib}-{128 * mib - 1}", f"bytes={128 * mib}-{256 * mib - 1}",
+    ]  # fmt: skip
+    assert found == [ByteRange(0, 64 * mib), ByteRange(64 * mib, 65 * mib), ByteRange(200 * mib, 201 * mib)]
+
+
+# -- authority ------------------------------------------------------------------------------------------------------
+
+
+class Credential:
+    """Gives another token each time, as one near its expiry does."""
+
+    def __init__(self):
+        self.given = 0
+
+    async def get_token(self, *scopes):
+        assert scopes == ("https://storage.azure.com/.default",)
+        self.given += 1
+        return AccessToken(f"token{self.given}", 0)
+
+
+async def test_each_request_has_the_token_of_its_moment(service):
+    """A long shard outlives its first token: no request is sent with one that was kept aside."""
+    bearing = Transport({service.account: BearerAuthority(Credential(), None)})
+    data = PageData(bearing)
+    service.answers = [refused(503, "ServerBusy")]
+    await data.clear(service.head, PART, FENCE)
+    await data.from_url(service.blob, SNAPSHOT, PART, service.head, FENCE)
+    await bearing.close()
+
+    assert [one.headers["Authorization"] for one in service.seen] == ["Bearer token1", "Bearer token2", "Bearer token4"]
+    assert service.seen[2].headers["x-ms-copy-source-authorization"] == "Bearer token3"
+    assert "sig" not in service.seen[2].headers["x-ms-copy-source"]
+
+
+async def test_a_delegated_signature_reads_one_snapshot_for_an_hour():
+    """Copy Blob takes no token: the identity asks for a key and signs with it, inside the activity."""
+    asked = []
+
+    class Account:
+        account_name = "source"
+
+        async def get_user_delegation_key(self, start, expiry):
+            asked.append((start, expiry))
+            key = UserDelegationKey()
+            key.signed_oid = key.signed_tid = "00000000-0000-0000-0000-000000000000"
+            key.signed_start, key.signed_expiry = f"{start:%Y-%m-%dT%H:%M:%SZ}", f"{expiry:%Y-%m-%dT%H:%M:%SZ}"
+            key.signed_service, key.signed_version, key.value = "b", "2021-12-02", base64.b64encode(b"k" * 32).decode()
+            return key
+
+    authority = BearerAuthority(Credential(), Account())
+    query = parse_qs(await authority.signed(BlobAddress("https://source.test", "vhds", "d.vhd"), SNAPSHOT))
+
+    check_scope(query)
+    assert asked[0][1] - datetime.now(UTC) <= timedelta(hours=1)
+
+
+async def test_a_local_signature_reads_one_snapshot_for_an_hour():
+    key = base64.b64encode(b"k" * 64).decode()
+    authority = KeyAuthority("source", key)
+    blob = BlobAddress("http://127.0.0.1:1/source", "vhds", "d.vhd")
+    for text in (await authority.signed(blob, SNAPSHOT), (await authority.as_source(blob, SNAPSHOT))[0]):
+        check_scope(parse_qs(text))
+        assert key not in text
+
+
+def check_scope(query):
+    """One snapshot, read only, an hour at most."""
+    assert (query["sr"], query["sp"]) == (["bs"], ["r"])
+    until = datetime.strptime(query["se"][0], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    assert until - datetime.now(UTC) <= timedelta(hours=1)
