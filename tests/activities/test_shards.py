@@ -84,6 +84,29 @@ async def test_the_cursor_is_never_ahead_of_what_was_answered():
     assert checked > 5
 
 
+async def test_a_slow_store_holds_the_copying_back():
+    """However long a cursor takes to be stored, no more than a wave is ahead of what is stored."""
+    scene, sent, ahead = scene_of(), 0, []
+
+    def stored():
+        cursors = [text for name, text in scene.documents.texts.items() if name.count("/") == 3]
+        return int(cursors[0].partition('"puts":')[2].partition(",")[0]) if cursors else 0
+
+    async def before(name):
+        nonlocal sent
+        if name == "put_document":
+            for _ in range(500):
+                await asyncio.sleep(0)
+        if name == "copy_from_url":
+            sent += 1
+            ahead.append(sent - stored())
+
+    scene.world.before = before
+    await run(scene)
+
+    assert max(ahead) == WAVE
+
+
 async def test_a_shard_that_runs_out_of_time_is_called_again_from_there():
     """No request is repeated, progress is told in between, and every call comes further even when time is always up."""
     scene = scene_of()

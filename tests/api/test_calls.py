@@ -245,3 +245,21 @@ def test_the_catalogue_comes_back_from_the_blobs(disk, platform, calm):
 
 def disk_is_unknown(platform, disk):
     return platform.api("GET", f"/disks/{disk.name}").status_code == requests.codes.not_found
+
+
+def test_a_timer_during_a_backup_is_skipped_never_success(disk, platform, calm):
+    """The window's run is in the list as Skipped, names the run that was at work, and makes no restore point."""
+    disk.write(0, b"\1" * 1024 * 1024)
+    calm.faults({"verb": "PUT page-from-url", "delayMs": 2500, "times": 1})
+    at_work = platform.api("POST", f"/disks/{disk.name}/backups").json()["id"]
+    while platform.api("GET", f"/runs/{at_work}").json()["phase"] not in ("planning", "copying"):
+        pass
+    platform.host.fire("scheduled_backup")
+    while not (skipped := platform.api("GET", "/runs", params={"disk": disk.name, "state": "Skipped"}).json()["value"]):
+        pass
+
+    assert platform.wait(at_work)["state"] == "Succeeded"
+    assert [(one["trigger"], one["restorePoints"]) for one in skipped] == [("timer", [])]
+    assert at_work in skipped[0]["reason"]
+    assert len(disk.points()) == 1
+    assert platform.api("GET", f"/disks/{disk.name}").json()["lastStatus"] == "Succeeded"
