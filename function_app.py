@@ -58,11 +58,11 @@ async def scheduled_backup(timer: func.TimerRequest, client: df.DurableOrchestra
 # -- HTTP -------------------------------------------------------------------------------------------------------
 
 
-async def served(route: Route, req: func.HttpRequest, start: Start) -> func.HttpResponse:
-    """Answer a request by its route's handler."""
+async def served(route: Route, req: func.HttpRequest, **means: Start) -> func.HttpResponse:
+    """Answer a request by its route's handler; `means` are what it may start."""
     headers = {name.lower(): value for name, value in req.headers.items()}
     base = req.url.partition("/api/")[0] + "/api"
-    request = Request(base, req.route_params, req.params, req.get_body(), headers, start)
+    request = Request(base, req.route_params, req.params, req.get_body(), headers, **means)
 
     async def handle(api: Api, asked: Request) -> Answer:
         await SERVICES.ready()
@@ -73,18 +73,23 @@ async def served(route: Route, req: func.HttpRequest, start: Start) -> func.Http
 
 
 def http(route: Route) -> None:
-    """Register the function of a call."""
+    """Register the function of a call; only one that starts orchestrations gets a durable client."""
 
-    async def call(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    async def call(req: func.HttpRequest) -> func.HttpResponse:
+        return await served(route, req)
+
+    async def starting_call(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
         async def start(name: str, instance: str, asked: dict[str, Any]) -> None:
             if not (await client.get_status(instance)).instance_id:
                 await client.start_new(name, instance, asked)
 
-        return await served(route, req, start)
+        return await served(route, req, start=start)
 
-    call.__name__, call.__doc__ = route.name, route.summary
+    function: Any = starting_call if route.starts else call
+    function.__name__, function.__doc__ = route.name, route.summary
     level = func.AuthLevel.ANONYMOUS if route.anonymous else func.AuthLevel.FUNCTION
-    app.route(route=route.path, methods=[route.method], auth_level=level)(app.durable_client_input(client_name="client")(call))
+    bound = app.durable_client_input(client_name="client")(function) if route.starts else function
+    app.route(route=route.path, methods=[route.method], auth_level=level)(bound)
 
 
 for route in ROUTES:

@@ -118,7 +118,7 @@ async def main(folder):
         params={"disk": "strict"},
         query={},
     )
-    answer = await worker.invoke("get_disk", req={"http": request}, client={"string": "{}"})
+    answer = await worker.invoke("get_disk", req={"http": request})
     print(f"http answered: {answer.http.status_code}")
 
 
