@@ -303,6 +303,9 @@ class Verify(Message):
     """The head's version since the comparison began; empty at its beginning."""
     compared: int = 0
     """Bytes of content compared so far."""
+    changed_bytes: int = 0
+    """What the plan says of the diff: bytes it touches, and in how many ranges."""
+    ranges: int = 0
 
 
 class Verified(Message):

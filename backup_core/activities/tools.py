@@ -14,7 +14,7 @@ from backup_core.domain.errors import DiskUnknownError, NotOwnerError, SourceUnf
 from backup_core.domain.naming import BlobAddress, parse_blob_url
 from backup_core.domain.ranges import GIB, MIB, ByteRange, DiffRange, windows
 from backup_core.domain.records import Owner
-from backup_core.domain.sampling import DRAWN_MIN
+from backup_core.domain.sampling import OUTSIDE_MIN
 from backup_core.ports import Fence, Guard
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class Limits:
     """Windows listed at the same time."""
     content_bytes: int = GIB
     """Content is compared in windows of this size; between two of them a verification may stop and be resumed."""
-    samples_min: int = DRAWN_MIN
-    """Blocks a sampled verification draws at least."""
+    samples_min: int = OUTSIDE_MIN
+    """Blocks a sampled verification draws at least among those the diff leaves alone."""
     verify_seconds: float = 100.0
     """A verification returns where to resume after this long."""
     fleet_disks_max: int = 100

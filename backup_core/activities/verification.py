@@ -6,11 +6,12 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backup_core.activities.tools import changes_between, guard_of, owned, policy_of, side_by_side
+from backup_core.activities.tools import guard_of, owned, policy_of, side_by_side
+from backup_core.activities.transfer import work
 from backup_core.domain.errors import UnexpectedAnswerError, VerificationError
 from backup_core.domain.metadata import PageMapDigest, from_metadata, to_metadata
 from backup_core.domain.ranges import ByteRange, OneSided, chunks, one_sided, windows
-from backup_core.domain.sampling import sampled
+from backup_core.domain.sampling import Sampling
 from backup_core.steps import Verified, Verify
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ async def _verify(tools: Tools, asked: Verify) -> Verified:
         offset = 0
     full = (await policy_of(tools, transfer.by.disk)).verification == "full"
     for window in windows(size, tools.limits.content_bytes, offset):
-        compared += await _compare_content(tools, transfer, window, full=full)
+        compared += await _compare_content(tools, asked, window, full=full)
         if window.end < size and tools.monotonic() - began > tools.limits.verify_seconds:
             return _answer(asked, window.end, chain, etag, compared, content=True, done=False)
     etag = await tools.blobs.set_metadata(head, to_metadata(mark.verified(chain)), guard_of(transfer.by, etag))
@@ -85,12 +86,10 @@ def _answer(asked: Verify, offset: int, chain: str, etag: str, compared: int, *,
 # -- content ------------------------------------------------------------------------------------------------------
 
 
-async def _compare_content(tools: Tools, transfer: Transfer, window: ByteRange, *, full: bool) -> int:
-    """Read blocks of the window from both sides and compare them; returns the bytes compared.
-
-    A sample outside the diff is the only cheap detector of a diff that reports too little.
-    """
-    pieces = _every_chunk(tools, transfer, window) if full else _sample(tools, transfer, window)
+async def _compare_content(tools: Tools, asked: Verify, window: ByteRange, *, full: bool) -> int:
+    """Read blocks of the window from both sides and compare them; returns the bytes compared."""
+    transfer = asked.transfer
+    pieces = _every_chunk(tools, transfer, window) if full else _sample(tools, asked, window)
     comparisons = side_by_side(pieces, lambda piece: _equal(tools, transfer, piece), tools.limits.in_flight)
     return sum([size async for size in comparisons])
 
@@ -101,16 +100,12 @@ async def _every_chunk(tools: Tools, transfer: Transfer, window: ByteRange) -> A
             yield piece
 
 
-def _sample(tools: Tools, transfer: Transfer, window: ByteRange) -> AsyncIterator[ByteRange]:
-    seed = f"{transfer.by.run}:{transfer.target}:{window.start}"
-    return sampled(_written(tools, transfer, window), window, transfer.size, seed, tools.limits.samples_min)
-
-
-async def _written(tools: Tools, transfer: Transfer, window: ByteRange) -> AsyncIterator[ByteRange]:
-    source = tools.source(transfer.by.source)
-    async for changed in changes_between(tools, source, transfer.target, transfer.base, window):
-        if not changed.cleared:
-            yield changed.range
+async def _sample(tools: Tools, asked: Verify, window: ByteRange) -> AsyncIterator[ByteRange]:
+    transfer = asked.transfer
+    sampling = Sampling.of(transfer.size, asked.changed_bytes, asked.ranges, tools.limits.samples_min)
+    changed = (one.range async for one in work(tools, transfer, window))
+    for block in await sampling.blocks(changed, window, f"{transfer.by.run}:{transfer.target}:{window.start}"):
+        yield block
 
 
 async def _equal(tools: Tools, transfer: Transfer, piece: ByteRange) -> int:

@@ -271,14 +271,16 @@ class _Backup:
         raise _ContinuedAsNewError
 
     def _verify(self, transfer: Transfer, planned: Planned, applied: Applied) -> Flow[Verified]:
-        asked = Verify(transfer=transfer)
+        # A copy of the whole has no plan: its samples are spread over the disk.
+        changed = 0 if planned.whole else planned.write_bytes + planned.clear_bytes
+        asked = Verify(transfer=transfer, changed_bytes=changed, ranges=planned.ranges)
         while True:
             done = asked.offset + (transfer.size if asked.content else 0)
             yield from self._progress(transfer, planned, applied, "verifying", done, 2 * transfer.size)
             verified = yield from call(self.context, VERIFY_HEAD, asked, self.retries)
             if verified.done:
                 return verified
-            asked = Verify(transfer=transfer, **verified.model_dump(exclude={"done"}))
+            asked = asked.model_copy(update=verified.model_dump(exclude={"done"}))
 
     def finish(self, state: Literal["Succeeded", "Failed", "Canceled"], fault: Fault | None) -> Flow[None]:
         """Write the run's end and let go of the disk."""
