@@ -123,6 +123,19 @@ async def test_a_shard_that_runs_out_of_time_is_called_again_from_there():
     assert (point.requests, point.write_bytes) == (PAGES // 2, PAGES // 2 * PAGE)
 
 
+async def test_each_shard_has_its_own_cursor():
+    """Several shards side by side, each longer than a wave, each interrupted: none takes another's cursor for its own."""
+    scene = scene_of().with_limits(shard_requests_max=30)
+    ticks = iter(range(0, 10**9, 1000))
+    scene.tools = replace(scene.tools, monotonic=lambda: float(next(ticks)))
+    await run(scene, wave=4)
+
+    cursors = [name for name in scene.documents.texts if name.count("/") == 3]
+    assert len(cursors) == 4
+    assert scene.asked["copy_from_url"] == PAGES // 2
+    assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
+
+
 async def test_small_shards_store_no_cursor():
     """What fits into a wave costs no extra request."""
     scene = Scene()
