@@ -45,7 +45,7 @@ async def apply_shard(tools: Tools, asked: ApplyShard) -> ShardApplied:
     name = cursor_name(transfer.plan, asked.shard)
     known = await tools.documents.get(name)
     cursor = Cursor.model_validate_json(known) if known else Cursor(at=shard.start, applied=Applied())
-    copying = _Copying(tools, transfer, name, cursor)
+    copying = _Copying(tools, transfer, name, cursor, stored=known is not None)
     reached = await copying.run(ByteRange(cursor.at, shard.end)) if cursor.at < shard.end else cursor
     done = copying.complete
     if done:
@@ -64,7 +64,7 @@ class _Piece:
 class _Copying:
     """Requests side by side. Never more than a wave of them is ahead of the stored cursor, so that a crash repeats no more."""
 
-    def __init__(self, tools: Tools, transfer: Transfer, name: str, cursor: Cursor) -> None:
+    def __init__(self, tools: Tools, transfer: Transfer, name: str, cursor: Cursor, *, stored: bool) -> None:
         self._tools, self._transfer, self._name = tools, transfer, name
         self._cursor = cursor
         self._ahead: deque[_Piece] = deque()
@@ -75,6 +75,8 @@ class _Copying:
         self._saving: asyncio.Task[None] | None = None
         self._saving_count = 0
         self._issued = 0
+        self._stored = stored
+        """Whether this shard is long enough to have a cursor; then its end is stored too."""
         self.complete = True
 
     async def run(self, part: ByteRange) -> Cursor:
@@ -94,7 +96,7 @@ class _Copying:
                 await self._settle()
             if self._saving:
                 await self._saving
-            if not self.complete:
+            if not self.complete or self._stored:
                 await self._save(self._cursor)
         finally:
             left = [*self._open, *([self._saving] if self._saving else [])]
@@ -127,6 +129,7 @@ class _Copying:
             self._unsaved += 1
 
     async def _save(self, cursor: Cursor) -> None:
+        self._stored = True
         await self._tools.documents.put(self._name, cursor.model_dump_json())
 
 

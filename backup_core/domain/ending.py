@@ -13,8 +13,10 @@ CANCELED, ABANDONED = "Canceled", "Abandoned"
 
 
 def dead(row: Versioned[Run], service_now: datetime) -> bool:
-    """Whether the run gave no sign of life for too long. Both times are the table service's: no worker's clock matters."""
-    return row.value.state == "Running" and service_now - row.changed > HEARTBEAT_MAX
+    """Whether a run that has not ended gave no sign of life for too long. Both times are the table service's: no worker's clock
+    matters.
+    """
+    return service_now - row.changed > HEARTBEAT_MAX
 
 
 def cancellation(row: Versioned[Run], service_now: datetime, now: datetime) -> Run:

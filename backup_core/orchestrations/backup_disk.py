@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal
 
 from backup_core.domain.ending import CANCELED, canceled_words
@@ -54,8 +55,10 @@ if TYPE_CHECKING:
     from backup_core.orchestrations.calls import Context
 
 NAME = "backup_disk"
-SHARDS_PER_EXECUTION = 48
-"""After so many shards the instance continues as new, so that its history stays small whatever the disk's size."""
+CALLS_PER_EXECUTION = 48
+"""After so many calls of shards the instance continues as new, so that its history stays small whatever the disk's size and the
+service's speed. A wave that is begun again goes on where its shards are: their cursors say so.
+"""
 
 
 class _ContinuedAsNewError(Exception):
@@ -234,21 +237,24 @@ class _Backup:
         yield from call(self.context, DROP_PREVIOUS, Clean(transfer=transfer), self.retries)
 
     def _copy(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> Flow[Applied]:
-        began = next_shard
+        """All shards, a wave at a time. A shard answers what was done in it so far, and is called again until it is done."""
+        calls = 0
         while next_shard < planned.shards:
-            if next_shard - began >= SHARDS_PER_EXECUTION:
-                self._continue_as_new(transfer, planned, next_shard, applied)
-            end = min(next_shard + self.request.wave, planned.shards)
-            asked = [ApplyShard(transfer=transfer, shard=shard) for shard in range(next_shard, end)]
-            while asked:
-                done = yield from wave(self.context, APPLY_SHARD, asked, self.retries)
-                for one in done:
-                    applied = applied.plus(one.applied) if one.done else applied
-                asked = [again for again, one in zip(asked, done, strict=True) if not one.done]
-                if asked:
-                    yield from self._copied(transfer, planned, applied)
-            next_shard = end
-            yield from self._copied(transfer, planned, applied)
+            shards = range(next_shard, min(next_shard + self.request.wave, planned.shards))
+            open_, reached = list(shards), applied
+            finished: list[Applied] = []
+            while open_:
+                if calls >= CALLS_PER_EXECUTION:
+                    self._continue_as_new(transfer, planned, next_shard, applied)
+                asked = [ApplyShard(transfer=transfer, shard=shard) for shard in open_]
+                answers = yield from wave(self.context, APPLY_SHARD, asked, self.retries)
+                calls += len(asked)
+                finished += [one.applied for one in answers if one.done]
+                under_way = [one.applied for one in answers if not one.done]
+                open_ = [shard for shard, one in zip(open_, answers, strict=True) if not one.done]
+                reached = reduce(Applied.plus, [*finished, *under_way], applied)
+                yield from self._copied(transfer, planned, reached)
+            next_shard, applied = shards.stop, reached
         return applied
 
     def _copied(self, transfer: Transfer, planned: Planned, applied: Applied) -> Flow[None]:

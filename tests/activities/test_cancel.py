@@ -129,6 +129,26 @@ async def test_a_dead_run_is_ended_by_the_one_that_takes_over(scene, asked):
     assert (row.state, row.error.code) == (("Canceled", "Canceled") if asked else ("Failed", "Abandoned"))
 
 
+async def test_a_sign_of_life_at_the_last_moment_counts(scene, monkeypatch):
+    """The run that was taken for dead writes its row just then: it goes on, and the other is skipped."""
+    request = await stop_before(scene, "verify_head")
+    scene.world.pass_time(timedelta(minutes=16))
+    put = scene.catalogue.put_run
+
+    async def racing(run, etag):
+        if run.run == request.run and run.ended_for_good:
+            row = await scene.catalogue.run("vm", request.run)
+            await put(row.value, row.etag)
+        return await put(run, etag)
+
+    monkeypatch.setattr(scene.catalogue, "put_run", racing)
+    driver = await scene.back_up()
+
+    assert driver.output["state"] == "skipped"
+    assert scene.run_row(request.run).state == "Running"
+    assert scene.head_row().owner.run == request.run
+
+
 async def test_ended_runs_are_not_changed(scene):
     """Canceling twice is success; canceling what has ended otherwise is refused in words."""
     run, _ = await canceled_before(scene, "verify_head")

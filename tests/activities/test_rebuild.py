@@ -166,15 +166,22 @@ async def test_damaged_descriptions_are_quarantined(scene, damage, row):
     assert again["value"][0]["adopted"] == []
 
 
-async def test_a_forged_description_is_not_adopted(scene):
-    """Whole by its digest, but the blob is another: its page map gives it away."""
+FORGERIES = {
+    "its page map is not the one described": lambda blob: blob.pages.update({30: b"\1" * PAGE}),
+    "it has 16896 bytes, its description says 16384": lambda blob: setattr(blob, "size", 33 * PAGE),
+}
+
+
+@pytest.mark.parametrize("why", FORGERIES)
+async def test_a_forged_description_is_not_adopted(scene, why):
+    """Whole by its digest, but the blob is another: its page map or its size gives it away."""
     point = scene.points()[1]
-    scene.blobs.blobs[scene.tools.head(point.head)].snapshots[point.backup_snapshot].pages[30] = b"\1" * PAGE
+    FORGERIES[why](scene.blobs.blobs[scene.tools.head(point.head)].snapshots[point.backup_snapshot])
     lose(scene, "point!")
     done, _ = await rebuild(scene)
 
     (shown,) = done["value"][0]["quarantined"]
-    assert (shown["snapshot"], shown["why"]) == (point.backup_snapshot, "its page map is not the one described")
+    assert (shown["snapshot"], shown["why"]) == (point.backup_snapshot, why)
     assert point.point not in [one.point for one in scene.points()]
 
 

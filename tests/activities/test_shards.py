@@ -136,6 +136,23 @@ async def test_each_shard_has_its_own_cursor():
     assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
 
 
+async def test_a_finished_shard_that_is_called_again_does_nothing():
+    """A wave begun again after continue-as-new: what is done stays done, and the sums are the same."""
+    scene, answers = scene_of(), []
+
+    async def perform(name, asked):
+        answer = await scene.perform(name, asked)
+        if name == "apply_shard":
+            sent = scene.asked["copy_from_url"]
+            answers.extend([answer, await scene.perform(name, asked)])
+            assert scene.asked["copy_from_url"] == sent
+        return answer
+
+    await run(scene, perform)
+
+    assert answers[0] == answers[1]
+
+
 async def test_small_shards_store_no_cursor():
     """What fits into a wave costs no extra request."""
     scene = Scene()

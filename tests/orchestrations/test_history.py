@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 
 from backup_core.domain.ranges import DISK_BYTES_MAX, GIB
@@ -35,6 +36,37 @@ def stub(name, asked):
                  "etag": '"0x8DEADBEEFCAFE00"', "compared": 1, "done": asked["content"] and turn}  # fmt: skip
         return {"value": value, "fault": None}
     return {"value": answers.get(name, {}), "fault": None}
+
+
+def slow(name, asked, calls):
+    """A throttled service: each shard is called ten times before it is done."""
+    if name != "apply_shard":
+        return stub(name, asked)
+    calls[asked["shard"]] += 1
+    value = {
+        "applied": {"write_bytes": GIB // 10 * calls[asked["shard"]], "puts": 25},
+        "at": 1,
+        "done": calls[asked["shard"]] >= 10,
+    }
+    return {"value": value, "fault": None}
+
+
+def test_a_slow_service():
+    """Shards that have to be called again and again count as calls: the history stays as small."""
+    request = BackupRequest(disk=NAME, run=f"{NAME}.20260101T000000Z.timer", trigger="timer", wave=16)
+    instance = ReplayedInstance(
+        backup_disk, request.model_dump(mode="json"), request.run, lambda: datetime(2026, 1, 1, tzinfo=UTC), "slow"
+    )
+    calls, largest = Counter(), 0
+    while not instance.ended and len(calls) < 200:
+        instance.settle_all([(task, slow(task.name, task.input, calls)) for task in instance.waiting])
+        largest = max(largest, instance.history_bytes)
+
+    print(f"{instance.executions} executions, largest history {largest:,} bytes")
+    assert instance.executions > 30
+    assert largest < HISTORY_BYTES_MAX
+    assert set(calls) == set(range(len(calls))), "no shard is left out"
+    assert sum(calls.values()) < 11 * len(calls) + 50 * instance.executions
 
 
 def test_an_eight_tebibyte_disk():

@@ -27,6 +27,7 @@ from backup_core.domain.errors import (
     ServiceTimedOutError,
     ServiceUnavailableError,
     TransferDamagedError,
+    UnexpectedAnswerError,
 )
 from backup_core.domain.naming import BlobAddress
 from backup_core.domain.ranges import ByteRange
@@ -241,6 +242,26 @@ async def test_a_window_that_times_out_is_halved(service):
         f"bytes=0-{64 * mib - 1}", f"bytes={64 * mib}-{128 * mib - 1}", f"bytes={128 * mib}-{256 * mib - 1}",
     ]  # fmt: skip
     assert found == [ByteRange(0, 64 * mib), ByteRange(64 * mib, 65 * mib), ByteRange(200 * mib, 201 * mib)]
+
+
+async def test_a_listing_goes_on_until_there_is_no_marker(service):
+    """An empty page is not the end."""
+
+    def page(inside, marker):
+        return web.Response(body=f"<PageList>{inside}<NextMarker>{marker}</NextMarker></PageList>".encode())
+
+    def one(start):
+        return f"<PageRange><Start>{start}</Start><End>{start + 511}</End></PageRange>"
+
+    service.answers = [page(one(0), "a b"), page("", "c"), page(one(1024), "")]
+    lists = PageLists(service.transport)
+    found = [one.range.start async for one in lists.ranges(service.blob, SNAPSHOT, "", ByteRange(0, 4096))]
+
+    assert found == [0, 1024]
+    assert [parse_qs(urlsplit(one.url).query).get("marker") for one in service.seen] == [None, ["a b"], ["c"]]
+    service.answers = [page(one(1024) + one(0), "")]
+    with pytest.raises(UnexpectedAnswerError, match="out of order at 0"):
+        [one async for one in lists.ranges(service.blob, SNAPSHOT, "", ByteRange(0, 4096))]
 
 
 # -- authority ------------------------------------------------------------------------------------------------------
