@@ -109,8 +109,8 @@ class AzurePageBlobs:
         self, source: BlobAddress, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str]
     ) -> str:
         """Copy Blob with If-None-Match: *. The source is signed: between accounts a token is not taken."""
-        url = await self._data.signed_source(source, snapshot)
         with translated(f"copy {source} {snapshot} to {destination}"):
+            url = await self._data.signed_source(source, snapshot)
             answer: dict[str, Any] = await self._client(destination).start_copy_from_url(
                 url, metadata=dict(metadata), match_condition=MatchConditions.IfMissing
             )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from backup_core.domain.ending import CANCELED, canceled_words
 from backup_core.orchestrations import copy_blob
-from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, wave
+from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, sub_orchestration, wave
 from backup_core.steps import (
     APPLY_SHARD,
     BEGIN,
@@ -59,6 +59,9 @@ CALLS_PER_EXECUTION = 48
 """After so many calls of shards the instance continues as new, so that its history stays small whatever the disk's size and the
 service's speed. A wave that is begun again goes on where its shards are: their cursors say so.
 """
+
+
+COPYING: Phase = "copying"
 
 
 class _ContinuedAsNewError(Exception):
@@ -198,13 +201,11 @@ class _Backup:
 
     def _copy_whole(self, transfer: Transfer) -> Flow[Applied]:
         """Have the service make the new head by one Copy Blob, and take it over."""
-        asked = CopyRequest(transfer=transfer).model_dump(mode="json")
-        raw = yield self.context.call_sub_orchestrator(copy_blob.NAME, asked, f"{self.request.run}.copy")
-        end = CopyEnd.model_validate(raw)
+        asked, instance = CopyRequest(transfer=transfer), f"{self.request.run}.copy"
+        end = yield from sub_orchestration(self.context, copy_blob.NAME, asked, instance, CopyEnd)
         self.retries.count += end.retries
         if end.state == "canceled":
-            phase: Phase = "copying"
-            raise _CanceledError(phase)
+            raise _CanceledError(COPYING)
         if end.fault:
             raise StepFailedError(end.fault)
         taken = CopyRef(transfer=transfer, copy_id=end.copy_id)

@@ -95,6 +95,15 @@ def wave(context: Context, step: Step[I, O], asked: Sequence[I], retries: Retrie
     raise AssertionError  # the last pause is None: the loop returns or raises
 
 
+def sub_orchestration(context: Context, name: str, asked: Message, instance: str, answers: type[O]) -> Flow[O]:
+    """Another orchestration's output. Raises StepFailedError when it failed or was terminated: it could not say why itself."""
+    try:
+        raw = yield context.call_sub_orchestrator(name, asked.model_dump(mode="json"), instance)
+    except Exception as error:
+        raise StepFailedError(Fault(code="Unexpected", message=f"{instance}: {error}", retryable=False)) from error
+    return answers.model_validate(raw)
+
+
 def _attempt(context: Context, step: Step[Any, Any], asked: Sequence[Message]) -> Flow[list[Outcome]]:
     tasks = [context.call_activity(step.name, one.model_dump(mode="json")) for one in asked]
     try:

@@ -153,6 +153,8 @@ async def test_only_the_runs_own_complete_copy_is_taken_over(scene, trick):
         await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
 
     assert scene.points() == []
+    blob = scene.blobs.blobs[new_head(scene)]
+    assert (blob.lease, blob.sequence_number) == ("", 4711), "what is not ours is not touched"
 
 
 async def test_every_step_of_it_twice(scene):
@@ -185,6 +187,22 @@ async def test_a_run_that_died_while_copying_is_taken_over(scene, step):
 
     (point,) = scene.points()
     assert scene.content(point) == scene.blobs.blobs[scene.source()].content()
+
+
+async def test_a_waiting_that_breaks_fails_the_run_visibly(scene):
+    """The sub-orchestration is terminated, or has a fault of its own: the run ends, and lets go of the disk."""
+    request, driver = scene.request(full_copy="blob"), scene.driver()
+
+    def broken(_):
+        raise RuntimeError("terminated in the portal")
+        yield
+
+    driver.orchestrators = driver.orchestrators | {"copy_blob": broken}
+    with pytest.raises(BackupFailedError, match=r"Unexpected.*\.copy: .*terminated in the portal"):
+        await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    assert scene.run_row(request.run).state == "Failed"
+    assert scene.head_row().owner is None
 
 
 async def test_an_unreadable_source_fails_in_words(scene):

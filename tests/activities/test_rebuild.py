@@ -307,3 +307,70 @@ async def test_a_registration_without_its_document_protects_nothing(scene):
 
     assert (shown["protected"], shown["source"]) == (False, scene.source().url)
     assert shown["newestRestorePoint"] == scene.points()[-1].point
+
+
+async def test_a_rebuild_that_dies_leaves_nothing_untrue(scene, monkeypatch):
+    """Between two transactions: the head row never names a point without a row, and the next rebuild does the rest."""
+    monkeypatch.setattr("backup_core.activities.rebuild.ROWS_PER_COMMIT", 1)
+    before, commit, done = values(scene), scene.catalogue.commit, []
+    lose(scene, "point!", "head")
+
+    async def dying(*asked):
+        if done:
+            raise ConnectionError("the app is gone")
+        done.append(True)
+        return await commit(*asked)
+
+    _, dry = await call(scene, catalogue.post_rebuild)
+    monkeypatch.setattr(scene.catalogue, "commit", dying)
+    status, _ = await call(scene, catalogue.post_rebuild, {"dryRun": False, "planHash": dry["planHash"]})
+    assert status == 500
+    assert scene.head_row().pair.point in [point.point for point in scene.points()]
+    monkeypatch.setattr(scene.catalogue, "commit", commit)
+    await rebuild(scene)
+
+    assert values(scene) == before
+
+
+async def test_another_disks_snapshot_is_not_adopted(scene):
+    """A whole description, of another disk, on a blob that lies under this one's name."""
+    scene.protect("other")
+    await scene.back_up("other")
+    point, foreign = scene.points()[1], scene.points("other")[0]
+    carried = scene.blobs.blobs[scene.tools.head(foreign.head)].snapshots[foreign.backup_snapshot].metadata
+    scene.blobs.blobs[scene.tools.head(point.head)].snapshots[point.backup_snapshot].metadata = dict(carried)
+    lose(scene, next(key for owner, key in scene.catalogue.rows if key.endswith(point.point) and owner == "vm"))
+    done, _ = await rebuild(scene)
+
+    assert [one["snapshot"] for one in done["value"][0]["quarantined"]] == [point.backup_snapshot]
+    assert all(one.disk == "vm" for one in scene.points())
+
+
+async def test_a_source_that_another_disk_took_over_is_not_claimed_back(scene):
+    lose(scene, "policy")
+    scene.catalogue.claims[scene.source().url] = "other"
+    await rebuild(scene, after="other")
+    _, shown = await call(scene, disks.get_disk, disk="vm")
+
+    assert shown["protected"] is False
+    assert scene.catalogue.claims == {scene.source().url: "other"}
+
+
+async def test_quarantine_is_not_lifted_by_a_rebuild(scene):
+    """Its description is whole; why it was quarantined a listing cannot know."""
+    (key, row) = next((key, row) for key, row in scene.catalogue.rows.items() if key[1].startswith("point!"))
+    scene.catalogue.rows[key] = replace(row, value=replace(row.value, state="quarantined"))
+    done, _ = await rebuild(scene)
+
+    assert done["value"] == []
+    assert scene.catalogue.rows[key].value.state == "quarantined"
+
+
+async def test_doubt_about_the_head_outlives_a_rebuild(scene):
+    newest = scene.points()[-1]
+    lose(scene, next(key for _, key in scene.catalogue.rows if key.endswith(newest.point)))
+    row = scene.catalogue.rows["vm", "head"]
+    scene.catalogue.rows["vm", "head"] = replace(row, value=replace(row.value, doubt="it failed", pair=None))
+    await rebuild(scene)
+
+    assert (scene.head_row().doubt, scene.head_row().pair.point) == ("it failed", newest.point)
