@@ -10,6 +10,7 @@ import pytest
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.orchestrations import copy_blob
 from backup_core.orchestrations.backup_disk import BackupFailedError
+from backup_core.ports import CopyState
 from tests.activities.test_backup_protocol import names, stop_before
 from tests.activities.test_cancel import cancel
 from tests.scene import PAGE, SOURCE, Scene
@@ -210,3 +211,28 @@ async def test_an_unreadable_source_fails_in_words(scene):
     with pytest.raises(BackupFailedError, match="CopySourceRefused"):
         await run(scene, 1, lambda _: succeed(scene))
     assert scene.points() == []
+
+
+async def test_a_blob_that_lies_there_already_is_not_taken_for_the_copy(scene):
+    """Somebody made a blob of that name, with a copy of its own: it is left as it is."""
+    request, driver = scene.request(full_copy="blob"), scene.driver()
+
+    async def perform(name, asked):
+        if name == "start_copy":
+            foreign = scene.blobs.put(scene.tools.head(asked["head"]), 512)
+            foreign.copy = CopyState("theirs", "success", 512, 512)
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    with pytest.raises(BackupFailedError, match="BlobExists"):
+        await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    assert (scene.blobs.blobs[new_head(scene)].size, scene.blobs.blobs[new_head(scene)].lease) == (512, "")
+
+
+async def test_another_copy_onto_the_blob_is_noticed_while_waiting(scene):
+    async def ending(_):
+        replace_copy(scene.blobs.blobs[new_head(scene)], copy_id="other")
+
+    with pytest.raises(BackupFailedError, match=r"CopyFailed.*another copy was made onto the blob"):
+        await run(scene, 2, ending)
