@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from backup_core.domain.naming import BlobAddress
     from backup_core.domain.ranges import ByteRange, DiffRange
-    from backup_core.domain.records import Head, Policy, RequestKey, RestorePoint, Run, Versioned
+    from backup_core.domain.records import Head, Pin, Policy, RequestKey, RestorePoint, Run, Versioned
 
 
 CopyStatus = Literal["pending", "success", "failed", "aborted"]
@@ -247,6 +247,23 @@ class Catalogue(Protocol):
         """Restore points newest first, at most `limit`, older than the point `after`, in `state` when given, taken in
         [since, until).
         """
+
+    async def mark_deleting(self, row: Versioned[RestorePoint]) -> Versioned[RestorePoint]:
+        """Set the point's state to `deleting` under the version it was read at. Raises RowChangedError."""
+
+    async def delete_point(self, row: Versioned[RestorePoint]) -> None:
+        """Delete the point's row; one that is gone is success. Raises RowChangedError."""
+
+    async def pin(self, pin: Pin, row: Versioned[RestorePoint]) -> None:
+        """Insert the pin and touch the point's row under the version it was read at, in one transaction; the same pin twice is
+        success. Raises RowChangedError.
+        """
+
+    async def unpin(self, pin: Pin) -> None:
+        """Delete the pin; none is success."""
+
+    async def pins(self, disk: str) -> list[Pin]:
+        """All pins of the disk's points."""
 
     async def runs(
         self,

@@ -356,6 +356,19 @@ class Clean(Message):
     transfer: Transfer
 
 
+class Prune(Message):
+    """Delete what the disk's retention no longer keeps."""
+
+    by: RunRef
+
+
+class Pruned(Message):
+    """The restore points that are gone now."""
+
+    expired: list[str]
+    more: bool
+
+
 class Report(Message):
     """Progress of the run, for its row."""
 
@@ -391,6 +404,7 @@ class Finish(Message):
     state: Literal["Succeeded", "Failed", "Canceled"]
     now: str
     points: list[str] = Field(default_factory=list)
+    expired: list[str] = Field(default_factory=list)
     fault: Fault | None = None
     heads: list[str] = Field(default_factory=list)
     """Every head the run leased, so that none stays leased, committed or not."""
@@ -446,12 +460,13 @@ VERIFY_HEAD = Step("verify_head", Verify, Verified)
 TAKE_BACKUP = Step("take_backup_snapshot", TakeBackup, BackedUp)
 COMMIT_POINT = Step("commit_point", Commit, Committed)
 DROP_PREVIOUS = Step("drop_previous_snapshot", Clean, Nothing)
+PRUNE_POINTS = Step("prune_points", Prune, Pruned)
 REPORT_PROGRESS = Step("report_progress", Report, Reported)
 FINISH_RUN = Step("finish_run", Finish, Nothing)
 
 STEPS: tuple[Step[Any, Any], ...] = (
     LIST_DISKS, BEGIN, TAKE_SNAPSHOT, PLAN_TRANSFER, NEW_GENERATION, RAISE_EPOCH, OPEN_HEAD, START_COPY, CHECK_COPY,
-    ABORT_COPY, TAKE_OVER_COPY, APPLY_SHARD, VERIFY_HEAD, TAKE_BACKUP, COMMIT_POINT, DROP_PREVIOUS, REPORT_PROGRESS,
-    FINISH_RUN,
+    ABORT_COPY, TAKE_OVER_COPY, APPLY_SHARD, VERIFY_HEAD, TAKE_BACKUP, COMMIT_POINT, DROP_PREVIOUS, PRUNE_POINTS,
+    REPORT_PROGRESS, FINISH_RUN,
 )  # fmt: skip
 """Every step; function_app.py registers one activity for each."""

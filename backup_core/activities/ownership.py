@@ -365,6 +365,7 @@ async def _end_row(tools: Tools, asked: Finish) -> None:
             phase="done" if asked.state == "Succeeded" else row.value.phase,
             percent=100 if asked.state == "Succeeded" else row.value.percent,
             points=tuple(asked.points),
+            expired=tuple(asked.expired),
             error=error,
         )
         try:

@@ -49,7 +49,7 @@ def _advanced(asked: Commit, point: RestorePoint, head: Head) -> Head:
         head=point.head,
         head_etag=asked.etag,
         pair=pair_of(point),
-        automatic_fulls=head.automatic_fulls + 1 if point.automatic else 0,
+        automatic_fulls=point.automatic_fulls,
         doubt="",
     )
 

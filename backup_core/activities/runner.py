@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from backup_core.activities import copies, fleet, ownership, points, shards, snapshots, transfer, verification
+from backup_core.activities import copies, fleet, ownership, points, retention, shards, snapshots, transfer, verification
 from backup_core.domain.errors import BackupError, UnexpectedError
 from backup_core.domain.redaction import redacted
 from backup_core.steps import (
@@ -20,6 +20,7 @@ from backup_core.steps import (
     NEW_GENERATION,
     OPEN_HEAD,
     PLAN_TRANSFER,
+    PRUNE_POINTS,
     RAISE_EPOCH,
     REPORT_PROGRESS,
     START_COPY,
@@ -57,6 +58,7 @@ ACTIVITIES: dict[str, Callable[[Tools, Any], Awaitable[Message]]] = {
     TAKE_BACKUP.name: snapshots.take_backup_snapshot,
     COMMIT_POINT.name: points.commit_point,
     DROP_PREVIOUS.name: snapshots.drop_previous_snapshot,
+    PRUNE_POINTS.name: retention.prune_points,
     REPORT_PROGRESS.name: ownership.report_progress,
     FINISH_RUN.name: ownership.finish_run,
 }

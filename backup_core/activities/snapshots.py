@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
     from backup_core.domain.metadata import HeadMark
     from backup_core.domain.naming import BlobAddress
-    from backup_core.domain.records import CommonPair
+    from backup_core.domain.records import Head
 
 
 async def take_source_snapshot(tools: Tools, asked: TakeSnapshot) -> Snapshotted:
@@ -55,7 +55,7 @@ async def take_backup_snapshot(tools: Tools, asked: TakeBackup) -> BackedUp:
         raise UnexpectedAnswerError(message)
     taken = await _taken(tools, blob, mark)
     if not taken:
-        point = described(_point(asked, mark.page_map, row.value.pair))
+        point = described(_point(asked, mark.page_map, row.value))
         await tools.blobs.snapshot(blob, to_point_metadata(point), guard_of(transfer.by, asked.etag))
         # Two deliveries at once may both have taken one: both go on with the older, and so does a rebuild.
         taken = await _taken(tools, blob, mark)
@@ -72,19 +72,19 @@ async def _taken(tools: Tools, blob: BlobAddress, mark: HeadMark) -> list[str]:
     return found
 
 
-def _point(asked: TakeBackup, page_map: str, pair: CommonPair | None) -> RestorePoint:
+def _point(asked: TakeBackup, page_map: str, head: Head) -> RestorePoint:
     transfer = asked.transfer
     return RestorePoint(
         disk=transfer.by.disk,
         point=point_id(transfer.target),
         kind=transfer.kind,
         reason=transfer.reason,
-        automatic=transfer.automatic,
+        automatic_fulls=head.automatic_fulls + 1 if transfer.automatic else 0,
         generation=transfer.generation,
         head=transfer.head,
         source=transfer.by.source,
         source_snapshot=transfer.target,
-        previous_source_snapshot=pair.source_snapshot if pair else "",
+        previous_source_snapshot=head.pair.source_snapshot if head.pair else "",
         backup_snapshot="",
         size=transfer.size,
         write_bytes=asked.applied.write_bytes,

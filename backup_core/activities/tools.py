@@ -53,6 +53,8 @@ class Limits:
     """Blocks a sampled verification draws at least among those the diff leaves alone."""
     verify_seconds: float = 100.0
     """A verification returns where to resume after this long."""
+    prune_points_max: int = 20
+    """Restore points one call of a prune deletes at most."""
     fleet_disks_max: int = 100
     """Sub-orchestrations one orchestration starts."""
 

@@ -1,8 +1,8 @@
 """The catalogue in Azure Table Storage: one table, one partition per disk, ETags on every update.
 
 Rows are the records' fields as columns: numbers as Int64 (the SDK's default would be Int32), times and nested values as
-text. Row keys: `policy`, `head`, `point!…` and `run!…` newest first, `window!…`, `request!…`. A partition `!sources` claims
-each source blob for one disk and so lists the disks.
+text. Row keys: `policy`, `head`, `point!…` and `run!…` newest first, `window!…`, `pin!…`, `request!…`. A partition `!sources`
+claims each source blob for one disk and so lists the disks.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
@@ -29,7 +30,7 @@ from pydantic import TypeAdapter
 from backup_core.adapters.answers import code_of, fault_of
 from backup_core.domain.errors import RowChangedError, RowExistsError, ServiceUnavailableError, UnexpectedAnswerError
 from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_key_bounds
-from backup_core.domain.records import Head, Policy, RequestKey, RestorePoint, Run, Versioned
+from backup_core.domain.records import Head, Pin, Policy, RequestKey, RestorePoint, Run, Versioned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,8 +40,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SOURCES = "!sources"
+PINS_MAX = 100_000
+"""Pins read of one disk: each is a restore at work."""
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (Policy, Head, RestorePoint, Run, RequestKey)
+    kind: TypeAdapter(kind) for kind in (Policy, Head, RestorePoint, Run, Pin, RequestKey)
 }
 
 
@@ -66,7 +69,7 @@ def from_entity(kind: type[T], entity: Mapping[str, Any]) -> T:
         if name in ("PartitionKey", "RowKey"):
             continue
         plain = value.value if isinstance(value, EntityProperty) else value
-        nested = isinstance(plain, str) and name in ("owner", "pair", "error", "points")
+        nested = isinstance(plain, str) and name in ("owner", "pair", "error", "points", "expired", "retention")
         fields[name] = json.loads(plain) if nested else plain
     row: T = _ADAPTERS[kind].validate_python(fields)
     return row
@@ -77,6 +80,10 @@ def _versioned(kind: type[T], entity: TableEntity) -> Versioned[T]:
     assert changed is not None
     assert etag is not None
     return Versioned(from_entity(kind, entity), etag, changed.astimezone(UTC))
+
+
+def _pin_key(pin: Pin) -> str:
+    return f"pin!{pin.point}!{pin.run}"
 
 
 def _request_key(key: str) -> str:
@@ -262,6 +269,35 @@ class TableCatalogue:
         first, last = point_key_bounds(since, until)
         first = max(first, point_key(after) + "!") if after else first
         return await self._rows(RestorePoint, disk, first, last, limit, state)
+
+    async def mark_deleting(self, row: Versioned[RestorePoint]) -> Versioned[RestorePoint]:
+        """Update the state."""
+        marked = replace(row.value, state="deleting")
+        etag = await self._put(marked, point_key(marked.point), row.etag)
+        return replace(row, value=marked, etag=etag)
+
+    async def delete_point(self, row: Versioned[RestorePoint]) -> None:
+        """Delete under the version."""
+        with _translated(f"delete restore point {row.value.point} of disk {row.value.disk}"):
+            await self._table.delete_entity(
+                row.value.disk, point_key(row.value.point), etag=row.etag, match_condition=MatchConditions.IfNotModified
+            )
+
+    async def pin(self, pin: Pin, row: Versioned[RestorePoint]) -> None:
+        """Insert pin and replace the point's row by itself."""
+        touched = _update(to_entity(row.value, point_key(row.value.point)), row.etag)
+        operations = [("create", to_entity(pin, _pin_key(pin))), touched]
+        with suppress(RowExistsError):
+            await self._transact(f"pin restore point {pin.point} of disk {pin.disk}", operations)
+
+    async def unpin(self, pin: Pin) -> None:
+        """Delete whatever the version."""
+        with _translated(f"unpin restore point {pin.point} of disk {pin.disk}"):
+            await self._table.delete_entity(pin.disk, _pin_key(pin))
+
+    async def pins(self, disk: str) -> list[Pin]:
+        """Rows of pins."""
+        return [row.value for row in await self._rows(Pin, disk, "pin!", "pin!~", PINS_MAX, "")]
 
     async def runs(
         self,

@@ -14,7 +14,7 @@ from backup_core.api.runs import new_run, started
 from backup_core.domain.errors import BlobMissingError
 from backup_core.domain.naming import is_disk_id, parse_blob_url, policy_name
 from backup_core.domain.ranges import DISK_BYTES_MAX, PAGE
-from backup_core.domain.records import Policy
+from backup_core.domain.records import Policy, Retention
 from backup_core.domain.redaction import redacted
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ async def put_disk(api: Api, request: Request) -> Answer:
         raise RefusedError(409, "SourceAlreadyProtected", message, "source")
     now = api.now()
     created = existing.value.created if existing else now
-    policy = Policy(disk, address.url, asked.description, created, now, asked.verification)
+    retention = Retention(**asked.retention.model_dump()) if asked.retention else None
+    policy = Policy(disk, address.url, asked.description, created, now, asked.verification, retention)
     await _store(api, policy, existing.etag if existing else None)
     if existing and existing.value.source != address.url:
         await api.catalogue.release_source(existing.value.source, disk)

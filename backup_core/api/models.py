@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Literal
 
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from backup_core.domain.naming import snapshot_time
-from backup_core.domain.records import Head, Policy, RestorePoint, Run
+from backup_core.domain.records import Head, PointState, Policy, RestorePoint, Run
 from backup_core.domain.windows import next_window, overdue_since
 
 DESCRIPTION_LENGTH_MAX = 500
@@ -20,12 +21,21 @@ class _Asked(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class RetentionAsked(_Asked):
+    """Which restore points are kept: the newest `keepLast`, and all that are younger than `minAgeDays`."""
+
+    keep_last: int = Field(alias="keepLast", ge=1, le=10_000)
+    min_age_days: int = Field(default=0, alias="minAgeDays", ge=0, le=36_500)
+
+
 class DiskAsked(_Asked):
     """PUT /disks/{disk}."""
 
     source: str = Field(min_length=1, max_length=URL_LENGTH_MAX)
     description: str = Field(default="", max_length=DESCRIPTION_LENGTH_MAX)
     verification: Literal["sampled", "full"] = "sampled"
+    retention: RetentionAsked | None = None
+    """Null keeps every restore point."""
     first_backup: bool = Field(default=False, alias="firstBackup")
     """Back up at once if the disk has no restore point yet."""
 
@@ -53,6 +63,13 @@ class _Answer(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
 
 
+class RetentionAnswer(_Answer):
+    """Which restore points are kept."""
+
+    keep_last: int
+    min_age_days: int
+
+
 class DiskAnswer(_Answer):
     """A protected disk."""
 
@@ -60,6 +77,7 @@ class DiskAnswer(_Answer):
     source: str
     description: str
     verification: Literal["sampled", "full"]
+    retention: RetentionAnswer | None
     protected: bool
     created: datetime
     updated: datetime
@@ -90,6 +108,7 @@ class DiskAnswer(_Answer):
             source=policy.source,
             description=policy.description,
             verification=policy.verification,
+            retention=RetentionAnswer(**asdict(policy.retention)) if policy.retention else None,
             protected=policy.protected,
             created=policy.created,
             updated=policy.updated,
@@ -116,7 +135,7 @@ class PointAnswer(_Answer):
 
     id: str
     disk: str
-    state: Literal["available", "lost", "quarantined"]
+    state: PointState
     """Only available ones can be restored."""
     kind: Literal["full", "incremental"]
     reason: str
@@ -199,6 +218,8 @@ class RunAnswer(_Answer):
     started: datetime | None
     ended: datetime | None
     restore_points: list[str]
+    expired: list[str]
+    """Restore points it deleted, because their retention had ended."""
     cancel_requested: datetime | None
     error: ErrorAnswer | None
 
@@ -225,6 +246,7 @@ class RunAnswer(_Answer):
             started=run.started,
             ended=run.ended,
             restore_points=list(run.points),
+            expired=list(run.expired),
             cancel_requested=run.cancel_asked,
             error=ErrorAnswer(code=run.error.code, message=run.error.message) if run.error else None,
         )

@@ -83,9 +83,6 @@ _PLACE = ("state", "head", "backup_snapshot", "digest")
 """Fields of a restore point that its backup snapshot does not carry as they are: where it lies, what became of it later."""
 
 
-_BOOLEANS = {"True": True, "False": False}
-
-
 def described(point: RestorePoint) -> RestorePoint:
     """The point with the digest of what its backup snapshot will say of it."""
     fields = {name: str(value) for name, value in asdict(point).items() if name not in _PLACE}
@@ -109,7 +106,7 @@ def from_point_metadata(metadata: Mapping[str, str], head: str, backup_snapshot:
             point=fields["point"],
             kind=cast("Kind", fields["kind"]),
             reason=fields["reason"],
-            automatic=_BOOLEANS[fields["automatic"]],
+            automatic_fulls=int(fields["automatic_fulls"]),
             generation=int(fields["generation"]),
             head=head,
             source=fields["source"],

@@ -46,6 +46,8 @@ def compare(rows: Sequence[Versioned[RestorePoint]], found: Mapping[Place, Resto
 
 def _changed(row: Versioned[RestorePoint], found: Mapping[Place, RestorePoint | None]) -> Versioned[RestorePoint] | None:
     point = row.value
+    if point.state == "deleting":
+        return None  # whether its snapshot is still there or not, the next prune ends it
     place = (point.head, point.backup_snapshot)
     if place not in found:
         wanted = replace(point, state="lost")
@@ -63,16 +65,6 @@ def newest(points: Iterable[RestorePoint]) -> RestorePoint | None:
     return max(available, key=lambda point: point.source_snapshot, default=None)
 
 
-def automatic_fulls(points: Iterable[RestorePoint]) -> int:
-    """Full backups nobody asked for among the newest points, in a row."""
-    count = 0
-    for point in sorted(points, key=lambda one: one.source_snapshot, reverse=True):
-        if not point.automatic:
-            break
-        count += 1
-    return count
-
-
 def head_of(
     existing: Head | None, disk: str, points: Sequence[RestorePoint], *, epoch: int, head_etag: str, doubt: str
 ) -> Head:
@@ -85,14 +77,15 @@ def head_of(
     if existing and existing.pair == pair:
         return existing
     base = existing or Head(disk)
-    base = replace(base, epoch=max(base.epoch, epoch), automatic_fulls=automatic_fulls(points), pair=pair)
+    base = replace(base, epoch=max(base.epoch, epoch), pair=pair)
     if point is None:
-        return replace(base, source="", generation=0, head="", head_etag="", doubt="")
+        return replace(base, source="", generation=0, head="", head_etag="", automatic_fulls=0, doubt="")
     return replace(
         base,
         source=point.source,
         generation=point.generation,
         head=point.head,
         head_etag=head_etag,
+        automatic_fulls=point.automatic_fulls,
         doubt=doubt or (existing.doubt if existing else ""),
     )

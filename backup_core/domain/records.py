@@ -10,7 +10,15 @@ RunState = Literal["NotStarted", "Running", "Succeeded", "Failed", "Skipped", "C
 TERMINAL_STATES: frozenset[str] = frozenset({"Succeeded", "Failed", "Skipped", "Canceled"})
 Phase = Literal["waiting", "preparing", "snapshot", "planning", "copying", "verifying", "committing", "cleaning", "done"]
 Kind = Literal["full", "incremental"]
-PointState = Literal["available", "lost", "quarantined"]
+PointState = Literal["available", "lost", "quarantined", "deleting"]
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which restore points a disk keeps: the newest so many, and all that are younger."""
+
+    keep_last: int
+    min_age_days: int = 0
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,8 @@ class Policy:
     updated: datetime
     verification: Literal["sampled", "full"] = "sampled"
     """How much content is compared before a point is committed."""
+    retention: Retention | None = None
+    """None keeps everything."""
     protected: bool = True
     """False once protection was stopped: no more backups, the restore points stay."""
 
@@ -100,10 +110,12 @@ class RestorePoint:
     """What the verification compared."""
     committed: datetime
     """When the run set out to commit it, by the orchestrator's clock."""
-    automatic: bool = False
-    """A full backup that nobody asked for."""
+    automatic_fulls: int = 0
+    """Full backups in a row that nobody asked for, this one included; 0 when this is none."""
     state: PointState = "available"
-    """`lost`: its backup snapshot is gone. `quarantined`: it is there, but not what was committed."""
+    """`lost`: its backup snapshot is gone. `quarantined`: it is there, but not what was committed. `deleting`:
+    its retention has ended, its backup snapshot may be gone already.
+    """
 
 
 def pair_of(point: RestorePoint) -> CommonPair:
@@ -146,6 +158,8 @@ class Run:
     requests_done: int = 0
     retries: int = 0
     points: tuple[str, ...] = ()
+    expired: tuple[str, ...] = ()
+    """Restore points the run deleted, because their retention had ended."""
     error: RunError | None = None
     cancel_asked: datetime | None = None
     """When somebody asked for the run to be canceled; it ends at its next report."""
@@ -154,6 +168,15 @@ class Run:
     def ended_for_good(self) -> bool:
         """Whether the run is in a terminal state."""
         return self.state in TERMINAL_STATES
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A restore point in use by a run: not deleted while that run lives."""
+
+    disk: str
+    point: str
+    run: str
 
 
 @dataclass(frozen=True)

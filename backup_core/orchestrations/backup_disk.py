@@ -17,6 +17,7 @@ from backup_core.steps import (
     NEW_GENERATION,
     OPEN_HEAD,
     PLAN_TRANSFER,
+    PRUNE_POINTS,
     RAISE_EPOCH,
     REPORT_PROGRESS,
     TAKE_BACKUP,
@@ -39,6 +40,7 @@ from backup_core.steps import (
     NewGeneration,
     Planned,
     PlanTransfer,
+    Prune,
     Raised,
     RaiseEpoch,
     Report,
@@ -109,6 +111,7 @@ class _Backup:
         self.lease = going.transfer.by.lease if going else str(context.new_uuid())
         self.started = going.started if going else now(context).isoformat()
         self.points = list(going.points) if going else []
+        self.expired: list[str] = []
         self.retries = Retries(going.retries if going else 0)
         self.heads = list(going.heads) if going else []
         self.fresh_after = going.fresh_after if going else False
@@ -137,8 +140,17 @@ class _Backup:
             by = transfer.by.model_copy(update={"epoch": raised.epoch})
             transfer, planned, applied = yield from self._prepare(by, _after(transfer, raised))
             yield from self._round(transfer, planned, 0, applied)
+        yield from self._prune(transfer.by)
         yield from self.finish("Succeeded", None)
         return self.ended("Succeeded")
+
+    def _prune(self, by: RunRef) -> Flow[None]:
+        """Delete what the retention no longer keeps, a few points at a time."""
+        more = True
+        while more:
+            pruned = yield from call(self.context, PRUNE_POINTS, Prune(by=by), self.retries)
+            self.expired += pruned.expired
+            more = pruned.more and bool(pruned.expired)
 
     def ended(self, state: str) -> dict[str, Any]:
         """The output of a run that ended as it should."""
@@ -298,6 +310,7 @@ class _Backup:
             state=state,
             now=now(self.context).isoformat(),
             points=self.points,
+            expired=self.expired,
             fault=fault,
             heads=self.heads,
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from backup_core.domain.errors import RowChangedError, RowExistsError
 from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_key_bounds
-from backup_core.domain.records import Head, Policy, RequestKey, RestorePoint, Run, Versioned
+from backup_core.domain.records import Head, Pin, Policy, RequestKey, RestorePoint, Run, Versioned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,6 +164,41 @@ class MemoryCatalogue:
         first = max(first, point_key(after) + "!") if after else first
         keys = sorted(key for owner, key in self.rows if owner == disk and first <= key < last)
         return [row for row in (self.rows[disk, key] for key in keys) if not state or row.value.state == state][:limit]
+
+    async def mark_deleting(self, row: Versioned[RestorePoint]) -> Versioned[RestorePoint]:
+        """Update the state."""
+        marked = replace(row.value, state="deleting")
+        return replace(row, value=marked, etag=await self._put(marked, point_key(marked.point), row.etag))
+
+    async def delete_point(self, row: Versioned[RestorePoint]) -> None:
+        """Delete under the version."""
+        await self._world.before("delete_point")
+        key = point_key(row.value.point)
+        if (row.value.disk, key) in self.rows:
+            self._check(row.value.disk, key, row.etag)
+            del self.rows[row.value.disk, key]
+        await self._world.after("delete_point")
+
+    async def pin(self, pin: Pin, row: Versioned[RestorePoint]) -> None:
+        """Insert the pin, touch the point."""
+        await self._world.before("pin")
+        key = f"pin!{pin.point}!{pin.run}"
+        if (pin.disk, key) not in self.rows:
+            self._check(pin.disk, point_key(pin.point), row.etag)
+            self._store(row.value, point_key(pin.point))
+            self._store(pin, key)
+        await self._world.after("pin")
+
+    async def unpin(self, pin: Pin) -> None:
+        """Delete the pin."""
+        await self._world.before("unpin")
+        self.rows.pop((pin.disk, f"pin!{pin.point}!{pin.run}"), None)
+        await self._world.after("unpin")
+
+    async def pins(self, disk: str) -> list[Pin]:
+        """All pins."""
+        await self._world.before("pins")
+        return [row.value for (owner, key), row in self.rows.items() if owner == disk and key.startswith("pin!")]
 
     async def runs(
         self,

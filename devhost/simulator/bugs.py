@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from backup_core.activities import points, runner, shards, tools, transfer, verification
+from backup_core.activities import points, retention, runner, shards, tools, transfer, verification
 from backup_core.domain import decision
+from backup_core.domain import retention as rules
 from backup_core.domain.metadata import PageMapDigest
 from backup_core.steps import COMMIT_POINT, Applied
 from devhost.memory.catalogue import MemoryCatalogue
@@ -171,6 +172,19 @@ def cursor_ahead_of_its_puts() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def prune_of_the_newest() -> Iterator[None]:
+    """The newest points expire instead of the oldest."""
+    decided = rules.verdicts
+
+    def upside_down(points: Any, *rest: Any) -> Any:  # noqa: ANN401  as the function it replaces
+        right = decided(points, *rest)
+        return [replace(one, expires=other.expires) for one, other in zip(right, reversed(right), strict=True)]
+
+    with patch.object(retention, "verdicts", upside_down):
+        yield
+
+
 BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "no fence": no_fence,
     "lease id from the name": lease_from_the_name,
@@ -182,4 +196,5 @@ BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "unconditional commit": unconditional_commit,
     "altered head is trusted": altered_head_is_trusted,
     "cursor ahead of its puts": cursor_ahead_of_its_puts,
+    "prune of the newest": prune_of_the_newest,
 }

@@ -25,7 +25,7 @@ from backup_core.domain.errors import BlobChangedError, FencedError, ServiceUnav
 from backup_core.domain.metadata import from_metadata, from_point_metadata
 from backup_core.domain.naming import BlobAddress
 from backup_core.domain.ranges import PAGE
-from backup_core.domain.records import Policy, RestorePoint
+from backup_core.domain.records import Policy, RestorePoint, Retention
 from backup_core.orchestrations.backup_disk import backup_disk
 from backup_core.orchestrations.copy_blob import copy_blob
 from backup_core.steps import STEPS, BackupRequest
@@ -121,7 +121,8 @@ class Simulation:
         self.tools = Tools(self.blobs, self.catalogue, documents, (SOURCE,), BACKUP, "heads", clock, copying, limits)
         self.source = BlobAddress(SOURCE, "vhds", "vm.vhd")
         self.blobs.put(self.source, self.pages * PAGE)
-        policy = Policy(DISK, self.source.url, "", self.world.now, self.world.now)
+        self.retention = Retention(self.rng.choice([1, 2, 4])) if self.rng.random() < 0.6 else None
+        policy = Policy(DISK, self.source.url, "", self.world.now, self.world.now, retention=self.retention)
         self.catalogue.rows[DISK, "policy"] = self.catalogue.rows.get((DISK, "policy")) or _versioned(policy, self.world)
         self.instances: list[Instance] = []
         self.children: dict[DirectInstance, tuple[Instance, Task]] = {}
@@ -138,10 +139,18 @@ class Simulation:
         self.ended: dict[str, str] = {}
         self.deleted_by_others: set[str] = set()
         self.altered_by_others = False
+        self.early: ViolationError | None = None
+        """A violation seen inside an activity, which would take it for a fault of its own."""
 
     # -- gates ----------------------------------------------------------------------------------------------------
 
     async def _before(self, name: str) -> None:
+        if name == "delete_point":
+            # A point is not lost whose deletion was seen and right.
+            try:
+                self._check_rows()
+            except ViolationError as violation:
+                self.early = self.early or violation
         await self._gate(name, "before")
 
     async def _after(self, name: str) -> None:
@@ -465,7 +474,9 @@ class Simulation:
 
     async def _must_rebuild(self) -> None:
         """Rows that are lost come back exactly; what else is found is a verified image that was never committed."""
-        before = {key: row.value for key, row in self.catalogue.rows.items() if key[1].startswith(("point!", "head"))}
+        rows = {key: row.value for key, row in self.catalogue.rows.items() if key[1].startswith(("point!", "head"))}
+        # A row on its way out is not brought back.
+        before = {key: row for key, row in rows.items() if key[1] == "head" or row.state == "available"}
         for key in before:
             if self.rng.random() < 0.6:
                 del self.catalogue.rows[key]
@@ -473,15 +484,9 @@ class Simulation:
         await carry_out(self.tools, await survey(self.tools, DISK, blobs))
         self._count("rebuilds")
         after = {key: self.catalogue.rows[key].value for key in before if key in self.catalogue.rows}
-        extra = {
-            key: row.value for key, row in self.catalogue.rows.items() if key[1].startswith("point!") and key not in before
-        }
+        extra = {key: row.value for key, row in self.catalogue.rows.items() if key[1].startswith("point!") and key not in rows}
         for point in extra.values():
             self._check_point(point)
-        if extra and (DISK, "head") in after:
-            # A point more may count as an automatic full more.
-            fulls = before[DISK, "head"].automatic_fulls
-            after[DISK, "head"] = replace(after[DISK, "head"], automatic_fulls=fulls)
         if after != before:
             lost = [key for key in before if after.get(key) != before[key]]
             self._violated(f"invariant 12: rows did not come back as they were: {lost[:3]}")
@@ -489,21 +494,32 @@ class Simulation:
     # -- invariants -----------------------------------------------------------------------------------------------------
 
     def _check(self, *, everything: bool = False) -> None:
+        if self.early:
+            raise self.early
         self._learn()
-        points = {key: row.value for (_, key), row in self.catalogue.rows.items() if key.startswith("point!")}
-        for key, point in points.items():
-            fresh = key not in self.seen
-            if not fresh and self.seen[key] != point:
-                self._violated(f"invariant 11: restore point {point.point} was changed")
-            self.seen[key] = point
-            if fresh or everything:
-                self._check_point(point)
-        if set(self.seen) - set(points):
-            self._violated("invariant 11: a restore point was lost")
+        points = self._check_rows(everything=everything)
         if len({point.source_snapshot for point in points.values()}) != len(points):
             self._violated("invariant 11: one source snapshot has two restore points")
         self._check_head(points)
         self._check_runs()
+
+    def _check_rows(self, *, everything: bool = False) -> dict[str, RestorePoint]:
+        """Points come once, stay as they are, and go only when they may."""
+        points = {key: row.value for (_, key), row in self.catalogue.rows.items() if key.startswith("point!")}
+        for key, point in points.items():
+            known = self.seen.get(key)
+            if known and known != point:
+                if replace(known, state="deleting") != point:
+                    self._violated(f"invariant 11: restore point {point.point} was changed")
+                self._check_expired(point, points)
+            self.seen[key] = point
+            if point.state == "available" and (not known or everything):
+                self._check_point(point)
+        for key in set(self.seen) - set(points):
+            if self.seen.pop(key).state != "deleting":
+                self._violated("invariant 11: a restore point was lost")
+            self._count("points expired")
+        return points
 
     def _learn(self) -> None:
         """What each source snapshot holds, as soon as it exists."""
@@ -524,6 +540,15 @@ class Simulation:
         carried = self.blobs.blobs[self.tools.head(point.head)].snapshots[point.backup_snapshot].metadata
         if from_point_metadata(carried, point.head, point.backup_snapshot) != point:
             self._violated(f"invariant 12: the metadata of {point.point} does not describe it")
+
+    def _check_expired(self, point: RestorePoint, points: dict[str, RestorePoint]) -> None:
+        """A point may only go when the disk has a retention and enough newer ones stay, the common pair's among them."""
+        newer = [one for one in points.values() if one.source_snapshot > point.source_snapshot and one.state == "available"]
+        if self.retention is None or len(newer) < self.retention.keep_last:
+            self._violated(f"invariant 19: restore point {point.point} expired with {len(newer)} newer ones")
+        pair = self.catalogue.rows[DISK, "head"].value.pair
+        if pair and pair.point == point.point:
+            self._violated(f"invariant 19: restore point {point.point} of the common pair expired")
 
     def _check_head(self, points: dict[str, RestorePoint]) -> None:
         row = self.catalogue.rows.get((DISK, "head"))
@@ -575,7 +600,7 @@ class Simulation:
             self.report.trace.append(f"{self.world.ticks:>12}  {line}")
 
 
-_READS = frozenset(
+_READS = frozenset({"pins"}) | frozenset(
     {"now", "properties", "snapshots", "allocated", "diff", "read", "get_row", "points", "get_document", "disks"}
 )
 

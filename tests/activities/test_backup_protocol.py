@@ -54,7 +54,7 @@ async def test_the_order_of_steps(scene):
 
     assert names(driver) == [
         "begin", "take_source_snapshot", "plan_transfer", "open_head", "apply_shard", "verify_head",
-        "take_backup_snapshot", "commit_point", "drop_previous_snapshot", "finish_run",
+        "take_backup_snapshot", "commit_point", "drop_previous_snapshot", "prune_points", "finish_run",
     ]  # fmt: skip
 
 

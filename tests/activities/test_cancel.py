@@ -13,7 +13,7 @@ from backup_core.api.http import Request
 from tests.activities.test_backup_protocol import ALL_STEPS, stop_before
 from tests.scene import Scene
 
-TOO_LATE = {"drop_previous_snapshot", "finish_run", "commit_point", "take_backup_snapshot"}
+TOO_LATE = {"drop_previous_snapshot", "prune_points", "finish_run", "commit_point", "take_backup_snapshot"}
 """The last report before them says "committing": whoever cancels after it gets the restore point."""
 
 

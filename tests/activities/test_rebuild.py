@@ -28,7 +28,7 @@ async def scene():
         await stage.back_up()
     del stage.blobs.blobs[stage.source()].snapshots[stage.head_row().pair.source_snapshot]
     await stage.back_up()
-    assert [point.automatic for point in stage.points()] == [False, False, False, True]
+    assert [point.automatic_fulls for point in stage.points()] == [0, 0, 0, 1]
     return stage
 
 

@@ -117,7 +117,7 @@ POINT = described(
 
 def test_points_survive_metadata():
     """A backup snapshot says everything of its point; where it lies is told by where it lies."""
-    for point in (POINT, described(replace(POINT, automatic=True, previous_source_snapshot="2025-01-01T00:00:00.0000001Z"))):
+    for point in (POINT, described(replace(POINT, automatic_fulls=2, previous_source_snapshot="2025-01-01T00:00:00.0000001Z"))):
         carried = to_point_metadata(point)
 
         assert from_point_metadata(carried, "h", "b") == point

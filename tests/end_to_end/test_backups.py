@@ -172,6 +172,26 @@ def test_a_diff_that_times_out_is_halved(platform, calm, name):
     disk.service.close()
 
 
+def test_a_retention_prunes_at_the_end_of_each_backup(disk, platform, rng):
+    """Two are kept, byte for byte; the others are gone from the list and from the account; increments go on."""
+    asked = {"source": platform.disk_url(f"{disk.name}.vhd"), "retention": {"keepLast": 2}}
+    assert platform.api("PUT", f"/disks/{disk.name}", asked).json()["retention"] == {"keepLast": 2, "minAgeDays": 0}
+    runs = []
+    for _ in range(4):
+        disk.disturb(rng, 4)
+        runs.append(disk.back_up())
+    kept = disk.points()
+
+    assert [run["kind"] for run in runs] == ["full"] + ["incremental"] * 3
+    assert [len(run["expired"]) for run in runs] == [0, 0, 1, 1]
+    assert len(kept) == 2
+    disk.moments = {point["id"]: disk.moments[point["id"]] for point in kept}
+    disk.check_every_point()
+    with platform.blobs(platform.storage.backup) as client:
+        listed = client.get_container_client("heads").list_blobs(name_starts_with=disk.name, include=["snapshots"])
+        assert {one.snapshot for one in listed if one.snapshot} == {point["snapshot"] for point in kept}
+
+
 def test_a_full_backup_by_copy_blob(calm, tmp_path, name, rng):
     """The service copies for a while by itself; the result is checked, taken over, and increments follow."""
     from devhost.platform import Platform  # noqa: PLC0415

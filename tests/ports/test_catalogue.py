@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from backup_core.domain.errors import RowChangedError, RowExistsError
-from backup_core.domain.records import CommonPair, Head, Owner, Policy, RestorePoint, Run, RunError
+from backup_core.domain.records import CommonPair, Head, Owner, Pin, Policy, RequestKey, RestorePoint, Retention, Run, RunError
 from backup_core.ports import ROWS_PER_COMMIT
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
@@ -40,12 +40,12 @@ def run_of(number, **fields):
 
 async def test_rows_come_back_as_they_went(ports):
     """Large numbers, times to the microsecond, nested and absent values."""
-    policy = Policy(DISK, "https://s/c/b", "with 'quotes' and ünicode", NOW, NOW)
+    policy = Policy(DISK, "https://s/c/b", "with 'quotes' and ünicode", NOW, NOW, retention=Retention(7, 30))
     head = Head(
         DISK, epoch=7, owner=Owner("r", "l", 7), source="https://s/c/b", generation=2, head="h", head_etag='"e"',
         pair=CommonPair("p", "s", "b", BIG), automatic_fulls=1,
     )  # fmt: skip
-    run = run_of(1, started=NOW, bytes_total=BIG, points=("a", "b"), error=RunError("Code", "text"))
+    run = run_of(1, started=NOW, bytes_total=BIG, points=("a", "b"), expired=("c",), error=RunError("Code", "text"))
     await ports.catalogue.put_policy(policy, None)
     await ports.catalogue.put_head(head, None)
     await ports.catalogue.put_run(run, None)
@@ -172,3 +172,58 @@ async def test_a_source_has_one_disk(ports):
     await ports.catalogue.release_source("https://s/c/b", "one")
 
     assert await ports.catalogue.claim_source("https://s/c/b", "two") == "two"
+
+
+async def test_a_point_is_marked_then_deleted(ports):
+    """Each under the version it was decided on; gone is gone."""
+    etag = await ports.catalogue.put_head(Head(DISK), None)
+    await ports.catalogue.commit([point_of(1)], Head(DISK), etag)
+    row = await ports.catalogue.point(DISK, point_of(1).point)
+    marked = await ports.catalogue.mark_deleting(row)
+    with pytest.raises(RowChangedError):
+        await ports.catalogue.mark_deleting(row)
+    with pytest.raises(RowChangedError):
+        await ports.catalogue.delete_point(row)
+
+    assert (await ports.catalogue.point(DISK, point_of(1).point)).value == marked.value == replace(row.value, state="deleting")
+    await ports.catalogue.delete_point(marked)
+    await ports.catalogue.delete_point(marked)
+    assert await ports.catalogue.point(DISK, point_of(1).point) is None
+
+
+async def test_pins_compete_with_deletion(ports):
+    """A pin changes the point's version; the same pin twice is one; a stale version pins nothing."""
+    etag = await ports.catalogue.put_head(Head(DISK), None)
+    await ports.catalogue.commit([point_of(1)], Head(DISK), etag)
+    row = await ports.catalogue.point(DISK, point_of(1).point)
+    pin = Pin(DISK, row.value.point, run_of(1).run)
+    await ports.catalogue.pin(pin, row)
+    await ports.catalogue.pin(pin, await ports.catalogue.point(DISK, row.value.point))
+    with pytest.raises(RowChangedError):
+        await ports.catalogue.mark_deleting(row)
+    with pytest.raises(RowChangedError):
+        await ports.catalogue.pin(Pin(DISK, row.value.point, run_of(2).run), row)
+
+    assert await ports.catalogue.pins(DISK) == [pin]
+    assert (await ports.catalogue.point(DISK, row.value.point)).value == row.value
+    await ports.catalogue.unpin(pin)
+    await ports.catalogue.unpin(pin)
+    assert await ports.catalogue.pins(DISK) == []
+    assert await ports.catalogue.pins("other") == []
+
+
+async def test_a_request_and_its_run_begin_together(ports):
+    request = RequestKey(DISK, "3f2504e0-4f89-41d3-9a0c-0305e82c3301", "digest", run_of(1).run)
+    await ports.catalogue.begin_request(run_of(1), request)
+    with pytest.raises(RowExistsError):
+        await ports.catalogue.begin_request(run_of(2), replace(request, run=run_of(2).run))
+
+    assert await ports.catalogue.request(DISK, request.key) == request
+    assert await ports.catalogue.request(DISK, "other") is None
+    assert await ports.catalogue.run(DISK, run_of(2).run) is None
+
+
+async def test_the_holder_of_a_source(ports):
+    assert await ports.catalogue.source_holder("https://s/c/b") is None
+    await ports.catalogue.claim_source("https://s/c/b", "one")
+    assert await ports.catalogue.source_holder("https://s/c/b") == "one"

@@ -1,0 +1,66 @@
+"""Carrying out what the retention decided, point by point: marked first, then its backup snapshot goes, then its row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backup_core.activities.tools import owned, policy_of
+from backup_core.domain.ending import dead
+from backup_core.domain.errors import RowChangedError
+from backup_core.domain.retention import verdicts
+from backup_core.steps import Prune, Pruned
+
+if TYPE_CHECKING:
+    from backup_core.activities.tools import Tools
+    from backup_core.domain.records import Pin, RestorePoint, Versioned
+
+ROWS_PER_LISTING = 1000
+
+
+async def prune_points(tools: Tools, asked: Prune) -> Pruned:
+    """Delete the disk's expired restore points, at most a few per call; `more` when some are left.
+
+    A point that somebody begins to use at the same moment is left alone: using and deleting compete for its row's version.
+    """
+    disk = asked.by.disk
+    head = await owned(tools, asked.by)
+    retention = (await policy_of(tools, disk)).retention
+    rows = await _points(tools, disk, "" if retention else "deleting")
+    # Read after the rows: a pin set from now on changes a row's version, and its deletion is refused.
+    pinned = {pin.point for pin in await tools.catalogue.pins(disk) if await _lives(tools, pin)}
+    decided = verdicts([row.value for row in rows], retention, head.value.pair, pinned, await tools.catalogue.now())
+    expired = [verdict.point.point for verdict in decided if verdict.expires]
+    by_id = {row.value.point: row for row in rows}
+    gone = []
+    # The oldest first, so that what is left after a crash is the newest.
+    for point in reversed(expired[-tools.limits.prune_points_max :]):
+        await owned(tools, asked.by)
+        if await _delete(tools, by_id[point]):
+            gone.append(point)
+    return Pruned(expired=gone, more=len(expired) > tools.limits.prune_points_max)
+
+
+async def _points(tools: Tools, disk: str, state: str) -> list[Versioned[RestorePoint]]:
+    rows: list[Versioned[RestorePoint]] = []
+    while True:
+        page = await tools.catalogue.points(disk, ROWS_PER_LISTING, rows[-1].value.point if rows else "", state)
+        rows += page
+        if len(page) < ROWS_PER_LISTING:
+            return rows
+
+
+async def _lives(tools: Tools, pin: Pin) -> bool:
+    """Whether the run that pinned the point may still be at work; the pin of a dead one blocks nothing."""
+    row = await tools.catalogue.run(pin.disk, pin.run)
+    return row is not None and not row.value.ended_for_good and not dead(row, await tools.catalogue.now())
+
+
+async def _delete(tools: Tools, row: Versioned[RestorePoint]) -> bool:
+    """Delete the point; False when its row was changed meanwhile: then it is kept."""
+    try:
+        marked = await tools.catalogue.mark_deleting(row)
+    except RowChangedError:
+        return False
+    await tools.blobs.delete_snapshot(tools.head(row.value.head), row.value.backup_snapshot)
+    await tools.catalogue.delete_point(marked)
+    return True

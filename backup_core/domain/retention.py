@@ -1,0 +1,70 @@
+"""Which restore points stay and which expire, each with its reason. Deleting is decided here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from backup_core.domain.naming import snapshot_time
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from backup_core.domain.records import CommonPair, RestorePoint, Retention
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to become of a restore point, and why."""
+
+    point: RestorePoint
+    expires: bool
+    reason: str
+
+
+def verdicts(
+    points: Sequence[RestorePoint],
+    retention: Retention | None,
+    pair: CommonPair | None,
+    pinned: Collection[str],
+    now: datetime,
+) -> list[Verdict]:
+    """A verdict for each point of a disk, newest first. `pinned` are ids of points in use; `now` is the service's time.
+
+    Without a retention everything is kept. What is in doubt is kept: a point in use, of the common pair, the newest that can be
+    restored, one dated in the future (some clock is wrong), one in quarantine (a person has to look at it).
+    """
+    ordered = sorted(points, key=lambda one: one.source_snapshot, reverse=True)
+    available = [point.point for point in ordered if point.state == "available"]
+    return [Verdict(point, *_verdict(point, available, retention, pair, pinned, now)) for point in ordered]
+
+
+def _verdict(
+    point: RestorePoint,
+    available: list[str],
+    retention: Retention | None,
+    pair: CommonPair | None,
+    pinned: Collection[str],
+    now: datetime,
+) -> tuple[bool, str]:
+    age = now - snapshot_time(point.source_snapshot)
+    if point.state == "deleting":
+        return True, "its deletion has begun"
+    if point.state != "available":
+        return False, f"it is {point.state}"
+    if retention is None:
+        return False, "the disk has no retention"
+    if point.point == available[0]:
+        return False, "it is the newest"
+    if pair and point.point == pair.point:
+        return False, "the next backup starts from it"
+    if point.point in pinned:
+        return False, "it is in use"
+    if age < timedelta():
+        return False, "it is dated in the future"
+    if point.point in available[: retention.keep_last]:
+        return False, f"it is one of the newest {retention.keep_last}"
+    if age < timedelta(days=retention.min_age_days):
+        return False, f"it is younger than {retention.min_age_days} days"
+    return True, f"it is older than {retention.min_age_days} days and not one of the newest {retention.keep_last}"

@@ -1,0 +1,102 @@
+"""Which restore points expire: a rule over values, checked by examples and by everything it must never do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backup_core.domain.naming import point_id
+from backup_core.domain.records import RestorePoint, Retention, pair_of
+from backup_core.domain.retention import verdicts
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+def point(hours_ago, **fields):
+    taken = f"{NOW - timedelta(hours=hours_ago):%Y-%m-%dT%H:%M:%S}.0000000Z"
+    return RestorePoint(
+        disk="vm", point=point_id(taken), kind="full", reason="r", generation=1, head="h", source="s", source_snapshot=taken,
+        previous_source_snapshot="", backup_snapshot="b", size=512, write_bytes=0, clear_bytes=0, requests=0, epoch=1, run="r",
+        digest="d", page_map="p", verified="v", committed=NOW, **fields,
+    )  # fmt: skip
+
+
+def reasons(points, retention, *, pair=None, pinned=()):
+    return {
+        int((NOW - datetime.fromisoformat(one.point.source_snapshot[:19] + "+00:00")).total_seconds() // 3600): (
+            one.expires,
+            one.reason,
+        )
+        for one in verdicts(points, retention, pair, pinned, NOW)
+    }
+
+
+def test_the_newest_so_many_and_the_young_are_kept():
+    points = [point(hours) for hours in (0, 12, 24, 36, 48, 60)]
+    decided = reasons(points, Retention(2, min_age_days=2), pair=pair_of(points[0]))
+
+    assert {hours for hours, (expires, _) in decided.items() if expires} == {48, 60}
+    assert decided[0][1] == "it is the newest"
+    assert decided[12][1] == "it is one of the newest 2"
+    assert decided[24][1] == "it is younger than 2 days"
+    assert decided[60][1] == "it is older than 2 days and not one of the newest 2"
+
+
+def test_what_is_in_doubt_is_kept():
+    points = [
+        point(-5), point(0), point(50), point(60), point(70, state="quarantined"), point(80, state="lost"),
+        point(90, state="deleting"), point(100),
+    ]  # fmt: skip
+    decided = reasons(points, Retention(1), pair=pair_of(points[2]), pinned={points[3].point})
+
+    assert {hours: reason for hours, (expires, reason) in decided.items() if not expires} == {
+        -5: "it is the newest",
+        50: "the next backup starts from it",
+        60: "it is in use",
+        70: "it is quarantined",
+        80: "it is lost",
+    }
+    assert {hours for hours, (expires, _) in decided.items() if expires} == {0, 90, 100}
+
+
+def test_a_point_of_the_future_is_kept():
+    """Some clock is wrong: which one, nobody knows."""
+    decided = reasons([point(-9), point(-5), point(-1), point(30)], Retention(1))
+
+    assert [reason for _, reason in decided.values()][:3] == ["it is the newest", *["it is dated in the future"] * 2]
+    assert decided[30][0]
+
+
+def test_without_a_retention_everything_is_kept():
+    assert not any(expires for expires, _ in reasons([point(hours) for hours in range(0, 9000, 500)], None).values())
+
+
+states = st.sampled_from(["available", "lost", "quarantined", "deleting"])
+
+
+@given(
+    st.lists(st.tuples(st.integers(-50, 5000), states), unique_by=lambda one: one[0], max_size=25),
+    st.integers(1, 30),
+    st.integers(0, 200),
+    st.integers(0, 24),
+    st.sets(st.integers(0, 24), max_size=5),
+)
+def test_what_must_never_expire(made, keep, days, pair, pins):
+    """The newest that can be restored, the common pair, points in use, of the future, young ones, what is not available."""
+    points = [replace(point(hours), state=state) for hours, state in made]
+    pinned = {points[one].point for one in pins if one < len(points)}
+    common = pair_of(points[pair]) if pair < len(points) else None
+    decided = verdicts(points, Retention(keep, days), common, pinned, NOW)
+    expired = [one.point for one in decided if one.expires and one.point.state != "deleting"]
+    available = sorted((one for one in points if one.state == "available"), key=lambda one: one.source_snapshot, reverse=True)
+
+    assert [one.point for one in decided] == sorted(points, key=lambda one: one.source_snapshot, reverse=True)
+    assert all(one.state == "available" for one in expired)
+    assert not {one.point for one in expired} & ({one.point for one in available[:keep]} | pinned)
+    assert common is None or common.point not in {one.point for one in expired}
+    youngest_gone = NOW - timedelta(days=days)
+    assert all(datetime.fromisoformat(one.source_snapshot[:19] + "+00:00") <= youngest_gone for one in expired)
+    assert decided == verdicts(list(reversed(points)), Retention(keep, days), common, pinned, NOW)
