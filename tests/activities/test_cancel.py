@@ -129,6 +129,22 @@ async def test_a_dead_run_is_ended_by_the_one_that_takes_over(scene, asked):
     assert (row.state, row.error.code) == (("Canceled", "Canceled") if asked else ("Failed", "Abandoned"))
 
 
+async def test_a_dead_run_does_not_refuse_a_backup(scene):
+    """Asked for by HTTP while the owner is silent for too long: accepted; while it lives: refused with its address."""
+
+    async def start(*_):
+        return
+
+    async def ask():
+        return await respond(scene.api(), runs.post_backup, Request("https://app.test/api", {"disk": "vm"}, start=start))
+
+    request = await stop_before(scene, "verify_head")
+    refused = await ask()
+    assert (refused.status, refused.headers["Location"]) == (409, f"https://app.test/api/runs/{request.run}")
+    scene.world.pass_time(timedelta(minutes=16))
+    assert (await ask()).status == 202
+
+
 async def test_a_sign_of_life_at_the_last_moment_counts(scene, monkeypatch):
     """The run that was taken for dead writes its row just then: it goes on, and the other is skipped."""
     request = await stop_before(scene, "verify_head")

@@ -99,9 +99,11 @@ async def test_a_read_is_exact(service):
     assert parse_qs(urlsplit(asked.url).query)["snapshot"] == [SNAPSHOT]
 
 
+@pytest.mark.parametrize("digest", [True, False])
 @pytest.mark.parametrize("body", [GOOD[:-1], GOOD + b"\0", b""])
-async def test_other_lengths_are_damage(service, body):
-    service.answers = [good(body)]
+async def test_other_lengths_are_damage(service, body, digest):
+    """With or without a checksum of the service's."""
+    service.answers = [good(body) if digest else web.Response(status=206, body=body)]
     with pytest.raises(TransferDamagedError, match=f"{len(body)} bytes arrived, expected 1024"):
         await service.data.read(service.blob, SNAPSHOT, PART)
 
