@@ -185,6 +185,17 @@ def prune_of_the_newest() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def prune_ignoring_pins() -> Iterator[None]:
+    """Nobody asks whether a point is in use."""
+
+    async def never(*_: object) -> bool:
+        return False
+
+    with patch.object(retention, "_lives", never):
+        yield
+
+
 BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "no fence": no_fence,
     "lease id from the name": lease_from_the_name,
@@ -197,4 +208,5 @@ BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "altered head is trusted": altered_head_is_trusted,
     "cursor ahead of its puts": cursor_ahead_of_its_puts,
     "prune of the newest": prune_of_the_newest,
+    "prune ignoring pins": prune_ignoring_pins,
 }

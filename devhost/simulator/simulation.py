@@ -20,12 +20,12 @@ from backup_core.activities.copying import Copying
 from backup_core.activities.rebuild import carry_out, survey
 from backup_core.activities.runner import run_step
 from backup_core.activities.tools import Limits, Tools
-from backup_core.domain.ending import cancellation
+from backup_core.domain.ending import cancellation, dead
 from backup_core.domain.errors import BlobChangedError, FencedError, ServiceUnavailableError, UnexpectedAnswerError
 from backup_core.domain.metadata import from_metadata, from_point_metadata
-from backup_core.domain.naming import BlobAddress
+from backup_core.domain.naming import BlobAddress, run_key
 from backup_core.domain.ranges import PAGE
-from backup_core.domain.records import Policy, RestorePoint, Retention
+from backup_core.domain.records import Pin, Policy, RestorePoint, Retention, Run
 from backup_core.orchestrations.backup_disk import backup_disk
 from backup_core.orchestrations.copy_blob import copy_blob
 from backup_core.steps import STEPS, BackupRequest
@@ -135,6 +135,8 @@ class Simulation:
         # What is known to be true.
         self.truth: dict[str, bytes] = {}
         self.seen: dict[str, RestorePoint] = {}
+        self.pins: list[tuple[str, str]] = []
+        """(point, run) of every pin ever set."""
         self.leases: dict[str, str] = {}
         self.ended: dict[str, str] = {}
         self.deleted_by_others: set[str] = set()
@@ -251,6 +253,8 @@ class Simulation:
             (0.25, self._terminate),
             (0.15, self._listing_lies),
             (0.1, self._cancel),
+            (0.2, self._pin),
+            (0.1, self._unpin),
             (0.5, self._copies_arrive),
             (0.6, self._duplicate),
             (50 if ready else 0, lambda: self._open_gate(ready)),
@@ -323,6 +327,30 @@ class Simulation:
             status: Literal["success", "failed"] = "success" if self.quiet or self.rng.random() < 0.9 else "failed"
             self._count(f"copy ends: {status}")
             self.blobs.end_copy(self.rng.choice(pending), status)
+
+    def _pin(self) -> None:
+        """A restore begins to use a point; it gives no further sign of life."""
+        points = [(key, row.value) for (_, key), row in self.catalogue.rows.items() if key.startswith("point!")]
+        available = [(key, point) for key, point in points if point.state == "available"]
+        if available:
+            key, point = self.rng.choice(available)
+            number = len(self.pins)
+            run = f"{DISK}.20260103T{number // 60:02d}{number % 60:02d}00Z.timer"
+            self._count("points pinned")
+            self._note(f"!! {run} pins {point.point}")
+            row = Run(DISK, run, "Running", "http", full=False, created=self.world.now)
+            # One transaction: the row of the run, the pin, and a new version of the point.
+            for value, at in ((row, run_key(run)), (Pin(DISK, point.point, run), f"pin!{point.point}!{run}"), (point, key)):
+                self.catalogue._store(value, at)  # noqa: SLF001  as a restore does
+            self.pins.append((point.point, run))
+
+    def _unpin(self) -> None:
+        """A restore ends; its pin is left behind."""
+        if self.pins:
+            _, run = self.rng.choice(self.pins)
+            row = self.catalogue.rows[DISK, run_key(run)].value
+            if not row.ended_for_good:
+                self.catalogue._store(replace(row, state="Canceled"), run_key(run))  # noqa: SLF001  as a restore does
 
     def _cancel(self) -> None:
         """An operator cancels a run."""
@@ -546,6 +574,10 @@ class Simulation:
         newer = [one for one in points.values() if one.source_snapshot > point.source_snapshot and one.state == "available"]
         if self.retention is None or len(newer) < self.retention.keep_last:
             self._violated(f"invariant 19: restore point {point.point} expired with {len(newer)} newer ones")
+        for pinned, run in self.pins:
+            row = self.catalogue.rows[DISK, run_key(run)]
+            if pinned == point.point and not row.value.ended_for_good and not dead(row, self.world.now):
+                self._violated(f"invariant 19: restore point {point.point} expired while run {run} used it")
         pair = self.catalogue.rows[DISK, "head"].value.pair
         if pair and pair.point == point.point:
             self._violated(f"invariant 19: restore point {point.point} of the common pair expired")
