@@ -57,7 +57,8 @@ class PageLists:
             except ServiceTimedOutError:
                 if part.size <= WINDOW_BYTES_MIN:
                     raise
-                waiting += reversed([*windows(part.end, max(part.size // 2, WINDOW_BYTES_MIN), position)])
+                half = max(part.size // 2 // PAGE * PAGE, WINDOW_BYTES_MIN)
+                waiting += reversed([*windows(part.end, half, position)])
 
     async def _page(
         self, blob: BlobAddress, snapshot: str, previous: str, part: ByteRange, marker: str

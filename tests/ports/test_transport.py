@@ -246,6 +246,19 @@ async def test_a_window_that_times_out_is_halved(service):
     assert found == [ByteRange(0, 64 * mib), ByteRange(64 * mib, 65 * mib), ByteRange(200 * mib, 201 * mib)]
 
 
+async def test_a_disk_of_odd_size_is_halved_too(service):
+    """A fixed VHD has a page more than whole mebibytes: halves are still whole pages."""
+    size = (1 << 27) + 512
+    service.answers = [refused(500, "OperationTimedOut"), *(web.Response(body=b"<PageList/>") for _ in range(3))]
+    found = [one async for one in PageLists(service.transport).ranges(service.blob, SNAPSHOT, "old", ByteRange(0, size))]
+
+    assert found == []
+    asked = [tuple(map(int, one.headers["x-ms-range"].removeprefix("bytes=").split("-"))) for one in service.seen[1:]]
+    assert [first for first, _ in asked] == [0, *(last + 1 for _, last in asked[:-1])]
+    assert asked[-1][1] == size - 1
+    assert all(first % 512 == 0 for first, _ in asked)
+
+
 async def test_a_listing_goes_on_until_there_is_no_marker(service):
     """An empty page is not the end."""
 
