@@ -132,8 +132,11 @@ class PageBlobs(Protocol):
     async def snapshots(self, blob: BlobAddress) -> list[SnapshotInfo]:
         """All snapshots of exactly this blob, oldest first; none, or no blob, is the empty list."""
 
+    def folders(self, account: str, container: str) -> AsyncIterator[str]:
+        """The first segments of all blob names in the container, once each, in any order: of "a/b.vhd" it is "a"."""
+
     def listed(self, account: str, container: str, prefix: str) -> AsyncIterator[ListedBlob]:
-        """Blobs whose names begin with `prefix`, and their snapshots, by name; no container is no blobs."""
+        """Blobs whose names begin with `prefix`, and their snapshots, by name. Raises BlobMissingError without container."""
 
     async def delete_snapshot(self, blob: BlobAddress, snapshot: str) -> None:
         """Delete one snapshot; a missing one is success. Refuses an id that is not a snapshot's: that call would hit the

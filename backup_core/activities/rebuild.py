@@ -15,10 +15,9 @@ from backup_core.domain.naming import is_disk_id, policy_name
 from backup_core.domain.ranges import ByteRange, windows
 from backup_core.domain.rebuild import DIRTY, Compared, compare, head_of, newest
 from backup_core.domain.records import Head, Policy, RestorePoint
-from backup_core.ports import ROWS_PER_COMMIT, ListedBlob
+from backup_core.ports import ROWS_PER_COMMIT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
     from datetime import datetime
 
     from backup_core.activities.tools import Tools
@@ -56,36 +55,20 @@ class _Listed:
     epochs: list[int] = field(default_factory=list)
 
 
-async def disks_to_survey(tools: Tools, after: str) -> AsyncGenerator[tuple[str, list[ListedBlob]], None]:
-    """Every disk with a blob or a claim, ascending, after the id `after`, with the blobs listed for it."""
-    claimed = [disk for disk in await tools.catalogue.disks() if disk > after]
-    disk, blobs = "", list[ListedBlob]()
-    async for one in tools.blobs.listed(tools.backup_account, tools.heads_container, ""):
-        owner = one.name.partition("/")[0]
-        if owner != disk:
-            if disk > after and is_disk_id(disk):
-                while claimed and claimed[0] < disk:
-                    yield claimed.pop(0), []
-                claimed = [other for other in claimed if other != disk]
-                yield disk, blobs
-            disk, blobs = owner, []
-        blobs.append(one)
-    if disk > after and is_disk_id(disk):
-        while claimed and claimed[0] < disk:
-            yield claimed.pop(0), []
-        claimed = [other for other in claimed if other != disk]
-        yield disk, blobs
-    for other in claimed:
-        yield other, []
+async def disks_to_survey(tools: Tools, after: str) -> list[str]:
+    """Every disk with a blob or a claim, ascending, after the id `after`."""
+    found = set(await tools.catalogue.disks())
+    found |= {name async for name in tools.blobs.folders(tools.backup_account, tools.heads_container) if is_disk_id(name)}
+    return sorted(disk for disk in found if disk > after)
 
 
-async def survey(tools: Tools, disk: str, blobs: list[ListedBlob]) -> Survey:
+async def survey(tools: Tools, disk: str) -> Survey:
     """Compare a disk's rows with its blobs. Changes nothing."""
     row = await tools.catalogue.head(disk)
     busy = await _busy(tools, row)
     if busy:
         return Survey(disk, busy=busy)
-    listed = _read(disk, blobs)
+    listed = await _listed(tools, disk)
     stored = await _rows(tools, disk)
     compared = compare(stored, listed.found)
     adopted, quarantined = await _checked(tools, compared)
@@ -140,9 +123,9 @@ async def _busy(tools: Tools, row: Versioned[Head] | None) -> str:
     return "" if over else owner.run
 
 
-def _read(disk: str, blobs: list[ListedBlob]) -> _Listed:
+async def _listed(tools: Tools, disk: str) -> _Listed:
     listed = _Listed()
-    for blob in blobs:
+    async for blob in tools.blobs.listed(tools.backup_account, tools.heads_container, f"{disk}/"):
         if blob.snapshot:
             point = from_point_metadata(blob.metadata, blob.name, blob.snapshot)
             ours = point is not None and point.disk == disk

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
 from azure.storage.blob import BlobType, CopyProperties, SequenceNumberAction
-from azure.storage.blob.aio import BlobClient, BlobLeaseClient, BlobServiceClient
+from azure.storage.blob.aio import BlobClient, BlobLeaseClient, BlobPrefix, BlobServiceClient
 
 from backup_core.adapters.answers import code_of, fault_of
 from backup_core.domain.errors import ServiceUnavailableError, UnexpectedAnswerError
@@ -152,6 +152,13 @@ class AzurePageBlobs:
             if item.name == blob.name and item.snapshot
         ]
         return sorted(found, key=lambda one: one.snapshot)
+
+    async def folders(self, account: str, container: str) -> AsyncIterator[str]:
+        """List Blobs with a delimiter."""
+        with translated(f"list the folders of {account}/{container}"):
+            async for item in self._accounts[account].get_container_client(container).walk_blobs(delimiter="/"):
+                if isinstance(item, BlobPrefix):
+                    yield item.name.removesuffix("/")
 
     async def listed(self, account: str, container: str, prefix: str) -> AsyncIterator[ListedBlob]:
         """List Blobs with snapshots and metadata."""

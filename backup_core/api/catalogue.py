@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -27,14 +26,9 @@ async def post_rebuild(api: Api, request: Request) -> Answer:
     if not asked.dry_run and not asked.plan_hash:
         message = "planHash is missing; make a dry run first, look at what it would do, and present its planHash"
         raise RefusedError(400, "DryRunFirst", message, "planHash")
-    surveys: list[Survey] = []
-    after = None
-    async with aclosing(disks_to_survey(api.tools, asked.after)) as listed:
-        async for disk, blobs in listed:
-            if len(surveys) == asked.top:
-                after = surveys[-1].disk
-                break
-            surveys.append(await survey(api.tools, disk, blobs))
+    disks = await disks_to_survey(api.tools, asked.after)
+    surveys = [await survey(api.tools, disk) for disk in disks[: asked.top]]
+    after = disks[asked.top - 1] if len(disks) > asked.top else None
     value = [shown for one in surveys if (shown := _shown(one)).state != "unchanged"]
     plan_hash = sha256("\n".join([*(one.model_dump_json() for one in value), after or ""]).encode()).hexdigest()
     if not asked.dry_run:

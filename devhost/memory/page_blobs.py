@@ -283,6 +283,13 @@ class MemoryPageBlobs:
         await self._world.after("snapshots")
         return listed
 
+    async def folders(self, account: str, container: str) -> AsyncIterator[str]:
+        """First segments of names."""
+        await self._world.before("folders")
+        inside = [one.name for one in self.blobs if (one.account, one.container) == (account, container)]
+        for name in {name.partition("/")[0] for name in inside if "/" in name}:
+            yield name
+
     async def listed(self, account: str, container: str, prefix: str) -> AsyncIterator[ListedBlob]:
         """Blobs and snapshots by name."""
         await self._world.before("listed")

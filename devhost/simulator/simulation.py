@@ -508,8 +508,7 @@ class Simulation:
         for key in before:
             if self.rng.random() < 0.6:
                 del self.catalogue.rows[key]
-        blobs = [one async for one in self.blobs.listed(BACKUP, "heads", f"{DISK}/")]
-        await carry_out(self.tools, await survey(self.tools, DISK, blobs))
+        await carry_out(self.tools, await survey(self.tools, DISK))
         self._count("rebuilds")
         after = {key: self.catalogue.rows[key].value for key in before if key in self.catalogue.rows}
         extra = {key: row.value for key, row in self.catalogue.rows.items() if key[1].startswith("point!") and key not in rows}

@@ -284,6 +284,29 @@ async def test_disks_come_in_slices(scene):
     assert values(scene) == before
 
 
+@pytest.mark.parametrize("top", [1, 2, 100])
+async def test_names_that_sort_apart_from_their_slash(scene, top):
+    """`vm-2/…` comes before `vm/…` in a listing, `vm` before `vm-2` among the disks: none is taken for empty, none left out."""
+    for disk in ("vm-2", "vm0", "vm-2-3"):
+        scene.protect(disk)
+        await scene.back_up(disk)
+    before = values(scene)
+    after, seen = "", []
+    while after is not None:
+        done, _ = await rebuild(scene, after=after, top=top)
+        assert done["value"] == []
+        seen.append(done["examined"])
+        after = done["after"]
+    assert sum(seen) == 4
+    lose(scene, "point!", "head")
+    after = ""
+    while after is not None:
+        done, _ = await rebuild(scene, after=after, top=top)
+        after = done["after"]
+
+    assert values(scene) == before
+
+
 async def test_more_points_than_one_transaction_takes(scene, monkeypatch):
     """In several transactions, the newest first, and exact."""
     monkeypatch.setattr("backup_core.activities.rebuild.ROWS_PER_COMMIT", 2)

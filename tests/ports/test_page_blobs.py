@@ -284,6 +284,16 @@ async def test_a_pending_copy_is_ended(ports, request):
     assert (found.copy.status, found.size, dict(found.metadata)) == ("aborted", 0, {"mine": "yes"})
 
 
+async def test_folders_are_told_once_each(ports):
+    """Whatever sorts between a name and its slash."""
+    for name in ("vm/1/disk.vhd", "vm/2/disk.vhd", "vm-2/1/disk.vhd", "vm2/disk.vhd", "loose.vhd"):
+        await ports.make(name)
+
+    assert sorted([name async for name in ports.blobs.folders(ports.account, ports.container)]) == ["vm", "vm-2", "vm2"]
+    listed = [one.name async for one in ports.blobs.listed(ports.account, ports.container, "vm/")]
+    assert listed == ["vm/1/disk.vhd", "vm/2/disk.vhd"]
+
+
 async def test_listings_of_blobs_and_snapshots(ports, head):
     """By prefix, with metadata; the blob itself has no snapshot id."""
     address, _ = head
