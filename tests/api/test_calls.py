@@ -227,6 +227,8 @@ def test_the_catalogue_comes_back_from_the_blobs(disk, platform, calm):
             found = table.query_entities("PartitionKey eq @disk", parameters={"disk": disk.name})
             return {row["RowKey"]: dict(row) for row in found if not row["RowKey"].startswith(("run!", "window!"))}
 
+        while "owner" in rows()["head"]:
+            pass  # a run's row ends before it lets go of the disk
         before = rows()
         for key in before:
             table.delete_entity(disk.name, key)
