@@ -1,6 +1,6 @@
 """Get Page Ranges, plain and as a diff, read as a stream: an answer of any size costs the memory of one page of ranges.
 
-The SDK's listing builds objects for every range several times over: 192 MB and 20 s of processor time for a million ranges.
+The SDK's listing holds the whole answer, and builds objects for every range several times over.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ function trackStore() {
   };
 }
 
-// ---- speed: a true binary search, and CRC64 (62 ms of plain JavaScript per 4 MiB) only when the client sent one ----
+// ---- speed: a true binary search, and CRC64, slow in plain JavaScript, only when the client sent one ----
 
 function searchRanges() {
   RangesManager.prototype.locateFirstImpactedRange = function (ranges, low, high, position) {
