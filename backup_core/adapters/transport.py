@@ -7,6 +7,7 @@ each read. Protocol: Blob service REST reference, version 2021-12-02.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -30,34 +31,14 @@ Receive = Callable[[aiohttp.ClientResponse], Awaitable[T]]
 """Takes the body of a successful answer. Called anew for each attempt."""
 
 VERSION = "2021-12-02"
-ATTEMPTS_MAX = 6
+RETRY_SECONDS = 60.0
+"""Budget of one request for pauses; what it cannot outlast is left to the orchestrator's slower retries. Generous, because a
+page blob at its limits answers 503 to many requests side by side, each of which has to come through in the end.
+"""
 PAUSE_SECONDS = 0.25
-"""First pause; each further one doubles, with full jitter: about 8 s in all before the orchestrator's own retries."""
+"""First pause; each further one doubles, with full jitter."""
 PAUSE_SECONDS_MAX = 10.0
 TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=10, sock_read=60)
-
-
-class RetryBudget:
-    """How many retries one account may still cost: a service that fails broadly is left to the orchestrator's slow retries."""
-
-    CAPACITY = 200.0
-    PER_SUCCESS = 0.2
-    """A fifth of a retry is earned by each success, so that retries stay below a fifth of the requests in the long run."""
-
-    def __init__(self) -> None:
-        """Begin with a full budget."""
-        self._left = self.CAPACITY
-
-    def earn(self) -> None:
-        """A request succeeded."""
-        self._left = min(self.CAPACITY, self._left + self.PER_SUCCESS)
-
-    def spend(self) -> bool:
-        """Take one retry; False when none is left."""
-        if self._left < 1.0:
-            return False
-        self._left -= 1.0
-        return True
 
 
 @dataclass(frozen=True)
@@ -82,7 +63,6 @@ class Transport:
     def __init__(self, authorities: Mapping[str, Authority]) -> None:
         """`authorities` by account endpoint."""
         self._authorities = authorities
-        self._budgets = {account: RetryBudget() for account in authorities}
         self._session: aiohttp.ClientSession | None = None
         self._jitter = random.Random()  # noqa: S311  spreads retries, protects nothing
 
@@ -103,19 +83,17 @@ class Transport:
         return self._authorities[account]
 
     async def send(self, ask: Ask, receive: Receive[T]) -> T:
-        """What `receive` makes of the answer. 500, 503, time-outs and broken connections are tried again: every request of
-        the data path may be repeated. Raises the error of the last answer.
+        """What `receive` makes of the answer. 500, 503, time-outs and broken connections are tried again within the budget:
+        every request of the data path may be repeated. Raises the error of the last answer.
         """
-        budget = self._budgets[ask.blob.account]
-        for attempt in range(1, ATTEMPTS_MAX + 1):
+        paused = 0.0
+        for attempt in itertools.count(1):
             retry_after = ""
             url, headers = await self._authorised(ask)
             try:
                 async with self._connected().request(ask.method, url, headers=headers, data=ask.body) as answer:
                     if answer.status < 300:
-                        received = await receive(answer)
-                        budget.earn()
-                        return received
+                        return await receive(answer)
                     await answer.read()
                     retry_after = answer.headers.get("Retry-After", "")
                     code = answer.headers.get("x-ms-error-code", "")
@@ -126,10 +104,12 @@ class Transport:
                 # The library's own text may hold the URL with its signature: only its kind is passed on.
                 fault = ServiceUnavailableError(f"{ask.what}: no answer ({type(error).__name__}); it is tried again")
             too_long = isinstance(fault, ServiceTimedOutError) and not ask.waits_out_timeouts
-            if not isinstance(fault, ServiceUnavailableError) or too_long or attempt == ATTEMPTS_MAX or not budget.spend():
+            pause = self._pause(attempt, retry_after)
+            paused += pause
+            if not isinstance(fault, ServiceUnavailableError) or too_long or paused > RETRY_SECONDS:
                 raise fault from None
-            await asyncio.sleep(self._pause(attempt, retry_after))
-        raise AssertionError  # the last attempt returns or raises
+            await asyncio.sleep(pause)
+        raise AssertionError  # the loop returns or raises
 
     async def _authorised(self, ask: Ask) -> tuple[URL, dict[str, str]]:
         authority = self._authorities[ask.blob.account]
@@ -143,7 +123,7 @@ class Transport:
     def _pause(self, attempt: int, retry_after: str) -> float:
         if retry_after.isdigit():
             return min(float(retry_after), PAUSE_SECONDS_MAX) + self._jitter.uniform(0, PAUSE_SECONDS)
-        return self._jitter.uniform(0, min(PAUSE_SECONDS * 2**attempt, PAUSE_SECONDS_MAX))
+        return self._jitter.uniform(0, min(PAUSE_SECONDS * 2 ** min(attempt, 10), PAUSE_SECONDS_MAX))
 
 
 async def nothing(_: aiohttp.ClientResponse) -> None:

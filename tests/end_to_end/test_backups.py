@@ -215,6 +215,19 @@ def test_a_full_backup_by_copy_blob(calm, tmp_path, name, rng):
         disk.service.close()
 
 
+def test_a_service_at_its_limits_slows_a_backup_and_fails_none(any_disk, calm, rng):
+    """A page blob's limits, in small: most requests are refused at first, all come through, and the point is right."""
+    disk = any_disk
+    disk.write(0, rng.randbytes(6 * MIB))
+    for number in range(60):
+        disk.write(8 * MIB + number * 64 * 1024, rng.randbytes(PAGE))
+    calm.switch(limits={"requestsPerSecond": 40, "bytesPerSecond": 4 * MIB})
+    disk.back_up(timeout_seconds=200)
+
+    assert sum(count["refused"] for count in calm.counts().values()) > 20
+    disk.check_every_point()
+
+
 def test_a_vhd_with_an_infinite_lease_is_backed_up(disk):
     """An attached disk is leased by its VM: snapshots and reads need no lease."""
     lease = disk.blob.acquire_lease()

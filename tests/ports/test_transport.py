@@ -19,7 +19,7 @@ from backup_core.adapters import transport as transport_module
 from backup_core.adapters.authority import BearerAuthority, KeyAuthority, SharedSasAuthority
 from backup_core.adapters.page_data import PageData
 from backup_core.adapters.page_lists import PageLists
-from backup_core.adapters.transport import ATTEMPTS_MAX, RetryBudget, Transport
+from backup_core.adapters.transport import RETRY_SECONDS, Transport
 from backup_core.domain.errors import (
     AccessDeniedError,
     CopySourceRefusedError,
@@ -133,33 +133,23 @@ async def test_retry_after_is_honoured(service):
     assert 3 <= service.pauses[0] < 4
 
 
-async def test_pauses_grow_and_attempts_end(service):
-    service.answers = [refused(503, "ServerBusy") for _ in range(ATTEMPTS_MAX)]
+async def test_pauses_grow_and_end_with_the_budget(service):
+    """A service at its limits is waited for, request by request, a minute long; then the orchestrator takes over."""
+    service.answers = [refused(503, "ServerBusy") for _ in range(1000)]
     with pytest.raises(ServiceUnavailableError):
         await service.data.clear(service.head, PART, FENCE)
 
-    assert len(service.seen) == ATTEMPTS_MAX
+    assert RETRY_SECONDS - transport_module.PAUSE_SECONDS_MAX <= sum(service.pauses) <= RETRY_SECONDS
     assert all(pause <= transport_module.PAUSE_SECONDS * 2 ** (n + 1) for n, pause in enumerate(service.pauses))
+    assert max(service.pauses) <= transport_module.PAUSE_SECONDS_MAX
+    assert len(service.seen) == len(service.pauses) + 1
 
 
-async def test_the_budget_ends_retries_of_a_service_that_fails_broadly(service):
-    """When nearly everything fails, each request is sent once, and the orchestrator's slow retries take over."""
-    service.answers = [refused(503, "ServerBusy") for _ in range(1000)]
-    spent = 0
-    while len(service.answers):
-        before = len(service.seen)
-        with pytest.raises(ServiceUnavailableError):
-            await service.data.clear(service.head, PART, FENCE)
-        spent += 1
-        if len(service.seen) - before == 1:
-            break
-
-    assert spent * (ATTEMPTS_MAX - 1) >= RetryBudget.CAPACITY > (spent - 2) * (ATTEMPTS_MAX - 1)
-    service.answers = []
-    for _ in range(int(1 / RetryBudget.PER_SUCCESS) + 1):
-        await service.data.clear(service.head, PART, FENCE)
-    service.answers = [refused(503, "ServerBusy")]
+async def test_a_request_comes_through_in_the_end(service):
+    service.answers = [refused(503, "ServerBusy") for _ in range(8)]
     await service.data.clear(service.head, PART, FENCE)
+
+    assert len(service.seen) == 9
 
 
 @pytest.mark.parametrize(
@@ -215,11 +205,11 @@ async def test_buffers_are_used_again_and_not_after_a_failure(service):
 async def test_a_listing_that_times_out_is_not_asked_for_again_as_it_was(service):
     """A small window that times out is tried again; a large one is cut at once (see test_page_lists)."""
     lists = PageLists(service.transport)
-    service.answers = [refused(500, "OperationTimedOut") for _ in range(ATTEMPTS_MAX)]
+    service.answers = [refused(500, "OperationTimedOut") for _ in range(100)]
     with pytest.raises(ServiceTimedOutError):
         [one async for one in lists.ranges(service.blob, SNAPSHOT, "", ByteRange(0, 1 << 20))]
 
-    assert len(service.seen) == ATTEMPTS_MAX
+    assert len(service.seen) > 5
 
 
 async def test_a_window_that_times_out_is_halved(service):
