@@ -122,7 +122,7 @@ class Transport:
 
     def _pause(self, attempt: int, retry_after: str) -> float:
         if retry_after.isdigit():
-            return min(float(retry_after), PAUSE_SECONDS_MAX) + self._jitter.uniform(0, PAUSE_SECONDS)
+            return float(retry_after) + self._jitter.uniform(0, PAUSE_SECONDS)
         return self._jitter.uniform(0, min(PAUSE_SECONDS * 2 ** min(attempt, 10), PAUSE_SECONDS_MAX))
 
 

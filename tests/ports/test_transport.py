@@ -131,6 +131,13 @@ async def test_retry_after_is_honoured(service):
     await service.data.clear(service.head, PART, FENCE)
 
     assert 3 <= service.pauses[0] < 4
+    service.answers = [refused(503, "ServerBusy", **{"Retry-After": "25"})]
+    await service.data.clear(service.head, PART, FENCE)
+    assert 25 <= service.pauses[1] < 26
+    service.answers = [refused(503, "ServerBusy", **{"Retry-After": "600"})]
+    with pytest.raises(ServiceUnavailableError):
+        await service.data.clear(service.head, PART, FENCE)
+    assert len(service.pauses) == 2, "longer than the budget: left to the orchestrator"
 
 
 async def test_pauses_grow_and_end_with_the_budget(service):
