@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from backup_core.activities.tools import changes_between
+from backup_core.activities.tools import changes_between, side_by_side
 from backup_core.domain.ending import dead
 from backup_core.domain.errors import BlobMissingError, DiffRefusedError, SnapshotMissingError
 from backup_core.domain.metadata import PageMapDigest, from_metadata, from_point_metadata
@@ -18,6 +18,7 @@ from backup_core.domain.records import Head, Policy, RestorePoint
 from backup_core.ports import ROWS_PER_COMMIT
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from datetime import datetime
 
     from backup_core.activities.tools import Tools
@@ -147,22 +148,30 @@ async def _rows(tools: Tools, disk: str) -> list[Versioned[RestorePoint]]:
 
 
 async def _checked(tools: Tools, compared: Compared) -> tuple[tuple[RestorePoint, ...], tuple[tuple[Place, str], ...]]:
-    """The missing points whose blobs are what their descriptions say, and everything that is not adopted."""
-    adopted: list[RestorePoint] = []
+    """The missing points whose blobs are what their descriptions say, and everything that is not adopted, with the reason."""
+
+    async def missing() -> AsyncIterator[RestorePoint]:
+        for point in compared.missing:
+            yield point
+
+    checks = side_by_side(missing(), lambda point: _fault(tools, point), tools.limits.in_flight)
+    faults = dict([checked async for checked in checks])
+    adopted = tuple(point for point in compared.missing if not faults[point.point])
     quarantined = [(place, "its description is missing or damaged") for place in compared.damaged]
-    for point in compared.missing:
-        blob = tools.head(point.head)
-        why = ""
-        size = (await tools.blobs.properties(blob, point.backup_snapshot)).size
-        if size != point.size:
-            why = f"it has {size} bytes, its description says {point.size}"
-        elif await _page_map(tools, point) != point.page_map:
-            why = "its page map is not the one described"
-        if why:
-            quarantined.append(((point.head, point.backup_snapshot), why))
-        else:
-            adopted.append(point)
-    return tuple(adopted), tuple(quarantined)
+    quarantined += [
+        ((point.head, point.backup_snapshot), faults[point.point]) for point in compared.missing if faults[point.point]
+    ]
+    return adopted, tuple(quarantined)
+
+
+async def _fault(tools: Tools, point: RestorePoint) -> tuple[str, str]:
+    """The point's id, and in which way its blob is not the one described; empty when it is."""
+    size = (await tools.blobs.properties(tools.head(point.head), point.backup_snapshot)).size
+    if size != point.size:
+        return point.point, f"it has {size} bytes, its description says {point.size}"
+    if await _page_map(tools, point) != point.page_map:
+        return point.point, "its page map is not the one described"
+    return point.point, ""
 
 
 async def _page_map(tools: Tools, point: RestorePoint) -> str:
