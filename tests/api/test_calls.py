@@ -249,19 +249,27 @@ def disk_is_unknown(platform, disk):
     return platform.api("GET", f"/disks/{disk.name}").status_code == requests.codes.not_found
 
 
-def test_a_timer_during_a_backup_is_skipped_never_success(disk, platform, calm):
+def test_a_timer_during_a_backup_is_skipped_never_success(calm, tmp_path, name):
     """The window's run is in the list as Skipped, names the run that was at work, and makes no restore point."""
-    disk.write(0, b"\1" * 1024 * 1024)
-    calm.faults({"verb": "PUT page-from-url", "delayMs": 2500, "times": 1})
-    at_work = platform.api("POST", f"/disks/{disk.name}/backups").json()["id"]
-    while platform.api("GET", f"/runs/{at_work}").json()["phase"] not in ("planning", "copying"):
-        pass
-    platform.host.fire("scheduled_backup")
-    while not (skipped := platform.api("GET", "/runs", params={"disk": disk.name, "state": "Skipped"}).json()["value"]):
-        pass
+    from devhost.platform import EVERY_SECOND, Platform  # noqa: PLC0415
+    from tests.disk import Disk  # noqa: PLC0415
 
-    assert platform.wait(at_work)["state"] == "Succeeded"
-    assert [(one["trigger"], one["restorePoints"]) for one in skipped] == [("timer", [])]
-    assert at_work in skipped[0]["reason"]
-    assert len(disk.points()) == 1
-    assert platform.api("GET", f"/disks/{disk.name}").json()["lastStatus"] == "Succeeded"
+    # A platform of its own: the timer backs up every disk there is.
+    settings = {"BACKUP_SCHEDULE": EVERY_SECOND, "CATALOGUE_TABLE": "skipped"}
+    with Platform(tmp_path, storage=calm, settings=settings) as platform:
+        disk = Disk(platform, name, 1024 * 1024).protect()
+        disk.write(0, b"\1" * 1024)
+        calm.faults({"verb": "PUT page-from-url", "delayMs": 2500, "times": 1})
+        at_work = platform.api("POST", f"/disks/{name}/backups").json()["id"]
+        while platform.api("GET", f"/runs/{at_work}").json()["phase"] not in ("planning", "copying"):
+            pass
+        platform.host.fire("scheduled_backup")
+        while not (skipped := platform.api("GET", "/runs", params={"disk": name, "state": "Skipped"}).json()["value"]):
+            pass
+
+        assert platform.wait(at_work)["state"] == "Succeeded"
+        assert [(one["trigger"], one["restorePoints"]) for one in skipped] == [("timer", [])]
+        assert at_work in skipped[0]["reason"]
+        assert len(disk.points()) == 1
+        assert platform.api("GET", f"/disks/{name}").json()["lastStatus"] == "Succeeded"
+        disk.service.close()
