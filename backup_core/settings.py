@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from croniter import croniter
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from backup_core.activities.copying import CopyMode
+from backup_core.steps import FullCopy
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -38,11 +41,11 @@ class Settings(BaseModel):
     """Client id of the user-assigned identity; empty uses the environment's default credential."""
     wave_shards: int = Field(default=4, ge=1, le=16)
     """Shards of one disk copied side by side."""
-    copy_mode: Literal["auto", "server", "stream"] = "auto"
+    copy_mode: CopyMode = "auto"
     """`server`: the backup account fetches changed pages itself. `stream`: they pass through this app. `auto`: by the backup
     account where it can read the source, else through the app.
     """
-    full_copy: Literal["pages", "blob"] = "pages"
+    full_copy: FullCopy = "pages"
     """How a full backup is copied: page by page, or by one Copy Blob of the service, which costs no worker time."""
     in_flight: int = Field(default=16, ge=1, le=64)
     """Requests at a time within one shard."""

@@ -36,10 +36,7 @@ class Copying:
             await self._blobs.copy_from_url(source, snapshot, part, head, fence)
         except CopySourceRefusedError as error:
             if self._mode == "server":
-                message = (
-                    f"{error}; COPY_MODE is 'server': let the backup account's network and identity read the source, or set "
-                    "COPY_MODE to 'auto' or 'stream'"
-                )
+                message = f"{error}; COPY_MODE is 'server', so nothing was streamed instead"
                 raise CopySourceRefusedError(message) from error
             self._refused[source.account] = self._monotonic() + REMEMBERED_SECONDS
             return await self._stream(source, snapshot, part, head, fence)

@@ -85,7 +85,11 @@ def fault_of(status: int, code: str, text: str, what: str, *, snapshot: bool = F
         return ServiceUnavailableError(f"{detail}; it is tried again")
     if code == "CannotVerifyCopySource":
         # One code for six situations: missing, unauthorised, firewalled, conditions. None is a fault of the destination.
-        return CopySourceRefusedError(f"{detail}; the destination's account cannot read the source")
+        message = (
+            f"{detail}; the backup account cannot read the source: check the source account's firewall and the app's roles in "
+            "the README, or set COPY_MODE to 'stream' and FULL_COPY to 'pages'"
+        )
+        return CopySourceRefusedError(message)
     if status in (400, 409) and code in DIFF_REFUSALS:
         return DiffRefusedError(detail, code)
     if status in (401, 403):
