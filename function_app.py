@@ -14,8 +14,11 @@ from backup_core.api.http import Answer, Request, Start
 from backup_core.api.routes import ROUTES, Route
 from backup_core.domain.naming import fleet_instance_id
 from backup_core.domain.windows import window_at
-from backup_core.orchestrations import backup_disk, backup_fleet, copy_blob
-from backup_core.steps import STEPS, FleetRequest, Step
+from backup_core.orchestrations import backup_fleet
+from backup_core.orchestrations.registry import ORCHESTRATORS
+from backup_core.steps import STEPS
+from backup_core.steps.backup import FleetRequest
+from backup_core.steps.messages import Step
 
 SETTINGS = settings.load(os.environ)
 SERVICES = bootstrap.build(SETTINGS)
@@ -24,7 +27,7 @@ app = df.DFApp(http_auth_level=func.AuthLevel.FUNCTION)
 
 # -- orchestrations and their activities ------------------------------------------------------------------------
 
-for orchestrator in (backup_disk.backup_disk, backup_fleet.backup_fleet, copy_blob.copy_blob):
+for orchestrator in ORCHESTRATORS.values():
     app.orchestration_trigger(context_name="context")(orchestrator)
 
 

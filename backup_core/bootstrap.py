@@ -11,14 +11,17 @@ from urllib.parse import urlsplit
 
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 from azure.core.exceptions import ResourceExistsError
+from azure.core.pipeline.policies import SansIOHTTPPolicy
 from azure.data.tables.aio import TableServiceClient
 from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
+from azure.mgmt.compute.aio import ComputeManagementClient
 from azure.storage.blob.aio import BlobServiceClient, ExponentialRetry
 
 from backup_core.activities.copying import Copying
 from backup_core.activities.tools import Limits, Tools
 from backup_core.adapters.authority import Authority, BearerAuthority, KeyAuthority, SharedSasAuthority
 from backup_core.adapters.catalogue import TableCatalogue
+from backup_core.adapters.machines import AzureMachines
 from backup_core.adapters.page_blobs import AzureDocuments, AzurePageBlobs, translated
 from backup_core.adapters.page_data import PageData
 from backup_core.adapters.page_lists import PageLists
@@ -40,6 +43,7 @@ class Services:
     _tables: TableServiceClient
     _accounts: Mapping[str, BlobServiceClient]
     _transport: Transport
+    _computes: _Computes
     _settings: Settings
     _ready: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -64,6 +68,7 @@ class Services:
         """Close every connection."""
         await self._transport.close()
         await self._tables.close()
+        await self._computes.close()
         for client in self._accounts.values():
             await client.close()
 
@@ -94,11 +99,41 @@ class _SignIn:
         account, secret = self._secret(endpoint)
         return AzureSasCredential(secret) if "sig=" in secret else AzureNamedKeyCredential(account, secret)
 
+    def machines(self) -> AsyncTokenCredential:
+        return self._identity or DefaultAzureCredential()
+
     def data(self, endpoint: str, client: BlobServiceClient) -> Authority:
         if self._identity:
             return BearerAuthority(self._identity, client)
         account, secret = self._secret(endpoint)
         return SharedSasAuthority(secret) if "sig=" in secret else KeyAuthority(account, secret)
+
+
+class _Computes:
+    """Clients of Azure Resource Manager, one per subscription, built when one is first needed."""
+
+    def __init__(self, settings: Settings, sign_in: _SignIn) -> None:
+        self._settings, self._sign_in = settings, sign_in
+        self._clients: dict[str, ComputeManagementClient] = {}
+
+    def __call__(self, subscription: str) -> ComputeManagementClient:
+        if subscription not in self._clients:
+            endpoint, local = self._settings.arm_endpoint, self._settings.arm_endpoint.startswith("http://")
+            # A token must not travel over http: the local stand-in gets none.
+            unsigned: dict[str, Any] = {"authentication_policy": SansIOHTTPPolicy(), "polling_interval": 0.2} if local else {}
+            self._clients[subscription] = ComputeManagementClient(
+                self._sign_in.machines(),
+                subscription,
+                base_url=endpoint,
+                credential_scopes=[f"{endpoint}/.default"],
+                retry_total=2,
+                **unsigned,
+            )
+        return self._clients[subscription]
+
+    async def close(self) -> None:
+        for client in self._clients.values():
+            await client.close()
 
 
 def account_name(endpoint: str) -> str:
@@ -125,6 +160,7 @@ def build(settings: Settings) -> Services:
     tables = TableServiceClient(settings.catalogue_account, credential=sign_in.table(settings.catalogue_account))
     catalogue = TableCatalogue(tables.get_table_client(settings.catalogue_table))
     backups = clients[settings.backup_account]
+    computes = _Computes(settings, sign_in)
     tools = Tools(
         blobs=blobs,
         catalogue=catalogue,
@@ -134,7 +170,9 @@ def build(settings: Settings) -> Services:
         heads_container=settings.heads_container,
         monotonic=time.monotonic,
         copying=Copying(blobs, settings.copy_mode, time.monotonic),
+        machines=AzureMachines(computes),
+        machine_groups=settings.machine_groups,
         limits=Limits(in_flight=settings.in_flight),
     )
-    api = Api(tools, settings.backup_schedule, settings.wave_shards, settings.full_copy)
-    return Services(tools, api, tables, clients, transport, settings)
+    api = Api(tools, settings.backup_schedule, settings.wave_shards, settings.full_copy, settings.restore_verification)
+    return Services(tools, api, tables, clients, transport, computes, settings)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from backup_core.domain.naming import BlobAddress
     from backup_core.domain.ranges import ByteRange, DiffRange
     from backup_core.domain.records import Head, Pin, Policy, RequestKey, RestorePoint, Run, Versioned
+    from backup_core.domain.repoint import Machine, MachineDisk
 
 
 CopyStatus = Literal["pending", "success", "failed", "aborted"]
@@ -33,6 +34,8 @@ class BlobProperties:
     metadata: Mapping[str, str]
     copy: CopyState | None = None
     """The last copy onto the blob, if any."""
+    tier: str = ""
+    """The performance tier somebody set on a premium page blob; empty where the service chose it by size."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,20 @@ class PageBlobs(Protocol):
     async def properties(self, blob: BlobAddress, snapshot: str = "") -> BlobProperties:
         """Describe the blob or snapshot. Raises BlobMissingError, SnapshotMissingError."""
 
-    async def create(self, blob: BlobAddress, size: int, sequence_number: int, metadata: Mapping[str, str]) -> None:
-        """Create an empty page blob where nothing is. Raises BlobExistsError and changes nothing where something is."""
+    async def create(
+        self, blob: BlobAddress, size: int, sequence_number: int, metadata: Mapping[str, str], tier: str = ""
+    ) -> None:
+        """Create an empty page blob where nothing is; a `tier` is for premium accounts only. Raises BlobExistsError and changes
+        nothing where something is.
+        """
+
+    async def delete_own(self, blob: BlobAddress, guard: Guard) -> None:
+        """Delete the blob with its snapshots while `guard.lease` holds it at that version; a missing one is success.
+        Raises FencedError, BlobChangedError, and deletes nothing that anybody else holds.
+        """
+
+    async def may_write(self, account: str, container: str) -> bool:
+        """Whether this app may write blobs there, learned from a request that cannot change anything."""
 
     async def acquire_lease(self, blob: BlobAddress, lease: str) -> None:
         """Hold the infinite lease `lease`; holding it already is success. Raises LeaseTakenError, BlobMissingError."""
@@ -109,7 +124,7 @@ class PageBlobs(Protocol):
         """Set the sequence number, up or down: for a blob of one's own only. Raises FencedError."""
 
     async def start_copy(
-        self, source: BlobAddress, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str]
+        self, source: BlobAddress, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
     ) -> str:
         """Have the service copy the snapshot to a blob that does not exist, with this metadata; returns the copy's id. While it
         is pending the destination takes no lease, write or snapshot. Raises BlobExistsError, CopySourceRefusedError.
@@ -229,9 +244,10 @@ class Catalogue(Protocol):
         head: Head,
         head_etag: str | None,
         changed: Sequence[Versioned[RestorePoint]] = (),
+        policy: Versioned[Policy] | None = None,
     ) -> str:
-        """Insert the points, replace the `changed` ones (values with the versions they were decided on), and insert or update
-        the head row, all in one transaction of at most ROWS_PER_COMMIT points; returns the head row's ETag.
+        """Insert the points, replace the `changed` ones and the `policy` (values with the versions they were decided on), and
+        insert or update the head row, in one transaction of at most ROWS_PER_COMMIT other rows; returns the head row's ETag.
         Raises RowExistsError, RowChangedError.
         """
 
@@ -283,3 +299,51 @@ class Catalogue(Protocol):
 
     async def now(self) -> datetime:
         """The present time by the clock that dates `changed`, to the second."""
+
+
+@dataclass(frozen=True)
+class ManagedDisk:
+    """A managed disk as Azure Resource Manager describes it."""
+
+    disk: str
+    state: str
+    """Provisioning state."""
+    run: str
+    """The run that made it; empty for a disk that is not ours."""
+    size_bytes: int
+    sku: str = ""
+    os_type: str = ""
+    """Windows or Linux, of an OS disk."""
+    generation: str = ""
+    """Hypervisor generation, V1 or V2."""
+
+
+class Machines(Protocol):
+    """Virtual machines and managed disks. A change may outlast its call: then it answers False, and reading tells the rest.
+
+    All methods raise MachineMissingError where the object or its group is missing, MachineBusyError while another operation is
+    under way, and MachineRefusedError with Azure's code where a change is refused for good.
+    """
+
+    async def machine(self, vm: str) -> Machine:
+        """The machine with its disks, and whether it runs."""
+
+    async def put_disk(self, machine: Machine, lun: int | None, disk: MachineDisk | None) -> bool:
+        """Give the slot this disk, or none, and leave everything else of the machine as it was read; True once it is done.
+        Raises MachineChangedError when the machine is not at the version `machine` was read at.
+        """
+
+    async def deallocate(self, vm: str) -> bool:
+        """Stop the machine and release its hardware. A repeat is harmless."""
+
+    async def start(self, vm: str) -> bool:
+        """Start the machine. A repeat is harmless."""
+
+    async def managed_disk(self, disk: str) -> ManagedDisk | None:
+        """The managed disk, or None."""
+
+    async def import_disk(self, wanted: ManagedDisk, source: str, location: str, zones: Sequence[str]) -> bool:
+        """Make a managed disk of the VHD at the URL `source`, marked as the run's own; True once it is complete."""
+
+    async def permitted(self, resource: str, actions: Sequence[str]) -> dict[str, bool]:
+        """Whether this app may do each of the actions on the resource, as Azure's own list of permissions says."""

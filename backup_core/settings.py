@@ -12,7 +12,8 @@ from croniter import croniter
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from backup_core.activities.copying import CopyMode
-from backup_core.steps import FullCopy
+from backup_core.domain.naming import GROUP_ID
+from backup_core.steps.copying import FullCopy, Verification
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -49,6 +50,12 @@ class Settings(BaseModel):
     """How a full backup is copied: page by page, or by one Copy Blob of the service, which costs no worker time."""
     in_flight: int = Field(default=16, ge=1, le=64)
     """Requests at a time within one shard."""
+    restore_verification: Verification = "full"
+    """How much of a restored image is compared with its restore point: every allocated byte, or samples."""
+    machine_groups: tuple[str, ...] = ()
+    """Resource groups whose virtual machines may be given restored disks, by resource id, separated by spaces; empty: none."""
+    arm_endpoint: str = "https://management.azure.com"
+    """Azure Resource Manager; another one in national clouds."""
     development: bool = False
     """Allows http on loopback and account keys. Never set in the cloud."""
     development_keys: dict[str, SecretStr] = Field(default_factory=dict)
@@ -62,7 +69,16 @@ class Settings(BaseModel):
             raise ValueError(message)
         return tuple(one.rstrip("/") for one in value)
 
-    @field_validator("backup_account", "catalogue_account")
+    @field_validator("machine_groups")
+    @classmethod
+    def _groups(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [one for one in value if not GROUP_ID.fullmatch(one)]
+        if wrong:
+            message = f"expected ids such as /subscriptions/…/resourceGroups/web, found {wrong[0][:200]!r}"
+            raise ValueError(message)
+        return tuple(one.lower() for one in value)
+
+    @field_validator("backup_account", "catalogue_account", "arm_endpoint")
     @classmethod
     def _trimmed(cls, value: str) -> str:
         return value.rstrip("/")
@@ -98,8 +114,9 @@ def load(environment: Mapping[str, str]) -> Settings:
         name: environment[name.upper()] for name in Settings.model_fields if environment.get(name.upper())
     }
     faults: list[str] = []
-    if "source_accounts" in values:
-        values["source_accounts"] = tuple(values["source_accounts"].split())
+    for name in ("source_accounts", "machine_groups"):
+        if name in values:
+            values[name] = tuple(values[name].split())
     if "development_keys" in values:
         try:
             values["development_keys"] = json.loads(values["development_keys"])
@@ -130,7 +147,12 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
     development = str(values.get("development", "")).lower() in ("true", "1", "yes", "on")
     sources = [url.rstrip("/") for url in values.get("source_accounts", ())]
     backup = values.get("backup_account", "").rstrip("/")
-    urls = {"SOURCE_ACCOUNTS": sources, "BACKUP_ACCOUNT": [backup], "CATALOGUE_ACCOUNT": [values.get("catalogue_account", "")]}
+    urls = {
+        "SOURCE_ACCOUNTS": sources,
+        "BACKUP_ACCOUNT": [backup],
+        "CATALOGUE_ACCOUNT": [values.get("catalogue_account", "")],
+        "ARM_ENDPOINT": [values.get("arm_endpoint", "")],
+    }
     faults = [
         f"{name}: {fault}"
         for name, some in urls.items()

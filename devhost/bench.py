@@ -31,7 +31,8 @@ from backup_core.api.context import respond
 from backup_core.api.http import Request
 from backup_core.domain.ranges import GIB, MIB, PUT_BYTES_MAX, ByteRange, DiffRange, requests
 from backup_core.orchestrations.backup_disk import backup_disk
-from backup_core.steps import STEPS, BackupRequest
+from backup_core.steps import STEPS
+from backup_core.steps.backup import BackupRequest
 from devhost.memory.catalogue import MemoryDocuments
 from devhost.memory.driver import Driver
 from devhost.memory.world import World

@@ -110,6 +110,13 @@ def debugfs(image: Path, *commands: str) -> str:
         script.unlink()
 
 
+def note(image: Path, text: str, scratch: Path) -> None:
+    """What a guest does once more: writes a small file."""
+    written = scratch / "note.txt"
+    written.write_text(text)
+    debugfs(image, f"write {written} note.txt")
+
+
 def change(image: Path, rng: random.Random, scratch: Path) -> None:
     """What a guest does between two backups: adds, changes and deletes files, and trims what it deleted."""
     added, changed = scratch / "added.bin", scratch / "changed.bin"
@@ -200,8 +207,8 @@ class Replayed:
     cleared: int
 
 
-def replay_changes(before: Path, after: Path, blob: BlobClient) -> Replayed:
-    """Send the blocks that differ between two images, as a guest's writes and trims would arrive."""
+def replay_changes(before: Path, after: Path, blob: BlobClient, lease: str | None = None) -> Replayed:
+    """Send the blocks that differ between two images, as a guest's writes and trims would arrive: under its machine's lease."""
     written = cleared = 0
     touched = sorted(
         {block for image in (before, after) for s, e in extents(image) for block in range(s // BLOCK, -(-e // BLOCK))}
@@ -216,10 +223,10 @@ def replay_changes(before: Path, after: Path, blob: BlobClient) -> Replayed:
             if was == now:
                 continue
             if now.count(0) == len(now):
-                blob.clear_page(start, end - start)
+                blob.clear_page(start, end - start, lease=lease)
                 cleared += end - start
             else:
-                blob.upload_page(now, start, end - start)
+                blob.upload_page(now, start, end - start, lease=lease)
                 written += end - start
     return Replayed(written, cleared)
 

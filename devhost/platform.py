@@ -8,12 +8,13 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import requests
 from azure.core.exceptions import ResourceExistsError
 from azure.storage.blob import BlobServiceClient
 
+from devhost.machines import GROUP, Machines
 from devhost.processes import Child
 from devhost.storage import Storage
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parent.parent
 SAMPLE_SETTINGS = REPOSITORY / "local.settings.sample.json"
 DISKS_CONTAINER = "vhds"
+Part = TypeVar("Part", Storage, Machines, "Host")
 EVERY_SECOND = "* * * * * *"
 """A schedule whose windows are a second long, so that each time the timer is fired by hand is a window of its own."""
 
@@ -104,22 +106,32 @@ class Host:
 
 
 class Platform:
-    """Storage and host together, with the settings of local.settings.sample.json pointed at them."""
+    """Storage, machines and host together, with the settings of local.settings.sample.json pointed at them."""
 
     def __init__(
-        self, folder: Path, *, timers: str = "demand", storage: Storage | None = None, settings: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *,
+        timers: str = "demand",
+        storage: Storage | None = None,
+        machines: Machines | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
-        """Start both; a given `storage` is used and left running. `settings` override the sample's."""
-        self._own_storage = storage is None
-        self.storage = storage or Storage(folder / "storage")
-        self.settings = self._settings(settings or {})
-        self._container(self.storage.source, DISKS_CONTAINER)
+        """Start all; given `storage` and `machines` are used and left running. `settings` override the sample's."""
+        self._own: list[Storage | Machines | Host] = []
         try:
-            self.host = Host(folder / "host", {**os.environ, **self.settings}, timers=timers)
+            self.storage = storage or self._owned(Storage(folder / "storage"))
+            self.machines = machines or self._owned(Machines(folder / "machines", [self.storage.source]))
+            self.settings = self._settings(settings or {})
+            self._container(self.storage.source, DISKS_CONTAINER)
+            self.host = self._owned(Host(folder / "host", {**os.environ, **self.settings}, timers=timers))
         except BaseException:
-            if self._own_storage:
-                self.storage.stop()
+            self.stop()
             raise
+
+    def _owned(self, part: Part) -> Part:
+        self._own.append(part)
+        return part
 
     def _settings(self, overrides: Mapping[str, str]) -> dict[str, str]:
         sample: dict[str, str] = json.loads(SAMPLE_SETTINGS.read_text())["Values"]
@@ -128,6 +140,8 @@ class Platform:
             "SOURCE_ACCOUNTS": source.blobs,
             "BACKUP_ACCOUNT": backup.blobs,
             "CATALOGUE_ACCOUNT": state.tables,
+            "MACHINE_GROUPS": GROUP,
+            "ARM_ENDPOINT": self.machines.endpoint,
             "DEVELOPMENT": "true",
             "DEVELOPMENT_KEYS": json.dumps({account.name: account.key for account in (source, backup, state)}),
         }
@@ -142,10 +156,9 @@ class Platform:
         self.stop()
 
     def stop(self) -> None:
-        """End the host, and the storage if it is this platform's own."""
-        self.host.stop()
-        if self._own_storage:
-            self.storage.stop()
+        """End what this platform started, in the reverse order."""
+        while self._own:
+            self._own.pop().stop()
 
     # -- storage --------------------------------------------------------------------------------------------------
 
@@ -170,9 +183,9 @@ class Platform:
         """A call under /api."""
         return self.host.call(method, "/api" + path, body, **options)
 
-    def protect(self, disk: str, blob: str) -> None:
+    def protect(self, disk: str, blob: str, **fields: Any) -> None:  # noqa: ANN401  fields of the body
         """Register a disk."""
-        answer = self.api("PUT", f"/disks/{disk}", {"source": self.disk_url(blob)})
+        answer = self.api("PUT", f"/disks/{disk}", {"source": self.disk_url(blob), **fields})
         if answer.status_code not in (200, 201):
             raise RunFailedError(answer.text)
 
@@ -182,6 +195,13 @@ class Platform:
         answer.raise_for_status()
         value: list[dict[str, Any]] = answer.json()["value"]
         return value
+
+    def restore(self, disk: str, body: Mapping[str, Any], **options: Any) -> dict[str, Any]:  # noqa: ANN401  wait's own options
+        """Restore a disk by HTTP and wait for the run's end, whatever it is."""
+        answer = self.api("POST", f"/disks/{disk}/restores", dict(body))
+        if answer.status_code != requests.codes.accepted:
+            raise RunFailedError(answer.text)
+        return self.wait(answer.json()["id"], **options)
 
     def back_up(self, disk: str, *, full: bool = False, timeout_seconds: float = 120.0) -> dict[str, Any]:
         """Back a disk up by HTTP and wait for the run's end; raises RunFailedError unless it succeeded."""

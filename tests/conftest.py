@@ -10,6 +10,7 @@ import uuid
 import pytest
 import schemathesis
 
+from devhost.machines import Machines
 from devhost.platform import EVERY_SECOND, Platform
 from devhost.storage import Storage
 from tests.disk import Disk
@@ -60,19 +61,35 @@ def calm(storage):
 
 
 @pytest.fixture(scope="session")
-def platform(storage, tmp_path_factory):
+def all_machines(storage, tmp_path_factory):
+    """The stand-in for Resource Manager, shared by all tests; each test uses machines of its own."""
+    with Machines(tmp_path_factory.mktemp("machines"), [storage.source]) as running:
+        yield running
+
+
+@pytest.fixture
+def machines(all_machines):
+    """No faults and default switches, before and after."""
+    all_machines.reset()
+    yield all_machines
+    all_machines.reset()
+
+
+@pytest.fixture(scope="session")
+def platform(storage, all_machines, tmp_path_factory):
     """The app under the development host, shared by the tests that do not kill it."""
-    with Platform(tmp_path_factory.mktemp("platform"), storage=storage, settings={"BACKUP_SCHEDULE": EVERY_SECOND}) as running:
+    folder, settings = tmp_path_factory.mktemp("platform"), {"BACKUP_SCHEDULE": EVERY_SECOND}
+    with Platform(folder, storage=storage, machines=all_machines, settings=settings) as running:
         assert running.api("GET", "/health").ok
         described(running)
         yield running
 
 
 @pytest.fixture(scope="session")
-def streaming(storage, tmp_path_factory):
+def streaming(storage, all_machines, tmp_path_factory):
     """The same app with COPY_MODE=stream."""
     settings = {"BACKUP_SCHEDULE": EVERY_SECOND, "COPY_MODE": "stream", "CATALOGUE_TABLE": "streaming"}
-    with Platform(tmp_path_factory.mktemp("streaming"), storage=storage, settings=settings) as running:
+    with Platform(tmp_path_factory.mktemp("streaming"), storage=storage, machines=all_machines, settings=settings) as running:
         described(running)
         yield running
 

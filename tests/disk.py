@@ -20,6 +20,8 @@ class Disk:
         self.blob.create_page_blob(size)
         self.content = bytearray(size)
         self.moments = {}
+        self.lease = None
+        """What the guest writes with, while a machine has the disk."""
 
     def protect(self):
         self.platform.protect(self.name, f"{self.name}.vhd")
@@ -28,12 +30,20 @@ class Disk:
     def write(self, offset, data):
         for start in range(0, len(data), 4 * 1024 * 1024):
             piece = data[start : start + 4 * 1024 * 1024]
-            self.blob.upload_page(piece, offset + start, len(piece))
+            self.blob.upload_page(piece, offset + start, len(piece), lease=self.lease)
         self.content[offset : offset + len(data)] = data
 
     def clear(self, offset, length):
-        self.blob.clear_page(offset, length)
+        self.blob.clear_page(offset, length, lease=self.lease)
         self.content[offset : offset + length] = bytes(length)
+
+    def moved(self, url):
+        """The disk is another blob from now on."""
+        self.blob = self.service.get_blob_client(DISKS_CONTAINER, url.rpartition("/")[2])
+
+    def read(self):
+        """The blob's bytes."""
+        return self.blob.download_blob().readall()
 
     def disturb(self, rng, times):
         """Random writes and clears of random sizes."""

@@ -9,23 +9,24 @@ from backup_core.activities.copying import Copying
 from backup_core.activities.runner import run_step
 from backup_core.activities.tools import Limits, Tools
 from backup_core.api.context import Api
-from backup_core.domain.naming import BlobAddress
-from backup_core.domain.records import Policy
-from backup_core.orchestrations import backup_disk, backup_fleet, copy_blob
-from backup_core.steps import STEPS, BackupRequest
+from backup_core.domain.naming import BlobAddress, run_key
+from backup_core.domain.records import Policy, Restoring, Run
+from backup_core.domain.repoint import MachineDisk
+from backup_core.orchestrations.registry import ORCHESTRATORS
+from backup_core.steps import STEPS
+from backup_core.steps.backup import BackupRequest
+from backup_core.steps.restore import RestoreRequest
 from devhost.memory.catalogue import MemoryCatalogue, MemoryDocuments
 from devhost.memory.driver import Driver
+from devhost.memory.machines import MemoryMachines
 from devhost.memory.page_blobs import MemoryPageBlobs
 from devhost.memory.world import World
 
 PAGE = 512
-SOURCE, BACKUP = "https://source.test", "https://backup.test"
+SOURCE, BACKUP, OTHER = "https://source.test", "https://backup.test", "https://other.test"
 BY_NAME = {step.name: step for step in STEPS}
-ORCHESTRATORS = {
-    "backup_disk": backup_disk.backup_disk,
-    "backup_fleet": backup_fleet.backup_fleet,
-    "copy_blob": copy_blob.copy_blob,
-}
+GROUP = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/web"
+VM = f"{GROUP}/providers/Microsoft.Compute/virtualMachines/web-1"
 
 
 class Scene:
@@ -44,10 +45,12 @@ class Scene:
         self.blobs = MemoryPageBlobs(self.world, diff=diff)
         self.catalogue = MemoryCatalogue(self.world)
         self.documents = MemoryDocuments(self.world)
+        self.machines = MemoryMachines(self.world, self.blobs)
         copying = Copying(self.blobs, copy_mode, lambda: 0.0)
         self.tools = Tools(
-            self.blobs, self.catalogue, self.documents, (SOURCE,), BACKUP, "heads", lambda: 0.0, copying, limits or Limits()
-        )
+            self.blobs, self.catalogue, self.documents, (SOURCE, OTHER), BACKUP, "heads", lambda: 0.0, copying, self.machines,
+            limits or Limits(), (GROUP.lower(),),
+        )  # fmt: skip
         self.runs = 0
 
     def source(self, disk="vm"):
@@ -82,6 +85,32 @@ class Scene:
         request, driver = self.request(disk, **fields), self.driver()
         driver.output = await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
         return driver
+
+    # -- restores -------------------------------------------------------------------------------------------------
+
+    def machine(self, disk="vm", lun=0, power="running"):
+        """A machine that uses the disk, besides an OS disk of its own (or as its OS disk, for lun None)."""
+        used = MachineDisk(f"{disk}-disk", self.source(disk).url, managed=False, lun=lun, caching="ReadOnly", size_gb=None)
+        os = self.blobs.put(self.source("os"), 8 * PAGE) if lun is not None else None
+        disks = [MachineDisk("os", self.source("os").url, managed=False, os_type="Linux")] if os else []
+        return self.machines.add(VM, *disks, used, power=power)
+
+    def restore_request(self, point, run="vm.20260102T030405Z.0000abcd", disk="vm", **fields):
+        """The row of a restore that was asked for by HTTP; its request."""
+        target = fields.pop("target", f"{SOURCE}/vhds/restored.vhd")
+        wanted = Restoring(point.point, target, **fields)
+        row = Run(disk, run, "NotStarted", "http", full=False, created=self.world.now, operation="restore", restore=wanted)
+        self.catalogue._store(row, run_key(run))
+        return RestoreRequest(disk=disk, run=run)
+
+    async def restore(self, point, driver=None, **fields):
+        """One restore to its end; the driver, with what it called."""
+        request, driver = self.restore_request(point, **fields), driver or self.driver()
+        driver.output = await driver.run("restore_disk", request.model_dump(mode="json"), request.run)
+        return driver
+
+    def blob(self, url):
+        return next((blob for address, blob in self.blobs.blobs.items() if address.url == url), None)
 
     def api(self):
         """The HTTP calls, over this world."""

@@ -13,6 +13,7 @@ import pytest
 from backup_core.activities.runner import ACTIVITIES
 from backup_core.api.routes import ROUTES
 from backup_core.domain import errors
+from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.settings import Settings
 from backup_core.steps import STEPS
 from devhost.platform import REPOSITORY
@@ -131,7 +132,7 @@ def test_microsofts_worker_indexes_and_invokes_the_app(strict, platform):
     ended = worker(strict, REPOSITORY, platform.settings)
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert f"indexed {len(STEPS) + 3 + 1 + len(ROUTES)} functions" in ended.stdout
+    assert f"indexed {len(STEPS) + len(ORCHESTRATORS) + 1 + len(ROUTES)} functions" in ended.stdout
     assert "orchestrator answered: begin" in ended.stdout
     assert "activity answered: fault NotOwner" in ended.stdout
     assert "http answered: 404" in ended.stdout

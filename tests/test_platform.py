@@ -82,7 +82,7 @@ def test_up_twice_with_its_curl_lines():
             assert '"id":"play"' in answers[0]
             assert "202" in answers[1].splitlines()[0]
             assert '"value"' in answers[2]
-            assert len(up.children) == 2
+            assert len(up.children) == 3
         addresses = [set(re.findall(r"http://127\.0\.0\.1:\d+", up.said)) for up in (first, second)]
         assert not addresses[0] & addresses[1]
     finally:
@@ -94,7 +94,7 @@ def test_up_twice_with_its_curl_lines():
 
 
 def test_the_demo_proves_its_points():
-    """Exit 0, both points equal, in words."""
+    """Exit 0, all points and the restored disk equal, in words."""
     if shutil.which("mkfs.ext4", path=os.environ["PATH"] + ":/usr/sbin:/sbin") is None:
         pytest.skip(reason="e2fsprogs is not on this machine: the demo was not run")
     ended = subprocess.run(
@@ -102,10 +102,11 @@ def test_the_demo_proves_its_points():
     )
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.count("equal") >= 3
-    assert ended.stdout.count("server mode: ") == 2
-    assert re.search(r"full +1\.0 GiB", ended.stdout)
-    assert re.search(r"incremental +1\.0 GiB", ended.stdout)
+    assert ended.stdout.count("equal") >= 6
+    assert ended.stdout.count("server mode: ") == 4
+    assert "against the first moment: equal" in ended.stdout
+    for kind, times in (("full", 1), ("incremental", 2), ("restored", 1)):
+        assert len(re.findall(rf"Z +{kind} +1\.0 GiB", ended.stdout)) == times
 
 
 def test_the_demo_fails_when_a_byte_is_wrong(tmp_path):

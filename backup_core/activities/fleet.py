@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from backup_core.domain.naming import timer_run_id
-from backup_core.steps import FleetDisks, FleetPage, FleetRun
+from backup_core.steps.backup import FleetDisks, FleetPage, FleetRun
 
 if TYPE_CHECKING:
     from backup_core.activities.tools import Tools

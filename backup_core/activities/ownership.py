@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from backup_core.activities.tools import changes_between, owned, policy_of
+from backup_core.activities.tools import allowed, changes_between, owned, policy_of
 from backup_core.domain.decision import Decision, Found, automatic_full, decide
 from backup_core.domain.ending import abandonment, dead
 from backup_core.domain.errors import (
@@ -25,19 +25,30 @@ from backup_core.domain.naming import head_blob_name, window_id
 from backup_core.domain.progress import percent
 from backup_core.domain.ranges import ByteRange, DiffRange, one_sided
 from backup_core.domain.records import Head, Owner, Run, RunError
-from backup_core.steps import Begin, Begun, Finish, NewGeneration, Nothing, Raised, RaiseEpoch, Report, Reported
+from backup_core.steps.backup import Begin, Begun, Finish, NewGeneration, Raised, RaiseEpoch
+from backup_core.steps.copying import Report, Reported
+from backup_core.steps.messages import Fault, Nothing
+from backup_core.steps.restore import FinishRestore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from backup_core.activities.tools import Tools
     from backup_core.domain.metadata import HeadMark
     from backup_core.domain.naming import BlobAddress
     from backup_core.domain.records import Policy, Versioned
     from backup_core.ports import BlobProperties
+    from backup_core.steps.restore import OwnDisk
 
 ERROR_LENGTH_MAX = 4000
 """A table's text column holds 32 Ki characters; an error that long helps nobody."""
+
+
+def error_of(fault: Fault) -> RunError:
+    """The fault as a run's row keeps it."""
+    return RunError(fault.code, fault.message[:ERROR_LENGTH_MAX])
+
+
 CONFLICTS_MAX = 5
 """Times a lost race for a row is tried again before the fault is left to the orchestrator's retry."""
 
@@ -55,6 +66,9 @@ async def begin(tools: Tools, asked: Begin) -> Begun:
     if not policy.protected:
         message = f"disk {asked.disk}: protection was stopped; PUT /api/disks/{asked.disk} takes it up again"
         raise NotProtectedError(message)
+    if policy.unprotected:
+        message = f"disk {asked.disk}: {policy.unprotected}"
+        raise NotProtectedError(message)
     if not await _own_row(tools, asked):
         return Begun(state="ended", why=f"run {asked.run} has ended or was begun by another orchestration")
     for _ in range(CONFLICTS_MAX):
@@ -66,7 +80,7 @@ async def begin(tools: Tools, asked: Begin) -> Begun:
                 return Begun(state="ended", why=f"another orchestration of run {asked.run} is at work")
             assert row is not None
             return await _go(tools, asked, policy, row)
-        if owner and not await _over(tools, asked, owner):
+        if owner and not await over(tools, asked, owner):
             return await _skip(tools, asked, owner)
         taken = head.owned_by(Owner(asked.run, asked.lease, head.epoch + 1))
         try:
@@ -113,7 +127,7 @@ async def _own_row(tools: Tools, asked: Begin) -> bool:
     return True
 
 
-async def _over(tools: Tools, asked: Begin, owner: Owner) -> bool:
+async def over(tools: Tools, asked: Begin | OwnDisk, owner: Owner) -> bool:
     """Whether the owning run has ended, or is dead and is ended here: nothing may stay Running for ever."""
     row = await tools.catalogue.run(asked.disk, owner.run)
     if row is None or row.value.ended_for_good:
@@ -145,15 +159,17 @@ async def _go(tools: Tools, asked: Begin, policy: Policy, row: Versioned[Head]) 
     head = row.value
     assert head.owner is not None
     epoch = head.owner.epoch
+    if head.repoint:
+        return Begun(state="unsettled", epoch=epoch, source=policy.source, repoint=head.repoint)
     found, etag, mark, held = None, "", None, ""
     if head.pair is not None:
         blob = tools.head(head.head)
-        before = await _lease(tools, blob, asked.lease)
+        before = await hold_lease(tools, blob, asked.lease)
         found = await _look(tools, head, policy, before)
         mark, held = found.mark, head.head if before else ""
         # A number above the epoch was set by a stranger: that head cannot be fenced, and is not built upon.
         if before is not None and before.sequence_number <= epoch:
-            etag = await _fence(tools, blob, epoch, asked.lease)
+            etag = await shut(tools, blob, epoch, asked.lease)
     decision = decide(head, policy.source, found, full_asked=asked.full)
     if decision.kind == "full":
         begun = _full(asked.disk, asked.run, epoch, policy.source, decision)
@@ -189,7 +205,7 @@ def _full(disk: str, run: str, epoch: int, source: str, decision: Decision) -> B
     )
 
 
-async def _lease(tools: Tools, blob: BlobAddress, lease: str) -> BlobProperties | None:
+async def hold_lease(tools: Tools, blob: BlobAddress, lease: str) -> BlobProperties | None:
     """Hold the head's lease, breaking a former owner's; the head as it was found, or None when it is gone."""
     try:
         try:
@@ -203,7 +219,7 @@ async def _lease(tools: Tools, blob: BlobAddress, lease: str) -> BlobProperties 
         return None
 
 
-async def _fence(tools: Tools, blob: BlobAddress, epoch: int, lease: str) -> str:
+async def shut(tools: Tools, blob: BlobAddress, epoch: int, lease: str) -> str:
     """Raise the head's sequence number to the epoch: from now on every older writer is refused. Returns the ETag.
 
     It is left alone when it is there already: even a `max` that changes nothing gives the head another version.
@@ -296,7 +312,7 @@ async def raise_epoch(tools: Tools, asked: RaiseEpoch) -> Raised:
     if row is None or row.value.owner != following:
         row = await owned(tools, asked.by)
         await tools.catalogue.put_head(row.value.owned_by(following), row.etag)
-    etag = await _fence(tools, tools.head(asked.head), following.epoch, following.lease)
+    etag = await shut(tools, tools.head(asked.head), following.epoch, following.lease)
     return Raised(epoch=following.epoch, etag=etag)
 
 
@@ -305,68 +321,89 @@ async def raise_epoch(tools: Tools, asked: RaiseEpoch) -> Raised:
 
 async def report_progress(tools: Tools, report: Report) -> Reported:
     """Write the run's progress to its row, which is also its heartbeat. Percent never goes back."""
-    await owned(tools, report.by)
+    await allowed(tools, report.by)
     for _ in range(CONFLICTS_MAX):
         row = await tools.catalogue.run(report.by.disk, report.by.run)
         if row is None or row.value.ended_for_good:
             return Reported(percent=row.value.percent if row else 0, cancel=False)
         run = row.value
-        reached = percent(report.phase, report.done, report.total, run.percent, rounds_left=report.rounds_left)
-        updated = replace(
-            run,
-            phase=report.phase,
-            percent=reached,
-            kind=report.kind or run.kind,
-            reason=report.reason or run.reason,
-            bytes_total=max(run.bytes_total, report.bytes_total),
-            bytes_done=max(run.bytes_done, report.bytes_done),
-            ranges_total=max(run.ranges_total, report.ranges_total),
-            bytes_streamed=max(run.bytes_streamed, report.bytes_streamed),
-            requests_total=max(run.requests_total, report.requests_total),
-            requests_done=max(run.requests_done, report.requests_done),
-            retries=max(run.retries, report.retries),
-        )
+        updated = run if report.beside else _progressed(run, report)
         try:
             await tools.catalogue.put_run(updated, row.etag)
         except RowChangedError:
             continue
-        return Reported(percent=reached, cancel=run.cancel_asked is not None)
+        return Reported(percent=updated.percent, cancel=run.cancel_asked is not None or run.error is not None)
     message = f"run {report.by.run}: its row changed {CONFLICTS_MAX} times while its progress was written"
     raise RowChangedError(message)
 
 
+def _progressed(run: Run, report: Report) -> Run:
+    """The row with what the report tells; numbers only grow."""
+    return replace(
+        run,
+        phase=report.phase,
+        percent=percent(report.phase, report.done, report.total, run.percent, rounds_left=report.rounds_left),
+        kind=report.kind or run.kind,
+        reason=report.reason or run.reason,
+        bytes_total=max(run.bytes_total, report.bytes_total),
+        bytes_done=max(run.bytes_done, report.bytes_done),
+        ranges_total=max(run.ranges_total, report.ranges_total),
+        bytes_streamed=max(run.bytes_streamed, report.bytes_streamed),
+        requests_total=max(run.requests_total, report.requests_total),
+        requests_done=max(run.requests_done, report.requests_done),
+        retries=max(run.retries, report.retries),
+        restore=replace(run.restore, attention=report.attention) if run.restore else None,
+    )
+
+
 async def finish_run(tools: Tools, asked: Finish) -> Nothing:
     """End the run's row and, if the run still owns the disk, release the leases and the ownership. Repeats change nothing."""
-    await _end_row(tools, asked)
+    await end_row(tools, asked)
+    await let_go(tools, asked.disk, asked.run, asked.lease, asked.heads)
+    return Nothing()
+
+
+async def let_go(tools: Tools, disk: str, run: str, lease: str, heads: Sequence[str]) -> None:
+    """Release the heads' leases and the ownership, if the run still has it."""
     for _ in range(CONFLICTS_MAX):
-        row = await tools.catalogue.head(asked.disk)
+        row = await tools.catalogue.head(disk)
         owner = row.value.owner if row else None
-        if row is None or owner is None or (owner.run, owner.lease) != (asked.run, asked.lease):
-            return Nothing()
-        for name in asked.heads or ([row.value.head] if row.value.head else []):
-            await tools.blobs.release_lease(tools.head(name), asked.lease)
+        if row is None or owner is None or (owner.run, owner.lease) != (run, lease):
+            return
+        for name in heads or ([row.value.head] if row.value.head else []):
+            await tools.blobs.release_lease(tools.head(name), lease)
         try:
             await tools.catalogue.put_head(replace(row.value, owner=None), row.etag)
         except RowChangedError:
             continue
-    return Nothing()
 
 
-async def _end_row(tools: Tools, asked: Finish) -> None:
+async def end_row(tools: Tools, asked: Finish | FinishRestore) -> None:
+    """Write the run's end to its row, once."""
     for _ in range(CONFLICTS_MAX):
         row = await tools.catalogue.run(asked.disk, asked.run)
         if row is None or row.value.ended_for_good:
             return
-        error = RunError(asked.fault.code, asked.fault.message[:ERROR_LENGTH_MAX]) if asked.fault else None
+        run = row.value
+        restored = run.restore
+        if restored and isinstance(asked, FinishRestore):
+            restored = replace(
+                restored,
+                attention="",
+                end=asked.end,
+                old_disk=asked.old_disk or restored.old_disk,
+                downtime_seconds=asked.downtime_seconds,
+            )
         ended = replace(
-            row.value,
+            run,
             state=asked.state,
             ended=datetime.fromisoformat(asked.now),
-            phase="done" if asked.state == "Succeeded" else row.value.phase,
-            percent=100 if asked.state == "Succeeded" else row.value.percent,
+            phase="done" if asked.state == "Succeeded" else run.phase,
+            percent=100 if asked.state == "Succeeded" else run.percent,
             points=tuple(asked.points),
-            expired=tuple(asked.expired),
-            error=error,
+            expired=tuple(asked.expired) if isinstance(asked, Finish) else (),
+            error=error_of(asked.fault) if asked.fault else None,
+            restore=restored,
         )
         try:
             await tools.catalogue.put_run(ended, row.etag)

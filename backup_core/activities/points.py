@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter
+
 from backup_core.activities.tools import guard_of, owned
-from backup_core.domain.errors import RowExistsError, UnexpectedAnswerError
+from backup_core.domain.errors import DiskUnknownError, RowExistsError, SourceUnfitError, UnexpectedAnswerError
 from backup_core.domain.metadata import from_metadata, from_point_metadata, to_metadata
-from backup_core.domain.records import pair_of
-from backup_core.steps import Commit, Committed
+from backup_core.domain.naming import policy_name
+from backup_core.domain.records import Policy, pair_of
+from backup_core.steps.backup import Commit, Committed
 
 if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
-    from backup_core.domain.records import Head, RestorePoint
+    from backup_core.domain.records import Head, RestorePoint, Versioned
+
+POLICY = TypeAdapter(Policy)
 
 
 async def commit_point(tools: Tools, asked: Commit) -> Committed:
@@ -31,14 +36,55 @@ async def commit_point(tools: Tools, asked: Commit) -> Committed:
             f"{blob} snapshot {asked.backup_snapshot}: its description is damaged: {dict(carried)}; the point was not committed"
         )
         raise UnexpectedAnswerError(message)
+    if asked.moves_from and older_than_the_pair(point, row.value):
+        message = (
+            f"disk {point.disk}: the new disk's snapshot {point.source_snapshot} is not newer than the newest restore point; "
+            "it is not adopted; the next backup is a full one"
+        )
+        raise UnexpectedAnswerError(message)
     existing = await tools.catalogue.point(point.disk, point.point)
     if existing is None:
-        await tools.catalogue.commit([point], _advanced(asked, point, row.value), row.etag)
+        policy = await moved_policy(tools, transfer.by.disk, transfer.source) if asked.moves_from else None
+        await tools.catalogue.commit([point], _advanced(asked, point, row.value), row.etag, policy=policy)
     elif (existing.value.run, existing.value.backup_snapshot) != (point.run, point.backup_snapshot):
         message = f"disk {point.disk}: restore point {point.point} was committed by run {existing.value.run} already"
         raise RowExistsError(message)
     await _seal(tools, asked)
+    if asked.moves_from:
+        await registration_moved(tools, transfer.by.disk, asked.moves_from)
     return Committed(point=point.point)
+
+
+def older_than_the_pair(point: RestorePoint, head: Head) -> bool:
+    """Whether the point would not be the newest: points are in the order of their source snapshots."""
+    pair = head.pair
+    return pair is not None and pair.point != point.point and point.source_snapshot <= pair.source_snapshot
+
+
+async def moved_policy(tools: Tools, disk: str, source: str) -> Versioned[Policy]:
+    """The disk's registration with its new source, to be written; the source is claimed for the disk first.
+
+    Raises SourceUnfitError when another disk has claimed it.
+    """
+    row = await tools.catalogue.policy(disk)
+    if row is None:
+        message = f"disk {disk}: its registration is gone; PUT /api/disks/{disk} with the new disk as its source"
+        raise DiskUnknownError(message)
+    holder = await tools.catalogue.claim_source(source, disk)
+    if holder != disk:
+        message = f"disk {disk}: the new disk {source} is registered as disk {holder} already; DELETE one of the two"
+        raise SourceUnfitError(message)
+    return replace(row, value=replace(row.value, source=source, updated=await tools.catalogue.now()))
+
+
+async def registration_moved(tools: Tools, disk: str, former: str) -> None:
+    """What follows a moved registration: the former source is free, and the copy beside the backups is the new one."""
+    row = await tools.catalogue.policy(disk)
+    if row is None:
+        return
+    if row.value.source != former:
+        await tools.catalogue.release_source(former, disk)
+    await tools.documents.put(policy_name(disk), POLICY.dump_json(row.value).decode())
 
 
 def _advanced(asked: Commit, point: RestorePoint, head: Head) -> Head:
@@ -51,6 +97,8 @@ def _advanced(asked: Commit, point: RestorePoint, head: Head) -> Head:
         pair=pair_of(point),
         automatic_fulls=point.automatic_fulls,
         doubt="",
+        # A restore's point ends the change of its machine in the same moment.
+        repoint="" if asked.moves_from else head.repoint,
     )
 
 

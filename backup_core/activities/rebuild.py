@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter
-
+from backup_core.activities.points import POLICY
 from backup_core.activities.tools import changes_between, side_by_side
 from backup_core.domain.ending import dead
 from backup_core.domain.errors import BlobMissingError, DiffRefusedError, SnapshotMissingError
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from backup_core.domain.rebuild import Place
     from backup_core.domain.records import Versioned
 
-POLICY = TypeAdapter(Policy)
 ROWS_PER_LISTING = 1000
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backup_core.activities.tools import owned, policy_of
-from backup_core.domain.ending import dead
+from backup_core.domain.ending import abandonment, dead
 from backup_core.domain.errors import RowChangedError
 from backup_core.domain.retention import verdicts
-from backup_core.steps import Prune, Pruned
+from backup_core.steps.backup import Prune, Pruned
 
 if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
@@ -27,7 +27,7 @@ async def prune_points(tools: Tools, asked: Prune) -> Pruned:
     retention = (await policy_of(tools, disk)).retention
     rows = await _points(tools, disk, "" if retention else "deleting")
     # Read after the rows: a pin set from now on changes a row's version, and its deletion is refused.
-    pinned = {pin.point for pin in await tools.catalogue.pins(disk) if await _lives(tools, pin)}
+    pinned = {pin.point for pin in await tools.catalogue.pins(disk) if await _lives(tools, pin, asked.by.run)}
     decided = verdicts([row.value for row in rows], retention, head.value.pair, pinned, await tools.catalogue.now())
     expired = [verdict.point.point for verdict in decided if verdict.expires]
     by_id = {row.value.point: row for row in rows}
@@ -49,10 +49,20 @@ async def _points(tools: Tools, disk: str, state: str) -> list[Versioned[Restore
             return rows
 
 
-async def _lives(tools: Tools, pin: Pin) -> bool:
-    """Whether the run that pinned the point may still be at work; the pin of a dead one blocks nothing."""
-    row = await tools.catalogue.run(pin.disk, pin.run)
-    return row is not None and not row.value.ended_for_good and not dead(row, await tools.catalogue.now())
+async def _lives(tools: Tools, pin: Pin, by: str) -> bool:
+    """Whether the run that pinned the point may still be at work. The pin of a dead one blocks nothing: the run is ended here,
+    unless it gives a sign of life just then, and the pin goes.
+    """
+    row, now = await tools.catalogue.run(pin.disk, pin.run), await tools.catalogue.now()
+    if row and not row.value.ended_for_good:
+        if not dead(row, now):
+            return True
+        try:
+            await tools.catalogue.put_run(abandonment(row.value, by, now), row.etag)
+        except RowChangedError:
+            return True
+    await tools.catalogue.unpin(pin)
+    return False
 
 
 async def _delete(tools: Tools, row: Versioned[RestorePoint]) -> bool:

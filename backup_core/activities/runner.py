@@ -5,33 +5,62 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from backup_core.activities import copies, fleet, ownership, points, retention, shards, snapshots, transfer, verification
+from backup_core.activities import (
+    copies,
+    fleet,
+    images,
+    machines,
+    ownership,
+    points,
+    restoring,
+    retention,
+    shards,
+    snapshots,
+    transfer,
+    verification,
+)
 from backup_core.domain.errors import BackupError, UnexpectedError
 from backup_core.domain.redaction import redacted
-from backup_core.steps import (
-    ABORT_COPY,
-    APPLY_SHARD,
+from backup_core.steps.backup import (
     BEGIN,
-    CHECK_COPY,
     COMMIT_POINT,
     DROP_PREVIOUS,
     FINISH_RUN,
     LIST_DISKS,
     NEW_GENERATION,
     OPEN_HEAD,
-    PLAN_TRANSFER,
     PRUNE_POINTS,
     RAISE_EPOCH,
-    REPORT_PROGRESS,
-    START_COPY,
     TAKE_BACKUP,
-    TAKE_OVER_COPY,
     TAKE_SNAPSHOT,
     VERIFY_HEAD,
-    Fault,
-    Message,
-    Outcome,
-    Step,
+)
+from backup_core.steps.copying import (
+    ABORT_COPY,
+    APPLY_SHARD,
+    CHECK_COPY,
+    PLAN_TRANSFER,
+    REPORT_PROGRESS,
+    START_COPY,
+    TAKE_OVER_COPY,
+)
+from backup_core.steps.messages import Fault, Message, Outcome, Step
+from backup_core.steps.restore import (
+    ADOPT_HEAD,
+    BEGIN_RESTORE,
+    COMPARE_IMAGE,
+    DISCARD_IMAGE,
+    FENCE_MACHINE,
+    FINISH_RESTORE,
+    IMPORT_DISK,
+    LOOK_AT_MACHINE,
+    MOVE_MACHINE,
+    NOTE_FAILURE,
+    OPEN_IMAGE,
+    OWN_DISK,
+    REMEMBER_MACHINE,
+    SEAL_IMAGE,
+    SETTLE_CHANGE,
 )
 
 if TYPE_CHECKING:
@@ -61,6 +90,21 @@ ACTIVITIES: dict[str, Callable[[Tools, Any], Awaitable[Message]]] = {
     PRUNE_POINTS.name: retention.prune_points,
     REPORT_PROGRESS.name: ownership.report_progress,
     FINISH_RUN.name: ownership.finish_run,
+    BEGIN_RESTORE.name: restoring.begin_restore,
+    OPEN_IMAGE.name: images.open_image,
+    COMPARE_IMAGE.name: verification.compare_image,
+    SEAL_IMAGE.name: images.seal_image,
+    DISCARD_IMAGE.name: images.discard_image,
+    OWN_DISK.name: restoring.own_disk,
+    IMPORT_DISK.name: machines.import_disk,
+    REMEMBER_MACHINE.name: machines.remember_machine,
+    MOVE_MACHINE.name: machines.move_machine,
+    LOOK_AT_MACHINE.name: machines.look_at_machine,
+    FENCE_MACHINE.name: machines.fence_machine,
+    SETTLE_CHANGE.name: machines.settle_change,
+    NOTE_FAILURE.name: restoring.note_failure,
+    ADOPT_HEAD.name: restoring.adopt_head,
+    FINISH_RESTORE.name: restoring.finish_restore,
 }
 
 

@@ -8,19 +8,20 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backup_core.activities.tools import fence_of, owned
+from backup_core.activities.tools import allowed, fence_of
 from backup_core.activities.transfer import PLAN, work
 from backup_core.domain.errors import FencedError, UnexpectedAnswerError
 from backup_core.domain.naming import cursor_name
 from backup_core.domain.ranges import ByteRange, DiffRange, requests
-from backup_core.steps import Applied, ApplyShard, Message, ShardApplied
+from backup_core.steps.copying import Applied, ApplyShard, ShardApplied
+from backup_core.steps.messages import Message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from backup_core.activities.tools import Tools
     from backup_core.domain.plan import Shard
-    from backup_core.steps import Transfer
+    from backup_core.steps.copying import ImageCopy
 
 
 class Cursor(Message):
@@ -35,21 +36,21 @@ async def apply_shard(tools: Tools, asked: ApplyShard) -> ShardApplied:
 
     Every write carries the lease and the epoch, so a delivery after the run has ended is refused by the service too.
     """
-    transfer = asked.transfer
-    await owned(tools, transfer.by)
-    stored = await tools.documents.get(transfer.plan)
+    image = asked.image
+    await allowed(tools, image.by)
+    stored = await tools.documents.get(image.plan)
     if stored is None:
-        message = f"plan {transfer.plan} of run {transfer.by.run} is gone; start the backup again"
+        message = f"plan {image.plan} of run {image.by.run} is gone; start the run again"
         raise UnexpectedAnswerError(message)
     shard = PLAN.validate_json(stored).shards[asked.shard]
-    name = cursor_name(transfer.plan, asked.shard)
+    name = cursor_name(image.plan, asked.shard)
     known = await tools.documents.get(name)
     cursor = Cursor.model_validate_json(known) if known else Cursor(at=shard.start, applied=Applied())
-    copying = _Copying(tools, transfer, name, cursor, stored=known is not None)
+    copying = _Copying(tools, image, name, cursor, stored=known is not None)
     reached = await copying.run(ByteRange(cursor.at, shard.end)) if cursor.at < shard.end else cursor
     done = copying.complete
     if done:
-        _check(reached.applied, shard, transfer)
+        _check(reached.applied, shard, image)
     return ShardApplied(applied=reached.applied, at=reached.at, done=done)
 
 
@@ -64,8 +65,8 @@ class _Piece:
 class _Copying:
     """Requests side by side. Never more than a wave of them is ahead of the stored cursor, so that a crash repeats no more."""
 
-    def __init__(self, tools: Tools, transfer: Transfer, name: str, cursor: Cursor, *, stored: bool) -> None:
-        self._tools, self._transfer, self._name = tools, transfer, name
+    def __init__(self, tools: Tools, image: ImageCopy, name: str, cursor: Cursor, *, stored: bool) -> None:
+        self._tools, self._image, self._name = tools, image, name
         self._cursor = cursor
         self._ahead: deque[_Piece] = deque()
         """Requests after the cursor, in order, answered or not."""
@@ -83,7 +84,7 @@ class _Copying:
         """Do the part until it is done or the time is up."""
         limits, began = self._tools.limits, self._tools.monotonic()
         try:
-            async with aclosing(_pieces(self._tools, self._transfer, part)) as pieces:
+            async with aclosing(_pieces(self._tools, self._image, part)) as pieces:
                 async for piece in pieces:
                     while len(self._open) >= limits.in_flight or len(self._ahead) + self._unsaved >= limits.wave_requests:
                         await self._settle()
@@ -109,7 +110,7 @@ class _Copying:
         self._issued += 1
         waiting = _Piece(piece.range.end)
         self._ahead.append(waiting)
-        self._open[asyncio.create_task(_apply(self._tools, self._transfer, piece))] = waiting
+        self._open[asyncio.create_task(_apply(self._tools, self._image, piece))] = waiting
 
     async def _settle(self) -> None:
         """Wait until something is answered; move the cursor over what is answered without a gap, and store it in time."""
@@ -133,34 +134,33 @@ class _Copying:
         await self._tools.documents.put(self._name, cursor.model_dump_json())
 
 
-async def _pieces(tools: Tools, transfer: Transfer, part: ByteRange) -> AsyncGenerator[DiffRange, None]:
-    async for changed in work(tools, transfer, part):
+async def _pieces(tools: Tools, image: ImageCopy, part: ByteRange) -> AsyncGenerator[DiffRange, None]:
+    async for changed in work(tools, image, part):
         for piece in requests(changed):
             yield piece
 
 
-async def _apply(tools: Tools, transfer: Transfer, change: DiffRange) -> Applied:
+async def _apply(tools: Tools, image: ImageCopy, change: DiffRange) -> Applied:
     piece = change.range
-    head, fence = tools.head(transfer.head), fence_of(transfer.by)
+    destination, fence = tools.image(image.destination), fence_of(image.by)
     try:
         if change.cleared:
-            await tools.blobs.clear(head, piece, fence)
+            await tools.blobs.clear(destination, piece, fence)
             return Applied(clear_bytes=piece.size, clears=1)
-        source = tools.source(transfer.by.source)
-        streamed = await tools.copying.copy(source, transfer.target, piece, head, fence)
+        streamed = await tools.copying.copy(tools.image(image.source), image.target, piece, destination, fence)
     except FencedError as error:
-        message = f"run {transfer.by.run}: {error}; another run owns the head now, or the lease was broken"
+        message = f"run {image.by.run}: {error}; another run owns the blob now, or the lease was broken"
         raise FencedError(message) from error
     return Applied(write_bytes=piece.size, puts=1, streamed_bytes=streamed)
 
 
-def _check(tally: Applied, shard: Shard, transfer: Transfer) -> None:
+def _check(tally: Applied, shard: Shard, image: ImageCopy) -> None:
     """What was done must be what was planned: snapshots do not change, so a difference means a listing was wrong."""
     done = (tally.write_bytes, tally.clear_bytes, tally.puts + tally.clears)
     planned = (shard.write_bytes, shard.clear_bytes, shard.requests)
     if done != planned:
         message = (
-            f"run {transfer.by.run}: shard [{shard.start}, {shard.end}) was planned as {planned} (bytes written, bytes "
+            f"run {image.by.run}: shard [{shard.start}, {shard.end}) was planned as {planned} (bytes written, bytes "
             f"cleared, requests) and listed again as {done}; two listings of the same snapshots differ"
         )
         raise UnexpectedAnswerError(message)

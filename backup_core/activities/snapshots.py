@@ -17,7 +17,8 @@ from backup_core.domain.metadata import (
 )
 from backup_core.domain.naming import point_id
 from backup_core.domain.records import RestorePoint
-from backup_core.steps import BackedUp, Clean, Nothing, Snapshotted, TakeBackup, TakeSnapshot
+from backup_core.steps.backup import BackedUp, Clean, Snapshotted, TakeBackup, TakeSnapshot
+from backup_core.steps.messages import Nothing
 
 if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
@@ -82,7 +83,7 @@ def _point(asked: TakeBackup, page_map: str, head: Head) -> RestorePoint:
         automatic_fulls=head.automatic_fulls + 1 if transfer.automatic else 0,
         generation=transfer.generation,
         head=transfer.head,
-        source=transfer.by.source,
+        source=transfer.source,
         source_snapshot=transfer.target,
         previous_source_snapshot=head.pair.source_snapshot if head.pair else "",
         backup_snapshot="",

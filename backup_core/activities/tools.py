@@ -10,18 +10,18 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from backup_core.domain.errors import DiskUnknownError, NotOwnerError, SourceUnfitError
-from backup_core.domain.naming import BlobAddress, parse_blob_url
+from backup_core.domain.errors import DiskUnknownError, MachineRefusedError, NotOwnerError, SourceUnfitError
+from backup_core.domain.naming import BlobAddress, parse_blob_url, parse_resource_id
 from backup_core.domain.ranges import GIB, MIB, ByteRange, DiffRange, windows
-from backup_core.domain.records import Owner
+from backup_core.domain.records import Owner, Pin, Slot
 from backup_core.domain.sampling import OUTSIDE_MIN
 from backup_core.ports import Fence, Guard
 
 if TYPE_CHECKING:
     from backup_core.activities.copying import Copying
     from backup_core.domain.records import Head, Policy, Versioned
-    from backup_core.ports import Catalogue, Documents, PageBlobs
-    from backup_core.steps import RunRef
+    from backup_core.ports import Catalogue, Documents, Machines, PageBlobs
+    from backup_core.steps.messages import RunRef
 
 
 P = TypeVar("P")
@@ -71,7 +71,10 @@ class Tools:
     heads_container: str
     monotonic: Callable[[], float]
     copying: Copying
+    machines: Machines
     limits: Limits = Limits()
+    machine_groups: tuple[str, ...] = ()
+    """Resource groups, lower case, whose machines may be given other disks: an allow-list."""
 
     def source(self, url: str) -> BlobAddress:
         """The source blob, with the allow-list checked once more: a row could have been written by another version."""
@@ -81,9 +84,32 @@ class Tools:
             message = f"source {url}: {error}; correct the disk's policy or SOURCE_ACCOUNTS"
             raise SourceUnfitError(message) from error
 
+    def may_read(self, url: str) -> bool:
+        """Whether the blob lies in an account of the allow-list."""
+        try:
+            parse_blob_url(url, self.source_accounts)
+        except ValueError:
+            return False
+        return True
+
     def head(self, name: str) -> BlobAddress:
         """The backup blob of that name."""
         return BlobAddress(self.backup_account, self.heads_container, name)
+
+    def image(self, place: str) -> BlobAddress:
+        """The blob of an image: a disk named by its URL, or a backup blob by its name."""
+        return self.source(place) if "://" in place else self.head(place)
+
+    def slot(self, vm: str, lun: int | None) -> Slot:
+        """The slot of a machine, with the allow-list checked once more. Raises MachineRefusedError."""
+        try:
+            group = parse_resource_id(vm).group_id
+        except ValueError as error:
+            raise MachineRefusedError(str(error)) from error
+        if group not in self.machine_groups:
+            message = f"VM {vm}: its resource group is not one whose machines this app may change (setting MACHINE_GROUPS)"
+            raise MachineRefusedError(message)
+        return Slot(vm, lun)
 
 
 async def changes_between(
@@ -204,6 +230,20 @@ async def owned(tools: Tools, by: RunRef) -> Versioned[Head]:
         message = f"disk {by.disk}: run {by.run} (epoch {by.epoch}) does not own it, {holder} does; nothing was done"
         raise NotOwnerError(message)
     return row
+
+
+async def allowed(tools: Tools, by: RunRef) -> None:
+    """Raise NotOwnerError unless the asking run may act: it owns the disk, or, for a restore, holds the pin of its point and
+    has not ended.
+    """
+    if not by.pin:
+        await owned(tools, by)
+        return
+    pins = await tools.catalogue.pins(by.disk)
+    row = await tools.catalogue.run(by.disk, by.run)
+    if Pin(by.disk, by.pin, by.run, by.lease) not in pins or row is None or row.value.ended_for_good:
+        message = f"disk {by.disk}: restore {by.run} has ended, or was begun by another orchestration; nothing was done"
+        raise NotOwnerError(message)
 
 
 def fence_of(by: RunRef) -> Fence:

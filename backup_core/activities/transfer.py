@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from backup_core.activities.tools import changes_between, guard_of, owned
+from backup_core.activities.tools import allowed, changes_between, guard_of, owned
 from backup_core.domain.errors import BlobExistsError, DiffRefusedError, HeadAlteredError
-from backup_core.domain.metadata import HeadMark, from_metadata, to_metadata
+from backup_core.domain.metadata import HeadMark, from_metadata, restoring_metadata, to_metadata
 from backup_core.domain.naming import plan_name
 from backup_core.domain.plan import Plan, Planner
 from backup_core.domain.ranges import ByteRange, DiffRange, joined
-from backup_core.steps import Opened, Planned, PlanTransfer, Transfer
+from backup_core.steps.backup import Transfer
+from backup_core.steps.copying import ImageCopy, Opened, Planned
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,30 +24,30 @@ if TYPE_CHECKING:
 PLAN = TypeAdapter(Plan)
 
 
-def work(tools: Tools, transfer_of: PlanTransfer | Transfer, part: ByteRange) -> AsyncIterator[DiffRange]:
+def work(tools: Tools, image: ImageCopy, part: ByteRange) -> AsyncIterator[DiffRange]:
     """The changes inside `part`, merged, so that plan and shard cut them alike whatever the windows they were listed in."""
-    return joined(_listed(tools, transfer_of, part))
+    return joined(_listed(tools, image, part))
 
 
-async def _listed(tools: Tools, transfer_of: PlanTransfer | Transfer, part: ByteRange) -> AsyncIterator[DiffRange]:
+async def _listed(tools: Tools, image: ImageCopy, part: ByteRange) -> AsyncIterator[DiffRange]:
     """The diff up to the base's size, then the whole new tail of a disk that grew."""
-    source = tools.source(transfer_of.by.source)
-    old_size = (await tools.blobs.properties(source, transfer_of.base)).size if transfer_of.base else 0
+    source = tools.image(image.source)
+    old_size = (await tools.blobs.properties(source, image.base)).size if image.base else 0
     cut = min(max(old_size, part.start), part.end)
-    if transfer_of.base and cut > part.start:
-        async for changed in changes_between(tools, source, transfer_of.target, transfer_of.base, ByteRange(part.start, cut)):
+    if image.base and cut > part.start:
+        async for changed in changes_between(tools, source, image.target, image.base, ByteRange(part.start, cut)):
             yield changed
     if part.end > cut:
-        async for changed in changes_between(tools, source, transfer_of.target, "", ByteRange(cut, part.end)):
+        async for changed in changes_between(tools, source, image.target, "", ByteRange(cut, part.end)):
             yield changed
 
 
 # -- plan -------------------------------------------------------------------------------------------------------
 
 
-async def plan_transfer(tools: Tools, asked: PlanTransfer) -> Planned:
+async def plan_transfer(tools: Tools, asked: ImageCopy) -> Planned:
     """List the work and store it as byte-interval shards. A diff that is refused, or a disk that shrank, is `refused`."""
-    await owned(tools, asked.by)
+    await allowed(tools, asked.by)
     name = plan_name(asked.by.disk, asked.by.run, asked.target, asked.base)
     stored = await tools.documents.get(name)
     if stored is None:
@@ -70,8 +71,8 @@ async def plan_transfer(tools: Tools, asked: PlanTransfer) -> Planned:
     )
 
 
-async def _plan(tools: Tools, asked: PlanTransfer) -> Plan | None:
-    source = tools.source(asked.by.source)
+async def _plan(tools: Tools, asked: ImageCopy) -> Plan | None:
+    source = tools.image(asked.source)
     if asked.base and (await tools.blobs.properties(source, asked.base)).size > asked.size:
         return None
     planner = Planner(tools.limits.shard_bytes_max, tools.limits.shard_requests_max)
@@ -94,19 +95,28 @@ async def open_head(tools: Tools, transfer: Transfer) -> Opened:
     return Opened(etag=(await tools.blobs.properties(blob)).etag)
 
 
-def intent(transfer: Transfer) -> HeadMark:
-    """The mark of a head that is being brought to the transfer's target."""
+def metadata_of(image: ImageCopy) -> dict[str, str]:
+    """What the destination carries while it is being made: a head its intent, a disk only whose it is. A disk that carried a
+    mark of ours for good could be taken for a backup one day.
+    """
+    if image.becomes == "disk":
+        return restoring_metadata(image.by.disk, image.by.run)
+    return to_metadata(intent(image))
+
+
+def intent(image: ImageCopy) -> HeadMark:
+    """The mark of a head that is being brought to the image's target."""
     return HeadMark(
-        disk=transfer.by.disk,
-        generation=transfer.generation,
-        epoch=transfer.by.epoch,
-        run=transfer.by.run,
+        disk=image.by.disk,
+        generation=image.generation,
+        epoch=image.by.epoch,
+        run=image.by.run,
         state="applying",
-        source=transfer.by.source,
-        target=transfer.target,
-        base=transfer.base,
-        size=transfer.size,
-        kind=transfer.kind,
+        source=image.source,
+        target=image.target,
+        base=image.base,
+        size=image.size,
+        kind=image.kind,
     )
 
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from backup_core.activities.tools import guard_of, owned, policy_of, side_by_side
+from backup_core.activities.tools import allowed, guard_of, owned, policy_of, side_by_side
 from backup_core.activities.transfer import work
-from backup_core.domain.errors import UnexpectedAnswerError, VerificationError
+from backup_core.domain.errors import HeadAlteredError, UnexpectedAnswerError, VerificationError
 from backup_core.domain.metadata import PageMapDigest, from_metadata, to_metadata
 from backup_core.domain.ranges import ByteRange, OneSided, chunks, one_sided, windows
 from backup_core.domain.sampling import Sampling
-from backup_core.steps import Verified, Verify
+from backup_core.steps.backup import Verify
+from backup_core.steps.copying import ImageCopy, Verified
+from backup_core.steps.restore import CompareImage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from backup_core.activities.tools import Tools
     from backup_core.domain.naming import BlobAddress
-    from backup_core.steps import Transfer
+    from backup_core.ports import BlobProperties
 
 _ZEROS = bytes(4 * 1024 * 1024)
 
@@ -42,79 +44,131 @@ async def verify_head(tools: Tools, asked: Verify) -> Verified:
 
 
 async def _verify(tools: Tools, asked: Verify) -> Verified:
-    """Compare sizes and page maps, then content, window by window, and mark the head verified at the end.
-
-    A range only one side has allocated must hold zeros: it is read and proved. The mark is written under the lease and the
-    version the comparison began with, so nothing written in between can slip in. Raises VerificationError.
+    """Compare, and mark the head verified at the end: under the lease and the version the comparison began with, so that
+    nothing written in between can slip in.
     """
     transfer = asked.transfer
     await owned(tools, transfer.by)
-    source, head = tools.source(transfer.by.source), tools.head(transfer.head)
+    head = tools.head(transfer.head)
     found = await tools.blobs.properties(head)
     mark = from_metadata(found.metadata)
     if mark is None or (mark.run, mark.target) != (transfer.by.run, transfer.target):
         message = f"{head}: its mark is not that of run {transfer.by.run}; found {mark}"
         raise UnexpectedAnswerError(message)
     if mark.state == "verified":
-        return _answer(asked, transfer.size, mark.page_map, found.etag, asked.compared, content=True, done=True)
-    size = (await tools.blobs.properties(source, transfer.target)).size
-    if found.size != size:
-        message = f"{head}: {found.size} bytes, but source snapshot {transfer.target} has {size}; not committed"
-        raise VerificationError(message)
-    etag, chain, offset, compared = asked.etag or found.etag, asked.chain or PageMapDigest.START, asked.offset, asked.compared
-    began = tools.monotonic()
-    if not asked.content:
-        for window in windows(size, tools.limits.window_bytes, offset):
-            chain = await _compare(tools, transfer, source, head, window, chain)
-            if tools.monotonic() - began > tools.limits.verify_seconds:
-                ended = window.end == size
-                return _answer(asked, 0 if ended else window.end, chain, etag, compared, content=ended, done=False)
-        offset = 0
+        return Verified(
+            content=True, offset=transfer.size, chain=mark.page_map, etag=found.etag, compared=asked.compared, done=True
+        )
     full = (await policy_of(tools, transfer.by.disk)).verification == "full"
-    for window in windows(size, tools.limits.content_bytes, offset):
-        compared += await _compare_content(tools, asked, window, full=full)
+    comparison = Comparison(transfer, full, asked.changed_bytes, asked.ranges)
+    reached = await compared(tools, comparison, _so_far(asked, found), found.size)
+    if not reached.done:
+        return reached
+    marked = to_metadata(mark.verified(reached.chain))
+    etag = await tools.blobs.set_metadata(head, marked, guard_of(transfer.by, reached.etag))
+    return reached.model_copy(update={"etag": etag})
+
+
+async def compare_image(tools: Tools, asked: CompareImage) -> Verified:
+    """Compare a restored image with its point. From the first call on nothing that the copying sent can land any more.
+
+    Raises VerificationError, and HeadAlteredError when somebody else wrote to the blob meanwhile.
+    """
+    image = asked.image
+    await allowed(tools, image.by)
+    blob = tools.image(image.destination)
+    found = await tools.blobs.properties(blob)
+    if not asked.etag and found.sequence_number == image.by.epoch:
+        await tools.blobs.raise_sequence_number(blob, image.by.epoch + 1, image.by.lease)
+        found = await tools.blobs.properties(blob)
+    reached = await compared(tools, Comparison(image, asked.full), _so_far(asked, found), found.size)
+    if reached.done and (now := (await tools.blobs.properties(blob)).etag) != reached.etag:
+        message = f"{blob}: changed by somebody else while it was compared (version {reached.etag}, found {now}); not used"
+        raise HeadAlteredError(message)
+    return reached
+
+
+def _so_far(asked: Verify | CompareImage, found: BlobProperties) -> Verified:
+    return Verified(
+        content=asked.content,
+        offset=asked.offset,
+        chain=asked.chain or PageMapDigest.START,
+        etag=asked.etag or found.etag,
+        compared=asked.compared,
+        done=False,
+    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and how much of its content."""
+
+    image: ImageCopy
+    full: bool
+    changed_bytes: int = 0
+    """What the plan says of the diff: bytes it touches, and in how many ranges. Samples are spread over the rest."""
+    ranges: int = 0
+
+
+async def compared(tools: Tools, comparison: Comparison, so_far: Verified, found_size: int) -> Verified:
+    """Compare sizes and page maps, then content, window by window, from where `so_far` came to; stops in time.
+
+    A range only one side has allocated must hold zeros: it is read and proved. Raises VerificationError.
+    """
+    image = comparison.image
+    source, blob = tools.image(image.source), tools.image(image.destination)
+    size = (await tools.blobs.properties(source, image.target)).size
+    if found_size != size:
+        message = f"{blob}: {found_size} bytes, but snapshot {image.target} of {source} has {size}; not used"
+        raise VerificationError(message)
+    began, reached = tools.monotonic(), so_far
+    if not reached.content:
+        for window in windows(size, tools.limits.window_bytes, reached.offset):
+            chain = await _compare(tools, image, source, blob, window, reached.chain)
+            ended = window.end == size
+            reached = reached.model_copy(update={"chain": chain, "content": ended, "offset": 0 if ended else window.end})
+            if tools.monotonic() - began > tools.limits.verify_seconds:
+                return reached
+    for window in windows(size, tools.limits.content_bytes, reached.offset):
+        more = await _compare_content(tools, comparison, window)
+        reached = reached.model_copy(update={"compared": reached.compared + more, "offset": window.end})
         if window.end < size and tools.monotonic() - began > tools.limits.verify_seconds:
-            return _answer(asked, window.end, chain, etag, compared, content=True, done=False)
-    etag = await tools.blobs.set_metadata(head, to_metadata(mark.verified(chain)), guard_of(transfer.by, etag))
-    return _answer(asked, size, chain, etag, compared, content=True, done=True)
-
-
-def _answer(asked: Verify, offset: int, chain: str, etag: str, compared: int, *, content: bool, done: bool) -> Verified:
-    return Verified(content=content or asked.content, offset=offset, chain=chain, etag=etag, compared=compared, done=done)
+            return reached
+    return reached.model_copy(update={"done": True})
 
 
 # -- content ------------------------------------------------------------------------------------------------------
 
 
-async def _compare_content(tools: Tools, asked: Verify, window: ByteRange, *, full: bool) -> int:
+async def _compare_content(tools: Tools, comparison: Comparison, window: ByteRange) -> int:
     """Read blocks of the window from both sides and compare them; returns the bytes compared."""
-    transfer = asked.transfer
-    pieces = _every_chunk(tools, transfer, window) if full else _sample(tools, asked, window)
-    comparisons = side_by_side(pieces, lambda piece: _equal(tools, transfer, piece), tools.limits.in_flight)
+    image = comparison.image
+    pieces = _every_chunk(tools, image, window) if comparison.full else _sample(tools, comparison, window)
+    comparisons = side_by_side(pieces, lambda piece: _equal(tools, image, piece), tools.limits.in_flight)
     return sum([size async for size in comparisons])
 
 
-async def _every_chunk(tools: Tools, transfer: Transfer, window: ByteRange) -> AsyncIterator[ByteRange]:
-    async for allocated in tools.blobs.allocated(tools.source(transfer.by.source), transfer.target, window):
+async def _every_chunk(tools: Tools, image: ImageCopy, window: ByteRange) -> AsyncIterator[ByteRange]:
+    async for allocated in tools.blobs.allocated(tools.image(image.source), image.target, window):
         for piece in chunks(allocated):
             yield piece
 
 
-async def _sample(tools: Tools, asked: Verify, window: ByteRange) -> AsyncIterator[ByteRange]:
-    transfer = asked.transfer
-    sampling = Sampling.of(transfer.size, asked.changed_bytes, asked.ranges, tools.limits.samples_min)
-    changed = (one.range async for one in work(tools, transfer, window))
-    for block in await sampling.blocks(changed, window, f"{transfer.by.run}:{transfer.target}:{window.start}"):
+async def _sample(tools: Tools, comparison: Comparison, window: ByteRange) -> AsyncIterator[ByteRange]:
+    image = comparison.image
+    sampling = Sampling.of(image.size, comparison.changed_bytes, comparison.ranges, tools.limits.samples_min)
+    changed = (one.range async for one in work(tools, image, window))
+    for block in await sampling.blocks(changed, window, f"{image.by.run}:{image.target}:{window.start}"):
         yield block
 
 
-async def _equal(tools: Tools, transfer: Transfer, piece: ByteRange) -> int:
-    source, head = tools.source(transfer.by.source), tools.head(transfer.head)
-    wanted, found = await asyncio.gather(tools.blobs.read(source, transfer.target, piece), tools.blobs.read(head, "", piece))
+async def _equal(tools: Tools, image: ImageCopy, piece: ByteRange) -> int:
+    source, blob = tools.image(image.source), tools.image(image.destination)
+    wanted, found = await asyncio.gather(tools.blobs.read(source, image.target, piece), tools.blobs.read(blob, "", piece))
     if wanted != found:
         message = (
-            f"disk {transfer.by.disk}: bytes [{piece.start}, {piece.end}) of {head} differ from source snapshot "
-            f"{transfer.target}; the point was not committed; the next run makes a full backup"
+            f"disk {image.by.disk}: bytes [{piece.start}, {piece.end}) of {blob} differ from snapshot {image.target} of "
+            f"{source}; {_consequence(image)}"
         )
         raise VerificationError(message)
     return piece.size
@@ -124,28 +178,34 @@ async def _equal(tools: Tools, transfer: Transfer, piece: ByteRange) -> int:
 
 
 async def _compare(
-    tools: Tools, transfer: Transfer, source: BlobAddress, head: BlobAddress, window: ByteRange, chain: str
+    tools: Tools, image: ImageCopy, source: BlobAddress, blob: BlobAddress, window: ByteRange, chain: str
 ) -> str:
     digest = PageMapDigest(chain)
 
     async def digested() -> AsyncIterator[ByteRange]:
-        async for allocated in tools.blobs.allocated(head, "", window):
+        async for allocated in tools.blobs.allocated(blob, "", window):
             digest.add(allocated.start, allocated.end)
             yield allocated
 
-    async for lone in one_sided(tools.blobs.allocated(source, transfer.target, window), digested()):
-        await _prove_zero(tools, transfer, source, head, lone)
+    async for lone in one_sided(tools.blobs.allocated(source, image.target, window), digested()):
+        await _prove_zero(tools, image, (source, blob), lone)
     return digest.finish()
 
 
-async def _prove_zero(tools: Tools, transfer: Transfer, source: BlobAddress, head: BlobAddress, lone: OneSided) -> None:
-    blob, snapshot = (source, transfer.target) if lone.left else (head, "")
+async def _prove_zero(tools: Tools, image: ImageCopy, sides: tuple[BlobAddress, BlobAddress], lone: OneSided) -> None:
+    blob, snapshot = (sides[0], image.target) if lone.left else (sides[1], "")
     for piece in chunks(lone.range):
         data = await tools.blobs.read(blob, snapshot, piece)
         if data != _ZEROS[: len(data)]:
-            other = "the backup" if lone.left else "the source snapshot"
+            other = "the copy" if lone.left else "the original"
             message = (
-                f"disk {transfer.by.disk}: bytes [{piece.start}, {piece.end}) of {blob} {snapshot} hold data where {other} "
-                "has none; the point was not committed; the next run makes a full backup"
+                f"disk {image.by.disk}: bytes [{piece.start}, {piece.end}) of {blob} {snapshot} hold data where {other} "
+                f"has none; {_consequence(image)}"
             )
             raise VerificationError(message)
+
+
+def _consequence(image: ImageCopy) -> str:
+    if image.by.pin:
+        return f"the restored image was not used, restore point {image.by.pin} is as it was; verify it, and restore again"
+    return "the point was not committed; the next run makes a full backup"

@@ -42,6 +42,8 @@ T = TypeVar("T")
 SOURCES = "!sources"
 PINS_MAX = 100_000
 """Pins read of one disk: each is a restore at work."""
+_NESTED = frozenset({"owner", "pair", "error", "points", "expired", "retention", "machine", "restore"})
+"""Columns that hold JSON."""
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
     kind: TypeAdapter(kind) for kind in (Policy, Head, RestorePoint, Run, Pin, RequestKey)
 }
@@ -69,7 +71,7 @@ def from_entity(kind: type[T], entity: Mapping[str, Any]) -> T:
         if name in ("PartitionKey", "RowKey"):
             continue
         plain = value.value if isinstance(value, EntityProperty) else value
-        nested = isinstance(plain, str) and name in ("owner", "pair", "error", "points", "expired", "retention")
+        nested = isinstance(plain, str) and name in _NESTED
         fields[name] = json.loads(plain) if nested else plain
     row: T = _ADAPTERS[kind].validate_python(fields)
     return row
@@ -242,10 +244,12 @@ class TableCatalogue:
         head: Head,
         head_etag: str | None,
         changed: Sequence[Versioned[RestorePoint]] = (),
+        policy: Versioned[Policy] | None = None,
     ) -> str:
         """One entity group transaction; the head row comes last."""
         operations: list[tuple[Any, ...]] = [("create", to_entity(point, point_key(point.point))) for point in points]
         operations += [_update(to_entity(row.value, point_key(row.value.point)), row.etag) for row in changed]
+        operations += [_update(to_entity(policy.value, "policy"), policy.etag)] if policy else []
         entity = to_entity(head, "head")
         operations.append(("create", entity) if head_etag is None else _update(entity, head_etag))
         names = ", ".join([point.point for point in points][:3])

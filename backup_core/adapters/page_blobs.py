@@ -6,12 +6,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from azure.core import MatchConditions
-from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError, ServiceRequestError, ServiceResponseError
 from azure.storage.blob import BlobType, CopyProperties, SequenceNumberAction
 from azure.storage.blob.aio import BlobClient, BlobLeaseClient, BlobPrefix, BlobServiceClient
 
 from backup_core.adapters.answers import code_of, fault_of
-from backup_core.domain.errors import ServiceUnavailableError, UnexpectedAnswerError
+from backup_core.domain.errors import (
+    AccessDeniedError,
+    BlobChangedError,
+    BlobMissingError,
+    ServiceUnavailableError,
+    UnexpectedAnswerError,
+)
 from backup_core.domain.naming import BlobAddress, is_snapshot_id
 from backup_core.domain.redaction import redacted
 from backup_core.ports import BlobProperties, CopyState, Guard, ListedBlob, SnapshotInfo
@@ -59,14 +65,42 @@ class AzurePageBlobs:
             sequence_number=found.page_blob_sequence_number or 0,
             metadata=dict(found.metadata),
             copy=_copy_of(found.copy),
+            tier=str(found.blob_tier) if found.blob_tier and not found.blob_tier_inferred else "",
         )
 
-    async def create(self, blob: BlobAddress, size: int, sequence_number: int, metadata: Mapping[str, str]) -> None:
+    async def create(
+        self, blob: BlobAddress, size: int, sequence_number: int, metadata: Mapping[str, str], tier: str = ""
+    ) -> None:
         """Put Blob with If-None-Match: *."""
         with translated(f"create {blob}"):
             await self._client(blob).create_page_blob(
-                size, metadata=dict(metadata), sequence_number=sequence_number, match_condition=MatchConditions.IfMissing
+                size,
+                metadata=dict(metadata),
+                sequence_number=sequence_number,
+                match_condition=MatchConditions.IfMissing,
+                **_tiered(tier),
             )
+
+    async def delete_own(self, blob: BlobAddress, guard: Guard) -> None:
+        """Delete Blob with its snapshots, under lease and If-Match."""
+        with translated(f"delete {blob}"):
+            try:
+                await self._client(blob).delete_blob(delete_snapshots="include", **_guarded(guard))
+            except ResourceNotFoundError:
+                return
+
+    async def may_write(self, account: str, container: str) -> bool:
+        """Set Blob Metadata on a blob that is not there, at a version that no blob has: authorisation is checked first."""
+        probe = self._accounts[account].get_blob_client(container, "pagekeeper-permission-probe")
+        try:
+            with translated(f"ask whether {account}/{container} may be written"):
+                await probe.set_blob_metadata({}, etag='"0x0"', match_condition=MatchConditions.IfNotModified)
+        except (BlobMissingError, BlobChangedError):
+            return True
+        except AccessDeniedError:
+            return False
+        message = f"{account}/{container}: a write at a version that cannot exist was accepted"
+        raise UnexpectedAnswerError(message)
 
     async def acquire_lease(self, blob: BlobAddress, lease: str) -> None:
         """Lease Blob, acquire, infinite. Acquiring again under the same id is a success of the service itself."""
@@ -106,13 +140,13 @@ class AzurePageBlobs:
             await self._client(blob).set_sequence_number(SequenceNumberAction.UPDATE, str(epoch), lease=lease)
 
     async def start_copy(
-        self, source: BlobAddress, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str]
+        self, source: BlobAddress, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
     ) -> str:
         """Copy Blob with If-None-Match: *. The source is signed: between accounts a token is not taken."""
         with translated(f"copy {source} {snapshot} to {destination}"):
             url = await self._data.signed_source(source, snapshot)
             answer: dict[str, Any] = await self._client(destination).start_copy_from_url(
-                url, metadata=dict(metadata), match_condition=MatchConditions.IfMissing
+                url, metadata=dict(metadata), match_condition=MatchConditions.IfMissing, **_tiered(tier)
             )
         return str(answer["copy_id"])
 
@@ -251,6 +285,10 @@ def _copy_of(found: CopyProperties) -> CopyState | None:
     done, _, total = (found.progress or "0/0").partition("/")
     status = cast("CopyStatus", found.status)
     return CopyState(found.id, status, int(done), int(total), redacted(found.status_description or ""))
+
+
+def _tiered(tier: str) -> dict[str, Any]:
+    return {"premium_page_blob_tier": tier} if tier else {}
 
 
 def _guarded(guard: Guard) -> dict[str, Any]:

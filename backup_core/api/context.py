@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
     from backup_core.domain.records import Head, Policy, Versioned
     from backup_core.ports import Catalogue
-    from backup_core.steps import FullCopy
+    from backup_core.steps.copying import FullCopy, Verification
 
 log = logging.getLogger("pagekeeper")
 RETRY_AFTER_SECONDS = "5"
@@ -32,6 +32,7 @@ class Api:
     schedule: str
     wave_shards: int
     full_copy: FullCopy = "pages"
+    restore_verification: Verification = "full"
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     @property

@@ -6,12 +6,12 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backup_core.activities.rebuild import POLICY
+from backup_core.activities.points import POLICY
 from backup_core.api.context import Api
-from backup_core.api.http import EARLIEST_TIME, Answer, RefusedError, Request, answer, disk_of, id_of, parsed, top_of
-from backup_core.api.models import DiskAnswer, DiskAsked, DisksAnswer
+from backup_core.api.http import Answer, RefusedError, Request, answer, disk_of, id_of, parsed, top_of
+from backup_core.api.models import EARLIEST, DiskAnswer, DiskAsked, DisksAnswer
 from backup_core.api.runs import new_run, started
-from backup_core.domain.errors import BlobMissingError
+from backup_core.domain.errors import BlobMissingError, MachineRefusedError
 from backup_core.domain.naming import is_disk_id, parse_blob_url, policy_name
 from backup_core.domain.ranges import DISK_BYTES_MAX, PAGE
 from backup_core.domain.records import Policy, Retention
@@ -19,6 +19,7 @@ from backup_core.domain.redaction import redacted
 
 if TYPE_CHECKING:
     from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.records import Slot
 
 RUNS_LOOKED_AT = 20
 """Runs among which the last one that was not skipped is looked for."""
@@ -29,6 +30,7 @@ async def put_disk(api: Api, request: Request) -> Answer:
     disk = disk_of(request)
     asked = parsed(request, DiskAsked)
     address = _source(api, asked.source)
+    machine = _machine(api, asked)
     await _check_source(api, address)
     existing = await api.catalogue.policy(disk)
     holder = await api.catalogue.claim_source(address.url, disk)
@@ -38,12 +40,23 @@ async def put_disk(api: Api, request: Request) -> Answer:
     now = api.now()
     created = existing.value.created if existing else now
     retention = Retention(**asked.retention.model_dump()) if asked.retention else None
-    policy = Policy(disk, address.url, asked.description, created, now, asked.verification, retention)
+    policy = Policy(disk, address.url, asked.description, created, now, asked.verification, retention, machine=machine)
     await _store(api, policy, existing.etag if existing else None)
     if existing and existing.value.source != address.url:
         await api.catalogue.release_source(existing.value.source, disk)
     headers = await _first_backup(api, request, disk) if asked.first_backup else {}
     return answer(200 if existing else 201, await _shown(api, request, policy), headers)
+
+
+def _machine(api: Api, asked: DiskAsked) -> Slot | None:
+    """The machine that uses the disk, of the allow-list. It is not looked at before a restore needs it."""
+    if asked.machine is None:
+        return None
+    slot = asked.machine.slot
+    try:
+        return api.tools.slot(slot.vm, slot.lun)
+    except MachineRefusedError as error:
+        raise RefusedError(400, error.code, str(error), "machine.vm") from error
 
 
 async def _store(api: Api, policy: Policy, etag: str | None) -> None:
@@ -118,7 +131,7 @@ async def _check_source(api: Api, address: BlobAddress) -> None:
         faults.append("it is not a page blob")
     elif not 0 < found.size <= DISK_BYTES_MAX or found.size % PAGE:
         faults.append(f"it has {found.size} bytes, not whole pages of {PAGE} up to {DISK_BYTES_MAX}")
-    if found.created < EARLIEST_TIME:
+    if found.created < EARLIEST:
         # Page-range diffs exist for blobs created since 2016 (Get Page Ranges).
         faults.append(
             f"it was created {found.created:%Y-%m-%d}: page-range diffs need a blob created since 2016-01-01; copy it to "

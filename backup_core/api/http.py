@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
 
-from backup_core.api.models import ErrorAnswer
+from backup_core.api.models import EARLIEST, LATEST, ErrorAnswer
 from backup_core.domain.naming import is_disk_id
 from backup_core.domain.redaction import redacted
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 BODY_BYTES_MAX = 64 * 1024
 TOP_DEFAULT, TOP_MAX = 100, 1000
-EARLIEST_TIME, LATEST_TIME = datetime(2016, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 REPEATABILITY = "Repeatability-Request-ID"
 M = TypeVar("M", bound=BaseModel)
 
@@ -154,7 +153,7 @@ def time_of(request: Request, name: str) -> datetime | None:
         moment = datetime.fromisoformat(text)
     except ValueError:
         moment = None
-    if moment is None or moment.tzinfo is None or not EARLIEST_TIME <= moment <= LATEST_TIME:
+    if moment is None or moment.tzinfo is None or not EARLIEST <= moment <= LATEST:
         message = f"{text[:40]!r} is not a time; expected ISO 8601 with a zone, such as 2026-11-22T12:00:00Z"
         raise RefusedError(400, "InvalidQuery", message, name)
     return moment

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-from backup_core.domain.naming import snapshot_time
-from backup_core.domain.records import Head, PointState, Policy, RestorePoint, Run
+from backup_core.domain.naming import MACHINE_ID, snapshot_time
+from backup_core.domain.records import Head, PointState, Policy, RestorePoint, Run, Slot
 from backup_core.domain.windows import next_window, overdue_since
 
 DESCRIPTION_LENGTH_MAX = 500
 URL_LENGTH_MAX = 2048
+EARLIEST, LATEST = datetime(2016, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+"""Times outside cannot be of a restore point."""
 
 
 class _Asked(BaseModel):
@@ -28,6 +30,26 @@ class RetentionAsked(_Asked):
     min_age_days: int = Field(default=0, alias="minAgeDays", ge=0, le=36_500)
 
 
+class MachineAsked(_Asked):
+    """The virtual machine that uses a disk, and where: a LUN, or `os` for the OS disk."""
+
+    vm: str = Field(max_length=500)
+    lun: Annotated[int, Field(ge=0, le=63)] | Literal["os"]
+
+    @field_validator("vm")
+    @classmethod
+    def _is_machine(cls, value: str) -> str:
+        if not MACHINE_ID.fullmatch(value):
+            message = "expected /subscriptions/…/resourceGroups/…/providers/Microsoft.Compute/virtualMachines/…"
+            raise ValueError(message)
+        return value
+
+    @property
+    def slot(self) -> Slot:
+        """As the catalogue keeps it."""
+        return Slot(self.vm, None if self.lun == "os" else self.lun)
+
+
 class DiskAsked(_Asked):
     """PUT /disks/{disk}."""
 
@@ -36,6 +58,8 @@ class DiskAsked(_Asked):
     verification: Literal["sampled", "full"] = "sampled"
     retention: RetentionAsked | None = None
     """Null keeps every restore point."""
+    machine: MachineAsked | None = None
+    """The VM that uses the disk: what a restore repoints unless it is told another one."""
     first_backup: bool = Field(default=False, alias="firstBackup")
     """Back up at once if the disk has no restore point yet."""
 
@@ -44,6 +68,64 @@ class BackupAsked(_Asked):
     """POST /disks/{disk}/backups."""
 
     kind: Literal["auto", "full"] = "auto"
+
+
+class TargetAsked(_Asked):
+    """Where a restore goes: always to something new."""
+
+    kind: Literal["pageBlob", "managedDisk"] = "pageBlob"
+    account: str | None = Field(default=None, max_length=URL_LENGTH_MAX)
+    """Blob endpoint, one of the setting SOURCE_ACCOUNTS; the disk's own when left out."""
+    container: str | None = Field(default=None, max_length=63)
+    blob: str | None = Field(default=None, min_length=1, max_length=1024)
+    """Name of the new disk blob; derived from the disk and the run when left out."""
+    disk: str | None = Field(default=None, min_length=1, max_length=80)
+    """Name of the managed disk, for `managedDisk`."""
+
+
+class RestoreAsked(_Asked):
+    """POST /disks/{disk}/restores."""
+
+    restore_point: str = Field(default="latest", alias="restorePoint", max_length=40)
+    """A restore point's id, or `latest`."""
+    time: datetime | None = Field(default=None, strict=False)
+    """Instead: the newest restore point that was not taken later."""
+    target: TargetAsked = Field(default_factory=TargetAsked)
+    repoint: bool = False
+    """Give the new disk to the machine."""
+    machine: MachineAsked | None = None
+    """The machine; the registration's when left out."""
+    stop_vm: bool = Field(default=False, alias="stopVm")
+    """Deallocate the machine while a data disk is exchanged; for an OS disk that is always done."""
+    adopt: bool | None = None
+    """Go on backing up from the new disk; null is true exactly when the machine gets a page blob."""
+    dry_run: bool = Field(default=False, alias="dryRun")
+    plan_hash: str | None = Field(default=None, alias="planHash", max_length=64)
+    """The hash a dry run answered: refused when the world has changed since."""
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _is_text(cls, value: object) -> object:
+        if value is not None and not isinstance(value, str):
+            message = "expected ISO 8601 text with a zone, such as 2026-11-22T12:00:00Z"
+            raise ValueError(message)
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> RestoreAsked:
+        if self.time and self.restore_point != "latest":
+            message = "restorePoint and time are both given; expected one of them"
+            raise ValueError(message)
+        if self.time and (self.time.tzinfo is None or not EARLIEST <= self.time <= LATEST):
+            message = "time: expected ISO 8601 with a zone, between 2016 and 2200"
+            raise ValueError(message)
+        if self.target.disk and self.target.kind == "pageBlob":
+            message = "target.disk names a managed disk, but target.kind is pageBlob"
+            raise ValueError(message)
+        if self.stop_vm and not self.repoint:
+            message = "stopVm is for repoint only"
+            raise ValueError(message)
+        return self
 
 
 class RebuildAsked(_Asked):
@@ -70,6 +152,18 @@ class RetentionAnswer(_Answer):
     min_age_days: int
 
 
+class MachineAnswer(_Answer):
+    """A virtual machine and where it has the disk."""
+
+    vm: str
+    lun: int | Literal["os"]
+
+
+def slot_shown(slot: Slot | None) -> MachineAnswer | None:
+    """The slot as answers show it."""
+    return MachineAnswer(vm=slot.vm, lun="os" if slot.lun is None else slot.lun) if slot else None
+
+
 class DiskAnswer(_Answer):
     """A protected disk."""
 
@@ -79,6 +173,10 @@ class DiskAnswer(_Answer):
     verification: Literal["sampled", "full"]
     retention: RetentionAnswer | None
     protected: bool
+    protection: Literal["protected", "stopped", "unprotected"]
+    """`unprotected`: the machine uses a disk that is not backed up; `protectionNote` says which, and what to do."""
+    protection_note: str | None
+    machine: MachineAnswer | None
     created: datetime
     updated: datetime
     generation: int
@@ -110,6 +208,9 @@ class DiskAnswer(_Answer):
             verification=policy.verification,
             retention=RetentionAnswer(**asdict(policy.retention)) if policy.retention else None,
             protected=policy.protected,
+            protection="stopped" if not policy.protected else "unprotected" if policy.unprotected else "protected",
+            protection_note=policy.unprotected or None,
+            machine=slot_shown(policy.machine),
             created=policy.created,
             updated=policy.updated,
             generation=head.generation if head else 0,
@@ -118,7 +219,7 @@ class DiskAnswer(_Answer):
             rpo_seconds=max(0, int((now - taken).total_seconds())) if taken else None,
             last_status=last.state if last and last.state in ("Succeeded", "Failed", "Canceled") else None,
             next_backup=next_window(schedule, now) if policy.protected else None,
-            overdue=policy.protected and (taken or policy.created) < due,
+            overdue=policy.protected and (bool(policy.unprotected) or (taken or policy.created) < due),
             running=running,
         )
 
@@ -137,7 +238,7 @@ class PointAnswer(_Answer):
     disk: str
     state: PointState
     """Only available ones can be restored."""
-    kind: Literal["full", "incremental"]
+    kind: Literal["full", "incremental", "restored"]
     reason: str
     taken: str
     """Time of the source snapshot: what the disk held then is what the point holds."""
@@ -195,11 +296,33 @@ class ErrorAnswer(_Answer):
     details: list[ErrorAnswer] = Field(default_factory=list)
 
 
+class RestoreAnswer(_Answer):
+    """What a restore was asked for, and what came of it."""
+
+    restore_point: str
+    target: str
+    managed_disk: str | None
+    machine: MachineAnswer | None
+    repoint: bool
+    adopt: bool
+    old_disk: str | None
+    """What the machine used before; it is kept."""
+    needs_attention: str | None
+    """Why somebody should look although the run goes on trying."""
+    end_state: str | None
+    """What everything was left in, in words."""
+    downtime_seconds: int | None
+    warnings: list[str]
+    next_steps: list[str]
+    """What to change in Terraform or Bicep so that the next apply does not put the old disk back."""
+
+
 class RunAnswer(_Answer):
     """A run, from asked for to ended."""
 
     id: str
     disk: str
+    operation: Literal["backup", "restore"]
     state: Literal["NotStarted", "Running", "Succeeded", "Failed", "Skipped", "Canceled"]
     trigger: Literal["timer", "http"]
     kind: str | None
@@ -222,13 +345,16 @@ class RunAnswer(_Answer):
     """Restore points it deleted, because their retention had ended."""
     cancel_requested: datetime | None
     error: ErrorAnswer | None
+    restore: RestoreAnswer | None
+    """Of a restore only."""
 
     @classmethod
-    def of(cls, run: Run) -> RunAnswer:
+    def of(cls, run: Run, restore: RestoreAnswer | None = None) -> RunAnswer:
         """From the catalogue's row."""
         return cls(
             id=run.run,
             disk=run.disk,
+            operation=run.operation,
             state=run.state,
             trigger=run.trigger,
             kind=run.kind or None,
@@ -249,6 +375,7 @@ class RunAnswer(_Answer):
             expired=list(run.expired),
             cancel_requested=run.cancel_asked,
             error=ErrorAnswer(code=run.error.code, message=run.error.message) if run.error else None,
+            restore=restore,
         )
 
 
@@ -296,6 +423,45 @@ class RebuildAnswer(_Answer):
     """To be presented by the call that carries it out."""
     after: str | None
     """Where to go on; null when this was the last slice."""
+
+
+class EstimateAnswer(_Answer):
+    """Seconds, from … to, and what they rest on."""
+
+    low: int
+    high: int
+    basis: str
+
+
+class PermissionAnswer(_Answer):
+    """What a harmless request says of a permission."""
+
+    action: str
+    state: Literal["granted", "denied", "unknown"]
+
+
+class RestorePlanAnswer(_Answer):
+    """What a restore would do. Nothing was changed."""
+
+    disk: str
+    restore_point: str
+    taken: str
+    logical_bytes: int
+    allocated_bytes: int
+    """What one copy copies."""
+    bytes_to_copy: int
+    target: str
+    """The new disk; a derived name is another one in the real call."""
+    managed_disk: str | None
+    machine: MachineAnswer | None
+    adopt: bool
+    steps: list[str]
+    expected_seconds: EstimateAnswer
+    downtime: str
+    permissions: list[PermissionAnswer]
+    warnings: list[str]
+    plan_hash: str
+    """To be presented by the call that carries it out."""
 
 
 class ErrorEnvelope(_Answer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from backup_core.api import catalogue, disks, openapi, points, runs
+from backup_core.api import catalogue, disks, openapi, points, restores, runs
 from backup_core.api.http import REPEATABILITY, TOP_DEFAULT, TOP_MAX, Answer, Request
 from backup_core.api.models import (
     BackupAsked,
@@ -17,6 +17,8 @@ from backup_core.api.models import (
     PointsAnswer,
     RebuildAnswer,
     RebuildAsked,
+    RestoreAsked,
+    RestorePlanAnswer,
     RunAnswer,
     RunsAnswer,
 )
@@ -92,6 +94,16 @@ ROUTES = (
     Route("delete_disk", "DELETE", "disks/{disk}", disks.delete_disk, {200: DiskAnswer}, parameters=(DISK,)),
     Route(
         "post_backup", "POST", "disks/{disk}/backups", runs.post_backup, {202: RunAnswer}, BackupAsked, (DISK, KEY), starts=True
+    ),
+    Route(
+        "post_restore",
+        "POST",
+        "disks/{disk}/restores",
+        restores.post_restore,
+        {200: RestorePlanAnswer, 202: RunAnswer},
+        RestoreAsked,
+        (DISK, KEY),
+        starts=True,
     ),
     Route(
         "get_restore_points",

@@ -22,18 +22,21 @@ from backup_core.api.http import (
     top_of,
     word_of,
 )
-from backup_core.api.models import BackupAsked, RunAnswer, RunsAnswer
+from backup_core.api.models import BackupAsked, RestoreAnswer, RunAnswer, RunsAnswer, slot_shown
+from backup_core.api.plans import next_steps, warnings
 from backup_core.domain.ending import cancellation
 from backup_core.domain.errors import RowChangedError, RowExistsError
 from backup_core.domain.naming import disk_of_run, http_run_id, is_disk_id, run_key
 from backup_core.domain.records import RequestKey, Run, RunError, RunState
 from backup_core.domain.redaction import redacted
-from backup_core.steps import BackupRequest
+from backup_core.steps.backup import BackupRequest
+from backup_core.steps.restore import RestoreRequest
 
 if TYPE_CHECKING:
     from backup_core.domain.records import Versioned
+    from backup_core.steps.messages import Message
 
-START_BACKUP = "backup_disk"
+START_BACKUP, START_RESTORE = "backup_disk", "restore_disk"
 RUN_STATES = get_args(RunState)
 
 
@@ -44,31 +47,39 @@ async def post_backup(api: Api, request: Request) -> Answer:
     key = repeatability_key(request)
     digest = sha256(f"backup {disk} {asked.model_dump_json()}".encode()).hexdigest()
     if key and (known := await api.catalogue.request(disk, key)):
-        return await _repeated(api, request, known, digest)
-    if not (await api.policy(disk)).value.protected:
+        return await repeated(api, request, known, digest)
+    policy = (await api.policy(disk)).value
+    if not policy.protected:
         message = f"protection of disk {disk} was stopped; PUT /api/disks/{disk} takes it up again"
         raise RefusedError(409, "NotProtected", message, "disk")
+    if policy.unprotected:
+        raise RefusedError(409, "NotProtected", f"disk {disk}: {policy.unprotected}", "disk")
     row = await api.catalogue.head(disk)
     running = await api.running(row.value if row else None)
     if running:
         url = request.run_url(running)
         message = f"run {running} is at work on disk {disk}; follow it at {url}"
         raise RefusedError(409, "BackupRunning", message, url, headers={"Location": url})
-    run = new_run(api, disk, full=asked.kind == "full")
+    return await begun(api, request, new_run(api, disk, full=asked.kind == "full"), key, digest)
+
+
+async def begun(api: Api, request: Request, run: Run, key: str, digest: str) -> Answer:
+    """Write the run's row, under its key if there is one, and start it; an equal request that was faster is answered."""
     try:
         if key:
-            await api.catalogue.begin_request(run, RequestKey(disk, key, digest, run.run))
+            await api.catalogue.begin_request(run, RequestKey(run.disk, key, digest, run.run))
         else:
             await api.catalogue.put_run(run, None)
     except RowExistsError:
-        known = await api.catalogue.request(disk, key) if key else None
+        known = await api.catalogue.request(run.disk, key) if key else None
         if known is None:
             raise
-        return await _repeated(api, request, known, digest)
+        return await repeated(api, request, known, digest)
     return await started(api, request, run)
 
 
-async def _repeated(api: Api, request: Request, known: RequestKey, digest: str) -> Answer:
+async def repeated(api: Api, request: Request, known: RequestKey, digest: str) -> Answer:
+    """The run that a request of the same key and the same words has started."""
     if known.asked != digest:
         message = f"{REPEATABILITY} {known.key} was used for another request, of run {known.run}; use a new one"
         raise RefusedError(409, "RepeatabilityConflict", message, REPEATABILITY)
@@ -91,11 +102,23 @@ def new_run(api: Api, disk: str, *, full: bool) -> Run:
 
 async def started(api: Api, request: Request, run: Run) -> Answer:
     """Start the run's orchestration; its row, which exists, says so when that fails."""
-    wanted = BackupRequest(
-        disk=run.disk, run=run.run, trigger="http", full=run.full, wave=api.wave_shards, full_copy=api.full_copy
-    )
+    wanted: Message
+    if run.operation == "restore":
+        name = START_RESTORE
+        wanted = RestoreRequest(
+            disk=run.disk,
+            run=run.run,
+            wave=api.wave_shards,
+            full_copy=api.full_copy,
+            verification=api.restore_verification,
+        )
+    else:
+        name = START_BACKUP
+        wanted = BackupRequest(
+            disk=run.disk, run=run.run, trigger="http", full=run.full, wave=api.wave_shards, full_copy=api.full_copy
+        )
     try:
-        await request.start(START_BACKUP, run.run, wanted.model_dump(mode="json"))
+        await request.start(name, run.run, wanted.model_dump(mode="json"))
     except Exception as error:
         reason = RunError("StartFailed", redacted(f"the orchestration could not be started: {error}"))
         row = await api.catalogue.run(run.disk, run.run)
@@ -105,18 +128,40 @@ async def started(api: Api, request: Request, run: Run) -> Answer:
     return _accepted(request, run)
 
 
+def run_shown(run: Run) -> RunAnswer:
+    """The run as answers show it."""
+    wanted = run.restore
+    if wanted is None:
+        return RunAnswer.of(run)
+    restore = RestoreAnswer(
+        restore_point=wanted.point,
+        target=wanted.target,
+        managed_disk=wanted.managed_disk or None,
+        machine=slot_shown(wanted.slot),
+        repoint=wanted.repoint,
+        adopt=wanted.adopt,
+        old_disk=wanted.old_disk or None,
+        needs_attention=wanted.attention or None,
+        end_state=wanted.end or None,
+        downtime_seconds=wanted.downtime_seconds,
+        warnings=warnings(wanted),
+        next_steps=next_steps(wanted),
+    )
+    return RunAnswer.of(run, restore)
+
+
 def _accepted(request: Request, run: Run) -> Answer:
     headers = {"Operation-Location": request.run_url(run.run), "Retry-After": RETRY_AFTER_SECONDS}
     if repeatability_key(request):
         headers["Repeatability-Result"] = "accepted"
-    return answer(202, RunAnswer.of(run), headers)
+    return answer(202, run_shown(run), headers)
 
 
 async def get_run(api: Api, request: Request) -> Answer:
     """Show a run."""
     row = await _run(api, request)
     headers = {} if row.value.ended_for_good else {"Retry-After": RETRY_AFTER_SECONDS}
-    return answer(200, RunAnswer.of(row.value), headers)
+    return answer(200, run_shown(row.value), headers)
 
 
 async def _run(api: Api, request: Request) -> Versioned[Run]:
@@ -136,7 +181,7 @@ async def post_cancel(api: Api, request: Request) -> Answer:
     """Ask a run to end. One that nobody is at work on ends at once."""
     row = await _run(api, request)
     if row.value.state == "Canceled":
-        return answer(200, RunAnswer.of(row.value))
+        return answer(200, run_shown(row.value))
     if row.value.ended_for_good:
         message = f"run {row.value.run} has ended: {row.value.state}; nothing was changed"
         raise RefusedError(409, "RunEnded", message, "run")
@@ -147,7 +192,7 @@ async def post_cancel(api: Api, request: Request) -> Answer:
         except RowChangedError:
             return await post_cancel(api, request)  # the run has come further in between, so this ends
     headers = {"Operation-Location": request.run_url(canceled.run), "Retry-After": RETRY_AFTER_SECONDS}
-    return answer(202, RunAnswer.of(canceled), headers)
+    return answer(202, run_shown(canceled), headers)
 
 
 async def get_runs(api: Api, request: Request) -> Answer:
@@ -161,5 +206,5 @@ async def get_runs(api: Api, request: Request) -> Answer:
         found += await api.catalogue.runs(one, top + 1, after, state, since, until)
     found.sort(key=lambda run: run_key(run.run))
     more = {**request.query, "top": str(top), "after": found[top - 1].run} if len(found) > top else None
-    shown = [RunAnswer.of(run) for run in found[:top]]
+    shown = [run_shown(run) for run in found[:top]]
     return answer(200, RunsAnswer(value=shown, next_link=request.next_link("runs", more)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from backup_core.domain.records import Run, RunError, Versioned
+from backup_core.domain.records import Restoring, Run, RunError, Versioned
 
 HEARTBEAT_MAX = timedelta(minutes=15)
 """A run whose row has not changed for this long, by the table service's clock, is taken for dead."""
@@ -28,11 +28,18 @@ def cancellation(row: Versioned[Run], service_now: datetime, now: datetime) -> R
         where = f"while {run.phase}, when nothing had been heard of it for long"
     else:
         return run if run.cancel_asked else replace(run, cancel_asked=now)
-    return replace(run, state="Canceled", cancel_asked=now, ended=now, error=RunError(CANCELED, canceled_words(where)))
+    restore = run.restore
+    if restore:
+        untouched = "nothing was begun" if run.state == "NotStarted" else _left_words(restore)
+        restore = replace(restore, attention="", end=untouched)
+    error = RunError(CANCELED, canceled_words(where, run))
+    return replace(run, state="Canceled", cancel_asked=now, ended=now, error=error, restore=restore)
 
 
-def canceled_words(where: str) -> str:
+def canceled_words(where: str, run: Run | None = None) -> str:
     """What a canceled run leaves behind, in words: the declared end state."""
+    if run and run.restore:
+        return f"canceled on request {where}; the restore's end state is in its own words"
     return (
         f"canceled on request {where}; restore points are unchanged, the disk is free for the next run, which first finishes "
         "what is half copied"
@@ -41,8 +48,15 @@ def canceled_words(where: str) -> str:
 
 def abandonment(run: Run, by: str, now: datetime) -> Run:
     """The row of a run that died and whose disk another run takes over."""
-    if run.cancel_asked:
-        return replace(run, state="Canceled", ended=now, error=RunError(CANCELED, canceled_words(f"while {run.phase}")))
     minutes = HEARTBEAT_MAX // timedelta(minutes=1)
-    message = f"nothing was heard of the run for {minutes} minutes while {run.phase}; run {by} took the disk over"
-    return replace(run, state="Failed", ended=now, error=RunError(ABANDONED, message))
+    restore = replace(run.restore, attention="", end=_left_words(run.restore)) if run.restore else None
+    if run.cancel_asked:
+        words = canceled_words(f"while {run.phase}, when nothing had been heard of it for long", run)
+        return replace(run, state="Canceled", ended=now, error=RunError(CANCELED, words), restore=restore)
+    message = f"nothing was heard of the run for {minutes} minutes while {run.phase}; run {by} ended it"
+    return replace(run, state="Failed", ended=now, error=RunError(ABANDONED, message), restore=restore)
+
+
+def _left_words(restore: Restoring) -> str:
+    machine = f"; {restore.slot} is settled by the next run that owns the disk" if restore.slot else ""
+    return f"restore point {restore.point} is unchanged; {restore.target} may be there, unfinished{machine}"

@@ -67,6 +67,12 @@ class CopyFailedError(BackupError):
 # -- blobs ----------------------------------------------------------------------------------------------------
 
 
+class SnapshotsPresentError(BackupError):
+    """A blob was to be deleted alone and has snapshots."""
+
+    code = "SnapshotsPresent"
+
+
 class BlobMissingError(BackupError):
     """The blob, or its container, does not exist."""
 
@@ -166,6 +172,53 @@ class NotOwnerError(BackupError):
     """The run does not own the disk, or owns it no longer; it must not change anything."""
 
     code = "NotOwner"
+
+
+class PointUnavailableError(BackupError):
+    """The restore point cannot be restored: it is gone, on its way out, lost or quarantined."""
+
+    code = "RestorePointUnavailable"
+
+
+# -- virtual machines -------------------------------------------------------------------------------------------
+
+
+class MachineMissingError(BackupError):
+    """The virtual machine, or its resource group, does not exist."""
+
+    code = "MachineNotFound"
+
+
+class MachineChangedError(BackupError):
+    """The virtual machine was changed by somebody else between reading and writing."""
+
+    code = "MachineChanged"
+    retryable = True
+
+
+class MachineBusyError(BackupError):
+    """Another operation on the virtual machine or disk is under way."""
+
+    code = "MachineBusy"
+    retryable = True
+
+
+class MachineRefusedError(BackupError):
+    """Azure Resource Manager refuses the change, now and later."""
+
+    code = "MachineRefused"
+
+
+class SlotTakenError(BackupError):
+    """The machine does not use the disk that was expected where it was expected."""
+
+    code = "SlotTaken"
+
+
+class NotVhdError(BackupError):
+    """The image is not a fixed VHD that a managed disk can be made of."""
+
+    code = "NotVhd"
 
 
 # -- a run ------------------------------------------------------------------------------------------------------

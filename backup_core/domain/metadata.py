@@ -145,6 +145,16 @@ def source_snapshot_metadata(disk: str, run: str) -> dict[str, str]:
     return {f"{_PREFIX}disk": disk, f"{_PREFIX}run": run}
 
 
+def restoring_metadata(disk: str, run: str) -> dict[str, str]:
+    """What a restored disk carries until it is complete; then it carries nothing of ours."""
+    return _written("restoring", {"disk": disk, "run": run})
+
+
+def restoring_run(metadata: Mapping[str, str]) -> str:
+    """The restore that is making the disk; empty for every other blob."""
+    return _read("restoring", metadata).get("run", "")
+
+
 def run_of_source_snapshot(metadata: Mapping[str, str]) -> str:
     """The run that took a source snapshot; empty for a snapshot that is not ours."""
     return metadata.get(f"{_PREFIX}run", "")

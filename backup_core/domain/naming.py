@@ -129,6 +129,30 @@ def head_blob_name(disk: str, generation: int, run: str) -> str:
     return f"{disk}/{generation:06d}-{run}/disk.vhd"
 
 
+def restored_head_name(disk: str, run: str) -> str:
+    """The blob that a restore promotes a restore point to: unique to the run."""
+    return f"{disk}/restore-{run}/disk.vhd"
+
+
+def restored_blob_name(source_name: str, run: str) -> str:
+    """The default name of a restored disk: beside the one it was taken from, unique to the run."""
+    stem, dot, ending = source_name.rpartition(".")
+    stem, ending = (stem, dot + ending) if stem and "/" not in ending else (source_name, "")
+    _, time, tail = run.split(".")
+    return f"{stem[:900]}-restored-{time}-{tail}{ending}"
+
+
+def restored_disk_name(disk: str, run: str) -> str:
+    """The default name of a managed disk: at most 80 letters, digits, hyphens (Microsoft.Compute/disks)."""
+    _, time, tail = run.split(".")
+    return f"{disk[:40]}-restored-{time}-{tail}"
+
+
+def repoint_name(disk: str, run: str) -> str:
+    """Where a machine's configuration is kept before a run changes it."""
+    return f"{disk}/{run}/machine.json"
+
+
 def plan_name(disk: str, run: str, target: str, base: str) -> str:
     """Where the plan of a run's transfer of one source snapshot is kept; `base` is empty for a full copy."""
     return f"{disk}/{run}/{point_id(target)}-from-{point_id(base) if base else 'nothing'}.json"
@@ -142,6 +166,45 @@ def policy_name(disk: str) -> str:
 def cursor_name(plan: str, shard: int) -> str:
     """Where is kept how far a shard of the plan came."""
     return f"{plan.removesuffix('.json')}/{shard:06d}.json"
+
+
+_GROUP = (
+    r"/subscriptions/[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}/resourceGroups/[A-Za-z0-9_()-][A-Za-z0-9_().-]{0,88}"
+)
+GROUP_ID = re.compile(_GROUP, re.IGNORECASE)
+MACHINE_ID = re.compile(
+    _GROUP + r"/providers/Microsoft\.Compute/virtualMachines/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.IGNORECASE
+)
+DISK_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,78}[A-Za-z0-9_])?")
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceId:
+    """A resource of Azure Resource Manager."""
+
+    subscription: str
+    group: str
+    name: str
+
+    @property
+    def group_id(self) -> str:
+        """The id of its resource group, lower case: ids compare without regard to case."""
+        return f"/subscriptions/{self.subscription}/resourcegroups/{self.group}".lower()
+
+
+def parse_resource_id(text: str) -> ResourceId:
+    """The parts of a resource id: /subscriptions/…/resourceGroups/…/providers/…/…/name. ValueError for anything else."""
+    parts = text.split("/")
+    if len(parts) != 9 or not GROUP_ID.fullmatch("/".join(parts[:5])):
+        message = f"{text[:200]!r} is not a resource id"
+        raise ValueError(message)
+    return ResourceId(parts[2], parts[4], parts[8])
+
+
+def managed_disk_id(machine: str, name: str) -> str:
+    """The id of a managed disk in the machine's resource group."""
+    at = parse_resource_id(machine)
+    return f"/subscriptions/{at.subscription}/resourceGroups/{at.group}/providers/Microsoft.Compute/disks/{name}"
 
 
 @dataclass(frozen=True, slots=True)

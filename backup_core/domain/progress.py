@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_PHASE_SPAN = {
+_BACKUP_SPAN = {
     "waiting": (0, 0),
     "preparing": (0, 1),
     "snapshot": (1, 2),
@@ -12,6 +12,17 @@ _PHASE_SPAN = {
     "committing": (96, 98),
     "cleaning": (98, 99),
 }
+_RESTORE_SPAN = {
+    "copying": (4, 84),
+    "verifying": (84, 96),
+    "importing": (96, 97),
+    "queued": (97, 97),
+    "repointing": (97, 98),
+    "undoing": (98, 98),
+    "promoting": (98, 98),
+    "adopting": (98, 99),
+}
+_PHASE_SPAN = _BACKUP_SPAN | _RESTORE_SPAN
 """Share of a round each phase takes; verification has its own, so that a run never sits at 100 while it goes on."""
 
 

@@ -8,8 +8,14 @@ from typing import Generic, Literal, TypeVar
 
 RunState = Literal["NotStarted", "Running", "Succeeded", "Failed", "Skipped", "Canceled"]
 TERMINAL_STATES: frozenset[str] = frozenset({"Succeeded", "Failed", "Skipped", "Canceled"})
-Phase = Literal["waiting", "preparing", "snapshot", "planning", "copying", "verifying", "committing", "cleaning", "done"]
-Kind = Literal["full", "incremental"]
+Phase = Literal[
+    "waiting", "preparing", "snapshot", "planning", "copying", "verifying", "committing", "cleaning", "done",
+    "importing", "queued", "repointing", "undoing", "promoting", "adopting",
+]  # fmt: skip
+"""What a run is doing. `queued`: it waits for another run to let go of the disk."""
+Kind = Literal["full", "incremental", "restored"]
+"""`restored`: the first point of the generation that a restore begins."""
+Operation = Literal["backup", "restore"]
 PointState = Literal["available", "lost", "quarantined", "deleting"]
 
 
@@ -19,6 +25,19 @@ class Retention:
 
     keep_last: int
     min_age_days: int = 0
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a disk is attached: a virtual machine by its resource id, and the LUN; None is the OS disk."""
+
+    vm: str
+    lun: int | None = None
+
+    def __str__(self) -> str:
+        """In words."""
+        place = "OS disk" if self.lun is None else f"data disk at LUN {self.lun}"
+        return f"{place} of VM {self.vm.rpartition('/')[2]}"
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,10 @@ class Policy:
     """None keeps everything."""
     protected: bool = True
     """False once protection was stopped: no more backups, the restore points stay."""
+    machine: Slot | None = None
+    """The virtual machine that uses the disk, as far as somebody told."""
+    unprotected: str = ""
+    """Why the machine's present disk is not backed up, in words: its VM was given a managed disk."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +100,8 @@ class Head:
     """Full backups in a row that nobody asked for."""
     doubt: str = ""
     """Why the head must not be built upon any more: a quarantine, lifted by the commit of a new generation."""
+    repoint: str = ""
+    """Document of a VM change that was begun and neither finished nor undone; whoever owns the disk next settles it."""
 
     def owned_by(self, owner: Owner) -> Head:
         """The same head under a new owner and its epoch."""
@@ -132,6 +157,32 @@ class RunError:
 
 
 @dataclass(frozen=True)
+class Restoring:
+    """What a restore was asked for, and what came of it."""
+
+    point: str
+    target: str
+    """URL of the new disk blob."""
+    managed_disk: str = ""
+    """Resource id of the managed disk to be made of it; empty for a page blob."""
+    slot: Slot | None = None
+    """The machine that uses the disk, as far as it is known."""
+    repoint: bool = False
+    """Whether that machine gets the new disk."""
+    stop_vm: bool = False
+    adopt: bool = False
+    """Whether backups go on from the new disk."""
+    old_disk: str = ""
+    """What the machine used before: kept, never deleted."""
+    attention: str = ""
+    """Why somebody should look although the run goes on trying."""
+    end: str = ""
+    """The state that everything is left in, in words."""
+    downtime_seconds: int | None = None
+    """How long the machine was without the disk, or off."""
+
+
+@dataclass(frozen=True)
 class Run:
     """One execution, from asked for to ended."""
 
@@ -163,6 +214,9 @@ class Run:
     error: RunError | None = None
     cancel_asked: datetime | None = None
     """When somebody asked for the run to be canceled; it ends at its next report."""
+    operation: Operation = "backup"
+    restore: Restoring | None = None
+    """Of a restore only."""
 
     @property
     def ended_for_good(self) -> bool:
@@ -177,6 +231,8 @@ class Pin:
     disk: str
     point: str
     run: str
+    lease: str = ""
+    """The lease of the run's execution that set it: another execution of the same run has no right to act."""
 
 
 @dataclass(frozen=True)

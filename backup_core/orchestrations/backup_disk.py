@@ -2,67 +2,61 @@
 
 from __future__ import annotations
 
-from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal
 
 from backup_core.domain.ending import CANCELED, canceled_words
-from backup_core.orchestrations import copy_blob
-from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, sub_orchestration, wave
-from backup_core.steps import (
-    APPLY_SHARD,
+from backup_core.orchestrations import copy_blob, repoint_machine
+from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, sub_orchestration
+from backup_core.orchestrations.shard_waves import applied_shards
+from backup_core.steps.backup import (
     BEGIN,
     COMMIT_POINT,
     DROP_PREVIOUS,
     FINISH_RUN,
     NEW_GENERATION,
     OPEN_HEAD,
-    PLAN_TRANSFER,
     PRUNE_POINTS,
     RAISE_EPOCH,
-    REPORT_PROGRESS,
     TAKE_BACKUP,
-    TAKE_OVER_COPY,
     TAKE_SNAPSHOT,
     VERIFY_HEAD,
-    Applied,
-    ApplyShard,
     BackupRequest,
     Begin,
     Begun,
     Clean,
     Commit,
-    CopyEnd,
-    CopyRef,
-    CopyRequest,
-    Fault,
     Finish,
     Going,
     NewGeneration,
-    Planned,
-    PlanTransfer,
     Prune,
     Raised,
     RaiseEpoch,
-    Report,
-    RunRef,
     TakeBackup,
     TakeSnapshot,
     Transfer,
-    Verified,
     Verify,
 )
+from backup_core.steps.copying import (
+    PLAN_TRANSFER,
+    REPORT_PROGRESS,
+    TAKE_OVER_COPY,
+    Applied,
+    CopyEnd,
+    CopyRef,
+    CopyRequest,
+    ImageCopy,
+    Planned,
+    Report,
+    Verified,
+)
+from backup_core.steps.messages import Fault, RunRef
+from backup_core.steps.restore import Repointed, RepointRequest
 
 if TYPE_CHECKING:
     from backup_core.domain.records import Phase
     from backup_core.orchestrations.calls import Context
 
 NAME = "backup_disk"
-CALLS_PER_EXECUTION = 48
-"""After so many calls of shards the instance continues as new, so that its history stays small whatever the disk's size and the
-service's speed. A wave that is begun again goes on where its shards are: their cursors say so.
-"""
-
-
 COPYING: Phase = "copying"
 
 
@@ -125,6 +119,9 @@ class _Backup:
             yield from self._round(transfer, going.planned, going.next_shard, going.applied)
         else:
             begun = yield from self._begin()
+            if begun.state == "unsettled":
+                yield from self._settle(begun)
+                begun = yield from self._begin()
             if begun.state != "go":
                 self.context.set_custom_status(self._shown("done") | {"state": begun.state, "why": begun.why})
                 return {"run": self.request.run, "state": begun.state, "why": begun.why, "points": []}
@@ -171,6 +168,13 @@ class _Backup:
         )
         return (yield from call(self.context, BEGIN, asked, self.retries))
 
+    def _settle(self, begun: Begun) -> Flow[None]:
+        """A restore died while it changed a machine: bring that to an end first, forward or back."""
+        asked = RepointRequest(by=self._ref(begun), change=begun.repoint, goal="")
+        ended = yield from sub_orchestration(self.context, repoint_machine.NAME, asked, f"{self.request.run}.vm", Repointed)
+        if ended.fault:
+            raise StepFailedError(ended.fault)
+
     def _holds(self, head: str) -> None:
         if head and head not in self.heads:
             self.heads.append(head)
@@ -199,7 +203,8 @@ class _Backup:
             reason=begun.reason,
             automatic=begun.automatic,
             generation=begun.generation,
-            head=begun.head,
+            source=by.source,
+            destination=begun.head,
             head_etag=begun.head_etag,
             base=begun.base,
             target=target,
@@ -213,21 +218,24 @@ class _Backup:
 
     def _copy_whole(self, transfer: Transfer) -> Flow[Applied]:
         """Have the service make the new head by one Copy Blob, and take it over."""
-        asked, instance = CopyRequest(transfer=transfer), f"{self.request.run}.copy"
+        asked, instance = CopyRequest(image=transfer.image, reason=transfer.reason), f"{self.request.run}.copy"
         end = yield from sub_orchestration(self.context, copy_blob.NAME, asked, instance, CopyEnd)
         self.retries.count += end.retries
         if end.state == "canceled":
             raise _CanceledError(COPYING)
         if end.fault:
             raise StepFailedError(end.fault)
-        taken = CopyRef(transfer=transfer, copy_id=end.copy_id)
+        taken = CopyRef(image=transfer.image, copy_id=end.copy_id)
         yield from call(self.context, TAKE_OVER_COPY, taken, self.retries)
         return Applied(write_bytes=transfer.size, puts=1)
 
     def _plan(self, by: RunRef, begun: Begun, target: str, size: int) -> Flow[Planned]:
         if begun.kind == "full" and self.request.full_copy == "blob":
             return Planned(write_bytes=size, requests=1, whole=True)
-        asked = PlanTransfer(by=by, target=target, base=begun.base, size=size)
+        asked = ImageCopy(
+            by=by, source=by.source, base=begun.base, target=target, destination=begun.head, kind=begun.kind,
+            generation=begun.generation, size=size,
+        )  # fmt: skip
         return (yield from call(self.context, PLAN_TRANSFER, asked, self.retries))
 
     def _round(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> Flow[None]:
@@ -250,25 +258,18 @@ class _Backup:
         yield from call(self.context, DROP_PREVIOUS, Clean(transfer=transfer), self.retries)
 
     def _copy(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> Flow[Applied]:
-        """All shards, a wave at a time. A shard answers what was done in it so far, and is called again until it is done."""
-        calls = 0
-        while next_shard < planned.shards:
-            shards = range(next_shard, min(next_shard + self.request.wave, planned.shards))
-            open_, reached = list(shards), applied
-            finished: list[Applied] = []
-            while open_:
-                if calls >= CALLS_PER_EXECUTION:
-                    self._continue_as_new(transfer, planned, next_shard, applied)
-                asked = [ApplyShard(transfer=transfer, shard=shard) for shard in open_]
-                answers = yield from wave(self.context, APPLY_SHARD, asked, self.retries)
-                calls += len(asked)
-                finished += [one.applied for one in answers if one.done]
-                under_way = [one.applied for one in answers if not one.done]
-                open_ = [shard for shard, one in zip(open_, answers, strict=True) if not one.done]
-                reached = reduce(Applied.plus, [*finished, *under_way], applied)
-                yield from self._copied(transfer, planned, reached)
-            next_shard, applied = shards.stop, reached
-        return applied
+        return (
+            yield from applied_shards(
+                self.context,
+                transfer.image,
+                planned,
+                (next_shard, applied),
+                self.request.wave,
+                self.retries,
+                report=lambda reached: self._copied(transfer, planned, reached),
+                continue_as_new=lambda shard, reached: self._continue_as_new(transfer, planned, shard, reached),
+            )
+        )
 
     def _copied(self, transfer: Transfer, planned: Planned, applied: Applied) -> Flow[None]:
         # Requests are the measure: they count small writes and clears, which bytes would hide.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backup_core.orchestrations import backup_disk
 from backup_core.orchestrations.calls import Flow, Retries, call
-from backup_core.steps import LIST_DISKS, BackupRequest, FleetPage, FleetRequest
+from backup_core.steps.backup import LIST_DISKS, BackupRequest, FleetPage, FleetRequest
 
 if TYPE_CHECKING:
     from backup_core.orchestrations.calls import Context

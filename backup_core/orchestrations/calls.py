@@ -11,12 +11,13 @@ from collections.abc import Generator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from backup_core.steps import Fault, Message, Outcome, Step
+from backup_core.steps.messages import Fault, Message, Outcome, Step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from backup_core.steps.copying import ImageCopy
 
 I = TypeVar("I", bound=Message)
 O = TypeVar("O", bound=Message)
@@ -64,6 +65,11 @@ class Retries:
 def now(context: Context) -> datetime:
     """The orchestrator's time: the same in every replay."""
     return context.current_utc_datetime
+
+
+def beside(image: ImageCopy) -> bool:
+    """Whether the copy is a restore's promotion, which goes on beside the run's main work."""
+    return bool(image.by.pin) and image.becomes == "head"
 
 
 def call(context: Context, step: Step[I, O], asked: I, retries: Retries) -> Flow[O]:

@@ -8,22 +8,13 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now
-from backup_core.steps import (
-    ABORT_COPY,
-    CHECK_COPY,
-    REPORT_PROGRESS,
-    START_COPY,
-    CopyEnd,
-    CopyRef,
-    CopyRequest,
-    Fault,
-    Report,
-)
+from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, beside, call, now
+from backup_core.steps.copying import ABORT_COPY, CHECK_COPY, REPORT_PROGRESS, START_COPY, CopyEnd, CopyRef, CopyRequest, Report
+from backup_core.steps.messages import Fault
 
 if TYPE_CHECKING:
     from backup_core.orchestrations.calls import Context
-    from backup_core.steps import CopyProgress
+    from backup_core.steps.copying import CopyProgress
 
 NAME = "copy_blob"
 PAUSE_FIRST, PAUSE_MAX, PAUSE_GROWTH = 5.0, 300.0, 1.5
@@ -44,12 +35,12 @@ def copy_blob(context: Context) -> Flow[dict[str, Any] | None]:
 
 
 def _waited(context: Context, request: CopyRequest) -> Flow[CopyEnd | None]:
-    retries, transfer = Retries(request.retries), request.transfer
+    retries = Retries(request.retries)
     if not request.copy_id:
-        started = yield from call(context, START_COPY, transfer, retries)
+        started = yield from call(context, START_COPY, request.image, retries)
         begun = now(context).isoformat()
         request = request.model_copy(update={"copy_id": started.copy_id, "started": begun, "pause": PAUSE_FIRST})
-    ref = CopyRef(transfer=transfer, copy_id=request.copy_id)
+    ref = CopyRef(image=request.image, copy_id=request.copy_id)
     pause = request.pause
     for _ in range(LOOKS_PER_EXECUTION):
         seen = yield from call(context, CHECK_COPY, ref, retries)
@@ -73,19 +64,20 @@ def _waited(context: Context, request: CopyRequest) -> Flow[CopyEnd | None]:
 
 
 def _fault(why: str, seen: CopyProgress) -> Fault:
-    message = f"Copy Blob of the full backup: {why} ({seen.done} of {seen.total} bytes copied); the next run copies anew"
+    message = f"Copy Blob of the whole disk: {why} ({seen.done} of {seen.total} bytes copied); the next run copies anew"
     return Fault(code="CopyFailed", message=message, retryable=False)
 
 
 def _reported(context: Context, request: CopyRequest, seen: CopyProgress, retries: Retries) -> Flow[bool]:
     """Progress of the run, which is its heartbeat too; whether it is to be canceled."""
     report = Report(
-        by=request.transfer.by,
+        by=request.image.by,
         phase="copying",
         done=seen.done,
         total=seen.total,
-        kind=request.transfer.kind,
-        reason=request.transfer.reason,
+        kind=request.image.kind,
+        reason=request.reason,
+        beside=beside(request.image),
         bytes_total=seen.total,
         bytes_done=seen.done,
         retries=retries.count,

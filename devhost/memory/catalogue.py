@@ -131,6 +131,7 @@ class MemoryCatalogue:
         head: Head,
         head_etag: str | None,
         changed: Sequence[Versioned[RestorePoint]] = (),
+        policy: Versioned[Policy] | None = None,
     ) -> str:
         """Everything together, or nothing."""
         await self._world.before("commit")
@@ -138,7 +139,11 @@ class MemoryCatalogue:
             self._check(point.disk, point_key(point.point), None)
         for row in changed:
             self._check(row.value.disk, point_key(row.value.point), row.etag)
+        if policy:
+            self._check(head.disk, "policy", policy.etag)
         self._check(head.disk, "head", head_etag)
+        if policy:
+            self._store(policy.value, "policy")
         for point in [*points, *(row.value for row in changed)]:
             self._store(point, point_key(point.point))
         etag = self._store(head, "head")

@@ -47,6 +47,7 @@ class Blob:
     changed: dict[int, int] = field(default_factory=dict)
     """Page to the tick of its last write or clear."""
     lease: str = ""
+    tier: str = ""
     copy: CopyState | None = None
     arriving: Blob | None = None
     """What a pending copy will have brought once it succeeds."""
@@ -67,6 +68,8 @@ class MemoryPageBlobs:
         self.blobs: dict[BlobAddress, Blob] = {}
         self.unreachable: set[str] = set()
         """Accounts whose blobs other accounts cannot read: Put Page From URL is refused."""
+        self.closed: set[tuple[str, str]] = set()
+        """Containers in which this app may not write, as far as it asks."""
         self.copies_held = False
         """Copies stay pending until `end_copy`."""
         self.lies = 0
@@ -156,20 +159,36 @@ class MemoryPageBlobs:
         await self._world.before("properties")
         found = self._found(blob, snapshot)
         described = BlobProperties(
-            found.size, found.etag, found.page_blob, found.created, found.sequence_number, dict(found.metadata), found.copy
-        )
+            found.size, found.etag, found.page_blob, found.created, found.sequence_number, dict(found.metadata), found.copy,
+            found.tier,
+        )  # fmt: skip
         await self._world.after("properties")
         return described
 
-    async def create(self, blob: BlobAddress, size: int, sequence_number: int, metadata: Mapping[str, str]) -> None:
+    async def create(
+        self, blob: BlobAddress, size: int, sequence_number: int, metadata: Mapping[str, str], tier: str = ""
+    ) -> None:
         """Create an empty page blob where nothing is."""
         await self._world.before("create")
         if blob in self.blobs:
             message = f"{blob} exists"
             raise BlobExistsError(message)
         created = self.put(blob, size)
-        created.sequence_number, created.metadata = sequence_number, dict(metadata)
+        created.sequence_number, created.metadata, created.tier = sequence_number, dict(metadata), tier
         await self._world.after("create")
+
+    async def delete_own(self, blob: BlobAddress, guard: Guard) -> None:
+        """Delete the blob with its snapshots."""
+        await self._world.before("delete_own")
+        if blob in self.blobs:
+            self._guarded(blob, guard)
+            del self.blobs[blob]
+        await self._world.after("delete_own")
+
+    async def may_write(self, account: str, container: str) -> bool:
+        """Whatever a test says."""
+        await self._world.before("may_write")
+        return (account, container) not in self.closed
 
     async def acquire_lease(self, blob: BlobAddress, lease: str) -> None:
         """Hold the lease."""
@@ -213,7 +232,7 @@ class MemoryPageBlobs:
         await self._world.after("set_sequence_number")
 
     async def start_copy(
-        self, source: BlobAddress, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str]
+        self, source: BlobAddress, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
     ) -> str:
         """A pending copy; `end_copy` ends it, at once unless copies are `held`."""
         await self._world.before("start_copy")
@@ -225,7 +244,7 @@ class MemoryPageBlobs:
             message = f"{destination} exists"
             raise BlobExistsError(message)
         made = self.put(destination, brought.size)
-        made.metadata, made.sequence_number = dict(metadata), brought.sequence_number
+        made.metadata, made.sequence_number, made.tier = dict(metadata), brought.sequence_number, tier
         copy_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{destination} {self._world.ticks}"))
         made.copy, made.arriving = CopyState(copy_id, "pending", 0, brought.size), brought
         if not self.copies_held:

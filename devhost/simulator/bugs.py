@@ -12,14 +12,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from backup_core.activities import points, retention, runner, shards, tools, transfer, verification
+from backup_core.activities import copies, machines, points, retention, runner, shards, tools, transfer, verification
 from backup_core.domain import decision
 from backup_core.domain import retention as rules
 from backup_core.domain.metadata import PageMapDigest
-from backup_core.steps import COMMIT_POINT, Applied
+from backup_core.orchestrations import deliver_disk, repoint_machine
+from backup_core.orchestrations.calls import call
+from backup_core.steps.backup import COMMIT_POINT
+from backup_core.steps.copying import CHECK_COPY, Applied
+from backup_core.steps.restore import FENCE_MACHINE, MOVE_MACHINE, SETTLE_CHANGE, Repointed
 from devhost.memory.catalogue import MemoryCatalogue
 from devhost.memory.driver import DrivenContext
-from devhost.memory.page_blobs import MemoryPageBlobs
+from devhost.memory.page_blobs import Blob, MemoryPageBlobs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,10 +41,13 @@ def no_fence() -> Iterator[None]:
         assert row is not None
         return row
 
+    async def anybody(*_: object) -> None:
+        return
+
     with (
         patch.object(MemoryPageBlobs, "_fenced", lambda self, address, _: self._found(address)),
         patch.object(transfer, "owned", any_owner),
-        patch.object(shards, "owned", any_owner),
+        patch.object(shards, "allowed", anybody),
     ):
         yield
 
@@ -196,7 +203,108 @@ def prune_ignoring_pins() -> Iterator[None]:
         yield
 
 
-BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+@contextmanager
+def restore_onto_an_existing_blob() -> Iterator[None]:
+    """A new disk is created whatever has its name already, and whatever that carries is taken for the run's own."""
+    create = MemoryPageBlobs.create
+
+    async def over(self: MemoryPageBlobs, blob: BlobAddress, size: int, *rest: Any) -> None:  # noqa: ANN401  as the method it replaces
+        if not self.blobs.get(blob, Blob(0, self._world.now, "")).lease:
+            self.blobs.pop(blob, None)
+        await create(self, blob, size, *rest)
+
+    with patch.object(MemoryPageBlobs, "create", over):
+        yield
+
+
+@contextmanager
+def adopt_without_read_back() -> Iterator[None]:
+    """A change of the machine is taken for done once it was sent."""
+    move = machines.move_machine
+
+    async def believing(toolbox: tools.Tools, asked: Any) -> Any:  # noqa: ANN401  as the function it replaces
+        moved = await move(toolbox, asked)
+        return moved.model_copy(update={"done": moved.move in ("none", "attach", "swap"), "holds": asked.goal})
+
+    with patch.dict(runner.ACTIVITIES, {MOVE_MACHINE.name: believing}):
+        yield
+
+
+@contextmanager
+def metadata_trusted_after_an_aborted_copy() -> Iterator[None]:
+    """A copy that has ended counts by its metadata, however it ended, and nothing is compared afterwards."""
+    check = copies.check_copy
+
+    async def ended_well(toolbox: tools.Tools, asked: Any) -> Any:  # noqa: ANN401  as the function it replaces
+        seen = await check(toolbox, asked)
+        return seen if seen.status == "pending" else seen.model_copy(update={"status": "success"})
+
+    async def believe(toolbox: tools.Tools, _: Any, blob: BlobAddress, *, leased: bool) -> str:  # noqa: ANN401, ARG001  as the function it replaces
+        return (await toolbox.blobs.properties(blob)).etag
+
+    async def read_nothing(_: Any, __: Any, so_far: Any, ___: int) -> Any:  # noqa: ANN401  as the function it replaces
+        return so_far.model_copy(update={"done": True})
+
+    with (
+        patch.dict(runner.ACTIVITIES, {CHECK_COPY.name: ended_well}),
+        patch.object(copies, "_must_be_ours", believe),
+        patch.object(verification, "compared", read_nothing),
+    ):
+        yield
+
+
+@contextmanager
+def repoint_not_undone() -> Iterator[None]:
+    """What fails on the way to the new disk ends there, wherever the machine is then."""
+    failed = repoint_machine._Repointing._failed  # noqa: SLF001  the guard to be removed
+
+    def giving_up(repointing: Any, fault: Any) -> Any:  # noqa: ANN401  as the method it replaces
+        if fault.retryable or repointing.goal == "old":
+            return (yield from failed(repointing, fault))
+        settle = repointing._settle("old")  # noqa: SLF001  see above
+        yield from call(repointing.context, SETTLE_CHANGE, settle, repointing.retries)
+        return Repointed(holds="old", power="", fault=fault)
+
+    with patch.object(repoint_machine._Repointing, "_failed", giving_up):  # noqa: SLF001  see above
+        yield
+
+
+@contextmanager
+def machine_not_fenced() -> Iterator[None]:
+    """Going back to the old disk, nobody shuts out what may still be under way towards the new one."""
+
+    async def nothing(toolbox: tools.Tools, asked: Any) -> Any:  # noqa: ANN401  as the function it replaces
+        return await machines.look_at_machine(toolbox, asked)
+
+    with patch.dict(runner.ACTIVITIES, {FENCE_MACHINE.name: nothing}):
+        yield
+
+
+@contextmanager
+def adopted_snapshot_taken_early() -> Iterator[None]:
+    """A disk that is to be adopted is snapshotted as soon as it is complete, while backups go on."""
+    flow = deliver_disk._Delivery.flow  # noqa: SLF001  the guard to be removed
+
+    def hasty(delivery: Any) -> Any:  # noqa: ANN401  as the method it replaces
+        copied = delivery._copied  # noqa: SLF001  see above
+
+        def sealing() -> Any:  # noqa: ANN401  see above
+            image = yield from copied()
+            delivery._reached(etag=image.etag)  # noqa: SLF001  see above
+            yield from delivery._sealed()  # noqa: SLF001  see above
+            return image
+
+        delivery._copied = sealing  # noqa: SLF001  see above
+        return (yield from flow(delivery))
+
+    with (
+        patch.object(deliver_disk._Delivery, "flow", hasty),  # noqa: SLF001  see above
+        patch.object(points, "older_than_the_pair", lambda *_: False),
+    ):
+        yield
+
+
+BACKUP_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "no fence": no_fence,
     "lease id from the name": lease_from_the_name,
     "newer snapshot after a half-applied diff": newer_snapshot_after_a_half_applied_diff,
@@ -209,4 +317,13 @@ BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "cursor ahead of its puts": cursor_ahead_of_its_puts,
     "prune of the newest": prune_of_the_newest,
     "prune ignoring pins": prune_ignoring_pins,
+}
+"""Faults of backups: shown by histories without restores, in which they do not drown."""
+RESTORE_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "restore onto an existing blob": restore_onto_an_existing_blob,
+    "adopt without read-back": adopt_without_read_back,
+    "metadata trusted after an aborted copy": metadata_trusted_after_an_aborted_copy,
+    "repoint not undone": repoint_not_undone,
+    "machine not fenced": machine_not_fenced,
+    "adopted snapshot taken early": adopted_snapshot_taken_early,
 }

@@ -11,7 +11,8 @@ import warnings
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from devhost.simulator.simulation import Report, simulate
+from devhost.simulator.simulation import simulate
+from devhost.simulator.stage import Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

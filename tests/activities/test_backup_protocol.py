@@ -13,7 +13,8 @@ from backup_core.domain.metadata import from_metadata, from_point_metadata, run_
 from backup_core.domain.ranges import ByteRange
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.ports import Fence
-from backup_core.steps import STEPS
+from backup_core.steps.backup import BACKUP_STEPS
+from backup_core.steps.copying import COPYING_STEPS
 from tests.scene import PAGE, Scene
 
 
@@ -236,7 +237,7 @@ async def stop_before(scene, step, **fields):
 
 OTHERS = {"list_disks", "begin_new_generation", "raise_epoch", "report_progress", "begin"}
 COPY_BLOB = {"start_copy", "check_copy", "abort_copy", "take_over_copy"}
-ALL_STEPS = [step.name for step in STEPS if step.name not in OTHERS | COPY_BLOB]
+ALL_STEPS = [step.name for step in (*BACKUP_STEPS, *COPYING_STEPS) if step.name not in OTHERS | COPY_BLOB]
 """Steps of a backup by pages, after its begin."""
 
 
@@ -307,12 +308,16 @@ async def test_a_late_put_of_the_first_target_does_not_reach_the_second(scene):
     async def perform(name, asked):
         answer = await scene.perform(name, asked)
         if name == "apply_shard":
-            late.append(asked["transfer"]["by"])
+            late.append(asked["image"]["by"])
         if name == "open_head" and late:
             fence = Fence(late[0]["lease"], late[0]["epoch"])
             with pytest.raises(FencedError):
                 await scene.blobs.copy_from_url(
-                    scene.source(), asked["target"], ByteRange(6 * PAGE, 7 * PAGE), scene.tools.head(asked["head"]), fence
+                    scene.source(),
+                    asked["target"],
+                    ByteRange(6 * PAGE, 7 * PAGE),
+                    scene.tools.head(asked["destination"]),
+                    fence,
                 )
             late.append("refused")
         return answer
@@ -510,9 +515,9 @@ async def test_a_write_that_arrives_late_is_refused_by_the_service_itself(scene)
     row = scene.catalogue.rows["vm", "head"]
     claimed = replace(
         row.value.owner,
-        run=asked["transfer"]["by"]["run"],
-        lease=asked["transfer"]["by"]["lease"],
-        epoch=asked["transfer"]["by"]["epoch"],
+        run=asked["image"]["by"]["run"],
+        lease=asked["image"]["by"]["lease"],
+        epoch=asked["image"]["by"]["epoch"],
     )
     scene.catalogue.rows["vm", "head"] = replace(row, value=replace(row.value, owner=claimed))
     before = scene.dump()
@@ -544,7 +549,7 @@ async def test_a_damaged_head_is_never_committed(scene, damage):
 
     async def perform(name, asked):
         if name == "verify_head":
-            head = scene.blobs.blobs[scene.tools.head(asked["transfer"]["head"])]
+            head = scene.blobs.blobs[scene.tools.head(asked["transfer"]["destination"])]
             if damage == "page lost":
                 head.pages.pop(1, None)
             elif damage == "page too many":
@@ -696,7 +701,7 @@ async def test_a_backup_snapshot_with_damaged_metadata_is_not_committed(scene):
 
     async def perform(name, asked):
         if name == "commit_point":
-            head = scene.blobs.blobs[scene.tools.head(asked["transfer"]["head"])]
+            head = scene.blobs.blobs[scene.tools.head(asked["transfer"]["destination"])]
             head.snapshots[asked["backup_snapshot"]].metadata["pagekeeper_size"] = "512"
         return await scene.perform(name, asked)
 

@@ -219,7 +219,7 @@ async def test_a_blob_that_lies_there_already_is_not_taken_for_the_copy(scene):
 
     async def perform(name, asked):
         if name == "start_copy":
-            foreign = scene.blobs.put(scene.tools.head(asked["head"]), 512)
+            foreign = scene.blobs.put(scene.tools.head(asked["destination"]), 512)
             foreign.copy = CopyState("theirs", "success", 512, 512)
         return await scene.perform(name, asked)
 

@@ -28,7 +28,7 @@ from backup_core.domain.naming import (
     run_key,
     timer_run_id,
 )
-from backup_core.domain.progress import _PHASE_SPAN, percent
+from backup_core.domain.progress import _BACKUP_SPAN, _PHASE_SPAN, _RESTORE_SPAN, percent
 from backup_core.domain.records import RestorePoint
 from backup_core.domain.redaction import redacted
 from backup_core.domain.windows import window_at
@@ -164,8 +164,9 @@ def test_percent_stays_within_bounds_and_never_goes_back(phase, done, total, bef
     assert before <= value <= 99
 
 
-def test_phases_follow_each_other():
-    spans = list(_PHASE_SPAN.values())
+@pytest.mark.parametrize("spans", [_BACKUP_SPAN, {k: v for k, v in _RESTORE_SPAN.items() if k != "undoing"}])
+def test_phases_follow_each_other(spans):
+    spans = list(spans.values())
 
     assert all(a[1] == b[0] for a, b in pairwise(spans))
 

@@ -324,31 +324,33 @@ def test_activities_delivered_late_change_nothing(disk, platform, calm, rng):
 
     from backup_core import bootstrap  # noqa: PLC0415
     from backup_core.activities.runner import run_step  # noqa: PLC0415
-    from backup_core.steps import (  # noqa: PLC0415
-        ABORT_COPY,
-        APPLY_SHARD,
-        CHECK_COPY,
+    from backup_core.steps.backup import (  # noqa: PLC0415
         COMMIT_POINT,
         DROP_PREVIOUS,
         OPEN_HEAD,
         PRUNE_POINTS,
-        START_COPY,
         TAKE_BACKUP,
-        TAKE_OVER_COPY,
         TAKE_SNAPSHOT,
         VERIFY_HEAD,
-        Applied,
-        ApplyShard,
         Clean,
         Commit,
-        CopyRef,
         Prune,
-        RunRef,
         TakeBackup,
         TakeSnapshot,
         Transfer,
         Verify,
-    )  # fmt: skip
+    )
+    from backup_core.steps.copying import (  # noqa: PLC0415
+        ABORT_COPY,
+        APPLY_SHARD,
+        CHECK_COPY,
+        START_COPY,
+        TAKE_OVER_COPY,
+        Applied,
+        ApplyShard,
+        CopyRef,
+    )
+    from backup_core.steps.messages import RunRef  # noqa: PLC0415
     from tests.ports.conftest import local_settings  # noqa: PLC0415
 
     disk.disturb(rng, 5)
@@ -366,15 +368,15 @@ def test_activities_delivered_late_change_nothing(disk, platform, calm, rng):
         source=platform.disk_url(f"{disk.name}.vhd"),
     )
     transfer = Transfer(
-        by=by, kind="incremental", reason="late", automatic=False, generation=point["generation"], head=point["blob"], head_etag="x",
+        by=by, kind="incremental", reason="late", automatic=False, generation=point["generation"], source=by.source, destination=point["blob"], head_etag="x",
         base=point["taken"], target=point["taken"], size=disk.size, plan="gone",
     )  # fmt: skip
-    copy = CopyRef(transfer=transfer, copy_id="x")
+    copy = CopyRef(image=transfer.image, copy_id="x")
     late = [
-        (TAKE_SNAPSHOT, TakeSnapshot(by=by)), (OPEN_HEAD, transfer), (APPLY_SHARD, ApplyShard(transfer=transfer, shard=0)),
+        (TAKE_SNAPSHOT, TakeSnapshot(by=by)), (OPEN_HEAD, transfer), (APPLY_SHARD, ApplyShard(image=transfer.image, shard=0)),
         (VERIFY_HEAD, Verify(transfer=transfer)), (TAKE_BACKUP, TakeBackup(transfer=transfer, etag="x", applied=Applied(), compared=0, now="2026-01-01T00:00:00+00:00")),
         (COMMIT_POINT, Commit(transfer=transfer, etag="x", backup_snapshot=point["snapshot"])),
-        (DROP_PREVIOUS, Clean(transfer=transfer)), (PRUNE_POINTS, Prune(by=by)), (START_COPY, transfer),
+        (DROP_PREVIOUS, Clean(transfer=transfer)), (PRUNE_POINTS, Prune(by=by)), (START_COPY, transfer.image),
         (CHECK_COPY, copy), (ABORT_COPY, copy), (TAKE_OVER_COPY, copy),
     ]  # fmt: skip
     before = dump(calm, platform)

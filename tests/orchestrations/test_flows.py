@@ -10,9 +10,10 @@ from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import SnapshotRateError
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.backup_fleet import FleetFailedError
-from backup_core.steps import FleetRequest
+from backup_core.orchestrations.registry import ORCHESTRATORS
+from backup_core.steps.backup import FleetRequest
 from devhost.memory.driver import Driver
-from tests.scene import ORCHESTRATORS, Scene
+from tests.scene import Scene
 
 
 @pytest.fixture

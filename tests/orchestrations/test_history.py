@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from backup_core.domain.ranges import DISK_BYTES_MAX, GIB
 from backup_core.orchestrations.backup_disk import backup_disk
-from backup_core.steps import BackupRequest
+from backup_core.steps.backup import BackupRequest
 from devhost.simulator.instance import ReplayedInstance
 
 HISTORY_BYTES_MAX = 64 * 1024

@@ -7,12 +7,14 @@ from collections import Counter
 
 import pytest
 
-from devhost.simulator.bugs import BUGS
+from devhost.simulator.bugs import BACKUP_BUGS, RESTORE_BUGS
 from devhost.simulator.command import histories, summary
-from devhost.simulator.simulation import REPLAYED_EVERY, simulate
+from devhost.simulator.simulation import simulate
+from devhost.simulator.stage import BACKUPS_ONLY_EVERY, REPLAYED_EVERY
 
 HISTORIES = 5000
-BUG_SEEDS_MAX = 4000
+BUG_SEEDS_MAX = 12_000
+BUGS = BACKUP_BUGS | RESTORE_BUGS
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +26,9 @@ def quiet():
 
 @pytest.mark.timeout(900)
 def test_no_violation_in_five_thousand_histories():
-    """Both kinds of diff, all ways to copy, crashes at every call, strangers, skew: the invariants hold after every step."""
+    """Both kinds of diff, all ways to copy, backups beside restores, crashes at every call, strangers, skew: the invariants hold
+    after every step.
+    """
     counts, violations = Counter(), []
     print(f"seeds 0 to {HISTORIES - 1}")
     for report in histories(range(HISTORIES)):
@@ -41,7 +45,10 @@ def test_no_violation_in_five_thousand_histories():
         for kind in ("unavailable", "worker crash", "zombie", "refused", "unknown 409")
         for stage in ("before", "after")
     ]
-    strangers = [f"third party: {act}" for act in ("break lease", "delete S", "overwrite", "grow", "shrink", "alter head")]
+    strangers = [
+        f"third party: {act}"
+        for act in ("break lease", "delete S", "overwrite", "grow", "shrink", "alter head", "change machine")
+    ]
     others = [
         "crash before checkpoint",
         "duplicate delivery",
@@ -55,6 +62,9 @@ def test_no_violation_in_five_thousand_histories():
         "points pinned",
         "points expired",
         "rebuilds",
+        *(f"restores succeeded: {how}" for how in ("repoint", "adopt", "plain")),
+        "restores onto the live disk",
+        "restores onto a stranger's blob",
     ]
     assert [name for name in disturbances + strangers + others if counts[name] < 100] == []
 
@@ -64,7 +74,8 @@ def test_each_planted_bug_is_caught(bug):
     """One guard removed: some history shows it."""
     with BUGS[bug]():
         for seed in range(1, BUG_SEEDS_MAX):
-            if seed % REPLAYED_EVERY and (violation := simulate(seed).violation):
+            worth = seed % REPLAYED_EVERY and (seed % BACKUPS_ONLY_EVERY == 0) == (bug in BACKUP_BUGS)
+            if worth and (violation := simulate(seed).violation):
                 print(f"caught by seed {seed}: {violation}")
                 return
     pytest.fail(f"{bug}: not caught in {BUG_SEEDS_MAX} histories")

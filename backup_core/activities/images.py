@@ -1,0 +1,128 @@
+"""A restore point as a blob again: a new disk for a machine, or a new head for the backups to go on from.
+
+What is made here is this run's alone until it is complete: created where nothing is, leased, marked, and closed to everything
+the copying may still send before it is compared.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backup_core.activities.tools import allowed
+from backup_core.activities.transfer import metadata_of
+from backup_core.domain.errors import (
+    BlobChangedError,
+    BlobExistsError,
+    BlobMissingError,
+    FencedError,
+    LeaseTakenError,
+    ServiceUnavailableError,
+    UnexpectedAnswerError,
+)
+from backup_core.domain.metadata import (
+    from_metadata,
+    restoring_run,
+    run_of_source_snapshot,
+    source_snapshot_metadata,
+)
+from backup_core.domain.tiers import fitting_tier
+from backup_core.ports import Guard
+from backup_core.steps.copying import Opened
+from backup_core.steps.restore import Discarded, Sealed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from backup_core.activities.tools import Tools
+    from backup_core.domain.naming import BlobAddress
+    from backup_core.steps.copying import ImageCopy
+    from backup_core.steps.restore import DiscardImage, SealImage
+
+
+async def open_image(tools: Tools, image: ImageCopy) -> Opened:
+    """Make the blob where nothing is. Raises BlobExistsError and changes nothing where something is."""
+    await allowed(tools, image.by)
+    blob, metadata = tools.image(image.destination), metadata_of(image)
+    tier = await kept_tier(tools, image)
+    try:
+        await tools.blobs.create(blob, image.size, image.by.epoch, metadata, tier)
+    except BlobExistsError as error:
+        found = await tools.blobs.properties(blob)
+        if dict(found.metadata) != metadata:
+            message = f"{error}; a restore never writes onto anything that exists: name another target"
+            raise BlobExistsError(message) from error
+    await tools.blobs.acquire_lease(blob, image.by.lease)
+    return Opened(etag=(await tools.blobs.properties(blob)).etag)
+
+
+async def kept_tier(tools: Tools, image: ImageCopy) -> str:
+    """The tier for the new disk, when somebody chose one for the disk that is restored: that, or the smallest that fits. Empty
+    for a head, and when the disk is gone or in another account.
+    """
+    if image.becomes == "head" or not image.by.source:
+        return ""
+    live = tools.source(image.by.source)
+    if live.account != tools.image(image.destination).account:
+        return ""
+    try:
+        return fitting_tier((await tools.blobs.properties(live)).tier, image.size)
+    except BlobMissingError:
+        return ""
+
+
+async def seal_image(tools: Tools, asked: SealImage) -> Sealed:
+    """Snapshot the proved disk, take the run's mark from it, and let go of it, so that a machine can take its own lease.
+
+    Each part is found done on a repeat. Raises BlobChangedError when it is not the version that was proved.
+    """
+    image = asked.image
+    await allowed(tools, image.by)
+    blob, lease = tools.image(image.destination), image.by.lease
+    found = await tools.blobs.properties(blob)
+    taken = await _taken(tools, blob, image.by.run)
+    if restoring_run(found.metadata) == image.by.run:
+        if asked.snapshots and not taken:
+            own = source_snapshot_metadata(image.by.disk, image.by.run)
+            await tools.blobs.snapshot(blob, own, Guard(lease, asked.etag))
+            taken = await _taken(tools, blob, image.by.run)
+        await tools.blobs.set_metadata(blob, {}, Guard(lease, asked.etag))
+    elif asked.snapshots and not taken:
+        message = (
+            f"{blob}: it does not carry the mark of restore {image.by.run}; found {dict(found.metadata)}; it is left alone"
+        )
+        raise UnexpectedAnswerError(message)
+    await tools.blobs.release_lease(blob, lease)
+    return Sealed(snapshot=taken[0] if asked.snapshots else "")
+
+
+async def _taken(tools: Tools, blob: BlobAddress, run: str) -> list[str]:
+    return [one.snapshot for one in await tools.blobs.snapshots(blob) if run_of_source_snapshot(one.metadata) == run]
+
+
+async def discard_image(tools: Tools, asked: DiscardImage) -> Discarded:
+    """Remove the unfinished blob, if it is certainly this run's own and nobody else holds it; otherwise say what is left."""
+    image = asked.image
+    await allowed(tools, image.by)
+    blob = tools.image(image.destination)
+    row = await tools.catalogue.head(image.by.disk)
+    if row and image.destination == row.value.head:
+        return Discarded(left=str(blob))
+    try:
+        found = await tools.blobs.properties(blob)
+        if not _ours(found.metadata, image.by.run):
+            return Discarded(left=str(blob))
+        if found.copy and found.copy.status == "pending":
+            await tools.blobs.abort_copy(blob, found.copy.copy_id)
+        await tools.blobs.acquire_lease(blob, image.by.lease)
+        etag = (await tools.blobs.properties(blob)).etag
+        await tools.blobs.delete_own(blob, Guard(image.by.lease, etag))
+    except BlobMissingError:
+        return Discarded(left="")
+    except (LeaseTakenError, FencedError, BlobChangedError, ServiceUnavailableError):
+        return Discarded(left=str(blob))
+    return Discarded(left="")
+
+
+def _ours(metadata: Mapping[str, str], run: str) -> bool:
+    mark = from_metadata(metadata)
+    return restoring_run(metadata) == run or (mark is not None and mark.run == run and mark.state != "committed")

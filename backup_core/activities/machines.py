@@ -1,0 +1,204 @@
+"""Giving a machine its restored disk, one move at a time, each decided anew from what the machine has then."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from backup_core.activities.points import moved_policy, registration_moved
+from backup_core.activities.tools import allowed, owned
+from backup_core.domain.errors import MachineRefusedError, NotOwnerError, SlotTakenError, UnexpectedAnswerError
+from backup_core.domain.naming import repoint_name
+from backup_core.domain.ranges import GIB, PAGE
+from backup_core.domain.records import Slot
+from backup_core.domain.repoint import Change, Machine, MachineDisk, holds, next_move
+from backup_core.ports import ManagedDisk
+from backup_core.steps.messages import Nothing
+from backup_core.steps.restore import Imported, Moved, Remembered
+
+if TYPE_CHECKING:
+    from backup_core.activities.tools import Tools
+    from backup_core.domain.records import Policy
+    from backup_core.steps.restore import ImportDisk, MoveMachine, RememberMachine, SettleChange
+
+CHANGE = TypeAdapter(Change)
+SKU_DEFAULT = "Standard_LRS"
+
+
+async def import_disk(tools: Tools, asked: ImportDisk) -> Imported:
+    """Make the managed disk, or look how far it is. Raises MachineRefusedError where a disk of that name is not this run's."""
+    await allowed(tools, asked.by)
+    found = await tools.machines.managed_disk(asked.disk)
+    if found is None:
+        assert asked.slot is not None
+        slot = tools.slot(asked.slot.vm, asked.slot.lun)
+        machine = await tools.machines.machine(slot.vm)
+        present = machine.at(slot.lun)
+        former = await tools.machines.managed_disk(present.source) if present and present.managed else None
+        size = (await tools.blobs.properties(tools.source(asked.target))).size
+        wanted = ManagedDisk(
+            asked.disk,
+            "",
+            asked.by.run,
+            size,
+            sku=former.sku if former else SKU_DEFAULT,
+            os_type=present.os_type if present else "",
+            generation=machine.generation if slot.lun is None else "",
+        )
+        return Imported(done=await tools.machines.import_disk(wanted, asked.target, machine.location, machine.zones))
+    if found.run != asked.by.run:
+        message = f"managed disk {asked.disk} exists and was not made by {asked.by.run}; it is left alone; name another one"
+        raise MachineRefusedError(message)
+    if found.state == "Failed":
+        message = f"managed disk {asked.disk}: Azure could not import {asked.target}; delete the disk, and restore again"
+        raise MachineRefusedError(message)
+    return Imported(done=found.state == "Succeeded")
+
+
+async def remember_machine(tools: Tools, asked: RememberMachine) -> Remembered:
+    """Store what the machine has and what it is to get, and note in the head row that a change is under way. Nothing of the
+    machine is changed here. Raises SlotTakenError when the machine does not use the disk that is restored.
+    """
+    row = await owned(tools, asked.by)
+    slot = tools.slot(asked.slot.vm, asked.slot.lun)
+    name = repoint_name(asked.by.disk, asked.by.run)
+    stored = await tools.documents.get(name)
+    if stored is None:
+        change = change_of(asked, slot, await tools.machines.machine(slot.vm))
+        await tools.documents.put_if_absent(name, CHANGE.dump_json(change).decode())
+        stored = await tools.documents.get(name)
+        assert stored is not None
+    change = CHANGE.validate_json(stored)
+    if row.value.repoint != name:
+        await tools.catalogue.put_head(replace(row.value, repoint=name), row.etag)
+    return Remembered(change=name, old_disk=change.old.source)
+
+
+def change_of(asked: RememberMachine, slot: Slot, machine: Machine) -> Change:
+    """What is to be changed on the machine. Raises SlotTakenError unless it has the expected disk there."""
+    old = present_disk(machine, slot, asked.expected or asked.by.source, managed=bool(asked.managed_disk))
+    if asked.managed_disk:
+        new = replace(old, name=asked.managed_disk.rpartition("/")[2], source=asked.managed_disk, size_gb=None)
+    else:
+        same_size = old.size_gb is not None and old.size_gb * GIB == asked.size - PAGE
+        new = replace(old, source=asked.target, size_gb=old.size_gb if same_size else None)
+    return Change(
+        disk=asked.by.disk,
+        run=asked.by.run,
+        slot=slot,
+        old=old,
+        new=new,
+        was_running=machine.power == "running",
+        deallocates=slot.lun is None or asked.stop_vm,
+        target=asked.target,
+    )
+
+
+def present_disk(machine: Machine, slot: Slot, source: str, *, managed: bool) -> MachineDisk:
+    """The disk the machine has in the slot. Raises SlotTakenError unless it is `source`, the disk that is to be replaced.
+
+    A managed disk cannot be told from its backups: before one is known to be there, only the kind is looked at.
+    """
+    found = machine.at(slot.lun)
+    if found is None:
+        message = f"{slot}: there is no disk; expected {source}; correct VM and LUN, nothing was changed"
+        raise SlotTakenError(message)
+    if found.managed != managed:
+        has, wants = ("a managed disk", "page blob") if found.managed else ("an unmanaged disk", "managed disk")
+        message = f"{slot}: has {has}, {found.source}; a {wants} cannot take its place; choose the other kind of target"
+        raise SlotTakenError(message)
+    known = not managed or source.startswith("/subscriptions/")
+    if known and not found.is_(replace(found, source=source)):
+        message = f"{slot}: has {found.source}, expected {source}; correct the disk's source, VM or LUN; nothing was changed"
+        raise SlotTakenError(message)
+    return found
+
+
+async def stored_change(tools: Tools, name: str) -> Change:
+    """A stored change. Raises UnexpectedAnswerError when it is gone."""
+    stored = await tools.documents.get(name)
+    if stored is None:
+        message = f"document {name}, which says what a machine had before a restore, is gone; look at the machine yourself"
+        raise UnexpectedAnswerError(message)
+    return CHANGE.validate_json(stored)
+
+
+async def move_machine(tools: Tools, asked: MoveMachine) -> Moved:
+    """Look at the machine and make the next move towards the goal. The goal counts as reached only as read back by a call that
+    had nothing to do. Raises SlotTakenError when somebody else put a third disk there.
+    """
+    change = await _under_way(tools, asked)
+    slot = change.slot
+    machine = await tools.machines.machine(slot.vm)
+    move = next_move(change, machine, asked.goal)
+    wanted = change.new if asked.goal == "new" else change.old
+    match move:
+        case "deallocate":
+            await tools.machines.deallocate(slot.vm)
+        case "detach":
+            await tools.machines.put_disk(machine, slot.lun, None)
+        case "attach" | "swap":
+            await tools.machines.put_disk(machine, slot.lun, wanted)
+        case "start":
+            await tools.machines.start(slot.vm)
+    return Moved(done=move == "none", move=move, holds=holds(change, machine), power=machine.power)
+
+
+async def look_at_machine(tools: Tools, asked: MoveMachine) -> Moved:
+    """What the machine has now; nothing is changed. `done` is whether its last change succeeded and it has the goal."""
+    change = await _under_way(tools, asked)
+    machine = await tools.machines.machine(change.slot.vm)
+    held = holds(change, machine)
+    return Moved(done=held == asked.goal and machine.state == "Succeeded", move="none", holds=held, power=machine.power)
+
+
+async def fence_machine(tools: Tools, asked: MoveMachine) -> Moved:
+    """Write what the machine has there once more, which gives it another version: a move that was decided before, and is still
+    under way somewhere, is refused from now on. What the machine had is answered.
+    """
+    change = await _under_way(tools, asked)
+    machine = await tools.machines.machine(change.slot.vm)
+    present = machine.at(change.slot.lun)
+    if present is not None:
+        await tools.machines.put_disk(machine, change.slot.lun, present)
+    return Moved(done=False, move="none", holds=holds(change, machine), power=machine.power)
+
+
+async def _under_way(tools: Tools, asked: MoveMachine) -> Change:
+    """The stored change, while the asking run owns the disk and the change is not over. Raises NotOwnerError."""
+    row = await owned(tools, asked.by)
+    if row.value.repoint != asked.change:
+        message = f"disk {asked.by.disk}: the change {asked.change} of its machine is over; nothing was done"
+        raise NotOwnerError(message)
+    change = await stored_change(tools, asked.change)
+    tools.slot(change.slot.vm, change.slot.lun)
+    return change
+
+
+async def settle_change(tools: Tools, asked: SettleChange) -> Nothing:
+    """The change is over: forget it, and after `new` have the registration follow the machine. Each part is found done on a
+    repeat.
+    """
+    row = await owned(tools, asked.by)
+    change = await stored_change(tools, asked.change)
+    policy = await tools.catalogue.policy(asked.by.disk)
+    follows = asked.goal == "new" and policy is not None and policy.value.protected
+    moved = None
+    if follows and policy is not None:
+        moved = replace(policy, value=_unprotected(policy.value, change)) if change.new.managed else None
+        moved = moved or await moved_policy(tools, asked.by.disk, change.target)
+    if row.value.repoint == asked.change:
+        await tools.catalogue.commit([], replace(row.value, repoint=""), row.etag, policy=moved)
+    if follows and not change.new.managed:
+        await registration_moved(tools, asked.by.disk, change.old.source)
+    return Nothing()
+
+
+def _unprotected(policy: Policy, change: Change) -> Policy:
+    words = (
+        f"{change.slot} uses managed disk {change.new.source} since {change.run}; managed disks are not backed up: protect the "
+        "VM by other means, then DELETE this disk (its restore points stay)"
+    )
+    return replace(policy, unprotected=words)

@@ -1,0 +1,181 @@
+"""Beginning and ending a restore: the pin that keeps its point, the disk's ownership when it needs it, the head it adopts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from backup_core.activities.ownership import CONFLICTS_MAX, end_row, error_of, hold_lease, let_go, over, shut
+from backup_core.activities.tools import allowed, guard_of, owned
+from backup_core.activities.transfer import intent
+from backup_core.domain.errors import (
+    HeadAlteredError,
+    PointUnavailableError,
+    RowChangedError,
+    RowExistsError,
+)
+from backup_core.domain.metadata import from_metadata, to_metadata
+from backup_core.domain.records import Head, Owner, Pin
+from backup_core.steps.copying import Opened
+from backup_core.steps.messages import Nothing
+from backup_core.steps.restore import Owned, RestoreBegun, SlotRef
+
+if TYPE_CHECKING:
+    from backup_core.activities.tools import Tools
+    from backup_core.domain.records import Restoring, Run, Versioned
+    from backup_core.steps.restore import AdoptHead, BeginRestore, FinishRestore, NoteFailure, OwnDisk
+
+
+async def begin_restore(tools: Tools, asked: BeginRestore) -> RestoreBegun:
+    """Make the run's row say Running and pin its point: from now on no retention deletes it while the run lives.
+
+    Repeated with the same lease it answers the same. Raises PointUnavailableError when the point cannot be restored any more.
+    """
+    for _ in range(CONFLICTS_MAX):
+        row = await tools.catalogue.run(asked.disk, asked.run)
+        if row is None or row.value.ended_for_good or row.value.restore is None:
+            return RestoreBegun(state="ended", why=f"run {asked.run} has ended, or is not known")
+        wanted = row.value.restore
+        mine = Pin(asked.disk, wanted.point, asked.run, asked.lease)
+        others = [pin for pin in await tools.catalogue.pins(asked.disk) if pin.run == asked.run and pin != mine]
+        if others:
+            return RestoreBegun(state="ended", why=f"another orchestration of run {asked.run} is at work")
+        try:
+            if row.value.state == "NotStarted":
+                running = replace(row.value, state="Running", started=datetime.fromisoformat(asked.now), phase="preparing")
+                await tools.catalogue.put_run(running, row.etag)
+            return await _pinned(tools, row.value, wanted, mine)
+        except (RowChangedError, RowExistsError):
+            continue  # a retention, a cancel or another delivery was faster: look again
+    message = f"disk {asked.disk}: rows changed {CONFLICTS_MAX} times while restore {asked.run} began"
+    raise RowChangedError(message)
+
+
+async def _pinned(tools: Tools, run: Run, wanted: Restoring, pin: Pin) -> RestoreBegun:
+    found = await tools.catalogue.point(run.disk, wanted.point)
+    if found is None or found.value.state != "available":
+        state = found.value.state if found else "gone"
+        message = (
+            f"disk {run.disk}: restore point {wanted.point} is {state}; nothing was done; "
+            "choose another of the disk's restore points"
+        )
+        raise PointUnavailableError(message)
+    await tools.catalogue.pin(pin, found)
+    point, slot = found.value, wanted.slot
+    policy = await tools.catalogue.policy(run.disk)
+    source = policy.value.source if policy else point.source
+    return RestoreBegun(
+        state="go",
+        point=point.point,
+        head=point.head,
+        snapshot=point.backup_snapshot,
+        size=point.size,
+        source=source if tools.may_read(source) else "",
+        target=wanted.target,
+        managed_disk=wanted.managed_disk,
+        slot=SlotRef(vm=slot.vm, lun=slot.lun) if slot else None,
+        repoint=wanted.repoint,
+        stop_vm=wanted.stop_vm,
+        old_disk=wanted.old_disk,
+        adopt=wanted.adopt,
+    )
+
+
+async def own_disk(tools: Tools, asked: OwnDisk) -> Owned:
+    """Make the restore the disk's owner, unless another run is at work: then who that is. Repeated it answers the same.
+
+    The present head is leased and shut to older writers, as by every run that owns the disk.
+    """
+    row = await tools.catalogue.run(asked.disk, asked.run)
+    if row is None or row.value.ended_for_good:
+        message = f"disk {asked.disk}: restore {asked.run} has ended; nothing was done"
+        raise PointUnavailableError(message)
+    for _ in range(CONFLICTS_MAX):
+        found = await tools.catalogue.head(asked.disk)
+        head = found.value if found else Head(asked.disk)
+        owner = head.owner
+        if found and owner and (owner.run, owner.lease) == (asked.run, asked.lease):
+            return await _taken(tools, asked, found)
+        ours = owner is not None and owner.run == asked.run
+        if owner and ours and owner.lease != asked.supersedes:
+            message = f"disk {asked.disk}: another orchestration of restore {asked.run} is at work; nothing was done"
+            raise PointUnavailableError(message)
+        if owner and not ours and not await over(tools, asked, owner):
+            return Owned(state="waiting", busy=owner.run)
+        taken = head.owned_by(Owner(asked.run, asked.lease, head.epoch + 1))
+        try:
+            await tools.catalogue.put_head(taken, found.etag if found else None)
+        except (RowChangedError, RowExistsError):
+            continue
+    message = f"disk {asked.disk}: its head row changed {CONFLICTS_MAX} times while restore {asked.run} tried to own it"
+    raise RowChangedError(message)
+
+
+async def _taken(tools: Tools, asked: OwnDisk, row: Versioned[Head]) -> Owned:
+    head = row.value
+    assert head.owner is not None
+    epoch, held = head.owner.epoch, ""
+    policy = await tools.catalogue.policy(asked.disk)
+    source = policy.value.source if policy else ""
+    if head.repoint:
+        return Owned(state="unsettled", epoch=epoch, source=source, repoint=head.repoint)
+    if head.head:
+        before = await hold_lease(tools, tools.head(head.head), asked.lease)
+        held = head.head if before else ""
+        # A number above the epoch was set by a stranger: no run builds on that head any more.
+        if before and before.sequence_number <= epoch:
+            await shut(tools, tools.head(head.head), epoch, asked.lease)
+    return Owned(state="owned", epoch=epoch, source=source, held=held)
+
+
+async def note_failure(tools: Tools, asked: NoteFailure) -> Nothing:
+    """Write the fault to the run's row: what goes on beside it ends at its next report."""
+    await allowed(tools, asked.by)
+    for _ in range(CONFLICTS_MAX):
+        row = await tools.catalogue.run(asked.by.disk, asked.by.run)
+        if row is None or row.value.ended_for_good or row.value.error:
+            return Nothing()
+        try:
+            await tools.catalogue.put_run(replace(row.value, error=error_of(asked.fault)), row.etag)
+        except RowChangedError:
+            continue
+        return Nothing()
+    message = f"run {asked.by.run}: its row changed {CONFLICTS_MAX} times while its failure was written"
+    raise RowChangedError(message)
+
+
+async def adopt_head(tools: Tools, asked: AdoptHead) -> Opened:
+    """Give the promoted blob the mark of a verified head at the run's epoch, whose source snapshot is that of the new disk.
+
+    Both were proved equal to the restore point. Raises HeadAlteredError unless it is still the version that was proved.
+    """
+    transfer = asked.transfer
+    await owned(tools, transfer.by)
+    blob = tools.head(transfer.head)
+    found = await tools.blobs.properties(blob)
+    wanted = intent(transfer)
+    mark = from_metadata(found.metadata)
+    if mark is None or (mark.run, mark.target) != (transfer.by.run, transfer.target):
+        if mark is None or mark.run != transfer.by.run or found.etag != asked.etag:
+            message = (
+                f"{blob}: changed by somebody else since it was proved (version {asked.etag}, found {found.etag}); "
+                "it is not adopted; the next backup is a full one"
+            )
+            raise HeadAlteredError(message)
+        verified = to_metadata(wanted.verified(asked.page_map))
+        await tools.blobs.set_metadata(blob, verified, guard_of(transfer.by, found.etag))
+    return Opened(etag=await shut(tools, blob, transfer.by.epoch, transfer.by.lease))
+
+
+async def finish_restore(tools: Tools, asked: FinishRestore) -> Nothing:
+    """End the run's row, then let go of everything it held. Repeats change nothing."""
+    await end_row(tools, asked)
+    row = await tools.catalogue.run(asked.disk, asked.run)
+    for place in asked.leased:
+        await tools.blobs.release_lease(tools.image(place), asked.lease)
+    heads = [place for place in asked.leased if "://" not in place]
+    await let_go(tools, asked.disk, asked.run, asked.owner_lease or asked.lease, heads)
+    if row and row.value.restore:
+        await tools.catalogue.unpin(Pin(asked.disk, row.value.restore.point, asked.run, asked.lease))
+    return Nothing()

@@ -1,0 +1,141 @@
+"""A restore in words before it happens, and what an operator has to do after it: for people, and for their templates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from backup_core.api.models import EstimateAnswer, PermissionAnswer, RestorePlanAnswer, slot_shown
+from backup_core.domain.estimate import estimate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backup_core.domain.records import RestorePoint, Restoring, Run
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a harmless request says of a permission."""
+
+    action: str
+    state: Literal["granted", "denied", "unknown"]
+
+
+def shown_plan(
+    wanted: Restoring,
+    point: RestorePoint,
+    allocated: tuple[int, int],
+    past: Sequence[Run],
+    probes: Sequence[Probe],
+    plan_hash: str,
+    *,
+    full: bool,
+) -> RestorePlanAnswer:
+    """The plan; `allocated` are bytes and requests of one copy."""
+    copied, puts = allocated
+    restores = [run for run in past if run.restore and run.state == "Succeeded" and run.started and run.ended]
+    rates = [(run.bytes_done, (run.ended - run.started).total_seconds()) for run in restores if run.started and run.ended]
+    expected = estimate(copied, puts, copied if full else 0, rates)
+    return RestorePlanAnswer(
+        disk=point.disk,
+        restore_point=point.point,
+        taken=point.source_snapshot,
+        logical_bytes=point.size,
+        allocated_bytes=copied,
+        bytes_to_copy=copied * (2 if wanted.adopt else 1),
+        target=wanted.target,
+        managed_disk=wanted.managed_disk or None,
+        machine=slot_shown(wanted.slot) if wanted.repoint else None,
+        adopt=wanted.adopt,
+        steps=_steps(wanted, point),
+        expected_seconds=EstimateAnswer(low=expected.low, high=expected.high, basis=expected.basis),
+        downtime=_downtime(wanted, restores),
+        permissions=[PermissionAnswer(action=probe.action, state=probe.state) for probe in probes],
+        warnings=warnings(wanted),
+        plan_hash=plan_hash,
+    )
+
+
+def _steps(wanted: Restoring, point: RestorePoint) -> list[str]:
+    steps = [
+        f"keep restore point {point.point} from its retention until the restore has ended",
+        f"copy it to the new disk {wanted.target}, compare the two",
+    ]
+    if wanted.adopt:
+        steps[-1] += ", snapshot it"
+        steps.append("beside that, copy it to a new backup blob, compare the two")
+    if wanted.managed_disk:
+        steps.append(f"import that as managed disk {wanted.managed_disk}")
+    if wanted.repoint:
+        steps.append("wait until no backup is at work on the disk")
+        if _stops(wanted):
+            steps.append("deallocate the machine")
+        steps.append(f"give it to the {wanted.slot} in place of {wanted.old_disk}, read that back")
+        if _stops(wanted):
+            steps.append("start the machine again, if it was running")
+    if wanted.adopt:
+        steps.append("register the new disk as the disk's source: the next backup is an increment on it")
+    elif wanted.repoint and wanted.managed_disk:
+        steps.append("show the disk as unprotected: managed disks are not backed up")
+    return steps
+
+
+def _stops(wanted: Restoring) -> bool:
+    return wanted.stop_vm or (wanted.slot is not None and wanted.slot.lun is None)
+
+
+def _downtime(wanted: Restoring, restores: Sequence[Run]) -> str:
+    if not wanted.repoint:
+        return "none: no machine is changed"
+    known = [run.restore.downtime_seconds for run in restores if run.restore and run.restore.downtime_seconds is not None]
+    basis = (
+        f"{min(known)} to {max(known)} s in past restores of this disk"
+        if known
+        else "no past restore of this disk tells how long"
+    )
+    if _stops(wanted):
+        return f"the machine is off from its deallocation until it has started again; {basis}"
+    return f"the machine keeps running, without the disk between two changes of its configuration; {basis}"
+
+
+def warnings(wanted: Restoring) -> list[str]:
+    """What an operator should know before it happens."""
+    if not wanted.repoint:
+        return []
+    found = []
+    if not _stops(wanted):
+        found.append(
+            "the machine keeps running: the guest must have unmounted the disk before, or it loses what it has not written"
+        )
+    if not wanted.managed_disk:
+        found.append(
+            "VMs with unmanaged disks no longer start in public Azure since 2026-03-31: convert it, and restore to a managed "
+            "disk there"
+        )
+    return found
+
+
+def next_steps(restore: Restoring) -> list[str]:
+    """What to change in Terraform or Bicep, so that the next apply does not put the old disk back."""
+    slot = restore.slot
+    if not restore.repoint or slot is None:
+        return []
+    vm = slot.vm.rpartition("/")[2]
+    if restore.managed_disk:
+        place = "storageProfile.osDisk" if slot.lun is None else f"storageProfile.dataDisks[lun {slot.lun}]"
+        terraform = (
+            f"set os_managed_disk_id of the VM to {restore.managed_disk}"
+            if slot.lun is None
+            else f"set managed_disk_id of the VM's azurerm_virtual_machine_data_disk_attachment at lun {slot.lun} to "
+            f"{restore.managed_disk}"
+        )
+        name = restore.managed_disk.rpartition("/")[2]
+        imported = f"Terraform: terraform import azurerm_managed_disk.{name} {restore.managed_disk}; {terraform}"
+        return [imported, f"Bicep: in the VM {vm}, {place}.managedDisk.id: '{restore.managed_disk}', and the same .name"]
+    block = "storage_os_disk" if slot.lun is None else f"storage_data_disk with lun = {slot.lun}"
+    place = "storageProfile.osDisk" if slot.lun is None else f"storageProfile.dataDisks[lun {slot.lun}]"
+    return [
+        f'Terraform: azurerm_virtual_machine {vm}, {block}: vhd_uri = "{restore.target}"',
+        f"Bicep: in the VM {vm}, {place}.vhd.uri: '{restore.target}'",
+    ]

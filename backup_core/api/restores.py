@@ -1,0 +1,357 @@
+"""Calls that start restores: everything is looked at first, nothing is touched; a dry run ends there, with a plan."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from backup_core.activities.machines import present_disk
+from backup_core.api.http import (
+    Answer,
+    RefusedError,
+    Request,
+    answer,
+    disk_of,
+    parsed,
+    repeatability_key,
+)
+from backup_core.api.models import RestoreAsked, RestorePlanAnswer
+from backup_core.api.plans import Probe, shown_plan
+from backup_core.api.runs import begun, new_run, repeated
+from backup_core.domain.ending import dead
+from backup_core.domain.errors import (
+    BackupError,
+    BlobMissingError,
+    MachineMissingError,
+    MachineRefusedError,
+    SlotTakenError,
+    SnapshotMissingError,
+)
+from backup_core.domain.naming import (
+    DISK_NAME,
+    BlobAddress,
+    is_point_id,
+    managed_disk_id,
+    parse_blob_url,
+    restored_blob_name,
+    restored_disk_name,
+)
+from backup_core.domain.ranges import ByteRange, windows
+from backup_core.domain.records import Restoring, Slot
+from backup_core.domain.vhd import FOOTER_BYTES, vhd_faults
+
+if TYPE_CHECKING:
+    from backup_core.api.context import Api
+    from backup_core.domain.records import Policy, RestorePoint, Run, Versioned
+    from backup_core.domain.repoint import Machine, MachineDisk
+
+PER_PAGE = 1000
+RUNS_LOOKED_AT = 50
+"""Runs of the disk among which another restore is looked for, and past ones to learn from."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What a restore was decided on."""
+
+    policy: Versioned[Policy] | None
+    point: RestorePoint
+    restoring: Restoring
+    named: bool
+    """Whether the caller named the new disk."""
+    machine: Machine | None
+    present: MachineDisk | None
+    """The disk that the machine has now."""
+    past: tuple[Run, ...]
+    """Runs of the disk, newest first."""
+
+    @property
+    def hash(self) -> str:
+        """Digest of everything that, changed, makes it another restore."""
+        seen = {
+            "point": self.point.point,
+            "digest": self.point.digest,
+            "snapshot": self.point.backup_snapshot,
+            "policy": self.policy.etag if self.policy else None,
+            "machine": self.machine.etag if self.machine else None,
+            "wanted": asdict(self.restoring if self.named else replace(self.restoring, target="", managed_disk="")),
+        }
+        return sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+
+
+async def post_restore(api: Api, request: Request) -> Answer:
+    """Restore a disk to a restore point, or show what that would do. Repeated under the same key it is the same restore."""
+    disk = disk_of(request)
+    asked = parsed(request, RestoreAsked)
+    key = repeatability_key(request)
+    digest = sha256(f"restore {disk} {asked.model_dump_json()}".encode()).hexdigest()
+    if key and not asked.dry_run and (known := await api.catalogue.request(disk, key)):
+        return await repeated(api, request, known, digest)
+    run = replace(new_run(api, disk, full=False), operation="restore")
+    world = await looked_at(api, disk, asked, run.run)
+    probes = await _probes(api, world)
+    if asked.dry_run:
+        return answer(200, await _plan(api, world, probes))
+    if asked.plan_hash and asked.plan_hash != world.hash:
+        message = (
+            "the restore point, the registration or the machine has changed since the dry run; nothing was done; make another"
+        )
+        raise RefusedError(412, "PlanChanged", message, "planHash")
+    denied = [probe.action for probe in probes if probe.state == "denied"]
+    if denied:
+        message = f"the app's identity may not {', '.join(denied)}; grant it the roles in the README; nothing was done"
+        raise RefusedError(403, "PermissionMissing", message)
+    await _no_other(api, request, world)
+    return await begun(api, request, replace(run, restore=world.restoring), key, digest)
+
+
+async def looked_at(api: Api, disk: str, asked: RestoreAsked, run: str) -> World:
+    """Everything a restore rests on, validated. Raises RefusedError; changes nothing."""
+    policy = await api.catalogue.policy(disk)
+    adopts = _adopts(asked, policy.value if policy else None)
+    point = await _point(api, disk, asked, known=policy is not None)
+    await _check_backup(api, point)
+    target = _target(api, asked, policy.value.source if policy else point.source, run)
+    await _must_be_free(api, target)
+    slot, machine, present = await _machine(api, asked, policy.value if policy else None, point)
+    managed = ""
+    if asked.target.kind == "managedDisk":
+        managed = await _managed(api, disk, asked, machine, point, run)
+    restoring = Restoring(
+        point=point.point,
+        target=target.url,
+        managed_disk=managed,
+        slot=slot,
+        repoint=asked.repoint,
+        stop_vm=asked.stop_vm,
+        adopt=adopts,
+        old_disk=present.source if present else "",
+    )
+    named = bool(asked.target.blob) and bool(asked.target.disk or not managed)
+    past = tuple(await api.catalogue.runs(disk, RUNS_LOOKED_AT))
+    return World(policy, point, restoring, named, machine, present, past)
+
+
+# -- the point --------------------------------------------------------------------------------------------------------
+
+
+async def _point(api: Api, disk: str, asked: RestoreAsked, *, known: bool) -> RestorePoint:
+    if asked.time:
+        rows = await api.catalogue.points(disk, 1, "", "available", None, asked.time + timedelta(microseconds=1))
+        if not rows:
+            oldest = await _oldest(api, disk)
+            told = f"the oldest is {oldest.point}, taken {oldest.source_snapshot}" if oldest else "it has none at all"
+            message = f"disk {disk} has no restore point from {asked.time.isoformat()} or before; {told}"
+            raise RefusedError(404, "RestorePointNotFound", message, "time")
+        return rows[0].value
+    if asked.restore_point == "latest":
+        rows = await api.catalogue.points(disk, 1, "", "available")
+        if not rows and not known:
+            message = f"no disk {disk} is known, and it has no restore points; POST /api/catalogue/rebuild if rows were lost"
+            raise RefusedError(404, "DiskNotFound", message, "disk")
+        if not rows:
+            message = f"disk {disk} has no restore point that can be restored"
+            raise RefusedError(404, "RestorePointNotFound", message, "restorePoint")
+        return rows[0].value
+    if not is_point_id(asked.restore_point):
+        message = (
+            f"{asked.restore_point[:80]!r} is not a restore point id; expected one from the disk's restore-points, or 'latest'"
+        )
+        raise RefusedError(400, "InvalidRestorePointId", message, "restorePoint")
+    row = await api.catalogue.point(disk, asked.restore_point)
+    if row is None:
+        message = f"disk {disk} has no restore point {asked.restore_point}"
+        raise RefusedError(404, "RestorePointNotFound", message, "restorePoint")
+    if row.value.state != "available":
+        message = (
+            f"restore point {asked.restore_point} of disk {disk} is {row.value.state}; only available ones can be restored"
+        )
+        raise RefusedError(409, "RestorePointUnavailable", message, "restorePoint")
+    return row.value
+
+
+async def _oldest(api: Api, disk: str) -> RestorePoint | None:
+    oldest, after = None, ""
+    while page := await api.catalogue.points(disk, PER_PAGE, after, "available"):
+        oldest = page[-1].value
+        after = oldest.point
+    return oldest
+
+
+async def _check_backup(api: Api, point: RestorePoint) -> None:
+    """The backup snapshot is there, in full length."""
+    blob = api.tools.head(point.head)
+    try:
+        found = await api.tools.blobs.properties(blob, point.backup_snapshot)
+    except (BlobMissingError, SnapshotMissingError) as error:
+        message = (
+            f"restore point {point.point}: its backup snapshot is gone ({error}); POST /api/catalogue/rebuild tells which are"
+        )
+        raise RefusedError(409, "RestorePointUnavailable", message, "restorePoint") from error
+    if found.size != point.size:
+        message = (
+            f"restore point {point.point}: its backup snapshot has {found.size} bytes, expected {point.size}; it is not used"
+        )
+        raise RefusedError(409, "RestorePointUnavailable", message, "restorePoint")
+
+
+# -- the new disk ---------------------------------------------------------------------------------------------------------
+
+
+def _target(api: Api, asked: RestoreAsked, source: str, run: str) -> BlobAddress:
+    accounts = api.tools.source_accounts
+    try:
+        former = parse_blob_url(source, accounts)
+    except ValueError:
+        former = None
+    account = (asked.target.account or "").rstrip("/") or (former.account if former else "")
+    container = asked.target.container or (former.container if former else "")
+    if not account or not container:
+        message = f"the disk's own account is not one this app may write ({source}); name target.account and target.container"
+        raise RefusedError(400, "TargetNeeded", message, "target")
+    if account not in accounts:
+        message = f"target.account {account[:200]!r} is not one of the setting SOURCE_ACCOUNTS"
+        raise RefusedError(400, "InvalidTarget", message, "target.account")
+    name = asked.target.blob or restored_blob_name(former.name if former else source.rpartition("/")[2], run)
+    try:
+        return parse_blob_url(BlobAddress(account, container, name).url, accounts)
+    except ValueError as error:
+        message = f"target {account}/{container}/{name[:200]!r} is refused: {error}"
+        raise RefusedError(400, "InvalidTarget", message, "target.blob") from error
+
+
+async def _must_be_free(api: Api, target: BlobAddress) -> None:
+    """Nothing has the new disk's name. What is created there later is created only if that is still so."""
+    try:
+        async for one in api.tools.blobs.listed(target.account, target.container, target.name):
+            if one.name == target.name:
+                message = f"target {target} exists; a restore never writes onto anything that exists: name another one"
+                raise RefusedError(409, "TargetExists", message, "target.blob")
+    except BlobMissingError as error:
+        message = f"container {target.account}/{target.container} does not exist; create it, or name another one"
+        raise RefusedError(400, "InvalidTarget", message, "target.container") from error
+
+
+async def _managed(api: Api, disk: str, asked: RestoreAsked, machine: Machine | None, point: RestorePoint, run: str) -> str:
+    """The id of the managed disk to be made: free, and of an image that Azure can import."""
+    assert machine is not None  # _machine has seen to it
+    name = asked.target.disk or restored_disk_name(disk, run)
+    if not DISK_NAME.fullmatch(name):
+        message = f"target.disk {name[:100]!r} is not a name of a managed disk: 1 to 80 letters, digits, '_', '-' and '.'"
+        raise RefusedError(400, "InvalidTarget", message, "target.disk")
+    managed = managed_disk_id(machine.vm, name)
+    if await api.tools.machines.managed_disk(managed):
+        message = f"managed disk {managed} exists; a restore never replaces one: name another"
+        raise RefusedError(409, "TargetExists", message, "target.disk")
+    footer = ByteRange(point.size - FOOTER_BYTES, point.size)
+    faults = vhd_faults(await api.tools.blobs.read(api.tools.head(point.head), point.backup_snapshot, footer), point.size)
+    if faults:
+        message = (
+            f"restore point {point.point} cannot become a managed disk: {'; '.join(faults)}; expected a fixed VHD of whole "
+            "mebibytes and a footer; restore it as a page blob"
+        )
+        raise RefusedError(409, "NotVhd", message, "target.kind")
+    return managed
+
+
+# -- the machine ------------------------------------------------------------------------------------------------------------
+
+
+async def _machine(
+    api: Api, asked: RestoreAsked, policy: Policy | None, point: RestorePoint
+) -> tuple[Slot | None, Machine | None, MachineDisk | None]:
+    """The machine that is concerned, and the disk it has there; nothing of it is looked at when none is."""
+    named = asked.machine.slot if asked.machine else policy.machine if policy else None
+    if not asked.repoint and asked.target.kind == "pageBlob":
+        return named, None, None
+    if named is None:
+        message = (
+            'machine is missing, and the disk\'s registration names none; expected {"vm": "/subscriptions/…", "lun": 0} '
+            "(a managed disk is made beside its machine)"
+        )
+        raise RefusedError(400, "MachineNeeded", message, "machine")
+    managed = asked.target.kind == "managedDisk"
+    try:
+        slot = api.tools.slot(named.vm, named.lun)
+        machine = await api.tools.machines.machine(slot.vm)
+        source = policy.source if policy else point.source
+        present = present_disk(machine, slot, source, managed=managed) if asked.repoint else machine.at(slot.lun)
+    except (MachineRefusedError, MachineMissingError) as error:
+        raise RefusedError(400, error.code, str(error), "machine.vm") from error
+    except SlotTakenError as error:
+        raise RefusedError(409, error.code, str(error), "machine.lun") from error
+    return slot, machine, present
+
+
+def _adopts(asked: RestoreAsked, policy: Policy | None) -> bool:
+    """Whether backups go on from the new disk: with a page blob in the machine they do, else only when asked for."""
+    protected = policy is not None and policy.protected
+    managed = asked.target.kind == "managedDisk"
+    if asked.adopt is False and asked.repoint and protected and not managed:
+        message = "adopt is false, but the machine is to use the new disk: backups of the old one would protect nothing"
+        raise RefusedError(400, "InvalidRequest", message, "adopt")
+    if asked.adopt and managed:
+        message = "adopt is true, but managed disks are not backed up; leave adopt out"
+        raise RefusedError(400, "InvalidRequest", message, "adopt")
+    if asked.adopt and not protected:
+        message = "adopt is true, but the disk is not protected; PUT it with the new disk as its source afterwards"
+        raise RefusedError(409, "NotProtected", message, "adopt")
+    return bool(asked.adopt) or (asked.repoint and protected and not managed)
+
+
+async def _no_other(api: Api, request: Request, world: World) -> None:
+    """No other restore of the disk is about to give it another source. Racing ones are told apart by the disk's ownership."""
+    mine = world.restoring
+    if not (mine.repoint or mine.adopt):
+        return
+    now = await api.catalogue.now()
+    for run in world.past:
+        if run.restore is None or run.ended_for_good or not (run.restore.repoint or run.restore.adopt):
+            continue
+        row = await api.catalogue.run(run.disk, run.run)
+        if row and not row.value.ended_for_good and not dead(row, now):
+            url = request.run_url(run.run)
+            message = f"restore {run.run} of disk {run.disk} is at work and will change its source; follow it at {url}"
+            raise RefusedError(409, "RestoreRunning", message, url, headers={"Location": url})
+
+
+# -- what is shown before anything happens ----------------------------------------------------------------------------------
+
+
+async def _probes(api: Api, world: World) -> list[Probe]:
+    """What harmless requests say of each permission; what cannot be asked is unknown."""
+    target = api.tools.source(world.restoring.target)
+    probes = [Probe("read the backup snapshot", "granted")]
+    try:
+        writes = "granted" if await api.tools.blobs.may_write(target.account, target.container) else "denied"
+    except BackupError:
+        writes = "unknown"
+    probes.append(Probe(f"write blobs in {target.account}/{target.container}", writes))  # type: ignore[arg-type]
+    if world.machine is None:
+        return probes
+    actions = ["Microsoft.Compute/virtualMachines/write"] if world.restoring.repoint else []
+    if world.restoring.repoint and (world.restoring.stop_vm or (world.restoring.slot and world.restoring.slot.lun is None)):
+        actions += ["Microsoft.Compute/virtualMachines/deallocate/action", "Microsoft.Compute/virtualMachines/start/action"]
+    actions += ["Microsoft.Compute/disks/write"] if world.restoring.managed_disk else []
+    probes.append(Probe("Microsoft.Compute/virtualMachines/read", "granted"))
+    try:
+        permitted = await api.tools.machines.permitted(world.machine.vm, actions)
+    except BackupError:
+        return probes + [Probe(action, "unknown") for action in actions]
+    return probes + [Probe(action, "granted" if permitted[action] else "denied") for action in actions]
+
+
+async def _plan(api: Api, world: World, probes: list[Probe]) -> RestorePlanAnswer:
+    """The plan of a dry run."""
+    point, allocated, puts = world.point, 0, 0
+    blob = api.tools.head(point.head)
+    for window in windows(point.size, api.tools.limits.window_bytes):
+        async for one in api.tools.blobs.allocated(blob, point.backup_snapshot, window):
+            allocated += one.size
+            puts += -(-one.size // (4 * 1024 * 1024))
+    return shown_plan(
+        world.restoring, point, (allocated, puts), world.past, probes, world.hash, full=api.restore_verification == "full"
+    )

@@ -1,0 +1,43 @@
+"""How long a restore takes: a range with its basis, from past restores of the disk or from the service's limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backup_core.domain.ranges import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BLOB_BYTES_PER_SECOND = 60 * MIB
+BLOB_REQUESTS_PER_SECOND = 500
+"""What one standard page blob takes (scalability targets of Blob storage)."""
+SLOW_FACTOR = 4
+"""Without a past restore: how much longer than the limits allow it may take."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds, from … to, and what they rest on."""
+
+    low: int
+    high: int
+    basis: str
+
+
+def estimate(copied: int, requests: int, compared: int, past: Sequence[tuple[int, float]]) -> Estimate:
+    """For so many bytes to copy in so many requests, and so many to compare afterwards; `past` are (bytes, seconds) of earlier
+    restores.
+    """
+    floor = max(copied / BLOB_BYTES_PER_SECOND, requests / BLOB_REQUESTS_PER_SECOND) + compared / BLOB_BYTES_PER_SECOND
+    rates = [count / seconds for count, seconds in past if count and seconds > 0]
+    if rates and copied:
+        low, high = copied / max(rates), copied / min(rates)
+        basis = f"the rates of {len(rates)} past restores of this disk"
+        return Estimate(max(1, int(low)), max(1, int(high) + 1), basis)
+    basis = (
+        "a page blob's limits, 60 MiB/s and 500 requests/s, as the least, and "
+        f"{SLOW_FACTOR} times that as the most; no past restore of this disk is known"
+    )
+    return Estimate(max(1, int(floor)), max(1, int(floor * SLOW_FACTOR) + 60), basis)

@@ -1,0 +1,74 @@
+"""What a restore left behind, in words: its declared end state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from backup_core.domain.records import Slot
+
+
+@dataclass
+class Outcome:
+    """What is known of the end, filled in on the way."""
+
+    point: str = ""
+    target: str = ""
+    managed_disk: str = ""
+    slot: tuple[str, int | None] | None = None
+    """Machine and LUN, when the machine was to get the disk."""
+    complete: bool = False
+    left: str = ""
+    """The unfinished disk, when it could not be removed."""
+    left_head: str = ""
+    old_disk: str = ""
+    holds: str = ""
+    power: str = ""
+    adopted: str = ""
+    """The restore point of the new generation."""
+    follows: bool = False
+    """The registration followed the machine without a point."""
+
+
+def end_words(end: Outcome) -> str:
+    """The end state, sentence by sentence: the point, the disk, the machine, the protection."""
+    if not end.target:
+        return "nothing was begun; restore points, machines and the disk's protection are unchanged"
+    parts = [f"restore point {end.point} is unchanged", _disk(end), *_machine(end), _protection(end)]
+    if end.left_head:
+        parts.append(f"an unfinished backup blob is left and may be deleted: {end.left_head}")
+    return "; ".join(parts)
+
+
+def _disk(end: Outcome) -> str:
+    if end.complete:
+        managed = f" (managed disk {end.managed_disk})" if end.managed_disk else ""
+        return f"the new disk {end.target}{managed} is complete and equal to it"
+    if end.left:
+        return f"an unfinished disk is left and may be deleted: {end.left}"
+    return "the unfinished disk was removed"
+
+
+def _machine(end: Outcome) -> list[str]:
+    if end.slot is None:
+        return ["no machine was changed"]
+    slot = Slot(*end.slot)
+    match end.holds:
+        case "new":
+            return [f"{slot} uses the new disk, the machine is {end.power}", f"the old disk {end.old_disk} is kept"]
+        case "old":
+            return [f"{slot} uses the old disk again, the machine is {end.power}"]
+        case "other":
+            return [f"{slot} was given another disk by somebody else and is left with it"]
+        case "nothing" | "unknown":
+            return [f"{slot} is settled by the next run that owns the disk; look at it"]
+    return [f"{slot} was not touched"]
+
+
+def _protection(end: Outcome) -> str:
+    if end.adopted:
+        return f"backups go on from the new disk, the next one is an increment on restore point {end.adopted}"
+    if end.follows and end.managed_disk:
+        return "the machine's disk is a managed disk now and is NOT backed up by this app"
+    if end.follows:
+        return "backups go on with the new disk, the next one is full"
+    return "the disk's protection is unchanged"

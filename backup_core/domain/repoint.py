@@ -1,0 +1,108 @@
+"""Giving a virtual machine another disk: what is to be done next, seen from what the machine has now.
+
+The same rule leads forward and back: the goal is the new disk, or the old one again. Nothing is remembered between two moves
+but the stored change, so a repeated or late move does no harm, and a machine that somebody else changed is left alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from backup_core.domain.errors import SlotTakenError
+from backup_core.domain.records import Slot
+
+Goal = Literal["new", "old"]
+Power = Literal["running", "stopped", "deallocated", "changing"]
+Holds = Literal["new", "old", "nothing", "other"]
+"""What a machine has where the change is to happen."""
+Move = Literal["wait", "deallocate", "detach", "attach", "swap", "start", "none"]
+
+
+@dataclass(frozen=True)
+class MachineDisk:
+    """A disk of a machine. `source` is the URL of its VHD, or the resource id of a managed disk."""
+
+    name: str
+    source: str
+    managed: bool
+    lun: int | None = None
+    """None is the OS disk."""
+    caching: str = "None"
+    size_gb: int | None = None
+    os_type: str = ""
+    """Windows or Linux, of an OS disk."""
+
+    def is_(self, other: MachineDisk) -> bool:
+        """Whether both are the same disk; resource ids and host names compare without regard to case."""
+        return self.source.lower() == other.source.lower() if self.managed else self.source == other.source
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A virtual machine as far as its disks are concerned, at the version `etag`."""
+
+    vm: str
+    etag: str
+    state: str
+    """Provisioning state: Succeeded, Failed, or a word for being changed."""
+    power: Power
+    location: str
+    disks: tuple[MachineDisk, ...]
+    zones: tuple[str, ...] = ()
+    generation: str = ""
+    """Hypervisor generation, V1 or V2, when it is known."""
+
+    def at(self, lun: int | None) -> MachineDisk | None:
+        """The disk in a slot."""
+        return next((disk for disk in self.disks if disk.lun == lun), None)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be changed, stored before the first write: enough to finish it, and to undo it."""
+
+    disk: str
+    run: str
+    slot: Slot
+    old: MachineDisk
+    new: MachineDisk
+    was_running: bool
+    deallocates: bool
+    """Whether the machine is off meanwhile: always for an OS disk."""
+    target: str = ""
+    """URL of the restored disk blob."""
+
+
+def holds(change: Change, machine: Machine) -> Holds:
+    """What the machine has in the slot."""
+    held = machine.at(change.slot.lun)
+    if held is None:
+        return "nothing"
+    return "new" if held.is_(change.new) else "old" if held.is_(change.old) else "other"
+
+
+def next_move(change: Change, machine: Machine, goal: Goal) -> Move:
+    """What brings the machine nearer to the goal. Raises SlotTakenError when somebody else put a third disk there.
+
+    A disk counts as reached only when the machine's last change succeeded: a refused change may leave the new disk in the
+    model. A data disk is taken out before another comes in, because Azure refuses to change the disk of a LUN in place.
+    """
+    if machine.state not in ("Succeeded", "Failed") or machine.power == "changing":
+        return "wait"
+    held = holds(change, machine)
+    if held == "other":
+        found = machine.at(change.slot.lun)
+        message = (
+            f"{change.slot}: expected {change.old.source} or {change.new.source}, found {found.source if found else 'none'}; "
+            "somebody else changed it; nothing was done; look at the machine and repeat the restore if it is still needed"
+        )
+        raise SlotTakenError(message)
+    if held == goal and machine.state == "Succeeded":
+        off = machine.power in ("stopped", "deallocated")
+        return "start" if change.deallocates and change.was_running and off else "none"
+    if change.deallocates and machine.power != "deallocated":
+        return "deallocate"
+    if change.slot.lun is None:
+        return "swap"
+    return "attach" if held in ("nothing", goal) else "detach"

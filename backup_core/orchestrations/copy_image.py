@@ -1,0 +1,154 @@
+"""A restore point as a new blob: planned, opened, copied in waves (or by one Copy Blob of the service), compared.
+
+Both copies of a restore are made by it, side by side: the disk for the machine, and the head the backups go on from.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from backup_core.orchestrations import copy_blob
+from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, beside, call, sub_orchestration
+from backup_core.orchestrations.shard_waves import applied_shards
+from backup_core.steps.copying import (
+    PLAN_TRANSFER,
+    REPORT_PROGRESS,
+    TAKE_OVER_COPY,
+    Applied,
+    CopyEnd,
+    CopyRef,
+    CopyRequest,
+    Planned,
+    Report,
+    Verified,
+)
+from backup_core.steps.messages import Fault
+from backup_core.steps.restore import COMPARE_IMAGE, OPEN_IMAGE, CompareImage, CopyImage, ImageCopied
+
+if TYPE_CHECKING:
+    from backup_core.domain.records import Phase
+    from backup_core.orchestrations.calls import Context
+
+NAME = "copy_image"
+
+
+class _ContinuedAsNewError(Exception):
+    """Leaves the generator after continue_as_new was asked for."""
+
+
+class _CanceledError(Exception):
+    """Leaves the generator when the run is to end."""
+
+
+def copy_image(context: Context) -> Flow[dict[str, Any] | None]:
+    """The orchestrator. Returns an ImageCopied; never raises for an expected failure."""
+    copying = _Copying(context, CopyImage.model_validate(context.get_input()))
+    try:
+        end = yield from copying.flow()
+    except _ContinuedAsNewError:
+        return None
+    except _CanceledError:
+        end = ImageCopied(state="canceled", retries=copying.retries.count)
+    except StepFailedError as failed:
+        end = ImageCopied(state="failed", fault=failed.fault, retries=copying.retries.count)
+    return end.model_dump(mode="json")
+
+
+class _Copying:
+    """One execution of the orchestrator."""
+
+    def __init__(self, context: Context, request: CopyImage) -> None:
+        self.context, self.request, self.image = context, request, request.image
+        self.retries = Retries(request.retries)
+
+    def flow(self) -> Flow[ImageCopied]:
+        request = self.request
+        if request.planned:
+            planned, applied = request.planned, request.applied
+        elif request.full_copy == "blob":
+            planned, applied = Planned(write_bytes=self.image.size, requests=1, whole=True), (yield from self._whole())
+        else:
+            # Planned first: a point that cannot be read leaves nothing behind.
+            planned, applied = (yield from call(self.context, PLAN_TRANSFER, self.image, self.retries)), Applied()
+            self.image = self.image.model_copy(update={"plan": planned.plan})
+            yield from call(self.context, OPEN_IMAGE, self.image, self.retries)
+        applied = yield from applied_shards(
+            self.context,
+            self.image,
+            planned,
+            (request.next_shard, applied),
+            request.wave,
+            self.retries,
+            report=lambda reached: self._report("copying", planned, reached, reached.puts, planned.requests),
+            continue_as_new=lambda shard, reached: self._continue_as_new(planned, shard, reached),
+        )
+        compared = yield from self._compared(planned, applied)
+        return ImageCopied(
+            state="success",
+            etag=compared.etag,
+            applied=applied,
+            compared=compared.compared,
+            page_map=compared.chain,
+            retries=self.retries.count,
+        )
+
+    def _whole(self) -> Flow[Applied]:
+        """Have the service make the blob by one Copy Blob, and take it over."""
+        asked, instance = CopyRequest(image=self.image), f"{self.context.instance_id.removesuffix('.copy')}.blob"
+        end = yield from sub_orchestration(self.context, copy_blob.NAME, asked, instance, CopyEnd)
+        self.retries.count += end.retries
+        if end.state == "canceled":
+            raise _CanceledError
+        if end.fault:
+            raise StepFailedError(end.fault)
+        yield from call(self.context, TAKE_OVER_COPY, CopyRef(image=self.image, copy_id=end.copy_id), self.retries)
+        return Applied(write_bytes=self.image.size, puts=1)
+
+    def _compared(self, planned: Planned, applied: Applied) -> Flow[Verified]:
+        asked = CompareImage(image=self.image, full=self.request.verification == "full")
+        size = self.image.size
+        while True:
+            done = asked.offset + (size if asked.content else 0)
+            yield from self._report("verifying", planned, applied, done, 2 * size)
+            verified = yield from call(self.context, COMPARE_IMAGE, asked, self.retries)
+            if verified.done:
+                return verified
+            asked = asked.model_copy(update=verified.model_dump(exclude={"done"}))
+
+    def _report(self, phase: Phase, planned: Planned, applied: Applied, done: int, total: int) -> Flow[None]:
+        """A sign of life, progress for people; leaves when the run is to end."""
+        report = Report(
+            by=self.image.by,
+            phase=phase,
+            done=done,
+            total=total,
+            bytes_total=planned.write_bytes,
+            bytes_done=applied.write_bytes,
+            bytes_streamed=applied.streamed_bytes,
+            ranges_total=planned.ranges,
+            requests_total=planned.requests,
+            requests_done=applied.puts + applied.clears,
+            retries=self.retries.count,
+            beside=beside(self.image),
+        )
+        reported = yield from call(self.context, REPORT_PROGRESS, report, self.retries)
+        shown = {"phase": phase, "bytesTotal": planned.write_bytes, "bytesDone": applied.write_bytes}
+        self.context.set_custom_status({"disk": self.image.by.disk, "percent": reported.percent} | shown)
+        if reported.cancel:
+            raise _CanceledError
+
+    def _continue_as_new(self, planned: Planned, shard: int, applied: Applied) -> None:
+        going = {
+            "image": self.image,
+            "planned": planned,
+            "next_shard": shard,
+            "applied": applied,
+            "retries": self.retries.count,
+        }
+        self.context.continue_as_new(self.request.model_copy(update=going).model_dump(mode="json"))
+        raise _ContinuedAsNewError
+
+
+def failed(message: str) -> ImageCopied:
+    """The end of a copy that could not say itself why it ended."""
+    return ImageCopied(state="failed", fault=Fault(code="Unexpected", message=message, retryable=False))

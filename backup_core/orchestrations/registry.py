@@ -1,0 +1,25 @@
+"""Every orchestrator by the name it is started under; function_app.py registers each."""
+
+from __future__ import annotations
+
+from backup_core.orchestrations import (
+    backup_disk,
+    backup_fleet,
+    copy_blob,
+    copy_image,
+    deliver_disk,
+    repoint_machine,
+    restore_disk,
+    wait_for_disk,
+)
+
+ORCHESTRATORS = {
+    backup_disk.NAME: backup_disk.backup_disk,
+    backup_fleet.NAME: backup_fleet.backup_fleet,
+    copy_blob.NAME: copy_blob.copy_blob,
+    copy_image.NAME: copy_image.copy_image,
+    deliver_disk.NAME: deliver_disk.deliver_disk,
+    repoint_machine.NAME: repoint_machine.repoint_machine,
+    restore_disk.NAME: restore_disk.restore_disk,
+    wait_for_disk.NAME: wait_for_disk.wait_for_disk,
+}

@@ -1,0 +1,74 @@
+"""Becoming the disk's owner, however long the run that has it takes: looked at by durable timers, ended by a cancel."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from backup_core.orchestrations import repoint_machine
+from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, sub_orchestration
+from backup_core.steps.copying import REPORT_PROGRESS, Report
+from backup_core.steps.messages import RunRef
+from backup_core.steps.restore import OWN_DISK, OwnDisk, Owned, Repointed, RepointRequest, Waited, WaitForDisk
+
+if TYPE_CHECKING:
+    from backup_core.orchestrations.calls import Context
+
+NAME = "wait_for_disk"
+PAUSE_FIRST, PAUSE_MAX, PAUSE_GROWTH = 5.0, 300.0, 1.5
+"""Seconds between looks. The longest is well below the 15 minutes after which a silent run is taken for dead."""
+LOOKS_PER_EXECUTION = 24
+SETTLINGS_MAX = 2
+"""Former changes of machines that are settled in one execution: there is at most one at a time."""
+
+
+def wait_for_disk(context: Context) -> Flow[dict[str, Any] | None]:
+    """The orchestrator. Returns a Waited; never raises for an expected failure."""
+    request = WaitForDisk.model_validate(context.get_input())
+    try:
+        end = yield from _waited(context, request)
+    except StepFailedError as failed:
+        end = Waited(fault=failed.fault)
+    return end.model_dump(mode="json") if end else None
+
+
+def _waited(context: Context, request: WaitForDisk) -> Flow[Waited | None]:
+    retries, by, pause = Retries(request.retries), request.by, request.pause or PAUSE_FIRST
+    for _ in range(LOOKS_PER_EXECUTION):
+        asked = OwnDisk(
+            disk=by.disk,
+            run=by.run,
+            lease=request.lease or by.lease,
+            now=now(context).isoformat(),
+            supersedes=by.lease if request.lease else "",
+        )
+        owned = yield from call(context, OWN_DISK, asked, retries)
+        if owned.state == "unsettled":
+            yield from _settle(context, owner(by, owned, request.lease), owned)
+            continue
+        if owned.state == "owned":
+            return Waited(owned=owned)
+        words = f"waits for run {owned.busy}, which is at work on the disk"
+        report = Report(by=by, phase="queued", retries=retries.count, attention=words)
+        reported = yield from call(context, REPORT_PROGRESS, report, retries)
+        context.set_custom_status({"disk": by.disk, "phase": "queued", "waitsFor": owned.busy})
+        if reported.cancel:
+            return Waited(canceled=True)
+        yield context.create_timer(now(context) + timedelta(seconds=pause))
+        pause = min(pause * PAUSE_GROWTH, PAUSE_MAX)
+    again = request.model_copy(update={"pause": pause, "retries": retries.count})
+    context.continue_as_new(again.model_dump(mode="json"))
+    return None
+
+
+def owner(by: RunRef, owned: Owned, lease: str = "") -> RunRef:
+    """The restore as the disk's owner: from now on its epoch is its right to act, and not its pin."""
+    owns = {"epoch": owned.epoch, "pin": "", "source": owned.source or by.source, "lease": lease or by.lease}
+    return by.model_copy(update=owns)
+
+
+def _settle(context: Context, by: RunRef, owned: Owned) -> Flow[None]:
+    asked = RepointRequest(by=by, change=owned.repoint, goal="")
+    ended = yield from sub_orchestration(context, repoint_machine.NAME, asked, f"{by.run}.settle", Repointed)
+    if ended.fault:
+        raise StepFailedError(ended.fault)

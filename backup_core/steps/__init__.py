@@ -1,0 +1,14 @@
+"""The contract between orchestrations and activities: each step's name, what goes in, what comes out.
+
+A step never raises an expected failure: it answers an Outcome, because values keep their type on the way to an orchestrator
+and exceptions do not. Everything here is JSON; history carries references (plan names, snapshot ids), never payloads.
+"""
+
+from __future__ import annotations
+
+from backup_core.steps.backup import BACKUP_STEPS
+from backup_core.steps.copying import COPYING_STEPS
+from backup_core.steps.restore import RESTORE_STEPS
+
+STEPS = (*BACKUP_STEPS, *COPYING_STEPS, *RESTORE_STEPS)
+"""Every step; function_app.py registers one activity for each."""

@@ -1,0 +1,279 @@
+"""The steps of a backup, and what the orchestrations of one are handed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from backup_core.domain.records import Kind
+from backup_core.steps.copying import Applied, FullCopy, ImageCopy, Opened, Planned, Verified
+from backup_core.steps.messages import Fault, Message, Nothing, RunRef, Step
+
+
+class FleetRequest(Message):
+    """Input of the backup_fleet orchestration: the window, and the slice of disks after the id `after`."""
+
+    window: str
+    """ISO 8601."""
+    wave: int
+    full_copy: FullCopy = "pages"
+    after: str = ""
+
+
+class FleetPage(Message):
+    """A slice of the registered disks, after the id `after`."""
+
+    window: str
+    after: str
+
+
+class FleetRun(Message):
+    """A disk and the run it gets in this window."""
+
+    disk: str
+    run: str
+
+
+class FleetDisks(Message):
+    """The slice; `more` when the list goes on after the last one."""
+
+    runs: list[FleetRun]
+    more: bool
+
+
+class BackupRequest(Message):
+    """Input of the backup_disk orchestration. `going` is where a continued-as-new instance goes on."""
+
+    disk: str
+    run: str
+    trigger: Literal["timer", "http"]
+    full: bool = False
+    window: str = ""
+    wave: int = 4
+    """Shards copied side by side."""
+    full_copy: FullCopy = "pages"
+    going: Going | None = None
+
+
+class Begin(Message):
+    """Ask to own the disk."""
+
+    disk: str
+    run: str
+    lease: str
+    trigger: Literal["timer", "http"]
+    full: bool
+    window: str
+    now: str
+    """The orchestrator's time, ISO 8601."""
+
+
+class Begun(Message):
+    """Whether the run may go on, and how."""
+
+    state: Literal["go", "skipped", "ended", "unsettled"]
+    """`ended`: this run is over already, or another instance of it is at work; nothing was changed. `unsettled`: the run owns
+    the disk, but a restore that died was changing its machine; that comes first, then `begin` again.
+    """
+    why: str = ""
+    epoch: int = 0
+    source: str = ""
+    kind: Kind = "full"
+    reason: str = ""
+    automatic: bool = False
+    generation: int = 0
+    head: str = ""
+    head_etag: str = ""
+    held: str = ""
+    """The head leased so far, if any: with a new generation it is not the one that will be written."""
+    base: str = ""
+    """Source snapshot to diff against; empty for a full copy."""
+    finish_target: str = ""
+    """Source snapshot of an interrupted run, to be brought to a point before a fresh one is taken."""
+    finish_size: int = 0
+    repoint: str = ""
+    """The change of a machine that has to be settled first."""
+
+
+class TakeSnapshot(Message):
+    """Snapshot the source for this run."""
+
+    by: RunRef
+
+
+class Snapshotted(Message):
+    """The source snapshot S."""
+
+    snapshot: str
+    size: int
+
+
+class NewGeneration(Message):
+    """Give up on an increment: the same run goes on as a full copy."""
+
+    by: RunRef
+    reason: str
+
+
+class RaiseEpoch(Message):
+    """Shut out what the run's own first transfer may still send, before a second one begins on the same head."""
+
+    by: RunRef
+    head: str
+
+
+class Raised(Message):
+    """The run's next epoch, and the head's version under it."""
+
+    epoch: int
+    etag: str
+
+
+class Transfer(ImageCopy):
+    """A head, the destination, being brought to a source snapshot: what all steps of a round of a backup share."""
+
+    reason: str
+    automatic: bool
+    head_etag: str
+
+    @property
+    def head(self) -> str:
+        """Name of the backup blob."""
+        return self.destination
+
+    @property
+    def image(self) -> ImageCopy:
+        """Only what the copying steps need: history carries each input."""
+        return ImageCopy(**{name: getattr(self, name) for name in ImageCopy.model_fields})
+
+
+class Verify(Message):
+    """Compare head and source snapshot from `offset` on: first the page maps of the whole disk, then content."""
+
+    transfer: Transfer
+    content: bool = False
+    """Whether the page maps are done and content is compared."""
+    offset: int = 0
+    chain: str = ""
+    """Digest of the page map before `offset`."""
+    etag: str = ""
+    """The head's version since the comparison began; empty at its beginning."""
+    compared: int = 0
+    """Bytes of content compared so far."""
+    changed_bytes: int = 0
+    """What the plan says of the diff: bytes it touches, and in how many ranges."""
+    ranges: int = 0
+
+
+class TakeBackup(Message):
+    """Snapshot the verified head, with everything there is to say of the restore point."""
+
+    transfer: Transfer
+    etag: str
+    applied: Applied
+    compared: int
+    """Bytes of content the verification compared."""
+    now: str
+
+
+class BackedUp(Message):
+    """The backup snapshot B."""
+
+    snapshot: str
+
+
+class Commit(Message):
+    """Make the pair visible as a restore point."""
+
+    transfer: Transfer
+    etag: str
+    backup_snapshot: str
+    moves_from: str = ""
+    """The source the disk had before, when its registration moves to the transfer's own with this point: a restore's."""
+
+
+class Committed(Message):
+    """The restore point."""
+
+    point: str
+
+
+class Clean(Message):
+    """Delete the source snapshot the new pair replaced."""
+
+    transfer: Transfer
+
+
+class Prune(Message):
+    """Delete what the disk's retention no longer keeps."""
+
+    by: RunRef
+
+
+class Pruned(Message):
+    """The restore points that are gone now."""
+
+    expired: list[str]
+    more: bool
+
+
+class Finish(Message):
+    """End the run and let go of the disk."""
+
+    disk: str
+    run: str
+    lease: str
+    state: Literal["Succeeded", "Failed", "Canceled"]
+    now: str
+    points: list[str] = Field(default_factory=list)
+    expired: list[str] = Field(default_factory=list)
+    fault: Fault | None = None
+    heads: list[str] = Field(default_factory=list)
+    """Every head the run leased, so that none stays leased, committed or not."""
+
+
+class Going(Message):
+    """Where a continued-as-new backup goes on: in the middle of a transfer."""
+
+    transfer: Transfer
+    planned: Planned
+    next_shard: int
+    applied: Applied
+    retries: int
+    points: list[str]
+    heads: list[str]
+    started: str
+    fresh_after: bool
+    """A fresh source snapshot follows after this transfer."""
+
+
+LIST_DISKS = Step("list_disks", FleetPage, FleetDisks)
+BEGIN = Step("begin", Begin, Begun)
+TAKE_SNAPSHOT = Step("take_source_snapshot", TakeSnapshot, Snapshotted)
+NEW_GENERATION = Step("begin_new_generation", NewGeneration, Begun)
+RAISE_EPOCH = Step("raise_epoch", RaiseEpoch, Raised)
+OPEN_HEAD = Step("open_head", Transfer, Opened)
+VERIFY_HEAD = Step("verify_head", Verify, Verified)
+TAKE_BACKUP = Step("take_backup_snapshot", TakeBackup, BackedUp)
+COMMIT_POINT = Step("commit_point", Commit, Committed)
+DROP_PREVIOUS = Step("drop_previous_snapshot", Clean, Nothing)
+PRUNE_POINTS = Step("prune_points", Prune, Pruned)
+FINISH_RUN = Step("finish_run", Finish, Nothing)
+
+BackupRequest.model_rebuild()
+
+BACKUP_STEPS: tuple[Step[Any, Any], ...] = (
+    LIST_DISKS,
+    BEGIN,
+    TAKE_SNAPSHOT,
+    NEW_GENERATION,
+    RAISE_EPOCH,
+    OPEN_HEAD,
+    VERIFY_HEAD,
+    TAKE_BACKUP,
+    COMMIT_POINT,
+    DROP_PREVIOUS,
+    PRUNE_POINTS,
+    FINISH_RUN,
+)

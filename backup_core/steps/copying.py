@@ -1,0 +1,191 @@
+"""The steps by which images are copied, for backups and restores alike."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from backup_core.domain.records import Kind, Phase
+from backup_core.steps.messages import Fault, Message, Nothing, RunRef, Step
+
+FullCopy = Literal["pages", "blob"]
+"""How a full copy is made: page by page, or as one Copy Blob of the service."""
+
+
+Verification = Literal["sampled", "full"]
+"""How much content is compared: samples, or every allocated byte."""
+
+
+class ImageCopy(Message):
+    """An image, or the changes to one, brought from a snapshot to a blob: what the copying steps of backups and restores share.
+
+    `source` and `destination` are URLs of disks, or names of backup blobs in their container.
+    """
+
+    by: RunRef
+    source: str
+    base: str = ""
+    """Snapshot of the source that the destination equals already; empty when it is empty."""
+    target: str
+    """Snapshot of the source that the destination is brought to."""
+    destination: str
+    becomes: Literal["head", "disk"] = "head"
+    """What the destination is meant for: a head carries its intent, a disk nothing of ours once it is complete."""
+    kind: Kind
+    generation: int
+    size: int
+    plan: str = ""
+
+
+class Planned(Message):
+    """The stored plan, or why the diff cannot be trusted."""
+
+    plan: str = ""
+    shards: int = 0
+    write_bytes: int = 0
+    clear_bytes: int = 0
+    ranges: int = 0
+    requests: int = 0
+    refused: str = ""
+    whole: bool = False
+    """Copied as a whole by the service: there are no shards."""
+
+
+class Opened(Message):
+    """The head is there, leased, of the right size, and says what is being done to it."""
+
+    etag: str
+
+
+class ApplyShard(Message):
+    """Copy one shard of the plan, from where an earlier call came to."""
+
+    image: ImageCopy
+    shard: int
+
+
+class Applied(Message):
+    """What was done to the head."""
+
+    write_bytes: int = 0
+    clear_bytes: int = 0
+    puts: int = 0
+    clears: int = 0
+    streamed_bytes: int = 0
+    """How many of the bytes written passed through the worker."""
+
+    def plus(self, other: Applied) -> Applied:
+        """Both together."""
+        return Applied(**{name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields})
+
+
+class CopyRequest(Message):
+    """Input of the copy_blob orchestration; `copy_id` and what follows say where a continued-as-new one goes on."""
+
+    image: ImageCopy
+    reason: str = ""
+    copy_id: str = ""
+    started: str = ""
+    pause: float = 0.0
+    retries: int = 0
+
+
+class CopyEnd(Message):
+    """Output of the copy_blob orchestration."""
+
+    state: Literal["success", "failed", "canceled"]
+    copy_id: str = ""
+    fault: Fault | None = None
+    retries: int = 0
+
+
+class CopyStarted(Message):
+    """The service's id of the copy."""
+
+    copy_id: str
+
+
+class CopyRef(Message):
+    """A Copy Blob of an image."""
+
+    image: ImageCopy
+    copy_id: str
+
+
+class CopyProgress(Message):
+    """How far a copy is, in bytes."""
+
+    status: Literal["pending", "success", "failed", "aborted"]
+    done: int
+    total: int
+    why: str = ""
+
+
+class ShardApplied(Message):
+    """How far the shard came. It is called again until `done`."""
+
+    applied: Applied
+    """All that was done in the shard, by this call and those before."""
+    at: int
+    """Everything before this offset is done, durably known."""
+    done: bool
+
+
+class Verified(Message):
+    """How far the comparison came. Once `done`, the head is marked verified and `etag` is its version."""
+
+    content: bool
+    offset: int
+    chain: str
+    etag: str
+    compared: int
+    done: bool
+
+
+class Report(Message):
+    """Progress of the run, for its row."""
+
+    by: RunRef
+    phase: Phase
+    done: int = 0
+    total: int = 0
+    rounds_left: int = 0
+    kind: str = ""
+    reason: str = ""
+    bytes_total: int = 0
+    bytes_done: int = 0
+    ranges_total: int = 0
+    bytes_streamed: int = 0
+    requests_total: int = 0
+    requests_done: int = 0
+    retries: int = 0
+    attention: str = ""
+    """Why somebody should look although the run goes on trying."""
+    beside: bool = False
+    """A sign of life from work that goes on beside the run's main one: the row's phase and numbers are left alone."""
+
+
+class Reported(Message):
+    """Percent as the row now has it, and whether somebody asked for the run to be canceled."""
+
+    percent: int
+    cancel: bool
+    """Somebody asked for it, or another part of the run has failed."""
+
+
+PLAN_TRANSFER = Step("plan_transfer", ImageCopy, Planned)
+START_COPY = Step("start_copy", ImageCopy, CopyStarted)
+CHECK_COPY = Step("check_copy", CopyRef, CopyProgress)
+ABORT_COPY = Step("abort_copy", CopyRef, Nothing)
+TAKE_OVER_COPY = Step("take_over_copy", CopyRef, Opened)
+APPLY_SHARD = Step("apply_shard", ApplyShard, ShardApplied)
+REPORT_PROGRESS = Step("report_progress", Report, Reported)
+
+COPYING_STEPS: tuple[Step[Any, Any], ...] = (
+    PLAN_TRANSFER,
+    START_COPY,
+    CHECK_COPY,
+    ABORT_COPY,
+    TAKE_OVER_COPY,
+    APPLY_SHARD,
+    REPORT_PROGRESS,
+)

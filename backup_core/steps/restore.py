@@ -1,0 +1,350 @@
+"""The steps of a restore, and what its orchestrations hand each other."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from backup_core.steps.backup import Transfer
+from backup_core.steps.copying import Applied, FullCopy, ImageCopy, Opened, Planned, Verification, Verified
+from backup_core.steps.messages import Fault, Message, Nothing, RunRef, Step
+
+
+class RestoreRequest(Message):
+    """Input of the restore_disk orchestration. What is wanted stands in the run's row."""
+
+    disk: str
+    run: str
+    wave: int = 4
+    full_copy: FullCopy = "pages"
+    verification: Verification = "full"
+
+
+class BeginRestore(Message):
+    """Ask to restore: pin the point."""
+
+    disk: str
+    run: str
+    lease: str
+    now: str
+
+
+class RestoreBegun(Message):
+    """The pinned point, and what is wanted."""
+
+    state: Literal["go", "ended"]
+    why: str = ""
+    point: str = ""
+    head: str = ""
+    snapshot: str = ""
+    """The backup snapshot, of the blob `head`."""
+    size: int = 0
+    source: str = ""
+    """URL of the disk as it is registered, or was when the point was taken; empty when this app may not read it any more."""
+    target: str = ""
+    managed_disk: str = ""
+    slot: SlotRef | None = None
+    repoint: bool = False
+    stop_vm: bool = False
+    old_disk: str = ""
+    """What the machine had when the restore was asked for."""
+    adopt: bool = False
+
+
+class SlotRef(Message):
+    """Where a disk is attached to a machine."""
+
+    vm: str
+    lun: int | None = None
+
+
+class CopyImage(Message):
+    """Input of the copy_image orchestration: bring a whole image to a new blob and prove it."""
+
+    image: ImageCopy
+    wave: int
+    full_copy: FullCopy
+    verification: Verification
+    planned: Planned | None = None
+    """Where a continued-as-new one goes on."""
+    next_shard: int = 0
+    applied: Applied = Applied()
+    retries: int = 0
+
+
+class ImageCopied(Message):
+    """Output of the copy_image orchestration."""
+
+    state: Literal["success", "failed", "canceled"]
+    etag: str = ""
+    applied: Applied = Applied()
+    compared: int = 0
+    page_map: str = ""
+    fault: Fault | None = None
+    retries: int = 0
+
+
+class CompareImage(Message):
+    """Compare the copy with its source, from `offset` on, as Verify does."""
+
+    image: ImageCopy
+    full: bool
+    content: bool = False
+    offset: int = 0
+    chain: str = ""
+    etag: str = ""
+    compared: int = 0
+
+
+class SealImage(Message):
+    """The disk is complete and proved: snapshot it if wanted, take the run's mark from it, let go of it."""
+
+    image: ImageCopy
+    etag: str
+    snapshots: bool
+
+
+class Sealed(Message):
+    """The snapshot of the new disk, empty when none was wanted."""
+
+    snapshot: str
+
+
+class DiscardImage(Message):
+    """Remove a blob that this run made and did not finish."""
+
+    image: ImageCopy
+
+
+class Discarded(Message):
+    """What is left of it: empty when nothing is."""
+
+    left: str
+
+
+class OwnDisk(Message):
+    """Ask to own the disk for a restore."""
+
+    disk: str
+    run: str
+    lease: str
+    now: str
+    supersedes: str = ""
+    """Another lease of the same run, whose execution is shut out by this one."""
+
+
+class Owned(Message):
+    """The run's epoch, or who has the disk now."""
+
+    state: Literal["owned", "waiting", "unsettled"]
+    epoch: int = 0
+    source: str = ""
+    """URL of the disk's blob as it is registered; empty when it is not."""
+    busy: str = ""
+    repoint: str = ""
+    """The change of a machine that has to be settled first."""
+    held: str = ""
+    """The present head, leased and shut to older writers meanwhile."""
+
+
+class ImportDisk(Message):
+    """Make a managed disk of the restored blob."""
+
+    by: RunRef
+    disk: str
+    target: str
+    slot: SlotRef | None
+
+
+class Imported(Message):
+    """Whether the managed disk is complete."""
+
+    done: bool
+
+
+class RememberMachine(Message):
+    """Store what the machine has, and what it is to get, before anything is changed."""
+
+    by: RunRef
+    slot: SlotRef
+    expected: str
+    """The disk that is to be replaced: the one that was there when the restore was asked for."""
+    target: str
+    managed_disk: str
+    size: int
+    stop_vm: bool
+
+
+class Remembered(Message):
+    """Where the change is stored."""
+
+    change: str
+    old_disk: str
+
+
+class MoveMachine(Message):
+    """Bring the machine one move nearer to the goal."""
+
+    by: RunRef
+    change: str
+    goal: Literal["new", "old"]
+
+
+class Moved(Message):
+    """How far it is. `done`: the goal was read back."""
+
+    done: bool
+    move: str
+    holds: Literal["new", "old", "nothing", "other"]
+    power: str
+
+
+class SettleChange(Message):
+    """The machine is where it shall be: the stored change is over. After `new` the registration follows the machine, without a
+    point of its own: the next backup is a full one.
+    """
+
+    by: RunRef
+    change: str
+    goal: Literal["new", "old"]
+
+
+class RepointRequest(Message):
+    """Input of the repoint_machine orchestration. An empty `goal` settles what a dead run left: forward or back."""
+
+    by: RunRef
+    change: str
+    goal: Literal["new", "old", ""]
+    fault: Fault | None = None
+    """Why the goal is the old disk again."""
+    began: str = ""
+    retries: int = 0
+    attention: str = ""
+    touched: bool = False
+    """Whether any move was asked for: until then the machine is certainly as it was."""
+
+
+class Repointed(Message):
+    """Output of the repoint_machine orchestration: what the machine has now, read back."""
+
+    holds: Literal["new", "old", "nothing", "other", "unknown"]
+    """`unknown`: another run took the disk over, and settles the machine."""
+    power: str
+    fault: Fault | None = None
+    seconds: int = 0
+
+
+class DeliverDisk(Message):
+    """Input of the deliver_disk orchestration: the new disk, and the machine that gets it."""
+
+    request: RestoreRequest
+    by: RunRef
+    begun: RestoreBegun
+
+
+class WaitForDisk(Message):
+    """Input of the wait_for_disk orchestration: become the disk's owner, however long another run takes."""
+
+    by: RunRef
+    lease: str = ""
+    """What to own the disk with, when it is not the run's lease: then whatever acts under that one is shut out."""
+    pause: float = 0.0
+    retries: int = 0
+
+
+class Waited(Message):
+    """Output of the wait_for_disk orchestration."""
+
+    owned: Owned | None = None
+    canceled: bool = False
+    fault: Fault | None = None
+
+
+class Delivered(Message):
+    """Output of the deliver_disk orchestration."""
+
+    state: Literal["success", "failed", "canceled"]
+    fault: Fault | None = None
+    etag: str = ""
+    """The new disk's version when it was proved equal to the restore point; empty before."""
+    sealed: bool = False
+    """The new disk is complete and let go of, whatever came of the rest."""
+    snapshot: str = ""
+    owned: Owned | None = None
+    machine: Repointed | None = None
+    change: str = ""
+    old_disk: str = ""
+    retries: int = 0
+
+
+class NoteFailure(Message):
+    """Tell the run's other parts that it is going to fail."""
+
+    by: RunRef
+    fault: Fault
+
+
+class AdoptHead(Message):
+    """Make the promoted blob the disk's head: at the run's epoch, equal to the new disk's snapshot."""
+
+    transfer: Transfer
+    etag: str
+    """Its version when it was proved equal to the restore point."""
+    page_map: str
+    """Digest of its page map then."""
+
+
+class FinishRestore(Message):
+    """End the restore: its row, its pin, its leases, the disk's ownership."""
+
+    disk: str
+    run: str
+    lease: str
+    state: Literal["Succeeded", "Failed", "Canceled"]
+    now: str
+    end: str
+    points: list[str] = Field(default_factory=list)
+    fault: Fault | None = None
+    old_disk: str = ""
+    downtime_seconds: int | None = None
+    leased: list[str] = Field(default_factory=list)
+    owner_lease: str = ""
+    """What the disk is owned with, when it is not the run's lease."""
+
+
+BEGIN_RESTORE = Step("begin_restore", BeginRestore, RestoreBegun)
+OPEN_IMAGE = Step("open_image", ImageCopy, Opened)
+COMPARE_IMAGE = Step("compare_image", CompareImage, Verified)
+SEAL_IMAGE = Step("seal_image", SealImage, Sealed)
+DISCARD_IMAGE = Step("discard_image", DiscardImage, Discarded)
+OWN_DISK = Step("own_disk", OwnDisk, Owned)
+IMPORT_DISK = Step("import_disk", ImportDisk, Imported)
+REMEMBER_MACHINE = Step("remember_machine", RememberMachine, Remembered)
+MOVE_MACHINE = Step("move_machine", MoveMachine, Moved)
+LOOK_AT_MACHINE = Step("look_at_machine", MoveMachine, Moved)
+FENCE_MACHINE = Step("fence_machine", MoveMachine, Moved)
+SETTLE_CHANGE = Step("settle_change", SettleChange, Nothing)
+NOTE_FAILURE = Step("note_failure", NoteFailure, Nothing)
+ADOPT_HEAD = Step("adopt_head", AdoptHead, Opened)
+FINISH_RESTORE = Step("finish_restore", FinishRestore, Nothing)
+
+RestoreBegun.model_rebuild()
+
+RESTORE_STEPS: tuple[Step[Any, Any], ...] = (
+    BEGIN_RESTORE,
+    OPEN_IMAGE,
+    COMPARE_IMAGE,
+    SEAL_IMAGE,
+    DISCARD_IMAGE,
+    OWN_DISK,
+    IMPORT_DISK,
+    REMEMBER_MACHINE,
+    MOVE_MACHINE,
+    LOOK_AT_MACHINE,
+    FENCE_MACHINE,
+    SETTLE_CHANGE,
+    NOTE_FAILURE,
+    ADOPT_HEAD,
+    FINISH_RESTORE,
+)

@@ -1,0 +1,219 @@
+"""The stand-in's HTTP face: Azure Resource Manager's paths, and a control address for tests.
+
+POST   /__control/faults      [{"method", "path", "status", "code", "times", "skip", "operation", "after", "held"}]
+POST   /__control/switches    {"operation_seconds", "retired", "actions", "not_actions"}
+PUT    /__control/machines    {"id", "storageProfile", "power"}: make or replace a machine, leases and all
+DELETE /__control/machines    {"id"}
+GET    /__control/            machines, disks, leases of attached VHDs, requests so far
+DELETE /__control/            no faults, default switches
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from devhost.arm.leases import RefusedError
+from devhost.arm.state import ConflictError, Fault, Switches
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from devhost.arm.state import Cloud, Operation
+
+    Route = Callable[[web.Request, re.Match[str], Fault | None], Awaitable[web.Response]]
+
+_GROUP = r"/subscriptions/(?P<subscription>[^/]+)/resourceGroups/(?P<group>[^/]+)/providers/Microsoft\.Compute"
+_MACHINE = re.compile(rf"(?P<id>{_GROUP}/virtualMachines/[^/]+)(?:/(?P<verb>deallocate|start|instanceView))?", re.IGNORECASE)
+_DISK = re.compile(rf"(?P<id>{_GROUP}/(?:disks|snapshots)/[^/]+)", re.IGNORECASE)
+_OPERATION = re.compile(
+    r"/subscriptions/[^/]+/providers/Microsoft\.Compute/locations/[^/]+/(?P<way>operations|results)/(?P<number>[^/]+)"
+)
+_PERMISSIONS = re.compile(r"(?P<id>/subscriptions/.+)/providers/Microsoft\.Authorization/permissions", re.IGNORECASE)
+
+
+def application(cloud: Cloud) -> web.Application:
+    """The aiohttp application."""
+    served = web.Application(client_max_size=4 * 1024 * 1024)
+    face = _Face(cloud)
+    served.router.add_route("*", "/__control/{what:.*}", face.control)
+    served.router.add_route("*", "/{path:.*}", face.handle)
+    return served
+
+
+class _Face:
+    """Requests to answers."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self.cloud = cloud
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Any request of the SDK."""
+        path = request.path
+        self.cloud.requests.append(f"{request.method} {path}")
+        fault = self._fault(request.method, path)
+        if fault and not fault.operation:
+            return _refusal(fault.status or 500, fault.code, "injected")
+        try:
+            for pattern, answer in self._routes():
+                match = pattern.fullmatch(path)
+                if match:
+                    return await answer(request, match, fault)
+        except ConflictError as conflict:
+            return _refusal(conflict.status, conflict.code, str(conflict))
+        return _refusal(404, "InvalidResourceType", f"{request.method} {path} is not served by the stand-in")
+
+    def _routes(
+        self,
+    ) -> list[tuple[re.Pattern[str], Callable[[web.Request, re.Match[str], Fault | None], Awaitable[web.Response]]]]:
+        return [
+            (_PERMISSIONS, self._permissions),
+            (_MACHINE, self._machine),
+            (_DISK, self._disk),
+            (_OPERATION, self._operation),
+        ]
+
+    def _fault(self, method: str, path: str) -> Fault | None:
+        for fault in self.cloud.switches.faults:
+            if fault.times > 0 and method == fault.method and fault.path in path:
+                if fault.skip > 0:
+                    fault.skip -= 1
+                    continue
+                if not fault.held:
+                    fault.times -= 1
+                return fault
+        return None
+
+    # -- what the SDK asks -------------------------------------------------------------------------------------------------
+
+    async def _machine(self, request: web.Request, match: re.Match[str], fault: Fault | None) -> web.Response:
+        vm, verb = match["id"], (match["verb"] or "").lower()
+        if request.method == "GET" and verb == "instanceview":
+            return web.json_response(_view(self.cloud.machine(vm)))
+        if request.method == "GET":
+            return web.json_response(self._shown(self.cloud.machine(vm), expand=request.query.get("$expand", "")))
+        if request.method == "PUT":
+            etag = request.headers.get("If-Match", "")
+            found, operation = self.cloud.put_machine(vm, await request.json(), etag, fault)
+            return web.json_response(self._shown(found), headers=self._async(request, match, operation))
+        if verb == "start":
+            operation = self.cloud.power(vm, "running", fault)
+            return web.Response(status=202, headers=self._async(request, match, operation))
+        if verb == "deallocate":
+            # The other way of polling: by Location alone.
+            operation = self.cloud.power(vm, "deallocated", fault)
+            return web.Response(status=202, headers={"Location": self._url(request, match, "results", operation)})
+        return _refusal(405, "MethodNotAllowed", request.method)
+
+    @staticmethod
+    def _shown(vm: dict[str, Any], expand: str = "") -> dict[str, Any]:
+        shown = {name: value for name, value in vm.items() if name != "power"}
+        if expand.lower() == "instanceview":
+            shown["properties"] = {**vm["properties"], "instanceView": _view(vm)}
+        return shown
+
+    async def _disk(self, request: web.Request, match: re.Match[str], fault: Fault | None) -> web.Response:
+        disk = match["id"]
+        if request.method == "PUT":
+            if_none_match = request.headers.get("If-None-Match", "")
+            found, operation = self.cloud.put_disk(disk, await request.json(), if_none_match, fault)
+            return web.json_response(found, status=202, headers=self._async(request, match, operation))
+        if disk.lower() not in self.cloud.managed:
+            message = f"The Resource '{disk}' was not found."
+            raise ConflictError(message, status=404, code="ResourceNotFound")
+        if request.method == "DELETE":
+            del self.cloud.managed[disk.lower()]
+            return web.Response(status=204)
+        return web.json_response(self.cloud.managed[disk.lower()])
+
+    async def _operation(self, _: web.Request, match: re.Match[str], __: Fault | None) -> web.Response:
+        operation = self.cloud.operations[match["number"]]
+        if match["way"] == "operations":
+            shown: dict[str, Any] = {"name": operation.number, "status": operation.status}
+            if operation.error and operation.status == "Failed":
+                shown["error"] = {"code": operation.error.code, "message": str(operation.error)}
+            return web.json_response(shown)
+        if operation.status == "InProgress":
+            return web.Response(status=202)
+        if operation.error:
+            return _refusal(409, operation.error.code, str(operation.error))
+        return web.Response(status=200)
+
+    async def _permissions(self, _: web.Request, __: re.Match[str], ___: Fault | None) -> web.Response:
+        switches = self.cloud.switches
+        return web.json_response({"value": [{"actions": switches.actions, "notActions": switches.not_actions}]})
+
+    def _async(self, request: web.Request, match: re.Match[str], operation: Operation) -> dict[str, str]:
+        return {"Azure-AsyncOperation": self._url(request, match, "operations", operation)}
+
+    @staticmethod
+    def _url(request: web.Request, match: re.Match[str], way: str, operation: Operation) -> str:
+        place = f"/subscriptions/{match['subscription']}/providers/Microsoft.Compute/locations/local/{way}/{operation.number}"
+        return f"{request.scheme}://{request.host}{place}?api-version=local"
+
+    # -- what tests ask ------------------------------------------------------------------------------------------------------
+
+    async def control(self, request: web.Request) -> web.Response:
+        """The control address."""
+        what = f"{request.method} {request.match_info['what']}"
+        body: Any = await request.json() if request.can_read_body else None
+        cloud = self.cloud
+        try:
+            match what:
+                case "GET ":
+                    pass
+                case "DELETE ":
+                    cloud.switches = Switches()
+                    cloud.requests.clear()
+                case "POST faults":
+                    cloud.switches.faults = [Fault(**one) for one in body]
+                case "POST switches":
+                    for name, value in body.items():
+                        setattr(cloud.switches, name, value)
+                case "PUT machines":
+                    await self._made(body)
+                case "DELETE machines":
+                    for source in _vhds(cloud.vms.pop(body["id"].lower())):
+                        await cloud.disks.detach(source)
+                case _:
+                    return web.json_response({"error": f"no such control: {what}"}, status=404)
+        except (TypeError, KeyError, RefusedError) as error:
+            return web.json_response({"error": str(error)}, status=400)
+        shown = {
+            "machines": [self._shown(vm, expand="instanceView") for vm in cloud.vms.values()],
+            "disks": list(cloud.managed.values()),
+            "leases": cloud.disks.leases,
+            "requests": cloud.requests,
+            "switches": asdict(cloud.switches),
+        }
+        return web.json_response(shown)
+
+    async def _made(self, body: dict[str, Any]) -> None:
+        former = self.cloud.vms.pop(body["id"].lower(), None)
+        if former:
+            for source in _vhds(former):
+                await self.cloud.disks.detach(source)
+        properties = {"storageProfile": body["storageProfile"], "vmId": "0", **body.get("properties", {})}
+        wanted = {"location": "local", "properties": properties, **body.get("more", {})}
+        _, operation = self.cloud.put_machine(body["id"], wanted, "", None)
+        await operation.work
+        self.cloud.machine(body["id"])["power"] = body.get("power", "running")
+        if operation.error:
+            raise operation.error
+
+
+def _vhds(vm: dict[str, Any]) -> list[str]:
+    storage = vm["properties"]["storageProfile"]
+    disks = [*storage.get("dataDisks", []), *([storage["osDisk"]] if "osDisk" in storage else [])]
+    return [disk["vhd"]["uri"] for disk in disks if "vhd" in disk]
+
+
+def _view(vm: dict[str, Any]) -> dict[str, Any]:
+    return {"hyperVGeneration": "V1", "statuses": [{"code": f"PowerState/{vm['power']}", "level": "Info"}]}
+
+
+def _refusal(status: int, code: str, message: str) -> web.Response:
+    return web.json_response({"error": {"code": code, "message": message}}, status=status)

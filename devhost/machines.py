@@ -1,0 +1,138 @@
+"""Virtual machines of the local platform: the stand-in for Azure Resource Manager as a child process, and its control."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import requests
+
+from devhost.processes import Child
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from devhost.storage import Account
+
+REPOSITORY = Path(__file__).parent.parent
+SUBSCRIPTION = "11111111-2222-3333-4444-555555555555"
+GROUP = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/demo"
+
+
+def machine_id(name: str) -> str:
+    """The id of a machine in the platform's resource group."""
+    return f"{GROUP}/providers/Microsoft.Compute/virtualMachines/{name}"
+
+
+class Machines:
+    """The stand-in."""
+
+    def __init__(self, folder: Path, accounts: list[Account]) -> None:
+        """Start it; attached VHDs are blobs of `accounts`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        found: dict[str, str] = {}
+
+        def is_ready(line: str) -> bool:
+            match = re.fullmatch(r"ready (\d+)\n", line)
+            if match:
+                found["port"] = match.group(1)
+            return match is not None
+
+        known = {account.blobs: [account.name, account.key] for account in accounts}
+        self._child = Child(
+            [sys.executable, "-m", "devhost.arm"],
+            folder / "arm.log",
+            folder=REPOSITORY,
+            environment={"PAGEKEEPER_ACCOUNTS": json.dumps(known)},
+            is_ready=is_ready,
+        )
+        self.endpoint = f"http://127.0.0.1:{found['port']}"
+
+    def __enter__(self) -> Self:
+        """Use as a context."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop."""
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._child.pid
+
+    def stop(self) -> None:
+        """End it."""
+        self._child.stop()
+
+    # -- control ------------------------------------------------------------------------------------------------------
+
+    def control(self, method: str, what: str = "", body: object = None) -> dict[str, Any]:
+        """One call of the control address; raises ValueError with the stand-in's words when it refuses."""
+        answer = requests.request(method, f"{self.endpoint}/__control/{what}", json=body, timeout=30)
+        value: dict[str, Any] = answer.json()
+        if answer.status_code != requests.codes.ok:
+            raise ValueError(value["error"])
+        return value
+
+    def reset(self) -> None:
+        """No faults, default switches."""
+        self.control("DELETE")
+
+    def faults(self, *rules: Mapping[str, object]) -> None:
+        """Replace the list of faults."""
+        self.control("POST", "faults", list(rules))
+
+    def switch(self, **switches: object) -> None:
+        """Turn switches."""
+        self.control("POST", "switches", switches)
+
+    def make(self, name: str, *, os: str = "", data: Mapping[int, str] | None = None, power: str = "running") -> str:
+        """A machine with these VHDs (or managed disks, by id) attached; its id."""
+        storage: dict[str, Any] = {
+            "dataDisks": [
+                {"lun": lun, "name": f"{name}-data-{lun}", "createOption": "Attach", "caching": "ReadOnly", **_source(one)}
+                for lun, one in (data or {}).items()
+            ]
+        }
+        if os:
+            storage["osDisk"] = {
+                "osType": "Linux",
+                "name": f"{name}-os",
+                "createOption": "Attach",
+                "caching": "ReadWrite",
+                **_source(os),
+            }
+        self.control("PUT", "machines", {"id": machine_id(name), "storageProfile": storage, "power": power})
+        return machine_id(name)
+
+    def delete(self, name: str) -> None:
+        """Remove a machine; its disks are let go."""
+        self.control("DELETE", "machines", {"id": machine_id(name)})
+
+    def machine(self, name: str) -> dict[str, Any]:
+        """A machine as Azure shows it."""
+        return next(one for one in self.control("GET")["machines"] if one["name"] == name)
+
+    def source(self, name: str, lun: int | str) -> str | None:
+        """What a machine has as its OS disk (`os`) or at a LUN."""
+        storage = self.machine(name)["properties"]["storageProfile"]
+        disks = [storage.get("osDisk")] if lun == "os" else [one for one in storage["dataDisks"] if one["lun"] == lun]
+        return next((one["vhd"]["uri"] if "vhd" in one else one["managedDisk"]["id"] for one in disks if one), None)
+
+    def power(self, name: str) -> str:
+        """Whether a machine runs."""
+        return str(self.machine(name)["properties"]["instanceView"]["statuses"][0]["code"].partition("/")[2])
+
+    def lease(self, url: str) -> str | None:
+        """The lease of an attached VHD: what its guest writes with."""
+        lease: str | None = self.control("GET")["leases"].get(url)
+        return lease
+
+
+def _source(text: str) -> dict[str, Any]:
+    return {"managedDisk": {"id": text}} if text.startswith("/subscriptions/") else {"vhd": {"uri": text}}

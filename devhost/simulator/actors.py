@@ -1,0 +1,200 @@
+"""Everybody but the app: the guest that writes, operators who pin, cancel and restore, and strangers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from backup_core.domain.ending import cancellation
+from backup_core.domain.naming import BlobAddress, restored_blob_name, run_key
+from backup_core.domain.ranges import PAGE
+from backup_core.domain.records import Pin, Restoring, Run, Slot
+from backup_core.domain.repoint import MachineDisk
+from devhost.simulator.stage import DISK, SOURCE, VM
+
+if TYPE_CHECKING:
+    from devhost.memory.page_blobs import Blob
+    from devhost.simulator.stage import Stage
+
+
+class Actors:
+    """What they do to a stage, each act by itself."""
+
+    def __init__(self, stage: Stage) -> None:
+        """Act on `stage`."""
+        self.stage, self.rng = stage, stage.rng
+        self._restores = 0
+
+    # -- the guest and its operator -------------------------------------------------------------------------------------
+
+    def guest(self) -> None:
+        """The virtual machine writes or trims; now and then explicit zeros. What is not attached is written by hand."""
+        stage = self.stage
+        attached = stage.machine.at(stage.lun)
+        url = attached.source if attached and not attached.managed and self.rng.random() < 0.8 else stage.policy.source
+        blob, address = stage.blob(url), stage.tools.source(url)
+        if blob is None or (blob.lease and not blob.lease.startswith(VM)):
+            return  # a restore is still making it
+        size = blob.size // PAGE
+        first = self.rng.randrange(size)
+        count = min(self.rng.randrange(1, 6), size - first)
+        values = [None if self.rng.random() < 0.3 else bytes([self.rng.randrange(4)]) * PAGE for _ in range(count)]
+        stage.blobs.poke(address, first, values)
+
+    def pin(self) -> None:
+        """A restore begins to use a point; it gives no further sign of life."""
+        stage = self.stage
+        available = [(key, point) for key, point in stage.points().items() if point.state == "available"]
+        if available:
+            key, point = self.rng.choice(available)
+            number = len(stage.pins)
+            run = f"{DISK}.20260103T{number // 60:02d}{number % 60:02d}00Z.timer"
+            stage.count("points pinned")
+            stage.note(f"!! {run} pins {point.point}")
+            row = Run(DISK, run, "Running", "http", full=False, created=stage.world.now)
+            # One transaction: the row of the run, the pin, and a new version of the point.
+            for value, at in ((row, run_key(run)), (Pin(DISK, point.point, run), f"pin!{point.point}!{run}"), (point, key)):
+                stage.store(value, at)
+            stage.pins.append((point.point, run))
+
+    def unpin(self) -> None:
+        """A restore ends; its pin is left behind."""
+        stage = self.stage
+        silent = [run for _, run in stage.pins if stage.run(run).restore is None and not stage.run(run).ended_for_good]
+        if silent:
+            run = self.rng.choice(silent)
+            stage.store(replace(stage.run(run), state="Canceled"), run_key(run))
+
+    def cancel(self) -> None:
+        """An operator cancels a run."""
+        stage = self.stage
+        open_ = [(key, run) for key, run in stage.runs() if not run.ended_for_good]
+        if open_:
+            key, run = self.rng.choice(open_)
+            stage.count("run canceled")
+            stage.note(f"!! {run.run} canceled")
+            stage.store(cancellation(stage.catalogue.rows[DISK, key], stage.world.now, stage.world.now), key)
+
+    def ask_for_restore(self) -> Run | None:
+        """An operator asks for a restore; its row, or None when there is nothing to restore."""
+        stage = self.stage
+        available = [point for point in stage.points().values() if point.state == "available"]
+        if not available:
+            return None
+        self._restores += 1
+        run = f"{DISK}.20260104T{self._restores // 60:02d}{self._restores % 60:02d}00Z.0000abcd"
+        how = self.rng.choice(["repoint", "repoint", "adopt", "plain"])
+        wanted = Restoring(
+            point=self.rng.choice(available).point,
+            target=self._target(run).url,
+            slot=Slot(VM, stage.lun),
+            repoint=how == "repoint",
+            stop_vm=self.rng.random() < 0.2,
+            adopt=how != "plain",
+            old_disk=attached.source if (attached := stage.machine.at(stage.lun)) else "",
+        )
+        if how == "adopt":
+            stage.adopted_by_hand = True
+        stage.count(f"restores: {how}")
+        stage.note(f"-- {run} restores {wanted.point} ({how}) to {wanted.target}")
+        row = Run(DISK, run, "NotStarted", "http", full=False, created=stage.world.now, operation="restore", restore=wanted)
+        stage.store(row, run_key(run))
+        return row
+
+    def _target(self, run: str) -> BlobAddress:
+        """A new name; now and then one that somebody else takes first, or the live disk itself."""
+        stage, chance = self.stage, self.rng.random()
+        target = BlobAddress(SOURCE, "vhds", restored_blob_name("vm.vhd", run))
+        if chance < 0.05:
+            stage.count("restores onto the live disk")
+            return stage.source
+        if chance < 0.12:
+            stage.count("restores onto a stranger's blob")
+            stranger = stage.blobs.put(target, stage.pages * PAGE)
+            stranger.pages = {0: b"\x55" * PAGE}
+            stage.strangers[target] = stranger
+        return target
+
+    # -- strangers ------------------------------------------------------------------------------------------------------
+
+    def third_party(self) -> None:
+        """Somebody else: breaks a lease, deletes a source snapshot, overwrites, resizes, touches head or machine."""
+        stage = self.stage
+        name = stage.head.head if stage.head else ""
+        head = stage.blobs.blobs.get(stage.tools.head(name)) if name else None
+        source = stage.blobs.blobs[stage.source]
+        acts = ["break lease", "delete S", "overwrite", "grow", "shrink", "alter head", "change machine"]
+        act = self.rng.choice(acts)
+        stage.count(f"third party: {act}")
+        stage.note(f"!! third party: {act}")
+        if act == "break lease" and head:
+            head.lease = ""
+        elif act == "delete S" and source.snapshots:
+            victim = self.rng.choice(sorted(source.snapshots))
+            stage.deleted_by_others.add(victim)
+            del source.snapshots[victim]
+        elif act == "overwrite":
+            self._overwrite(source)
+        elif act in ("grow", "shrink"):
+            self._resize(source, 4 if act == "grow" else -2)
+        elif act == "alter head" and head and not head.lease:
+            # Only an unleased head can be written by a stranger; what it then holds must never become a point.
+            stage.altered_by_others = True
+            stage.blobs.poke(stage.tools.head(name), 1, [b"\xee" * PAGE])
+        elif act == "change machine":
+            self._change_machine()
+
+    def _overwrite(self, source: Blob) -> None:
+        stage = self.stage
+        lease = source.lease
+        fresh = stage.blobs.put(stage.source, source.size)
+        fresh.snapshots, fresh.lease = source.snapshots, lease
+        fresh.created = stage.world.now + timedelta(microseconds=1)
+        stage.world.tick()
+
+    def _change_machine(self) -> None:
+        """Another version of the machine; rarely another disk where the restored one was to go."""
+        stage = self.stage
+        if VM in stage.machines.going:
+            return
+        if self.rng.random() < 0.8:
+            stage.machines.change(VM, *stage.machine.disks)
+            return
+        other = MachineDisk("other", f"{SOURCE}/vhds/other.vhd", managed=False, lun=stage.lun)
+        stage.machine_changed_by_others = True
+        stage.machines.change(VM, *(disk for disk in stage.machine.disks if disk.lun != stage.lun), other)
+
+    def listing_lies(self) -> None:
+        """Once, the service leaves a newly allocated range out of a diff: what no protocol can prevent must be verified."""
+        # Under a content diff the maps of head and source may differ harmlessly, and only samples could tell.
+        if self.stage.blobs.lies == 0 and self.stage.blobs.diff_kind == "writes":
+            self.stage.count("a diff hides an allocation")
+            self.stage.blobs.lies = 1
+
+    def _resize(self, source: Blob, pages: int) -> None:
+        size = source.size + pages * PAGE
+        if 8 * PAGE <= size <= 80 * PAGE:
+            for page in [page for page in source.pages if page * PAGE >= size]:
+                self.stage.blobs.poke(self.stage.source, page, [None])
+            source.size = size
+
+    # -- the services -----------------------------------------------------------------------------------------------------
+
+    def copies_arrive(self, *, well: bool) -> None:
+        """The service ends a pending copy, nearly always well."""
+        stage = self.stage
+        pending = [address for address, blob in stage.blobs.blobs.items() if blob.arriving]
+        if pending:
+            success = well or self.rng.random() < 0.9
+            stage.count(f"copy ends: {'success' if success else 'failed'}")
+            stage.blobs.end_copy(self.rng.choice(pending), "success" if success else "failed")
+
+    def machine_settles(self) -> None:
+        """A change of the machine that is under way comes to its end."""
+        for vm in self.stage.machines.going:
+            self.stage.machines.finish(vm)
+
+    def pass_time(self) -> None:
+        """Nothing happens for a while."""
+        self.stage.world.pass_time(timedelta(minutes=self.rng.choice([1, 5, 16, 60])))

@@ -1,0 +1,195 @@
+"""What must hold after every step of a history, by the numbers of the project's invariants."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+from backup_core.domain.ending import dead
+from backup_core.domain.metadata import from_metadata, from_point_metadata
+from backup_core.domain.naming import run_key
+from devhost.simulator.stage import DISK, SOURCE, ViolationError, as_lost
+
+if TYPE_CHECKING:
+    from backup_core.domain.records import RestorePoint, Run
+    from devhost.simulator.stage import Stage
+
+
+class Invariants:
+    """Compares the points, the head, the machine and the runs with what is known to be true."""
+
+    def __init__(self, stage: Stage) -> None:
+        """Look at `stage`."""
+        self.stage = stage
+        self.seen: dict[str, RestorePoint] = {}
+        self.leases: dict[str, str] = {}
+        self.ended: dict[str, str] = {}
+        self.restored: dict[str, bytes] = {}
+        """What each restore point held, by id: also after it has expired."""
+        self.attached: set[str] = set()
+        """Disks the machine has had."""
+        self.early: ViolationError | None = None
+        """A violation seen inside an activity, which would take it for a fault of its own."""
+
+    def check(self, *, everything: bool = False) -> None:
+        """Raise ViolationError unless all hold."""
+        if self.early:
+            raise self.early
+        self.stage.learn()
+        points = self.check_rows(everything=everything)
+        if len({point.source_snapshot for point in points.values()}) != len(points):
+            self.violated("invariant 11: one source snapshot has two restore points")
+        self._check_head(points)
+        self._check_runs()
+        self._check_strangers()
+        self._check_machine()
+
+    def violated(self, what: str) -> NoReturn:
+        """Say so."""
+        raise ViolationError(what)
+
+    # -- points -----------------------------------------------------------------------------------------------------------
+
+    def check_rows(self, *, everything: bool = False) -> dict[str, RestorePoint]:
+        """Points come once, stay as they are, and go only when they may."""
+        stage, points = self.stage, self.stage.points()
+        for (_, key), row in stage.catalogue.rows.items():
+            if key.startswith("pin!") and (row.value.point, row.value.run) not in stage.pins:
+                stage.pins.append((row.value.point, row.value.run))
+        for key, point in points.items():
+            known = self.seen.get(key)
+            if known and known != point:
+                if as_lost(known) != point:
+                    self.violated(f"invariant 11: restore point {point.point} was changed")
+                self._check_expired(point, points)
+            self.seen[key] = point
+            if point.state == "available" and (not known or everything):
+                self.check_point(point)
+        for key in set(self.seen) - set(points):
+            if self.seen.pop(key).state != "deleting":
+                self.violated("invariant 11: a restore point was lost")
+            stage.count("points expired")
+        return points
+
+    def check_before_deletion(self) -> None:
+        """A point is not lost whose deletion was seen and right."""
+        try:
+            self.check_rows()
+        except ViolationError as violation:
+            self.early = self.early or violation
+
+    def check_point(self, point: RestorePoint) -> None:
+        """The point equals its source snapshot, and its backup snapshot says all of it."""
+        stage, content = self.stage, self.stage.content(point)
+        if content != stage.truth[point.source_snapshot]:
+            self.violated(f"invariant 1: restore point {point.point} ({point.reason}) differs from its source snapshot")
+        carried = stage.blobs.blobs[stage.tools.head(point.head)].snapshots[point.backup_snapshot].metadata
+        if from_point_metadata(carried, point.head, point.backup_snapshot) != point:
+            self.violated(f"invariant 12: the metadata of {point.point} does not describe it")
+        self.restored[point.point] = content
+        origin = point.reason.removeprefix("restored from ")
+        if point.kind == "restored" and content != self.restored[origin]:
+            self.violated(f"invariant 18: restore point {point.point} does not hold what {origin} held")
+
+    def _check_expired(self, point: RestorePoint, points: dict[str, RestorePoint]) -> None:
+        """A point may only go when the disk has a retention and enough newer ones stay, the common pair's among them."""
+        stage = self.stage
+        newer = [one for one in points.values() if one.source_snapshot > point.source_snapshot and one.state == "available"]
+        if stage.retention is None or len(newer) < stage.retention.keep_last:
+            self.violated(f"invariant 19: restore point {point.point} expired with {len(newer)} newer ones")
+        for pinned, run in stage.pins:
+            row = stage.catalogue.rows[DISK, run_key(run)]
+            if pinned == point.point and not row.value.ended_for_good and not dead(row, stage.world.now):
+                self.violated(f"invariant 19: restore point {point.point} expired while run {run} used it")
+        if stage.head and stage.head.pair and stage.head.pair.point == point.point:
+            self.violated(f"invariant 19: restore point {point.point} of the common pair expired")
+
+    # -- head and runs -----------------------------------------------------------------------------------------------------
+
+    def _check_head(self, points: dict[str, RestorePoint]) -> None:
+        stage, head = self.stage, self.stage.head
+        if head is None:
+            return
+        if head.owner:
+            holder = self.leases.setdefault(head.owner.lease, head.owner.run)
+            if holder != head.owner.run:
+                self.violated("invariant 7: two runs have the same lease id")
+        if head.pair is None:
+            return
+        newest = max(points.values(), key=lambda point: point.source_snapshot)
+        if head.pair.point != newest.point:
+            self.violated("invariant 10: the common pair is not the newest restore point")
+        source = stage.blob(head.source)
+        pair_exists = source is not None and head.pair.source_snapshot in source.snapshots
+        if not pair_exists and head.pair.source_snapshot not in stage.deleted_by_others:
+            self.violated("invariant 2: the source snapshot of the common pair was deleted by the app")
+        blob = stage.blobs.blobs.get(stage.tools.head(head.head))
+        if blob is None or stage.altered_by_others:
+            return
+        mark = from_metadata(blob.metadata)
+        clean = blob.content() == stage.content(newest)
+        if not clean and (mark is None or mark.target == head.pair.source_snapshot):
+            self.violated("invariant 3: the head was changed without a durable intent")
+
+    def _check_runs(self) -> None:
+        for _, run in self.stage.runs():
+            if self.ended.get(run.run, run.state) != run.state:
+                self.violated(f"invariant 14: run {run.run} was {self.ended[run.run]} and is {run.state} now")
+            if run.ended_for_good and run.run not in self.ended:
+                self.ended[run.run] = run.state
+                if run.state == "Succeeded":
+                    self._check_success(run)
+
+    def _check_success(self, run: Run) -> None:
+        wanted = run.restore
+        if wanted is None:
+            if not run.points:
+                self.violated(f"invariant 21: run {run.run} succeeded without a restore point")
+            return
+        target = self.stage.blob(wanted.target)
+        self.stage.count(f"restores succeeded: {'repoint' if wanted.repoint else 'adopt' if wanted.adopt else 'plain'}")
+        if target is None or target.metadata:
+            self.violated(f"invariant 16: restore {run.run} succeeded without its complete disk")
+        if not wanted.adopt and target.content() != self.restored[wanted.point]:
+            self.violated(f"invariant 16: the disk of restore {run.run} differs from its restore point")
+        if wanted.adopt and not run.points:
+            self.violated(f"invariant 18: restore {run.run} succeeded without adopting its disk")
+
+    # -- disks and machine ------------------------------------------------------------------------------------------------
+
+    def _check_strangers(self) -> None:
+        """A restore never writes onto anything that exists."""
+        for address, blob in self.stage.strangers.items():
+            present = self.stage.blobs.blobs.get(address)
+            if present is not blob or blob.content()[:1] != b"\x55" or blob.lease or blob.snapshots:
+                self.violated(f"invariant 15: a restore touched {address}, which was somebody else's")
+
+    def _check_machine(self) -> None:
+        """No end state leaves the machine without a disk, and what is shown as protected is what the machine uses."""
+        stage = self.stage
+        head, held = stage.head, stage.machine.at(stage.lun)
+        if held is None and not (head and head.repoint):
+            self.violated("invariant 17: the machine has no disk, and nobody is at work on that")
+        if held and held.source not in self.attached:
+            self.attached.add(held.source)
+            self._check_attached(held.source)
+
+    def _check_attached(self, source: str) -> None:
+        """A disk that a machine has just been given is the whole restore point; its guest has written nothing yet."""
+        wanted = next((run.restore for _, run in self.stage.runs() if run.restore and run.restore.target == source), None)
+        blob = self.stage.blob(source)
+        if wanted and (blob is None or blob.content() != self.restored[wanted.point]):
+            self.violated(f"invariant 16: the machine was given {source}, which is not restore point {wanted.point}")
+
+    def check_rest(self) -> None:
+        """What holds once nothing is under way any more."""
+        stage = self.stage
+        head, held = stage.head, stage.machine.at(stage.lun)
+        if stage.machine_changed_by_others or (head and head.repoint):
+            return
+        if held is None or not held.source.startswith(SOURCE):
+            self.violated("invariant 17: the machine has no disk at rest")
+        if not stage.adopted_by_hand and held.source != stage.policy.source:
+            self.violated(f"invariant 21: the machine uses {held.source}, backed up is {stage.policy.source}")
+        blob = stage.blob(held.source)
+        if blob is None:
+            self.violated(f"invariant 17: the machine uses {held.source}, which is gone")

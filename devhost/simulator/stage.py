@@ -1,0 +1,186 @@
+"""The world of one history: a disk with its machine, the app over in-memory ports, and what is known to be true of them."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from backup_core.activities.copying import Copying
+from backup_core.activities.tools import Limits, Tools
+from backup_core.domain.naming import BlobAddress, run_key
+from backup_core.domain.ranges import PAGE
+from backup_core.domain.records import Policy, Retention, Versioned
+from backup_core.domain.repoint import Machine, MachineDisk
+from devhost.memory.catalogue import MemoryCatalogue, MemoryDocuments
+from devhost.memory.machines import MemoryMachines
+from devhost.memory.page_blobs import MemoryPageBlobs
+from devhost.memory.world import World
+
+if TYPE_CHECKING:
+    from backup_core.domain.records import Head, RestorePoint, Run
+    from backup_core.steps.copying import FullCopy
+    from devhost.memory.page_blobs import Blob
+    from devhost.memory.world import Gate
+
+SOURCE, BACKUP, DISK = "https://source.test", "https://backup.test", "vm"
+GROUP = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/web"
+VM = f"{GROUP}/providers/Microsoft.Compute/virtualMachines/web-1"
+REPLAYED_EVERY = 100
+"""One history in so many is run through the Durable SDK's replay; it has backups only."""
+BACKUPS_ONLY_EVERY = 3
+"""One history in so many has no restores: what is rare in backups would drown otherwise."""
+
+
+class ViolationError(Exception):
+    """An invariant does not hold."""
+
+
+@dataclass
+class Report:
+    """What a history came to."""
+
+    seed: int
+    counts: Counter[str] = field(default_factory=Counter)
+    violation: str = ""
+    trace: list[str] = field(default_factory=list)
+
+
+class Stage:
+    """Everything a history happens to. All choices come from its seed."""
+
+    def __init__(self, seed: int, before: Gate, after: Gate, *, keep_trace: bool) -> None:
+        """`before` and `after` are asked around each effect of a port call."""
+        self.seed, self.rng = seed, random.Random(seed)  # noqa: S311  replayable choices
+        self.report, self._keep_trace = Report(seed), keep_trace
+        self.world = World(before, after)
+        self.replayed = seed % REPLAYED_EVERY == 0
+        self.restores = not self.replayed and seed % BACKUPS_ONLY_EVERY != 0
+        self.pages = self.rng.randrange(12, 65)
+        self.blobs = MemoryPageBlobs(self.world, diff="writes" if seed % 2 else "content")
+        self.blobs.copies_held = True
+        self.catalogue = MemoryCatalogue(self.world)
+        self.machines = MemoryMachines(self.world, self.blobs)
+        self.full_copy: FullCopy = "blob" if not self.replayed and self.rng.random() < 0.3 else "pages"
+        if self.full_copy == "pages" and self.rng.random() < 0.3:
+            self.blobs.unreachable.add(SOURCE)
+        self.tools = self._tools()
+        self.retention = Retention(self.rng.choice([1, 2, 4])) if self.rng.random() < 0.6 else None
+        first = BlobAddress(SOURCE, "vhds", "vm.vhd")
+        self.blobs.put(first, self.pages * PAGE)
+        policy = Policy(DISK, first.url, "", self.world.now, self.world.now, retention=self.retention)
+        self.catalogue.rows[DISK, "policy"] = Versioned(policy, "W/0", self.world.now)
+        self.catalogue.claims[first.url] = DISK
+        self.lun = self.rng.choice([0, 0, None])
+        self.blobs.put(BlobAddress(SOURCE, "vhds", "other.vhd"), 8 * PAGE)
+        self.machines.add(VM, MachineDisk("vm-disk", first.url, managed=False, lun=self.lun))
+        self.machines.slow = self.rng.random() < 0.5
+        # What is known to be true.
+        self.truth: dict[str, bytes] = {}
+        """What each source snapshot holds."""
+        self.pins: list[tuple[str, str]] = []
+        """(point, run) of every pin ever set."""
+        self.deleted_by_others: set[str] = set()
+        self.altered_by_others = False
+        self.machine_changed_by_others = False
+        self.strangers: dict[BlobAddress, Blob] = {}
+        """Blobs of other people where restores want to go."""
+        self.adopted_by_hand = False
+        """A restore was adopted without its machine being given the disk: the operator does that."""
+
+    def _tools(self) -> Tools:
+        limits = Limits(
+            shard_bytes_max=self.rng.choice([2, 4, 1000]) * PAGE,
+            shard_requests_max=self.rng.choice([2, 1000]),
+            in_flight=self.rng.choice([1, 2, 4]),
+            # On these tiny disks 300 samples would read everything, and so hide what the protocol itself must prevent.
+            samples_min=1,
+            window_bytes=self.rng.choice([5, 16, 1000]) * PAGE,
+            windows_ahead=self.rng.choice([1, 3]),
+            wave_requests=self.rng.choice([1, 2, 5]),
+            shard_seconds=self.rng.choice([1, 100]),
+        )
+        copying = Copying(self.blobs, self.rng.choice(["auto", "stream"]), lambda: 0.0)
+        return Tools(
+            self.blobs, self.catalogue, MemoryDocuments(self.world), (SOURCE,), BACKUP, "heads", itertools.count().__next__,
+            copying, self.machines, limits, (GROUP.lower(),),
+        )  # fmt: skip
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    @property
+    def policy(self) -> Policy:
+        """The disk's registration."""
+        policy: Policy = self.catalogue.rows[DISK, "policy"].value
+        return policy
+
+    @property
+    def source(self) -> BlobAddress:
+        """The blob that is backed up."""
+        return self.tools.source(self.policy.source)
+
+    @property
+    def head(self) -> Head | None:
+        """The head row."""
+        row = self.catalogue.rows.get((DISK, "head"))
+        return row.value if row else None
+
+    @property
+    def machine(self) -> Machine:
+        """The machine."""
+        return self.machines.machines[VM]
+
+    def run(self, run: str) -> Run:
+        """A run's row."""
+        found: Run = self.catalogue.rows[DISK, run_key(run)].value
+        return found
+
+    def runs(self) -> list[tuple[str, Run]]:
+        """All rows of runs, with their keys."""
+        return [(key, row.value) for (_, key), row in self.catalogue.rows.items() if key.startswith("run!")]
+
+    def points(self) -> dict[str, RestorePoint]:
+        """All rows of restore points, by key."""
+        return {key: row.value for (_, key), row in self.catalogue.rows.items() if key.startswith("point!")}
+
+    def blob(self, url: str) -> Blob | None:
+        """A blob by its URL."""
+        return self.blobs.blobs.get(self.tools.source(url))
+
+    def store(self, row: Any, key: str) -> None:  # noqa: ANN401  any record
+        """Write a row past every gate, as the API does."""
+        self.catalogue._store(row, key)  # noqa: SLF001  see above
+
+    def content(self, point: RestorePoint) -> bytes:
+        """The bytes of a restore point's backup snapshot. Raises ViolationError when it is gone."""
+        blob = self.blobs.blobs.get(self.tools.head(point.head))
+        if blob is None or point.backup_snapshot not in blob.snapshots:
+            message = f"invariant 1: the backup snapshot of {point.point} is gone"
+            raise ViolationError(message)
+        return blob.snapshots[point.backup_snapshot].content()
+
+    def learn(self) -> None:
+        """What each source snapshot holds, as soon as it exists."""
+        for address, blob in self.blobs.blobs.items():
+            if address.account == SOURCE:
+                for name, snapshot in blob.snapshots.items():
+                    if name not in self.truth:
+                        self.truth[name] = snapshot.content()
+
+    # -- words --------------------------------------------------------------------------------------------------------
+
+    def count(self, what: str) -> None:
+        """Count something that happened."""
+        self.report.counts[what] += 1
+
+    def note(self, line: str) -> None:
+        """Write a line of the trace."""
+        if self._keep_trace:
+            self.report.trace.append(f"{self.world.ticks:>12}  {line}")
+
+
+def as_lost(point: RestorePoint) -> RestorePoint:
+    """The point on its way out."""
+    return replace(point, state="deleting")

@@ -1,0 +1,113 @@
+"""The moves that give a machine another disk: from any state each leads to the goal, and no end leaves it without one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backup_core.domain.errors import SlotTakenError
+from backup_core.domain.records import Slot
+from backup_core.domain.repoint import Change, Machine, MachineDisk, holds, next_move
+
+VM = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/web"
+
+
+def change(lun=0, *, was_running=True, stop=False, managed=False):
+    old = MachineDisk("data", "/old" if managed else "https://a/vhds/old.vhd", managed=managed, lun=lun)
+    new = replace(old, source="/new" if managed else "https://a/vhds/new.vhd")
+    return Change("vm", "run", Slot(VM, lun), old, new, was_running, lun is None or stop)
+
+
+def machine(asked, has, power="running", state="Succeeded"):
+    disk = {"old": asked.old, "new": asked.new, "other": replace(asked.old, source="https://a/vhds/x.vhd"), "nothing": None}[
+        has
+    ]
+    return Machine(VM, "1", state, power, "local", (disk,) if disk else ())
+
+
+def after(asked, at, move, goal):
+    """The machine once the move has happened."""
+    wanted = asked.new if goal == "new" else asked.old
+    match move:
+        case "deallocate":
+            return replace(at, power="deallocated")
+        case "start":
+            return replace(at, power="running")
+        case "detach":
+            return replace(at, disks=(), state="Succeeded")
+        case "attach" | "swap":
+            return replace(at, disks=(wanted,), state="Succeeded")
+        case "wait":
+            return replace(at, state="Succeeded", power="running" if at.power == "changing" else at.power)
+    raise AssertionError(move)
+
+
+@given(
+    lun=st.sampled_from([0, 7, None]),
+    stop=st.booleans(),
+    was_running=st.booleans(),
+    has=st.sampled_from(["old", "new", "nothing"]),
+    power=st.sampled_from(["running", "stopped", "deallocated", "changing"]),
+    state=st.sampled_from(["Succeeded", "Failed", "Updating"]),
+    goal=st.sampled_from(["new", "old"]),
+)
+def test_every_state_leads_to_the_goal(lun, stop, was_running, has, power, state, goal):
+    """In a few moves, whatever interrupted the ones before; a machine that is to be off meanwhile runs again at the end."""
+    asked = change(lun, was_running=was_running, stop=stop)
+    if lun is None and has == "nothing":
+        return  # no machine is without its OS disk
+    at, moves = machine(asked, has, power, state), []
+    while (move := next_move(asked, at, goal)) != "none":
+        moves.append(move)
+        assert len(moves) < 8, moves
+        if move == "detach":
+            assert lun is not None
+        at = after(asked, at, move, goal)
+
+    assert holds(asked, at) == goal
+    assert at.state == "Succeeded"
+    if asked.deallocates and was_running:
+        assert at.power == "running"
+
+
+@pytest.mark.parametrize("goal", ["new", "old"])
+def test_a_third_disk_is_left_alone(goal):
+    asked = change()
+    with pytest.raises(SlotTakenError, match=r"expected .*old\.vhd or .*new\.vhd, found .*x\.vhd; somebody else"):
+        next_move(asked, machine(asked, "other"), goal)
+
+
+def test_a_refused_change_is_not_taken_for_done():
+    """The model has the new disk, but the machine's last change failed: it is sent again."""
+    asked = change()
+
+    assert next_move(asked, machine(asked, "new", state="Failed"), "new") == "attach"
+    assert next_move(asked, machine(asked, "new"), "new") == "none"
+
+
+def test_a_running_machine_keeps_running_for_a_data_disk():
+    asked = change()
+
+    assert next_move(asked, machine(asked, "old"), "new") == "detach"
+    assert next_move(change(stop=True), machine(asked, "old"), "new") == "deallocate"
+    assert next_move(change(None), machine(change(None), "old"), "new") == "deallocate"
+
+
+def test_a_machine_that_was_off_stays_off():
+    asked = change(None, was_running=False)
+    assert next_move(asked, machine(asked, "new", power="deallocated"), "new") == "none"
+
+
+def test_ids_of_managed_disks_compare_without_case():
+    asked = change(managed=True)
+    shouted = replace(asked.new, source=asked.new.source.upper())
+
+    assert holds(asked, Machine(VM, "1", "Succeeded", "running", "local", (shouted,))) == "new"
+    blob = change()
+    assert (
+        holds(blob, Machine(VM, "1", "Succeeded", "running", "local", (replace(blob.new, source=blob.new.source.upper()),)))
+        == "other"
+    )

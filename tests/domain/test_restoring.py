@@ -1,0 +1,154 @@
+"""Rules of restores: VHD footers, tiers, estimates, names, ids, and the words of an end state."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backup_core.domain.estimate import estimate
+from backup_core.domain.naming import (
+    DISK_NAME,
+    MACHINE_ID,
+    managed_disk_id,
+    parse_resource_id,
+    restored_blob_name,
+    restored_disk_name,
+    restored_head_name,
+)
+from backup_core.domain.outcome import Outcome, end_words
+from backup_core.domain.ranges import GIB, MIB
+from backup_core.domain.tiers import fitting_tier
+from backup_core.domain.vhd import vhd_faults
+from devhost.disks import vhd_footer
+
+RUN = "web.20261125T120000Z.0123abcd"
+
+
+def test_a_fixed_vhd_of_whole_mebibytes_is_fine():
+    assert vhd_faults(vhd_footer(7 * MIB), 7 * MIB + 512) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda f: bytes(512), "not the footer of a VHD"),
+        (lambda f: f[:60] + struct.pack(">I", 3) + f[64:], "not a fixed VHD"),
+        (lambda f: f[:100] + b"\1" + f[101:], "checksum is wrong"),
+        (lambda f: vhd_footer(8 * MIB), "footer says 8388608 bytes, it has 7340032"),
+    ],
+)
+def test_what_is_wrong_with_a_footer_is_told(damage, said):
+    faults = vhd_faults(damage(vhd_footer(7 * MIB)), 7 * MIB + 512)
+
+    assert any(said in fault for fault in faults), faults
+
+
+def test_an_unaligned_vhd_is_told():
+    assert vhd_faults(vhd_footer(7 * MIB + 512), 7 * MIB + 1024) == ["its 7340544 bytes are not whole mebibytes"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "size", "tier"),
+    [
+        ("", 5 * GIB, ""),
+        ("P30", 100 * GIB + 512, "P30"),
+        ("P10", 128 * GIB + 512, "P10"),
+        ("P10", 129 * GIB + 512, "P15"),
+        ("P4", 8192 * GIB, "P60"),
+        ("Hot", GIB, ""),
+    ],
+)
+def test_the_restored_disk_keeps_the_tier_or_gets_one_that_fits(kept, size, tier):
+    assert fitting_tier(kept, size) == tier
+
+
+@given(
+    st.integers(0, 2**43), st.integers(0, 10**7), st.lists(st.tuples(st.integers(0, 2**40), st.floats(0, 10**6)), max_size=5)
+)
+def test_estimates_are_ranges_with_a_basis(copied, requests, past):
+    found = estimate(copied, requests, copied, past)
+
+    assert 1 <= found.low <= found.high
+    assert found.basis
+
+
+def test_past_restores_are_a_better_basis_than_limits():
+    known = estimate(100 * MIB, 25, 0, [(50 * MIB, 10.0), (50 * MIB, 25.0)])
+
+    assert (known.low, known.high) == (20, 51)
+    assert "2 past restores" in known.basis
+    assert "limits" in estimate(100 * MIB, 25, 0, []).basis
+
+
+def test_names_are_unique_to_the_run_and_allowed():
+    assert restored_blob_name("web.vhd", RUN) == "web-restored-20261125T120000Z-0123abcd.vhd"
+    assert restored_blob_name("a.b/web", RUN) == "a.b/web-restored-20261125T120000Z-0123abcd"
+    assert len(restored_blob_name("x" * 1024, RUN)) <= 1024
+    assert DISK_NAME.fullmatch(restored_disk_name("d" * 63, RUN.replace("web", "d" * 63)))
+    assert restored_head_name("web", RUN) == f"web/restore-{RUN}/disk.vhd"
+
+
+VM = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg-1/providers/Microsoft.Compute/virtualMachines/web"
+
+
+def test_resource_ids():
+    assert MACHINE_ID.fullmatch(VM)
+    assert parse_resource_id(VM).group_id == "/subscriptions/11111111-2222-3333-4444-555555555555/resourcegroups/rg-1"
+    assert managed_disk_id(VM, "new") == VM.replace("virtualMachines/web", "disks/new")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "/", "web", VM + "/", VM + "/x", VM.replace("1111-", "zzzz-", 1), VM + "?x", VM + "\n", VM.replace("/web", "/we b"),
+             VM.replace("Compute", "Network"), "https://evil.example" + VM, VM.replace("rg-1", ".."), VM.replace("rg-1", "a/b")]
+)  # fmt: skip
+def test_what_is_no_machine_id(text):
+    assert not MACHINE_ID.fullmatch(text)
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (Outcome(), "nothing was begun; restore points, machines and the disk's protection are unchanged"),
+        (
+            Outcome(point="p", target="t"),
+            (
+                "restore point p is unchanged; the unfinished disk was removed; no machine was changed; the disk's protection is "
+                "unchanged"
+            ),
+        ),
+        (Outcome(point="p", target="t", left="t"), "an unfinished disk is left and may be deleted: t"),
+        (
+            Outcome(point="p", target="t", complete=True, slot=("/x/web", 0), holds="old", power="running"),
+            "uses the old disk again",
+        ),
+        (
+            Outcome(
+                point="p",
+                target="t",
+                complete=True,
+                slot=("/x/web", None),
+                holds="new",
+                power="running",
+                old_disk="o",
+                adopted="q",
+            ),
+            (
+                "OS disk of VM web uses the new disk, the machine is running; the old disk o is kept; backups go on from the new disk, "
+                "the next one is an increment on restore point q"
+            ),
+        ),
+        (Outcome(point="p", target="t", managed_disk="m", complete=True, follows=True), "NOT backed up by this app"),
+        (
+            Outcome(point="p", target="t", complete=True, slot=("/x/web", 1), holds="other"),
+            "given another disk by somebody else",
+        ),
+        (Outcome(point="p", target="t", complete=True, slot=("/x/web", 1)), "data disk at LUN 1 of VM web was not touched"),
+        (Outcome(point="p", target="t", left_head="h"), "an unfinished backup blob is left and may be deleted: h"),
+        (Outcome(point="p", target="t", complete=True, follows=True), "the next one is full"),
+    ],
+)
+def test_end_states_are_said_in_words(end, words):
+    assert words in end_words(end)
