@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from azure.core import MatchConditions
-from azure.core.exceptions import HttpResponseError, ResourceNotFoundError, ServiceRequestError, ServiceResponseError
+from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
 from azure.storage.blob import BlobType, CopyProperties, SequenceNumberAction
 from azure.storage.blob.aio import BlobClient, BlobLeaseClient, BlobPrefix, BlobServiceClient
 
@@ -82,12 +82,18 @@ class AzurePageBlobs:
             )
 
     async def delete_own(self, blob: BlobAddress, guard: Guard) -> None:
-        """Delete Blob with its snapshots, under lease and If-Match."""
-        with translated(f"delete {blob}"):
-            try:
+        """Delete Blob with its snapshots, under lease and If-Match. Whether a condition on a missing blob is answered by 404 or by
+        412 is not documented: a refusal is looked into.
+        """
+        try:
+            with translated(f"delete {blob}"):
                 await self._client(blob).delete_blob(delete_snapshots="include", **_guarded(guard))
-            except ResourceNotFoundError:
-                return
+        except BlobMissingError:
+            return
+        except BlobChangedError:
+            with suppress(BlobMissingError):
+                await self.properties(blob)
+                raise
 
     async def may_write(self, account: str, container: str) -> bool:
         """Set Blob Metadata on a blob that is not there, at a version that no blob has: authorisation is checked first."""

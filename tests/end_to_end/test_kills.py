@@ -49,3 +49,70 @@ def test_twenty_kills_at_seeded_offsets(calm, tmp_path, rng):
         disk.check_every_point()
         assert len(disk.moments) == KILLS + 1
         disk.service.close()
+
+
+PLACES = {
+    "planning": {"verb": "GET pagelist"},
+    "making the disk": {"verb": "PUT blob"},
+    "copying": {"verb": "PUT page-from-url", "skip": 2},
+    "comparing": {"verb": "GET blob"},
+    "snapshot of the new disk": {"verb": "PUT snapshot"},
+    "taking the mark from it": {"verb": "PUT metadata"},
+    "letting go of it": {"verb": "PUT lease", "skip": 3},
+    "adopting the head": {"verb": "PUT metadata", "skip": 1},
+    "snapshot of the head": {"verb": "PUT snapshot", "skip": 1},
+    "committing": {"verb": "POST table", "skip": 2},
+    "taking the old disk out": {"method": "PUT"},
+    "putting the new disk in": {"method": "PUT", "skip": 1},
+}
+"""Where a restore is when the host dies: while this request is under way."""
+
+
+def test_a_kill_at_each_place_of_a_restore(calm, machines, tmp_path, rng):
+    """The host dies with the request on its way, comes back, and the restore goes on: the machine has the point, byte for byte,
+    once; the next backup is an increment.
+    """
+    settings = {"BACKUP_SCHEDULE": EVERY_SECOND, "CATALOGUE_TABLE": "restorekills", "IN_FLIGHT": "2"}
+    with Platform(tmp_path, storage=calm, machines=machines, settings=settings) as platform:
+        disk = Disk(platform, "rekilled", 8 * MIB)
+        vm = machines.make("rekilled", data={0: platform.disk_url("rekilled.vhd")})
+        platform.protect("rekilled", "rekilled.vhd", machine={"vm": vm, "lun": 0})
+        disk.lease = machines.lease(disk.blob.url)
+        for _ in range(2):
+            disk.disturb(rng, 6)
+            disk.back_up()
+        points = sorted(disk.moments)
+        for place, request in PLACES.items():
+            point = rng.choice(points)
+            arm = "method" in request
+            slow = {"path": "rekilled", "operation": True, "held": True} if arm else {"delayMs": 700}
+            (machines if arm else calm).faults({**request, **slow})
+            run = platform.api("POST", "/disks/rekilled/restores", {"restorePoint": point, "repoint": True}).json()["id"]
+            while not (updating(machines, request) if arm else calm.control("GET")["faults"][0]["times"] == 0):
+                time.sleep(0.005)
+            platform.host.kill()
+            machines.reset()
+            calm.reset()
+            platform.host.start()
+            ended = platform.wait(run)
+
+            assert ended["state"] == "Succeeded", f"seed {SEED}, killed while {place}: {ended}"
+            disk.moved(machines.source("rekilled", 0))
+            disk.lease = machines.lease(disk.blob.url)
+            assert disk.read() == disk.moments[point], f"seed {SEED}, killed while {place}"
+            (adopted,) = ended["restorePoints"]
+            disk.moments[adopted] = disk.moments[point]
+            disk.content = bytearray(disk.read())
+            disk.disturb(rng, 2)
+            assert disk.back_up()["kind"] == "incremental", f"seed {SEED}, killed while {place}"
+        disk.check_every_point()
+        machines.delete("rekilled")
+        disk.service.close()
+
+
+def updating(machines, request):
+    """Whether the machine's change is under way: of its first write, or of its second."""
+    machine = machines.machine("rekilled")
+    at_it = machine["properties"]["provisioningState"] == "Updating"
+    disks = machine["properties"]["storageProfile"]["dataDisks"]
+    return at_it and (not disks if not request.get("skip") else bool(disks))

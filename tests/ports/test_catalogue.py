@@ -8,7 +8,20 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from backup_core.domain.errors import RowChangedError, RowExistsError
-from backup_core.domain.records import CommonPair, Head, Owner, Pin, Policy, RequestKey, RestorePoint, Retention, Run, RunError
+from backup_core.domain.records import (
+    CommonPair,
+    Head,
+    Owner,
+    Pin,
+    Policy,
+    RequestKey,
+    RestorePoint,
+    Restoring,
+    Retention,
+    Run,
+    RunError,
+    Slot,
+)
 from backup_core.ports import ROWS_PER_COMMIT
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
@@ -227,3 +240,41 @@ async def test_the_holder_of_a_source(ports):
     assert await ports.catalogue.source_holder("https://s/c/b") is None
     await ports.catalogue.claim_source("https://s/c/b", "one")
     assert await ports.catalogue.source_holder("https://s/c/b") == "one"
+
+
+async def test_a_registration_moves_with_a_commit(ports):
+    """Point, head row and registration in one transaction: all, or, at a version that is gone, none."""
+    policy = Policy(DISK, "https://s/c/old", "", NOW, NOW, machine=Slot("/vm", 3))
+    await ports.catalogue.put_policy(policy, None)
+    head_etag = await ports.catalogue.put_head(Head(DISK), None)
+    row = await ports.catalogue.policy(DISK)
+    moved = replace(row, value=replace(policy, source="https://s/c/new"))
+    with pytest.raises(RowChangedError):
+        await ports.catalogue.commit([point_of(1)], Head(DISK, epoch=1), head_etag, policy=replace(moved, etag='W/"gone"'))
+    assert await ports.catalogue.point(DISK, point_of(1).point) is None
+    assert (await ports.catalogue.head(DISK)).value == Head(DISK)
+    await ports.catalogue.commit([point_of(1)], Head(DISK, epoch=1), head_etag, policy=moved)
+
+    assert (await ports.catalogue.policy(DISK)).value == moved.value
+    assert (await ports.catalogue.head(DISK)).value == Head(DISK, epoch=1)
+    assert (await ports.catalogue.point(DISK, point_of(1).point)).value == point_of(1)
+
+
+async def test_rows_of_restores(ports):
+    wanted = Restoring(
+        "p", "https://s/c/new", "/disk", Slot("/vm"), repoint=True, stop_vm=True, old_disk="o", end="in words; 'so'"
+    )
+    run = run_of(5, operation="restore", restore=replace(wanted, downtime_seconds=7))
+    await ports.catalogue.put_run(run, None)
+
+    assert (await ports.catalogue.run(DISK, run.run)).value == run
+
+
+async def test_a_pin_is_of_one_execution(ports):
+    await ports.catalogue.commit([point_of(1)], Head(DISK), None)
+    pin = Pin(DISK, point_of(1).point, "r", "lease-1")
+    await ports.catalogue.pin(pin, await ports.catalogue.point(DISK, pin.point))
+    again = replace(pin, lease="lease-2")
+    await ports.catalogue.pin(again, await ports.catalogue.point(DISK, pin.point))
+
+    assert await ports.catalogue.pins(DISK) == [pin], "the first one stays"

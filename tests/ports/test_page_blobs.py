@@ -307,3 +307,41 @@ async def test_listings_of_blobs_and_snapshots(ports, head):
     }  # fmt: skip
     assert [one.name for one in found] == sorted(one.name for one in found)
     assert [one async for one in ports.blobs.listed(address.account, address.container, "none")] == []
+
+
+# -- blobs of one's own --------------------------------------------------------------------------------------------
+
+
+async def test_only_ones_own_blob_is_deleted(ports, head):
+    """Under its lease, at its version, with its snapshots; what anybody else holds stays."""
+    address, fence = head
+    await ports.blobs.snapshot(address, {"a": "b"})
+    etag = (await ports.blobs.properties(address)).etag
+    with pytest.raises(FencedError):
+        await ports.blobs.delete_own(address, Guard(str(uuid.uuid4()), etag))
+    with pytest.raises(BlobChangedError):
+        await ports.blobs.delete_own(address, Guard(fence.lease, '"0x123"'))
+    assert len(await ports.blobs.snapshots(address)) == 1
+    await ports.blobs.delete_own(address, Guard(fence.lease, etag))
+
+    with pytest.raises(BlobMissingError):
+        await ports.blobs.properties(address)
+    await ports.blobs.delete_own(address, Guard(fence.lease, etag))
+
+
+async def test_an_unleased_blob_is_not_deleted(ports):
+    address = await ports.make("free")
+    found = await ports.blobs.properties(address)
+    with pytest.raises(FencedError):
+        await ports.blobs.delete_own(address, Guard(str(uuid.uuid4()), found.etag))
+
+    assert await ports.blobs.properties(address) == found
+
+
+async def test_asking_whether_it_may_write_changes_nothing(ports):
+    address = await ports.make("here")
+    before = [one async for one in ports.blobs.listed(ports.account, ports.container, "")]
+
+    assert await ports.blobs.may_write(ports.account, ports.container) is True
+    assert [one async for one in ports.blobs.listed(ports.account, ports.container, "")] == before
+    assert (await ports.blobs.properties(address)).tier == ""
