@@ -1,4 +1,4 @@
-"""`make bench`: what one backup costs in requests and bytes, and what its copying costs beside the SDK's own loops.
+"""`make bench`: what a backup and a restore cost in requests and bytes, and their copying beside the SDK's own ways.
 
 Counts are the emulator's. Seconds are of this machine and this emulator, which takes most of them: only ratios within one run
 mean anything.
@@ -15,10 +15,11 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from azure.storage.blob import BlobServiceClient
+from azure.storage.blob import BlobSasPermissions, BlobServiceClient, generate_blob_sas
 from azure.storage.blob.aio import BlobServiceClient as AsyncBlobServiceClient
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -30,15 +31,20 @@ from backup_core.api import disks
 from backup_core.api.context import respond
 from backup_core.api.http import Request
 from backup_core.domain.ranges import GIB, MIB, PUT_BYTES_MAX, ByteRange, DiffRange, requests
+from backup_core.domain.records import Restoring, Run
 from backup_core.orchestrations.backup_disk import backup_disk
+from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.steps import STEPS
 from backup_core.steps.backup import BackupRequest
+from backup_core.steps.restore import RestoreRequest
 from devhost.memory.catalogue import MemoryDocuments
 from devhost.memory.driver import Driver
 from devhost.memory.world import World
 from devhost.storage import Storage
 
 if TYPE_CHECKING:
+    from azure.storage.blob import BlobClient
+
     from backup_core.activities.copying import CopyMode
     from backup_core.bootstrap import Services
 
@@ -47,6 +53,7 @@ SIZE = 2 * GIB
 CONTAINER = "vhds"
 BY_NAME = {step.name: step for step in STEPS}
 COPYING = ("apply_shard",)
+PUTS = ("PUT page", "PUT page-from-url", "PUT clear")
 PARALLEL = 32
 
 
@@ -93,24 +100,28 @@ class Bench:
         """Print to `console`."""
         self.console, self.storage, self.shape = console, storage, shape
         self.goals: list[tuple[str, str, str, bool]] = []
+        self.compared: list[str] = []
         self.source = BlobServiceClient(storage.source.blobs, credential=storage.source.credential)
         self.backup = BlobServiceClient(storage.backup.blobs, credential=storage.backup.credential)
 
     async def run(self) -> bool:
         """Everything; whether every count is at its goal."""
         self.source.create_container(CONTAINER)
-        costs = [await self._product("server"), await self._product("stream")]
+        restores: list[Cost] = []
+        costs = [await self._product("server", restores), await self._product("stream", restores)]
         blob = self.source.get_blob_client(CONTAINER, "stream.vhd")
         snapshot = str(blob.create_snapshot()["snapshot"])
         costs.append(await self._measured("SDK, one after the other", lambda: self._sdk_loop(snapshot)))
         costs.append(await self._measured(f"SDK aio, {PARALLEL} at a time", lambda: self._sdk_aio(snapshot)))
-        self._show(costs)
+        restores.append(await self._measured("SDK, one after the other", self._sdk_restore))
+        restores.append(await self._measured("one Copy Blob", self._copy_blob))
+        self._show(costs, restores)
         return all(met for *_, met in self.goals)
 
     # -- the product ------------------------------------------------------------------------------------------------
 
-    async def _product(self, mode: CopyMode) -> Cost:
-        """A full backup of the disk before the diff, then the increment that is measured."""
+    async def _product(self, mode: CopyMode, restores: list[Cost]) -> Cost:
+        """A full backup of the disk before the diff, then the increment that is measured, then a restore of it."""
         blob = self.source.get_blob_client(CONTAINER, f"{mode}.vhd")
         blob.create_page_blob(SIZE)
         for change in self.shape.changes:
@@ -134,7 +145,9 @@ class Bench:
                 for start in range(piece.start, piece.end, PUT_BYTES_MAX):
                     length = min(PUT_BYTES_MAX, piece.end - start)
                     blob.upload_page(secrets.token_bytes(length), start, length)
-            return await self._back_up(services, mode, 1)
+            cost = await self._back_up(services, mode, 1)
+            restores.append(await self._restore(services, mode))
+            return cost
         finally:
             await services.close()
 
@@ -183,12 +196,60 @@ class Bench:
             self._judge(mode, cost, listings)
         return cost
 
+    async def _restore(self, services: Services, mode: str) -> Cost:
+        """A restore that is adopted: two copies of the newest point. What is compared is counted apart."""
+        cost, read, put = Cost(f"Pagekeeper, {mode} mode, two copies", 0.0, 0.0, 0, 0), 0, 0
+        copied: dict[str, int] = {}
+
+        async def perform(name: str, asked: dict[str, Any]) -> Any:  # noqa: ANN401  any JSON
+            nonlocal cost, read, put
+            answer: list[Any] = []
+
+            async def step() -> None:
+                answer.append(await run_step(BY_NAME[name], services.tools, asked))
+
+            one = await self._measured(cost.name, step)
+            counts = self.storage.counts()
+            if name == "compare_image":
+                read += counts.get("GET blob", {}).get("bytesOut", 0)
+            if name in COPYING:
+                put += sum(counts.get(verb, {}).get("requests", 0) for verb in PUTS)
+                copied[f"{asked['image']['destination']}:{asked['shard']}"] = answer[0]["value"]["applied"]["write_bytes"]
+                cost = replace(
+                    cost, seconds=cost.seconds + one.seconds, cpu_seconds=cost.cpu_seconds + one.cpu_seconds,
+                    requests=cost.requests + one.requests, through=cost.through + one.through,
+                )  # fmt: skip
+            return answer[0]
+
+        (row,) = await services.tools.catalogue.points(mode, 1)
+        run = f"{mode}.20260102T000000Z.0000abcd"
+        target = f"{self.storage.source.blobs}/{CONTAINER}/{mode}-restored.vhd"
+        wanted = Restoring(row.value.point, target, adopt=True)
+        asked_for = Run(
+            mode, run, "NotStarted", "http", full=False, created=datetime.now(UTC), operation="restore", restore=wanted
+        )
+        await services.tools.catalogue.put_run(asked_for, None)
+        request = RestoreRequest(disk=mode, run=run).model_dump(mode="json")
+        output = await Driver(dict(ORCHESTRATORS), perform).run("restore_disk", request, run)
+        if output["state"] != "Succeeded":
+            raise RuntimeError(output)
+        point = self.backup.get_blob_client("heads", row.value.head, snapshot=row.value.backup_snapshot)
+        ranges = [int(one.end or 0) + 1 - int(one.start or 0) for one in point.list_page_ranges()]
+        allocated, least = sum(ranges), 2 * sum(-(-size // PUT_BYTES_MAX) for size in ranges)
+        meaning = "allocated, once per copy"
+        self._goal(f"restore, {mode}: bytes copied", sum(copied.values()), 2 * allocated, meaning)
+        self._goal(f"restore, {mode}: put requests", put, least, "within 2 % of the least", slack=least // 50)
+        self.compared.append(
+            f"restore, {mode}: {read / MIB:.1f} MiB read to compare {allocated / MIB:.1f} MiB twice, both sides"
+        )
+        return cost
+
     def _judge(self, mode: str, cost: Cost, listings: int) -> None:
         changes = self.shape.changes
         pieces = sum(1 for change in changes for _ in requests(change))
         changed = sum(change.range.size for change in changes if not change.cleared)
         counts = self.storage.counts()
-        puts = sum(counts.get(verb, {}).get("requests", 0) for verb in ("PUT page", "PUT page-from-url", "PUT clear"))
+        puts = sum(counts.get(verb, {}).get("requests", 0) for verb in PUTS)
         wanted = {"server": 0, "stream": 2 * changed}[mode]
         self._goal(f"{mode}: put and clear requests", puts, pieces, "⌈range ÷ 4 MiB⌉ per range, one per clear")
         self._goal(
@@ -196,8 +257,8 @@ class Bench:
         )
         self._goal(f"{mode}: listings by chunk", listings - 1, 0, "one by window, none by chunk")
 
-    def _goal(self, what: str, found: int, wanted: int, meaning: str) -> None:
-        self.goals.append((what, f"{found:,}", f"{wanted:,} ({meaning})", found == wanted))
+    def _goal(self, what: str, found: int, wanted: int, meaning: str, slack: int = 0) -> None:
+        self.goals.append((what, f"{found:,}", f"{wanted:,} ({meaning})", wanted <= found <= wanted + slack))
 
     # -- the SDK's own ways -----------------------------------------------------------------------------------------
 
@@ -233,6 +294,33 @@ class Bench:
 
             await asyncio.gather(*(work() for _ in range(PARALLEL)))
 
+    def _newest(self) -> BlobClient:
+        """The newest backup snapshot of the disk `stream`."""
+        blobs = self.backup.get_container_client("heads").list_blobs(name_starts_with="stream/", include=["snapshots"])
+        found = max((blob for blob in blobs if blob.snapshot), key=lambda blob: str(blob.snapshot))
+        return self.backup.get_blob_client("heads", found.name, snapshot=found.snapshot)
+
+    async def _sdk_restore(self) -> None:
+        source = self._newest()
+        disk = self.source.get_blob_client(CONTAINER, "sdk-restored.vhd")
+        disk.create_page_blob(SIZE)
+        for allocated in source.list_page_ranges():
+            first, end = int(allocated.start or 0), int(allocated.end or 0) + 1
+            for start in range(first, end, PUT_BYTES_MAX):
+                size = min(PUT_BYTES_MAX, end - start)
+                disk.upload_page(source.download_blob(offset=start, length=size).readall(), start, size)
+
+    async def _copy_blob(self) -> None:
+        source, account = self._newest(), self.storage.backup
+        sas = generate_blob_sas(
+            account.name, "heads", str(source.blob_name), snapshot=str(source.snapshot), account_key=account.key,
+            permission=BlobSasPermissions(read=True), expiry=datetime.now(UTC) + timedelta(hours=1),
+        )  # fmt: skip
+        disk = self.source.get_blob_client(CONTAINER, "copied.vhd")
+        disk.start_copy_from_url(f"{source.url}&{sas}")
+        while disk.get_blob_properties().copy.status == "pending":  # noqa: ASYNC110  the service does not call back
+            await asyncio.sleep(0.05)
+
     def _pieces(self) -> list[DiffRange]:
         return list(itertools.chain.from_iterable(requests(change) for change in self.shape.changes))
 
@@ -249,15 +337,24 @@ class Bench:
         requested = sum(count["requests"] for count in blob.values())
         return Cost(name, seconds, cpu_seconds, requested, through)
 
-    def _show(self, costs: list[Cost]) -> None:
-        table = Table(title="Counts of one increment", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    def _show(self, costs: list[Cost], restores: list[Cost]) -> None:
+        table = Table(title="Counts of one increment and one restore", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for name in ("measure", "found", "goal", ""):
             table.add_column(name, no_wrap=True, justify="right" if name == "found" else "left")
         for what, found, wanted, met in self.goals:
             table.add_row(what, found, wanted, "[green]met[/]" if met else "[red]missed[/]")
         self.console.print(table)
+        for line in self.compared:
+            self.console.print(line)
         shape = self.shape
-        title = f"Copying {shape.small:,} of 8 KiB, {shape.large} of 4 MiB, one of 9 MiB, {shape.clears} clears"
+        self._compare(f"Copying {shape.small:,} of 8 KiB, {shape.large} of 4 MiB, one of 9 MiB, {shape.clears} clears", costs)
+        self._compare("Restoring them to a new disk", restores)
+        self.console.print(
+            "ratios are to the first line; CPU is this process's, without the emulator's; wall is mostly the emulator's, which "
+            "fetches in server mode what the other ways bring, and ends a large Copy Blob after two seconds"
+        )
+
+    def _compare(self, title: str, costs: list[Cost]) -> None:
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for name in ("way", "requests", "through the worker", "wall s", "ratio", "CPU s", "ratio"):
             table.add_column(name, no_wrap=True, justify="left" if name == "way" else "right")
@@ -269,10 +366,6 @@ class Bench:
                 f"{cost.cpu_seconds:.2f}", f"{cost.cpu_seconds / base.cpu_seconds:.1f}",
             )  # fmt: skip
         self.console.print(table)
-        self.console.print(
-            "ratios are to the first line; CPU is this process's, without the emulator's; wall is mostly the emulator's, which "
-            "fetches in server mode what the other ways bring"
-        )
 
 
 def main(*, short: bool) -> int:

@@ -48,7 +48,7 @@ async def _listed(tools: Tools, image: ImageCopy, part: ByteRange) -> AsyncItera
 async def plan_transfer(tools: Tools, asked: ImageCopy) -> Planned:
     """List the work and store it as byte-interval shards. A diff that is refused, or a disk that shrank, is `refused`."""
     await allowed(tools, asked.by)
-    name = plan_name(asked.by.disk, asked.by.run, asked.target, asked.base)
+    name = plan_name(asked.by.disk, asked.by.run, asked.target, asked.base, asked.becomes)
     stored = await tools.documents.get(name)
     if stored is None:
         try:

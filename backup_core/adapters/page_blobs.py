@@ -82,8 +82,8 @@ class AzurePageBlobs:
             )
 
     async def delete_own(self, blob: BlobAddress, guard: Guard) -> None:
-        """Delete Blob with its snapshots, under lease and If-Match. Whether a condition on a missing blob is answered by 404 or by
-        412 is not documented: a refusal is looked into.
+        """Delete Blob with its snapshots, under lease and If-Match. Whether a condition on a missing blob is answered by 404 or
+        by 412 is not documented: a refusal is looked into.
         """
         try:
             with translated(f"delete {blob}"):

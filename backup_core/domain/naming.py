@@ -153,9 +153,12 @@ def repoint_name(disk: str, run: str) -> str:
     return f"{disk}/{run}/machine.json"
 
 
-def plan_name(disk: str, run: str, target: str, base: str) -> str:
-    """Where the plan of a run's transfer of one source snapshot is kept; `base` is empty for a full copy."""
-    return f"{disk}/{run}/{point_id(target)}-from-{point_id(base) if base else 'nothing'}.json"
+def plan_name(disk: str, run: str, target: str, base: str, becomes: str = "head") -> str:
+    """Where the plan of a run's copy of one snapshot is kept; `base` is empty for a full copy. What the copy `becomes` is part
+    of the name: a restore makes two of one snapshot, and each has its own cursors.
+    """
+    what = "" if becomes == "head" else f"-{becomes}"
+    return f"{disk}/{run}/{point_id(target)}-from-{point_id(base) if base else 'nothing'}{what}.json"
 
 
 def policy_name(disk: str) -> str:

@@ -76,8 +76,10 @@ class Actors:
             stage.note(f"!! {run.run} canceled")
             stage.store(cancellation(stage.catalogue.rows[DISK, key], stage.world.now, stage.world.now), key)
 
-    def ask_for_restore(self) -> Run | None:
-        """An operator asks for a restore; its row, or None when there is nothing to restore."""
+    def ask_for_restore(self, *, undisturbed: bool = False) -> Run | None:
+        """An operator asks for a restore; its row, or None when there is nothing to restore. An `undisturbed` one goes where
+        nothing is, and into the machine only while that uses the disk that is backed up.
+        """
         stage = self.stage
         available = [point for point in stage.points().values() if point.state == "available"]
         if not available:
@@ -85,14 +87,18 @@ class Actors:
         self._restores += 1
         run = f"{DISK}.20260104T{self._restores // 60:02d}{self._restores % 60:02d}00Z.0000abcd"
         how = self.rng.choice(["repoint", "repoint", "adopt", "plain"])
+        attached = stage.machine.at(stage.lun)
+        if undisturbed and how == "repoint" and (attached is None or attached.source != stage.policy.source):
+            how = "adopt"
+        target = BlobAddress(SOURCE, "vhds", restored_blob_name("vm.vhd", run)) if undisturbed else self._target(run)
         wanted = Restoring(
             point=self.rng.choice(available).point,
-            target=self._target(run).url,
+            target=target.url,
             slot=Slot(VM, stage.lun),
             repoint=how == "repoint",
             stop_vm=self.rng.random() < 0.2,
             adopt=how != "plain",
-            old_disk=attached.source if (attached := stage.machine.at(stage.lun)) else "",
+            old_disk=attached.source if attached else "",
         )
         if how == "adopt":
             stage.adopted_by_hand = True

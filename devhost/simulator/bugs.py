@@ -20,7 +20,7 @@ from backup_core.orchestrations import deliver_disk, repoint_machine
 from backup_core.orchestrations.calls import call
 from backup_core.steps.backup import COMMIT_POINT
 from backup_core.steps.copying import CHECK_COPY, Applied
-from backup_core.steps.restore import FENCE_MACHINE, MOVE_MACHINE, SETTLE_CHANGE, Repointed
+from backup_core.steps.restore import MOVE_MACHINE, SETTLE_CHANGE, Repointed
 from devhost.memory.catalogue import MemoryCatalogue
 from devhost.memory.driver import DrivenContext
 from devhost.memory.page_blobs import Blob, MemoryPageBlobs
@@ -270,17 +270,6 @@ def repoint_not_undone() -> Iterator[None]:
 
 
 @contextmanager
-def machine_not_fenced() -> Iterator[None]:
-    """Going back to the old disk, nobody shuts out what may still be under way towards the new one."""
-
-    async def nothing(toolbox: tools.Tools, asked: Any) -> Any:  # noqa: ANN401  as the function it replaces
-        return await machines.look_at_machine(toolbox, asked)
-
-    with patch.dict(runner.ACTIVITIES, {FENCE_MACHINE.name: nothing}):
-        yield
-
-
-@contextmanager
 def adopted_snapshot_taken_early() -> Iterator[None]:
     """A disk that is to be adopted is snapshotted as soon as it is complete, while backups go on."""
     flow = deliver_disk._Delivery.flow  # noqa: SLF001  the guard to be removed
@@ -324,6 +313,5 @@ RESTORE_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "adopt without read-back": adopt_without_read_back,
     "metadata trusted after an aborted copy": metadata_trusted_after_an_aborted_copy,
     "repoint not undone": repoint_not_undone,
-    "machine not fenced": machine_not_fenced,
     "adopted snapshot taken early": adopted_snapshot_taken_early,
 }

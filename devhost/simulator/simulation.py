@@ -177,6 +177,8 @@ class Simulation:
             await self._come_to_rest()
             await self._must_back_up()
             self.invariants.check_rest()
+            if self.stage.restores:
+                await self._must_restore()
             await self._must_rebuild()
         except ViolationError as violation:
             self.stage.report.violation = str(violation)
@@ -393,6 +395,20 @@ class Simulation:
             if not full and not (code == "VerificationMismatch" and self.stage.altered_by_others):
                 self.invariants.violated(f"an undisturbed run brought no point equal to the disk: {code} {row.error}")
         self.invariants.violated("undisturbed runs go on failing")
+
+    async def _must_restore(self) -> None:
+        """After every disturbance an undisturbed restore does what it was asked for, and the next backup is of its disk."""
+        row = self.actors.ask_for_restore(undisturbed=True)
+        if row is None:
+            return
+        self._start_restore(row)
+        await self._come_to_rest()
+        ended = self.stage.run(row.run)
+        if ended.state != "Succeeded":
+            self.invariants.violated(f"an undisturbed restore {ended.state}: {ended.error}")
+        self.stage.adopted_by_hand = self.stage.adopted_by_hand or not (row.restore and row.restore.repoint)
+        self.invariants.check_rest()
+        await self._must_back_up()
 
     async def _must_rebuild(self) -> None:
         """Rows that are lost come back exactly; what else is found is a verified image that was never committed."""

@@ -294,6 +294,22 @@ async def test_history_stays_small(scene):
     assert scene.run_row(RUN).state == "Succeeded"
 
 
+async def test_two_copies_have_cursors_of_their_own(scene):
+    """Long shards store how far they came: what the one copy has done is not taken for done in the other."""
+    scene.with_limits(wave_requests=2, in_flight=1)
+    scene.write(0, 1, None, 2, None, 3, None, 4, None, 5, None, 6, None, 7)
+    await scene.back_up()
+    await scene.restore(scene.points()[-1], **into())
+
+    assert scene.run_row(RUN).state == "Succeeded"
+    cursors = {
+        name.rpartition("/")[0]
+        for name in scene.documents.texts
+        if name.startswith(f"vm/{RUN}/") and name.endswith("000000.json")
+    }
+    assert len(cursors) == 2
+
+
 # -- beside backups ---------------------------------------------------------------------------------------------------
 
 
