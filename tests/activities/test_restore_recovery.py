@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from backup_core.domain.errors import ServiceUnavailableError
+from backup_core.domain.errors import MachineChangedError, MachineRefusedError, ServiceUnavailableError
+from backup_core.orchestrations.restore_disk import RestoreFailedError
 from tests.activities.test_cancel import cancel
 from tests.activities.test_restore import AGAIN, RUN, STEPS, TARGET, contents_of, everything_kept, held, into, on
 from tests.activities.test_restore import scene as restorable
@@ -228,20 +229,20 @@ async def test_every_step_late(scene):
 
 
 async def test_a_change_decided_long_ago_is_refused_by_the_machine(scene):
-    """A worker that hung between reading and writing, while the run went back to the old disk: its change does not land."""
+    """A worker hangs between reading and writing; the run goes back to the old disk, which is there: its change lands never."""
     real, hung = scene.machines.put_disk, []
 
     async def put_disk(machine, lun, disk):
         if not hung:
             hung.append((machine, lun, disk))
-            await cancel(scene, RUN)
-            raise ServiceUnavailableError("the worker hangs")
+            raise MachineRefusedError("told to another delivery of the same move")
         return await real(machine, lun, disk)
 
     scene.machines.put_disk = put_disk
-    await scene.restore(scene.points()[0], **into())
-    assert (scene.run_row(RUN).state, held(scene)) == ("Canceled", scene.source().url)
-    with pytest.raises(Exception, match="changed in between"):
+    with pytest.raises(RestoreFailedError, match="uses the old disk again"):
+        await scene.restore(scene.points()[0], **into())
+    assert hung[0][2] is None, "it was about to take the old disk out"
+    with pytest.raises(MachineChangedError):
         await real(*hung[0])
 
     assert held(scene) == scene.source().url
