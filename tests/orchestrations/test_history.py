@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from backup_core.domain.ranges import DISK_BYTES_MAX, GIB
 from backup_core.orchestrations.backup_disk import backup_disk
+from backup_core.orchestrations.copy_image import copy_image
+from backup_core.orchestrations.repoint_machine import repoint_machine
+from backup_core.orchestrations.wait_for_disk import wait_for_disk
 from backup_core.steps.backup import BackupRequest
+from backup_core.steps.copying import ImageCopy
+from backup_core.steps.messages import RunRef
+from backup_core.steps.restore import CopyImage, RepointRequest, WaitForDisk
 from devhost.simulator.instance import ReplayedInstance
 
 HISTORY_BYTES_MAX = 64 * 1024
@@ -83,4 +92,79 @@ def test_an_eight_tebibyte_disk():
 
     print(f"{instance.executions} executions, largest history {largest:,} bytes")
     assert applied == list(range(SHARDS))
+    assert largest < HISTORY_BYTES_MAX
+
+
+# -- restores -------------------------------------------------------------------------------------------------------
+
+RUN = f"{NAME}.20260101T000000Z.0123abcd"
+BY = RunRef(
+    disk=NAME, run=RUN, lease="1" * 36, epoch=0, source=f"https://account.blob.core.windows.net/vhds/{NAME}.vhd", pin="p" * 22
+)
+
+
+LOOKS = 300
+AS_IN_BACKUPS = {"compare_image": "verify_head", "open_image": "open_head"}
+
+
+def replayed(orchestrate, asked, name):
+    clock = itertools.count()
+    return ReplayedInstance(
+        orchestrate,
+        asked.model_dump(mode="json"),
+        name,
+        lambda: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=next(clock)),
+        "x",
+    )
+
+
+def test_a_restored_image_of_eight_tebibytes():
+    image = ImageCopy(
+        by=BY, source=f"{NAME}/000007-{RUN}/disk.vhd", target=SNAPSHOT, destination=BY.source.replace(".vhd", "-restored.vhd"),
+        becomes="disk", kind="restored", generation=0, size=DISK_BYTES_MAX,
+    )  # fmt: skip
+    asked = CopyImage(image=image, wave=16, full_copy="pages", verification="full")
+    instance, applied, largest = replayed(copy_image, asked, f"{RUN}.disk.copy"), [], 0
+    while not instance.ended:
+        applied += [task.input["shard"] for task in instance.waiting if task.name == "apply_shard"]
+        instance.settle_all([(task, stub(AS_IN_BACKUPS.get(task.name, task.name), task.input)) for task in instance.waiting])
+        largest = max(largest, instance.history_bytes)
+
+    print(f"{instance.executions} executions, largest history {largest:,} bytes")
+    assert applied == list(range(SHARDS))
+    assert largest < HISTORY_BYTES_MAX
+
+
+@pytest.mark.parametrize("what", ["repoint", "wait"])
+def test_a_restore_that_waits_for_days(what):
+    """An outage of the resource manager, or a backup of a huge disk: hundreds of looks, a small history at any time."""
+    looks, largest = 0, 0
+    if what == "repoint":
+        instance = replayed(
+            repoint_machine, RepointRequest(by=BY, change=f"{NAME}/{RUN}/machine.json", goal="new"), f"{RUN}.vm"
+        )
+    else:
+        instance = replayed(wait_for_disk, WaitForDisk(by=BY), f"{RUN}.queue")
+
+    def answer(task):
+        nonlocal looks
+        if task.kind == "timer":
+            return None
+        if task.name == "report_progress":
+            return {"value": {"percent": 97, "cancel": False}, "fault": None}
+        looks += 1
+        if looks < LOOKS:
+            if task.name == "own_disk":
+                return {"value": {"state": "waiting", "busy": RUN}, "fault": None}
+            return {"value": {"done": False, "move": "wait", "holds": "nothing", "power": "running"}, "fault": None}
+        if task.name == "own_disk":
+            return {"value": {"state": "owned", "epoch": 9}, "fault": None}
+        return {"value": {"done": True, "move": "none", "holds": "new", "power": "running"}, "fault": None}
+
+    while not instance.ended:
+        instance.settle_all([(task, answer(task)) for task in list(instance.waiting)])
+        largest = max(largest, instance.history_bytes)
+
+    print(f"{looks} looks, {instance.executions} executions, largest history {largest:,} bytes")
+    assert looks == LOOKS
     assert largest < HISTORY_BYTES_MAX
