@@ -66,11 +66,12 @@ async def begin(tools: Tools, asked: Begin) -> Begun:
     if not policy.protected:
         message = f"disk {asked.disk}: protection was stopped; PUT /api/disks/{asked.disk} takes it up again"
         raise NotProtectedError(message)
-    if policy.unprotected:
-        message = f"disk {asked.disk}: {policy.unprotected}"
-        raise NotProtectedError(message)
     if not await _own_row(tools, asked):
         return Begun(state="ended", why=f"run {asked.run} has ended or was begun by another orchestration")
+    if policy.unprotected:
+        # After its row is there: each window is to be seen as failed, not only in the portal.
+        message = f"disk {asked.disk}: {policy.unprotected}"
+        raise NotProtectedError(message)
     for _ in range(CONFLICTS_MAX):
         row = await tools.catalogue.head(asked.disk)
         head = row.value if row else Head(asked.disk)

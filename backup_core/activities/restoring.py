@@ -173,7 +173,9 @@ async def finish_restore(tools: Tools, asked: FinishRestore) -> Nothing:
     await end_row(tools, asked)
     row = await tools.catalogue.run(asked.disk, asked.run)
     for place in asked.leased:
-        await tools.blobs.release_lease(tools.image(place), asked.lease)
+        # What is outside the allow-list was never leased: the restore failed for it.
+        if "://" not in place or tools.may_read(place):
+            await tools.blobs.release_lease(tools.image(place), asked.lease)
     heads = [place for place in asked.leased if "://" not in place]
     await let_go(tools, asked.disk, asked.run, asked.owner_lease or asked.lease, heads)
     if row and row.value.restore:

@@ -23,7 +23,7 @@ from backup_core.domain.errors import (
     ServiceUnavailableError,
     UnexpectedAnswerError,
 )
-from backup_core.domain.naming import ResourceId, parse_resource_id
+from backup_core.domain.naming import parse_resource_id
 from backup_core.domain.redaction import redacted
 from backup_core.domain.repoint import Machine, MachineDisk, Power
 from backup_core.ports import ManagedDisk
@@ -86,14 +86,12 @@ class AzureMachines:
         """`client` gives the client of a subscription."""
         self._client, self._wait_seconds = client, wait_seconds
 
-    async def _get(self, at: ResourceId) -> dict[str, Any]:
-        with _translated(f"look at VM {at.name}"):
-            found = await self._client(at.subscription).virtual_machines.get(at.group, at.name, expand="instanceView")
-        return found.as_dict()
-
     async def machine(self, vm: str) -> Machine:
         """Virtual Machines, Get, with its instance view."""
-        return _machine(vm, await self._get(parse_resource_id(vm)))
+        at = parse_resource_id(vm)
+        with _translated(f"look at VM {at.name}"):
+            found = await self._client(at.subscription).virtual_machines.get(at.group, at.name, expand="instanceView")
+        return _machine(vm, found.as_dict(), found.as_dict(exclude_readonly=True))
 
     async def put_disk(self, machine: Machine, lun: int | None, disk: MachineDisk | None) -> bool:
         """Virtual Machines, Create Or Update, of the model as it is but for the slot, with If-Match."""
@@ -103,6 +101,9 @@ class AzureMachines:
         with _translated(what):
             client = self._client(at.subscription)
             found = await client.virtual_machines.get(at.group, at.name)
+            if not machine.etag:
+                message = f"{what}: Azure tells no version of it, so that it cannot be changed on condition; nothing was sent"
+                raise MachineRefusedError(message)
             if found.etag != machine.etag:
                 message = f"{what}: it is at version {found.etag}, expected {machine.etag}; nothing was sent"
                 raise MachineChangedError(message)
@@ -192,9 +193,9 @@ def _grants(entry: dict[str, Any], action: str) -> bool:
     return matches(entry.get("actions", [])) and not matches(entry.get("notActions", []))
 
 
-def _machine(vm: str, found: dict[str, Any]) -> Machine:
+def _machine(vm: str, found: dict[str, Any], writable: dict[str, Any]) -> Machine:
     inside = found.get("properties", {})
-    view, storage = inside.get("instanceView") or {}, inside.get("storageProfile") or {}
+    view, storage = inside.get("instanceView") or {}, writable.get("properties", {}).get("storageProfile") or {}
     codes = [str(status.get("code", "")) for status in view.get("statuses") or []]
     power = next((code.partition("/")[2] for code in codes if code.startswith("PowerState/")), "")
     disks = [_disk(disk, disk["lun"]) for disk in storage.get("dataDisks") or []]
@@ -212,6 +213,12 @@ def _machine(vm: str, found: dict[str, Any]) -> Machine:
     )
 
 
+_OWN = frozenset(
+    {"lun", "name", "vhd", "managedDisk", "caching", "diskSizeGB", "createOption", "osType", "image", "toBeDetached"}
+)
+"""What a machine says of a disk that has a field of its own, or is not to be said again."""
+
+
 def _disk(disk: dict[str, Any], lun: int | None) -> MachineDisk:
     managed = disk.get("managedDisk")
     return MachineDisk(
@@ -222,6 +229,7 @@ def _disk(disk: dict[str, Any], lun: int | None) -> MachineDisk:
         caching=disk.get("caching", "None"),
         size_gb=disk.get("diskSizeGB"),
         os_type=disk.get("osType", ""),
+        model={name: value for name, value in disk.items() if name not in _OWN},
     )
 
 
@@ -229,14 +237,16 @@ def _replace(storage: dict[str, Any], lun: int | None, disk: MachineDisk | None)
     """Put the disk into the slot of a storage profile, keeping what is not the disk's own."""
     if lun is None:
         assert disk is not None  # no rule ever leaves a machine without its OS disk
-        storage["osDisk"] |= {"name": disk.name, **_source(disk)}
+        kept = {name: value for name, value in storage["osDisk"].items() if name not in ("vhd", "managedDisk", "diskSizeGB")}
+        storage["osDisk"] = kept | {"name": disk.name} | _source(disk)
         return
     others = [one for one in storage.get("dataDisks") or [] if one["lun"] != lun]
     if disk is not None:
-        attached = {"lun": lun, "name": disk.name, "createOption": "Attach", "caching": disk.caching, **_source(disk)}
-        others.append(attached | ({"diskSizeGB": disk.size_gb} if disk.size_gb else {}))
+        own = {"lun": lun, "name": disk.name, "createOption": "Attach", "caching": disk.caching}
+        others.append(disk.model | own | _source(disk))
     storage["dataDisks"] = others
 
 
 def _source(disk: MachineDisk) -> dict[str, Any]:
-    return {"managedDisk": {"id": disk.source}} if disk.managed else {"vhd": {"uri": disk.source}}
+    size = {"diskSizeGB": disk.size_gb} if disk.size_gb else {}
+    return size | ({"managedDisk": {"id": disk.source}} if disk.managed else {"vhd": {"uri": disk.source}})

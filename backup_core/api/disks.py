@@ -40,12 +40,23 @@ async def put_disk(api: Api, request: Request) -> Answer:
     now = api.now()
     created = existing.value.created if existing else now
     retention = Retention(**asked.retention.model_dump()) if asked.retention else None
-    policy = Policy(disk, address.url, asked.description, created, now, asked.verification, retention, machine=machine)
+    policy = Policy(
+        disk, address.url, asked.description, created, now, asked.verification, retention, machine=machine,
+        unprotected=_still_unprotected(existing.value if existing else None, address.url),
+    )  # fmt: skip
     await _store(api, policy, existing.etag if existing else None)
     if existing and existing.value.source != address.url:
         await api.catalogue.release_source(existing.value.source, disk)
     headers = await _first_backup(api, request, disk) if asked.first_backup else {}
     return answer(200 if existing else 201, await _shown(api, request, policy), headers)
+
+
+def _still_unprotected(existing: Policy | None, source: str) -> str:
+    """Changing the policy of a disk whose machine uses another one does not make it protected; another source, or stopping and
+    taking up the protection, does.
+    """
+    same = existing is not None and existing.protected and existing.source == source
+    return existing.unprotected if existing and same else ""
 
 
 def _machine(api: Api, asked: DiskAsked) -> Slot | None:
@@ -107,7 +118,8 @@ async def _shown(api: Api, request: Request, policy: Policy) -> DiskAnswer:
     head = row.value if row else None
     running = await api.running(head)
     runs = await api.catalogue.runs(policy.disk, RUNS_LOOKED_AT)
-    last = next((run for run in runs if run.ended_for_good and run.state != "Skipped"), None)
+    backups = (run for run in runs if run.operation == "backup")
+    last = next((run for run in backups if run.ended_for_good and run.state != "Skipped"), None)
     url = request.run_url(running) if running else None
     return DiskAnswer.of(policy, head, last, url, api.schedule, api.now())
 

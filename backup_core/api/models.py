@@ -186,7 +186,7 @@ class DiskAnswer(_Answer):
     rpo_seconds: int | None
     """Age of that moment: what would be lost if the disk were lost now."""
     last_status: Literal["Succeeded", "Failed", "Canceled"] | None
-    """How the last run ended that was not skipped."""
+    """How the last backup ended that was not skipped."""
     next_backup: datetime | None
     """The next window of the schedule."""
     overdue: bool

@@ -6,8 +6,9 @@ but the stored change, so a repeated or late move does no harm, and a machine th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from backup_core.domain.errors import SlotTakenError
 from backup_core.domain.records import Slot
@@ -32,10 +33,21 @@ class MachineDisk:
     size_gb: int | None = None
     os_type: str = ""
     """Windows or Linux, of an OS disk."""
+    model: dict[str, Any] = field(default_factory=dict, compare=False)
+    """What else the machine says of it, in Azure's own words: kept when it comes back, and by what takes its place."""
 
     def is_(self, other: MachineDisk) -> bool:
-        """Whether both are the same disk; resource ids and host names compare without regard to case."""
-        return self.source.lower() == other.source.lower() if self.managed else self.source == other.source
+        """Whether both are the same disk. Resource ids compare without regard to case; URLs by host and path, because a machine
+        may still name its VHD by http.
+        """
+        if self.managed or other.managed:
+            return self.source.lower() == other.source.lower()
+        return _place(self.source) == _place(other.source)
+
+
+def _place(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.netloc.lower(), unquote(parts.path)
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,10 @@ async def test_a_managed_disk_takes_the_place_of_another(scene):
     assert "managed disks are not backed up" in policy.unprotected
     assert "NOT backed up" in on(scene).end
     with pytest.raises(BackupFailedError, match=r"NotProtected.*managed disks are not backed up"):
-        await scene.back_up()
+        await scene.back_up(run="vm.20260103T000000Z.timer")
+    failed = scene.run_row("vm.20260103T000000Z.timer")
+    assert (failed.state, failed.error.code) == ("Failed", "NotProtected"), "each window is red for whoever looks"
+    assert len(scene.points()) == 3
     assert old in scene.machines.disks
 
 
@@ -667,6 +670,16 @@ async def test_a_vm_of_another_group(scene):
     scene.machines.machines[other] = scene.machines.machines[VM]
     with pytest.raises(RestoreFailedError, match=r"MachineRefused.*MACHINE_GROUPS"):
         await scene.restore(scene.points()[0], repoint=True, adopt=True, slot=Slot(other, 0))
+
+
+async def test_a_target_that_left_the_allow_list(scene):
+    """Looked at once more where it counts: the restore fails in words, ends its row and lets go."""
+    with pytest.raises(RestoreFailedError, match=r"SourceUnfit: .*gone\.test.*SOURCE_ACCOUNTS"):
+        await scene.restore(scene.points()[0], target="https://gone.test/vhds/x.vhd", **into())
+
+    assert scene.run_row(RUN).state == "Failed"
+    assert (scene.rows("pin!"), scene.head_row().owner) == ([], None)
+    assert held(scene) == scene.source().url
 
 
 async def test_a_promotion_that_fails_after_the_machine_has_its_disk(scene):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,8 +12,10 @@ from backup_core.api import disks, runs
 from backup_core.api.context import respond
 from backup_core.api.http import Request
 from backup_core.domain.errors import AccessDeniedError, ServiceUnavailableError
+from backup_core.domain.records import Slot
 from backup_core.orchestrations.backup_disk import BackupFailedError
-from tests.scene import Scene
+from backup_core.orchestrations.restore_disk import RestoreFailedError
+from tests.scene import VM, Scene
 
 
 @pytest.fixture
@@ -269,3 +272,54 @@ async def test_a_disk_never_backed_up_is_overdue_in_time(api, scene):
     assert (await shown_disk(api))["overdue"] is False
     scene.world.pass_time(timedelta(hours=12))
     assert (await shown_disk(api))["overdue"] is True
+
+
+# -- machines and restores ----------------------------------------------------------------------------------------------
+
+
+async def test_a_disk_names_its_machine(api, scene):
+    """Kept with the registration and shown; only of the resource groups of the allow-list."""
+    scene.blobs.put(scene.source(), 512)
+    asked = {"source": scene.source().url, "machine": {"vm": VM, "lun": "os"}}
+    created = await respond(api, disks.put_disk, ask(asked, disk="vm"))
+
+    assert json.loads(created.body)["machine"] == {"vm": VM, "lun": "os"}
+    assert scene.catalogue.rows["vm", "policy"].value.machine == Slot(VM, None)
+    before = scene.dump()
+    other = {"vm": VM.replace("resourceGroups/web", "resourceGroups/x"), "lun": 0}
+    refused = await respond(api, disks.put_disk, ask({**asked, "machine": other}, disk="vm"))
+    assert (refused.status, json.loads(refused.body)["error"]["code"]) == (400, "MachineRefused")
+    for wrong in (VM, {"vm": VM}, {"vm": "x", "lun": 0}, {"vm": VM, "lun": 64}):
+        answer = await respond(api, disks.put_disk, ask({**asked, "machine": wrong}, disk="vm"))
+        assert (answer.status, json.loads(answer.body)["error"]["code"]) == (400, "InvalidRequest")
+    assert scene.dump() == before
+
+
+async def test_an_unprotected_disk_stays_so_until_its_protection_is_taken_up_anew(api, scene):
+    """Changing its description does not make a green light of a red one."""
+    scene.protect()
+    row = scene.catalogue.rows["vm", "policy"]
+    scene.catalogue._store(replace(row.value, unprotected="the machine uses a managed disk"), "policy")
+    asked = {"source": scene.source().url, "description": "other"}
+    shown = json.loads((await respond(api, disks.put_disk, ask(asked, disk="vm"))).body)
+    assert (shown["protection"], shown["protectionNote"], shown["overdue"]) == (
+        "unprotected",
+        "the machine uses a managed disk",
+        True,
+    )
+    refused = await respond(api, runs.post_backup, ask(disk="vm", start=Starts()))
+    assert (refused.status, "managed disk" in refused.body) == (409, True)
+    stopped = json.loads((await respond(api, disks.delete_disk, ask(disk="vm"))).body)
+    assert (stopped["protection"], stopped["overdue"]) == ("stopped", False)
+    shown = json.loads((await respond(api, disks.put_disk, ask(asked, disk="vm"))).body)
+    assert (shown["protection"], shown["protectionNote"]) == ("protected", None)
+
+
+async def test_a_failed_restore_is_not_how_the_last_backup_ended(api, scene):
+    scene.protect()
+    await scene.back_up()
+    request = scene.restore_request(scene.points()[0], target="https://gone.test/vhds/x.vhd")
+    with pytest.raises(RestoreFailedError):
+        await scene.driver().run("restore_disk", request.model_dump(mode="json"), request.run)
+
+    assert (await shown_disk(api))["lastStatus"] == "Succeeded"

@@ -111,3 +111,19 @@ def test_ids_of_managed_disks_compare_without_case():
         holds(blob, Machine(VM, "1", "Succeeded", "running", "local", (replace(blob.new, source=blob.new.source.upper()),)))
         == "other"
     )
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("https://a.blob.core.windows.net/vhds/web.vhd", "http://A.blob.core.windows.net/vhds/web.vhd", True),
+        ("https://a.test/vhds/we%20b.vhd", "https://a.test/vhds/we b.vhd", True),
+        ("https://a.test/vhds/web.vhd", "https://a.test/vhds/WEB.vhd", False),
+        ("https://a.test/vhds/web.vhd", "https://b.test/vhds/web.vhd", False),
+        ("https://a.test/vhds/web.vhd", "https://a.test:444/vhds/web.vhd", False),
+    ],
+)
+def test_a_vhd_is_known_by_its_host_and_path(one, other, same):
+    """Machines made long ago name their VHDs by http."""
+    left, right = (MachineDisk("d", url, managed=False, lun=0) for url in (one, other))
+    assert left.is_(right) is same

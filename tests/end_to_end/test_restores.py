@@ -77,6 +77,24 @@ def test_an_os_disk_of_a_machine(platform, calm, machines, name, rng):
     disk.service.close()
 
 
+def test_a_machine_that_does_not_start_any_more(platform, calm, machines, name, rng):
+    """Public Azure since 2026-03-31: the change is undone, and the error says why the machine is off."""
+    disk = Disk(platform, name, MIB)
+    vm = machines.make(name, os=platform.disk_url(f"{name}.vhd"))
+    machine = {"vm": vm, "lun": "os"}
+    platform.api("PUT", f"/disks/{name}", {"source": platform.disk_url(f"{name}.vhd"), "machine": machine})
+    disk.back_up()
+    machines.switch(retired=True)
+    run = platform.restore(name, {"repoint": True})
+
+    assert (run["state"], run["error"]["code"]) == ("Failed", "MachineRefused")
+    assert "no longer start in public Azure since 2026-03-31" in run["error"]["message"]
+    assert machines.source(name, "os") == disk.blob.url
+    assert "uses the old disk again, the machine is deallocated" in run["restore"]["endState"]
+    machines.delete(name)
+    disk.service.close()
+
+
 def test_a_managed_disk_is_swapped_in(platform, calm, machines, name, rng, tmp_path):
     """A fixed VHD becomes a managed disk in the machine; from then on the disk is shown as unprotected, in words."""
     disk = Disk(platform, name, MIB + 512)

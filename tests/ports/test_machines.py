@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 
 import pytest
+import requests
 
 from backup_core import bootstrap
 from backup_core.adapters.machines import AzureMachines
@@ -286,6 +287,34 @@ async def test_everything_else_of_the_model_is_sent_as_it_was(azure, machines, n
     assert after["properties"]["networkProfile"] == properties["networkProfile"]
     assert after["identity"] == {"type": "SystemAssigned"}
     assert "vmId" not in after["properties"]
+
+
+async def test_what_else_the_machine_says_of_a_disk_comes_back_with_it(azure, machines, name, calm):
+    """deleteOption, writeAcceleratorEnabled and what Azure will add: kept by the old disk and by what takes its place."""
+    machines.control("PUT", "machines", {"id": machine_id(name), "storageProfile": {"dataDisks": [
+        {"lun": 2, "name": "d", "createOption": "Attach", "caching": "ReadWrite", "deleteOption": "Detach", "diskSizeGB": 7,
+         "writeAcceleratorEnabled": False, "managedDisk": {"id": _a_disk(machines, name)}}]}})  # fmt: skip
+    before = machines.machine(name)["properties"]["storageProfile"]["dataDisks"]
+    disk = (await azure.machine(machine_id(name))).at(2)
+    await azure.put_disk(await azure.machine(machine_id(name)), 2, None)
+    assert machines.machine(name)["properties"]["storageProfile"]["dataDisks"] == []
+    await azure.put_disk(await azure.machine(machine_id(name)), 2, disk)
+
+    assert machines.machine(name)["properties"]["storageProfile"]["dataDisks"] == before
+
+
+def _a_disk(machines, name):
+    disk = managed_disk_id(machine_id(name), f"{name}-data")
+    requests.put(f"{machines.endpoint}{disk}", json={"location": "local", "properties": {}}, timeout=9).raise_for_status()
+    return disk
+
+
+async def test_a_machine_without_a_version_is_not_changed(azure, machines, name):
+    from dataclasses import replace  # noqa: PLC0415
+
+    machine = replace(await azure.machine(machine_id(name)), etag="")
+    with pytest.raises(MachineRefusedError, match="tells no version"):
+        await azure.put_disk(machine, 0, None)
 
 
 async def test_denied_actions(azure, machines, name):
