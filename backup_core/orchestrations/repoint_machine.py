@@ -58,7 +58,7 @@ class _Repointing:
         self.goal: Literal["new", "old"] = "old" if request.goal == "old" else "new"
         self.fault, self.attention = request.fault, request.attention
         self.began = request.began or now(context).isoformat()
-        self.pause, self.last = PAUSE_FIRST, ""
+        self.pause, self.last = request.pause or PAUSE_FIRST, ""
         self.touched, self.fenced = request.touched, False
 
     # -- forward, or back ---------------------------------------------------------------------------------------------
@@ -82,13 +82,15 @@ class _Repointing:
                 if end:
                     return end
                 continue
-            self.attention = ""
             if moved.done:
                 return (yield from self._reached(moved))
             if moved.move in ("wait", self.last):
+                long = self.pause >= PAUSE_MAX
+                words = f"Azure takes long: the machine is not through with '{moved.move}'; look at it; the run goes on"
+                self.attention = words if long else ""
                 yield from self._wait()
             else:
-                self.pause = PAUSE_FIRST
+                self.pause, self.attention = PAUSE_FIRST, ""
             self.last = moved.move
         again = self.request.model_copy(
             update={
@@ -98,6 +100,7 @@ class _Repointing:
                 "retries": self.retries.count,
                 "attention": self.attention,
                 "touched": self.touched,
+                "pause": self.pause,
             }
         )
         self.context.continue_as_new(again.model_dump(mode="json"))

@@ -221,6 +221,7 @@ class RepointRequest(Message):
     began: str = ""
     retries: int = 0
     attention: str = ""
+    pause: float = 0.0
     touched: bool = False
     """Whether any move was asked for: until then the machine is certainly as it was."""
 

@@ -484,6 +484,26 @@ async def test_a_second_restore_that_changes_the_source_waits_its_turn(scene):
     assert (await post(scene))[0] == 202, "one that changes nothing may run beside it"
 
 
+async def test_a_dead_restore_refuses_no_other(scene):
+    """Its orchestration was terminated long ago: nobody waits for it for ever."""
+    first = (await post(scene, {"repoint": True}))[1]
+    key = next(key for _, key in scene.catalogue.rows if key.endswith(first["id"]) and key.startswith("run!"))
+    scene.catalogue._store(replace(scene.run_row(first["id"]), state="Running"), key)
+    assert (await post(scene, {"adopt": True}))[0] == 409
+    scene.world.pass_time(timedelta(minutes=16))
+    assert (await post(scene, {"adopt": True}))[0] == 202
+
+
+async def test_a_dry_run_is_a_dry_run_whatever_its_key(scene):
+    """A key names what was started; a dry run starts nothing, neither under a new key nor under a used one."""
+    before = scene.dump(with_runs=True)
+    assert (await post(scene, {"dryRun": True}, key=KEY))[0] == 200
+    assert scene.dump(with_runs=True) == before
+    await post(scene, {}, key=KEY)
+    status, plan, _ = await post(scene, {"dryRun": True}, key=KEY)
+    assert (status, "planHash" in plan) == (200, True)
+
+
 @pytest.mark.parametrize("key", ["x", "' or 1", "3f2504e0"])
 async def test_keys_are_uuids(scene, key):
     await refused(scene, {}, 400, "InvalidHeader", key=key)

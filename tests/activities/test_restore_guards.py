@@ -1,0 +1,459 @@
+"""The guards of a restore, one by one: each of these fails when its line is taken out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from backup_core.domain.errors import FencedError, MachineRefusedError
+from backup_core.domain.naming import managed_disk_id
+from backup_core.domain.ranges import GIB, ByteRange
+from backup_core.domain.records import Policy, Slot
+from backup_core.domain.repoint import MachineDisk
+from backup_core.orchestrations.repoint_machine import PAUSE_MAX
+from backup_core.orchestrations.restore_disk import RestoreFailedError
+from backup_core.ports import Fence, ManagedDisk
+from tests.activities.test_cancel import cancel
+from tests.activities.test_restore import AGAIN, FINAL, RUN, TARGET, contents_of, everything_kept, failing, held, into, on
+from tests.activities.test_restore import scene as restorable
+from tests.activities.test_restore_recovery import sane, stopped_before
+from tests.scene import PAGE, SOURCE, VM
+
+scene = restorable
+MACHINE_STEPS = ("move_machine", "fence_machine", "look_at_machine")
+
+
+def before_step(scene, step, act, count=1):
+    """A driver that lets `act` happen just before `step` comes for the `count`th time."""
+    driver, left = scene.driver(), [count]
+
+    async def perform(name, asked):
+        if name == step:
+            left[0] -= 1
+            if left[0] == 0:
+                outcome = act(asked)
+                if outcome is not None:
+                    await outcome
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    return driver
+
+
+def target_of(scene):
+    return next(at for at in scene.blobs.blobs if at.url == TARGET)
+
+
+# -- the right to act -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("why", ["another execution", "ended", "unpinned"])
+async def test_only_the_execution_that_pinned_may_act_and_only_while_its_run_lives(scene, why):
+    died = await stopped_before(scene, "compare_image")
+    calls = [
+        (name, asked)
+        for name, asked, _ in died.calls
+        if name in ("plan_transfer", "open_image", "apply_shard", "report_progress")
+    ]
+    if why == "ended":
+        scene.catalogue._store(
+            replace(scene.run_row(RUN), state="Canceled"),
+            next(k for _, k in scene.catalogue.rows if k.endswith(RUN) and k.startswith("run!")),
+        )
+    if why == "unpinned":
+        await scene.catalogue.unpin(scene.rows("pin!")[0])
+    before = scene.dump(with_runs=True)
+    for name, asked in calls:
+        image = asked if "by" in asked else asked["image"]
+        by = image["by"] | ({"lease": "00000000-0000-0000-0000-000000000009"} if why == "another execution" else {})
+        late = asked | ({"by": by} if "by" in asked else {"image": image | {"by": by}})
+        answer = await scene.perform(name, late)
+        assert answer["fault"]["code"] == "NotOwner", name
+
+    assert {name for name, _ in calls} == {"plan_transfer", "open_image", "apply_shard", "report_progress"}
+    assert scene.dump(with_runs=True) == before
+
+
+async def test_a_second_orchestration_of_a_run_steps_back(scene):
+    """Another lease for the same run: it neither begins nor owns."""
+    await stopped_before(scene, "move_machine")
+    asked = {"disk": "vm", "run": RUN, "lease": "00000000-0000-0000-0000-000000000009", "now": scene.world.now.isoformat()}
+    before = scene.dump(with_runs=True)
+
+    assert (await scene.perform("begin_restore", asked))["value"]["state"] == "ended"
+    assert "another orchestration" in (await scene.perform("own_disk", asked))["fault"]["message"]
+    assert scene.dump(with_runs=True) == before
+
+
+async def test_a_change_that_is_over_moves_nothing(scene):
+    """The disk is still owned, but the change was settled: a move that comes late does not touch the machine."""
+    driver, late = scene.driver(), []
+
+    async def perform(name, asked):
+        answer = await scene.perform(name, asked)
+        if name == "commit_point":
+            move = next(one for step, one, _ in driver.calls if step == "move_machine")
+            machine = scene.machines.machines[VM]
+            asks = [await scene.perform(step, move | {"goal": "old"}) for step in MACHINE_STEPS]
+            late.extend(one["fault"]["code"] for one in asks)
+            assert scene.machines.machines[VM] == machine
+        return answer
+
+    driver._perform = perform
+    await scene.restore(scene.points()[0], driver=driver, **into())
+
+    assert late == ["NotOwner"] * len(MACHINE_STEPS)
+    assert held(scene) == TARGET
+
+
+# -- images -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("becomes", ["disk", "head"])
+async def test_nothing_the_copying_sent_lands_in_what_is_compared(scene, becomes):
+    """A put under the run's own lease, still under way when the comparison begins, is refused by the blob."""
+    driver, refused = scene.driver(), []
+
+    async def perform(name, asked):
+        answer = await scene.perform(name, asked)
+        if name == "compare_image" and asked["image"]["becomes"] == becomes:
+            image = asked["image"]
+            blob, fence = scene.tools.image(image["destination"]), Fence(image["by"]["lease"], image["by"]["epoch"])
+            with pytest.raises(FencedError):
+                await scene.blobs.clear(blob, ByteRange(0, PAGE), fence)
+            refused.append(blob)
+        return answer
+
+    driver._perform = perform
+    await scene.restore(scene.points()[0], driver=driver, **into())
+
+    assert len(refused) == 1
+    assert scene.run_row(RUN).state == "Succeeded"
+
+
+async def test_a_copy_that_changes_while_it_is_compared_is_not_used(scene):
+    """Even to the same bytes: what was compared first may not be what is there at the end."""
+    scene.with_limits(verify_seconds=-1.0, content_bytes=8 * PAGE)
+
+    def rewrite(_):
+        blob = scene.blobs.blobs[target_of(scene)]
+        scene.blobs.poke(target_of(scene), 0, [blob.pages[0]])
+
+    with pytest.raises(RestoreFailedError, match=r"HeadAltered.*changed by somebody else while it was compared"):
+        await scene.restore(scene.points()[0], driver=before_step(scene, "compare_image", rewrite, count=2))
+
+    assert scene.blob(TARGET) is None
+
+
+@pytest.mark.parametrize("snapshots", [True, False])
+async def test_only_the_version_that_was_compared_is_sealed(scene, snapshots):
+    """Somebody breaks the lease and writes between comparison and seal: no machine gets that disk."""
+    fields = into() if snapshots else {}
+    driver = before_step(scene, "seal_image", lambda _: scene.blobs.poke(target_of(scene), 3, [b"\xee" * PAGE]))
+    with pytest.raises(RestoreFailedError, match="BlobChanged"):
+        await scene.restore(scene.points()[0], driver=driver, **fields)
+
+    assert held(scene) == scene.source().url
+    assert scene.blob(TARGET) is None or not scene.blob(TARGET).snapshots
+
+
+async def test_a_head_that_was_adopted_is_never_discarded(scene):
+    """The commit happened, its reply was lost for good: the run fails, but what the catalogue names stays."""
+    driver = scene.driver()
+
+    async def perform(name, asked):
+        answer = await scene.perform(name, asked)
+        if name == "commit_point":
+            blob = scene.blobs.blobs[scene.tools.head(asked["transfer"]["destination"])]
+            blob.metadata["pagekeeper_state"] = "verified"
+            return {"fault": {**FINAL, "message": "the reply was lost"}, "value": None}
+        return answer
+
+    driver._perform = perform
+    with pytest.raises(RestoreFailedError, match="the reply was lost"):
+        await scene.restore(scene.points()[0], driver=driver, **into())
+
+    newest = scene.points()[-1]
+    assert newest.kind == "restored"
+    assert scene.content(newest) == scene.content(scene.points()[0])
+    await scene.back_up()
+    sane(scene)
+
+
+async def test_a_pending_copy_that_cannot_be_watched_is_ended_and_removed(scene):
+    scene.blobs.copies_held = True
+    request = scene.restore_request(scene.points()[0])
+    driver = failing(scene, "check_copy", FINAL)
+    asked = request.model_copy(update={"full_copy": "blob"}).model_dump(mode="json")
+    with pytest.raises(RestoreFailedError, match=r"AccessDenied.*the unfinished disk was removed"):
+        await driver.run("restore_disk", asked, request.run)
+
+    assert scene.blob(TARGET) is None
+
+
+async def test_work_beside_a_failed_one_ends_at_its_next_report(scene):
+    """The machine's disk cannot be made: nobody goes on copying a head for it."""
+    driver, inner, head = scene.driver(), scene.perform, []
+
+    async def perform(name, asked):
+        if name == "compare_image" and asked["image"]["becomes"] == "disk":
+            return {"fault": {**FINAL, "message": "told"}, "value": None}
+        if name in ("compare_image", "apply_shard") and asked["image"]["becomes"] == "head":
+            head.append(name)
+        return await inner(name, asked)
+
+    driver._perform = perform
+    with pytest.raises(RestoreFailedError, match="told"):
+        await scene.restore(scene.points()[0], driver=driver, **into())
+
+    assert "compare_image" not in head
+    assert not any("restore-" in at.name for at in scene.blobs.blobs)
+
+
+async def test_the_promotion_does_not_disturb_what_the_run_shows(scene):
+    """Phase and numbers are those of the machine's disk; the head beside it only gives signs of life."""
+    driver, seen = scene.driver(), []
+
+    async def perform(name, asked):
+        before = scene.run_row(RUN)
+        answer = await scene.perform(name, asked)
+        if name == "report_progress" and asked["beside"]:
+            after = scene.run_row(RUN)
+            seen.append((before.phase, after.phase))
+            assert replace(after) == before
+        return answer
+
+    driver._perform = perform
+    await scene.restore(scene.points()[0], driver=driver, **into())
+
+    assert seen
+    assert {after for _, after in seen} == {"promoting"}
+
+
+# -- ownership and adoption ----------------------------------------------------------------------------------------------
+
+
+async def test_a_head_whose_number_a_stranger_raised_stops_no_restore(scene):
+    """It cannot be shut any more, and nothing is built upon it: the restore begins a generation of its own."""
+    scene.head_blob().sequence_number = 4711
+    await scene.restore(scene.points()[0], **into())
+
+    assert scene.run_row(RUN).state == "Succeeded"
+    await scene.back_up()
+    sane(scene)
+
+
+async def test_a_snapshot_that_is_not_the_newest_is_not_adopted(scene):
+    """Points are in the order of their source snapshots: whatever made this one older, it does not become the pair."""
+    newer = "2999-01-01T00:00:00.0000000Z"
+
+    def a_newer_pair(_):
+        row = scene.catalogue.rows["vm", "head"]
+        pair = replace(row.value.pair, source_snapshot=newer, point="29990101T0000000000000Z")
+        scene.catalogue.rows["vm", "head"] = replace(row, value=replace(row.value, pair=pair))
+
+    with pytest.raises(RestoreFailedError, match="is not newer than the newest restore point"):
+        await scene.restore(scene.points()[0], driver=before_step(scene, "commit_point", a_newer_pair), adopt=True)
+
+    assert len(scene.points()) == 3
+
+
+async def test_the_registration_beside_the_backups_moves_too(scene):
+    """A rebuild brings the new source back, not the old one."""
+    await scene.restore(scene.points()[0], **into())
+
+    assert f'"{TARGET}"' in scene.documents.texts["vm/policy.json"]
+
+
+async def test_a_disk_whose_protection_was_stopped_is_not_taken_up_by_a_restore(scene):
+    row = scene.catalogue.rows["vm", "policy"]
+    stopped = Policy(**{**vars(row.value), "protected": False})
+    scene.catalogue._store(stopped, "policy")
+    await scene.restore(scene.points()[0], **into(adopt=False))
+
+    assert held(scene) == TARGET
+    assert scene.catalogue.rows["vm", "policy"].value == stopped
+    assert scene.head_row().repoint == ""
+
+
+async def test_a_cancel_of_an_adoption_before_it_begins(scene):
+    driver = before_step(scene, "report_progress", lambda _: None)
+    inner = driver._perform
+
+    async def perform(name, asked):
+        if name == "report_progress" and asked["phase"] == "adopting":
+            await cancel(scene, RUN)
+        return await inner(name, asked)
+
+    driver._perform = perform
+    await scene.restore(scene.points()[0], driver=driver, adopt=True)
+
+    assert scene.run_row(RUN).state == "Canceled"
+    assert len(scene.points()) == 3
+    assert scene.catalogue.rows["vm", "policy"].value.source == scene.source().url
+
+
+async def test_a_cancel_while_it_waits_for_the_disk(scene):
+    """The backup at work goes on; the new disk is removed, the machine was not touched."""
+    from tests.activities.test_backup_protocol import stop_before  # noqa: PLC0415
+
+    backup = await stop_before(scene, "verify_head")
+    machine = scene.machines.machines[VM]
+    driver = scene.driver()
+
+    async def perform(name, asked):
+        if name == "report_progress" and asked["phase"] == "queued":
+            await cancel(scene, RUN)
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    await scene.restore(scene.points()[0], driver=driver, **into())
+
+    assert scene.run_row(RUN).state == "Canceled"
+    assert scene.head_row().owner.run == backup.run
+    assert scene.machines.machines[VM] == machine
+    assert scene.blob(TARGET) is None
+
+
+# -- the machine ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_cancel_before_the_first_move_leaves_the_machine_as_it_was(scene):
+    """Down to its version: nothing was sent, so nothing has to be shut out."""
+    machine = scene.machines.machines[VM]
+    driver = scene.driver()
+
+    async def perform(name, asked):
+        answer = await scene.perform(name, asked)
+        if name == "remember_machine":
+            await cancel(scene, RUN)
+        return answer
+
+    driver._perform = perform
+    await scene.restore(scene.points()[0], driver=driver, **into())
+
+    assert scene.run_row(RUN).state == "Canceled"
+    assert scene.machines.machines[VM] == machine
+    assert scene.head_row().repoint == ""
+
+
+async def test_a_cancel_just_after_the_machine_has_its_disk_is_too_late_for_it(scene):
+    """It keeps the new disk, and backups follow it."""
+    driver = scene.driver()
+
+    async def perform(name, asked):
+        answer = await scene.perform(name, asked)
+        if name == "move_machine" and answer["value"]["done"]:
+            await cancel(scene, RUN)
+        return answer
+
+    driver._perform = perform
+    await scene.restore(scene.points()[0], driver=driver, **into())
+
+    assert held(scene) == TARGET
+    assert "uses the new disk" in on(scene).end
+    await scene.back_up()
+    sane(scene)
+
+
+async def test_a_move_that_shows_no_effect_is_waited_for_and_asks_for_attention(scene):
+    """Azure says done and nothing changes: no hot loop, and somebody is told."""
+    real, vain, words = scene.machines.put_disk, [], []
+
+    async def put_disk(machine, lun, disk):
+        if len(vain) < 30:
+            vain.append(disk)
+            return True
+        return await real(machine, lun, disk)
+
+    scene.machines.put_disk = put_disk
+    driver = scene.driver()
+
+    async def perform(name, asked):
+        if name == "report_progress" and asked["attention"]:
+            words.append(asked["attention"])
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    await scene.restore(scene.points()[0], driver=driver, **into())
+
+    assert held(scene) == TARGET
+    assert driver._waited > timedelta(seconds=10 * PAUSE_MAX)
+    assert "takes long" in words[0]
+
+
+async def test_a_machine_without_a_disk_that_cannot_be_settled_fails_the_next_backup(scene):
+    """Refused for good while it has neither: visibly, and again, until it can be done."""
+    await stopped_before(scene, "move_machine", 2)
+    scene.world.pass_time(timedelta(minutes=16))
+    real = scene.machines.put_disk
+
+    async def put_disk(machine, lun, disk):
+        raise MachineRefusedError("AcquireDiskLeaseFailed")
+
+    scene.machines.put_disk = put_disk
+    for _ in range(2):
+        with pytest.raises(Exception, match=r"could not be brought to an end: AcquireDiskLeaseFailed; look at the machine"):
+            await scene.back_up()
+        assert scene.head_row().repoint
+    scene.machines.put_disk = real
+    await scene.back_up()
+    sane(scene)
+
+
+async def test_a_restore_that_lost_the_disk_stops_changing_the_machine(scene):
+    """The host was down for long, a backup took the disk over and settled the machine: what wakes up then ends."""
+    contents, driver, done = contents_of(scene), scene.driver(), []
+
+    async def perform(name, asked):
+        if name == "move_machine" and len(done) == 1:
+            done.append(True)
+            scene.world.pass_time(timedelta(minutes=16))
+            await scene.back_up()
+        if name == "move_machine" and not done:
+            done.append(True)
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    with pytest.raises(RestoreFailedError, match="NotOwner"):
+        await scene.restore(scene.points()[0], driver=driver, **into())
+
+    everything_kept(scene, contents)
+    assert scene.run_row(RUN).error.code == "Abandoned"
+    sane(scene)
+
+
+async def test_a_managed_disk_of_that_name_that_is_not_ours_or_failed(scene):
+    old, new = managed_disk_id(VM, "old"), managed_disk_id(VM, "new")
+    scene.machines.disks[old] = ManagedDisk(old, "Succeeded", "", 512)
+    scene.machines.machines.clear()
+    scene.machines.add(VM, MachineDisk("old", old, managed=True, lun=0))
+    for run, state, words in (("somebody", "Succeeded", "was not made by"), (AGAIN, "Failed", "could not import")):
+        scene.machines.disks[new] = ManagedDisk(new, state, run, 512)
+        for at in [at for at in scene.blobs.blobs if at.url == TARGET]:
+            del scene.blobs.blobs[at]
+        with pytest.raises(RestoreFailedError, match=words):
+            await scene.restore(
+                scene.points()[0], run=AGAIN if run == AGAIN else RUN, **into(managed_disk=new, adopt=False, old_disk=old)
+            )
+
+    assert held(scene) == old
+
+
+@pytest.mark.parametrize(("size_gb", "kept"), [(1, 1), (2, None), (None, None)])
+async def test_the_size_in_the_model_is_kept_when_it_is_the_disks(scene, size_gb, kept):
+    from backup_core.activities.machines import change_of  # noqa: PLC0415
+    from backup_core.steps.messages import RunRef  # noqa: PLC0415
+    from backup_core.steps.restore import RememberMachine, SlotRef  # noqa: PLC0415
+
+    machine = scene.machines.machines[VM]
+    disks = tuple(replace(disk, size_gb=size_gb) if disk.lun == 0 else disk for disk in machine.disks)
+    by = RunRef(disk="vm", run=RUN, lease="l", epoch=1, source=scene.source().url)
+    asked = RememberMachine(
+        by=by, slot=SlotRef(vm=VM, lun=0), expected=scene.source().url, target=f"{SOURCE}/vhds/n.vhd", managed_disk="", size=GIB + PAGE,
+        stop_vm=False,
+    )  # fmt: skip
+
+    assert change_of(asked, Slot(VM, 0), replace(machine, disks=disks)).new.size_gb == kept
