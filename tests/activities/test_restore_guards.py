@@ -354,6 +354,8 @@ async def test_a_cancel_just_after_the_machine_has_its_disk_is_too_late_for_it(s
 
     assert held(scene) == TARGET
     assert "uses the new disk" in on(scene).end
+    assert scene.run_row(RUN).state == "Succeeded"
+    assert "the next one is an increment" in on(scene).end
     await scene.back_up()
     sane(scene)
 
