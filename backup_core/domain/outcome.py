@@ -71,4 +71,6 @@ def _protection(end: Outcome) -> str:
         return "the machine's disk is a managed disk now and is NOT backed up by this app"
     if end.follows:
         return "backups go on with the new disk, the next one is full"
+    if end.holds == "new":
+        return "the next run of the disk registers the new one and backs it up in full"
     return "the disk's protection is unchanged"

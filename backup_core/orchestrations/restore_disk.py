@@ -114,8 +114,11 @@ class _Restore:
         if delivered.machine:
             self.end.holds, self.end.power = delivered.machine.holds, delivered.machine.power
         state, fault = _ended(delivered.state, delivered.fault)
-        if state == "Succeeded":
+        if state == "Succeeded" and promoted is not None:
             state, fault = yield from self._taken_up(by, begun, head, promoted)
+        if self.end.holds == "new" and not self.points:
+            # The machine writes to the new disk from now on, so backups must be of that one, point or no point.
+            yield from self._settle(by)
         self.end.complete = self.delivered.sealed
         if not self.delivered.sealed:
             self.end.left = yield from self._discard(disk_image(by, begun))
@@ -190,25 +193,20 @@ class _Restore:
     # -- adoption ---------------------------------------------------------------------------------------------------------
 
     def _taken_up(
-        self, by: RunRef, begun: RestoreBegun, head: ImageCopy, promoted: ImageCopied | None
+        self, by: RunRef, begun: RestoreBegun, head: ImageCopy, promoted: ImageCopied
     ) -> Flow[tuple[State, Fault | None]]:
-        """Backups go on from the new disk, as far as that was asked for."""
-        state: State = "Succeeded"
-        fault: Fault | None = None
-        if promoted is not None:
-            state, fault = _ended(promoted.state, promoted.fault)
-            if state == "Succeeded":
-                try:
-                    state = yield from self._adopt(by, begun, head, promoted)
-                except StepFailedError as failed:
-                    state, fault = "Failed", failed.fault
-        if self.delivered.machine and not self.points:
-            # The machine writes to the new disk from now on, so backups must be of that one, point or no point.
-            assert self.delivered.owned is not None
-            yield from self._settle(owner(by, self.delivered.owned))
-        return state, fault
+        """Backups go on from the new disk as increments, when the promotion succeeded too."""
+        state, fault = _ended(promoted.state, promoted.fault)
+        if state != "Succeeded":
+            return state, fault
+        try:
+            return (yield from self._adopt(by, begun, head, promoted)), None
+        except StepFailedError as failed:
+            return "Failed", failed.fault
 
     def _settle(self, by: RunRef) -> Flow[None]:
+        assert self.delivered.owned is not None
+        by = owner(by, self.delivered.owned)
         settle = SettleChange(by=by, change=self.delivered.change, goal="new")
         yield from call(self.context, SETTLE_CHANGE, settle, self.retries)
         self.end.follows = True

@@ -339,8 +339,27 @@ async def test_a_cancel_before_the_first_move_leaves_the_machine_as_it_was(scene
     assert scene.head_row().repoint == ""
 
 
+async def test_a_delivery_that_fails_once_the_machine_has_its_disk(scene):
+    """The restore failed, but the machine writes to the new disk: the registration follows it, there and then."""
+    driver = scene.driver()
+
+    async def perform(name, asked):
+        if name == "report_progress" and asked["phase"] == "promoting" and held(scene) == TARGET:
+            return {"fault": {**FINAL, "message": "out of order"}, "value": None}
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    with pytest.raises(RestoreFailedError, match=r"out of order.*uses the new disk.*backups go on with the new disk"):
+        await scene.restore(scene.points()[0], driver=driver, **into())
+
+    assert scene.catalogue.rows["vm", "policy"].value.source == TARGET
+    assert scene.head_row().repoint == ""
+    await scene.back_up()
+    sane(scene)
+
+
 async def test_a_cancel_just_after_the_machine_has_its_disk_is_too_late_for_it(scene):
-    """It keeps the new disk, and backups follow it."""
+    """It keeps the new disk, and backups follow it, in full: the promotion beside it was canceled."""
     driver = scene.driver()
 
     async def perform(name, asked):
@@ -354,8 +373,8 @@ async def test_a_cancel_just_after_the_machine_has_its_disk_is_too_late_for_it(s
 
     assert held(scene) == TARGET
     assert "uses the new disk" in on(scene).end
-    assert scene.run_row(RUN).state == "Succeeded"
-    assert "the next one is an increment" in on(scene).end
+    assert scene.run_row(RUN).state == "Canceled"
+    assert "backups go on with the new disk, the next one is full" in on(scene).end
     await scene.back_up()
     sane(scene)
 
