@@ -6,15 +6,14 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import requests
 
-from devhost.processes import Child
+from devhost.processes import Child, Served
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
     from devhost.storage import Account
 
@@ -28,7 +27,7 @@ def machine_id(name: str) -> str:
     return f"{GROUP}/providers/Microsoft.Compute/virtualMachines/{name}"
 
 
-class Machines:
+class Machines(Served):
     """The stand-in."""
 
     def __init__(self, folder: Path, accounts: list[Account]) -> None:
@@ -51,23 +50,6 @@ class Machines:
             is_ready=is_ready,
         )
         self.endpoint = f"http://127.0.0.1:{found['port']}"
-
-    def __enter__(self) -> Self:
-        """Use as a context."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Stop."""
-        self.stop()
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._child.pid
-
-    def stop(self) -> None:
-        """End it."""
-        self._child.stop()
 
     # -- control ------------------------------------------------------------------------------------------------------
 

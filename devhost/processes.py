@@ -10,12 +10,37 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+    from types import TracebackType
+    from typing import Self
 
 STOP_SECONDS = 10.0
 
 
 class ChildFailedError(Exception):
     """A child process ended before it was ready; the text holds the end of its output."""
+
+
+class Served:
+    """A server in a child process; used as a context it ends with it."""
+
+    _child: Child
+
+    def __enter__(self) -> Self:
+        """Use as a context."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop."""
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._child.pid
+
+    def stop(self) -> None:
+        """End it."""
+        self._child.stop()
 
 
 class Child:

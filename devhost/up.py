@@ -9,7 +9,7 @@ from pathlib import Path
 
 from devhost.platform import DISKS_CONTAINER, Platform
 
-PLAY_BLOB, PLAY_BYTES = "play.vhd", 64 * 1024 * 1024
+PLAY_BLOB, PLAY_BYTES, PLAY_VM = "play.vhd", 64 * 1024 * 1024, "play-vm"
 
 
 def main() -> int:
@@ -22,25 +22,28 @@ def main() -> int:
             blob = client.get_blob_client(DISKS_CONTAINER, PLAY_BLOB)
             blob.create_page_blob(PLAY_BYTES)
             blob.upload_page(b"pagekeeper".ljust(512, b"\0") * 8, 0, 4096)
-        print(_told(platform), flush=True)
+        vm = platform.machines.make(PLAY_VM, data={0: platform.disk_url(PLAY_BLOB)})
+        print(_told(platform, vm), flush=True)
         stopped.wait()
         print("\nstopping", flush=True)
     print("stopped; nothing is left running", flush=True)
     return 0
 
 
-def _told(platform: Platform) -> str:
+def _told(platform: Platform, vm: str) -> str:
     api, storage = platform.host.origin + "/api", platform.storage
     return f"""The local platform runs:
   Functions host   {api:<36} process {platform.host.pid}
   source account   {storage.source.blobs:<36} process {storage.pid}
   backup account   {storage.backup.blobs}
   catalogue        {storage.state.tables}
+  VM stand-in      {platform.machines.endpoint:<36} process {platform.machines.pid}
   logs             {platform.host.log}
-The timer follows BACKUP_SCHEDULE ({platform.settings["BACKUP_SCHEDULE"]}, UTC). A disk of 64 MiB is there to try:
+The timer follows BACKUP_SCHEDULE ({platform.settings["BACKUP_SCHEDULE"]}, UTC). To try: a disk of 64 MiB, in VM {PLAY_VM}:
 
-  curl -X PUT {api}/disks/play -d '{{"source": "{platform.disk_url(PLAY_BLOB)}"}}'
+  curl -X PUT {api}/disks/play -d '{{"source": "{platform.disk_url(PLAY_BLOB)}", "machine": {{"vm": "{vm}", "lun": 0}}}}'
   curl -i -X POST {api}/disks/play/backups
   curl {api}/disks/play/restore-points
+  curl -X POST {api}/disks/play/restores -d '{{"restorePoint": "latest", "repoint": true, "dryRun": true}}'
 
 Ctrl-C stops everything."""

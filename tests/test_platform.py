@@ -37,14 +37,18 @@ def children_of(pid):
     return found
 
 
-def gone(pids, seconds=15):
+def becomes(condition, seconds=15):
+    """Whether `condition` comes true in that time."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        alive = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
-        if not alive:
-            return True
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.05)
-    return False
+    return True
+
+
+def gone(pids):
+    return becomes(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
 class Up:
@@ -69,6 +73,11 @@ class Up:
         return status
 
 
+def curled(line):
+    """What a printed curl line answers."""
+    return subprocess.run(shlex.split(line), capture_output=True, text=True, check=True).stdout
+
+
 def test_up_twice_with_its_curl_lines():
     """Two platforms side by side; the printed lines work as printed; Ctrl-C stops everything each started."""
     if shutil.which("curl") is None:
@@ -77,11 +86,11 @@ def test_up_twice_with_its_curl_lines():
     try:
         for up in (first, second):
             lines = re.findall(r"^  (curl .*)$", up.said, flags=re.MULTILINE)
-            answers = [subprocess.run(shlex.split(line), capture_output=True, text=True, check=True).stdout for line in lines]
-            assert len(lines) == 3
-            assert '"id":"play"' in answers[0]
-            assert "202" in answers[1].splitlines()[0]
-            assert '"value"' in answers[2]
+            protect, back_up, points, plan = lines
+            assert '"id":"play"' in curled(protect)
+            assert "202" in curled(back_up).splitlines()[0]
+            assert becomes(lambda points=points: '"state":"available"' in curled(points))
+            assert '"planHash"' in curled(plan)
             assert len(up.children) == 3
         addresses = [set(re.findall(r"http://127\.0\.0\.1:\d+", up.said)) for up in (first, second)]
         assert not addresses[0] & addresses[1]

@@ -337,14 +337,8 @@ class _Backup:
             rounds_left=int(self.fresh_after),
             kind=transfer.kind,
             reason=transfer.reason,
-            bytes_total=planned.write_bytes,
-            bytes_done=applied.write_bytes,
-            bytes_streamed=applied.streamed_bytes,
-            ranges_total=planned.ranges,
-            requests_total=planned.requests,
-            requests_done=applied.puts + applied.clears,
             retries=self.retries.count,
-        )
+        ).measured(planned, applied)
         details = {"kind": transfer.kind, "bytesTotal": planned.write_bytes, "bytesDone": applied.write_bytes}
         yield from self._send(report, {**details, "ranges": planned.ranges})
 

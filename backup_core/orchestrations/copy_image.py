@@ -122,15 +122,9 @@ class _Copying:
             phase=phase,
             done=done,
             total=total,
-            bytes_total=planned.write_bytes,
-            bytes_done=applied.write_bytes,
-            bytes_streamed=applied.streamed_bytes,
-            ranges_total=planned.ranges,
-            requests_total=planned.requests,
-            requests_done=applied.puts + applied.clears,
             retries=self.retries.count,
             beside=beside(self.image),
-        )
+        ).measured(planned, applied)
         reported = yield from call(self.context, REPORT_PROGRESS, report, self.retries)
         shown = {"phase": phase, "bytesTotal": planned.write_bytes, "bytesDone": applied.write_bytes}
         self.context.set_custom_status({"disk": self.image.by.disk, "percent": reported.percent} | shown)

@@ -163,6 +163,18 @@ class Report(Message):
     beside: bool = False
     """A sign of life from work that goes on beside the run's main one: the row's phase and numbers are left alone."""
 
+    def measured(self, planned: Planned, applied: Applied) -> Report:
+        """The report with how much of what was planned is done."""
+        amounts = {
+            "bytes_total": planned.write_bytes,
+            "bytes_done": applied.write_bytes,
+            "bytes_streamed": applied.streamed_bytes,
+            "ranges_total": planned.ranges,
+            "requests_total": planned.requests,
+            "requests_done": applied.puts + applied.clears,
+        }
+        return self.model_copy(update=amounts)
+
 
 class Reported(Message):
     """Percent as the row now has it, and whether somebody asked for the run to be canceled."""
