@@ -9,6 +9,7 @@ import azure.functions as func
 
 from backup_core import bootstrap, settings
 from backup_core.activities.runner import run_step
+from backup_core.activities.watch import watch
 from backup_core.api.context import Api, respond
 from backup_core.api.http import Answer, Request, Start
 from backup_core.api.routes import ROUTES, Route
@@ -56,6 +57,13 @@ async def scheduled_backup(timer: func.TimerRequest, client: df.DurableOrchestra
     instance = fleet_instance_id(window)
     if not (await client.get_status(instance)).instance_id:
         await client.start_new(backup_fleet.NAME, instance, request.model_dump(mode="json"))
+
+
+@app.timer_trigger(schedule="%WATCH_SCHEDULE%", arg_name="timer", run_on_startup=False, use_monitor=True)
+async def watch_disks(timer: func.TimerRequest) -> None:  # noqa: ARG001  what is told is how things stand now
+    """Tell how each disk stands, for alerts and the workbook."""
+    await SERVICES.ready()
+    await watch(SERVICES.tools, SETTINGS.backup_schedule, datetime.now(UTC))
 
 
 # -- HTTP -------------------------------------------------------------------------------------------------------

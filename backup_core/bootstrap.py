@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from backup_core.activities.copying import Copying
 from backup_core.activities.tools import Limits, Tools
 from backup_core.adapters.authority import Authority, BearerAuthority, KeyAuthority, SharedSasAuthority
 from backup_core.adapters.catalogue import TableCatalogue
+from backup_core.adapters.journal import LogJournal
 from backup_core.adapters.machines import AzureMachines
 from backup_core.adapters.page_blobs import AzureDocuments, AzurePageBlobs, translated
 from backup_core.adapters.page_data import PageData
@@ -144,6 +146,8 @@ def account_name(endpoint: str) -> str:
 
 def build(settings: Settings) -> Services:
     """The app over Azure Storage. Opens no connection."""
+    # At INFO the SDK writes several lines for each request: the app's own would be lost among them, and paid for with them.
+    logging.getLogger("azure").setLevel(logging.WARNING)
     sign_in = _SignIn(settings)
     endpoints = (*settings.source_accounts, settings.backup_account)
     clients = {
@@ -171,6 +175,7 @@ def build(settings: Settings) -> Services:
         monotonic=time.monotonic,
         copying=Copying(blobs, settings.copy_mode, time.monotonic),
         machines=AzureMachines(computes),
+        journal=LogJournal(),
         machine_groups=settings.machine_groups,
         limits=Limits(in_flight=settings.in_flight),
     )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from datetime import datetime
 
+    from backup_core.domain.events import Event
     from backup_core.domain.naming import BlobAddress
     from backup_core.domain.ranges import ByteRange, DiffRange
     from backup_core.domain.records import Head, Pin, Policy, RequestKey, RestorePoint, Run, Versioned
@@ -194,6 +195,13 @@ class Documents(Protocol):
 
     async def get(self, name: str) -> str | None:
         """The document, or None."""
+
+
+class Journal(Protocol):
+    """Where the app tells what happened. Telling never fails and never waits."""
+
+    def write(self, event: Event) -> None:
+        """Tell the event."""
 
 
 class Catalogue(Protocol):

@@ -29,6 +29,8 @@ class Settings(BaseModel):
 
     backup_schedule: str
     """NCRONTAB of six fields, UTC: when the timer backs up every disk."""
+    watch_schedule: str
+    """The same: when it tells how each disk stands."""
     source_accounts: tuple[str, ...]
     """Blob endpoints whose disks may be protected, separated by spaces."""
     backup_account: str
@@ -83,7 +85,7 @@ class Settings(BaseModel):
     def _trimmed(cls, value: str) -> str:
         return value.rstrip("/")
 
-    @field_validator("backup_schedule")
+    @field_validator("backup_schedule", "watch_schedule")
     @classmethod
     def _schedule(cls, value: str) -> str:
         if len(value.split()) != 6 or not croniter.is_valid(value, second_at_beginning=True):

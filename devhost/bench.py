@@ -156,6 +156,7 @@ class Bench:
         return settings.load(
             {
                 "BACKUP_SCHEDULE": "0 0 */12 * * *",
+                "WATCH_SCHEDULE": "0 */15 * * * *",
                 "SOURCE_ACCOUNTS": self.storage.source.blobs,
                 "BACKUP_ACCOUNT": self.storage.backup.blobs,
                 "CATALOGUE_ACCOUNT": self.storage.state.tables,

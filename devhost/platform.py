@@ -14,6 +14,7 @@ import requests
 from azure.core.exceptions import ResourceExistsError
 from azure.storage.blob import BlobServiceClient
 
+from backup_core.domain.events import PREFIX as EVENT_PREFIX
 from devhost.machines import GROUP, Machines
 from devhost.processes import Child
 from devhost.storage import Storage
@@ -97,6 +98,11 @@ class Host:
         """Fire a timer function as the real host's admin address does."""
         answer = self.call("POST", f"/admin/functions/{timer}", {})
         answer.raise_for_status()
+
+    def events(self) -> list[dict[str, Any]]:
+        """What the app told of itself in its log, oldest first."""
+        lines = (line.partition(EVENT_PREFIX + "{") for line in self.log.read_text().splitlines())
+        return [json.loads("{" + fields) for _, begins, fields in lines if begins]
 
     def instances(self, prefix: str = "") -> list[dict[str, Any]]:
         """Orchestration instances, oldest first."""

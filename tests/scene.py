@@ -18,6 +18,7 @@ from backup_core.steps.backup import BackupRequest
 from backup_core.steps.restore import RestoreRequest
 from devhost.memory.catalogue import MemoryCatalogue, MemoryDocuments
 from devhost.memory.driver import Driver
+from devhost.memory.journal import MemoryJournal
 from devhost.memory.machines import MemoryMachines
 from devhost.memory.page_blobs import MemoryPageBlobs
 from devhost.memory.world import World
@@ -46,10 +47,11 @@ class Scene:
         self.catalogue = MemoryCatalogue(self.world)
         self.documents = MemoryDocuments(self.world)
         self.machines = MemoryMachines(self.world, self.blobs)
+        self.journal = MemoryJournal()
         copying = Copying(self.blobs, copy_mode, lambda: 0.0)
         self.tools = Tools(
             self.blobs, self.catalogue, self.documents, (SOURCE, OTHER), BACKUP, "heads", lambda: 0.0, copying, self.machines,
-            limits or Limits(), (GROUP.lower(),),
+            self.journal, limits or Limits(), (GROUP.lower(),),
         )  # fmt: skip
         self.runs = 0
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from backup_core.activities.telling import tell, write_run
 from backup_core.activities.tools import allowed, changes_between, owned, policy_of
 from backup_core.domain.decision import Decision, Found, automatic_full, decide
 from backup_core.domain.ending import abandonment, dead
@@ -114,8 +115,9 @@ async def _own_row(tools: Tools, asked: Begin) -> bool:
         try:
             if fresh.window:
                 await tools.catalogue.begin_window(fresh)
+                await tell(tools, None, fresh)
             else:
-                await tools.catalogue.put_run(fresh, None)
+                await write_run(tools, None, fresh)
         except RowExistsError:
             pass  # another delivery of this step was faster: its row is the run's row
         row = await tools.catalogue.run(asked.disk, asked.run)
@@ -124,7 +126,7 @@ async def _own_row(tools: Tools, asked: Begin) -> bool:
     if row.value.ended_for_good:
         return False
     if row.value.state == "NotStarted":
-        await tools.catalogue.put_run(replace(row.value, state="Running", started=now, phase="preparing"), row.etag)
+        await write_run(tools, row, replace(row.value, state="Running", started=now, phase="preparing"))
     return True
 
 
@@ -136,7 +138,7 @@ async def over(tools: Tools, asked: Begin | OwnDisk, owner: Owner) -> bool:
     if not dead(row, await tools.catalogue.now()):
         return False
     try:
-        await tools.catalogue.put_run(abandonment(row.value, asked.run, datetime.fromisoformat(asked.now)), row.etag)
+        await write_run(tools, row, abandonment(row.value, asked.run, datetime.fromisoformat(asked.now)))
     except RowChangedError:
         return False  # it gave a sign of life in this moment
     return True
@@ -149,7 +151,7 @@ async def _skip(tools: Tools, asked: Begin, owner: Owner) -> Begun:
         return Begun(state="ended", why=f"run {asked.run} has ended")
     why = f"run {owner.run} was at work on the disk"
     ended = replace(row.value, state="Skipped", reason=why, ended=datetime.fromisoformat(asked.now), phase="done")
-    await tools.catalogue.put_run(ended, row.etag)
+    await write_run(tools, row, ended)
     return Begun(state="skipped", why=why)
 
 
@@ -330,10 +332,14 @@ async def report_progress(tools: Tools, report: Report) -> Reported:
         run = row.value
         updated = run if report.beside else _progressed(run, report)
         try:
-            await tools.catalogue.put_run(updated, row.etag)
+            await write_run(tools, row, updated)
         except RowChangedError:
             continue
-        return Reported(percent=updated.percent, cancel=run.cancel_asked is not None or run.error is not None)
+        return Reported(
+            percent=updated.percent,
+            started=run.started.isoformat() if run.started else "",
+            cancel=run.cancel_asked is not None or run.error is not None,
+        )
     message = f"run {report.by.run}: its row changed {CONFLICTS_MAX} times while its progress was written"
     raise RowChangedError(message)
 
@@ -407,7 +413,7 @@ async def end_row(tools: Tools, asked: Finish | FinishRestore) -> None:
             restore=restored,
         )
         try:
-            await tools.catalogue.put_run(ended, row.etag)
+            await write_run(tools, row, ended)
         except RowChangedError:
             continue
         return

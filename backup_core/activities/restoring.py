@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from backup_core.activities.ownership import CONFLICTS_MAX, end_row, error_of, hold_lease, let_go, over, shut
+from backup_core.activities.telling import write_run
 from backup_core.activities.tools import allowed, guard_of, owned
 from backup_core.activities.transfer import intent
 from backup_core.domain.errors import (
@@ -44,7 +45,7 @@ async def begin_restore(tools: Tools, asked: BeginRestore) -> RestoreBegun:
         try:
             if row.value.state == "NotStarted":
                 running = replace(row.value, state="Running", started=datetime.fromisoformat(asked.now), phase="preparing")
-                await tools.catalogue.put_run(running, row.etag)
+                await write_run(tools, row, running)
             return await _pinned(tools, row.value, wanted, mine)
         except (RowChangedError, RowExistsError):
             continue  # a retention, a cancel or another delivery was faster: look again
@@ -137,7 +138,7 @@ async def note_failure(tools: Tools, asked: NoteFailure) -> Nothing:
         if row is None or row.value.ended_for_good or row.value.error:
             return Nothing()
         try:
-            await tools.catalogue.put_run(replace(row.value, error=error_of(asked.fault)), row.etag)
+            await write_run(tools, row, replace(row.value, error=error_of(asked.fault)))
         except RowChangedError:
             continue
         return Nothing()

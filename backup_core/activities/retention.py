@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backup_core.activities.telling import write_run
 from backup_core.activities.tools import owned, policy_of
 from backup_core.domain.ending import abandonment, dead
 from backup_core.domain.errors import RowChangedError
@@ -58,7 +59,7 @@ async def _lives(tools: Tools, pin: Pin, by: str) -> bool:
         if not dead(row, now):
             return True
         try:
-            await tools.catalogue.put_run(abandonment(row.value, by, now), row.etag)
+            await write_run(tools, row, abandonment(row.value, by, now))
         except RowChangedError:
             return True
     await tools.catalogue.unpin(pin)

@@ -20,7 +20,7 @@ from backup_core.ports import Fence, Guard
 if TYPE_CHECKING:
     from backup_core.activities.copying import Copying
     from backup_core.domain.records import Head, Policy, Versioned
-    from backup_core.ports import Catalogue, Documents, Machines, PageBlobs
+    from backup_core.ports import Catalogue, Documents, Journal, Machines, PageBlobs
     from backup_core.steps.messages import RunRef
 
 
@@ -72,6 +72,7 @@ class Tools:
     monotonic: Callable[[], float]
     copying: Copying
     machines: Machines
+    journal: Journal
     limits: Limits = Limits()
     machine_groups: tuple[str, ...] = ()
     """Resource groups, lower case, whose machines may be given other disks: an allow-list."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.activities.points import POLICY
+from backup_core.activities.telling import write_run
 from backup_core.api.context import Api
 from backup_core.api.http import Answer, RefusedError, Request, answer, disk_of, id_of, parsed, top_of
 from backup_core.api.models import EARLIEST, DiskAnswer, DiskAsked, DisksAnswer
@@ -16,13 +17,12 @@ from backup_core.domain.naming import is_disk_id, parse_blob_url, policy_name
 from backup_core.domain.ranges import DISK_BYTES_MAX, PAGE
 from backup_core.domain.records import Policy, Retention
 from backup_core.domain.redaction import redacted
+from backup_core.domain.status import RUNS_LOOKED_AT, status_of
+from backup_core.domain.windows import next_window
 
 if TYPE_CHECKING:
     from backup_core.domain.naming import BlobAddress
     from backup_core.domain.records import Slot
-
-RUNS_LOOKED_AT = 20
-"""Runs among which the last one that was not skipped is looked for."""
 
 
 async def put_disk(api: Api, request: Request) -> Answer:
@@ -83,7 +83,7 @@ async def _first_backup(api: Api, request: Request, disk: str) -> dict[str, str]
     if pending or (row and row.value.pair):
         return {}
     run = new_run(api, disk, full=False)
-    await api.catalogue.put_run(run, None)
+    await write_run(api.tools, None, run)
     return {"Operation-Location": (await started(api, request, run)).headers["Operation-Location"]}
 
 
@@ -118,10 +118,10 @@ async def _shown(api: Api, request: Request, policy: Policy) -> DiskAnswer:
     head = row.value if row else None
     running = await api.running(head)
     runs = await api.catalogue.runs(policy.disk, RUNS_LOOKED_AT)
-    backups = (run for run in runs if run.operation == "backup")
-    last = next((run for run in backups if run.ended_for_good and run.state != "Skipped"), None)
     url = request.run_url(running) if running else None
-    return DiskAnswer.of(policy, head, last, url, api.schedule, api.now())
+    now = api.now()
+    upcoming = next_window(api.schedule, now) if policy.protected else None
+    return DiskAnswer.of(policy, head, status_of(policy, head, runs, api.schedule, now), url, upcoming)
 
 
 def _source(api: Api, url: str) -> BlobAddress:

@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-from backup_core.domain.naming import MACHINE_ID, snapshot_time
+from backup_core.domain.naming import MACHINE_ID
+from backup_core.domain.progress import eta_seconds
 from backup_core.domain.records import Head, PointState, Policy, RestorePoint, Run, Slot
-from backup_core.domain.windows import next_window, overdue_since
+from backup_core.domain.status import DiskStatus, Protection
 
 DESCRIPTION_LENGTH_MAX = 500
 URL_LENGTH_MAX = 2048
@@ -173,7 +174,7 @@ class DiskAnswer(_Answer):
     verification: Literal["sampled", "full"]
     retention: RetentionAnswer | None
     protected: bool
-    protection: Literal["protected", "stopped", "unprotected"]
+    protection: Protection
     """`unprotected`: the machine uses a disk that is not backed up; `protectionNote` says which, and what to do."""
     protection_note: str | None
     machine: MachineAnswer | None
@@ -196,11 +197,10 @@ class DiskAnswer(_Answer):
 
     @classmethod
     def of(
-        cls, policy: Policy, head: Head | None, last: Run | None, running: str | None, schedule: str, now: datetime
+        cls, policy: Policy, head: Head | None, status: DiskStatus, running: str | None, next_backup: datetime | None
     ) -> DiskAnswer:
-        """From the catalogue's rows."""
-        taken = snapshot_time(head.pair.source_snapshot) if head and head.pair else None
-        due = max(overdue_since(schedule, now), policy.created)
+        """From the catalogue's rows, and what they say of the disk."""
+        last = status.last
         return cls(
             id=policy.disk,
             source=policy.source,
@@ -208,18 +208,18 @@ class DiskAnswer(_Answer):
             verification=policy.verification,
             retention=RetentionAnswer(**asdict(policy.retention)) if policy.retention else None,
             protected=policy.protected,
-            protection="stopped" if not policy.protected else "unprotected" if policy.unprotected else "protected",
+            protection=status.protection,
             protection_note=policy.unprotected or None,
             machine=slot_shown(policy.machine),
             created=policy.created,
             updated=policy.updated,
             generation=head.generation if head else 0,
-            newest_restore_point=head.pair.point if head and head.pair else None,
-            last_success=taken,
-            rpo_seconds=max(0, int((now - taken).total_seconds())) if taken else None,
+            newest_restore_point=status.newest_point or None,
+            last_success=status.last_success,
+            rpo_seconds=status.rpo_seconds,
             last_status=last.state if last and last.state in ("Succeeded", "Failed", "Canceled") else None,
-            next_backup=next_window(schedule, now) if policy.protected else None,
-            overdue=policy.protected and (bool(policy.unprotected) or (taken or policy.created) < due),
+            next_backup=next_backup,
+            overdue=status.overdue,
             running=running,
         )
 
@@ -337,6 +337,8 @@ class RunAnswer(_Answer):
     requests_total: int
     requests_done: int
     retries: int
+    eta_seconds: int | None
+    """About how long it still takes, from how long it took so far; null while that says nothing."""
     created: datetime
     started: datetime | None
     ended: datetime | None
@@ -349,7 +351,7 @@ class RunAnswer(_Answer):
     """Of a restore only."""
 
     @classmethod
-    def of(cls, run: Run, restore: RestoreAnswer | None = None) -> RunAnswer:
+    def of(cls, run: Run, now: datetime, restore: RestoreAnswer | None = None) -> RunAnswer:
         """From the catalogue's row."""
         return cls(
             id=run.run,
@@ -368,6 +370,7 @@ class RunAnswer(_Answer):
             requests_total=run.requests_total,
             requests_done=run.requests_done,
             retries=run.retries,
+            eta_seconds=None if run.ended_for_good else eta_seconds(run.started, now, run.percent),
             created=run.created,
             started=run.started,
             ended=run.ended,

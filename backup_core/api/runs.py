@@ -7,6 +7,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, get_args
 
+from backup_core.activities.telling import tell, write_run
 from backup_core.api.context import RETRY_AFTER_SECONDS, Api
 from backup_core.api.http import (
     REPEATABILITY,
@@ -33,6 +34,8 @@ from backup_core.steps.backup import BackupRequest
 from backup_core.steps.restore import RestoreRequest
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from backup_core.domain.records import Versioned
     from backup_core.steps.messages import Message
 
@@ -68,8 +71,9 @@ async def begun(api: Api, request: Request, run: Run, key: str, digest: str) -> 
     try:
         if key:
             await api.catalogue.begin_request(run, RequestKey(run.disk, key, digest, run.run))
+            await tell(api.tools, None, run)
         else:
-            await api.catalogue.put_run(run, None)
+            await write_run(api.tools, None, run)
     except RowExistsError:
         known = await api.catalogue.request(run.disk, key) if key else None
         if known is None:
@@ -90,7 +94,7 @@ async def repeated(api: Api, request: Request, known: RequestKey, digest: str) -
     if row.value.state == "NotStarted":
         # The first call may have died between the row and the start; starting twice is one start.
         return await started(api, request, row.value)
-    return _accepted(request, row.value)
+    return _accepted(api, request, row.value)
 
 
 def new_run(api: Api, disk: str, *, full: bool) -> Run:
@@ -123,16 +127,16 @@ async def started(api: Api, request: Request, run: Run) -> Answer:
         reason = RunError("StartFailed", redacted(f"the orchestration could not be started: {error}"))
         row = await api.catalogue.run(run.disk, run.run)
         if row and row.value.state == "NotStarted":
-            await api.catalogue.put_run(replace(row.value, state="Failed", ended=api.now(), error=reason), row.etag)
+            await write_run(api.tools, row, replace(row.value, state="Failed", ended=api.now(), error=reason))
         raise
-    return _accepted(request, run)
+    return _accepted(api, request, run)
 
 
-def run_shown(run: Run) -> RunAnswer:
+def run_shown(run: Run, now: datetime) -> RunAnswer:
     """The run as answers show it."""
     wanted = run.restore
     if wanted is None:
-        return RunAnswer.of(run)
+        return RunAnswer.of(run, now)
     restore = RestoreAnswer(
         restore_point=wanted.point,
         target=wanted.target,
@@ -147,21 +151,21 @@ def run_shown(run: Run) -> RunAnswer:
         warnings=warnings(wanted),
         next_steps=next_steps(wanted),
     )
-    return RunAnswer.of(run, restore)
+    return RunAnswer.of(run, now, restore)
 
 
-def _accepted(request: Request, run: Run) -> Answer:
+def _accepted(api: Api, request: Request, run: Run) -> Answer:
     headers = {"Operation-Location": request.run_url(run.run), "Retry-After": RETRY_AFTER_SECONDS}
     if repeatability_key(request):
         headers["Repeatability-Result"] = "accepted"
-    return answer(202, run_shown(run), headers)
+    return answer(202, run_shown(run, api.now()), headers)
 
 
 async def get_run(api: Api, request: Request) -> Answer:
     """Show a run."""
     row = await _run(api, request)
     headers = {} if row.value.ended_for_good else {"Retry-After": RETRY_AFTER_SECONDS}
-    return answer(200, run_shown(row.value), headers)
+    return answer(200, run_shown(row.value, api.now()), headers)
 
 
 async def _run(api: Api, request: Request) -> Versioned[Run]:
@@ -181,18 +185,18 @@ async def post_cancel(api: Api, request: Request) -> Answer:
     """Ask a run to end. One that nobody is at work on ends at once."""
     row = await _run(api, request)
     if row.value.state == "Canceled":
-        return answer(200, run_shown(row.value))
+        return answer(200, run_shown(row.value, api.now()))
     if row.value.ended_for_good:
         message = f"run {row.value.run} has ended: {row.value.state}; nothing was changed"
         raise RefusedError(409, "RunEnded", message, "run")
     canceled = cancellation(row, await api.catalogue.now(), api.now())
     if canceled != row.value:
         try:
-            await api.catalogue.put_run(canceled, row.etag)
+            await write_run(api.tools, row, canceled)
         except RowChangedError:
             return await post_cancel(api, request)  # the run has come further in between, so this ends
     headers = {"Operation-Location": request.run_url(canceled.run), "Retry-After": RETRY_AFTER_SECONDS}
-    return answer(202, run_shown(canceled), headers)
+    return answer(202, run_shown(canceled, api.now()), headers)
 
 
 async def get_runs(api: Api, request: Request) -> Answer:
@@ -206,5 +210,5 @@ async def get_runs(api: Api, request: Request) -> Answer:
         found += await api.catalogue.runs(one, top + 1, after, state, since, until)
     found.sort(key=lambda run: run_key(run.run))
     more = {**request.query, "top": str(top), "after": found[top - 1].run} if len(found) > top else None
-    shown = [run_shown(run) for run in found[:top]]
+    shown = [run_shown(run, api.now()) for run in found[:top]]
     return answer(200, RunsAnswer(value=shown, next_link=request.next_link("runs", more)))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
 _BACKUP_SPAN = {
     "waiting": (0, 0),
     "preparing": (0, 1),
@@ -35,3 +40,14 @@ def percent(phase: str, done: int, total: int, before: int, *, rounds_left: int 
     share = min(done / total, 1.0) if total > 0 else 0.0
     value = int(start + (end - start) * share)
     return min(99, max(before, value // (1 + rounds_left)))
+
+
+TELLING_PERCENT = 5
+"""Below it the time so far says nothing about the time left."""
+
+
+def eta_seconds(started: datetime | None, now: datetime, percent: int) -> int | None:
+    """Seconds the run still takes if it goes on as it did; None while that says nothing. Phases differ, so it is a guess."""
+    if started is None or percent < TELLING_PERCENT:
+        return None
+    return max(0, int((now - started).total_seconds() / percent * (100 - percent)))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from backup_core.domain.ending import CANCELED, canceled_words
 from backup_core.orchestrations import copy_blob, repoint_machine
-from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, sub_orchestration
+from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, progress_shown, sub_orchestration
 from backup_core.orchestrations.shard_waves import applied_shards
 from backup_core.steps.backup import (
     BEGIN,
@@ -345,7 +345,7 @@ class _Backup:
     def _send(self, report: Report, details: dict[str, Any]) -> Flow[None]:
         """Report progress; leave when the run is to be canceled. Once the point is committed it is too late for that."""
         reported = yield from call(self.context, REPORT_PROGRESS, report, self.retries)
-        self.context.set_custom_status(self._shown(report.phase) | {"percent": reported.percent} | details)
+        self.context.set_custom_status(self._shown(report.phase) | progress_shown(self.context, reported) | details)
         if reported.cancel and report.phase != "cleaning":
             raise _CanceledError(report.phase)
 

@@ -8,16 +8,16 @@ runs one by one.
 from __future__ import annotations
 
 from collections.abc import Generator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from backup_core.domain.progress import eta_seconds
 from backup_core.steps.messages import Fault, Message, Outcome, Step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
-    from backup_core.steps.copying import ImageCopy
+    from backup_core.steps.copying import ImageCopy, Reported
 
 I = TypeVar("I", bound=Message)
 O = TypeVar("O", bound=Message)
@@ -65,6 +65,13 @@ class Retries:
 def now(context: Context) -> datetime:
     """The orchestrator's time: the same in every replay."""
     return context.current_utc_datetime
+
+
+def progress_shown(context: Context, reported: Reported) -> dict[str, int]:
+    """Percent and, once it can be told, about how many seconds are left: for the custom status."""
+    started = datetime.fromisoformat(reported.started) if reported.started else None
+    left = eta_seconds(started, now(context), reported.percent)
+    return {"percent": reported.percent} | ({} if left is None else {"etaSeconds": left})
 
 
 def beside(image: ImageCopy) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, beside, call, now
+from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, beside, call, now, progress_shown
 from backup_core.steps.copying import ABORT_COPY, CHECK_COPY, REPORT_PROGRESS, START_COPY, CopyEnd, CopyRef, CopyRequest, Report
 from backup_core.steps.messages import Fault
 
@@ -83,5 +83,5 @@ def _reported(context: Context, request: CopyRequest, seen: CopyProgress, retrie
         retries=retries.count,
     )
     reported = yield from call(context, REPORT_PROGRESS, report, retries)
-    context.set_custom_status({"copied": seen.done, "total": seen.total, "percent": reported.percent})
+    context.set_custom_status({"bytesDone": seen.done, "bytesTotal": seen.total, **progress_shown(context, reported)})
     return reported.cancel

@@ -12,7 +12,7 @@ from backup_core.domain.naming import restored_head_name
 from backup_core.domain.outcome import Outcome as Ending
 from backup_core.domain.outcome import end_words
 from backup_core.orchestrations import copy_image, deliver_disk, wait_for_disk
-from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, sub_orchestration
+from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, progress_shown, sub_orchestration
 from backup_core.orchestrations.deliver_disk import disk_image, source_moved
 from backup_core.orchestrations.wait_for_disk import owner
 from backup_core.steps.backup import COMMIT_POINT, TAKE_BACKUP, Commit, TakeBackup, Transfer
@@ -103,6 +103,7 @@ class _Restore:
         by = RunRef(
             disk=self.request.disk, run=self.request.run, lease=self.lease, epoch=0, source=begun.source, pin=begun.point
         )
+        self._show("copying", follow=f"{self.request.run}.disk")
         self.end = Ending(target=begun.target, managed_disk=begun.managed_disk, slot=_slot(begun), point=begun.point)
         head = self._head_image(by, begun)
         self.leased = [begun.target, *([head.destination] if begun.adopt else [])]
@@ -223,7 +224,7 @@ class _Restore:
         image, by = disk_image(by, begun), owner(by, owned)
         report = Report(by=by, phase="adopting", retries=self.retries.count)
         reported = yield from call(self.context, REPORT_PROGRESS, report, self.retries)
-        self._show("adopting", percent=reported.percent)
+        self._show("adopting", **progress_shown(self.context, reported))
         if reported.cancel and not self.delivered.machine:
             return "Canceled"
         if not self.delivered.sealed:

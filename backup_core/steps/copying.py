@@ -180,6 +180,8 @@ class Reported(Message):
     """Percent as the row now has it, and whether somebody asked for the run to be canceled."""
 
     percent: int
+    started: str = ""
+    """When the run began, ISO 8601: for an estimate of when it ends."""
     cancel: bool
     """Somebody asked for it, or another part of the run has failed."""
 

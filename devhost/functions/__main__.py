@@ -67,7 +67,6 @@ def main() -> None:
     parser.add_argument("--log", default="INFO", help="log level")
     arguments = parser.parse_args()
     logging.basicConfig(level=arguments.log, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("azure").setLevel(logging.WARNING)
     if arguments.tied:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):

@@ -15,6 +15,7 @@ from backup_core.domain.ranges import PAGE
 from backup_core.domain.records import Policy, Retention, Versioned
 from backup_core.domain.repoint import Machine, MachineDisk
 from devhost.memory.catalogue import MemoryCatalogue, MemoryDocuments
+from devhost.memory.journal import MemoryJournal
 from devhost.memory.machines import MemoryMachines
 from devhost.memory.page_blobs import MemoryPageBlobs
 from devhost.memory.world import World
@@ -105,7 +106,7 @@ class Stage:
         copying = Copying(self.blobs, self.rng.choice(["auto", "stream"]), lambda: 0.0)
         return Tools(
             self.blobs, self.catalogue, MemoryDocuments(self.world), (SOURCE,), BACKUP, "heads", itertools.count().__next__,
-            copying, self.machines, limits, (GROUP.lower(),),
+            copying, self.machines, MemoryJournal(), limits, (GROUP.lower(),),
         )  # fmt: skip
 
     # -- looking ----------------------------------------------------------------------------------------------------

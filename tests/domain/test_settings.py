@@ -13,6 +13,7 @@ from devhost.platform import REPOSITORY, SAMPLE_SETTINGS
 
 GOOD = {
     "BACKUP_SCHEDULE": "0 0 */12 * * *",
+    "WATCH_SCHEDULE": "0 */15 * * * *",
     "SOURCE_ACCOUNTS": "https://one.blob.core.windows.net https://two.blob.core.windows.net/",
     "BACKUP_ACCOUNT": "https://backup.blob.core.windows.net",
     "CATALOGUE_ACCOUNT": "https://state.table.core.windows.net",
@@ -35,7 +36,7 @@ def test_good_settings():
 def test_everything_missing_is_told_at_once():
     told = faults({})
 
-    assert "4 faults" in told
+    assert "5 faults" in told
     assert all(f"{name}: not set" in told for name in GOOD)
 
 
@@ -50,13 +51,14 @@ def test_everything_wrong_and_contradictory_is_told_at_once():
             "PLANS_CONTAINER": "same",
             "CATALOGUE_TABLE": "no-hyphens",
             "WAVE_SHARDS": "100",
+            "WATCH_SCHEDULE": "often",
             "DEVELOPMENT_KEYS": '{"a": "canary"}',
             "MANAGED_IDENTITY_CLIENT_ID": "id",
         }
     )
 
     for part in (
-        "BACKUP_SCHEDULE: expected an NCRONTAB", "uses http", "'nonsense' is not an account endpoint", "carries a credential",
+        "BACKUP_SCHEDULE: expected an NCRONTAB", "WATCH_SCHEDULE: expected an NCRONTAB", "uses http", "'nonsense' is not an account endpoint", "carries a credential",
         "BACKUP_ACCOUNT is one of SOURCE_ACCOUNTS", "'ftp://x' is not an account endpoint", "HEADS_CONTAINER and PLANS_CONTAINER",
         "CATALOGUE_TABLE: expected a table name", "WAVE_SHARDS", "DEVELOPMENT_KEYS is set without DEVELOPMENT",
         "both set; expected one way to sign in",
@@ -113,4 +115,4 @@ def test_the_app_refuses_to_start_with_words():
     )
 
     assert ended.returncode != 0
-    assert "SettingsError: the app's settings have 4 faults" in ended.stderr
+    assert "SettingsError: the app's settings have 5 faults" in ended.stderr

@@ -69,6 +69,7 @@ def local_settings(storage, **overrides):
     return settings.load(
         {
             "BACKUP_SCHEDULE": "0 0 */12 * * *",
+            "WATCH_SCHEDULE": "0 */15 * * * *",
             "SOURCE_ACCOUNTS": storage.source.blobs,
             "BACKUP_ACCOUNT": storage.backup.blobs,
             "CATALOGUE_ACCOUNT": storage.state.tables,

@@ -1,0 +1,77 @@
+"""The watch: how each disk stands by the catalogue, told regularly, so that silence and lateness are seen too."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from backup_core.domain.ending import HEARTBEAT_MAX
+from backup_core.domain.errors import BackupError
+from backup_core.domain.events import DiskSeen, FleetSeen, attention_of
+from backup_core.domain.status import RUNS_LOOKED_AT, status_of
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from backup_core.activities.tools import Tools
+
+SIDE_BY_SIDE = 8
+
+
+async def watch(tools: Tools, schedule: str, now: datetime) -> FleetSeen:
+    """Tell how each registered disk stands, then that the watch is through. A disk that cannot be read counts as unseen.
+
+    Raises ServiceUnavailableError, AccessDeniedError when the disks cannot be listed: then nothing is told, which is an alert.
+    """
+    turns = asyncio.Semaphore(SIDE_BY_SIDE)
+
+    async def look(disk: str) -> DiskSeen | None:
+        async with turns:
+            try:
+                return await disk_seen(tools, disk, schedule, now)
+            except BackupError:
+                return None
+
+    disks = await tools.catalogue.disks()
+    found = await asyncio.gather(*(look(disk) for disk in disks))
+    seen = [one for one in found if one]
+    for one in seen:
+        tools.journal.write(one)
+    fleet = FleetSeen(
+        disks=len(disks),
+        protected=sum(one.protection == "protected" for one in seen),
+        overdue=sum(one.overdue for one in seen),
+        unseen=len(disks) - len(seen),
+    )
+    tools.journal.write(fleet)
+    return fleet
+
+
+async def disk_seen(tools: Tools, disk: str, schedule: str, now: datetime) -> DiskSeen | None:
+    """How the disk stands; None when its registration is gone meanwhile."""
+    policy, head = await tools.catalogue.policy(disk), await tools.catalogue.head(disk)
+    if policy is None:
+        return None
+    runs = await tools.catalogue.runs(disk, RUNS_LOOKED_AT)
+    status = status_of(policy.value, head.value if head else None, runs, schedule, now)
+    open_ = next((run for run in runs if not run.ended_for_good), None)
+    silent = None
+    if open_ and (row := await tools.catalogue.run(disk, open_.run)) and not row.value.ended_for_good:
+        silence = await tools.catalogue.now() - row.changed
+        silent = int(silence.total_seconds()) if silence > HEARTBEAT_MAX else 0
+    doubtful = bool(head and head.value.doubt) or bool(await tools.catalogue.points(disk, 1, state="quarantined"))
+    last = status.last
+    return DiskSeen(
+        disk=disk,
+        protection=status.protection,
+        newest_point=status.newest_point,
+        last_success=status.last_success.isoformat() if status.last_success else "",
+        rpo_seconds=status.rpo_seconds if status.protection != "stopped" else None,
+        overdue=status.overdue,
+        last_status=last.state if last else "",
+        last_code=last.error.code if last and last.error else "",
+        quarantined=doubtful,
+        at_work=open_.run if open_ else "",
+        silent_seconds=silent,
+        attention=attention_of(open_) if open_ else "",
+    )

@@ -1,0 +1,191 @@
+"""What the app tells of itself: one JSON line per event, in the log. Alerts and the workbook read these lines and nothing else.
+
+A field that a query names is a field of one of these classes; the tests hold `infra/` to that.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from backup_core.domain.records import Run
+
+PREFIX = "pagekeeper "
+"""Begins each event's line: `traces | where message startswith 'pagekeeper '`."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something to be told. Times are ISO 8601, durations seconds, amounts bytes; what is not known is null."""
+
+    event: ClassVar[str]
+    """The value of the field `event`."""
+    level: ClassVar[str] = "info"
+
+    @property
+    def line(self) -> str:
+        """The event as its line in the log."""
+        fields = {"event": self.event, **asdict(self)}
+        return PREFIX + json.dumps(fields, ensure_ascii=True, separators=(",", ":"))
+
+    @property
+    def severity(self) -> str:
+        """`info`, `warning` or `error`: the line's level."""
+        return self.level
+
+
+@dataclass(frozen=True)
+class PhaseBegun(Event):
+    """A run has come to another phase, or asks for attention."""
+
+    event: ClassVar[str] = "phase"
+
+    disk: str
+    run: str
+    operation: str
+    phase: str
+    percent: int
+    bytes_total: int
+    bytes_done: int
+    attention: str
+
+    @property
+    def severity(self) -> str:
+        """A warning when somebody should look."""
+        return "warning" if self.attention else "info"
+
+    @classmethod
+    def of(cls, run: Run) -> PhaseBegun:
+        """From the run's row."""
+        return cls(
+            disk=run.disk,
+            run=run.run,
+            operation=run.operation,
+            phase=run.phase,
+            percent=run.percent,
+            bytes_total=run.bytes_total,
+            bytes_done=run.bytes_done,
+            attention=attention_of(run),
+        )
+
+
+@dataclass(frozen=True)
+class RunEnded(Event):
+    """A run's row has come to its end. Written once, by whoever wrote that row."""
+
+    event: ClassVar[str] = "run"
+
+    disk: str
+    run: str
+    operation: str
+    state: str
+    code: str
+    message: str
+    kind: str
+    trigger: str
+    window: str
+    seconds: int | None
+    bytes_done: int
+    bytes_streamed: int
+    ranges: int
+    requests: int
+    retries: int
+    points: int
+    expired: int
+    churn_ratio: float | None
+    """An increment's changed bytes as a multiple of what is usual for the disk."""
+
+    @property
+    def severity(self) -> str:
+        """An error for a failed run, a warning for a skipped one."""
+        return {"Failed": "error", "Skipped": "warning"}.get(self.state, "info")
+
+    @classmethod
+    def of(cls, run: Run, churn: float | None) -> RunEnded:
+        """From the run's row."""
+        seconds = int((run.ended - run.started).total_seconds()) if run.ended and run.started else None
+        return cls(
+            disk=run.disk,
+            run=run.run,
+            operation=run.operation,
+            state=run.state,
+            code=run.error.code if run.error else "",
+            message=run.error.message if run.error else run.reason,
+            kind=run.kind,
+            trigger=run.trigger,
+            window=run.window,
+            seconds=seconds,
+            bytes_done=run.bytes_done,
+            bytes_streamed=run.bytes_streamed,
+            ranges=run.ranges_total,
+            requests=run.requests_done,
+            retries=run.retries,
+            points=len(run.points),
+            expired=len(run.expired),
+            churn_ratio=churn,
+        )
+
+
+@dataclass(frozen=True)
+class DiskSeen(Event):
+    """How a disk stands, by the catalogue. Written for each registered disk by every watch."""
+
+    event: ClassVar[str] = "disk"
+
+    disk: str
+    protection: str
+    newest_point: str
+    last_success: str
+    rpo_seconds: int | None
+    overdue: bool
+    last_status: str
+    last_code: str
+    quarantined: bool
+    at_work: str
+    """The run that has not ended, if any."""
+    silent_seconds: int | None
+    """How long nothing was heard of it."""
+    attention: str
+
+    @property
+    def severity(self) -> str:
+        """A warning when something has to be done."""
+        return "warning" if self.overdue or self.quarantined or self.protection == "unprotected" else "info"
+
+
+@dataclass(frozen=True)
+class FleetSeen(Event):
+    """A watch is through: the sign that the app is alive. Its absence is an alert of its own."""
+
+    event: ClassVar[str] = "fleet"
+
+    disks: int
+    protected: int
+    overdue: int
+    unseen: int
+    """Disks whose state could not be read."""
+
+
+@dataclass(frozen=True)
+class DiskTidied(Event):
+    """What housekeeping removed of a disk's leftovers."""
+
+    event: ClassVar[str] = "tidied"
+
+    disk: str
+    points: int
+    snapshots: int
+    blobs: int
+    documents: int
+    pins: int
+    runs: int
+
+
+def attention_of(run: Run) -> str:
+    """Why somebody should look although the run goes on; empty for nothing."""
+    return run.restore.attention if run.restore else ""
+
+
+EVENTS: tuple[type[Event], ...] = (PhaseBegun, RunEnded, DiskSeen, FleetSeen, DiskTidied)

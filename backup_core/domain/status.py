@@ -1,0 +1,51 @@
+"""How a disk stands: what the API answers, the watch writes and alerts are raised on, derived in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+from backup_core.domain.naming import snapshot_time
+from backup_core.domain.windows import overdue_since
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backup_core.domain.records import Head, Policy, Run
+
+Protection = Literal["protected", "stopped", "unprotected"]
+RUNS_LOOKED_AT = 20
+"""Newest runs among which the last one that was not skipped is looked for."""
+
+
+@dataclass(frozen=True)
+class DiskStatus:
+    """A disk's protection at a moment."""
+
+    protection: Protection
+    newest_point: str
+    last_success: datetime | None
+    """When the newest restore point was taken: what the disk held then can be had back."""
+    rpo_seconds: int | None
+    """Age of that moment: what would be lost if the disk were lost now."""
+    overdue: bool
+    """No restore point was taken since the window before the present one, or the machine's disk is not backed up at all."""
+    last: Run | None
+    """The last backup that ended and was not skipped."""
+
+
+def status_of(policy: Policy, head: Head | None, runs: Sequence[Run], schedule: str, now: datetime) -> DiskStatus:
+    """The disk's status from its rows; `runs` are the newest ones, newest first."""
+    pair = head.pair if head else None
+    taken = snapshot_time(pair.source_snapshot) if pair else None
+    due = max(overdue_since(schedule, now), policy.created)
+    backups = (run for run in runs if run.operation == "backup" and run.ended_for_good and run.state != "Skipped")
+    return DiskStatus(
+        protection="stopped" if not policy.protected else "unprotected" if policy.unprotected else "protected",
+        newest_point=pair.point if pair else "",
+        last_success=taken,
+        rpo_seconds=max(0, int((now - taken).total_seconds())) if taken else None,
+        overdue=policy.protected and (bool(policy.unprotected) or (taken or policy.created) < due),
+        last=next(backups, None),
+    )

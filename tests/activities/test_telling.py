@@ -1,0 +1,272 @@
+"""What the app tells of itself: each phase and each end once, whatever is repeated; how disks stand, by the catalogue."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, replace
+from datetime import timedelta
+
+import pytest
+
+from backup_core.activities.watch import watch
+from backup_core.adapters.journal import LogJournal
+from backup_core.domain.churn import churn_ratio
+from backup_core.domain.ending import HEARTBEAT_MAX
+from backup_core.domain.errors import ServiceUnavailableError
+from backup_core.domain.events import EVENTS, PREFIX, DiskSeen, FleetSeen, PhaseBegun, RunEnded
+from backup_core.domain.naming import run_key
+from backup_core.domain.progress import eta_seconds
+from backup_core.domain.ranges import MIB
+from backup_core.orchestrations.backup_disk import BackupFailedError
+from backup_core.orchestrations.restore_disk import RestoreFailedError
+from tests.activities.test_backup_protocol import stop_before
+from tests.activities.test_cancel import canceled_before
+from tests.activities.test_restore import FINAL, RUN, failing, into, scene
+from tests.scene import Scene
+
+restorable = scene
+SCHEDULE = "0 0 */12 * * *"
+BACKUP_PHASES = ["preparing", "snapshot", "planning", "copying", "verifying", "committing", "cleaning"]
+
+
+@pytest.fixture
+def disk():
+    stage = Scene()
+    stage.protect()
+    stage.write(0, 1, 2, 3, None, 5)
+    return stage
+
+
+def told(stage, run):
+    """What was told of the run: phases, and its end."""
+    of_run = [one for one in stage.journal.events if one.run == run]
+    return [one.phase for one in of_run if isinstance(one, PhaseBegun)], [one for one in of_run if isinstance(one, RunEnded)]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_backup_tells_each_phase_and_its_end_once(disk, times):
+    """Also when every step is delivered twice."""
+
+    async def perform(name, asked):
+        answers = [await disk.perform(name, asked) for _ in range(times)]
+        return answers[-1]
+
+    request, driver = disk.request(), disk.driver()
+    driver._perform = perform
+    await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    phases, ends = told(disk, request.run)
+    assert phases == BACKUP_PHASES
+    assert [(end.state, end.operation, end.kind, end.points, end.code) for end in ends] == [
+        ("Succeeded", "backup", "full", 1, "")
+    ]
+    assert ends[0].bytes_done == 4 * 512
+
+
+async def test_a_failed_a_skipped_and_a_canceled_run_tell_their_ends(disk):
+    del disk.blobs.blobs[disk.source()]
+    with pytest.raises(BackupFailedError):
+        await disk.back_up()
+    assert [(end.state, end.code, end.severity) for end in told(disk, disk.rows("run!")[0].run)[1]] == [
+        ("Failed", "BlobMissing", "error")
+    ]
+
+    disk.protect("other")
+    working = await stop_before(disk, "plan_transfer", disk="other")
+    await disk.back_up("other", run="other.20260101T000009Z.timer")
+    skipped = told(disk, "other.20260101T000009Z.timer")[1]
+    assert [(end.state, end.severity) for end in skipped] == [("Skipped", "warning")]
+    assert "was at work" in skipped[0].message
+
+    disk.world.pass_time(HEARTBEAT_MAX + timedelta(seconds=1))
+    await disk.back_up("other", run="other.20260101T000010Z.timer")
+    assert [end.code for end in told(disk, working.run)[1]] == ["Abandoned"]
+
+    disk.protect("third")
+    run, _ = await canceled_before(disk, "plan_transfer", disk="third")
+    assert [end.state for end in told(disk, run)[1]] == ["Canceled"]
+
+
+async def test_a_restore_tells_its_phases_and_that_it_asks_for_attention(restorable):
+    await restorable.restore(restorable.points()[0], **into())
+
+    phases, ends = told(restorable, RUN)
+    assert phases == ["preparing", "copying", "verifying", "repointing", "promoting", "adopting"]
+    assert [(end.state, end.operation, end.kind) for end in ends] == [("Succeeded", "restore", "")]
+
+
+async def test_a_failed_restore_is_an_error(restorable):
+    with pytest.raises(RestoreFailedError):
+        await restorable.restore(restorable.points()[0], driver=failing(restorable, "seal_image", FINAL))
+
+    assert [(end.state, end.code, end.severity) for end in told(restorable, RUN)[1]] == [("Failed", FINAL["code"], "error")]
+
+
+# -- lines ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_line_is_json_with_the_declared_fields_and_no_secret(caplog):
+    """At the event's own level; what looks like a signature is taken out."""
+    event = PhaseBegun("vm", "vm.x", "backup", "copying", 5, 10, 1, "https://a.test/x?sig=c2VjcmV0c2VjcmV0c2VjcmV0&se=1")
+    with caplog.at_level(logging.INFO, logger="pagekeeper"):
+        LogJournal().write(event)
+
+    record = caplog.records[0]
+    said = json.loads(record.getMessage().removeprefix(PREFIX))
+    assert record.levelname == "WARNING"
+    assert set(said) == {"event", *asdict(event)}
+    assert said["event"] == "phase"
+    assert "c2VjcmV0" not in record.getMessage()
+
+
+def test_events_have_names_of_their_own():
+    assert len({one.event for one in EVENTS}) == len(EVENTS)
+
+
+# -- the watch --------------------------------------------------------------------------------------------------------------
+
+
+async def watched(stage, **after):
+    """What a watch tells now, or so much later."""
+    stage.journal.events.clear()
+    stage.world.pass_time(timedelta(**after))
+    fleet = await watch(stage.tools, SCHEDULE, stage.world.now)
+    assert stage.journal.events[-1] == fleet
+    return {one.disk: one for one in stage.journal.events if isinstance(one, DiskSeen)}, fleet
+
+
+async def test_a_protected_disk_with_a_fresh_point(disk):
+    await disk.back_up()
+    seen, fleet = await watched(disk, hours=1)
+
+    point = disk.points()[0]
+    one = seen["vm"]
+    assert (one.protection, one.newest_point, one.overdue, one.last_status) == ("protected", point.point, False, "Succeeded")
+    assert 3600 <= one.rpo_seconds < 3700
+    assert (one.quarantined, one.at_work, one.silent_seconds, one.severity) == (False, "", None, "info")
+    assert fleet == FleetSeen(disks=1, protected=1, overdue=0, unseen=0)
+
+
+async def test_a_disk_whose_windows_were_missed_is_overdue(disk):
+    await disk.back_up()
+    seen, fleet = await watched(disk, hours=25)
+
+    assert (seen["vm"].overdue, seen["vm"].severity, fleet.overdue) == (True, "warning", 1)
+
+
+async def test_a_disk_that_failed_says_how(disk):
+    await disk.back_up()
+    del disk.blobs.blobs[disk.source()]
+    with pytest.raises(BackupFailedError):
+        await disk.back_up()
+
+    seen, _ = await watched(disk)
+    assert (seen["vm"].last_status, seen["vm"].last_code) == ("Failed", "BlobMissing")
+
+
+async def test_a_run_nothing_is_heard_of(disk):
+    await stop_before(disk, "apply_shard")
+    seen, _ = await watched(disk, minutes=5)
+    assert (seen["vm"].at_work != "", seen["vm"].silent_seconds) == (True, 0)
+
+    seen, _ = await watched(disk, minutes=55)
+    assert seen["vm"].silent_seconds >= 3600
+
+
+async def test_quarantine_is_seen_on_the_head_and_on_points(disk):
+    await disk.back_up()
+    row = disk.catalogue.rows["vm", "head"]
+    disk.catalogue.rows["vm", "head"] = replace(row, value=replace(row.value, doubt="it differs"))
+    assert (await watched(disk))[0]["vm"].quarantined
+
+    disk.catalogue.rows["vm", "head"] = row
+    key = next(key for key in disk.catalogue.rows if key[1].startswith("point!"))
+    point = disk.catalogue.rows[key]
+    disk.catalogue.rows[key] = replace(point, value=replace(point.value, state="quarantined"))
+    assert (await watched(disk))[0]["vm"].quarantined
+
+
+async def test_an_unprotected_and_a_stopped_disk(disk):
+    await disk.back_up()
+    row = disk.catalogue.rows["vm", "policy"]
+    disk.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, unprotected="its VM has a managed disk"))
+    one = (await watched(disk))[0]["vm"]
+    assert (one.protection, one.overdue, one.severity) == ("unprotected", True, "warning")
+
+    disk.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, protected=False))
+    one = (await watched(disk, days=9))[0]["vm"]
+    assert (one.protection, one.overdue, one.rpo_seconds) == ("stopped", False, None)
+
+
+async def test_a_restore_that_asks_for_attention_is_seen(restorable):
+    request = restorable.restore_request(restorable.points()[0], **into())
+    key = run_key(request.run)
+    row = restorable.catalogue.rows["vm", key]
+    asking = replace(row.value, state="Running", restore=replace(row.value.restore, attention="Azure is out"))
+    restorable.catalogue.rows["vm", key] = replace(row, value=asking)
+
+    assert (await watched(restorable))[0]["vm"].attention == "Azure is out"
+
+
+async def test_a_disk_that_cannot_be_read_is_counted_and_stops_no_other(disk):
+    disk.protect("other")
+    policy = disk.catalogue.policy
+
+    async def broken(name):
+        if name == "other":
+            raise ServiceUnavailableError
+        return await policy(name)
+
+    disk.catalogue.policy = broken
+    seen, fleet = await watched(disk)
+    assert (set(seen), fleet.disks, fleet.unseen) == ({"vm"}, 2, 1)
+
+
+async def test_a_catalogue_that_does_not_answer_tells_nothing(disk):
+    """Silence is what raises the alarm: a fleet line would be a green light that is not true."""
+
+    async def broken():
+        raise ServiceUnavailableError
+
+    disk.catalogue.disks = broken
+    with pytest.raises(ServiceUnavailableError):
+        await watch(disk.tools, SCHEDULE, disk.world.now)
+    assert not [one for one in disk.journal.events if isinstance(one, FleetSeen)]
+
+
+# -- rules ------------------------------------------------------------------------------------------------------------------
+
+
+async def test_churn_is_told_beside_what_is_usual(disk):
+    """Newest first: an increment's bytes over the median of those before it, fulls left out."""
+    await disk.back_up()
+    point = disk.points()[0]
+
+    def points(*amounts, kind="incremental"):
+        return [replace(point, kind=kind, write_bytes=amount * MIB, clear_bytes=amount * MIB) for amount in amounts]
+
+    assert churn_ratio(points(500, 100, 50, 100)) == 5.0
+    assert churn_ratio(points(500, 100, 50)) is None
+    assert churn_ratio(points(64, 1, 1, 1, 1)) == 2.0
+    assert churn_ratio([*points(500), *points(9000, kind="full"), *points(100, 50, 100)]) == 5.0
+    assert churn_ratio([*points(9000, kind="full"), *points(500, 100, 50, 100)]) is None
+    assert churn_ratio([]) is None
+
+
+async def test_the_end_of_an_increment_tells_its_churn(disk):
+    await disk.back_up()
+    for value in range(4):
+        disk.write(0, value + 10)
+        driver = await disk.back_up()
+    ends = told(disk, driver.output["run"])[1]
+
+    assert [end.churn_ratio for end in ends] == [0.0]
+
+
+def test_what_is_left_is_told_from_what_was_taken(disk):
+    start = disk.world.now
+    assert eta_seconds(start, start + timedelta(seconds=60), 20) == 240
+    assert eta_seconds(start, start + timedelta(seconds=60), 4) is None
+    assert eta_seconds(None, start, 50) is None
+    assert eta_seconds(start, start - timedelta(seconds=5), 50) == 0

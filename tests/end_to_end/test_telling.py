@@ -1,0 +1,46 @@
+"""What the app tells of itself through its log, as Application Insights gets it from the real host."""
+
+from __future__ import annotations
+
+import time
+
+from tests.disk import PAGE
+
+
+def awaited(platform, wanted, seconds=15):
+    """The newest event for which `wanted` holds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = [one for one in platform.host.events() if wanted(one)]
+        if found:
+            return found[-1]
+        time.sleep(0.05)
+    raise AssertionError(platform.host.events()[-5:])
+
+
+def test_a_run_has_a_line_per_phase_and_one_for_its_end(disk, platform):
+    """However often its orchestrator was replayed."""
+    disk.write(0, b"\1" * PAGE)
+    run = disk.back_up()
+
+    told = [one for one in platform.host.events() if one.get("run") == run["id"]]
+    assert [one["phase"] for one in told if one["event"] == "phase"] == [
+        "waiting", "preparing", "snapshot", "planning", "copying", "verifying", "committing", "cleaning",
+    ]  # fmt: skip
+    ends = [one for one in told if one["event"] == "run"]
+    assert [(one["state"], one["disk"], one["kind"], one["bytes_done"]) for one in ends] == [
+        ("Succeeded", disk.name, "full", PAGE)
+    ]
+
+
+def test_the_watch_tells_how_each_disk_stands(disk, platform):
+    """By its own timer: the disk as the API shows it, and that the watch is through."""
+    disk.back_up()
+    platform.host.fire("watch_disks")
+
+    seen = awaited(platform, lambda one: one["event"] == "disk" and one["disk"] == disk.name)
+    fleet = awaited(platform, lambda one: one["event"] == "fleet")
+    shown = platform.api("GET", f"/disks/{disk.name}").json()
+    assert (seen["protection"], seen["newest_point"]) == (shown["protection"], shown["newestRestorePoint"])
+    assert seen["last_status"] == "Succeeded"
+    assert fleet["disks"] >= 1
