@@ -1,7 +1,7 @@
 """Table of contents of the app: every trigger, orchestrator and activity, with bodies of a few lines."""
 
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import azure.durable_functions as df
@@ -13,16 +13,26 @@ from backup_core.activities.watch import watch
 from backup_core.api.context import Api, respond
 from backup_core.api.http import Answer, Request, Start
 from backup_core.api.routes import ROUTES, Route
-from backup_core.domain.naming import fleet_instance_id
+from backup_core.domain.naming import fleet_instance_id, house_instance_id
 from backup_core.domain.windows import window_at
-from backup_core.orchestrations import backup_fleet
+from backup_core.orchestrations import backup_fleet, keep_house
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.steps import STEPS
 from backup_core.steps.backup import FleetRequest
+from backup_core.steps.housekeeping import HouseRequest
 from backup_core.steps.messages import Step
 
 SETTINGS = settings.load(os.environ)
 SERVICES = bootstrap.build(SETTINGS)
+
+DURABLE_BEGAN = datetime(2017, 1, 1, tzinfo=UTC)
+"""Purging asks for a beginning; no orchestration is older."""
+ENDED = [
+    df.OrchestrationRuntimeStatus.Completed,
+    df.OrchestrationRuntimeStatus.Failed,
+    df.OrchestrationRuntimeStatus.Terminated,
+    df.OrchestrationRuntimeStatus.Canceled,
+]
 
 app = df.DFApp(http_auth_level=func.AuthLevel.FUNCTION)
 
@@ -45,7 +55,7 @@ def activity(step: Step[Any, Any]) -> None:
 for step in STEPS:
     activity(step)
 
-# -- timer ------------------------------------------------------------------------------------------------------
+# -- timers -----------------------------------------------------------------------------------------------------
 
 
 @app.timer_trigger(schedule="%BACKUP_SCHEDULE%", arg_name="timer", run_on_startup=False, use_monitor=True)
@@ -53,10 +63,28 @@ for step in STEPS:
 async def scheduled_backup(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:  # noqa: ARG001  the window says when, also past due
     """Fan the present window of the schedule out: once, however often the timer fires in it."""
     window = window_at(SETTINGS.backup_schedule, datetime.now(UTC))
-    request = FleetRequest(window=window.isoformat(), wave=SETTINGS.wave_shards, full_copy=SETTINGS.full_copy)
+    request = FleetRequest(
+        window=window.isoformat(),
+        wave=SETTINGS.wave_shards,
+        full_copy=SETTINGS.full_copy,
+        prune=SETTINGS.prune_after_backup,
+    )
     instance = fleet_instance_id(window)
     if not (await client.get_status(instance)).instance_id:
         await client.start_new(backup_fleet.NAME, instance, request.model_dump(mode="json"))
+
+
+@app.timer_trigger(schedule="%HOUSEKEEPING_SCHEDULE%", arg_name="timer", run_on_startup=False, use_monitor=True)
+@app.durable_client_input(client_name="client")
+async def housekeeping(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:  # noqa: ARG001  late is as good
+    """Remove what runs have left behind, and what Durable Functions keeps of orchestrations that ended long ago."""
+    now = datetime.now(UTC)
+    instance = house_instance_id(now)
+    if not (await client.get_status(instance)).instance_id:
+        request = HouseRequest(run_days=SETTINGS.run_days)
+        await client.start_new(keep_house.NAME, instance, request.model_dump(mode="json"))
+    oldest = now - timedelta(days=SETTINGS.history_days)
+    await client.purge_instance_history_by(DURABLE_BEGAN, oldest, ENDED)
 
 
 @app.timer_trigger(schedule="%WATCH_SCHEDULE%", arg_name="timer", run_on_startup=False, use_monitor=True)

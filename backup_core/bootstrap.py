@@ -179,5 +179,12 @@ def build(settings: Settings) -> Services:
         machine_groups=settings.machine_groups,
         limits=Limits(in_flight=settings.in_flight),
     )
-    api = Api(tools, settings.backup_schedule, settings.wave_shards, settings.full_copy, settings.restore_verification)
+    api = Api(
+        tools,
+        settings.backup_schedule,
+        settings.wave_shards,
+        settings.full_copy,
+        settings.restore_verification,
+        settings.prune_after_backup,
+    )
     return Services(tools, api, tables, clients, transport, computes, settings)

@@ -68,6 +68,15 @@ class ListedBlob:
     metadata: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class ListedDocument:
+    """A document as a listing tells it."""
+
+    name: str
+    changed: datetime
+    """When it was last stored, by the service's clock."""
+
+
 ROWS_PER_COMMIT = 99
 """A transaction of the table service takes 100 rows; one of them is the head row."""
 
@@ -101,9 +110,10 @@ class PageBlobs(Protocol):
         nothing where something is.
         """
 
-    async def delete_own(self, blob: BlobAddress, guard: Guard) -> None:
-        """Delete the blob with its snapshots while `guard.lease` holds it at that version; a missing one is success.
-        Raises FencedError, BlobChangedError, and deletes nothing that anybody else holds.
+    async def delete_own(self, blob: BlobAddress, guard: Guard, *, bare: bool = False) -> None:
+        """Delete the blob with its snapshots while `guard.lease` holds it at that version; a missing one is success. A `bare`
+        one must have none: raises SnapshotsPresentError. Raises FencedError, BlobChangedError, and deletes nothing that anybody
+        else holds.
         """
 
     async def may_write(self, account: str, container: str) -> bool:
@@ -195,6 +205,12 @@ class Documents(Protocol):
 
     async def get(self, name: str) -> str | None:
         """The document, or None."""
+
+    def listed(self, prefix: str) -> AsyncIterator[ListedDocument]:
+        """Documents whose names begin with `prefix`, by name."""
+
+    async def delete(self, name: str) -> None:
+        """Delete the document; a missing one is success."""
 
 
 class Journal(Protocol):
@@ -303,6 +319,11 @@ class Catalogue(Protocol):
     ) -> list[Run]:
         """Runs newest first, at most `limit`, that come after the run `after` (of any disk) in the order of all runs, in
         `state` when given, asked for in [since, until) to the second.
+        """
+
+    async def forget_runs(self, disk: str, before: datetime, limit: int) -> int:
+        """Delete rows of runs that have ended and were asked for before then, with the rows of their windows, and requests last
+        changed before then, at most `limit` in all; returns how many. The disk's newest run is kept.
         """
 
     async def now(self) -> datetime:

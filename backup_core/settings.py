@@ -31,6 +31,8 @@ class Settings(BaseModel):
     """NCRONTAB of six fields, UTC: when the timer backs up every disk."""
     watch_schedule: str
     """The same: when it tells how each disk stands."""
+    housekeeping_schedule: str
+    """The same: when it removes what runs have left behind."""
     source_accounts: tuple[str, ...]
     """Blob endpoints whose disks may be protected, separated by spaces."""
     backup_account: str
@@ -58,6 +60,12 @@ class Settings(BaseModel):
     """Resource groups whose virtual machines may be given restored disks, by resource id, separated by spaces; empty: none."""
     arm_endpoint: str = "https://management.azure.com"
     """Azure Resource Manager; another one in national clouds."""
+    history_days: int = Field(default=30, ge=1, le=3650)
+    """How long Durable Functions keeps the history of an orchestration that has ended."""
+    run_days: int = Field(default=180, ge=7, le=3650)
+    """How long the catalogue keeps a run that has ended; restore points are kept by their retention."""
+    prune_after_backup: bool = True
+    """Whether a backup deletes what its disk's retention no longer keeps. If not, only housekeeping does."""
     development: bool = False
     """Allows http on loopback and account keys. Never set in the cloud."""
     development_keys: dict[str, SecretStr] = Field(default_factory=dict)
@@ -85,7 +93,7 @@ class Settings(BaseModel):
     def _trimmed(cls, value: str) -> str:
         return value.rstrip("/")
 
-    @field_validator("backup_schedule", "watch_schedule")
+    @field_validator("backup_schedule", "watch_schedule", "housekeeping_schedule")
     @classmethod
     def _schedule(cls, value: str) -> str:
         if len(value.split()) != 6 or not croniter.is_valid(value, second_at_beginning=True):

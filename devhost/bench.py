@@ -157,6 +157,7 @@ class Bench:
             {
                 "BACKUP_SCHEDULE": "0 0 */12 * * *",
                 "WATCH_SCHEDULE": "0 */15 * * * *",
+                "HOUSEKEEPING_SCHEDULE": "0 30 3 * * *",
                 "SOURCE_ACCOUNTS": self.storage.source.blobs,
                 "BACKUP_ACCOUNT": self.storage.backup.blobs,
                 "CATALOGUE_ACCOUNT": self.storage.state.tables,

@@ -12,8 +12,10 @@ from backup_core.domain.retention import verdicts
 from backup_core.steps.backup import Prune, Pruned
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from backup_core.activities.tools import Tools
-    from backup_core.domain.records import Pin, RestorePoint, Versioned
+    from backup_core.domain.records import Pin, RestorePoint, Retention, Versioned
 
 ROWS_PER_LISTING = 1000
 
@@ -23,19 +25,38 @@ async def prune_points(tools: Tools, asked: Prune) -> Pruned:
 
     A point that somebody begins to use at the same moment is left alone: using and deleting compete for its row's version.
     """
-    disk = asked.by.disk
-    head = await owned(tools, asked.by)
-    retention = (await policy_of(tools, disk)).retention
+    await owned(tools, asked.by)
+    retention = (await policy_of(tools, asked.by.disk)).retention
+
+    async def still() -> None:
+        await owned(tools, asked.by)
+
+    return await prune(tools, asked.by.disk, retention, asked.by.run, still)
+
+
+async def _anybody() -> None:
+    return
+
+
+async def prune(
+    tools: Tools, disk: str, retention: Retention | None, by: str, still: Callable[[], Awaitable[None]] = _anybody
+) -> Pruned:
+    """The same for whoever `by` is; `still` is asked before each deletion whether that one may act.
+
+    Nobody has to own the disk for it: what the verdicts rest on only changes towards keeping the same points or newer ones.
+    """
     rows = await _points(tools, disk, "" if retention else "deleting")
     # Read after the rows: a pin set from now on changes a row's version, and its deletion is refused.
-    pinned = {pin.point for pin in await tools.catalogue.pins(disk) if await _lives(tools, pin, asked.by.run)}
-    decided = verdicts([row.value for row in rows], retention, head.value.pair, pinned, await tools.catalogue.now())
+    pinned = {pin.point for pin in await tools.catalogue.pins(disk) if await lives(tools, pin, by)}
+    head = await tools.catalogue.head(disk)
+    pair = head.value.pair if head else None
+    decided = verdicts([row.value for row in rows], retention, pair, pinned, await tools.catalogue.now())
     expired = [verdict.point.point for verdict in decided if verdict.expires]
     by_id = {row.value.point: row for row in rows}
     gone = []
     # The oldest first, so that what is left after a crash is the newest.
     for point in reversed(expired[-tools.limits.prune_points_max :]):
-        await owned(tools, asked.by)
+        await still()
         if await _delete(tools, by_id[point]):
             gone.append(point)
     return Pruned(expired=gone, more=len(expired) > tools.limits.prune_points_max)
@@ -50,7 +71,7 @@ async def _points(tools: Tools, disk: str, state: str) -> list[Versioned[Restore
             return rows
 
 
-async def _lives(tools: Tools, pin: Pin, by: str) -> bool:
+async def lives(tools: Tools, pin: Pin, by: str) -> bool:
     """Whether the run that pinned the point may still be at work. The pin of a dead one blocks nothing: the run is ended here,
     unless it gives a sign of life just then, and the pin goes.
     """

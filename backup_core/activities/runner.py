@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from backup_core.activities import (
     copies,
     fleet,
+    housekeeping,
     images,
     machines,
     ownership,
@@ -44,6 +45,7 @@ from backup_core.steps.copying import (
     START_COPY,
     TAKE_OVER_COPY,
 )
+from backup_core.steps.housekeeping import LIST_KEPT, TIDY_DISK
 from backup_core.steps.messages import Fault, Message, Outcome, Step
 from backup_core.steps.restore import (
     ADOPT_HEAD,
@@ -105,6 +107,8 @@ ACTIVITIES: dict[str, Callable[[Tools, Any], Awaitable[Message]]] = {
     NOTE_FAILURE.name: restoring.note_failure,
     ADOPT_HEAD.name: restoring.adopt_head,
     FINISH_RESTORE.name: restoring.finish_restore,
+    LIST_KEPT.name: housekeeping.list_kept_disks,
+    TIDY_DISK.name: housekeeping.tidy_disk,
 }
 
 

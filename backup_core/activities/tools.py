@@ -55,6 +55,10 @@ class Limits:
     """A verification returns where to resume after this long."""
     prune_points_max: int = 20
     """Restore points one call of a prune deletes at most."""
+    sweeps_max: int = 200
+    """Leftovers one call of the housekeeping removes at most."""
+    sweep_age_seconds: float = 24 * 3600.0
+    """How long a leftover is kept after its run is over."""
     fleet_disks_max: int = 100
     """Sub-orchestrations one orchestration starts."""
 

@@ -17,6 +17,7 @@ from backup_core.domain.errors import (
     SnapshotLimitError,
     SnapshotMissingError,
     SnapshotRateError,
+    SnapshotsPresentError,
     SnapshotUnreadableError,
     UnexpectedAnswerError,
 )
@@ -62,6 +63,7 @@ _NAMED: dict[tuple[int, str], tuple[type[BackupError], str]] = {
         "; a premium page blob holds 100 snapshots; delete those nobody needs",
     ),
     (409, "BlobAlreadyExists"): (BlobExistsError, ""),
+    (409, "SnapshotsPresent"): (SnapshotsPresentError, "; it was kept"),
     (409, "LeaseAlreadyPresent"): (LeaseTakenError, "; another lease holds it"),
     (412, "ConditionNotMet"): (BlobChangedError, "; it was changed in between"),
     **{(412, code): (FencedError, "") for code in _FENCED},

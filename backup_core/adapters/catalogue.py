@@ -328,6 +328,36 @@ class TableCatalogue:
                     break
         return found
 
+    async def forget_runs(self, disk: str, before: datetime, limit: int) -> int:
+        """Runs older than that by their keys, requests by their timestamps."""
+        first, last = run_key_bounds(None, before)
+        newest = await self._rows(Run, disk, "run!", last, 1, "")
+        gone = 0
+        for row in await self._rows(Run, disk, first, last, limit, ""):
+            if row.value.ended_for_good and row.value != newest[0].value:
+                await self._forget(row)
+                gone += 1
+        text, parameters = "PartitionKey eq @disk and RowKey ge 'request!' and RowKey lt 'request!~'", {"disk": disk}
+        with _translated(f"forget old requests of disk {disk}"):
+            async for entity in self._table.query_entities(
+                f"{text} and Timestamp lt @before", parameters={**parameters, "before": before}, select=["RowKey"]
+            ):
+                if gone >= limit:
+                    break
+                await self._table.delete_entity(disk, entity["RowKey"])
+                gone += 1
+        return gone
+
+    async def _forget(self, row: Versioned[Run]) -> None:
+        run = row.value
+        with _translated(f"forget run {run.run}"):
+            # The window's row first: found without its run it would never be looked at again.
+            if run.window:
+                await self._table.delete_entity(run.disk, f"window!{run.window}")
+            await self._table.delete_entity(
+                run.disk, run_key(run.run), etag=row.etag, match_condition=MatchConditions.IfNotModified
+            )
+
     async def now(self) -> datetime:
         """The Date of an answer to reading a row that need not exist."""
         dates: list[str] = []

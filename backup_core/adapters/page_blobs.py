@@ -20,7 +20,7 @@ from backup_core.domain.errors import (
 )
 from backup_core.domain.naming import BlobAddress, is_snapshot_id
 from backup_core.domain.redaction import redacted
-from backup_core.ports import BlobProperties, CopyState, Guard, ListedBlob, SnapshotInfo
+from backup_core.ports import BlobProperties, CopyState, Guard, ListedBlob, ListedDocument, SnapshotInfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -81,13 +81,14 @@ class AzurePageBlobs:
                 **_tiered(tier),
             )
 
-    async def delete_own(self, blob: BlobAddress, guard: Guard) -> None:
-        """Delete Blob with its snapshots, under lease and If-Match. Whether a condition on a missing blob is answered by 404 or
-        by 412 is not documented: a refusal is looked into.
+    async def delete_own(self, blob: BlobAddress, guard: Guard, *, bare: bool = False) -> None:
+        """Delete Blob under lease and If-Match. Whether a condition on a missing blob is answered by 404 or by 412 is not
+        documented: a refusal is looked into.
         """
+        included: dict[str, Any] = {} if bare else {"delete_snapshots": "include"}
         try:
             with translated(f"delete {blob}"):
-                await self._client(blob).delete_blob(delete_snapshots="include", **_guarded(guard))
+                await self._client(blob).delete_blob(**included, **_guarded(guard))
         except BlobMissingError:
             return
         except BlobChangedError:
@@ -283,6 +284,20 @@ class AzureDocuments:
             with translated(f"read document {name}"):
                 raise
         return content.decode()
+
+    async def listed(self, prefix: str) -> AsyncIterator[ListedDocument]:
+        """List Blobs."""
+        with translated(f"list documents {prefix}"):
+            async for blob in self._container.list_blobs(name_starts_with=prefix):
+                yield ListedDocument(blob.name, blob.last_modified)
+
+    async def delete(self, name: str) -> None:
+        """Delete Blob."""
+        try:
+            with translated(f"delete document {name}"):
+                await self._container.delete_blob(name)
+        except BlobMissingError:
+            return
 
 
 def _copy_of(found: CopyProperties) -> CopyState | None:

@@ -33,6 +33,7 @@ class Api:
     wave_shards: int
     full_copy: FullCopy = "pages"
     restore_verification: Verification = "full"
+    prune_after_backup: bool = True
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     @property

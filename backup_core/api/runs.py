@@ -119,7 +119,13 @@ async def started(api: Api, request: Request, run: Run) -> Answer:
     else:
         name = START_BACKUP
         wanted = BackupRequest(
-            disk=run.disk, run=run.run, trigger="http", full=run.full, wave=api.wave_shards, full_copy=api.full_copy
+            disk=run.disk,
+            run=run.run,
+            trigger="http",
+            full=run.full,
+            wave=api.wave_shards,
+            full_copy=api.full_copy,
+            prune=api.prune_after_backup,
         )
     try:
         await request.start(name, run.run, wanted.model_dump(mode="json"))

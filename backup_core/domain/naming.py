@@ -41,6 +41,11 @@ def fleet_instance_id(window: datetime) -> str:
     return f"fleet.{_compact(window)}"
 
 
+def house_instance_id(day: datetime) -> str:
+    """The orchestration instance of a day's housekeeping."""
+    return f"house.{day.astimezone(UTC):%Y%m%d}"
+
+
 def disk_of_run(run: str) -> str | None:
     """The disk a run belongs to; None when `run` is not a run id."""
     match = RUN_ID.fullmatch(run)

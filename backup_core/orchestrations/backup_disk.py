@@ -137,7 +137,8 @@ class _Backup:
             by = transfer.by.model_copy(update={"epoch": raised.epoch})
             transfer, planned, applied = yield from self._prepare(by, _after(transfer, raised))
             yield from self._round(transfer, planned, 0, applied)
-        yield from self._prune(transfer.by)
+        if self.request.prune:
+            yield from self._prune(transfer.by)
         yield from self.finish("Succeeded", None)
         return self.ended("Succeeded")
 

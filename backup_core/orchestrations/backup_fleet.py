@@ -34,6 +34,7 @@ def backup_fleet(context: Context) -> Flow[dict[str, Any]]:
                 window=request.window,
                 wave=request.wave,
                 full_copy=request.full_copy,
+                prune=request.prune,
             ).model_dump(mode="json"),
             one.run,
         )

@@ -90,7 +90,7 @@ def wave(context: Context, step: Step[I, O], asked: Sequence[I], retries: Retrie
     answers: list[O | None] = [None] * len(asked)
     for pause in (*PAUSES, None):
         open_ = [position for position, answer in enumerate(answers) if answer is None]
-        outcomes = yield from _attempt(context, step, [asked[position] for position in open_])
+        outcomes = yield from attempt(context, step, [asked[position] for position in open_])
         faults = []
         for position, outcome in zip(open_, outcomes, strict=True):
             if outcome.fault:
@@ -117,7 +117,8 @@ def sub_orchestration(context: Context, name: str, asked: Message, instance: str
     return answers.model_validate(raw)
 
 
-def _attempt(context: Context, step: Step[Any, Any], asked: Sequence[Message]) -> Flow[list[Outcome]]:
+def attempt(context: Context, step: Step[Any, Any], asked: Sequence[Message]) -> Flow[list[Outcome]]:
+    """The step once per input, side by side, tried once: each one's outcome."""
     tasks = [context.call_activity(step.name, one.model_dump(mode="json")) for one in asked]
     try:
         raw = yield context.task_all(tasks)

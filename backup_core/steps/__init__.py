@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from backup_core.steps.backup import BACKUP_STEPS
 from backup_core.steps.copying import COPYING_STEPS
+from backup_core.steps.housekeeping import HOUSEKEEPING_STEPS
 from backup_core.steps.restore import RESTORE_STEPS
 
-STEPS = (*BACKUP_STEPS, *COPYING_STEPS, *RESTORE_STEPS)
+STEPS = (*BACKUP_STEPS, *COPYING_STEPS, *RESTORE_STEPS, *HOUSEKEEPING_STEPS)
 """Every step; function_app.py registers one activity for each."""

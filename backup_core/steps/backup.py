@@ -18,6 +18,7 @@ class FleetRequest(Message):
     """ISO 8601."""
     wave: int
     full_copy: FullCopy = "pages"
+    prune: bool = True
     after: str = ""
 
 
@@ -53,6 +54,8 @@ class BackupRequest(Message):
     wave: int = 4
     """Shards copied side by side."""
     full_copy: FullCopy = "pages"
+    prune: bool = True
+    """Whether what the retention no longer keeps is deleted at the end."""
     going: Going | None = None
 
 

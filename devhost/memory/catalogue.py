@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from backup_core.domain.errors import RowChangedError, RowExistsError
 from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_key_bounds
 from backup_core.domain.records import Head, Pin, Policy, RequestKey, RestorePoint, Run, Versioned
+from backup_core.ports import ListedDocument
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
     from datetime import datetime
 
     from devhost.memory.world import World
@@ -222,6 +223,20 @@ class MemoryCatalogue:
         runs = [self.rows[disk, key].value for key in keys]
         return [run for run in runs if not state or run.state == state][:limit]
 
+    async def forget_runs(self, disk: str, before: datetime, limit: int) -> int:
+        """Delete old rows."""
+        await self._world.before("forget_runs")
+        runs = sorted(key for owner, key in self.rows if owner == disk and key.startswith("run!"))
+        old = [key for key in runs[1:] if key >= run_key_bounds(None, before)[0] and self.rows[disk, key].value.ended_for_good]
+        requests = [key for owner, key in self.rows if owner == disk and key.startswith("request!")]
+        old += [key for key in requests if self.rows[disk, key].changed < before]
+        for key in old[:limit]:
+            row = self.rows.pop((disk, key)).value
+            if key.startswith("run!") and row.window:
+                self.rows.pop((disk, f"window!{row.window}"), None)
+        await self._world.after("forget_runs")
+        return len(old[:limit])
+
     async def now(self) -> datetime:
         """The world's time."""
         await self._world.before("now")
@@ -235,18 +250,24 @@ class MemoryDocuments:
         """No documents in `world`."""
         self._world = world
         self.texts: dict[str, str] = {}
+        self.changed: dict[str, datetime] = {}
 
     async def put_if_absent(self, name: str, text: str) -> None:
         """Store unless one exists."""
         await self._world.before("put_document")
-        self.texts.setdefault(name, text)
+        self._store(name, self.texts.get(name, text))
         await self._world.after("put_document")
 
     async def put(self, name: str, text: str) -> None:
         """Store in place of what was there."""
         await self._world.before("put_document")
-        self.texts[name] = text
+        self._store(name, text)
         await self._world.after("put_document")
+
+    def _store(self, name: str, text: str) -> None:
+        if self.texts.get(name) != text:
+            self.changed[name] = self._world.now
+        self.texts[name] = text
 
     async def get(self, name: str) -> str | None:
         """The document, or None."""
@@ -254,3 +275,16 @@ class MemoryDocuments:
         text = self.texts.get(name)
         await self._world.after("get_document")
         return text
+
+    async def listed(self, prefix: str) -> AsyncIterator[ListedDocument]:
+        """By name."""
+        await self._world.before("list_documents")
+        for name in sorted(self.texts):
+            if name.startswith(prefix):
+                yield ListedDocument(name, self.changed[name])
+
+    async def delete(self, name: str) -> None:
+        """Forget the document."""
+        await self._world.before("delete_document")
+        self.texts.pop(name, None)
+        await self._world.after("delete_document")

@@ -18,6 +18,7 @@ from backup_core.domain.errors import (
     LeaseTakenError,
     ServiceUnavailableError,
     SnapshotMissingError,
+    SnapshotsPresentError,
     UnexpectedAnswerError,
 )
 from backup_core.domain.naming import BlobAddress, is_snapshot_id
@@ -177,11 +178,14 @@ class MemoryPageBlobs:
         created.sequence_number, created.metadata, created.tier = sequence_number, dict(metadata), tier
         await self._world.after("create")
 
-    async def delete_own(self, blob: BlobAddress, guard: Guard) -> None:
+    async def delete_own(self, blob: BlobAddress, guard: Guard, *, bare: bool = False) -> None:
         """Delete the blob with its snapshots."""
         await self._world.before("delete_own")
         if blob in self.blobs:
             self._guarded(blob, guard)
+            if bare and self.blobs[blob].snapshots:
+                message = f"{blob}: it has snapshots"
+                raise SnapshotsPresentError(message)
             del self.blobs[blob]
         await self._world.after("delete_own")
 

@@ -12,7 +12,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from backup_core.activities import copies, machines, points, retention, runner, shards, tools, transfer, verification
+from backup_core.activities import (
+    copies,
+    housekeeping,
+    machines,
+    points,
+    retention,
+    runner,
+    shards,
+    tools,
+    transfer,
+    verification,
+)
 from backup_core.domain import decision
 from backup_core.domain import retention as rules
 from backup_core.domain.metadata import PageMapDigest
@@ -199,7 +210,7 @@ def prune_ignoring_pins() -> Iterator[None]:
     async def never(*_: object) -> bool:
         return False
 
-    with patch.object(retention, "_lives", never):
+    with patch.object(retention, "lives", never):
         yield
 
 
@@ -293,6 +304,66 @@ def adopted_snapshot_taken_early() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _sweeping(**guards: Any) -> Iterator[None]:  # noqa: ANN401  methods of the class
+    with patch.multiple(housekeeping._Tidying, **guards):  # noqa: SLF001  the guards to be removed
+        yield
+
+
+async def _source(tidying: Any) -> BlobAddress | None:  # noqa: ANN401  as the class it belongs to
+    """The disk's source, in a sweep without care."""
+    row = await tidying.tools.catalogue.head(tidying.asked.disk)
+    found: BlobAddress | None = tidying.tools.source(row.value.source) if row and row.value.pair else None
+    return found
+
+
+def sweep_of_the_common_pair() -> AbstractContextManager[None]:
+    """No snapshot of the source is kept whose run is over."""
+
+    async def nothing_kept(tidying: Any) -> Any:  # noqa: ANN401  as the method it replaces
+        source = await _source(tidying)
+        return (source, set()) if source else None
+
+    return _sweeping(_snapshots_kept=nothing_kept)
+
+
+def sweep_of_an_interrupted_target() -> AbstractContextManager[None]:
+    """Only the common pair's snapshot is kept."""
+
+    async def pair_kept(tidying: Any) -> Any:  # noqa: ANN401  as the method it replaces
+        source, row = await _source(tidying), await tidying.tools.catalogue.head(tidying.asked.disk)
+        return (source, {row.value.pair.source_snapshot}) if source else None
+
+    return _sweeping(_snapshots_kept=pair_kept)
+
+
+def sweep_of_the_living() -> AbstractContextManager[None]:
+    """Nobody asks whether a run is over, nor how old what it left is."""
+
+    async def always(*_: object) -> bool:
+        return True
+
+    return _sweeping(_run_is_over=always, _old=lambda *_: True)
+
+
+@contextmanager
+def sweep_of_blobs_with_snapshots() -> Iterator[None]:
+    """Every backup blob but the head counts as half-made, and goes with its snapshots."""
+    delete = MemoryPageBlobs.delete_own
+    listed = MemoryPageBlobs.listed
+
+    async def whole(self: MemoryPageBlobs, blob: BlobAddress, guard: Any, *, bare: bool = False) -> None:  # noqa: ANN401, ARG001  as the method it replaces
+        await delete(self, blob, guard)
+
+    async def bases(self: MemoryPageBlobs, *where: str) -> AsyncIterator[Any]:
+        async for one in listed(self, *where):
+            if not one.snapshot:
+                yield one
+
+    with patch.object(MemoryPageBlobs, "delete_own", whole), patch.object(MemoryPageBlobs, "listed", bases):
+        yield
+
+
 BACKUP_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "no fence": no_fence,
     "lease id from the name": lease_from_the_name,
@@ -306,6 +377,10 @@ BACKUP_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "cursor ahead of its puts": cursor_ahead_of_its_puts,
     "prune of the newest": prune_of_the_newest,
     "prune ignoring pins": prune_ignoring_pins,
+    "sweep of the common pair": sweep_of_the_common_pair,
+    "sweep of an interrupted target": sweep_of_an_interrupted_target,
+    "sweep of the living": sweep_of_the_living,
+    "sweep of blobs with snapshots": sweep_of_blobs_with_snapshots,
 }
 """Faults of backups: shown by histories without restores, in which they do not drown."""
 RESTORE_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {

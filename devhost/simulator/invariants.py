@@ -123,9 +123,15 @@ class Invariants:
         if not pair_exists and head.pair.source_snapshot not in stage.deleted_by_others:
             self.violated("invariant 2: the source snapshot of the common pair was deleted by the app")
         blob = stage.blobs.blobs.get(stage.tools.head(head.head))
-        if blob is None or stage.altered_by_others:
-            return
+        if blob is None:
+            self.violated("invariant 1: the head was deleted")
         mark = from_metadata(blob.metadata)
+        if mark and mark.state != "committed" and mark.source == stage.policy.source:
+            gone = source is None or mark.target not in source.snapshots
+            if gone and mark.target not in stage.deleted_by_others:
+                self.violated("invariant 4: the target of an interrupted run was deleted by the app")
+        if stage.altered_by_others:
+            return
         clean = blob.content() == stage.content(newest)
         if not clean and (mark is None or mark.target == head.pair.source_snapshot):
             self.violated("invariant 3: the head was changed without a durable intent")

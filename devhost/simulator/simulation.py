@@ -24,9 +24,11 @@ from backup_core.domain.errors import (
     ServiceUnavailableError,
     UnexpectedAnswerError,
 )
+from backup_core.domain.events import DiskTidied
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.steps import STEPS
 from backup_core.steps.backup import BackupRequest
+from backup_core.steps.housekeeping import HouseRequest
 from backup_core.steps.restore import RestoreRequest
 from devhost.simulator.actors import Actors
 from devhost.simulator.instance import DirectInstance, ReplayedInstance
@@ -88,7 +90,7 @@ class Simulation:
         self.calls: list[Call] = []
         self.gates: list[Gate] = []
         self.quiet = False
-        self._runs = 0
+        self._runs = self._houses = 0
         self._now = 0
 
     # -- gates ----------------------------------------------------------------------------------------------------
@@ -189,6 +191,10 @@ class Simulation:
             await asyncio.sleep(0)
             await asyncio.gather(*(call.work for call in self.calls if call.work), return_exceptions=True)
         self.stage.report.counts["points"] = len(self.invariants.seen)
+        for one in self.stage.journal.events:
+            if isinstance(one, DiskTidied):
+                for what in ("snapshots", "blobs", "documents", "pins"):
+                    self.stage.report.counts[f"swept: {what}"] += getattr(one, what)
         return self.stage.report
 
     def _step(self) -> None:
@@ -201,6 +207,7 @@ class Simulation:
             (0.5, actors.pass_time),
             (0.25, actors.third_party),
             (0.25, self._terminate),
+            (0.3, self._keep_house),
             (0.15, actors.listing_lies),
             (0.1, actors.cancel),
             (0.2, actors.pin),
@@ -290,7 +297,7 @@ class Simulation:
 
     def _begin_run(self) -> None:
         self.instances = [instance for instance in self.instances if not instance.ended]
-        if len(self._runs_at_work()) >= 2:
+        if sum(one.id.startswith(DISK) for one in self._runs_at_work()) >= 2:
             return
         if self._runs and self.rng.random() < 0.15:
             self.stage.count("timer fired twice")
@@ -326,6 +333,16 @@ class Simulation:
     def _runs_at_work(self) -> list[Instance]:
         """Instances that nobody waits for."""
         return [one for one in self.instances if one not in self.children]
+
+    def _keep_house(self) -> None:
+        self._houses += 1
+        self.stage.count("housekeepings")
+        self.stage.note("-- housekeeping")
+        house = f"house.{self._houses}"
+        # Forgetting runs has a meaning only after months.
+        asked = HouseRequest(run_days=365).model_dump(mode="json")
+        name = f"{self.stage.seed}:{house}"
+        self.instances.append(DirectInstance(ORCHESTRATORS["keep_house"], asked, house, lambda: self.world.now, name))
 
     def _begin_restore(self) -> None:
         if sum(one.id.endswith(".0000abcd") for one in self._runs_at_work()) >= 2:
@@ -441,6 +458,9 @@ _READS = frozenset({"pins"}) | frozenset(
         "get_row",
         "points",
         "get_document",
+        "list_documents",
+        "list_folders",
+        "listed",
         "disks",
         "machine",
         "managed_disk",

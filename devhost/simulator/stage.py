@@ -102,11 +102,15 @@ class Stage:
             windows_ahead=self.rng.choice([1, 3]),
             wave_requests=self.rng.choice([1, 2, 5]),
             shard_seconds=self.rng.choice([1, 100]),
+            # Longer than a dead run's silence, short enough to come true often.
+            sweep_age_seconds=self.rng.choice([1000, 4000]),
+            sweeps_max=self.rng.choice([1, 3, 200]),
         )
         copying = Copying(self.blobs, self.rng.choice(["auto", "stream"]), lambda: 0.0)
+        self.journal = MemoryJournal()
         return Tools(
             self.blobs, self.catalogue, MemoryDocuments(self.world), (SOURCE,), BACKUP, "heads", itertools.count().__next__,
-            copying, self.machines, MemoryJournal(), limits, (GROUP.lower(),),
+            copying, self.machines, self.journal, limits, (GROUP.lower(),),
         )  # fmt: skip
 
     # -- looking ----------------------------------------------------------------------------------------------------

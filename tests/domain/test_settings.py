@@ -14,6 +14,7 @@ from devhost.platform import REPOSITORY, SAMPLE_SETTINGS
 GOOD = {
     "BACKUP_SCHEDULE": "0 0 */12 * * *",
     "WATCH_SCHEDULE": "0 */15 * * * *",
+    "HOUSEKEEPING_SCHEDULE": "0 30 3 * * *",
     "SOURCE_ACCOUNTS": "https://one.blob.core.windows.net https://two.blob.core.windows.net/",
     "BACKUP_ACCOUNT": "https://backup.blob.core.windows.net",
     "CATALOGUE_ACCOUNT": "https://state.table.core.windows.net",
@@ -36,7 +37,7 @@ def test_good_settings():
 def test_everything_missing_is_told_at_once():
     told = faults({})
 
-    assert "5 faults" in told
+    assert "6 faults" in told
     assert all(f"{name}: not set" in told for name in GOOD)
 
 
@@ -115,4 +116,4 @@ def test_the_app_refuses_to_start_with_words():
     )
 
     assert ended.returncode != 0
-    assert "SettingsError: the app's settings have 5 faults" in ended.stderr
+    assert "SettingsError: the app's settings have 6 faults" in ended.stderr

@@ -70,6 +70,7 @@ def local_settings(storage, **overrides):
         {
             "BACKUP_SCHEDULE": "0 0 */12 * * *",
             "WATCH_SCHEDULE": "0 */15 * * * *",
+            "HOUSEKEEPING_SCHEDULE": "0 30 3 * * *",
             "SOURCE_ACCOUNTS": storage.source.blobs,
             "BACKUP_ACCOUNT": storage.backup.blobs,
             "CATALOGUE_ACCOUNT": storage.state.tables,

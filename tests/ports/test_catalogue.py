@@ -278,3 +278,41 @@ async def test_a_pin_is_of_one_execution(ports):
     await ports.catalogue.pin(again, await ports.catalogue.point(DISK, pin.point))
 
     assert await ports.catalogue.pins(DISK) == [pin], "the first one stays"
+
+
+# -- forgetting ------------------------------------------------------------------------------------------------------------
+
+
+async def test_old_runs_are_forgotten_with_their_windows(ports):
+    """Only what has ended, never the newest; a few per call."""
+    for number in range(1, 6):
+        state = "Running" if number == 2 else "Succeeded"
+        await ports.catalogue.begin_window(replace(run_of(number, window=f"w{number}"), state=state))
+    before = datetime(2026, 11, 22, 12, 0, 4, tzinfo=UTC)
+
+    assert await ports.catalogue.forget_runs(DISK, before, 1) == 1
+    assert await ports.catalogue.forget_runs(DISK, before, 9) == 1
+    assert [run.window for run in await ports.catalogue.runs(DISK, 9)] == ["w5", "w4", "w2"]
+    with pytest.raises(RowExistsError):
+        await ports.catalogue.begin_window(run_of(14, window="w4"))
+    await ports.catalogue.begin_window(run_of(11, window="w1"))
+    assert await ports.catalogue.forget_runs(DISK, before, 9) == 0
+
+
+async def test_the_newest_run_is_kept_however_old(ports):
+    """It says how the last one ended."""
+    await ports.catalogue.put_run(replace(run_of(1), state="Failed"), None)
+
+    assert await ports.catalogue.forget_runs(DISK, datetime(2027, 1, 1, tzinfo=UTC), 9) == 0
+    assert len(await ports.catalogue.runs(DISK, 9)) == 1
+
+
+async def test_old_requests_are_forgotten(ports):
+    request = RequestKey(DISK, "3f2504e0-4f89-41d3-9a0c-0305e82c3301", "digest", run_of(1).run)
+    await ports.catalogue.begin_request(run_of(1), request)
+    now = await ports.catalogue.now()
+
+    assert await ports.catalogue.forget_runs(DISK, now - timedelta(hours=1), 9) == 0
+    assert await ports.catalogue.request(DISK, request.key) == request
+    assert await ports.catalogue.forget_runs(DISK, now + timedelta(hours=1), 9) == 1
+    assert await ports.catalogue.request(DISK, request.key) is None

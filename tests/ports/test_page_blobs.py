@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 
 import pytest
 
@@ -16,6 +17,7 @@ from backup_core.domain.errors import (
     LeaseTakenError,
     ServiceUnavailableError,
     SnapshotMissingError,
+    SnapshotsPresentError,
     UnexpectedAnswerError,
 )
 from backup_core.domain.ranges import ByteRange
@@ -239,6 +241,20 @@ async def test_documents(ports):
     assert await ports.documents.get("a/c.json") is None
 
 
+async def test_documents_are_listed_and_deleted(ports):
+    """By the beginning of their names; deleting what is not there is success."""
+    for name in ("d/1/a.json", "d/1/b.json", "d/10/a.json", "e/1/a.json"):
+        await ports.documents.put(name, "1")
+
+    listed = [one async for one in ports.documents.listed("d/1/")]
+    assert [one.name for one in listed] == ["d/1/a.json", "d/1/b.json"]
+    now = await ports.catalogue.now()
+    assert all(abs(one.changed - now) < timedelta(minutes=1) for one in listed)
+    await ports.documents.delete("d/1/a.json")
+    await ports.documents.delete("d/1/a.json")
+    assert [one.name async for one in ports.documents.listed("d/")] == ["d/1/b.json", "d/10/a.json"]
+
+
 async def test_a_copy_blob_to_a_new_blob(ports):
     """The snapshot's content and the metadata given; the number is the source's until it is set; a second is refused."""
     source, snapshot = await ports.make_source(page(7) * 16)
@@ -327,6 +343,20 @@ async def test_only_ones_own_blob_is_deleted(ports, head):
     with pytest.raises(BlobMissingError):
         await ports.blobs.properties(address)
     await ports.blobs.delete_own(address, Guard(fence.lease, etag))
+
+
+async def test_a_bare_blob_is_deleted_only_without_snapshots(ports, head):
+    address, fence = head
+    snapshot = await ports.blobs.snapshot(address, {"a": "b"})
+    etag = (await ports.blobs.properties(address)).etag
+    with pytest.raises(SnapshotsPresentError):
+        await ports.blobs.delete_own(address, Guard(fence.lease, etag), bare=True)
+    assert [one.snapshot for one in await ports.blobs.snapshots(address)] == [snapshot]
+
+    await ports.blobs.delete_snapshot(address, snapshot)
+    await ports.blobs.delete_own(address, Guard(fence.lease, etag), bare=True)
+    with pytest.raises(BlobMissingError):
+        await ports.blobs.properties(address)
 
 
 async def test_an_unleased_blob_is_not_deleted(ports):

@@ -1,0 +1,234 @@
+"""What runs have left behind: snapshots, half-made blobs, documents, pins, old rows. Removed a day after nobody can need it.
+
+Everything here is decided on what the object itself carries, and on the run it names being over. What is in doubt is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from backup_core.activities.retention import lives, prune
+from backup_core.activities.telling import write_run
+from backup_core.domain.ending import abandonment
+from backup_core.domain.errors import BlobMissingError, LeaseTakenError, RowChangedError, SnapshotsPresentError
+from backup_core.domain.events import DiskTidied
+from backup_core.domain.metadata import from_metadata, run_of_source_snapshot
+from backup_core.domain.naming import disk_of_run, is_disk_id, snapshot_time
+from backup_core.ports import Guard
+from backup_core.steps.housekeeping import KeptDisks, Tidied
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from backup_core.activities.tools import Tools
+    from backup_core.domain.naming import BlobAddress
+    from backup_core.steps.housekeeping import KeptPage, Tidy
+
+
+async def list_kept_disks(tools: Tools, asked: KeptPage) -> KeptDisks:
+    """The next slice of disks after `asked.after`: registered ones, and those that only have backups any more."""
+    found = {disk for disk in await tools.catalogue.disks() if disk > asked.after}
+    async for folder in tools.blobs.folders(tools.backup_account, tools.heads_container):
+        if is_disk_id(folder) and folder > asked.after:
+            found.add(folder)
+    later = sorted(found)
+    slice_ = later[: tools.limits.fleet_disks_max]
+    return KeptDisks(disks=slice_, more=len(later) > len(slice_))
+
+
+async def tidy_disk(tools: Tools, asked: Tidy) -> Tidied:
+    """Remove the disk's leftovers, a bounded number per call. A repeat finds less, and at last nothing.
+
+    Raises SnapshotMissingError, before it deletes any restore point, when the newest one cannot be seen on the service.
+    """
+    tidying = _Tidying(tools, asked, await tools.catalogue.now())
+    await tidying.pins()
+    await tidying.source_snapshots()
+    await tidying.blobs()
+    await tidying.documents()
+    await tidying.rows()
+    await tidying.points()
+    done = tidying.done()
+    if any(done.model_dump(exclude={"more"}).values()):
+        tools.journal.write(DiskTidied(disk=asked.disk, **done.model_dump(exclude={"more"})))
+    return done
+
+
+@dataclass
+class _Tidying:
+    """One call: what it may still remove, what it has learned of runs."""
+
+    tools: Tools
+    asked: Tidy
+    now: datetime
+    gone: dict[str, int] = field(default_factory=dict)
+    more: bool = False
+    _over: dict[str, bool] = field(default_factory=dict)
+
+    def done(self) -> Tidied:
+        return Tidied(more=self.more, **self.gone)
+
+    def _may_go_on(self) -> bool:
+        if sum(self.gone.values()) < self.tools.limits.sweeps_max:
+            return True
+        self.more = True
+        return False
+
+    def _count(self, what: str, number: int = 1) -> None:
+        if number:
+            self.gone[what] = self.gone.get(what, 0) + number
+
+    def _old(self, moment: datetime) -> bool:
+        return self.now - moment > timedelta(seconds=self.tools.limits.sweep_age_seconds)
+
+    async def _run_is_over(self, run: str) -> bool:
+        """Whether the run, of this disk, has been over for long. One that gave no sign of life for so long is ended here."""
+        if disk_of_run(run) != self.asked.disk:
+            return False
+        if run not in self._over:
+            self._over[run] = await self._look_at(run)
+        return self._over[run]
+
+    async def _look_at(self, run: str) -> bool:
+        row = await self.tools.catalogue.run(self.asked.disk, run)
+        if row is None:
+            return True
+        if not self._old(row.changed):
+            return False
+        if not row.value.ended_for_good:
+            try:
+                await write_run(self.tools, row, abandonment(row.value, self.asked.by, self.now))
+            except RowChangedError:
+                return False  # it gave a sign of life in this moment
+        return True
+
+    # -- each kind of leftover ------------------------------------------------------------------------------------------
+
+    async def pins(self) -> None:
+        """Pins of runs that are over or dead count no more."""
+        for pin in await self.tools.catalogue.pins(self.asked.disk):
+            if not self._may_go_on():
+                return
+            if not await lives(self.tools, pin, self.asked.by):
+                self._count("pins")
+
+    async def source_snapshots(self) -> None:
+        """Snapshots a run has taken of the disk, but for those an increment or an interrupted run starts from."""
+        kept = await self._snapshots_kept()
+        if kept is None:
+            return
+        source, keep = kept
+        for one in await self.tools.blobs.snapshots(source):
+            if not self._may_go_on():
+                return
+            run = run_of_source_snapshot(one.metadata)
+            if not run or one.snapshot in keep or not self._old(snapshot_time(one.snapshot)):
+                continue
+            if await self._run_is_over(run):
+                await self.tools.blobs.delete_snapshot(source, one.snapshot)
+                self._count("snapshots")
+
+    async def _snapshots_kept(self) -> tuple[BlobAddress, set[str]] | None:
+        """The disk's source, and the snapshots of it that must stay; None when that cannot be said for certain."""
+        policy, row = await self.tools.catalogue.policy(self.asked.disk), await self.tools.catalogue.head(self.asked.disk)
+        if policy is None or row is None or row.value.pair is None or row.value.source != policy.value.source:
+            return None
+        if not self.tools.may_read(policy.value.source):
+            return None
+        try:
+            found = await self.tools.blobs.properties(self.tools.head(row.value.head))
+        except BlobMissingError:
+            return None
+        mark = from_metadata(found.metadata)
+        if mark is None:
+            return None
+        return self.tools.source(policy.value.source), {row.value.pair.source_snapshot, mark.target, mark.base}
+
+    async def blobs(self) -> None:
+        """Backup blobs without any snapshot that are not the disk's head: half-made ones, and generations that have expired."""
+        bare: dict[str, Mapping[str, str]] = {}
+        full: set[str] = set()
+        listing = self.tools.blobs.listed(self.tools.backup_account, self.tools.heads_container, f"{self.asked.disk}/")
+        try:
+            async for one in listing:
+                if one.snapshot:
+                    full.add(one.name)
+                else:
+                    bare[one.name] = one.metadata
+        except BlobMissingError:
+            return
+        for name, metadata in bare.items():
+            if not self._may_go_on():
+                return
+            if name not in full and await self._abandoned(name, metadata):
+                await self._delete(name)
+
+    async def _abandoned(self, name: str, metadata: Mapping[str, str]) -> bool:
+        mark = from_metadata(metadata)
+        if mark is None or mark.disk != self.asked.disk or not await self._run_is_over(mark.run):
+            return False
+        row = await self.tools.catalogue.head(self.asked.disk)
+        if row is None:
+            return mark.state != "committed"
+        return row.value.head != name
+
+    async def _delete(self, name: str) -> None:
+        blob, blobs = self.tools.head(name), self.tools.blobs
+        try:
+            found = await blobs.properties(blob)
+            if not self._old(found.created):
+                return
+            if found.copy and found.copy.status == "pending":
+                await blobs.abort_copy(blob, found.copy.copy_id)
+            try:
+                await blobs.acquire_lease(blob, self.asked.lease)
+            except LeaseTakenError:
+                # Its run is over, so that lease protects nothing any more.
+                await blobs.break_lease(blob)
+                await blobs.acquire_lease(blob, self.asked.lease)
+            etag = (await blobs.properties(blob)).etag
+            await blobs.delete_own(blob, Guard(self.asked.lease, etag), bare=True)
+        except BlobMissingError:
+            return
+        except SnapshotsPresentError:
+            await blobs.release_lease(blob, self.asked.lease)
+            return
+        self._count("blobs")
+
+    async def documents(self) -> None:
+        """Plans and cursors of runs that are over, but for the stored change of a machine that is still to be settled."""
+        row = await self.tools.catalogue.head(self.asked.disk)
+        async for one in self.tools.documents.listed(f"{self.asked.disk}/"):
+            if not self._may_go_on():
+                return
+            run = one.name.split("/")[1]
+            kept = one.name.endswith("/machine.json") and (row is None or row.value.repoint == one.name)
+            if disk_of_run(run) is None or kept or not self._old(one.changed):
+                continue
+            if await self._run_is_over(run):
+                await self.tools.documents.delete(one.name)
+                self._count("documents")
+
+    async def rows(self) -> None:
+        """Rows of runs and requests that are older than they are kept."""
+        limit = self.tools.limits.sweeps_max
+        gone = await self.tools.catalogue.forget_runs(self.asked.disk, self.now - timedelta(days=self.asked.run_days), limit)
+        self._count("runs", gone)
+        self.more = self.more or gone >= limit
+
+    async def points(self) -> None:
+        """Restore points whose retention has ended, where the backups' own prune did not get to them."""
+        policy = await self.tools.catalogue.policy(self.asked.disk)
+        if policy is None or not policy.value.protected or policy.value.retention is None:
+            return
+        newest = await self.tools.catalogue.points(self.asked.disk, 1, state="available")
+        if not newest:
+            return
+        point = newest[0].value
+        # Only when the newest point is certainly there may older ones go.
+        await self.tools.blobs.properties(self.tools.head(point.head), point.backup_snapshot)
+        pruned = await prune(self.tools, self.asked.disk, policy.value.retention, self.asked.by)
+        self._count("points", len(pruned.expired))
+        self.more = self.more or pruned.more

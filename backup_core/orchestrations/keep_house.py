@@ -1,0 +1,63 @@
+"""Housekeeping: every disk's leftovers, a few disks at a time, none of which stops another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from backup_core.orchestrations.calls import Flow, Retries, attempt, call
+from backup_core.steps.housekeeping import LIST_KEPT, TIDY_DISK, HouseRequest, KeptPage, Tidied, Tidy
+
+if TYPE_CHECKING:
+    from backup_core.orchestrations.calls import Context
+
+NAME = "keep_house"
+SIDE_BY_SIDE = 8
+ROUNDS_MAX = 10
+"""Calls for one disk in one night; what is left after them is removed in the next."""
+FAILURES_NAMED = 20
+
+
+class HouseFailedError(Exception):
+    """Leftovers of at least one disk could not be removed; the others went on. The text names them."""
+
+
+def keep_house(context: Context) -> Flow[dict[str, Any] | None]:
+    """The orchestrator. Returns what went; raises when a disk failed, after all were looked at."""
+    request = HouseRequest.model_validate(context.get_input())
+    failed = list(request.failed)
+    page = yield from call(context, LIST_KEPT, KeptPage(after=request.after), Retries())
+    context.set_custom_status({"disks": len(page.disks), "after": request.after, "failed": len(failed)})
+    gone = 0
+    for first in range(0, len(page.disks), SIDE_BY_SIDE):
+        removed, faults = yield from _tidied(context, page.disks[first : first + SIDE_BY_SIDE], request.run_days)
+        gone += removed
+        failed += faults
+    if page.more:
+        again = request.model_copy(update={"after": page.disks[-1], "failed": failed[:FAILURES_NAMED]})
+        context.continue_as_new(again.model_dump(mode="json"))
+        return None
+    if failed:
+        message = f"leftovers of {len(failed)} disks could not be removed: {'; '.join(failed[:FAILURES_NAMED])}"
+        raise HouseFailedError(message)
+    return {"removed": gone}
+
+
+def _tidied(context: Context, disks: list[str], run_days: int) -> Flow[tuple[int, list[str]]]:
+    """Call for each disk until nothing is left of it; how much went, and what failed."""
+    gone, faults = 0, []
+    open_ = {disk: Tidy(disk=disk, by=context.instance_id, lease=context.new_uuid(), run_days=run_days) for disk in disks}
+    for _ in range(ROUNDS_MAX):
+        outcomes = yield from attempt(context, TIDY_DISK, list(open_.values()))
+        again: dict[str, Tidy] = {}
+        for (disk, asked), outcome in zip(open_.items(), outcomes, strict=True):
+            if outcome.fault:
+                faults.append(f"{disk}: {outcome.fault.code}: {outcome.fault.message}")
+                continue
+            tidied = Tidied.model_validate(outcome.value)
+            gone += sum(tidied.model_dump(exclude={"more"}).values())
+            if tidied.more:
+                again[disk] = asked
+        open_ = again
+        if not open_:
+            break
+    return gone, faults

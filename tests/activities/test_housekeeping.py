@@ -1,0 +1,409 @@
+"""Housekeeping: what runs left behind goes after a day; nothing that anybody could still need does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from backup_core.activities.housekeeping import list_kept_disks, tidy_disk
+from backup_core.domain.ending import ABANDONED
+from backup_core.domain.errors import RowChangedError, SnapshotMissingError
+from backup_core.domain.events import DiskTidied
+from backup_core.domain.metadata import from_metadata
+from backup_core.domain.naming import disk_of_run, run_key
+from backup_core.domain.records import Retention
+from backup_core.orchestrations.backup_disk import BackupFailedError
+from backup_core.orchestrations.keep_house import NAME, HouseFailedError
+from backup_core.steps.housekeeping import HouseRequest, KeptPage, Tidy
+from tests.activities.test_backup_protocol import stop_before
+from tests.activities.test_restore import RUN, held, into
+from tests.activities.test_restore import scene as restorable_scene
+from tests.activities.test_restore_recovery import stopped_before
+from tests.scene import Scene
+
+restorable = restorable_scene
+DAY = timedelta(hours=25)
+LEASE = "00000000-0000-0000-0000-00000000000a"
+
+
+@pytest.fixture(params=["writes", "content"])
+def scene(request):
+    stage = Scene(diff=request.param)
+    stage.protect()
+    stage.write(0, 1, 2, 3, None, 5)
+    return stage
+
+
+def asked(disk="vm", run_days=180):
+    return Tidy(disk=disk, by="house.20260105", lease=LEASE, run_days=run_days)
+
+
+async def tidied(stage, after=DAY, **fields):
+    """What a call removes after that time."""
+    stage.world.pass_time(after)
+    return (await tidy_disk(stage.tools, asked(**fields))).model_dump(exclude_defaults=True)
+
+
+def snapshots(stage):
+    return set(stage.blobs.blobs[stage.source()].snapshots)
+
+
+def heads(stage):
+    return sorted(at.name for at in stage.blobs.blobs if at.container == "heads")
+
+
+# -- nothing that is needed goes -------------------------------------------------------------------------------------------
+
+
+async def test_a_disk_in_good_order_keeps_everything_but_plans(scene):
+    """However long ago its last run was. A repeat finds nothing."""
+    for value in range(3):
+        scene.write(0, value)
+        await scene.back_up()
+    blobs = scene.dump()[0]
+
+    assert set(await tidied(scene)) == {"documents"}
+    assert await tidied(scene) == {}
+    assert scene.dump()[0] == blobs
+    assert scene.documents.texts.keys() <= {"vm/policy.json"}
+    await scene.back_up()
+    assert scene.points()[-1].kind == "incremental"
+
+
+@pytest.mark.parametrize("step", ["plan_transfer", "open_head", "apply_shard", "verify_head", "take_backup_snapshot"])
+async def test_what_an_interrupted_increment_needs_stays(scene, step):
+    """Weeks later the next run still finishes the recorded target first, and its point is right."""
+    await scene.back_up()
+    scene.write(7, 7, None, 9)
+    wanted = scene.blobs.blobs[scene.source()].content()
+    await stop_before(scene, step)
+    head = scene.head_blob()
+    dirty = from_metadata(head.metadata).state != "committed"
+    scene.write(9, 1)
+
+    await tidied(scene, timedelta(days=20))
+    assert scene.rows("run!")[0].error.code == ABANDONED
+    await scene.back_up()
+
+    assert [point.kind for point in scene.points()][1:] == (["incremental"] * 2 if dirty else ["incremental"])
+    if dirty:
+        assert scene.content(scene.points()[1]) == wanted
+    assert scene.content(scene.points()[-1]) == scene.blobs.blobs[scene.source()].content()
+
+
+async def test_a_run_at_work_loses_nothing(scene):
+    """Be it older than a day: it gives signs of life."""
+    await scene.back_up()
+    scene.write(7, 7)
+    driver, request, before = scene.driver(), scene.request(), []
+
+    async def perform(name, given):
+        if name == "apply_shard":
+            scene.world.pass_time(DAY)
+            row = scene.catalogue.rows["vm", run_key(request.run)]
+            await scene.catalogue.put_run(row.value, row.etag)
+            before.append((snapshots(scene), heads(scene)))
+            await tidy_disk(scene.tools, asked())
+            assert (snapshots(scene), heads(scene)) == before[0]
+        return await scene.perform(name, given)
+
+    driver._perform = perform
+    await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    assert before
+    assert scene.run_row(request.run).state == "Succeeded"
+
+
+async def test_a_restore_at_work_keeps_its_point_and_its_new_head(restorable):
+    """Its row is fresh, so its pin counts and its promoted blob is not half-made for anybody."""
+    driver = restorable.driver()
+
+    async def perform(name, given):
+        if name == "adopt_head":
+            restorable.world.pass_time(DAY)
+            row = restorable.catalogue.rows["vm", run_key(RUN)]
+            await restorable.catalogue.put_run(row.value, row.etag)
+            found = heads(restorable)
+            await tidy_disk(restorable.tools, asked())
+            assert heads(restorable) == found
+            assert len(restorable.rows("pin!")) == 1
+        return await restorable.perform(name, given)
+
+    driver._perform = perform
+    await restorable.restore(restorable.points()[0], driver=driver, **into())
+    assert restorable.run_row(RUN).state == "Succeeded"
+
+
+@pytest.mark.parametrize("lost", ["head", "policy"])
+async def test_without_its_rows_nothing_of_a_disk_is_sure(scene, lost):
+    """A lost catalogue is rebuilt from what is there: it must still be there."""
+    await scene.back_up()
+    scene.write(7, 7)
+    await stop_before(scene, "apply_shard")
+    del scene.catalogue.rows["vm", lost]
+    blobs = {key: sorted(blob.snapshots) for key, blob in scene.blobs.blobs.items()}
+
+    gone = await tidied(scene)
+    assert not gone.keys() & {"snapshots", "points"}
+    assert {key: sorted(blob.snapshots) for key, blob in scene.blobs.blobs.items()} == blobs
+
+
+async def test_a_head_whose_mark_cannot_be_read_keeps_the_source_snapshots(scene):
+    await scene.back_up()
+    with pytest.raises(BackupFailedError):
+        await failed_after_snapshot(scene)
+    scene.head_blob().metadata.clear()
+    found = snapshots(scene)
+
+    await tidied(scene)
+    assert snapshots(scene) == found
+
+
+async def test_a_stored_change_of_a_machine_stays_until_it_is_settled(restorable):
+    """It is what brings the machine its disk back."""
+    await stopped_before(restorable, "move_machine")
+    name = restorable.head_row().repoint
+    old = held(restorable)
+
+    await tidied(restorable)
+    assert name in restorable.documents.texts
+    await restorable.back_up()
+    assert (held(restorable), restorable.head_row().repoint) == (old, "")
+    await tidied(restorable)
+    assert name not in restorable.documents.texts
+
+
+async def test_snapshots_of_other_people_and_other_disks_stay(scene):
+    await scene.back_up()
+    blob = scene.blobs.blobs[scene.source()]
+    theirs = await scene.blobs.snapshot(scene.source(), {"made": "by hand"})
+    others = await scene.blobs.snapshot(
+        scene.source(), {"pagekeeper_disk": "db", "pagekeeper_run": "db.20260101T000001Z.timer"}
+    )
+    forged = await scene.blobs.snapshot(scene.source(), {"pagekeeper_run": "../../etc"})
+
+    await tidied(scene)
+    assert {theirs, others, forged} <= set(blob.snapshots)
+
+
+# -- what goes ---------------------------------------------------------------------------------------------------------------
+
+
+async def failed_after_snapshot(stage):
+    """A run that takes its snapshot and then fails for good, leaving it."""
+    driver = stage.driver()
+
+    async def perform(name, given):
+        if name == "plan_transfer":
+            fault = {"code": "AccessDenied", "message": "no", "retryable": False, "wait_seconds": 0}
+            return {"fault": fault, "value": None}
+        return await stage.perform(name, given)
+
+    driver._perform = perform
+    request = stage.request()
+    await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+
+async def test_the_snapshot_of_a_failed_run_goes_after_a_day(scene):
+    await scene.back_up()
+    kept = snapshots(scene)
+    with pytest.raises(BackupFailedError):
+        await failed_after_snapshot(scene)
+    assert len(snapshots(scene)) == 2
+
+    assert "snapshots" not in await tidied(scene, timedelta(hours=23))
+    assert snapshots(scene) != kept
+    assert (await tidied(scene, timedelta(hours=2)))["snapshots"] == 1
+    assert snapshots(scene) == kept
+    assert [one.snapshots for one in scene.journal.events if isinstance(one, DiskTidied)][-1] == 1
+
+
+@pytest.mark.parametrize("step", ["apply_shard", "verify_head"])
+async def test_a_half_made_first_head_goes_with_its_lease_of_a_dead_run(scene, step):
+    await stop_before(scene, step)
+    assert len(heads(scene)) == 1
+
+    assert (await tidied(scene))["blobs"] == 1
+    assert heads(scene) == []
+    await scene.back_up()
+    assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
+
+
+async def test_a_half_made_head_beside_the_present_one(scene):
+    await scene.back_up()
+    kept = heads(scene)
+    await stop_before(scene, "verify_head", full=True)
+    assert len(heads(scene)) == 2
+
+    assert (await tidied(scene))["blobs"] == 1
+    assert heads(scene) == kept
+
+
+async def test_a_generation_that_has_expired_leaves_no_blob(scene):
+    """Its last restore point is gone: so is the blob they were of."""
+    await scene.back_up()
+    first = heads(scene)
+    await scene.back_up(full=True)
+    await tidied(scene)
+    assert set(first) < set(heads(scene))
+
+    scene.catalogue.rows["vm", "policy"] = replace(
+        row := scene.catalogue.rows["vm", "policy"], value=replace(row.value, retention=Retention(1))
+    )
+    assert (await tidied(scene))["points"] == 1
+    assert (await tidied(scene))["blobs"] == 1
+    assert heads(scene) == [scene.head_row().head]
+    assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
+
+
+async def test_a_blob_that_got_a_snapshot_in_between_stays(scene):
+    """The service itself refuses to delete a blob with snapshots."""
+    await stop_before(scene, "verify_head")
+    at = next(at for at in scene.blobs.blobs if at.container == "heads")
+    acquire = scene.blobs.acquire_lease
+
+    async def meanwhile(blob, lease):
+        await acquire(blob, lease)
+        if not scene.blobs.blobs[at].snapshots:
+            await scene.blobs.snapshot(at, {"made": "by hand"})
+
+    scene.blobs.acquire_lease = meanwhile
+    assert "blobs" not in await tidied(scene)
+    assert heads(scene) == [at.name]
+    assert scene.blobs.blobs[at].lease == ""
+
+
+async def test_a_pending_copy_nobody_waits_for_is_ended(scene):
+    scene.blobs.copies_held = True
+    await stop_before(scene, "check_copy", full_copy="blob")
+    assert len(heads(scene)) == 1
+
+    await tidied(scene)
+    assert heads(scene) == []
+
+
+async def test_abandoned_pins_go_and_their_runs_end(restorable):
+    await stopped_before(restorable, "compare_image")
+    assert len(restorable.rows("pin!")) == 1
+
+    assert (await tidied(restorable))["pins"] == 1
+    assert restorable.rows("pin!") == []
+    assert restorable.run_row(RUN).error.code == ABANDONED
+    assert "house.20260105" in restorable.run_row(RUN).error.message
+
+
+async def test_a_run_that_never_began_ends_after_a_day(scene):
+    """Its start was lost: it must not be shown as waiting for ever."""
+    await stop_before(scene, "take_source_snapshot")
+    run = scene.rows("run!")[0].run
+    await tidied(scene)
+    assert scene.run_row(run).state == "Running"
+    await scene.documents.put(f"vm/{run}/x.json", "{}")
+    await tidied(scene)
+    assert scene.run_row(run).state == "Failed"
+
+
+async def test_old_runs_are_forgotten_but_the_newest(scene):
+    await scene.back_up()
+    await scene.back_up()
+    assert (await tidied(scene, timedelta(days=181)))["runs"] == 1
+    assert len(scene.rows("run!")) == 1
+    assert len(scene.points()) == 2
+
+
+# -- points ------------------------------------------------------------------------------------------------------------------
+
+
+async def test_points_expire_without_the_backups_own_prune(scene):
+    for value in range(4):
+        scene.write(0, value)
+        await scene.back_up(prune=False)
+    scene.catalogue.rows["vm", "policy"] = replace(
+        row := scene.catalogue.rows["vm", "policy"], value=replace(row.value, retention=Retention(2))
+    )
+    kept = scene.points()[-2:]
+    await scene.back_up(prune=False)
+    assert len(scene.points()) == 5
+
+    assert (await tidied(scene))["points"] == 3
+    assert scene.points()[0] == kept[1]
+    assert [scene.content(point)[:1] for point in scene.points()] == [b"\3", b"\3"]
+
+
+async def test_no_point_goes_when_the_newest_cannot_be_seen(scene):
+    """Somebody deleted its snapshot: older ones are all there is."""
+    for value in range(3):
+        scene.write(0, value)
+        await scene.back_up()
+    scene.catalogue.rows["vm", "policy"] = replace(
+        row := scene.catalogue.rows["vm", "policy"], value=replace(row.value, retention=Retention(1))
+    )
+    point = scene.points()[-1]
+    del scene.head_blob().snapshots[point.backup_snapshot]
+    with pytest.raises(SnapshotMissingError):
+        await tidied(scene)
+
+    assert len(scene.points()) == 3
+
+
+# -- all disks ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_bounded_per_call(scene):
+    for value in range(3):
+        scene.write(0, value)
+        await scene.back_up()
+    scene.with_limits(sweeps_max=1)
+
+    assert await tidied(scene) == {"documents": 1, "more": True}
+
+
+async def test_disks_that_are_registered_or_have_backups_are_kept_in_order(scene):
+    await scene.back_up()
+    scene.protect("db")
+    scene.catalogue.claims.pop(scene.source().url)
+
+    assert (await list_kept_disks(scene.tools, KeptPage(after=""))).disks == ["db", "vm"]
+    assert (await list_kept_disks(scene.tools, KeptPage(after="db"))).disks == ["vm"]
+    scene.with_limits(fleet_disks_max=1)
+    assert (await list_kept_disks(scene.tools, KeptPage(after=""))).more
+
+
+async def keep_house(stage):
+    driver = stage.driver()
+    driver.output = await driver.run(NAME, HouseRequest(run_days=180).model_dump(mode="json"), "house.20260105")
+    return driver
+
+
+async def test_the_orchestration_looks_at_every_disk_until_nothing_is_left(scene):
+    scene.protect("db")
+    for disk in ("vm", "db"):
+        for value in range(3):
+            scene.write(0, value, disk=disk)
+            await scene.back_up(disk)
+    scene.with_limits(sweeps_max=1, fleet_disks_max=1)
+    scene.world.pass_time(DAY)
+    await keep_house(scene)
+
+    assert {name for name in scene.documents.texts if disk_of_run(name.split("/")[1])} == set()
+
+
+async def test_a_disk_that_fails_stops_no_other_and_is_named(scene):
+    scene.protect("db")
+    for disk in ("db", "vm"):
+        await scene.back_up(disk)
+    forget = scene.catalogue.forget_runs
+
+    async def broken(disk, *rest):
+        if disk == "db":
+            raise RowChangedError("row 7 was changed")
+        return await forget(disk, *rest)
+
+    scene.catalogue.forget_runs = broken
+    scene.world.pass_time(DAY)
+    with pytest.raises(HouseFailedError, match="leftovers of 1 disks could not be removed: db: RowChanged: row 7"):
+        await keep_house(scene)
+
+    assert not [name for name in scene.documents.texts if name.startswith("vm/vm.")]
