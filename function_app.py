@@ -46,7 +46,7 @@ def activity(step: Step[Any, Any]) -> None:
     """Register the activity of a step."""
 
     async def perform(asked: dict) -> dict:  # type: ignore[type-arg]  # the worker takes bare types only
-        return await run_step(step, SERVICES.tools, asked, SERVICES.ready)
+        return await run_step(step, SERVICES.tools_for, asked, SERVICES.ready)
 
     perform.__name__ = step.name
     app.activity_trigger(input_name="asked")(perform)
@@ -91,7 +91,7 @@ async def housekeeping(timer: func.TimerRequest, client: df.DurableOrchestration
 async def watch_disks(timer: func.TimerRequest) -> None:  # noqa: ARG001  what is told is how things stand now
     """Tell how each disk stands, for alerts and the workbook."""
     await SERVICES.ready()
-    await watch(SERVICES.tools, SETTINGS.backup_schedule, datetime.now(UTC))
+    await watch(SERVICES.api.tools, SETTINGS.backup_schedule, datetime.now(UTC))
 
 
 # -- HTTP -------------------------------------------------------------------------------------------------------

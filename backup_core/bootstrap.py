@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
@@ -29,6 +30,8 @@ from backup_core.adapters.page_data import PageData
 from backup_core.adapters.page_lists import PageLists
 from backup_core.adapters.transport import Transport
 from backup_core.api.context import Api
+from backup_core.domain.errors import AccessDeniedError
+from backup_core.steps.messages import Duty
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -36,79 +39,103 @@ if TYPE_CHECKING:
     from backup_core.settings import Settings
 
 
+DUTIES: tuple[Duty, ...] = get_args(Duty)
+Identity = Literal["source", "writer", "retention", "restore"]
+"""Who the app is towards Azure, by duty. Settings may give each a managed identity of its own."""
+
+
 @dataclass
 class Services:
     """The app's ports, built once per process; `ready` before first use."""
 
-    tools: Tools
     api: Api
+    toolboxes: Mapping[Duty, Tools]
+    """What each duty acts with."""
     _tables: TableServiceClient
-    _accounts: Mapping[str, BlobServiceClient]
-    _transport: Transport
-    _computes: _Computes
+    _containers: BlobServiceClient
+    _closing: Sequence[Callable[[], Awaitable[None]]]
     _settings: Settings
     _ready: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    def tools_for(self, duty: Duty) -> Tools:
+        """The tools of the duty, under its identities."""
+        return self.toolboxes[duty]
+
     async def ready(self) -> None:
-        """Create the table and the containers where they are missing, once."""
+        """Create the table and the containers where they are missing, once; who may not finds what the deployment made."""
         if self._ready:
             return
         async with self._lock:
             if self._ready:
                 return
-            with translated("prepare the catalogue and the backup containers"):
+            with translated("prepare the catalogue"):
                 await self._tables.create_table_if_not_exists(self._settings.catalogue_table)
-                for name in (self._settings.heads_container, self._settings.plans_container):
+            for name in (self._settings.heads_container, self._settings.plans_container):
+                with suppress(AccessDeniedError), translated(f"prepare container {name}"):
                     try:
-                        await self._accounts[self._settings.backup_account].create_container(name)
+                        await self._containers.create_container(name)
                     except ResourceExistsError:
                         continue
             self._ready = True
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._transport.close()
-        await self._tables.close()
-        await self._computes.close()
-        for client in self._accounts.values():
-            await client.close()
+        for close in self._closing:
+            await close()
 
 
 class _SignIn:
-    """Credentials for each account: one identity in the cloud, keys or SAS on the development platform."""
+    """Credentials for each identity and account: managed identities in the cloud, keys or SAS on the development platform."""
 
     def __init__(self, settings: Settings) -> None:
         self._keys = {name: key.get_secret_value() for name, key in settings.development_keys.items()}
-        self._identity: AsyncTokenCredential | None = None
-        if not self._keys:
-            client = settings.managed_identity_client_id
-            self._identity = ManagedIdentityCredential(client_id=client) if client else DefaultAzureCredential()
+        common = settings.managed_identity_client_id
+        clients: dict[Identity, str] = {
+            "source": settings.source_client_id,
+            "writer": settings.writer_client_id,
+            "retention": settings.retention_client_id,
+            "restore": settings.restore_client_id,
+        }
+        self._clients = {identity: client or common for identity, client in clients.items()}
+        self._credentials: dict[str, AsyncTokenCredential] = {}
 
-    def _secret(self, endpoint: str) -> tuple[str, str]:
+    def token(self, identity: Identity) -> AsyncTokenCredential:
+        """The identity's credential; identities with the same client share it."""
+        client = self._clients[identity]
+        if client not in self._credentials:
+            self._credentials[client] = ManagedIdentityCredential(client_id=client) if client else DefaultAzureCredential()
+        return self._credentials[client]
+
+    def _secret(self, identity: Identity, endpoint: str) -> tuple[str, str]:
         account = account_name(endpoint)
-        return account, self._keys.get(account, "")
+        return account, self._keys.get(f"{identity}@{account}", self._keys.get(account, ""))
 
-    def blob(self, endpoint: str) -> Any:  # noqa: ANN401  one of the SDK's several credential types
-        if self._identity:
-            return self._identity
-        account, secret = self._secret(endpoint)
+    def blob(self, identity: Identity, endpoint: str) -> Any:  # noqa: ANN401  one of the SDK's several credential types
+        """What the SDK's blob client signs with."""
+        if not self._keys:
+            return self.token(identity)
+        account, secret = self._secret(identity, endpoint)
         return AzureSasCredential(secret) if "sig=" in secret else {"account_name": account, "account_key": secret}
 
-    def table(self, endpoint: str) -> Any:  # noqa: ANN401  one of the SDK's several credential types
-        if self._identity:
-            return self._identity
-        account, secret = self._secret(endpoint)
+    def table(self, identity: Identity, endpoint: str) -> Any:  # noqa: ANN401  one of the SDK's several credential types
+        """What the SDK's table client signs with."""
+        if not self._keys:
+            return self.token(identity)
+        account, secret = self._secret(identity, endpoint)
         return AzureSasCredential(secret) if "sig=" in secret else AzureNamedKeyCredential(account, secret)
 
-    def machines(self) -> AsyncTokenCredential:
-        return self._identity or DefaultAzureCredential()
-
-    def data(self, endpoint: str, client: BlobServiceClient) -> Authority:
-        if self._identity:
-            return BearerAuthority(self._identity, client)
-        account, secret = self._secret(endpoint)
+    def data(self, identity: Identity, endpoint: str, client: BlobServiceClient) -> Authority:
+        """What the data path signs with."""
+        if not self._keys:
+            return BearerAuthority(self.token(identity), client)
+        account, secret = self._secret(identity, endpoint)
         return SharedSasAuthority(secret) if "sig=" in secret else KeyAuthority(account, secret)
+
+    async def close(self) -> None:
+        """Close the credentials."""
+        for credential in self._credentials.values():
+            await credential.close()
 
 
 class _Computes:
@@ -124,7 +151,7 @@ class _Computes:
             # A token must not travel over http: the local stand-in gets none.
             unsigned: dict[str, Any] = {"authentication_policy": SansIOHTTPPolicy(), "polling_interval": 0.2} if local else {}
             self._clients[subscription] = ComputeManagementClient(
-                self._sign_in.machines(),
+                self._sign_in.token("restore"),
                 subscription,
                 base_url=endpoint,
                 credential_scopes=[f"{endpoint}/.default"],
@@ -144,47 +171,65 @@ def account_name(endpoint: str) -> str:
     return parts.path.strip("/") or (parts.hostname or "").split(".")[0]
 
 
+def identities(settings: Settings, duty: Duty) -> dict[str, Identity]:
+    """Which identity the duty acts under, by endpoint."""
+    if duty == "backup":
+        return {**dict.fromkeys(settings.source_accounts, "source"), settings.backup_account: "writer"}
+    return dict.fromkeys((*settings.source_accounts, settings.backup_account), duty)
+
+
 def build(settings: Settings) -> Services:
     """The app over Azure Storage. Opens no connection."""
     # At INFO the SDK writes several lines for each request: the app's own would be lost among them, and paid for with them.
     logging.getLogger("azure").setLevel(logging.WARNING)
     sign_in = _SignIn(settings)
-    endpoints = (*settings.source_accounts, settings.backup_account)
-    clients = {
-        endpoint: BlobServiceClient(
-            endpoint,
-            credential=sign_in.blob(endpoint),
-            # The default's first pause is 15 s; these calls are small and the orchestrator retries beyond them.
-            retry_policy=ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=4),
-        )
-        for endpoint in endpoints
-    }
-    transport = Transport({endpoint: sign_in.data(endpoint, client) for endpoint, client in clients.items()})
-    blobs = AzurePageBlobs(clients, PageData(transport), PageLists(transport))
-    tables = TableServiceClient(settings.catalogue_account, credential=sign_in.table(settings.catalogue_account))
+    tables = TableServiceClient(settings.catalogue_account, credential=sign_in.table("writer", settings.catalogue_account))
     catalogue = TableCatalogue(tables.get_table_client(settings.catalogue_table))
-    backups = clients[settings.backup_account]
     computes = _Computes(settings, sign_in)
-    tools = Tools(
-        blobs=blobs,
-        catalogue=catalogue,
-        documents=AzureDocuments(backups, settings.plans_container),
-        source_accounts=settings.source_accounts,
-        backup_account=settings.backup_account,
-        heads_container=settings.heads_container,
-        monotonic=time.monotonic,
-        copying=Copying(blobs, settings.copy_mode, time.monotonic),
-        machines=AzureMachines(computes),
-        journal=LogJournal(),
-        machine_groups=settings.machine_groups,
-        limits=Limits(in_flight=settings.in_flight),
-    )
+    closing: list[Callable[[], Awaitable[None]]] = [tables.close, computes.close]
+    accounts: dict[tuple[Identity, str], BlobServiceClient] = {}
+
+    def tools(duty: Duty) -> Tools:
+        named = identities(settings, duty)
+        for endpoint, identity in named.items():
+            if (identity, endpoint) not in accounts:
+                accounts[identity, endpoint] = _account(endpoint, sign_in.blob(identity, endpoint))
+        clients = {endpoint: accounts[identity, endpoint] for endpoint, identity in named.items()}
+        transport = Transport(
+            {endpoint: sign_in.data(identity, endpoint, clients[endpoint]) for endpoint, identity in named.items()}
+        )
+        closing.append(transport.close)
+        blobs = AzurePageBlobs(clients, PageData(transport), PageLists(transport))
+        return Tools(
+            blobs=blobs,
+            catalogue=catalogue,
+            documents=AzureDocuments(clients[settings.backup_account], settings.plans_container),
+            source_accounts=settings.source_accounts,
+            backup_account=settings.backup_account,
+            heads_container=settings.heads_container,
+            monotonic=time.monotonic,
+            copying=Copying(blobs, settings.copy_mode, time.monotonic),
+            machines=AzureMachines(computes),
+            journal=LogJournal(),
+            machine_groups=settings.machine_groups,
+            limits=Limits(in_flight=settings.in_flight),
+        )
+
+    toolboxes = {duty: tools(duty) for duty in DUTIES}
     api = Api(
-        tools,
+        toolboxes["backup"],
         settings.backup_schedule,
         settings.wave_shards,
         settings.full_copy,
         settings.restore_verification,
         settings.prune_after_backup,
+        toolboxes["restore"],
     )
-    return Services(tools, api, tables, clients, transport, computes, settings)
+    closing += [*(client.close for client in accounts.values()), sign_in.close]
+    return Services(api, toolboxes, tables, accounts["writer", settings.backup_account], closing, settings)
+
+
+def _account(endpoint: str, credential: Any) -> BlobServiceClient:  # noqa: ANN401  one of the SDK's several credential types
+    # The default's first pause is 15 s; these calls are small and the orchestrator retries beyond them.
+    retry = ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=4)
+    return BlobServiceClient(endpoint, credential=credential, retry_policy=retry)

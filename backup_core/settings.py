@@ -15,6 +15,9 @@ from backup_core.activities.copying import CopyMode
 from backup_core.domain.naming import GROUP_ID
 from backup_core.steps.copying import FullCopy, Verification
 
+IDENTITIES = (
+    "managed_identity_client_id", "source_client_id", "writer_client_id", "retention_client_id", "restore_client_id",
+)  # fmt: skip
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -44,6 +47,14 @@ class Settings(BaseModel):
     catalogue_table: str = "pagekeeper"
     managed_identity_client_id: str = ""
     """Client id of the user-assigned identity; empty uses the environment's default credential."""
+    source_client_id: str = ""
+    """Client id of the identity that reads and snapshots sources for backups; empty is the one above, as for the next three."""
+    writer_client_id: str = ""
+    """The one that writes backups and the catalogue."""
+    retention_client_id: str = ""
+    """The one that deletes what nobody needs any more."""
+    restore_client_id: str = ""
+    """The one that writes restored disks and changes machines."""
     wave_shards: int = Field(default=4, ge=1, le=16)
     """Shards of one disk copied side by side."""
     copy_mode: CopyMode = "auto"
@@ -69,7 +80,9 @@ class Settings(BaseModel):
     development: bool = False
     """Allows http on loopback and account keys. Never set in the cloud."""
     development_keys: dict[str, SecretStr] = Field(default_factory=dict)
-    """JSON object: account name to account key or SAS. Only with `development`."""
+    """JSON object: account name to account key or SAS, or `identity@account` for one of the four duties. Only with
+    `development`.
+    """
 
     @field_validator("source_accounts")
     @classmethod
@@ -175,8 +188,9 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         faults.append("HEADS_CONTAINER and PLANS_CONTAINER are the same; expected two containers")
     if values.get("development_keys") and not development:
         faults.append("DEVELOPMENT_KEYS is set without DEVELOPMENT=true: in the cloud the app uses its identity, never keys")
-    if values.get("development_keys") and values.get("managed_identity_client_id"):
-        faults.append("DEVELOPMENT_KEYS and MANAGED_IDENTITY_CLIENT_ID are both set; expected one way to sign in")
+    if values.get("development_keys"):
+        both = [identity.upper() for identity in IDENTITIES if values.get(identity)]
+        faults += [f"DEVELOPMENT_KEYS and {identity} are both set; expected one way to sign in" for identity in both]
     return faults
 
 

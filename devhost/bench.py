@@ -129,7 +129,9 @@ class Bench:
                 blob.upload_page(secrets.token_bytes(change.range.size), change.range.start, change.range.size)
         services = bootstrap.build(self._settings(mode))
         # Plans are kept aside, so that every byte counted is content of the disk.
-        services = replace(services, tools=replace(services.tools, documents=MemoryDocuments(World())))
+        aside = MemoryDocuments(World())
+        toolboxes = {duty: replace(tools, documents=aside) for duty, tools in services.toolboxes.items()}
+        services = replace(services, toolboxes=toolboxes)
         try:
             await services.ready()
             request = Request("", {"disk": mode}, {}, json.dumps({"source": blob.url}).encode())
@@ -175,11 +177,11 @@ class Bench:
         async def perform(name: str, asked: dict[str, Any]) -> Any:  # noqa: ANN401  any JSON
             nonlocal cost, listings
             if name not in COPYING:
-                return await run_step(BY_NAME[name], services.tools, asked)
+                return await run_step(BY_NAME[name], services.tools_for, asked)
             answer: list[Any] = []
 
             async def copy() -> None:
-                answer.append(await run_step(BY_NAME[name], services.tools, asked))
+                answer.append(await run_step(BY_NAME[name], services.tools_for, asked))
 
             step = await self._measured(cost.name, copy)
             listings += self.storage.counts().get("GET pagelist", {}).get("requests", 0)
@@ -208,7 +210,7 @@ class Bench:
             answer: list[Any] = []
 
             async def step() -> None:
-                answer.append(await run_step(BY_NAME[name], services.tools, asked))
+                answer.append(await run_step(BY_NAME[name], services.tools_for, asked))
 
             one = await self._measured(cost.name, step)
             counts = self.storage.counts()
@@ -223,14 +225,14 @@ class Bench:
                 )  # fmt: skip
             return answer[0]
 
-        (row,) = await services.tools.catalogue.points(mode, 1)
+        (row,) = await services.api.tools.catalogue.points(mode, 1)
         run = f"{mode}.20260102T000000Z.0000abcd"
         target = f"{self.storage.source.blobs}/{CONTAINER}/{mode}-restored.vhd"
         wanted = Restoring(row.value.point, target, adopt=True)
         asked_for = Run(
             mode, run, "NotStarted", "http", full=False, created=datetime.now(UTC), operation="restore", restore=wanted
         )
-        await services.tools.catalogue.put_run(asked_for, None)
+        await services.api.tools.catalogue.put_run(asked_for, None)
         request = RestoreRequest(disk=mode, run=run).model_dump(mode="json")
         output = await Driver(dict(ORCHESTRATORS), perform).run("restore_disk", request, run)
         if output["state"] != "Succeeded":

@@ -72,7 +72,7 @@ class Scene:
         self.blobs.poke(self.source(disk), first, [None if page is None else bytes([page]) * PAGE for page in pages])
 
     async def perform(self, name, asked):
-        return await run_step(BY_NAME[name], self.tools, asked)
+        return await run_step(BY_NAME[name], lambda _: self.tools, asked)
 
     def driver(self):
         return Driver(ORCHESTRATORS, self.perform, lambda: self.world.now)

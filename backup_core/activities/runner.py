@@ -46,7 +46,7 @@ from backup_core.steps.copying import (
     TAKE_OVER_COPY,
 )
 from backup_core.steps.housekeeping import LIST_KEPT, TIDY_DISK
-from backup_core.steps.messages import Fault, Message, Outcome, Step
+from backup_core.steps.messages import Duty, Fault, Message, Outcome, Step
 from backup_core.steps.restore import (
     ADOPT_HEAD,
     BEGIN_RESTORE,
@@ -117,9 +117,12 @@ async def _prepared() -> None:
 
 
 async def run_step(
-    step: Step[Any, Any], tools: Tools, raw: dict[str, Any], prepare: Callable[[], Awaitable[None]] = _prepared
+    step: Step[Any, Any],
+    tools: Callable[[Duty], Tools],
+    raw: dict[str, Any],
+    prepare: Callable[[], Awaitable[None]] = _prepared,
 ) -> dict[str, Any]:
-    """The step's Outcome as JSON, after `prepare` made the stores ready.
+    """The step's Outcome as JSON, with the tools of its duty, after `prepare` made the stores ready.
 
     An unexpected exception is raised again with its text redacted: a fault of this program must show as a failed activity,
     and must not carry a signature into history.
@@ -127,7 +130,7 @@ async def run_step(
     asked = step.takes.model_validate(raw)
     try:
         await prepare()
-        answer = await ACTIVITIES[step.name](tools, asked)
+        answer = await ACTIVITIES[step.name](tools(step.duty(asked)), asked)
     except BackupError as error:
         fault = Fault(code=error.code, message=redacted(str(error)), retryable=error.retryable, wait_seconds=error.wait_seconds)
         log.warning("%s: %s: %s", step.name, fault.code, fault.message)

@@ -34,7 +34,14 @@ class Api:
     full_copy: FullCopy = "pages"
     restore_verification: Verification = "full"
     prune_after_backup: bool = True
+    restoring: Tools | None = None
+    """The tools of restores, where those have identities of their own."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    @property
+    def restore_tools(self) -> Tools:
+        """What a restore acts with: its permissions are what a plan tells."""
+        return self.restoring or self.tools
 
     @property
     def catalogue(self) -> Catalogue:

@@ -183,9 +183,9 @@ async def _oldest(api: Api, disk: str) -> RestorePoint | None:
 
 async def _check_backup(api: Api, point: RestorePoint) -> None:
     """The backup snapshot is there, in full length."""
-    blob = api.tools.head(point.head)
+    blob = api.restore_tools.head(point.head)
     try:
-        found = await api.tools.blobs.properties(blob, point.backup_snapshot)
+        found = await api.restore_tools.blobs.properties(blob, point.backup_snapshot)
     except (BlobMissingError, SnapshotMissingError) as error:
         message = (
             f"restore point {point.point}: its backup snapshot is gone ({error}); POST /api/catalogue/rebuild tells which are"
@@ -202,7 +202,7 @@ async def _check_backup(api: Api, point: RestorePoint) -> None:
 
 
 def _target(api: Api, asked: RestoreAsked, source: str, run: str) -> BlobAddress:
-    accounts = api.tools.source_accounts
+    accounts = api.restore_tools.source_accounts
     try:
         former = parse_blob_url(source, accounts)
     except ValueError:
@@ -226,7 +226,7 @@ def _target(api: Api, asked: RestoreAsked, source: str, run: str) -> BlobAddress
 async def _must_be_free(api: Api, target: BlobAddress) -> None:
     """Nothing has the new disk's name. What is created there later is created only if that is still so."""
     try:
-        async for one in api.tools.blobs.listed(target.account, target.container, target.name):
+        async for one in api.restore_tools.blobs.listed(target.account, target.container, target.name):
             if one.name == target.name:
                 message = f"target {target} exists; a restore never writes onto anything that exists: name another one"
                 raise RefusedError(409, "TargetExists", message, "target.blob")
@@ -243,11 +243,13 @@ async def _managed(api: Api, disk: str, asked: RestoreAsked, machine: Machine | 
         message = f"target.disk {name[:100]!r} is not a name of a managed disk: 1 to 80 letters, digits, '_', '-' and '.'"
         raise RefusedError(400, "InvalidTarget", message, "target.disk")
     managed = managed_disk_id(machine.vm, name)
-    if await api.tools.machines.managed_disk(managed):
+    if await api.restore_tools.machines.managed_disk(managed):
         message = f"managed disk {managed} exists; a restore never replaces one: name another"
         raise RefusedError(409, "TargetExists", message, "target.disk")
     footer = ByteRange(point.size - FOOTER_BYTES, point.size)
-    faults = vhd_faults(await api.tools.blobs.read(api.tools.head(point.head), point.backup_snapshot, footer), point.size)
+    faults = vhd_faults(
+        await api.restore_tools.blobs.read(api.restore_tools.head(point.head), point.backup_snapshot, footer), point.size
+    )
     if faults:
         message = (
             f"restore point {point.point} cannot become a managed disk: {'; '.join(faults)}; expected a fixed VHD of whole "
@@ -275,8 +277,8 @@ async def _machine(
         raise RefusedError(400, "MachineNeeded", message, "machine")
     managed = asked.target.kind == "managedDisk"
     try:
-        slot = api.tools.slot(named.vm, named.lun)
-        machine = await api.tools.machines.machine(slot.vm)
+        slot = api.restore_tools.slot(named.vm, named.lun)
+        machine = await api.restore_tools.machines.machine(slot.vm)
         source = policy.source if policy else point.source
         present = present_disk(machine, slot, source, managed=managed) if asked.repoint else machine.at(slot.lun)
     except (MachineRefusedError, MachineMissingError) as error:
@@ -323,10 +325,10 @@ async def _no_other(api: Api, request: Request, world: World) -> None:
 
 async def _probes(api: Api, world: World) -> list[Probe]:
     """What harmless requests say of each permission; what cannot be asked is unknown."""
-    target = api.tools.source(world.restoring.target)
+    target = api.restore_tools.source(world.restoring.target)
     probes = [Probe("read the backup snapshot", "granted")]
     try:
-        writes = "granted" if await api.tools.blobs.may_write(target.account, target.container) else "denied"
+        writes = "granted" if await api.restore_tools.blobs.may_write(target.account, target.container) else "denied"
     except BackupError:
         writes = "unknown"
     probes.append(Probe(f"write blobs in {target.account}/{target.container}", writes))  # type: ignore[arg-type]
@@ -338,7 +340,7 @@ async def _probes(api: Api, world: World) -> list[Probe]:
     actions += ["Microsoft.Compute/disks/write"] if world.restoring.managed_disk else []
     probes.append(Probe("Microsoft.Compute/virtualMachines/read", "granted"))
     try:
-        permitted = await api.tools.machines.permitted(world.machine.vm, actions)
+        permitted = await api.restore_tools.machines.permitted(world.machine.vm, actions)
     except BackupError:
         return probes + [Probe(action, "unknown") for action in actions]
     return probes + [Probe(action, "granted" if permitted[action] else "denied") for action in actions]
@@ -347,9 +349,9 @@ async def _probes(api: Api, world: World) -> list[Probe]:
 async def _plan(api: Api, world: World, probes: list[Probe]) -> RestorePlanAnswer:
     """The plan of a dry run."""
     point, allocated, puts = world.point, 0, 0
-    blob = api.tools.head(point.head)
-    for window in windows(point.size, api.tools.limits.window_bytes):
-        async for one in api.tools.blobs.allocated(blob, point.backup_snapshot, window):
+    blob = api.restore_tools.head(point.head)
+    for window in windows(point.size, api.restore_tools.limits.window_bytes):
+        async for one in api.restore_tools.blobs.allocated(blob, point.backup_snapshot, window):
             allocated += one.size
             puts += -(-one.size // (4 * 1024 * 1024))
     return shown_plan(

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from backup_core.domain.records import Kind
 from backup_core.steps.copying import Applied, FullCopy, ImageCopy, Opened, Planned, Verified
-from backup_core.steps.messages import Fault, Message, Nothing, RunRef, Step
+from backup_core.steps.messages import Fault, Message, Nothing, RunRef, Step, always
 
 
 class FleetRequest(Message):
@@ -261,7 +261,7 @@ VERIFY_HEAD = Step("verify_head", Verify, Verified)
 TAKE_BACKUP = Step("take_backup_snapshot", TakeBackup, BackedUp)
 COMMIT_POINT = Step("commit_point", Commit, Committed)
 DROP_PREVIOUS = Step("drop_previous_snapshot", Clean, Nothing)
-PRUNE_POINTS = Step("prune_points", Prune, Pruned)
+PRUNE_POINTS = Step("prune_points", Prune, Pruned, always("retention"))
 FINISH_RUN = Step("finish_run", Finish, Nothing)
 
 BackupRequest.model_rebuild()

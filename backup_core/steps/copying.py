@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from backup_core.domain.records import Kind, Phase
-from backup_core.steps.messages import Fault, Message, Nothing, RunRef, Step
+from backup_core.steps.messages import Duty, Fault, Message, Nothing, RunRef, Step, duty_of
 
 FullCopy = Literal["pages", "blob"]
 """How a full copy is made: page by page, or as one Copy Blob of the service."""
@@ -186,13 +186,17 @@ class Reported(Message):
     """Somebody asked for it, or another part of the run has failed."""
 
 
-PLAN_TRANSFER = Step("plan_transfer", ImageCopy, Planned)
-START_COPY = Step("start_copy", ImageCopy, CopyStarted)
-CHECK_COPY = Step("check_copy", CopyRef, CopyProgress)
-ABORT_COPY = Step("abort_copy", CopyRef, Nothing)
-TAKE_OVER_COPY = Step("take_over_copy", CopyRef, Opened)
-APPLY_SHARD = Step("apply_shard", ApplyShard, ShardApplied)
-REPORT_PROGRESS = Step("report_progress", Report, Reported)
+def _of_image(asked: CopyRef | ApplyShard) -> Duty:
+    return duty_of(asked.image.by)
+
+
+PLAN_TRANSFER = Step("plan_transfer", ImageCopy, Planned, lambda asked: duty_of(asked.by))
+START_COPY = Step("start_copy", ImageCopy, CopyStarted, lambda asked: duty_of(asked.by))
+CHECK_COPY = Step("check_copy", CopyRef, CopyProgress, _of_image)
+ABORT_COPY = Step("abort_copy", CopyRef, Nothing, _of_image)
+TAKE_OVER_COPY = Step("take_over_copy", CopyRef, Opened, _of_image)
+APPLY_SHARD = Step("apply_shard", ApplyShard, ShardApplied, _of_image)
+REPORT_PROGRESS = Step("report_progress", Report, Reported, lambda asked: duty_of(asked.by))
 
 COPYING_STEPS: tuple[Step[Any, Any], ...] = (
     PLAN_TRANSFER,

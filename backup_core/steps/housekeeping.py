@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from backup_core.steps.messages import Message, Step
+from backup_core.steps.messages import Message, Step, always
 
 
 class HouseRequest(Message):
@@ -54,7 +54,7 @@ class Tidied(Message):
     more: bool = False
 
 
-LIST_KEPT = Step("list_kept_disks", KeptPage, KeptDisks)
-TIDY_DISK = Step("tidy_disk", Tidy, Tidied)
+LIST_KEPT = Step("list_kept_disks", KeptPage, KeptDisks, always("retention"))
+TIDY_DISK = Step("tidy_disk", Tidy, Tidied, always("retention"))
 
 HOUSEKEEPING_STEPS: tuple[Step[Any, Any], ...] = (LIST_KEPT, TIDY_DISK)

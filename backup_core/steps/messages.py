@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -54,6 +55,25 @@ I = TypeVar("I", bound=Message)
 O = TypeVar("O", bound=Message)
 
 
+Duty = Literal["backup", "restore", "retention"]
+"""What a step acts for: it decides under which identities. Backups never write to a source account and delete no backup,
+retention only deletes, and restores alone write new disks and change machines.
+"""
+
+
+def always(duty: Duty) -> Callable[[Any], Duty]:
+    """The same duty whatever is asked."""
+    return lambda _: duty
+
+
+_BACKUP = always("backup")
+
+
+def duty_of(by: RunRef) -> Duty:
+    """The duty of a step that both backups and restores take: a restore has pinned its point."""
+    return "restore" if by.pin else "backup"
+
+
 @dataclass(frozen=True)
 class Step(Generic[I, O]):
     """A named activity with its types."""
@@ -61,3 +81,4 @@ class Step(Generic[I, O]):
     name: str
     takes: type[I]
     answers: type[O]
+    duty: Callable[[I], Duty] = _BACKUP

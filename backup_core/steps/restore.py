@@ -8,7 +8,7 @@ from pydantic import Field
 
 from backup_core.steps.backup import Transfer
 from backup_core.steps.copying import Applied, FullCopy, ImageCopy, Opened, Planned, Verification, Verified
-from backup_core.steps.messages import Fault, Message, Nothing, RunRef, Step
+from backup_core.steps.messages import Fault, Message, Nothing, RunRef, Step, always
 
 
 class RestoreRequest(Message):
@@ -314,21 +314,21 @@ class FinishRestore(Message):
     """What the disk is owned with, when it is not the run's lease."""
 
 
-BEGIN_RESTORE = Step("begin_restore", BeginRestore, RestoreBegun)
-OPEN_IMAGE = Step("open_image", ImageCopy, Opened)
-COMPARE_IMAGE = Step("compare_image", CompareImage, Verified)
-SEAL_IMAGE = Step("seal_image", SealImage, Sealed)
-DISCARD_IMAGE = Step("discard_image", DiscardImage, Discarded)
-OWN_DISK = Step("own_disk", OwnDisk, Owned)
-IMPORT_DISK = Step("import_disk", ImportDisk, Imported)
-REMEMBER_MACHINE = Step("remember_machine", RememberMachine, Remembered)
-MOVE_MACHINE = Step("move_machine", MoveMachine, Moved)
-LOOK_AT_MACHINE = Step("look_at_machine", MoveMachine, Moved)
-FENCE_MACHINE = Step("fence_machine", MoveMachine, Moved)
-SETTLE_CHANGE = Step("settle_change", SettleChange, Nothing)
-NOTE_FAILURE = Step("note_failure", NoteFailure, Nothing)
-ADOPT_HEAD = Step("adopt_head", AdoptHead, Opened)
-FINISH_RESTORE = Step("finish_restore", FinishRestore, Nothing)
+BEGIN_RESTORE = Step("begin_restore", BeginRestore, RestoreBegun, always("restore"))
+OPEN_IMAGE = Step("open_image", ImageCopy, Opened, always("restore"))
+COMPARE_IMAGE = Step("compare_image", CompareImage, Verified, always("restore"))
+SEAL_IMAGE = Step("seal_image", SealImage, Sealed, always("restore"))
+DISCARD_IMAGE = Step("discard_image", DiscardImage, Discarded, always("restore"))
+OWN_DISK = Step("own_disk", OwnDisk, Owned, always("restore"))
+IMPORT_DISK = Step("import_disk", ImportDisk, Imported, always("restore"))
+REMEMBER_MACHINE = Step("remember_machine", RememberMachine, Remembered, always("restore"))
+MOVE_MACHINE = Step("move_machine", MoveMachine, Moved, always("restore"))
+LOOK_AT_MACHINE = Step("look_at_machine", MoveMachine, Moved, always("restore"))
+FENCE_MACHINE = Step("fence_machine", MoveMachine, Moved, always("restore"))
+SETTLE_CHANGE = Step("settle_change", SettleChange, Nothing, always("restore"))
+NOTE_FAILURE = Step("note_failure", NoteFailure, Nothing, always("restore"))
+ADOPT_HEAD = Step("adopt_head", AdoptHead, Opened, always("restore"))
+FINISH_RESTORE = Step("finish_restore", FinishRestore, Nothing, always("restore"))
 
 RestoreBegun.model_rebuild()
 

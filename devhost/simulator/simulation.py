@@ -163,7 +163,7 @@ class Simulation:
         call = Call(instance, task, zombie=zombie)
         context = contextvars.copy_context()
         context.run(_caller.set, call)
-        work = run_step(BY_NAME[task.name], self.stage.tools, task.input)
+        work = run_step(BY_NAME[task.name], lambda _: self.stage.tools, task.input)
         call.work = asyncio.get_running_loop().create_task(work, context=context)
         self.calls.append(call)
 

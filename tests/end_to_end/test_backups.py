@@ -384,7 +384,7 @@ def test_activities_delivered_late_change_nothing(disk, platform, calm, rng):
     async def deliver():
         services = bootstrap.build(local_settings(calm))
         try:
-            return [await run_step(step, services.tools, asked.model_dump(mode="json")) for step, asked in late]
+            return [await run_step(step, services.tools_for, asked.model_dump(mode="json")) for step, asked in late]
         finally:
             await services.close()
 

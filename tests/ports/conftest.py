@@ -93,7 +93,7 @@ async def ports(request, name):
     storage = request.getfixturevalue("calm")
     services = bootstrap.build(local_settings(storage, HEADS_CONTAINER=name, PLANS_CONTAINER=f"{name}p", CATALOGUE_TABLE=name))
     await services.ready()
-    tools = services.tools
+    tools = services.api.tools
     yield Ports(
         "azure", tools.blobs, tools.catalogue, tools.documents, name, storage.backup.blobs, storage.source.blobs,
         tools.blobs._data,

@@ -71,10 +71,10 @@ async def cloud(request, name):
         return
     storage, machines = request.getfixturevalue("calm"), request.getfixturevalue("machines")
     services = bootstrap.build(local_settings(storage, ARM_ENDPOINT=machines.endpoint))
-    account = services._accounts[storage.source.blobs]
+    account = services.api.tools.blobs._accounts[storage.source.blobs]
     container = account.get_container_client(name)
     await container.create_container()
-    made = Cloud(services.tools.machines, machine_id(name), f"{storage.source.blobs}/{name}/", None, None)
+    made = Cloud(services.api.tools.machines, machine_id(name), f"{storage.source.blobs}/{name}/", None, None)
     for disk in ("os", "old", "new"):
         blob = container.get_blob_client(f"{disk}.vhd")
         await blob.create_page_blob(SIZE)
@@ -205,7 +205,7 @@ async def azure(calm, machines, name):
     """The adapter, and a machine without disks."""
     services = bootstrap.build(local_settings(calm, ARM_ENDPOINT=machines.endpoint))
     machines.make(name)
-    yield services.tools.machines
+    yield services.api.tools.machines
     machines.delete(name)
     await services.close()
 
@@ -248,7 +248,7 @@ async def test_an_operation_that_fails_after_it_was_accepted(azure, machines, na
 async def test_an_operation_that_outlasts_the_call(calm, machines, name):
     """It answers that it is not done; the machine shows what is going on, refuses more, and is done in the end."""
     services = bootstrap.build(local_settings(calm, ARM_ENDPOINT=machines.endpoint))
-    azure = AzureMachines(services._computes, wait_seconds=0.3)
+    azure = AzureMachines(services.api.tools.machines._client, wait_seconds=0.3)
     machines.make(name)
     machines.faults({"method": "PUT", "path": name, "operation": True, "held": True})
     before = await azure.machine(machine_id(name))
@@ -269,7 +269,7 @@ async def test_an_operation_that_outlasts_the_call(calm, machines, name):
 async def test_no_answer_at_all(calm, name):
     services = bootstrap.build(local_settings(calm, ARM_ENDPOINT="http://127.0.0.1:1"))
     with pytest.raises(ServiceUnavailableError, match="no answer"):
-        await services.tools.machines.machine(machine_id(name))
+        await services.api.tools.machines.machine(machine_id(name))
     await services.close()
 
 
