@@ -1,6 +1,7 @@
 """Table of contents of the app: every trigger, orchestrator and activity, with bodies of a few lines."""
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ from backup_core import bootstrap, settings
 from backup_core.activities.runner import run_step
 from backup_core.activities.watch import watch
 from backup_core.api.context import Api, respond
-from backup_core.api.http import Answer, Request, Start
+from backup_core.api.http import Answer, Request, Start, cannot_start
 from backup_core.api.routes import ROUTES, Route
 from backup_core.domain.naming import fleet_instance_id, house_instance_id
 from backup_core.domain.windows import window_at
@@ -97,15 +98,16 @@ async def watch_disks(timer: func.TimerRequest) -> None:  # noqa: ARG001  what i
 # -- HTTP -------------------------------------------------------------------------------------------------------
 
 
-async def served(route: Route, req: func.HttpRequest, **means: Start) -> func.HttpResponse:
-    """Answer a request by its route's handler; `means` are what it may start."""
+async def served(route: Route, req: func.HttpRequest, start: Start = cannot_start) -> func.HttpResponse:
+    """Answer a request by its route's handler, for callers that may make it."""
     headers = {name.lower(): value for name, value in req.headers.items()}
     base = req.url.partition("/api/")[0] + "/api"
-    request = Request(base, req.route_params, req.params, req.get_body(), headers, **means)
+    request = Request(base, req.route_params, req.params, req.get_body(), headers, start)
 
     async def handle(api: Api, asked: Request) -> Answer:
+        roles = api.access.admit(req.url, headers, route.roles)
         await SERVICES.ready()
-        return await route.handler(api, asked)
+        return await route.handler(api, replace(asked, roles=roles))
 
     reply = await respond(SERVICES.api, handle, request)
     return func.HttpResponse(reply.body, status_code=reply.status, headers=dict(reply.headers), mimetype="application/json")

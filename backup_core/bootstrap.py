@@ -29,6 +29,7 @@ from backup_core.adapters.page_blobs import AzureDocuments, AzurePageBlobs, tran
 from backup_core.adapters.page_data import PageData
 from backup_core.adapters.page_lists import PageLists
 from backup_core.adapters.transport import Transport
+from backup_core.api.access import Access
 from backup_core.api.context import Api
 from backup_core.domain.errors import AccessDeniedError
 from backup_core.steps.messages import Duty
@@ -223,6 +224,7 @@ def build(settings: Settings) -> Services:
         settings.full_copy,
         settings.restore_verification,
         settings.prune_after_backup,
+        Access(settings.sign_in == "entra", settings.website_auth_enabled, https_only=not settings.development),
         toolboxes["restore"],
     )
     closing += [*(client.close for client in accounts.values()), sign_in.close]

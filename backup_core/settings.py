@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from croniter import croniter
@@ -77,12 +77,17 @@ class Settings(BaseModel):
     """How long the catalogue keeps a run that has ended; restore points are kept by their retention."""
     prune_after_backup: bool = True
     """Whether a backup deletes what its disk's retention no longer keeps. If not, only housekeeping does."""
+    sign_in: Literal["keys", "entra"] = "keys"
+    """How callers are known: by function keys, or besides by Entra ID with app roles."""
     development: bool = False
     """Allows http on loopback and account keys. Never set in the cloud."""
     development_keys: dict[str, SecretStr] = Field(default_factory=dict)
     """JSON object: account name to account key or SAS, or `identity@account` for one of the four duties. Only with
     `development`.
     """
+
+    website_auth_enabled: bool = False
+    """Set by App Service itself where its sign-in is on."""
 
     @field_validator("source_accounts")
     @classmethod

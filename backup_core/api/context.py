@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from backup_core.api.access import Access
 from backup_core.api.http import Answer, RefusedError, Request, refusal
 from backup_core.api.models import ErrorAnswer
 from backup_core.domain.ending import dead
@@ -34,6 +35,7 @@ class Api:
     full_copy: FullCopy = "pages"
     restore_verification: Verification = "full"
     prune_after_backup: bool = True
+    access: Access = field(default_factory=Access)
     restoring: Tools | None = None
     """The tools of restores, where those have identities of their own."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)

@@ -29,7 +29,8 @@ Start = Callable[[str, str, dict[str, Any]], Awaitable[None]]
 """Starts an orchestration: (name, instance id, input); one that runs already under that id is left alone."""
 
 
-async def _cannot_start(name: str, instance: str, _: dict[str, Any]) -> None:
+async def cannot_start(name: str, instance: str, _: dict[str, Any]) -> None:
+    """Start nothing: the call's function has no durable client."""
     message = f"this call cannot start {name} {instance}: its function has no durable client"
     raise RuntimeError(message)
 
@@ -44,8 +45,10 @@ class Request:
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Names in lower case."""
-    start: Start = _cannot_start
+    start: Start = cannot_start
     """Starts an orchestration, where the call's function has the means."""
+    roles: frozenset[str] | None = None
+    """The caller's roles; None where only keys are asked for, which permit everything."""
 
     def run_url(self, run: str) -> str:
         """Where a run is followed."""

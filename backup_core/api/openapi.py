@@ -40,7 +40,10 @@ def document(routes: Iterable[Route], base: str) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": schemas["$defs"],
-            "securitySchemes": {"functionKey": {"type": "apiKey", "in": "header", "name": "x-functions-key"}},
+            "securitySchemes": {
+                "functionKey": {"type": "apiKey", "in": "header", "name": "x-functions-key"},
+                "entraId": {"type": "http", "scheme": "bearer", "description": "Besides, where SIGN_IN is 'entra'."},
+            },
         },
     }
 
@@ -58,6 +61,8 @@ def _operation(route: Route) -> dict[str, Any]:
         "responses": {str(status): _response(model) for status, model in route.answers.items()}
         | {"default": {"description": "Refused or failed; nothing was changed.", "content": _content(ErrorEnvelope)}},
     }
+    if route.roles:
+        operation["x-app-roles"] = list(route.roles)
     if route.takes:
         operation["requestBody"] = {"required": False, "content": _content(route.takes)}
     if route.anonymous:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backup_core.api import catalogue, disks, openapi, points, restores, runs
+from backup_core.api.access import BACKUP, OPERATORS, READER, RESTORE, Role
 from backup_core.api.http import REPEATABILITY, TOP_DEFAULT, TOP_MAX, Answer, Request
 from backup_core.api.models import (
     BackupAsked,
@@ -57,7 +58,13 @@ class Route:
     parameters: tuple[Parameter, ...] = field(default=())
     starts: bool = False
     """Whether it may start an orchestration."""
-    anonymous: bool = False
+    roles: tuple[Role, ...] = READER
+    """Those that may make the call where sign-in is by Entra ID; none: anybody, without a key too."""
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether anybody may make it."""
+        return not self.roles
 
     @property
     def summary(self) -> str:
@@ -89,11 +96,27 @@ ROUTES = (
     Route("get_disks", "GET", "disks", disks.get_disks, {200: DisksAnswer}, parameters=(TOP, AFTER)),
     Route("get_disk", "GET", "disks/{disk}", disks.get_disk, {200: DiskAnswer}, parameters=(DISK,)),
     Route(
-        "put_disk", "PUT", "disks/{disk}", disks.put_disk, {200: DiskAnswer, 201: DiskAnswer}, DiskAsked, (DISK,), starts=True
+        "put_disk",
+        "PUT",
+        "disks/{disk}",
+        disks.put_disk,
+        {200: DiskAnswer, 201: DiskAnswer},
+        DiskAsked,
+        (DISK,),
+        starts=True,
+        roles=BACKUP,
     ),
-    Route("delete_disk", "DELETE", "disks/{disk}", disks.delete_disk, {200: DiskAnswer}, parameters=(DISK,)),
+    Route("delete_disk", "DELETE", "disks/{disk}", disks.delete_disk, {200: DiskAnswer}, parameters=(DISK,), roles=BACKUP),
     Route(
-        "post_backup", "POST", "disks/{disk}/backups", runs.post_backup, {202: RunAnswer}, BackupAsked, (DISK, KEY), starts=True
+        "post_backup",
+        "POST",
+        "disks/{disk}/backups",
+        runs.post_backup,
+        {202: RunAnswer},
+        BackupAsked,
+        (DISK, KEY),
+        starts=True,
+        roles=BACKUP,
     ),
     Route(
         "post_restore",
@@ -104,6 +127,7 @@ ROUTES = (
         RestoreAsked,
         (DISK, KEY),
         starts=True,
+        roles=RESTORE,
     ),
     Route(
         "get_restore_points",
@@ -136,8 +160,18 @@ ROUTES = (
         ),
     ),
     Route("get_run", "GET", "runs/{run}", runs.get_run, {200: RunAnswer}, parameters=(RUN,)),
-    Route("post_cancel", "POST", "runs/{run}/cancel", runs.post_cancel, {200: RunAnswer, 202: RunAnswer}, parameters=(RUN,)),
-    Route("post_rebuild", "POST", "catalogue/rebuild", catalogue.post_rebuild, {200: RebuildAnswer}, RebuildAsked),
+    Route(
+        "post_cancel",
+        "POST",
+        "runs/{run}/cancel",
+        runs.post_cancel,
+        {200: RunAnswer, 202: RunAnswer},
+        parameters=(RUN,),
+        roles=OPERATORS,
+    ),
+    Route(
+        "post_rebuild", "POST", "catalogue/rebuild", catalogue.post_rebuild, {200: RebuildAnswer}, RebuildAsked, roles=RESTORE
+    ),
     Route("get_openapi", "GET", "openapi.json", get_openapi, {200: None}),
-    Route("health", "GET", "health", catalogue.get_health, {200: HealthAnswer, 503: HealthAnswer}, anonymous=True),
+    Route("health", "GET", "health", catalogue.get_health, {200: HealthAnswer, 503: HealthAnswer}, roles=()),
 )

@@ -190,6 +190,10 @@ async def _run(api: Api, request: Request) -> Versioned[Run]:
 async def post_cancel(api: Api, request: Request) -> Answer:
     """Ask a run to end. One that nobody is at work on ends at once."""
     row = await _run(api, request)
+    needed = "Restore.Operator" if row.value.operation == "restore" else "Backup.Operator"
+    if request.roles is not None and needed not in request.roles:
+        message = f"run {row.value.run} is a {row.value.operation}: canceling it needs role {needed}; nothing was changed"
+        raise RefusedError(403, "RoleMissing", message, "run")
     if row.value.state == "Canceled":
         return answer(200, run_shown(row.value, api.now()))
     if row.value.ended_for_good:
