@@ -5,15 +5,16 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test lint up simulate bench setup lock format clean
+.PHONY: help demo test lint up simulate fuzz bench setup lock format clean
 
 help:
 	@echo "make demo   back up a real disk twice on the local platform and prove every restore point"
 	@echo "make test   checks and tests, the local platform included"
 	@echo "make up     start the local platform to play with; Ctrl-C stops it"
 	@echo "make simulate SEEDS=50000 [FIRST=0]   disturb the backup protocol from seeds; SEED=n tells one history"
+	@echo "make fuzz REQUESTS=50000   hostile HTTP requests at the running app"
 	@echo "make bench [SHORT=1]   requests, bytes and time of a backup, beside the SDK's own loops"
-	@echo "make lint   format, lint, types, import contracts"
+	@echo "make lint   format, lint, types, import contracts, security checks"
 	@echo "make lock   pin the dependencies anew"
 
 demo: $(READY)
@@ -27,6 +28,10 @@ FIRST ?= 0
 simulate: $(READY)
 	@$(BIN)/python -m devhost simulate --seeds $(SEEDS) --first $(FIRST) $(if $(SEED),--seed $(SEED))
 
+REQUESTS ?= 50000
+fuzz: $(READY)
+	@PAGEKEEPER_FUZZ=$(REQUESTS) $(BIN)/python -m pytest tests/api/test_fuzz.py
+
 bench: $(READY)
 	@$(BIN)/python -m devhost bench $(if $(SHORT),--short)
 
@@ -38,6 +43,8 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/bandit -q -ll -c pyproject.toml -r backup_core function_app.py devhost tools -x devhost/emulator
+	@$(BIN)/python tools/audit.py
 
 format: $(READY)
 	@$(BIN)/ruff format .

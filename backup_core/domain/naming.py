@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote, unquote, urlsplit
 
+_UNFIT = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff\ufffe\uffff]")
+"""What a page-blob disk's name cannot hold: control characters, a backslash, and what the XML of a listing cannot say."""
 DISK_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 RUN_ID = re.compile(r"(?P<disk>[a-z0-9][a-z0-9-]{0,62})\.(?P<time>[0-9]{8}T[0-9]{6}Z)\.(?P<tail>timer|[0-9a-f]{8})")
 POINT_ID = re.compile(r"[0-9]{8}T[0-9]{13}Z")
@@ -250,7 +252,7 @@ def parse_blob_url(text: str, accounts: tuple[str, ...]) -> BlobAddress:
     if not re.fullmatch(r"[a-z0-9$](?:[a-z0-9-]{1,61})[a-z0-9]", container) or not 0 < len(name) <= 1024:
         message = "after the account it must have a container and a blob name"
         raise ValueError(message)
-    if any(ord(character) < 32 or ord(character) == 127 for character in name) or ".." in name.split("/") or "\\" in name:
+    if _UNFIT.search(name) or ".." in name.split("/"):
         message = "its blob name holds characters or path segments that page-blob disks do not have"
         raise ValueError(message)
     return BlobAddress(account, container, name)

@@ -1,6 +1,7 @@
 """`python -m devhost.functions DIRECTORY`: serve an app's function_app.py on loopback until stopped.
 
-Prints one line `ready PORT` when it serves. Settings come from the environment.
+Prints one line `ready PORT` when it serves. Settings come from the environment. DEVHOST_CONNECTIONS names a file that tells
+where the app connected to.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from devhost.functions.connections import record
 from devhost.functions.engine import Engine
 from devhost.functions.hub import Hub
 from devhost.functions.index import App
@@ -67,6 +69,8 @@ def main() -> None:
     parser.add_argument("--log", default="INFO", help="log level")
     arguments = parser.parse_args()
     logging.basicConfig(level=arguments.log, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    if connections := os.environ.get("DEVHOST_CONNECTIONS"):
+        record(Path(connections))
     if arguments.tied:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):

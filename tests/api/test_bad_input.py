@@ -166,6 +166,7 @@ class TestSources:
             "{source}/vhds/%2e%2e/disk.vhd",
             "{source}/vhds/a%00b",
             "{source}/vhds/a%0d%0ab",
+            "{source}/vhds/%EF%BF%BF",
             "{source}/vhds/disk.vhd?snapshot=2026-01-01T00:00:00.0000000Z",
             "{source}/vhds/disk.vhd?sv=2021&sig=secret",
             "{source}/vhds/disk.vhd#part",
