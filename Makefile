@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test lint up simulate fuzz bench setup lock format clean
+.PHONY: help demo test lint up simulate fuzz bench record setup lock format clean
 
 help:
 	@echo "make demo   back up a real disk twice on the local platform and prove every restore point"
@@ -13,6 +13,7 @@ help:
 	@echo "make up     start the local platform to play with; Ctrl-C stops it"
 	@echo "make simulate SEEDS=50000 [FIRST=0]   disturb the backup protocol from seeds; SEED=n tells one history"
 	@echo "make fuzz REQUESTS=50000   hostile HTTP requests at the running app"
+	@echo "make record   add to the recorded histories what an orchestrator's new branches leave behind"
 	@echo "make bench [SHORT=1]   requests, bytes and time of a backup, beside the SDK's own loops"
 	@echo "make lint   format, lint, types, import contracts, security checks"
 	@echo "make lock   pin the dependencies anew"
@@ -31,6 +32,9 @@ simulate: $(READY)
 REQUESTS ?= 50000
 fuzz: $(READY)
 	@PAGEKEEPER_FUZZ=$(REQUESTS) $(BIN)/python -m pytest tests/api/test_fuzz.py
+
+record: $(READY)
+	@$(BIN)/python -m tests.orchestrations.histories
 
 bench: $(READY)
 	@$(BIN)/python -m devhost bench $(if $(SHORT),--short)

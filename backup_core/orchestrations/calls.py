@@ -34,6 +34,8 @@ class Context(Protocol):
 
     instance_id: str
     current_utc_datetime: datetime
+    version: str | None
+    """The `defaultVersion` of host.json when the instance began: what an incompatible change keeps the old way for."""
 
     def get_input(self) -> Any: ...  # noqa: ANN401, D102  the SDK's own names and types
     def new_uuid(self) -> str: ...  # noqa: D102

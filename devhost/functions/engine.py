@@ -250,7 +250,8 @@ class Engine:
             self.hub.post(instance.id, failed, execution=instance.execution)
             woken.add(instance.id)
         else:
-            self.hub.create(task.instance, task.name, json.dumps(task.input), task.version, parent)
+            version = task.version or self.app.version
+            self.hub.create(task.instance, task.name, json.dumps(task.input), version, parent)
             self._past.pop(task.instance, None)
             woken.add(task.instance)
         return protocol.event(
@@ -283,7 +284,7 @@ class Engine:
     def start_new(self, instance_id: str, name: str, raw_input: str | None, version: str | None = None) -> None:
         """Create the instance and run it."""
         with self.hub:
-            self.hub.create(instance_id, name, raw_input, version)
+            self.hub.create(instance_id, name, raw_input, version or self.app.version)
         self._past.pop(instance_id, None)
         self.wake(instance_id)
 

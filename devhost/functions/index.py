@@ -67,17 +67,20 @@ class AppFunction:
         return described.get("orchestration") or described.get("activity") or self.name
 
 
+_OVERRIDE = "AzureFunctionsJobHost__"
+
+
 class App:
     """An indexed app with its host.json."""
 
     def __init__(self, directory: Path) -> None:
         """Import `directory`/function_app.py and index it."""
-        host_file = directory / "host.json"
-        host = json.loads(host_file.read_text()) if host_file.exists() else {}
-        extensions = host.get("extensions", {})
+        extensions = _host_settings(directory / "host.json").get("extensions", {})
         self.route_prefix: str = extensions.get("http", {}).get("routePrefix", "api")
         self.durable: dict[str, Any] = extensions.get("durableTask", {})
         self.hub: str = self.durable.get("hubName", "TestHubName")
+        self.version: str | None = self.durable.get("defaultVersion")
+        """What a new instance carries when whoever starts it names no version."""
         self.functions = [AppFunction(function) for function in _registered(directory)]
         names = [function.name.lower() for function in self.functions]
         if len(set(names)) != len(names):
@@ -90,6 +93,19 @@ class App:
 
     def _durable(self, kind: str) -> dict[str, AppFunction]:
         return {function.durable_name.lower(): function for function in self.functions if function.kind == kind}
+
+
+def _host_settings(file: Path) -> dict[str, Any]:
+    """host.json, under what AzureFunctionsJobHost__path__to__value in the environment says instead."""
+    host: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    for name, value in os.environ.items():
+        if name.startswith(_OVERRIDE):
+            *sections, key = name.removeprefix(_OVERRIDE).split("__")
+            section = host
+            for one in sections:
+                section = section.setdefault(one, {})
+            section[key] = value
+    return host
 
 
 def _registered(directory: Path) -> list[Any]:

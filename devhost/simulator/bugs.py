@@ -33,7 +33,7 @@ from backup_core.steps.backup import COMMIT_POINT
 from backup_core.steps.copying import CHECK_COPY, Applied
 from backup_core.steps.restore import MOVE_MACHINE, SETTLE_CHANGE, Repointed
 from devhost.memory.catalogue import MemoryCatalogue
-from devhost.memory.driver import DrivenContext
+from devhost.memory.instance import DrivenContext
 from devhost.memory.page_blobs import Blob, MemoryPageBlobs
 
 if TYPE_CHECKING:

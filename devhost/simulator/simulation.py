@@ -30,15 +30,14 @@ from backup_core.steps import STEPS
 from backup_core.steps.backup import BackupRequest
 from backup_core.steps.housekeeping import HouseRequest
 from backup_core.steps.restore import RestoreRequest
+from devhost.memory.instance import DirectInstance, ReplayedInstance
 from devhost.simulator.actors import Actors
-from devhost.simulator.instance import DirectInstance, ReplayedInstance
 from devhost.simulator.invariants import Invariants
 from devhost.simulator.stage import DISK, Report, Stage, ViolationError
 
 if TYPE_CHECKING:
     from backup_core.domain.records import Run
-    from devhost.memory.driver import Task
-    from devhost.simulator.instance import Instance
+    from devhost.memory.instance import Instance, Task
 
 
 STEPS_PER_HISTORY = 300
@@ -85,7 +84,7 @@ class Simulation:
         self.rng, self.world = self.stage.rng, self.stage.world
         self.actors, self.invariants = Actors(self.stage), Invariants(self.stage)
         self.instances: list[Instance] = []
-        self.children: dict[DirectInstance, tuple[Instance, Task]] = {}
+        self.children: dict[Instance, tuple[Instance, Task]] = {}
         """Sub-orchestrations, and the task of another that waits for each."""
         self.calls: list[Call] = []
         self.gates: list[Gate] = []
@@ -155,9 +154,8 @@ class Simulation:
             if task.kind == "sub" and all(known is not task for _, known in self.children.values()):
                 self.stage.count("sub-orchestrations")
                 name = f"{self.stage.seed}:{task.instance}:{self.stage.report.counts['sub-orchestrations']}"
-                child = DirectInstance(ORCHESTRATORS[task.name], task.input, task.instance, lambda: self.world.now, name)
+                child = self._begin(task.name, task.input, task.instance, lambda: self.world.now, name)
                 self.children[child] = (instance, task)
-                self.instances.append(child)
 
     def _start_call(self, instance: Instance, task: Task, *, zombie: bool = False) -> None:
         call = Call(instance, task, zombie=zombie)
@@ -279,7 +277,7 @@ class Simulation:
             instance = self.instances.pop(self.rng.randrange(len(self.instances)))
             self.stage.count("orchestration terminated")
             self.stage.note(f"!! {instance.id} terminated")
-            waiting = self.children.pop(instance, None) if isinstance(instance, DirectInstance) else None
+            waiting = self.children.pop(instance, None)
             for call in self.calls:
                 if call.instance is instance:
                     call.zombie = True
@@ -318,7 +316,6 @@ class Simulation:
             wave=self.rng.choice([1, 2, 4]),
             full_copy=self.stage.full_copy,
         )
-        kind = ReplayedInstance if self.stage.replayed else DirectInstance
 
         def clock() -> datetime:
             return self.world.now + skew
@@ -326,9 +323,13 @@ class Simulation:
         self.stage.count("runs")
         self.stage.note(f"-- {run}{' full' if full else ''}")
         number = self.stage.report.counts["runs"]
-        self.instances.append(
-            kind(ORCHESTRATORS["backup_disk"], request.model_dump(mode="json"), run, clock, f"{self.stage.seed}:{number}")
-        )
+        self._begin("backup_disk", request.model_dump(mode="json"), run, clock, f"{self.stage.seed}:{number}")
+
+    def _begin(self, name: str, asked: Any, instance: str, clock: Callable[[], datetime], seed: str) -> Instance:  # noqa: ANN401  any JSON
+        kind = ReplayedInstance if self.stage.replayed else DirectInstance
+        begun: Instance = kind(ORCHESTRATORS[name], asked, instance, clock, seed)
+        self.instances.append(begun)
+        return begun
 
     def _runs_at_work(self) -> list[Instance]:
         """Instances that nobody waits for."""
@@ -341,8 +342,7 @@ class Simulation:
         house = f"house.{self._houses}"
         # Forgetting runs has a meaning only after months.
         asked = HouseRequest(run_days=365).model_dump(mode="json")
-        name = f"{self.stage.seed}:{house}"
-        self.instances.append(DirectInstance(ORCHESTRATORS["keep_house"], asked, house, lambda: self.world.now, name))
+        self._begin("keep_house", asked, house, lambda: self.world.now, f"{self.stage.seed}:{house}")
 
     def _begin_restore(self) -> None:
         if sum(one.id.endswith(".0000abcd") for one in self._runs_at_work()) >= 2:
@@ -361,9 +361,7 @@ class Simulation:
         )
         skew = timedelta(minutes=self.rng.choice([0, 0, 60, -60]))
         name = f"{self.stage.seed}:{row.run}"
-        orchestrate = ORCHESTRATORS["restore_disk"]
-        asked = request.model_dump(mode="json")
-        self.instances.append(DirectInstance(orchestrate, asked, row.run, lambda: self.world.now + skew, name))
+        self._begin("restore_disk", request.model_dump(mode="json"), row.run, lambda: self.world.now + skew, name)
 
     # -- coming to rest -----------------------------------------------------------------------------------------------
 

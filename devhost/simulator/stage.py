@@ -30,7 +30,7 @@ SOURCE, BACKUP, DISK = "https://source.test", "https://backup.test", "vm"
 GROUP = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/web"
 VM = f"{GROUP}/providers/Microsoft.Compute/virtualMachines/web-1"
 REPLAYED_EVERY = 100
-"""One history in so many is run through the Durable SDK's replay; it has backups only."""
+"""One history in so many is run through the Durable SDK's replay."""
 BACKUPS_ONLY_EVERY = 3
 """One history in so many has no restores: what is rare in backups would drown otherwise."""
 
@@ -58,13 +58,13 @@ class Stage:
         self.report, self._keep_trace = Report(seed), keep_trace
         self.world = World(before, after)
         self.replayed = seed % REPLAYED_EVERY == 0
-        self.restores = not self.replayed and seed % BACKUPS_ONLY_EVERY != 0
+        self.restores = seed % BACKUPS_ONLY_EVERY != 0
         self.pages = self.rng.randrange(12, 65)
         self.blobs = MemoryPageBlobs(self.world, diff="writes" if seed % 2 else "content")
         self.blobs.copies_held = True
         self.catalogue = MemoryCatalogue(self.world)
         self.machines = MemoryMachines(self.world, self.blobs)
-        self.full_copy: FullCopy = "blob" if not self.replayed and self.rng.random() < 0.3 else "pages"
+        self.full_copy: FullCopy = "blob" if self.rng.random() < 0.3 else "pages"
         if self.full_copy == "pages" and self.rng.random() < 0.3:
             self.blobs.unreachable.add(SOURCE)
         self.tools = self._tools()

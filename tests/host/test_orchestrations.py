@@ -130,3 +130,25 @@ def test_an_incompatible_change_is_reported(tmp_path):
 
     assert ended["runtimeStatus"] == "Failed"
     assert "Non-Deterministic workflow detected" in ended["output"]
+
+
+def test_an_instance_keeps_the_version_it_began_with(tmp_path):
+    """An upgrade in the middle of a run: it goes on in the old way; what begins afterwards, also its child, has the new one."""
+    from tests.host.conftest import SampleHost  # noqa: PLC0415
+
+    def goes_on(instance):
+        new.call("POST", f"/runtime/webhooks/durabletask/instances/{instance}/raiseEvent/go", {})
+        return new.until(instance)
+
+    old = SampleHost(tmp_path)
+    before = old.begin("versioned")
+    old.until(before, lambda shown: shown["runtimeStatus"] == "Running" and "square 1" in old.notes())
+    old.kill()
+    new = SampleHost(tmp_path, AzureFunctionsJobHost__extensions__durableTask__defaultVersion="2")
+    try:
+        ended, later = goes_on(before), goes_on(new.begin("versioned"))
+    finally:
+        new.stop()
+
+    assert ended["output"] == ["1", "2"], ended
+    assert later["output"] == ["2", "2"], later

@@ -123,6 +123,20 @@ def changes(context):
     return VERSION
 
 
+@app.orchestration_trigger(context_name="context")
+def versioned(context):
+    """It asks what `changes` asks, and keeps the old way for instances that started with it."""
+    yield context.call_activity("square" if context.version == "1" else "slow_square", {"n": 1})
+    yield context.wait_for_external_event("go")
+    child = yield context.call_sub_orchestrator("versioned_child")
+    return [context.version, child]
+
+
+@app.orchestration_trigger(context_name="context")
+def versioned_child(context):
+    return context.version
+
+
 @app.timer_trigger(schedule="%SAMPLE_SCHEDULE%", arg_name="timer", run_on_startup=False)
 async def tick(timer: func.TimerRequest) -> None:
     note(f"tick past_due={timer.past_due}")

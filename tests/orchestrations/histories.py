@@ -1,0 +1,162 @@
+"""Recorded histories: what an orchestration may have behind it when new code arrives, one recording per distinct branch.
+
+They are made from what the other tests run: `make record` lets the Durable SDK replay beside every orchestration of theirs, and
+keeps the smallest histories that take all branches between them. A file per `defaultVersion` of host.json; a file stays until
+no run of its version can be alive.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict
+from inspect import CO_OPTIMIZED
+from pathlib import Path
+from types import CodeType
+
+import pytest
+
+from backup_core import orchestrations
+from backup_core.orchestrations.registry import ORCHESTRATORS
+from devhost.functions.replay import Ending
+from devhost.memory.driver import Driver
+from devhost.memory.instance import VERSION, Recording, replayed
+
+FOLDER = Path(__file__).parent / "recorded"
+CODE = Path(orchestrations.__file__).parent
+
+ADVICE = """
+Runs that are under way while this code is deployed would end so, and fail. Next:
+  - if the change can do without another order of calls and without another ending, make it so that the histories replay;
+  - else keep the old way for instances that began with it (`if context.version == "{version}"` around both ways), raise
+    `defaultVersion` in host.json, and record the new way by `make record`. The old recordings stay until no run of that version
+    can be alive; a restore may wait for days."""
+
+
+def fault(recording, version):
+    """Why today's code does not go through the recording as the code it was made with did; empty when it does."""
+    orchestrate = ORCHESTRATORS.get(recording.orchestrator)
+    if orchestrate is None:
+        return f"{recording.orchestrator}: no orchestrator has this name any more.{ADVICE.format(version=version)}"
+    again = replayed(orchestrate, recording.instance, recording.events)
+    if again.ending == recording.ending and not again.scheduled:
+        return ""
+    if again.ending is None or again.scheduled:
+        asked = ", ".join(f"{one.kind} {one.name}".strip() for one in again.scheduled.values()) or "something else"
+        how = f"it waits for {asked} where it had ended as {_shown(recording.ending)}"
+    elif "Non-Deterministic" in (again.ending.output or ""):
+        how = again.ending.output
+    else:
+        how = f"it ends as {_shown(again.ending)} where it had ended as {_shown(recording.ending)}"
+    began = f"{recording.orchestrator} (an instance of version {version}, {recording.instance})"
+    return f"{began} no longer replays: {how}.{ADVICE.format(version=version)}"
+
+
+def _shown(ending):
+    return f"{ending.status} {ending.output or ending.next_input or ''}".strip()
+
+
+def arcs(recording):
+    """The branches a replay of the whole recording takes: (file, line, the line after it)."""
+    taken = set()
+
+    def enter(frame, _event, _argument):
+        path = Path(frame.f_code.co_filename)
+        if path.parent != CODE:
+            return None
+        before = frame.f_lineno
+
+        def within(frame, event, _argument):
+            nonlocal before
+            if event == "line":
+                taken.add((path.name, before, frame.f_lineno))
+                before = frame.f_lineno
+            return within
+
+        return within
+
+    outer = sys.gettrace()
+    sys.settrace(enter)
+    try:
+        replayed(ORCHESTRATORS[recording.orchestrator], recording.instance, recording.events)
+    finally:
+        sys.settrace(outer)
+    return taken
+
+
+def lines():
+    """Every line of a function of the orchestrators' code, but those that say they cannot be reached."""
+
+    def functions(code):
+        for one in code.co_consts:
+            if isinstance(one, CodeType):
+                if one.co_flags & CO_OPTIMIZED:  # a class's body is none
+                    yield one
+                yield from functions(one)
+
+    found = set()
+    for path in CODE.glob("*.py"):
+        text = path.read_text()
+        for code in functions(compile(text, str(path), "exec")):
+            found |= {(path.name, line) for _, _, line in code.co_lines() if line and line > code.co_firstlineno}
+        found -= {(path.name, at) for at, line in enumerate(text.splitlines(), 1) if "raise AssertionError" in line}
+    return found
+
+
+def load(file):
+    """The recordings of one version."""
+    recordings = []
+    for line in gzip.decompress(file.read_bytes()).splitlines() if file.exists() else []:
+        fields = json.loads(line)
+        fields["asked"] = [tuple(one) for one in fields["asked"]]
+        recordings.append(Recording(**{**fields, "ending": Ending(**fields["ending"])}))
+    return recordings
+
+
+def smallest(recordings, known):
+    """The recordings that are needed, besides what is `known`, to take every branch that any of them takes."""
+    unique = {
+        str([one.orchestrator, *((item["EventType"], item.get("Result")) for item in one.events)]): one for one in recordings
+    }
+    kept, seen = [], set(known)
+    for one in sorted(unique.values(), key=lambda one: len(json.dumps(one.events))):
+        taken = arcs(one)
+        if taken - seen:
+            seen |= taken
+            kept.append((one, taken))
+    # A later, longer one may have made earlier ones needless.
+    takers = Counter(arc for _, taken in kept for arc in taken) + Counter(known)
+    needed = []
+    for one, taken in reversed(kept):
+        if all(takers[arc] > 1 for arc in taken):
+            takers.subtract(taken)
+        else:
+            needed.append(one)
+    return needed[::-1]
+
+
+def main():
+    """Add what is missing to the recordings of today's version. The status is 1 when today's code breaks one of them."""
+    file = FOLDER / f"{VERSION}.jsonl.gz"
+    recordings = load(file)
+    broken = next(filter(None, (fault(one, VERSION) for one in recordings)), "")
+    if broken:
+        print(broken)
+        return 1
+    Driver.recorded = []
+    # This one asks for what is about to be recorded.
+    asking = f"--ignore={Path(__file__).parent / 'test_recorded_histories.py'}"
+    if pytest.main(["-q", "--durations=0", asking, "tests/activities", "tests/orchestrations"]):
+        return 1
+    new = smallest(Driver.recorded, {arc for one in recordings for arc in arcs(one)})
+    FOLDER.mkdir(exist_ok=True)
+    text = "".join(json.dumps(asdict(one)) + "\n" for one in [*recordings, *new])
+    file.write_bytes(gzip.compress(text.encode(), mtime=0))
+    print(f"{len(new)} recordings added to {file.name}, which has {len(recordings) + len(new)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

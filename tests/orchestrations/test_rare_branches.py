@@ -1,0 +1,304 @@
+"""Ways through a restore's orchestrations that its parts seldom bring about: what each says, and what it still asks for."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from backup_core.orchestrations.registry import ORCHESTRATORS
+from backup_core.orchestrations.shard_waves import CALLS_PER_EXECUTION
+from backup_core.steps.copying import ImageCopy
+from backup_core.steps.messages import Fault, RunRef
+from backup_core.steps.restore import CopyImage, DeliverDisk, RepointRequest, RestoreBegun, RestoreRequest, SlotRef, WaitForDisk
+from devhost.memory.driver import Driver
+
+RUN = "vm.20260102T030405Z.0000abcd"
+SNAPSHOT = "2026-01-01T00:00:00.0000000Z"
+POINT, OTHER = "20260101T0000000000000Z", "https://source.test/vhds/other.vhd"
+OLD, NEW = "https://source.test/vhds/vm.vhd", "https://source.test/vhds/new.vhd"
+BY = RunRef(disk="vm", run=RUN, lease="1" * 36, epoch=0, source=OLD, pin=POINT)
+SLOT = SlotRef(vm="/subscriptions/1/resourceGroups/web/providers/Microsoft.Compute/virtualMachines/web-1", lun=0)
+BEGUN = RestoreBegun(
+    state="go", point=POINT, head="vm/000001-x/disk.vhd", snapshot=SNAPSHOT, size=512, source=OLD, target=NEW, slot=SLOT,
+    old_disk=OLD,
+)  # fmt: skip
+IMAGE = ImageCopy(
+    by=BY, source=BEGUN.head, target=SNAPSHOT, destination=NEW, becomes="disk", kind="restored", generation=0, size=512
+)
+COPIED = {"state": "success", "etag": '"1"', "page_map": "a" * 64}
+OWNED = {"state": "owned", "epoch": 9, "source": OLD}
+USUAL = {
+    "report_progress": {"percent": 50, "cancel": False},
+    "plan_transfer": {"plan": "vm/plan.json", "shards": 1, "write_bytes": 512, "ranges": 1, "requests": 1},
+    "apply_shard": {"applied": {"write_bytes": 512, "puts": 1}, "at": 512, "done": True},
+    "compare_image": {"content": True, "offset": 0, "chain": "a" * 64, "etag": '"1"', "compared": 1, "done": True},
+    "open_image": {"etag": '"1"'},
+    "seal_image": {"snapshot": SNAPSHOT},
+    "own_disk": OWNED,
+    "fence_machine": {"done": False, "move": "none", "holds": "old", "power": "running"},
+    "begin_restore": BEGUN.model_dump(mode="json"),
+    "discard_image": {"left": ""},
+    "remember_machine": {"change": "vm/machine.json", "old_disk": OLD},
+}
+LOST = Fault(code="ServiceUnavailable", message="no answer", retryable=True)
+REFUSED = Fault(code="MachineRefused", message="not this one", retryable=False)
+
+
+class Script:
+    """Steps that answer what they are told to: a value, a fault, or one after the other of a list, whose last stays."""
+
+    def __init__(self, orchestrators=None, **answers):
+        self.answers = {**USUAL, **answers}
+        self.driver = Driver({**ORCHESTRATORS, **(orchestrators or {})}, self.perform, lambda: datetime(2026, 1, 2, tzinfo=UTC))
+
+    async def perform(self, name, asked):
+        answer = self.answers.get(name, {})
+        if isinstance(answer, list):
+            answer = answer.pop(0) if len(answer) > 1 else answer[0]
+        if isinstance(answer, Fault):
+            return {"value": None, "fault": answer.model_dump(mode="json")}
+        return {"value": answer, "fault": None}
+
+    async def run(self, name, asked, instance=RUN):
+        return await self.driver.run(name, asked.model_dump(mode="json"), instance)
+
+    def names(self):
+        return [name for name, *_ in self.driver.calls]
+
+    def inputs(self, name):
+        return [asked for called, asked, _ in self.driver.calls if called == name]
+
+
+def answers(output):
+    """An orchestration that ends at once, with an output or by an error."""
+
+    def orchestration(_):
+        if isinstance(output, Exception):
+            raise output
+        return output
+        yield
+
+    return orchestration
+
+
+def image_copy(**fields):
+    return CopyImage(**{"image": IMAGE, "wave": 1, "full_copy": "pages", "verification": "full", **fields})
+
+
+def delivery(**fields):
+    return DeliverDisk(request=RestoreRequest(disk="vm", run=RUN), by=BY, begun=BEGUN.model_copy(update=fields))
+
+
+# -- copying --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_copy_of_many_shards_goes_on_as_new():
+    """In order, each once, and the image is opened once."""
+    shards = 2 * CALLS_PER_EXECUTION + 1
+    script = Script(plan_transfer={**USUAL["plan_transfer"], "shards": shards})
+    output = await script.run("copy_image", image_copy())
+
+    assert output["state"] == "success"
+    assert output["applied"]["write_bytes"] == shards * 512
+    assert [one["shard"] for one in script.inputs("apply_shard")] == list(range(shards))
+    assert script.names().count("open_image") == 1
+    assert script.driver.executions == 3
+
+
+async def test_a_copy_that_the_service_gave_up():
+    script = Script(
+        start_copy={"copy_id": "1"}, check_copy={"status": "failed", "done": 3, "total": 512, "why": "source throttled"}
+    )
+    output = await script.run("copy_image", image_copy(full_copy="blob"))
+
+    assert output["state"] == "failed"
+    assert output["fault"]["code"] == "CopyFailed"
+    assert "source throttled" in output["fault"]["message"]
+    assert "take_over_copy" not in script.names()
+
+
+async def test_a_copy_by_the_service_that_is_canceled():
+    pending = {"status": "pending", "done": 3, "total": 512}
+    script = Script(start_copy={"copy_id": "1"}, check_copy=pending, report_progress={"percent": 1, "cancel": True})
+    output = await script.run("copy_image", image_copy(full_copy="blob"))
+
+    assert (output["state"], output["fault"]) == ("canceled", None)
+    assert script.names()[-1] == "abort_copy"
+
+
+# -- delivering -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_managed_disk_that_is_never_complete():
+    """Half an hour, then an end that says where to look; the machine is not touched."""
+    script = Script(import_disk={"done": False})
+    output = await script.run("deliver_disk", delivery(managed_disk="/disks/new", repoint=True))
+
+    assert output["fault"]["code"] == "ImportTimedOut"
+    assert "/disks/new was not complete after half an hour; look at it in the portal" in output["fault"]["message"]
+    assert script.driver._waited.total_seconds() == 1800
+    assert not {"own_disk", "remember_machine", "move_machine"} & set(script.names())
+
+
+async def test_another_restore_was_faster():
+    """The registration moved between the copy and the machine's turn: the machine is left alone."""
+    script = Script(own_disk={**OWNED, "source": OTHER})
+    output = await script.run("deliver_disk", delivery(repoint=True, adopt=True))
+
+    assert output["fault"]["code"] == "SourceMoved"
+    assert f"is {OTHER} now" in output["fault"]["message"]
+    assert "remember_machine" not in script.names()
+
+
+async def test_the_failure_itself_is_told_when_it_cannot_be_noted():
+    """Not being able to stop the other half is no second failure."""
+    script = Script({"copy_image": answers({"state": "failed", "fault": REFUSED.model_dump()})}, note_failure=REFUSED)
+    output = await script.run("deliver_disk", delivery())
+
+    assert (output["state"], output["fault"]["message"]) == ("failed", "not this one")
+    assert script.names() == ["note_failure"]
+
+
+# -- the machine ----------------------------------------------------------------------------------------------------
+
+WAITS = {"done": False, "move": "wait", "holds": "nothing", "power": "running"}
+
+
+def change(**fields):
+    return RepointRequest(**{"by": BY, "change": "vm/machine.json", "goal": "new", **fields})
+
+
+async def test_a_machine_that_cannot_be_seen_is_looked_at_until_it_can():
+    """Going back is refused, and whether it has its old disk is not known: it does not end before that is known."""
+    script = Script(
+        move_machine=REFUSED,
+        look_at_machine=[REFUSED, REFUSED, {"done": True, "move": "none", "holds": "old", "power": "running"}],
+    )
+    output = await script.run("repoint_machine", change())
+
+    assert output["holds"] == "old"
+    assert "not this one; going back: not this one" in output["fault"]["message"]
+    assert script.names().count("look_at_machine") == 3
+    told = [one["attention"] for one in script.inputs("report_progress")]
+    assert any("cannot be seen" in words for words in told), told
+
+
+async def test_a_report_that_is_lost_does_not_stop_the_change():
+    done = {"done": True, "move": "none", "holds": "new", "power": "running"}
+    script = Script(report_progress=LOST, move_machine=done)
+    output = await script.run("repoint_machine", change())
+
+    assert output["holds"] == "new"
+    assert output["fault"] is None
+
+
+async def test_settling_waits_for_a_machine_that_is_being_changed():
+    done = {"done": True, "move": "none", "holds": "old", "power": "running"}
+    script = Script(move_machine=[WAITS, WAITS, done], look_at_machine={**WAITS, "holds": "old"})
+    output = await script.run("repoint_machine", change(goal=""))
+
+    assert output["holds"] == "old"
+    assert script.driver._waited.total_seconds() > 0
+    assert script.inputs("settle_change")[0]["goal"] == "old"
+
+
+async def test_settling_does_not_wait_for_ever():
+    """The run that asked fails visibly; the change stays unsettled for the next one."""
+    script = Script(move_machine=WAITS, look_at_machine=WAITS)
+    output = await script.run("repoint_machine", change(goal=""))
+
+    assert output["fault"]["code"] == "MachineBusy"
+    assert "being changed without end" in output["fault"]["message"]
+    assert not output["fault"]["retryable"]
+    assert "settle_change" not in script.names()
+
+
+async def test_settling_where_azure_refuses_to_go_on():
+    """It has one of its disks: that is its end state."""
+    script = Script(move_machine=REFUSED, look_at_machine={**WAITS, "holds": "new", "done": True})
+    output = await script.run("repoint_machine", change(goal=""))
+
+    assert (output["holds"], output["fault"]) == ("new", None)
+    assert script.inputs("settle_change")[0]["goal"] == "new"
+
+
+async def test_a_long_queue_goes_on_as_new():
+    waiting = {"state": "waiting", "busy": "vm.20260102T000000Z.timer"}
+    script = Script(own_disk=[*[waiting] * 60, OWNED])
+    output = await script.run("wait_for_disk", WaitForDisk(by=BY))
+
+    assert output["owned"]["epoch"] == 9
+    assert script.driver.executions == 3
+
+
+async def test_a_former_change_that_cannot_be_settled_ends_the_wait():
+    unsettled = {"state": "unsettled", "epoch": 9, "repoint": "vm/machine.json"}
+    script = Script(own_disk=unsettled, fence_machine=REFUSED)
+    output = await script.run("wait_for_disk", WaitForDisk(by=BY))
+
+    assert output["owned"] is None
+    assert output["fault"]["message"] == "not this one"
+
+
+# -- the restore ----------------------------------------------------------------------------------------------------
+
+
+async def restored(script, **fields):
+    """The restore's end as it is written to its row."""
+    script.answers["begin_restore"] = BEGUN.model_copy(update=fields).model_dump(mode="json")
+    try:
+        await script.run("restore_disk", RestoreRequest(disk="vm", run=RUN))
+    except Exception as raised:
+        assert type(raised).__name__ == "RestoreFailedError"  # noqa: PT017  whether it raises is part of what is looked at
+    return script.inputs("finish_restore")[-1]
+
+
+async def test_a_delivery_that_breaks_beside_the_machine():
+    """Terminated in the portal, no machine in it: nothing needs to be settled."""
+    script = Script({"deliver_disk": answers(RuntimeError("terminated"))})
+    end = await restored(script)
+
+    assert end["state"] == "Failed"
+    assert "the delivery of the disk broke: RuntimeError: terminated" in end["fault"]["message"]
+    assert "own_disk" not in script.names()
+    assert len(script.inputs("discard_image")) == 1
+
+
+async def test_a_broken_delivery_whose_machine_cannot_be_owned():
+    """The machine's state is not known, and the end says so."""
+    script = Script(
+        {"deliver_disk": answers(RuntimeError("terminated")), "wait_for_disk": answers({"fault": REFUSED.model_dump()})}
+    )
+    end = await restored(script, repoint=True)
+
+    assert end["state"] == "Failed"
+    assert end["fault"]["message"] == "not this one"
+    assert "VM web-1 is settled by the next run that owns the disk; look at it" in end["end"], end["end"]
+
+
+async def test_a_promotion_that_breaks():
+    delivered = {"state": "success", "etag": '"1"', "sealed": True, "snapshot": SNAPSHOT}
+    script = Script({"deliver_disk": answers(delivered), "copy_image": answers(RuntimeError("terminated"))})
+    end = await restored(script, adopt=True)
+
+    assert end["state"] == "Failed"
+    assert "terminated" in end["fault"]["message"]
+    assert "commit_point" not in script.names()
+
+
+async def test_canceled_in_the_queue_before_the_adoption():
+    """The disk is complete and stays; the registration does too."""
+    delivered = {"state": "success", "etag": '"1"'}
+    parts = {"deliver_disk": answers(delivered), "copy_image": answers(COPIED), "wait_for_disk": answers({"canceled": True})}
+    script = Script(parts)
+    end = await restored(script, adopt=True)
+
+    assert end["state"] == "Canceled"
+    assert not {"seal_image", "commit_point"} & set(script.names())
+
+
+async def test_a_half_made_disk_that_cannot_be_removed_is_named():
+    script = Script({"deliver_disk": answers({"state": "failed", "fault": REFUSED.model_dump()})}, discard_image=REFUSED)
+    end = await restored(script)
+
+    assert end["state"] == "Failed"
+    assert NEW in end["end"], end["end"]
