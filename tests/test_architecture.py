@@ -18,7 +18,7 @@ from backup_core.settings import Settings
 from backup_core.steps import STEPS
 from devhost.platform import REPOSITORY
 
-TIMERS = 3
+TIMERS = 4
 
 
 def tracked():

@@ -81,7 +81,8 @@ class App:
         self.hub: str = self.durable.get("hubName", "TestHubName")
         self.version: str | None = self.durable.get("defaultVersion")
         """What a new instance carries when whoever starts it names no version."""
-        self.functions = [AppFunction(function) for function in _registered(directory)]
+        registered = [AppFunction(function) for function in _registered(directory)]
+        self.functions = [function for function in registered if not _disabled(function.name)]
         names = [function.name.lower() for function in self.functions]
         if len(set(names)) != len(names):
             message = f"function names are not unique: {sorted(names)}"
@@ -93,6 +94,10 @@ class App:
 
     def _durable(self, kind: str) -> dict[str, AppFunction]:
         return {function.durable_name.lower(): function for function in self.functions if function.kind == kind}
+
+
+def _disabled(name: str) -> bool:
+    return os.environ.get(f"AzureWebJobs.{name}.Disabled", "").lower() in ("true", "1")
 
 
 def _host_settings(file: Path) -> dict[str, Any]:

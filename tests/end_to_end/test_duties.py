@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -19,6 +20,15 @@ from tests.ports.conftest import local_settings
 
 MIB = 1024 * 1024
 ROLES = json.loads((REPOSITORY / "infra" / "roles.json").read_text())
+
+
+def until(holds, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 RIGHTS = {
     "read": {"read": True, "list": True},
     "write": {"write": True},
@@ -121,3 +131,45 @@ async def test_no_identity_can_do_more(calm, keys, name):
     await backup.delete_snapshot(source, taken[source])
     await services.close()
     await open_.close()
+
+
+# -- two apps -------------------------------------------------------------------------------------------------------
+
+
+def test_retention_and_restore_in_an_app_of_their_own(calm, machines, tmp_path, keys, name):
+    """From the same package, each with half of the functions and of the identities: backups in one, restores in the other."""
+    off = json.loads((REPOSITORY / "infra" / "switches.json").read_text())
+    common = {"CATALOGUE_TABLE": "twoapps", "PRUNE_AFTER_BACKUP": "false"}
+    held = {who: keys[who] for who in ("source@source", "writer@backup", "state")}
+    # What custody does as the backups' owner, it does under its restore identity.
+    others = {who: keys[who] for who in ("restore@source", "restore@backup", "retention@source", "retention@backup", "state")}
+    others |= {"source@source": keys["restore@source"], "writer@backup": keys["restore@backup"]}
+
+    def app(which, signed):
+        switched = {f"AzureWebJobs.{function}.Disabled": "true" for function in off[which]}
+        settings = {**common, **switched, "DEVELOPMENT_KEYS": json.dumps(signed)}
+        return Platform(tmp_path / which, storage=calm, machines=machines, settings=settings)
+
+    with app("backup", held) as platform, app("custody", others) as custody:
+        disk = Disk(platform, name, MIB)
+        vm = machines.make(name, data={0: platform.disk_url(f"{name}.vhd")})
+        platform.protect(name, f"{name}.vhd", retention={"keepLast": 2}, machine={"vm": vm, "lun": 0})
+        disk.lease = machines.lease(platform.disk_url(f"{name}.vhd"))
+        for value in range(4):
+            disk.write(0, bytes([value + 1]) * PAGE)
+            disk.back_up()
+        assert len(disk.points()) == 4
+        assert platform.api("POST", f"/disks/{name}/restores", {}).status_code == 404
+        assert custody.api("POST", f"/disks/{name}/backups").status_code == 404
+
+        custody.host.fire("housekeeping")
+        until(lambda: len(disk.points()) == 2)
+        first = disk.points()[-1]["id"]
+        restored = custody.restore(name, {"restorePoint": first, "repoint": True})
+        assert restored["state"] == "Succeeded", restored
+        with platform.blobs(calm.source) as client:
+            copied = client.get_blob_client("vhds", restored["restore"]["target"].rpartition("/")[2])
+            assert copied.download_blob().readall() == disk.moments[first]
+        assert platform.back_up(name)["kind"] == "incremental"
+        disk.service.close()
+    machines.delete(name)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 
 from tests.disk import PAGE
+from tests.infra import kql
+from tests.infra.test_telemetry import QUERIES, raised
 
 
 def awaited(platform, wanted, seconds=15):
@@ -44,3 +46,27 @@ def test_the_watch_tells_how_each_disk_stands(disk, platform):
     assert (seen["protection"], seen["newest_point"]) == (shown["protection"], shown["newestRestorePoint"])
     assert seen["last_status"] == "Succeeded"
     assert fleet["disks"] >= 1
+
+
+def test_workbook_and_alerts_read_what_a_run_really_tells(disk, platform):
+    """Every field that a query names is in the lines of a backup, a watch and a night; a failed run is heard, a good one is not."""
+    disk.write(0, b"\1" * PAGE)
+    good = disk.back_up()["id"]
+    disk.blob.delete_blob(delete_snapshots="include")
+    failed = platform.wait(platform.api("POST", f"/disks/{disk.name}/backups").json()["id"])
+    platform.host.fire("watch_disks")
+    platform.host.fire("housekeeping")
+    awaited(platform, lambda one: one["event"] == "disk" and one["disk"] == disk.name)
+    awaited(platform, lambda one: one["event"] == "fleet")
+
+    told = platform.host.events()
+    for name, query in QUERIES:
+        kind = kql.event(query)
+        lines = [one for one in told if one["event"] == kind]
+        assert lines or kind == "tidied", f"{name}: nothing tells of {kind}"  # a clean night has nothing to tell
+        for line in lines:
+            assert kql.fields(query) <= set(line), name
+    ends = {one["run"]: one for one in told if one["event"] == "run"}
+    assert raised("run", ends[good]) == set()
+    assert failed["state"] == "Failed"
+    assert raised("run", ends[failed["id"]]) == {"run-failed"}

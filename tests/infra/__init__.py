@@ -1,0 +1,1 @@
+"""What can be known of infra/ without the cloud."""

@@ -1,0 +1,134 @@
+"""Workbook and alerts read what the app writes: names, filters, and both against what a run on the platform really told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields as fields_of
+
+import pytest
+
+from backup_core.domain.events import EVENTS, PREFIX
+from devhost.platform import REPOSITORY
+from tests.infra import kql
+
+INFRA = REPOSITORY / "infra"
+ALERTS = json.loads((INFRA / "alerts.json").read_text())
+WORKBOOK = json.loads((INFRA / "workbook.json").read_text())
+BY_NAME = {one.event: {field.name for field in fields_of(one)} for one in EVENTS}
+HOUR = 3600
+
+
+def workbook_queries():
+    for item in WORKBOOK["items"]:
+        content = item["content"]
+        if "query" in content:
+            yield item["name"], content["query"]
+        for parameter in content.get("parameters", []):
+            if "query" in parameter:
+                yield parameter["name"], parameter["query"]
+
+
+QUERIES = [*((one["name"], one["query"]) for one in ALERTS), *workbook_queries()]
+
+
+@pytest.mark.parametrize(("name", "query"), QUERIES)
+def test_a_query_names_only_what_is_written(name, query):
+    assert query.startswith(kql.BEGIN)
+    assert f"'{PREFIX}'" in kql.BEGIN
+    assert len(PREFIX) == 11, "substring(message, 11) takes the line behind the prefix"
+    unknown = kql.fields(query) - BY_NAME[kql.event(query)]
+    assert not unknown, f"{name}: {kql.event(query)} has no {unknown}"
+    strange = kql.names(query) - kql.WORDS - kql.COLUMNS - kql.made(query) - {"disk"}
+    assert not strange, f"{name}: {strange}"
+
+
+def test_what_must_be_watched_is():
+    assert {one["name"] for one in ALERTS} == {
+        "window-missed", "run-failed", "rpo-over-limit", "verification-mismatch", "quarantine", "unprotected", "stuck", "attention",
+        "churn", "app-silent",
+    }  # fmt: skip
+    shown = [name for name, _ in workbook_queries()]
+    for what in ("Fleet", "RPO over time", "Runs", "Bytes per run", "Requests per run", "Failures by code"):
+        assert any(name.startswith(what) for name in shown), what
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["name"])
+def test_each_alert_says_what_to_do_first(alert):
+    assert alert["firstMove"].startswith("First: ")
+    assert alert["firstMove"].endswith(f"docs/alerts.md#{alert['name']}")
+    assert alert["severity"] in range(5)
+    assert (
+        not alert["dimension"] or f"{alert['dimension']} = " in alert["query"] or f"by {alert['dimension']}" in alert["query"]
+    )
+
+
+# -- does each alert hear what it is for, and nothing else? ---------------------------------------------------------------
+
+HEALTHY = {
+    "disk": {
+        "disk": "web", "protection": "protected", "newest_point": "20260101T0000000000000Z", "last_success": "2026-01-01T00:00:00+00:00",
+        "rpo_seconds": 12 * HOUR, "overdue": False, "last_status": "Succeeded", "last_code": "", "quarantined": False, "at_work": "",
+        "silent_seconds": None, "attention": "",
+    },
+    "run": {
+        "disk": "web", "run": "web.20260101T000000Z.timer", "operation": "backup", "state": "Succeeded", "code": "", "message": "",
+        "kind": "incremental", "trigger": "timer", "window": "", "seconds": 9, "bytes_done": 512, "bytes_streamed": 0, "ranges": 1,
+        "requests": 1, "retries": 0, "points": 1, "expired": 0, "churn_ratio": 4.9,
+    },
+}  # fmt: skip
+WRONG = [
+    ("window-missed", "disk", {"overdue": True}),
+    ("run-failed", "run", {"state": "Failed", "code": "SourceMissing"}),
+    ("rpo-over-limit", "disk", {"rpo_seconds": 26 * HOUR + 1}),
+    ("verification-mismatch", "run", {"state": "Failed", "code": "VerificationMismatch"}),
+    ("quarantine", "disk", {"quarantined": True}),
+    ("unprotected", "disk", {"protection": "unprotected"}),
+    ("stuck", "disk", {"at_work": "web.20260101T000000Z.timer", "silent_seconds": 1801}),
+    ("attention", "disk", {"attention": "Azure takes long"}),
+    ("churn", "run", {"churn_ratio": 5.1}),
+]
+QUIET = [
+    ("a disk at work", "disk", {"at_work": "web.20260101T000000Z.timer", "silent_seconds": 0}),
+    ("a disk without a point yet", "disk", {"rpo_seconds": None, "newest_point": "", "last_success": ""}),
+    ("a disk that is not to be protected", "disk", {"protection": "stopped", "rpo_seconds": None}),
+    ("a full backup", "run", {"kind": "full", "churn_ratio": None}),
+    ("a run that is not needed", "run", {"state": "Skipped"}),
+    ("a canceled run", "run", {"state": "Canceled"}),
+]
+
+
+def raised(kind, told):
+    queries = {
+        one["name"]: one["query"].replace("{rpoSeconds}", str(26 * HOUR)) for one in ALERTS if one["operator"] == "GreaterThan"
+    }
+    return {
+        name for name, query in queries.items() if kql.event(query) == kind and kql.lets_pass(query, {"event": kind, **told})
+    }
+
+
+@pytest.mark.parametrize(("name", "kind", "change"), WRONG)
+def test_an_alert_hears_what_it_is_for(name, kind, change):
+    assert set(change) <= BY_NAME[kind]
+    assert set(HEALTHY[kind]) == BY_NAME[kind]
+    allowed = {name, "run-failed"} if kind == "run" and change.get("state") == "Failed" else {name}
+    assert raised(kind, HEALTHY[kind] | change) == allowed
+
+
+@pytest.mark.parametrize(("name", "kind", "change"), [("all is well", "disk", {}), ("all is well", "run", {}), *QUIET])
+def test_no_alert_without_a_reason(name, kind, change):
+    assert raised(kind, HEALTHY[kind] | change) == set(), name
+
+
+def test_every_alert_was_heard():
+    assert {name for name, *_ in WRONG} | {"app-silent"} == {one["name"] for one in ALERTS}
+
+
+def test_silence_is_heard_by_the_absence_of_a_watch():
+    silent = next(one for one in ALERTS if one["name"] == "app-silent")
+
+    assert (kql.event(silent["query"]), silent["operator"], silent["threshold"], silent["window"]) == (
+        "fleet",
+        "LessThan",
+        1,
+        "PT1H",
+    )
