@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 from tests.disk import PAGE
@@ -66,6 +67,7 @@ def test_workbook_and_alerts_read_what_a_run_really_tells(disk, platform):
         assert lines or kind == "tidied", f"{name}: nothing tells of {kind}"  # a clean night has nothing to tell
         for line in lines:
             assert kql.fields(query) <= set(line), name
+    assert all(len(json.dumps(one)) < 1024 for one in told if one.get("state") != "Failed"), "the handbook's cost model says so"
     ends = {one["run"]: one for one in told if one["event"] == "run"}
     assert raised("run", ends[good]) == set()
     assert failed["state"] == "Failed"

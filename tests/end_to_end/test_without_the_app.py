@@ -18,7 +18,7 @@ def commands():
     """The `az` lines of the README's section, as argument lists."""
     section = (REPOSITORY / "README.md").read_text().partition("### With this app gone")[2].partition("\n## ")[0]
     block = re.search(r"```bash\n(.*?)```", section, flags=re.DOTALL)[1]
-    return [shlex.split(line) for line in block.strip().splitlines()]
+    return [shlex.split(line) for line in block.strip().splitlines() if not line.startswith("#")]
 
 
 def option(command, name):

@@ -1,0 +1,232 @@
+"""The handbook does what it says: its local commands and API calls are run, its cloud commands parsed, its links followed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from backup_core.api.routes import ROUTES
+from devhost.platform import REPOSITORY, Platform
+from tests.disk import PAGE, Disk
+from tests.infra.bicep import load
+
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+LOCAL, API, CLOUD = (
+    "# local: run by a test",
+    "# the app's API: a test runs this against the local platform",
+    "# cloud: not run here",
+)
+MIB = 1024 * 1024
+
+
+def blocks(page):
+    """(mark, commands) of each block of commands, whatever it is indented by."""
+    for block in re.findall(r"^ *```bash\n(.*?)^ *```", page.read_text(), re.MULTILINE | re.DOTALL):
+        lines = [line.strip() for line in block.strip().splitlines()]
+        yield lines[0], lines[1:]
+
+
+def of(mark, *pages):
+    return [commands for page in pages or PAGES for marked, commands in blocks(page) if marked == mark]
+
+
+def slug(heading):
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_says_where_it_was_run(page):
+    assert {mark for mark, _ in blocks(page)} <= {LOCAL, API, CLOUD}
+    fences = re.findall(r"^ *```(\w*)$", page.read_text(), re.MULTILINE)
+    assert set(fences[1::2]) <= {""}, "a fence is not closed"
+    assert set(fences[::2]) <= {"bash", ""}
+    assert all("$ " not in line for _, commands in blocks(page) for line in commands)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+            assert anchor in {slug(one) for one in headings}, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_call_that_is_named_exists(page):
+    shapes = [(route.method, re.sub(r"\{\w+\}", "[^/ ]+", route.path)) for route in ROUTES]
+    for method, written in re.findall(r"\b(GET|PUT|POST|DELETE) /api/([^\s`?]+)", page.read_text()):
+        path = written.replace("[/{id}]", "")
+        assert any(method == known and re.fullmatch(shape, path) for known, shape in shapes), f"{method} {path}"
+
+
+def test_every_alert_has_its_page():
+    """Under its own name, with what it means and three moves."""
+    text = (REPOSITORY / "docs" / "alerts.md").read_text()
+    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    alerts = json.loads((REPOSITORY / "infra" / "alerts.json").read_text())
+
+    assert set(sections) == {one["name"] for one in alerts}
+    for one in alerts:
+        assert re.findall(r"^(\d)\. ", sections[one["name"]], re.MULTILINE) == ["1", "2", "3"], one["name"]
+        assert f"Severity {one['severity']}" in sections[one["name"]], one["name"]
+
+
+def test_every_runbook_is_there():
+    headings = re.findall(r"^## (.+)$", (REPOSITORY / "docs" / "runbooks.md").read_text(), re.MULTILINE)
+
+    assert headings == [
+        "A failed window",
+        "A quarantined restore point",
+        "A lost catalogue",
+        "A lost app",
+        "A lost source account",
+    ]
+
+
+# -- the cloud: parsed ----------------------------------------------------------------------------------------------------
+
+AZ = {
+    "login", "ad app create", "disk create", "disk delete", "functionapp delete", "functionapp deployment source config-zip",
+    "functionapp keys list", "group show", "resource delete", "resource list", "storage account delete", "storage account show",
+    "storage blob copy start", "storage blob delete", "storage blob list", "storage blob show", "storage container generate-sas",
+    "vm disk attach", "vm disk detach",
+}  # fmt: skip
+AZD = {"auth login", "deploy", "env get-value", "env new", "env set", "package", "provision", "up"}
+
+
+@pytest.mark.parametrize("commands", of(CLOUD), ids=lambda commands: commands[0][:40])
+def test_cloud_commands_parse(commands):
+    """As bash, and as calls of the Azure CLIs that exist; names of the deployment are names it has."""
+    checked = subprocess.run(["/bin/bash", "-n"], input="\n".join(commands), text=True, capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    for line in commands:
+        called = re.findall(r"\b(az|azd) ((?:[a-z-]+ ?)+)", re.sub(r"'[^']*'|--\S+", "", line))
+        assert called, line
+        for program, words in called:
+            known = AZ if program == "az" else AZD
+            assert any(words.strip() == one or words.startswith(one + " ") for one in known), words
+        assert shlex.split(line)
+    text = "\n".join(commands)
+    settable = (REPOSITORY / "infra" / "main.parameters.json").read_text()
+    for name in re.findall(r"env set (\w+)", text):
+        assert "${" + name in settable, name
+    for name in re.findall(r"env get-value (\w+)", text):
+        assert name in load(REPOSITORY / "infra" / "main.bicep").of("output") or "${" + name in settable, name
+
+
+def test_what_is_listed_after_an_uninstall_is_what_the_app_leaves(platform, name):
+    """The key by which the handbook finds the app's snapshots of a source."""
+    disk = Disk(platform, name, MIB).protect()
+    disk.back_up()
+    (key,) = set(re.findall(r"\[\?snapshot && metadata\.(\w+)\]", (REPOSITORY / "README.md").read_text()))
+    with platform.blobs(platform.storage.source) as client:
+        listed = client.get_container_client("vhds").list_blobs(name, include=["snapshots", "metadata"])
+        left = [one.metadata for one in listed if one.snapshot]
+    assert len(left) == 1
+    assert key in left[0]
+    disk.service.close()
+
+
+# -- here: run --------------------------------------------------------------------------------------------------------------
+
+
+def make_targets():
+    text = "\n".join(page.read_text() for page in PAGES)
+    return sorted(
+        set(re.findall(r"`(?:PAGEKEEPER_SEED=… )?make ([a-z]+)", text))
+        | {line.split()[1] for lines in of(LOCAL) for line in lines}
+    )
+
+
+@pytest.mark.parametrize("target", make_targets())
+def test_make_knows_every_target_that_is_named(target):
+    ended = subprocess.run(["make", "-n", target], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_the_blocks_of_local_commands_are_those_that_are_run():
+    """`make test` is what runs this; `make demo` is run below."""
+    assert [[line.split("#")[0].strip() for line in lines] for lines in of(LOCAL)] == [["make demo", "make test"]]
+
+
+@pytest.mark.timeout(300)
+def test_make_demo_ends_well_and_leaves_nothing_running():
+    """As a user would call it. It proves every restore point itself, and says so."""
+    ended = subprocess.run(["make", "demo"], cwd=REPOSITORY, capture_output=True, text=True, check=False, env=_plain())
+
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-2000:]
+    assert "every byte" in ended.stdout
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert "pagekeeper-demo" not in listed
+
+
+def _plain():
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "MAKE", "MFLAGS"))}
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine: the handbook's API calls were not run")
+@pytest.mark.timeout(300)
+def test_the_handbooks_calls_of_the_api_work(calm, machines, tmp_path):
+    """In the order a reader comes to them: protect, drill, restore, rebuild, the runbooks, and leaving at the end."""
+    settings = {"CATALOGUE_TABLE": "handbook", "HEADS_CONTAINER": "handbook", "PLANS_CONTAINER": "handbookplans"}
+    with Platform(tmp_path, storage=calm, machines=machines, settings=settings) as platform:
+        disk = Disk(platform, "web", MIB)
+        vm = machines.make("handbook", data={0: platform.disk_url("web.vhd")})
+        disk.lease = machines.lease(platform.disk_url("web.vhd"))
+        disk.write(0, b"\1" * PAGE)
+        variables = {
+            "API": f"{platform.host.origin}/api", "KEY": "any", "VM": vm, "DISK_URL": platform.disk_url("web.vhd"),
+            "NEW_URL": calm.source.blobs,
+        }  # fmt: skip
+        readme, runbooks = of(API, REPOSITORY / "README.md"), of(API, REPOSITORY / "docs" / "runbooks.md")
+        assert len(readme) == 6
+        assert len(runbooks) == 5
+        *before, leaving = readme
+        (means, *_), *_ = readme
+        assert means.startswith("call() { curl ")
+        for commands in (*before, *runbooks, leaving):
+            script = "\n".join(["set -euo pipefail", "sleep() { command sleep 0.2; }", means, *commands])
+            ended = subprocess.run(
+                ["/bin/bash", "-c", script],
+                env={**_plain(), **variables},
+                cwd=tmp_path,
+                text=True,
+                capture_output=True,
+                timeout=120,
+                check=False,
+            )
+            assert ended.returncode == 0, f"{commands}: {ended.stdout[-1500:]} {ended.stderr[-1500:]}"
+            idle(platform)
+
+        runs = platform.api("GET", "/runs", params={"disk": "web", "top": 50}).json()["value"]
+        assert {one["state"] for one in runs} == {"Succeeded"}
+        assert sorted(one["operation"] for one in runs) == ["backup", "backup", "restore", "restore", "restore"]
+        assert platform.api("GET", "/disks/web").json()["protection"] == "stopped"
+        with platform.blobs(calm.source) as client:
+            drill = client.get_blob_client("vhds", "drill.vhd")
+            assert drill.download_blob().readall() == bytes(disk.content)
+            drill.delete_blob()
+        disk.service.close()
+    machines.delete("handbook")
+
+
+def idle(platform):
+    deadline = time.monotonic() + 60
+    while True:
+        runs = platform.api("GET", "/runs", params={"top": 50}).json()["value"]
+        if not [one for one in runs if one["state"] in ("NotStarted", "Running", "Waiting")]:
+            return
+        assert time.monotonic() < deadline, runs
+        time.sleep(0.1)
