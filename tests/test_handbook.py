@@ -98,7 +98,7 @@ def test_every_runbook_is_there():
 # -- the cloud: parsed ----------------------------------------------------------------------------------------------------
 
 AZ = {
-    "login", "ad app create", "disk create", "disk delete", "functionapp delete", "functionapp deployment source config-zip",
+    "login", "ad app create", "disk create", "disk delete", "functionapp delete", "functionapp function list", "functionapp deployment source config-zip",
     "functionapp keys list", "group show", "resource delete", "resource list", "storage account delete", "storage account show",
     "storage blob copy start", "storage blob delete", "storage blob list", "storage blob show", "storage container generate-sas",
     "vm disk attach", "vm disk detach",

@@ -97,7 +97,8 @@ class App:
 
 
 def _disabled(name: str) -> bool:
-    return os.environ.get(f"AzureWebJobs.{name}.Disabled", "").lower() in ("true", "1")
+    forms = (f"AzureWebJobs.{name}.Disabled", f"AzureWebJobs_{name}_Disabled")
+    return any(os.environ.get(form, "").lower() in ("true", "1") for form in forms)
 
 
 def _host_settings(file: Path) -> dict[str, Any]:

@@ -37,7 +37,8 @@ param alwaysReady int = 0
 @description('Most instances at a time.')
 param instancesMax int = 40
 
-var switchedOff = toObject(off, function => 'AzureWebJobs.${function}.Disabled', function => 'true')
+// With underscores: Linux takes no periods in the name of a setting, and the host looks for either form.
+var switchedOff = toObject(off, function => 'AzureWebJobs_${function}_Disabled', function => 'true')
 
 resource plan 'Microsoft.Web/serverfarms@2024-04-01' = {
   name: 'plan-${name}'
@@ -61,7 +62,7 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
     serverFarmId: plan.id
     httpsOnly: true
     virtualNetworkSubnetId: empty(subnet) ? null : subnet
-    siteConfig: { minTlsVersion: '1.2', ftpsState: 'Disabled' }
+    siteConfig: { minTlsVersion: '1.2' }
     functionAppConfig: {
       deployment: {
         storage: {

@@ -146,7 +146,7 @@ def test_retention_and_restore_in_an_app_of_their_own(calm, machines, tmp_path, 
     others |= {"source@source": keys["restore@source"], "writer@backup": keys["restore@backup"]}
 
     def app(which, signed):
-        switched = {f"AzureWebJobs.{function}.Disabled": "true" for function in off[which]}
+        switched = {f"AzureWebJobs_{function}_Disabled": "true" for function in off[which]}
         settings = {**common, **switched, "DEVELOPMENT_KEYS": json.dumps(signed)}
         return Platform(tmp_path / which, storage=calm, machines=machines, settings=settings)
 

@@ -57,6 +57,8 @@ def test_each_alert_says_what_to_do_first(alert):
     assert alert["firstMove"].startswith("First: ")
     assert alert["firstMove"].endswith(f"docs/alerts.md#{alert['name']}")
     assert alert["severity"] in range(5)
+    # Looked at twice: a line that arrives late would be in no window otherwise, and a watch that is late would clear the alert.
+    assert (alert["every"], alert["window"]) in {("PT15M", "PT30M"), ("PT15M", "PT1H")}
     assert (
         not alert["dimension"] or f"{alert['dimension']} = " in alert["query"] or f"by {alert['dimension']}" in alert["query"]
     )
