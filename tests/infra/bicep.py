@@ -9,41 +9,12 @@ from pathlib import Path
 import tree_sitter_bicep
 from tree_sitter import Language, Parser
 
-FUNCTIONS = frozenset(
-    [
-        "any",
-        "array",
-        "concat",
-        "contains",
-        "empty",
-        "endsWith",
-        "environment",
-        "filter",
-        "first",
-        "flatten",
-        "guid",
-        "indexOf",
-        "items",
-        "join",
-        "last",
-        "length",
-        "loadJsonContent",
-        "loadTextContent",
-        "map",
-        "replace",
-        "resourceGroup",
-        "split",
-        "string",
-        "subscription",
-        "subscriptionResourceId",
-        "substring",
-        "take",
-        "tenant",
-        "toObject",
-        "union",
-        "uniqueString",
-    ]
-)
+FUNCTIONS = frozenset({
+    "any", "array", "concat", "contains", "empty", "endsWith", "environment", "filter", "first", "flatten", "guid",
+    "indexOf", "items", "join", "last", "length", "loadJsonContent", "loadTextContent", "map", "replace",
+    "resourceGroup", "split", "string", "subscription", "subscriptionResourceId", "substring", "take", "tenant",
+    "toObject", "union", "uniqueString",
+})  # fmt: skip
 """Functions of the language that may be used; each was looked up in its documentation."""
 
 

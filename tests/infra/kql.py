@@ -7,40 +7,11 @@ import re
 BEGIN = "traces | where message startswith 'pagekeeper ' | extend e = parse_json(substring(message, 11)) | where tostring(e.event) == '"
 COLUMNS = frozenset({"timestamp", "message", "traces"})
 """Of Application Insights' table `traces`; more is not used."""
-WORDS = frozenset(
-    [
-        "where",
-        "extend",
-        "project",
-        "summarize",
-        "by",
-        "order",
-        "asc",
-        "desc",
-        "render",
-        "timechart",
-        "columnchart",
-        "and",
-        "or",
-        "in",
-        "bin",
-        "startswith",
-        "parse_json",
-        "substring",
-        "tostring",
-        "tolong",
-        "tobool",
-        "todouble",
-        "todatetime",
-        "isnotempty",
-        "arg_max",
-        "count",
-        "dcount",
-        "max",
-        "sum",
-        "true",
-    ]
-)
+WORDS = frozenset({
+    "where", "extend", "project", "summarize", "by", "order", "asc", "desc", "render", "timechart", "scatterchart",
+    "and", "or", "in", "bin", "startswith", "parse_json", "substring", "tostring", "tolong", "tobool", "todouble",
+    "todatetime", "isnotempty", "arg_max", "count", "dcount", "max", "sum", "true",
+})  # fmt: skip
 """Operators, functions and literals that may be used."""
 
 
