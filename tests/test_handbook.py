@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from backup_core.api import openapi
 from backup_core.api.routes import ROUTES
 from devhost.platform import REPOSITORY, Platform
 from tests.disk import PAGE, Disk
@@ -69,6 +70,21 @@ def test_every_call_that_is_named_exists(page):
     for method, written in re.findall(r"\b(GET|PUT|POST|DELETE) /api/([^\s`?]+)", page.read_text()):
         path = written.replace("[/{id}]", "")
         assert any(method == known and re.fullmatch(shape, path) for known, shape in shapes), f"{method} {path}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_field_that_is_named_exists(page):
+    """In an answer or a body of the API, or as a parameter of the deployment."""
+    described = json.dumps(openapi.document(ROUTES, "https://app/api"))
+    known = set(re.findall(r'"(\w+)": \{', described)) | set(load(REPOSITORY / "infra" / "main.bicep").of("param"))
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    named = {
+        word
+        for one in re.findall(r"`([^`]+)`", text)
+        for word in re.findall(r"\b[a-z]+[A-Z]\w*", one)
+        if "Microsoft" not in one
+    }
+    assert named - known - {"managedDisk", "pageBlob"} == set()
 
 
 def test_every_alert_has_its_page():
