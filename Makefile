@@ -19,7 +19,7 @@ help:
 	@echo "make lock   pin the dependencies anew"
 
 demo: $(READY)
-	@$(BIN)/python -m devhost demo
+	@$(BIN)/python -m devhost demo $(if $(TELEMETRY),--telemetry $(TELEMETRY))
 
 up: $(READY)
 	@$(BIN)/python -m devhost up

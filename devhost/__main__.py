@@ -1,18 +1,21 @@
-"""`python -m devhost demo | up | bench [--short] | simulate [--seeds N] [--first N] [--seed N]`."""
+"""`python -m devhost demo [--telemetry FILE] | up | bench [--short] | simulate [--seeds N] [--first N] [--seed N]`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 
 def main(arguments: list[str]) -> int:
     """Run the command; its exit status."""
     match arguments:
-        case ["demo"]:
+        case ["demo", *options]:
             from devhost import demo  # noqa: PLC0415  each command loads what it needs
 
-            return demo.main()
+            parser = argparse.ArgumentParser(prog="devhost demo")
+            parser.add_argument("--telemetry", type=Path, help="a file for what the app tells of itself, a JSON line each")
+            return demo.main(parser.parse_args(options).telemetry)
         case ["up"]:
             from devhost import up  # noqa: PLC0415  each command loads what it needs
 
@@ -30,7 +33,7 @@ def main(arguments: list[str]) -> int:
             parser.add_argument("--seed", type=int, help="one history, with its trace")
             asked = parser.parse_args(options)
             return command.main(asked.seeds, asked.first, asked.seed)
-    print("usage: python -m devhost demo | up | bench | simulate")
+    print("usage: python -m devhost demo [--telemetry FILE] | up | bench | simulate")
     return 2
 
 

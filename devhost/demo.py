@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import secrets
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -44,9 +46,10 @@ class Moment:
 class Demo:
     """One telling of the story, in a temporary folder."""
 
-    def __init__(self, console: Console, folder: Path, seed: int) -> None:
-        """Tell it to `console`; `seed` decides every byte of the disk."""
+    def __init__(self, console: Console, folder: Path, seed: int, telemetry: Path | None = None) -> None:
+        """Tell it to `console`; `seed` decides every byte of the disk; what the app tells of itself goes to `telemetry` too."""
         self.console, self.folder, self.rng = console, folder, random.Random(seed)  # noqa: S311  test data
+        self.telemetry = telemetry
         self._steps = itertools.count(1)
 
     def _say(self, what: str) -> None:
@@ -78,6 +81,7 @@ class Demo:
             if restored is None:
                 return False
             moments += self._go_on(platform, moments[0], restored, client)
+            self._watched(platform)
             self._say("Reading every backup snapshot back: bytes, filesystem check, file tree")
             proofs = self._prove(platform, moments)
             self._show(platform, moments, proofs)
@@ -130,6 +134,22 @@ class Demo:
         colour = "green" if (used, leased, proof) == (url, "leased", "equal") else "red"
         self.console.print(f"  VM {VM}, LUN 0: {used}, {leased} by the VM; against the first moment: [{colour}]{proof}[/]")
         return colour == "green"
+
+    def _watched(self, platform: Platform) -> None:
+        self._say("Firing the watch: what alerts and the workbook hear of the disk")
+        platform.host.fire("watch_disks")
+        told = platform.host.events()
+        while not any(one["event"] == "fleet" for one in told):
+            time.sleep(0.1)
+            told = platform.host.events()
+        seen = next(one for one in told if one["event"] == "disk")
+        kinds = Counter(one["event"] for one in told)
+        self.console.print(
+            f"  {seen['disk']} is {seen['protection']}, its newest point {seen['rpo_seconds']} s old, its last backup "
+            f"{seen['last_status']}; {kinds['phase']} lines of phases and {kinds['run']} ends of runs were told before"
+        )
+        if self.telemetry:
+            self.telemetry.write_text("".join(json.dumps(one) + "\n" for one in told))
 
     def _go_on(self, platform: Platform, moment: Moment, restored: dict[str, Any], client: BlobServiceClient) -> list[Moment]:
         """The guest writes to the restored disk, the timer fires: an increment. The restore's own point, and that one's."""
@@ -238,7 +258,7 @@ class Demo:
         self.console.print("verified: every byte read back and compared, e2fsck -n clean, every file's SHA-256 equal")
 
 
-def main() -> int:
+def main(telemetry: Path | None = None) -> int:
     """Run the demo in a temporary folder; 0 only when every restore point was proved."""
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
@@ -251,7 +271,7 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory(prefix="pagekeeper-demo-") as folder:
         try:
-            proved = Demo(console, Path(folder), seed).tell()
+            proved = Demo(console, Path(folder), seed, telemetry).tell()
         except BaseException:
             _show_log(console, Path(folder))
             raise

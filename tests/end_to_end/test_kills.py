@@ -6,7 +6,7 @@ import time
 
 from devhost.platform import EVERY_SECOND, Platform
 from tests.conftest import SEED
-from tests.disk import Disk
+from tests.disk import PAGE, Disk
 
 MIB = 1024 * 1024
 KILLS = 20
@@ -78,8 +78,10 @@ def test_a_kill_at_each_place_of_a_restore(calm, machines, tmp_path, rng):
         vm = machines.make("rekilled", data={0: platform.disk_url("rekilled.vhd")})
         platform.protect("rekilled", "rekilled.vhd", machine={"vm": vm, "lun": 0})
         disk.lease = machines.lease(disk.blob.url)
-        for _ in range(2):
+        for value in range(2):
             disk.disturb(rng, 6)
+            for ends in (0, 8 * MIB - PAGE):  # two requests per copy at least, whatever the seed
+                disk.write(ends, bytes([value + 1]) * PAGE)
             disk.back_up()
         points = sorted(disk.moments)
         for place, request in PLACES.items():
@@ -89,6 +91,8 @@ def test_a_kill_at_each_place_of_a_restore(calm, machines, tmp_path, rng):
             (machines if arm else calm).faults({**request, **slow})
             run = platform.api("POST", "/disks/rekilled/restores", {"restorePoint": point, "repoint": True}).json()["id"]
             while not (updating(machines, request) if arm else calm.control("GET")["faults"][0]["times"] == 0):
+                state = platform.api("GET", f"/runs/{run}").json()["state"]
+                assert state in ("NotStarted", "Running"), f"seed {SEED}: {state} without coming to {place}"
                 time.sleep(0.005)
             platform.host.kill()
             machines.reset()
