@@ -164,7 +164,7 @@ var common = {
   FULL_COPY: fullCopy
   IN_FLIGHT: '16'
   RESTORE_VERIFICATION: 'full'
-  ARM_ENDPOINT: endsWith(environment().resourceManager, '/') ? substring(environment().resourceManager, 0, length(environment().resourceManager) - 1) : environment().resourceManager
+  ARM_ENDPOINT: environment().resourceManager
   MACHINE_GROUPS: join(machineGroups, ' ')
   HISTORY_DAYS: '30'
   RUN_DAYS: '180'
