@@ -182,7 +182,7 @@ module app 'modules/app.bicep' = {
     pythonVersion: pythonVersion
     stateName: state.outputs.name
     packages: state.outputs.packages
-    insightsConnection: monitoring.outputs.connection
+    insightsName: monitoring.outputs.insightsName
     subnet: privateNetwork ? network.outputs.appSubnet : ''
     signIn: signIn
     entraClientId: entraClientId
@@ -226,7 +226,7 @@ module custody 'modules/app.bicep' = if (separateCustody) {
     pythonVersion: pythonVersion
     stateName: custodyState.outputs.name
     packages: custodyState.outputs.packages
-    insightsConnection: monitoring.outputs.connection
+    insightsName: monitoring.outputs.insightsName
     subnet: privateNetwork ? network.outputs.custodySubnet : ''
     signIn: signIn
     entraClientId: entraClientId

@@ -14,8 +14,8 @@ param pythonVersion string
 param stateName string
 @description('URL of the container that keeps the deployed package.')
 param packages string
-@description('Connection string of Application Insights. Names the place, and is no secret: keys are refused there.')
-param insightsConnection string
+@description('Name of Application Insights in the same resource group.')
+param insightsName string
 @description('Subnet the app joins; empty for none.')
 param subnet string
 @description('keys, or entra.')
@@ -39,6 +39,10 @@ param instancesMax int = 40
 
 // With underscores: Linux takes no periods in the name of a setting, and the host looks for either form.
 var switchedOff = toObject(off, function => 'AzureWebJobs_${function}_Disabled', function => 'true')
+
+resource insights 'Microsoft.Insights/components@2020-02-02' existing = {
+  name: insightsName
+}
 
 resource plan 'Microsoft.Web/serverfarms@2024-04-01' = {
   name: 'plan-${name}'
@@ -88,7 +92,8 @@ resource appSettings 'Microsoft.Web/sites/config@2024-04-01' = {
     AzureWebJobsStorage__accountName: stateName
     AzureWebJobsStorage__credential: 'managedidentity'
     AzureWebJobsStorage__clientId: host.clientId
-    APPLICATIONINSIGHTS_CONNECTION_STRING: insightsConnection
+    // Read here, so that it is in no output. It names the place; keys are refused there.
+    APPLICATIONINSIGHTS_CONNECTION_STRING: insights.properties.ConnectionString
     APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${host.clientId};Authorization=AAD'
   })
 }

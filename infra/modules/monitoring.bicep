@@ -110,4 +110,4 @@ resource rules 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [
   }
 ]
 
-output connection string = insights.properties.ConnectionString
+output insightsName string = insights.name

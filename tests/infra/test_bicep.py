@@ -87,7 +87,7 @@ def test_no_secret_goes_in_or_out(path):
         assert word not in source, f"{path.name}: {word}"
     for declared in load(path).declared:
         if declared.kind in ("param", "output"):
-            assert not re.search(r"(?i)secret|password|token|sas\b|key", declared.name), declared.name
+            assert not re.search(r"(?i)secret|password|token|sas\b|key|connection", declared.name), declared.name
 
 
 def test_a_planted_fault_is_found(tmp_path):
