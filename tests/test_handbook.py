@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections import Counter
 
 import pytest
 
@@ -17,9 +16,7 @@ from backup_core.api import openapi
 from backup_core.api.routes import ROUTES
 from devhost.platform import REPOSITORY, Platform
 from tests.disk import PAGE, Disk
-from tests.infra import kql
 from tests.infra.bicep import load
-from tests.infra.test_telemetry import HEALTHY, QUERIES, raised
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 LOCAL, API, CLOUD = (
@@ -176,34 +173,8 @@ def test_make_knows_every_target_that_is_named(target):
 
 
 def test_the_blocks_of_local_commands_are_those_that_are_run():
-    """`make test` is what runs this; `make demo` is run below."""
+    """`make test` is what runs this; `make demo` is run by test_platform.py."""
     assert [[line.split("#")[0].strip() for line in lines] for lines in of(LOCAL)] == [["make demo", "make test"]]
-
-
-@pytest.mark.timeout(300)
-def test_make_demo_ends_well_and_leaves_nothing_running(tmp_path):
-    """As a user would call it. It proves every restore point itself, and says so; workbook and alerts can read what it told."""
-    telemetry = tmp_path / "telemetry.jsonl"
-    ended = subprocess.run(
-        ["make", "demo", f"TELEMETRY={telemetry}"], cwd=REPOSITORY, capture_output=True, text=True, check=False, env=_plain()
-    )
-
-    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-2000:]
-    assert "every byte" in ended.stdout
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert "pagekeeper-demo" not in listed
-    told = [json.loads(line) for line in telemetry.read_text().splitlines()]
-    assert Counter(one["event"] for one in told if one["event"] in ("run", "disk", "fleet")) == {
-        "run": 4,
-        "disk": 1,
-        "fleet": 1,
-    }
-    for name, query in QUERIES:
-        for line in told:
-            assert line["event"] != kql.event(query) or kql.fields(query) <= set(line), name
-    for line in told:
-        if line["event"] in HEALTHY:
-            assert raised(line["event"], line) <= {"window-missed"}, "windows of a second are always missed"
 
 
 def _plain():

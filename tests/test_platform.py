@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_ac
 
 from devhost.platform import REPOSITORY, Platform
 from tests.disk import Disk
+from tests.infra import kql
+from tests.infra.test_telemetry import HEALTHY, QUERIES, raised
 
 
 def children_of(pid):
@@ -102,12 +106,20 @@ def test_up_twice_with_its_curl_lines():
     assert gone(second.children), "children end even when their parent is killed"
 
 
-def test_the_demo_proves_its_points():
-    """Exit 0, all points and the restored disk equal, in words."""
+def test_the_demo_proves_its_points(tmp_path):
+    """Exit 0, all points and the restored disk equal, in words; nothing left running; workbook and alerts can read what it told."""
     if shutil.which("mkfs.ext4", path=os.environ["PATH"] + ":/usr/sbin:/sbin") is None:
         pytest.skip(reason="e2fsprogs is not on this machine: the demo was not run")
+    telemetry = tmp_path / "telemetry.jsonl"
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     ended = subprocess.run(
-        [sys.executable, "-m", "devhost", "demo"], cwd=REPOSITORY, capture_output=True, text=True, timeout=280, check=False
+        ["make", "demo", f"TELEMETRY={telemetry}"],
+        cwd=REPOSITORY,
+        env=own,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
     )
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -116,6 +128,19 @@ def test_the_demo_proves_its_points():
     assert "against the first moment: equal" in ended.stdout
     for kind, times in (("full", 1), ("incremental", 2), ("restored", 1)):
         assert len(re.findall(rf"Z +{kind} +1\.0 GiB", ended.stdout)) == times
+    assert "pagekeeper-demo-" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    told = [json.loads(line) for line in telemetry.read_text().splitlines()]
+    assert Counter(one["event"] for one in told if one["event"] in ("run", "disk", "fleet")) == {
+        "run": 4,
+        "disk": 1,
+        "fleet": 1,
+    }
+    for name, query in QUERIES:
+        for line in told:
+            assert line["event"] != kql.event(query) or kql.fields(query) <= set(line), name
+    for line in told:
+        if line["event"] in HEALTHY:
+            assert raised(line["event"], line) <= {"window-missed"}, "windows of a second are always missed"
 
 
 def test_the_demo_fails_when_a_byte_is_wrong(tmp_path):
@@ -149,8 +174,6 @@ def test_a_sas_instead_of_keys(calm, tmp_path, name):
         until,
     )
     keys = {"source": blob_sas(calm.source), "backup": blob_sas(calm.backup), "state": table_sas}
-    import json  # noqa: PLC0415
-
     with Platform(
         tmp_path, storage=calm, settings={"CATALOGUE_TABLE": "bysas", "DEVELOPMENT_KEYS": json.dumps(keys)}
     ) as platform:
