@@ -40,8 +40,8 @@ param signIn string = 'keys'
 @description('Client id of the app registration, for signIn entra.')
 param entraClientId string = ''
 
-@description('When every disk is backed up: NCRONTAB of six fields, UTC.')
-param backupSchedule string = '0 0 */12 * * *'
+@description('When every disk is backed up: NCRONTAB of six fields, UTC. Empty: every 12 hours.')
+param backupSchedule string = ''
 
 @description('How full backups are copied: see FULL_COPY in the README. With blob the identities that read may also ask for user delegation keys.')
 @allowed(['pages', 'blob'])
@@ -52,7 +52,7 @@ param fullCopy string = 'pages'
 @description('Days that a deleted backup blob, snapshot or container can be had back.')
 param softDeleteDays int = 14
 
-@description('Redundancy of the backup account.')
+@description('Redundancy of the backup account. Not every region has zones: Standard_LRS is everywhere.')
 @allowed(['Standard_LRS', 'Standard_ZRS', 'Standard_GRS', 'Standard_GZRS', 'Standard_RAGRS', 'Standard_RAGZRS'])
 param backupSku string = 'Standard_ZRS'
 
@@ -150,7 +150,7 @@ module state 'modules/state.bicep' = {
 }
 
 var common = {
-  BACKUP_SCHEDULE: backupSchedule
+  BACKUP_SCHEDULE: empty(backupSchedule) ? '0 0 */12 * * *' : backupSchedule
   WATCH_SCHEDULE: '0 */15 * * * *'
   HOUSEKEEPING_SCHEDULE: '0 30 3 * * *'
   SOURCE_ACCOUNTS: sourceUrls

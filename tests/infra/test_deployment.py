@@ -65,6 +65,7 @@ def test_the_deployment_has_the_samples_values():
         literal = params.get(value, value)
         if re.fullmatch(r"'[^$']*'", literal):
             assert literal.strip("'") == SAMPLE[name], name
+    assert f"'{SAMPLE['BACKUP_SCHEDULE']}'" in given("app")["BACKUP_SCHEDULE"]
     assert {"BACKUP_SCHEDULE", "FULL_COPY", "SIGN_IN", "WAVE_SHARDS", "RUN_DAYS"} <= set(given("app"))
 
 
