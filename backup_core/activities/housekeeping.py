@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from backup_core.activities.tools import Tools
-    from backup_core.domain.naming import BlobAddress
     from backup_core.steps.housekeeping import KeptPage, Tidy
 
 
@@ -116,35 +115,37 @@ class _Tidying:
 
     async def source_snapshots(self) -> None:
         """Snapshots a run has taken of the disk, but for those an increment or an interrupted run starts from."""
-        kept = await self._snapshots_kept()
-        if kept is None:
+        policy = await self.tools.catalogue.policy(self.asked.disk)
+        if policy is None or not self.tools.may_read(policy.value.source):
             return
-        source, keep = kept
+        source = self.tools.source(policy.value.source)
         for one in await self.tools.blobs.snapshots(source):
             if not self._may_go_on():
                 return
             run = run_of_source_snapshot(one.metadata)
-            if not run or one.snapshot in keep or not self._old(snapshot_time(one.snapshot)):
+            if not run or not self._old(snapshot_time(one.snapshot)) or not await self._run_is_over(run):
                 continue
-            if await self._run_is_over(run):
+            if not await self._may_be_needed(policy.value.source, one.snapshot, run):
                 await self.tools.blobs.delete_snapshot(source, one.snapshot)
                 self._count("snapshots")
 
-    async def _snapshots_kept(self) -> tuple[BlobAddress, set[str]] | None:
-        """The disk's source, and the snapshots of it that must stay; None when that cannot be said for certain."""
-        policy, row = await self.tools.catalogue.policy(self.asked.disk), await self.tools.catalogue.head(self.asked.disk)
-        if policy is None or row is None or row.value.pair is None or row.value.source != policy.value.source:
-            return None
-        if not self.tools.may_read(policy.value.source):
-            return None
+    async def _may_be_needed(self, source: str, snapshot: str, run: str) -> bool:
+        """Whether an increment or an interrupted run may start from the snapshot of that run, which is over; also when nobody
+        can say so for certain. To be asked after the run was found to be over, for each snapshot anew.
+        """
+        row = await self.tools.catalogue.head(self.asked.disk)
+        if row is None or row.value.pair is None or row.value.source != source:
+            return True
+        if row.value.owner and row.value.owner.run == run:
+            # As long as the disk is its own it may wake up and make the snapshot its target; the next run takes that over.
+            return True
+        # Read after the owner: who has lost the disk can mark nothing any more, and who finishes a target finds it marked.
         try:
             found = await self.tools.blobs.properties(self.tools.head(row.value.head))
         except BlobMissingError:
-            return None
+            return True
         mark = from_metadata(found.metadata)
-        if mark is None:
-            return None
-        return self.tools.source(policy.value.source), {row.value.pair.source_snapshot, mark.target, mark.base}
+        return mark is None or snapshot in (row.value.pair.source_snapshot, mark.target, mark.base)
 
     async def blobs(self) -> None:
         """Backup blobs without any snapshot that are not the disk's head: half-made ones, and generations that have expired."""

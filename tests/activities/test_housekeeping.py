@@ -220,6 +220,41 @@ async def test_the_snapshot_of_a_failed_run_goes_after_a_day(scene):
     assert [one.snapshots for one in scene.journal.events if isinstance(one, DiskTidied)][-1] == 1
 
 
+@pytest.mark.parametrize("step", ["plan_transfer", "open_head"])
+async def test_the_snapshot_of_a_silent_owner_stays_until_the_next_run_has_the_disk(scene, step):
+    """It may wake up at this very moment and make the snapshot its target. Once it has lost the disk it cannot."""
+    await scene.back_up()
+    scene.write(7, 7)
+    await stop_before(scene, step)
+    silent = snapshots(scene)
+
+    assert "snapshots" not in await tidied(scene)
+    assert snapshots(scene) == silent
+    await scene.back_up()
+    assert (await tidied(scene))["snapshots"] == 1
+    assert snapshots(scene) == {scene.head_row().pair.source_snapshot}
+
+
+async def test_a_target_that_is_marked_while_housekeeping_looks_stays(scene):
+    """What a run marked before it lost the disk is seen, however late: the mark is read after the owner, for each snapshot."""
+    await scene.back_up()
+    scene.write(7, 7)
+    await stop_before(scene, "apply_shard")
+    marked, row = scene.head_blob().metadata.copy(), scene.catalogue.rows["vm", "head"]
+    scene.catalogue.rows["vm", "head"] = replace(row, value=replace(row.value, owner=None))
+    scene.head_blob().metadata = {**marked, "pagekeeper_target": scene.head_row().pair.source_snapshot}
+    look = scene.catalogue.head
+
+    async def meanwhile(disk):
+        found = await look(disk)
+        scene.head_blob().metadata = dict(marked)
+        return found
+
+    scene.catalogue.head = meanwhile
+    assert "snapshots" not in await tidied(scene)
+    assert from_metadata(marked).target in snapshots(scene)
+
+
 @pytest.mark.parametrize("step", ["apply_shard", "verify_head"])
 async def test_a_half_made_first_head_goes_with_its_lease_of_a_dead_run(scene, step):
     await stop_before(scene, step)
