@@ -115,7 +115,7 @@ def test_every_runbook_is_there():
 
 AZ = {
     "login", "ad app create", "disk create", "disk delete", "functionapp delete", "functionapp function list", "functionapp deployment source config-zip",
-    "functionapp keys list", "group show", "resource delete", "resource list", "storage account delete", "storage account show",
+    "functionapp keys list", "functionapp restart", "group show", "resource delete", "resource list", "storage account delete", "storage account show",
     "storage blob copy start", "storage blob delete", "storage blob list", "storage blob show", "storage container generate-sas",
     "vm disk attach", "vm disk detach",
 }  # fmt: skip
