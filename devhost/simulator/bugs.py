@@ -310,31 +310,24 @@ def _sweeping(**guards: Any) -> Iterator[None]:  # noqa: ANN401  methods of the 
         yield
 
 
-async def _source(tidying: Any) -> BlobAddress | None:  # noqa: ANN401  as the class it belongs to
-    """The disk's source, in a sweep without care."""
-    row = await tidying.tools.catalogue.head(tidying.asked.disk)
-    found: BlobAddress | None = tidying.tools.source(row.value.source) if row and row.value.pair else None
-    return found
-
-
 def sweep_of_the_common_pair() -> AbstractContextManager[None]:
-    """No snapshot of the source is kept whose run is over."""
+    """No snapshot of a run that is over is kept."""
 
-    async def nothing_kept(tidying: Any) -> Any:  # noqa: ANN401  as the method it replaces
-        source = await _source(tidying)
-        return (source, set()) if source else None
+    async def nothing(*_: object) -> bool:
+        return False
 
-    return _sweeping(_snapshots_kept=nothing_kept)
+    return _sweeping(_may_be_needed=nothing)
 
 
 def sweep_of_an_interrupted_target() -> AbstractContextManager[None]:
     """Only the common pair's snapshot is kept."""
 
-    async def pair_kept(tidying: Any) -> Any:  # noqa: ANN401  as the method it replaces
-        source, row = await _source(tidying), await tidying.tools.catalogue.head(tidying.asked.disk)
-        return (source, {row.value.pair.source_snapshot}) if source else None
+    async def the_pair(tidying: Any, source: str, snapshot: str, _: str) -> bool:  # noqa: ANN401  as the method it replaces
+        row = await tidying.tools.catalogue.head(tidying.asked.disk)
+        certain = row is not None and row.value.pair is not None and row.value.source == source
+        return not certain or snapshot == row.value.pair.source_snapshot
 
-    return _sweeping(_snapshots_kept=pair_kept)
+    return _sweeping(_may_be_needed=the_pair)
 
 
 def sweep_of_the_living() -> AbstractContextManager[None]:
