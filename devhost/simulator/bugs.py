@@ -331,12 +331,16 @@ def sweep_of_an_interrupted_target() -> AbstractContextManager[None]:
 
 
 def sweep_of_the_living() -> AbstractContextManager[None]:
-    """Nobody asks whether a run is over, nor how old what it left is."""
+    """Nobody asks whether a run is over, or has the disk, nor how old what it left is."""
+    needed = housekeeping._Tidying._may_be_needed  # noqa: SLF001  the guard to be weakened
 
     async def always(*_: object) -> bool:
         return True
 
-    return _sweeping(_run_is_over=always, _old=lambda *_: True)
+    async def whoever_owns(tidying: Any, source: str, snapshot: str, _: str) -> bool:  # noqa: ANN401  as the method it replaces
+        return await needed(tidying, source, snapshot, "")
+
+    return _sweeping(_run_is_over=always, _old=lambda *_: True, _may_be_needed=whoever_owns)
 
 
 @contextmanager
