@@ -21,13 +21,13 @@ from rich.table import Table
 
 from devhost import disks
 from devhost.machines import machine_id
-from devhost.platform import DISKS_CONTAINER, EVERY_SECOND, Platform
+from devhost.platform import DISKS_CONTAINER, EVERY_SECOND, Platform, RunFailedError
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient, BlobServiceClient
 
 SIZE = 1024 * disks.MIB
-BUDGET_SECONDS = 150
+BUDGET_SECONDS, WATCH_SECONDS_MAX = 150, 30
 KIB = 1024
 DISK, BLOB, VM = "demo-disk", "demo.vhd", "demo-vm"
 ACCEPTED = 202
@@ -138,8 +138,11 @@ class Demo:
     def _watched(self, platform: Platform) -> None:
         self._say("Firing the watch: what alerts and the workbook hear of the disk")
         platform.host.fire("watch_disks")
-        told = platform.host.events()
+        deadline, told = time.monotonic() + WATCH_SECONDS_MAX, platform.host.events()
         while not any(one["event"] == "fleet" for one in told):
+            if time.monotonic() > deadline:
+                message = f"the watch told nothing for {WATCH_SECONDS_MAX} s"
+                raise RunFailedError(message)
             time.sleep(0.1)
             told = platform.host.events()
         seen = next(one for one in told if one["event"] == "disk")

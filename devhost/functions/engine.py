@@ -242,7 +242,7 @@ class Engine:
             self.hub.post(instance.id, fired, execution=instance.execution, visible_at=at)
             alarms.append((at, instance.id))
             return protocol.event(EventType.TIMER_CREATED, sequence, FireAt=fire_at)
-        parent = (instance.id, instance.execution, sequence)
+        parent, version = (instance.id, instance.execution, sequence), task.version or self.app.version
         existing = self.hub.instance(task.instance)
         if existing and not existing.ended:
             reason = f"An instance with the ID '{task.instance}' already exists and is {existing.status}."
@@ -250,12 +250,11 @@ class Engine:
             self.hub.post(instance.id, failed, execution=instance.execution)
             woken.add(instance.id)
         else:
-            version = task.version or self.app.version
             self.hub.create(task.instance, task.name, json.dumps(task.input), version, parent)
             self._past.pop(task.instance, None)
             woken.add(task.instance)
         return protocol.event(
-            EventType.SUB_CREATED, sequence, Name=task.name, Version=task.version or "", InstanceId=task.instance, Input=None
+            EventType.SUB_CREATED, sequence, Name=task.name, Version=version or "", InstanceId=task.instance, Input=None
         )
 
     def _tell_parent(self, instance: Instance, status: str, output: str | None) -> set[str]:

@@ -77,7 +77,7 @@ class DrivenContext:
     def __init__(self, input_: Any, instance_id: str, clock: Callable[[], datetime], seed: str) -> None:  # noqa: ANN401  any JSON
         """`clock` gives the orchestrator's time; `seed` decides the uuids."""
         self.instance_id, self._input, self._clock = instance_id, input_, clock
-        self.version: str | None = None
+        self.version: str | None = VERSION
         self._namespace, self._uuids = uuid.uuid5(uuid.NAMESPACE_URL, seed), 0
         self.custom_status: Any = None
         self.next_input: Any = None
