@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from backup_core.domain.records import CommonPair, RestorePoint, Retention
 
 
+CLOCK_RESOLUTION = timedelta(seconds=1)
+"""The service's time is the Date of an answer, in whole seconds: a point of the second that has begun is not of the future."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What is to become of a restore point, and why."""
@@ -48,7 +52,8 @@ def _verdict(
     pinned: Collection[str],
     now: datetime,
 ) -> tuple[bool, str]:
-    age = now - snapshot_time(point.source_snapshot)
+    taken = snapshot_time(point.source_snapshot)
+    age = max(timedelta(), now - taken)
     if point.state == "deleting":
         return True, "its deletion has begun"
     if point.state != "available":
@@ -61,7 +66,7 @@ def _verdict(
         return False, "the next backup starts from it"
     if point.point in pinned:
         return False, "it is in use"
-    if age < timedelta():
+    if taken >= now + CLOCK_RESOLUTION:
         return False, "it is dated in the future"
     if point.point in available[: retention.keep_last]:
         return False, f"it is one of the newest {retention.keep_last}"

@@ -70,6 +70,20 @@ def test_a_point_of_the_future_is_kept():
     assert decided[30][0]
 
 
+def test_a_point_of_the_present_second_is_not_of_the_future():
+    """The service tells the time in whole seconds; its snapshots are named more finely."""
+
+    def of(moment):
+        taken = f"2026-11-22T12:00:{moment}Z"
+        return replace(point(0), source_snapshot=taken, point=point_id(taken))
+
+    decided = verdicts([point(-9), of("01.0000000"), of("00.9999999"), of("00.5000000")], Retention(1), None, (), NOW)
+    assert [one.reason for one in decided[1:]] == [
+        "it is dated in the future",
+        *["it is older than 0 days and not one of the newest 1"] * 2,
+    ]
+
+
 def test_without_a_retention_everything_is_kept():
     assert not any(expires for expires, _ in reasons([point(hours) for hours in range(0, 9000, 500)], None).values())
 
