@@ -56,6 +56,13 @@ def activity(step: Step[Any, Any]) -> None:
 for step in STEPS:
     activity(step)
 
+
+async def start_once(client: df.DurableOrchestrationClient, name: str, instance: str, asked: dict[str, Any]) -> None:
+    """Start an orchestration unless there is, or was, an instance of that id."""
+    if not (await client.get_status(instance)).instance_id:
+        await client.start_new(name, instance, asked)
+
+
 # -- timers -----------------------------------------------------------------------------------------------------
 
 
@@ -70,19 +77,15 @@ async def scheduled_backup(timer: func.TimerRequest, client: df.DurableOrchestra
         full_copy=SETTINGS.full_copy,
         prune=SETTINGS.prune_after_backup,
     )
-    instance = fleet_instance_id(window)
-    if not (await client.get_status(instance)).instance_id:
-        await client.start_new(backup_fleet.NAME, instance, request.model_dump(mode="json"))
+    await start_once(client, backup_fleet.NAME, fleet_instance_id(window), request.model_dump(mode="json"))
 
 
 @app.timer_trigger(schedule="%HOUSEKEEPING_SCHEDULE%", arg_name="timer", run_on_startup=False, use_monitor=True)
 @app.durable_client_input(client_name="client")
 async def housekeeping(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:  # noqa: ARG001  late is as good
     """Remove what runs have left behind."""
-    instance = house_instance_id(datetime.now(UTC))
-    if not (await client.get_status(instance)).instance_id:
-        request = HouseRequest(run_days=SETTINGS.run_days)
-        await client.start_new(keep_house.NAME, instance, request.model_dump(mode="json"))
+    request = HouseRequest(run_days=SETTINGS.run_days)
+    await start_once(client, keep_house.NAME, house_instance_id(datetime.now(UTC)), request.model_dump(mode="json"))
 
 
 @app.timer_trigger(schedule="%HOUSEKEEPING_SCHEDULE%", arg_name="timer", run_on_startup=False, use_monitor=True)
@@ -126,8 +129,7 @@ def http(route: Route) -> None:
 
     async def starting_call(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
         async def start(name: str, instance: str, asked: dict[str, Any]) -> None:
-            if not (await client.get_status(instance)).instance_id:
-                await client.start_new(name, instance, asked)
+            await start_once(client, name, instance, asked)
 
         return await served(route, req, start=start)
 

@@ -19,17 +19,19 @@ SIDE_BY_SIDE = 8
 
 
 async def watch(tools: Tools, schedule: str, now: datetime) -> FleetSeen:
-    """Tell how each registered disk stands, then that the watch is through. A disk that cannot be read counts as unseen.
+    """Tell how each registered disk stands, then that the watch is through. A disk that cannot be read counts as unseen, and
+    the first such one is told with its reason.
 
     Raises ServiceUnavailableError, AccessDeniedError when the disks cannot be listed: then nothing is told, which is an alert.
     """
-    turns = asyncio.Semaphore(SIDE_BY_SIDE)
+    turns, unseen = asyncio.Semaphore(SIDE_BY_SIDE), dict[str, BackupError]()
 
     async def look(disk: str) -> DiskSeen | None:
         async with turns:
             try:
                 return await disk_seen(tools, disk, schedule, now)
-            except BackupError:
+            except BackupError as error:
+                unseen[disk] = error
                 return None
 
     disks = await tools.catalogue.disks()
@@ -41,7 +43,8 @@ async def watch(tools: Tools, schedule: str, now: datetime) -> FleetSeen:
         disks=len(disks),
         protected=sum(one.protection == "protected" for one in seen),
         overdue=sum(one.overdue for one in seen),
-        unseen=len(disks) - len(seen),
+        unseen=len(unseen),
+        why=next((f"{disk}: {error.code}: {error}" for disk, error in sorted(unseen.items())), ""),
     )
     tools.journal.write(fleet)
     return fleet

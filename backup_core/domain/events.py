@@ -165,7 +165,14 @@ class FleetSeen(Event):
     protected: int
     overdue: int
     unseen: int
-    """Disks whose state could not be read."""
+    """Disks whose state could not be read: no other line tells of them."""
+    why: str
+    """The first of them, and why."""
+
+    @property
+    def severity(self) -> str:
+        """A warning when not every disk was seen."""
+        return "warning" if self.unseen else "info"
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ async def test_a_protected_disk_with_a_fresh_point(disk):
     assert (one.protection, one.newest_point, one.overdue, one.last_status) == ("protected", point.point, False, "Succeeded")
     assert 3600 <= one.rpo_seconds < 3700
     assert (one.quarantined, one.at_work, one.silent_seconds, one.severity) == (False, "", None, "info")
-    assert fleet == FleetSeen(disks=1, protected=1, overdue=0, unseen=0)
+    assert fleet == FleetSeen(disks=1, protected=1, overdue=0, unseen=0, why="")
 
 
 async def test_a_disk_whose_windows_were_missed_is_overdue(disk):
@@ -209,18 +209,21 @@ async def test_a_restore_that_asks_for_attention_is_seen(restorable):
     assert (await watched(restorable))[0]["vm"].attention == "Azure is out"
 
 
-async def test_a_disk_that_cannot_be_read_is_counted_and_stops_no_other(disk):
+async def test_a_disk_that_cannot_be_read_is_told_with_its_reason_and_stops_no_other(disk):
     disk.protect("other")
     policy = disk.catalogue.policy
 
     async def broken(name):
         if name == "other":
-            raise ServiceUnavailableError
+            message = "the table did not answer"
+            raise ServiceUnavailableError(message)
         return await policy(name)
 
     disk.catalogue.policy = broken
     seen, fleet = await watched(disk)
     assert (set(seen), fleet.disks, fleet.unseen) == ({"vm"}, 2, 1)
+    assert fleet.why == "other: ServiceUnavailable: the table did not answer"
+    assert fleet.severity == "warning"
 
 
 async def test_a_catalogue_that_does_not_answer_tells_nothing(disk):

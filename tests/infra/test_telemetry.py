@@ -45,7 +45,7 @@ def test_a_query_names_only_what_is_written(name, query):
 def test_what_must_be_watched_is():
     assert {one["name"] for one in ALERTS} == {
         "window-missed", "run-failed", "rpo-over-limit", "verification-mismatch", "quarantine", "unprotected", "stuck", "attention",
-        "churn", "app-silent",
+        "churn", "app-silent", "disks-unseen",
     }  # fmt: skip
     shown = [name for name, _ in workbook_queries()]
     for what in ("Fleet", "RPO over time", "Runs", "Bytes per run", "Requests per run", "Failures by code"):
@@ -77,6 +77,7 @@ HEALTHY = {
         "kind": "incremental", "trigger": "timer", "window": "", "seconds": 9, "bytes_done": 512, "bytes_streamed": 0, "ranges": 1,
         "requests": 1, "retries": 0, "points": 1, "expired": 0, "churn_ratio": 4.9,
     },
+    "fleet": {"disks": 2, "protected": 2, "overdue": 0, "unseen": 0, "why": ""},
 }  # fmt: skip
 WRONG = [
     ("window-missed", "disk", {"overdue": True}),
@@ -88,6 +89,7 @@ WRONG = [
     ("stuck", "disk", {"at_work": "web.20260101T000000Z.timer", "silent_seconds": 1801}),
     ("attention", "disk", {"attention": "Azure takes long"}),
     ("churn", "run", {"churn_ratio": 5.1}),
+    ("disks-unseen", "fleet", {"unseen": 1}),
 ]
 QUIET = [
     ("a disk at work", "disk", {"at_work": "web.20260101T000000Z.timer", "silent_seconds": 0}),
@@ -116,7 +118,9 @@ def test_an_alert_hears_what_it_is_for(name, kind, change):
     assert raised(kind, HEALTHY[kind] | change) == allowed
 
 
-@pytest.mark.parametrize(("name", "kind", "change"), [("all is well", "disk", {}), ("all is well", "run", {}), *QUIET])
+@pytest.mark.parametrize(
+    ("name", "kind", "change"), [("all is well", "disk", {}), ("all is well", "run", {}), ("all is well", "fleet", {}), *QUIET]
+)
 def test_no_alert_without_a_reason(name, kind, change):
     assert raised(kind, HEALTHY[kind] | change) == set(), name
 
