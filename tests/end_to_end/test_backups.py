@@ -272,13 +272,14 @@ def test_a_timer_fired_twice_has_one_effect(daily, name):
     disk = Disk(daily, name, MIB).protect()
     disk.write(0, b"\1" * PAGE)
     daily.host.fire("scheduled_backup")
-    settled(daily, "fleet.")
+    (window,) = settled(daily, "fleet.")
     first = disk.points()
     daily.host.fire("scheduled_backup")
     daily.host.fire("scheduled_backup")
     time.sleep(1.0)  # nothing is expected to happen: there is no condition to await
 
-    assert len(settled(daily, "fleet.")) == 1
+    (again,) = settled(daily, "fleet.")
+    assert again["createdTime"] == window["createdTime"], "an orchestration that has ended is not replaced by another"
     assert disk.points() == first
     assert len(first) == 1
     assert len(runs_of(daily, disk.name)) == 1
