@@ -110,6 +110,18 @@ class Host:
         found: list[dict[str, Any]] = self.call("GET", path, params={"instanceIdPrefix": prefix, "showInput": "true"}).json()
         return found
 
+    def settled(self, prefix: str, *, timeout_seconds: float = 60.0) -> list[dict[str, Any]]:
+        """Instances, once there are some and none of them runs: a run's row ends before its orchestration does."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            found = self.instances(prefix)
+            if found and not any(one["runtimeStatus"] in ("Pending", "Running") for one in found):
+                return found
+            if time.monotonic() > deadline:
+                message = f"the instances under {prefix!r} did not settle within {timeout_seconds} s: {json.dumps(found)}"
+                raise TimeoutError(message)
+            time.sleep(0.05)
+
 
 class Platform:
     """Storage, machines and host together, with the settings of local.settings.sample.json pointed at them."""

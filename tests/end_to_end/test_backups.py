@@ -245,20 +245,6 @@ def test_a_vhd_with_an_infinite_lease_is_backed_up(disk):
 # -- timer --------------------------------------------------------------------------------------------------------
 
 
-def runs_of(platform, disk):
-    return [one for one in platform.host.instances(f"{disk}.")]  # noqa: C416
-
-
-def settled(platform, prefix, seconds=60):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = platform.host.instances(prefix)
-        if found and all(one["runtimeStatus"] in ("Completed", "Failed") for one in found):
-            return found
-        time.sleep(0.05)
-    raise AssertionError(platform.host.instances(prefix))
-
-
 @pytest.fixture
 def daily(calm, tmp_path):
     """A platform of its own whose windows are long: two firings fall into one."""
@@ -272,17 +258,17 @@ def test_a_timer_fired_twice_has_one_effect(daily, name):
     disk = Disk(daily, name, MIB).protect()
     disk.write(0, b"\1" * PAGE)
     daily.host.fire("scheduled_backup")
-    (window,) = settled(daily, "fleet.")
+    (window,) = daily.host.settled("fleet.")
     first = disk.points()
     daily.host.fire("scheduled_backup")
     daily.host.fire("scheduled_backup")
     time.sleep(1.0)  # nothing is expected to happen: there is no condition to await
 
-    (again,) = settled(daily, "fleet.")
+    (again,) = daily.host.settled("fleet.")
     assert again["createdTime"] == window["createdTime"], "an orchestration that has ended is not replaced by another"
     assert disk.points() == first
     assert len(first) == 1
-    assert len(runs_of(daily, disk.name)) == 1
+    assert len(daily.host.instances(f"{disk.name}.")) == 1
     disk.service.close()
 
 
@@ -292,13 +278,13 @@ def test_one_broken_disk_stops_no_other(daily, name):
     good.write(0, b"\1" * PAGE)
     bad.blob.delete_blob()
     daily.host.fire("scheduled_backup")
-    (fleet,) = settled(daily, "fleet.")
+    (fleet,) = daily.host.settled("fleet.")
 
     assert len(good.points()) == 1
     assert bad.points() == []
     assert fleet["runtimeStatus"] == "Failed"
     assert bad.name in fleet["output"]
-    (failed,) = runs_of(daily, bad.name)
+    (failed,) = daily.host.instances(f"{bad.name}.")
     shown = daily.api("GET", f"/runs/{failed['instanceId']}").json()
     assert (shown["state"], shown["error"]["code"]) == ("Failed", "BlobMissing")
     assert failed["runtimeStatus"] == "Failed"
@@ -310,7 +296,7 @@ def test_instance_ids_and_custom_status_can_be_read(disk, platform):
     disk.write(0, b"\1" * PAGE)
     run = disk.back_up()
 
-    (instance,) = settled(platform, f"{disk.name}.")
+    (instance,) = platform.host.settled(f"{disk.name}.")
     assert instance["instanceId"] == run["id"]
     assert instance["customStatus"]["disk"] == disk.name
     assert instance["customStatus"]["percent"] == 100

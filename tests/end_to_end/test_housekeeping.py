@@ -37,13 +37,12 @@ def test_a_night(own, name):
     old, young = disk.back_up()["id"], disk.back_up()["id"]
     with sqlite3.connect(folder / "host" / "hub.sqlite") as hub:
         hub.execute("UPDATE instances SET created = '2026-01-01T00:00:00.0000000Z' WHERE id = ?", (old,))
+    platform.host.settled(f"{disk.name}.")
     points, snapshots = disk.points(), disk.source_snapshots()
     platform.host.fire("housekeeping")
     platform.host.fire("purge_history")
 
-    (house,) = awaited(
-        lambda: [one for one in platform.host.instances("house.") if one["runtimeStatus"] not in ("Pending", "Running")]
-    )
+    (house,) = platform.host.settled("house.")
     assert house["runtimeStatus"] == "Completed", house
     awaited(lambda: not platform.host.instances(old))
     assert platform.host.instances(young)

@@ -367,7 +367,7 @@ def test_a_point_is_restored_with_the_source_and_the_registration_gone(attached,
 def test_no_secret_in_a_restore(attached, platform, machines, calm):
     """Histories of all its orchestrations, rows, answers and logs: no key, no signature."""
     run = platform.restore(attached.name, {"repoint": True})
-    found = platform.host.instances(run["id"])
+    found = platform.host.settled(run["id"])
     histories = [
         platform.host.call(
             "GET", f"/runtime/webhooks/durabletask/instances/{one['instanceId']}?showHistory=true&showHistoryOutput=true"

@@ -24,7 +24,7 @@ def test_no_secret_in_history_status_logs_rows_or_answers(disk, platform, calm):
         platform.host.call(
             "GET", f"/runtime/webhooks/durabletask/instances/{one['instanceId']}?showHistory=true&showHistoryOutput=true"
         ).text
-        for one in platform.host.instances(disk.name)
+        for one in platform.host.settled(disk.name)
     ]
     everything = "\n".join([*answers, *histories, platform.host.log.read_text(), json.dumps(str(dump(calm, platform)))])
 
