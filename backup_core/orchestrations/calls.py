@@ -90,7 +90,8 @@ def call(context: Context, step: Step[I, O], asked: I, retries: Retries) -> Flow
 def wave(context: Context, step: Step[I, O], asked: Sequence[I], retries: Retries) -> Flow[list[O]]:
     """The step once per input, side by side; only what failed is tried again. Raises StepFailedError with the first fault."""
     answers: list[O | None] = [None] * len(asked)
-    for pause in (*PAUSES, None):
+    pauses = iter(PAUSES)
+    while True:
         open_ = [position for position, answer in enumerate(answers) if answer is None]
         outcomes = yield from attempt(context, step, [asked[position] for position in open_])
         faults = []
@@ -102,12 +103,12 @@ def wave(context: Context, step: Step[I, O], asked: Sequence[I], retries: Retrie
         if not faults:
             return [answer for answer in answers if answer is not None]
         final = next((fault for fault in faults if not fault.retryable), None)
+        pause = next(pauses, None)
         if final or pause is None:
             raise StepFailedError(final or faults[0])
         retries.count += len(faults)
         longest = timedelta(seconds=max(fault.wait_seconds for fault in faults))
         yield context.create_timer(now(context) + max(pause, longest))
-    raise AssertionError  # the last pause is None: the loop returns or raises
 
 
 def sub_orchestration(context: Context, name: str, asked: Message, instance: str, answers: type[O]) -> Flow[O]:

@@ -15,7 +15,7 @@ from backup_core.domain.metadata import from_metadata
 from backup_core.domain.naming import disk_of_run, run_key
 from backup_core.domain.records import Retention
 from backup_core.orchestrations.backup_disk import BackupFailedError
-from backup_core.orchestrations.keep_house import NAME, HouseFailedError
+from backup_core.orchestrations.keep_house import NAME, ROUNDS_MAX, HouseFailedError
 from backup_core.steps.housekeeping import HouseRequest, KeptPage, Tidy
 from tests.activities.test_backup_protocol import stop_before
 from tests.activities.test_restore import RUN, held, into
@@ -423,6 +423,19 @@ async def test_the_orchestration_looks_at_every_disk_until_nothing_is_left(scene
     await keep_house(scene)
 
     assert {name for name in scene.documents.texts if disk_of_run(name.split("/")[1])} == set()
+
+
+async def test_more_than_a_night_takes_is_left_for_the_next(scene):
+    for value in range(ROUNDS_MAX + 1):
+        scene.write(0, value)
+        await scene.back_up()
+    scene.with_limits(sweeps_max=1)
+    scene.world.pass_time(DAY)
+    plans = len(scene.documents.texts)
+    first, second = await keep_house(scene), await keep_house(scene)
+
+    assert first.output["removed"] == ROUNDS_MAX
+    assert 0 < second.output["removed"] == plans - ROUNDS_MAX - len(scene.documents.texts)
 
 
 async def test_a_disk_that_fails_stops_no_other_and_is_named(scene):

@@ -7,15 +7,16 @@ no run of its version can be alive.
 
 from __future__ import annotations
 
+import dis
 import gzip
 import json
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import asdict
-from inspect import CO_OPTIMIZED
 from pathlib import Path
-from types import CodeType
+from tempfile import TemporaryDirectory
 
+import coverage
 import pytest
 
 from backup_core import orchestrations
@@ -26,6 +27,8 @@ from devhost.memory.instance import VERSION, Recording, replayed
 
 FOLDER = Path(__file__).parent / "recorded"
 CODE = Path(orchestrations.__file__).parent
+RETURNS = ("RETURN_VALUE", "RETURN_CONST")
+"""Where a function ends in earnest: a yield and an exception are told to a tracer as returns too."""
 
 ADVICE = """
 Runs that are under way while this code is deployed would end so, and fail. Next:
@@ -59,20 +62,27 @@ def _shown(ending):
 
 
 def arcs(recording):
-    """The branches a replay of the whole recording takes: (file, line, the line after it)."""
+    """The branches a replay of the whole recording takes: (file, line, the line after it), where the negated first line of a
+    function is outside of it.
+
+    Coverage's own tracers lose generators that are resumed by an exception.
+    """
     taken = set()
 
     def enter(frame, _event, _argument):
-        path = Path(frame.f_code.co_filename)
+        path, outside = Path(frame.f_code.co_filename), -frame.f_code.co_firstlineno
         if path.parent != CODE:
             return None
-        before = frame.f_lineno
+        resumed = frame.f_lineno != frame.f_code.co_firstlineno
+        before = frame.f_lineno if resumed else outside
 
         def within(frame, event, _argument):
             nonlocal before
             if event == "line":
                 taken.add((path.name, before, frame.f_lineno))
                 before = frame.f_lineno
+            elif event == "return" and dis.opname[frame.f_code.co_code[frame.f_lasti]] in RETURNS:
+                taken.add((path.name, before, outside))
             return within
 
         return within
@@ -86,23 +96,30 @@ def arcs(recording):
     return taken
 
 
-def lines():
-    """Every line of a function of the orchestrators' code, but those that say they cannot be reached."""
-
-    def functions(code):
-        for one in code.co_consts:
-            if isinstance(one, CodeType):
-                if one.co_flags & CO_OPTIMIZED:  # a class's body is none
-                    yield one
-                yield from functions(one)
-
-    found = set()
-    for path in CODE.glob("*.py"):
-        text = path.read_text()
-        for code in functions(compile(text, str(path), "exec")):
-            found |= {(path.name, line) for _, _, line in code.co_lines() if line and line > code.co_firstlineno}
-        found -= {(path.name, at) for at, line in enumerate(text.splitlines(), 1) if "raise AssertionError" in line}
-    return found
+def unseen(taken):
+    """The branches of the orchestrators' functions, and the lines, that none of those `taken` is or leads to."""
+    by_file = defaultdict(list)
+    for name, *arc in taken:
+        by_file[str(CODE / name)].append(tuple(arc))
+    with TemporaryDirectory() as folder:
+        data = coverage.CoverageData(basename=f"{folder}/taken")
+        data.add_arcs(by_file)
+        data.close()
+        report = Path(folder) / "report.json"
+        measured = coverage.Coverage(data_file=f"{folder}/taken", config_file=False, branch=True)
+        measured.load()
+        measured.json_report(sorted(map(str, CODE.glob("*.py"))), outfile=str(report))
+        files = json.loads(report.read_text())["files"]
+    return [
+        f"{Path(file).name}, {function}: {what}"
+        for file, found in files.items()
+        for function, gaps in found["functions"].items()
+        if function  # else outside of all
+        for what in [
+            *(f"line {line}" for line in gaps["missing_lines"]),
+            *(f"from line {one} to {other if other > 0 else 'the end'}" for one, other in gaps["missing_branches"]),
+        ]
+    ]
 
 
 def load(file):
