@@ -10,44 +10,14 @@ import pytest
 from backup_core.api import runs
 from backup_core.api.context import respond
 from backup_core.api.http import Request
-from tests.activities.test_backup_protocol import ALL_STEPS, stop_before
+from tests.activities.acts import STEPS_OF_A_BACKUP, cancel, canceled_before, stop_before
 from tests.scene import Scene
 
 TOO_LATE = {"drop_previous_snapshot", "prune_points", "finish_run", "commit_point", "take_backup_snapshot"}
 """The last report before them says "committing": whoever cancels after it gets the restore point."""
 
 
-@pytest.fixture(params=["writes", "content"])
-def scene(request):
-    stage = Scene(diff=request.param)
-    stage.protect()
-    stage.write(0, 1, 2, 3, None, 5)
-    return stage
-
-
-async def cancel(scene, run):
-    answer = await respond(scene.api(), runs.post_cancel, Request("https://app.test/api", {"run": run}))
-    return answer.status, json.loads(answer.body)
-
-
-async def canceled_before(scene, step, **fields):
-    """A run that is asked to end just before `step`; its output."""
-    request, driver = scene.request(**fields), scene.driver()
-    asked = False
-
-    async def perform(name, input_):
-        nonlocal asked
-        if name == step and not asked:
-            asked = True
-            assert (await cancel(scene, request.run))[0] == 202
-        return await scene.perform(name, input_)
-
-    driver._perform = perform
-    output = await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
-    return request.run, output
-
-
-@pytest.mark.parametrize("step", ALL_STEPS)
+@pytest.mark.parametrize("step", STEPS_OF_A_BACKUP)
 @pytest.mark.parametrize("base", ["first", "later"])
 async def test_every_phase_can_be_canceled(scene, step, base):
     """Points are as they were, leases and ownership are gone, and the next run brings a right point."""

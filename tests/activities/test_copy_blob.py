@@ -11,8 +11,7 @@ from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.orchestrations import copy_blob
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.ports import CopyState
-from tests.activities.test_backup_protocol import names, stop_before
-from tests.activities.test_cancel import cancel
+from tests.activities.acts import cancel, names, stop_before
 from tests.scene import PAGE, SOURCE, Scene
 
 

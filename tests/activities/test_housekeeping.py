@@ -17,23 +17,10 @@ from backup_core.domain.records import Retention
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.keep_house import NAME, ROUNDS_MAX, HouseFailedError
 from backup_core.steps.housekeeping import HouseRequest, KeptPage, Tidy
-from tests.activities.test_backup_protocol import stop_before
-from tests.activities.test_restore import RUN, held, into
-from tests.activities.test_restore import scene as restorable_scene
-from tests.activities.test_restore_recovery import stopped_before
-from tests.scene import Scene
+from tests.activities.acts import RUN, held, into, stop_before, stopped_before
 
-restorable = restorable_scene
 DAY = timedelta(hours=25)
 LEASE = "00000000-0000-0000-0000-00000000000a"
-
-
-@pytest.fixture(params=["writes", "content"])
-def scene(request):
-    stage = Scene(diff=request.param)
-    stage.protect()
-    stage.write(0, 1, 2, 3, None, 5)
-    return stage
 
 
 def asked(disk="vm", run_days=180):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from backup_core.api import catalogue, disks, points
-from backup_core.api.context import respond
-from backup_core.api.http import Request
 from backup_core.domain.rebuild import DIRTY
 from backup_core.orchestrations.backup_disk import BackupFailedError
-from tests.activities.test_backup_protocol import stop_before
+from tests.activities.acts import call, rebuild, stop_before
 from tests.scene import PAGE, Scene
 
 
@@ -30,25 +27,6 @@ async def scene():
     await stage.back_up()
     assert [point.automatic_fulls for point in stage.points()] == [0, 0, 0, 1]
     return stage
-
-
-async def call(scene, handler, body=None, query=None, **route):
-    request = Request("https://app.test/api", route, query or {}, json.dumps(body).encode() if body else b"")
-    reply = await respond(scene.api(), handler, request)
-    return reply.status, json.loads(reply.body)
-
-
-async def rebuild(scene, **asked):
-    """A dry run, which changes nothing, then the real one; what it answered."""
-    before = scene.dump(with_runs=True)
-    status, dry = await call(scene, catalogue.post_rebuild, asked or None)
-    assert (status, dry["dryRun"]) == (200, True)
-    assert scene.dump(with_runs=True) == before
-    status, done = await call(scene, catalogue.post_rebuild, {**asked, "dryRun": False, "planHash": dry["planHash"]})
-    assert status == 200
-    assert done["value"] == dry["value"]
-    status, again = await call(scene, catalogue.post_rebuild, asked or None)
-    return done, again
 
 
 def values(scene):

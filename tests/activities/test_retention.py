@@ -13,8 +13,7 @@ from backup_core.api.context import respond
 from backup_core.api.http import Request
 from backup_core.domain.records import Pin, Retention
 from backup_core.orchestrations.backup_disk import BackupFailedError
-from tests.activities.test_backup_protocol import stop_before
-from tests.activities.test_rebuild import rebuild
+from tests.activities.acts import keep, rebuild, stop_before
 from tests.scene import Scene
 
 
@@ -28,11 +27,6 @@ async def scene():
         await stage.back_up()
     keep(stage, 2)
     return stage
-
-
-def keep(scene, last, days=0):
-    row = scene.catalogue.rows["vm", "policy"]
-    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, retention=Retention(last, days)))
 
 
 def backup_snapshots(scene):

@@ -20,22 +20,10 @@ from backup_core.domain.progress import eta_seconds
 from backup_core.domain.ranges import MIB
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.restore_disk import RestoreFailedError
-from tests.activities.test_backup_protocol import stop_before
-from tests.activities.test_cancel import canceled_before
-from tests.activities.test_restore import FINAL, RUN, failing, into, scene
-from tests.scene import Scene
+from tests.activities.acts import FINAL, RUN, canceled_before, failing, into, stop_before
 
-restorable = scene
 SCHEDULE = "0 0 */12 * * *"
 BACKUP_PHASES = ["preparing", "snapshot", "planning", "copying", "verifying", "committing", "cleaning"]
-
-
-@pytest.fixture
-def disk():
-    stage = Scene()
-    stage.protect()
-    stage.write(0, 1, 2, 3, None, 5)
-    return stage
 
 
 def told(stage, run):
@@ -45,47 +33,47 @@ def told(stage, run):
 
 
 @pytest.mark.parametrize("times", [1, 2])
-async def test_a_backup_tells_each_phase_and_its_end_once(disk, times):
+async def test_a_backup_tells_each_phase_and_its_end_once(scene, times):
     """Also when every step is delivered twice."""
 
     async def perform(name, asked):
-        answers = [await disk.perform(name, asked) for _ in range(times)]
+        answers = [await scene.perform(name, asked) for _ in range(times)]
         return answers[-1]
 
-    request, driver = disk.request(), disk.driver()
+    request, driver = scene.request(), scene.driver()
     driver._perform = perform
     await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
 
-    phases, ends = told(disk, request.run)
+    phases, ends = told(scene, request.run)
     assert phases == BACKUP_PHASES
     assert [(end.state, end.operation, end.kind, end.points, end.code) for end in ends] == [
         ("Succeeded", "backup", "full", 1, "")
     ]
-    assert ends[0].bytes_done == 4 * 512
+    assert ends[0].bytes_done == 6 * 512
 
 
-async def test_a_failed_a_skipped_and_a_canceled_run_tell_their_ends(disk):
-    del disk.blobs.blobs[disk.source()]
+async def test_a_failed_a_skipped_and_a_canceled_run_tell_their_ends(scene):
+    del scene.blobs.blobs[scene.source()]
     with pytest.raises(BackupFailedError):
-        await disk.back_up()
-    assert [(end.state, end.code, end.severity) for end in told(disk, disk.rows("run!")[0].run)[1]] == [
+        await scene.back_up()
+    assert [(end.state, end.code, end.severity) for end in told(scene, scene.rows("run!")[0].run)[1]] == [
         ("Failed", "BlobMissing", "error")
     ]
 
-    disk.protect("other")
-    working = await stop_before(disk, "plan_transfer", disk="other")
-    await disk.back_up("other", run="other.20260101T000009Z.timer")
-    skipped = told(disk, "other.20260101T000009Z.timer")[1]
+    scene.protect("other")
+    working = await stop_before(scene, "plan_transfer", disk="other")
+    await scene.back_up("other", run="other.20260101T000009Z.timer")
+    skipped = told(scene, "other.20260101T000009Z.timer")[1]
     assert [(end.state, end.severity) for end in skipped] == [("Skipped", "warning")]
     assert "was at work" in skipped[0].message
 
-    disk.world.pass_time(HEARTBEAT_MAX + timedelta(seconds=1))
-    await disk.back_up("other", run="other.20260101T000010Z.timer")
-    assert [end.code for end in told(disk, working.run)[1]] == ["Abandoned"]
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(seconds=1))
+    await scene.back_up("other", run="other.20260101T000010Z.timer")
+    assert [end.code for end in told(scene, working.run)[1]] == ["Abandoned"]
 
-    disk.protect("third")
-    run, _ = await canceled_before(disk, "plan_transfer", disk="third")
-    assert [end.state for end in told(disk, run)[1]] == ["Canceled"]
+    scene.protect("third")
+    run, _ = await canceled_before(scene, "plan_transfer", disk="third")
+    assert [end.state for end in told(scene, run)[1]] == ["Canceled"]
 
 
 async def test_a_restore_tells_its_phases_and_that_it_asks_for_attention(restorable):
@@ -136,11 +124,11 @@ async def watched(stage, **after):
     return {one.disk: one for one in stage.journal.events if isinstance(one, DiskSeen)}, fleet
 
 
-async def test_a_protected_disk_with_a_fresh_point(disk):
-    await disk.back_up()
-    seen, fleet = await watched(disk, hours=1)
+async def test_a_protected_disk_with_a_fresh_point(scene):
+    await scene.back_up()
+    seen, fleet = await watched(scene, hours=1)
 
-    point = disk.points()[0]
+    point = scene.points()[0]
     one = seen["vm"]
     assert (one.protection, one.newest_point, one.overdue, one.last_status) == ("protected", point.point, False, "Succeeded")
     assert 3600 <= one.rpo_seconds < 3700
@@ -148,54 +136,54 @@ async def test_a_protected_disk_with_a_fresh_point(disk):
     assert fleet == FleetSeen(disks=1, protected=1, overdue=0, unseen=0, why="")
 
 
-async def test_a_disk_whose_windows_were_missed_is_overdue(disk):
-    await disk.back_up()
-    seen, fleet = await watched(disk, hours=25)
+async def test_a_disk_whose_windows_were_missed_is_overdue(scene):
+    await scene.back_up()
+    seen, fleet = await watched(scene, hours=25)
 
     assert (seen["vm"].overdue, seen["vm"].severity, fleet.overdue) == (True, "warning", 1)
 
 
-async def test_a_disk_that_failed_says_how(disk):
-    await disk.back_up()
-    del disk.blobs.blobs[disk.source()]
+async def test_a_disk_that_failed_says_how(scene):
+    await scene.back_up()
+    del scene.blobs.blobs[scene.source()]
     with pytest.raises(BackupFailedError):
-        await disk.back_up()
+        await scene.back_up()
 
-    seen, _ = await watched(disk)
+    seen, _ = await watched(scene)
     assert (seen["vm"].last_status, seen["vm"].last_code) == ("Failed", "BlobMissing")
 
 
-async def test_a_run_nothing_is_heard_of(disk):
-    await stop_before(disk, "apply_shard")
-    seen, _ = await watched(disk, minutes=5)
+async def test_a_run_nothing_is_heard_of(scene):
+    await stop_before(scene, "apply_shard")
+    seen, _ = await watched(scene, minutes=5)
     assert (seen["vm"].at_work != "", seen["vm"].silent_seconds) == (True, 0)
 
-    seen, _ = await watched(disk, minutes=55)
+    seen, _ = await watched(scene, minutes=55)
     assert seen["vm"].silent_seconds >= 3600
 
 
-async def test_quarantine_is_seen_on_the_head_and_on_points(disk):
-    await disk.back_up()
-    row = disk.catalogue.rows["vm", "head"]
-    disk.catalogue.rows["vm", "head"] = replace(row, value=replace(row.value, doubt="it differs"))
-    assert (await watched(disk))[0]["vm"].quarantined
+async def test_quarantine_is_seen_on_the_head_and_on_points(scene):
+    await scene.back_up()
+    row = scene.catalogue.rows["vm", "head"]
+    scene.catalogue.rows["vm", "head"] = replace(row, value=replace(row.value, doubt="it differs"))
+    assert (await watched(scene))[0]["vm"].quarantined
 
-    disk.catalogue.rows["vm", "head"] = row
-    key = next(key for key in disk.catalogue.rows if key[1].startswith("point!"))
-    point = disk.catalogue.rows[key]
-    disk.catalogue.rows[key] = replace(point, value=replace(point.value, state="quarantined"))
-    assert (await watched(disk))[0]["vm"].quarantined
+    scene.catalogue.rows["vm", "head"] = row
+    key = next(key for key in scene.catalogue.rows if key[1].startswith("point!"))
+    point = scene.catalogue.rows[key]
+    scene.catalogue.rows[key] = replace(point, value=replace(point.value, state="quarantined"))
+    assert (await watched(scene))[0]["vm"].quarantined
 
 
-async def test_an_unprotected_and_a_stopped_disk(disk):
-    await disk.back_up()
-    row = disk.catalogue.rows["vm", "policy"]
-    disk.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, unprotected="its VM has a managed disk"))
-    one = (await watched(disk))[0]["vm"]
+async def test_an_unprotected_and_a_stopped_disk(scene):
+    await scene.back_up()
+    row = scene.catalogue.rows["vm", "policy"]
+    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, unprotected="its VM has a managed disk"))
+    one = (await watched(scene))[0]["vm"]
     assert (one.protection, one.overdue, one.severity) == ("unprotected", True, "warning")
 
-    disk.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, protected=False))
-    one = (await watched(disk, days=9))[0]["vm"]
+    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, protected=False))
+    one = (await watched(scene, days=9))[0]["vm"]
     assert (one.protection, one.overdue, one.rpo_seconds) == ("stopped", False, None)
 
 
@@ -209,9 +197,9 @@ async def test_a_restore_that_asks_for_attention_is_seen(restorable):
     assert (await watched(restorable))[0]["vm"].attention == "Azure is out"
 
 
-async def test_a_disk_that_cannot_be_read_is_told_with_its_reason_and_stops_no_other(disk):
-    disk.protect("other")
-    policy = disk.catalogue.policy
+async def test_a_disk_that_cannot_be_read_is_told_with_its_reason_and_stops_no_other(scene):
+    scene.protect("other")
+    policy = scene.catalogue.policy
 
     async def broken(name):
         if name == "other":
@@ -219,32 +207,32 @@ async def test_a_disk_that_cannot_be_read_is_told_with_its_reason_and_stops_no_o
             raise ServiceUnavailableError(message)
         return await policy(name)
 
-    disk.catalogue.policy = broken
-    seen, fleet = await watched(disk)
+    scene.catalogue.policy = broken
+    seen, fleet = await watched(scene)
     assert (set(seen), fleet.disks, fleet.unseen) == ({"vm"}, 2, 1)
     assert fleet.why == "other: ServiceUnavailable: the table did not answer"
     assert fleet.severity == "warning"
 
 
-async def test_a_catalogue_that_does_not_answer_tells_nothing(disk):
+async def test_a_catalogue_that_does_not_answer_tells_nothing(scene):
     """Silence is what raises the alarm: a fleet line would be a green light that is not true."""
 
     async def broken():
         raise ServiceUnavailableError
 
-    disk.catalogue.disks = broken
+    scene.catalogue.disks = broken
     with pytest.raises(ServiceUnavailableError):
-        await watch(disk.tools, SCHEDULE, disk.world.now)
-    assert not [one for one in disk.journal.events if isinstance(one, FleetSeen)]
+        await watch(scene.tools, SCHEDULE, scene.world.now)
+    assert not [one for one in scene.journal.events if isinstance(one, FleetSeen)]
 
 
 # -- rules ------------------------------------------------------------------------------------------------------------------
 
 
-async def test_churn_is_told_beside_what_is_usual(disk):
+async def test_churn_is_told_beside_what_is_usual(scene):
     """Newest first: an increment's bytes over the median of those before it, fulls left out."""
-    await disk.back_up()
-    point = disk.points()[0]
+    await scene.back_up()
+    point = scene.points()[0]
 
     def points(*amounts, kind="incremental"):
         return [replace(point, kind=kind, write_bytes=amount * MIB, clear_bytes=amount * MIB) for amount in amounts]
@@ -257,18 +245,18 @@ async def test_churn_is_told_beside_what_is_usual(disk):
     assert churn_ratio([]) is None
 
 
-async def test_the_end_of_an_increment_tells_its_churn(disk):
-    await disk.back_up()
+async def test_the_end_of_an_increment_tells_its_churn(scene):
+    await scene.back_up()
     for value in range(4):
-        disk.write(0, value + 10)
-        driver = await disk.back_up()
-    ends = told(disk, driver.output["run"])[1]
+        scene.write(0, value + 10)
+        driver = await scene.back_up()
+    ends = told(scene, driver.output["run"])[1]
 
     assert [end.churn_ratio for end in ends] == [0.0]
 
 
-def test_what_is_left_is_told_from_what_was_taken(disk):
-    start = disk.world.now
+def test_what_is_left_is_told_from_what_was_taken(scene):
+    start = scene.world.now
     assert eta_seconds(start, start + timedelta(seconds=60), 20) == 240
     assert eta_seconds(start, start + timedelta(seconds=60), 4) is None
     assert eta_seconds(None, start, 50) is None

@@ -8,13 +8,23 @@ import pytest
 
 from backup_core.domain.errors import MachineChangedError, MachineRefusedError, ServiceUnavailableError
 from backup_core.orchestrations.restore_disk import RestoreFailedError
-from tests.activities.test_cancel import cancel
-from tests.activities.test_restore import AGAIN, RUN, STEPS, TARGET, contents_of, everything_kept, held, into, on
-from tests.activities.test_restore import scene as restorable
+from tests.activities.acts import (
+    AGAIN,
+    RUN,
+    STEPS_OF_A_RESTORE,
+    TARGET,
+    cancel,
+    contents_of,
+    everything_kept,
+    held,
+    into,
+    on,
+    sane,
+    stopped_before,
+)
 from tests.scene import PAGE, SOURCE, VM
 
-scene = restorable
-ALL = ["begin_restore", *STEPS, "finish_restore"]
+ALL = ["begin_restore", *STEPS_OF_A_RESTORE, "finish_restore"]
 UNDONE = {
     "begin_restore",
     "plan_transfer",
@@ -25,34 +35,6 @@ UNDONE = {
     "seal_image",
     "remember_machine",
 }
-
-
-def sane(scene):
-    """What must hold once nothing is at work any more: whatever happened."""
-    assert held(scene) is not None, "invariant 17"
-    assert scene.catalogue.rows["vm", "policy"].value.source == held(scene), "backups are of the disk the machine uses"
-    assert list(scene.catalogue.claims) == [held(scene)]
-    assert scene.rows("pin!") == []
-    assert (scene.head_row().owner, scene.head_row().repoint) == (None, "")
-    point = scene.points()[-1]
-    assert scene.content(point) == scene.blob(held(scene)).content()
-
-
-async def stopped_before(scene, step, count=1, **fields):
-    """A restore whose worker dies just before it comes to `step` for the `count`th time, and is never heard of again."""
-    request, driver, left = scene.restore_request(scene.points()[0], **(fields or into())), scene.driver(), [count]
-
-    async def perform(name, asked):
-        if name == step:
-            left[0] -= 1
-            if left[0] <= 0:
-                raise KeyboardInterrupt
-        return await scene.perform(name, asked)
-
-    driver._perform = perform
-    with pytest.raises(KeyboardInterrupt):
-        await driver.run("restore_disk", request.model_dump(mode="json"), request.run)
-    return driver
 
 
 @pytest.mark.parametrize("step", [step for step in ALL if step != "settle_change"])

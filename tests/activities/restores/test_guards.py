@@ -15,13 +15,24 @@ from backup_core.domain.repoint import MachineDisk
 from backup_core.orchestrations.repoint_machine import PAUSE_MAX
 from backup_core.orchestrations.restore_disk import RestoreFailedError
 from backup_core.ports import Fence, ManagedDisk
-from tests.activities.test_cancel import cancel
-from tests.activities.test_restore import AGAIN, FINAL, RUN, TARGET, contents_of, everything_kept, failing, held, into, on
-from tests.activities.test_restore import scene as restorable
-from tests.activities.test_restore_recovery import sane, stopped_before
+from tests.activities.acts import (
+    AGAIN,
+    FINAL,
+    RUN,
+    TARGET,
+    cancel,
+    contents_of,
+    everything_kept,
+    failing,
+    held,
+    into,
+    on,
+    sane,
+    stop_before,
+    stopped_before,
+)
 from tests.scene import PAGE, SOURCE, VM
 
-scene = restorable
 MACHINE_STEPS = ("move_machine", "fence_machine", "look_at_machine")
 
 
@@ -297,8 +308,6 @@ async def test_a_cancel_of_an_adoption_before_it_begins(scene):
 
 async def test_a_cancel_while_it_waits_for_the_disk(scene):
     """The backup at work goes on; the new disk is removed, the machine was not touched."""
-    from tests.activities.test_backup_protocol import stop_before  # noqa: PLC0415
-
     backup = await stop_before(scene, "verify_head")
     machine = scene.machines.machines[VM]
     driver = scene.driver()

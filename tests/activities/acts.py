@@ -1,0 +1,172 @@
+"""What happens on the stage: backups and restores that die, fail or are canceled at a place, and what is looked at afterwards."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from backup_core.api import catalogue, runs
+from backup_core.api.context import respond
+from backup_core.api.http import Request
+from backup_core.domain.records import Retention, Slot
+from backup_core.steps.backup import BACKUP_STEPS
+from backup_core.steps.copying import COPYING_STEPS
+from tests.scene import SOURCE, VM
+
+RUN = "vm.20260102T030405Z.0000abcd"
+AGAIN = "vm.20260102T030406Z.0000abce"
+TARGET = f"{SOURCE}/vhds/restored.vhd"
+FINAL = {"code": "AccessDenied", "retryable": False}
+OTHERS = {"list_disks", "begin_new_generation", "raise_epoch", "report_progress", "begin"}
+COPY_BLOB = {"start_copy", "check_copy", "abort_copy", "take_over_copy"}
+STEPS_OF_A_BACKUP = [step.name for step in (*BACKUP_STEPS, *COPYING_STEPS) if step.name not in OTHERS | COPY_BLOB]
+"""Steps of a backup by pages, after its begin."""
+STEPS_OF_A_RESTORE = [
+    "plan_transfer", "open_image", "apply_shard", "compare_image", "own_disk", "seal_image", "remember_machine", "move_machine",
+    "adopt_head", "take_backup_snapshot", "commit_point", "settle_change",
+]  # fmt: skip
+
+
+# -- backups ---------------------------------------------------------------------------------------------------------
+
+
+def names(driver):
+    return [name for name, _, _ in driver.calls if name != "report_progress"]
+
+
+async def stop_before(scene, step, **fields):
+    """A run whose orchestration dies just before `step`; its request."""
+    request = scene.request(**fields)
+    driver = scene.driver()
+
+    async def perform(name, asked):
+        if name == step:
+            raise KeyboardInterrupt
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    scene.stopped = driver
+    with pytest.raises(KeyboardInterrupt):
+        await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+    return request
+
+
+async def call(scene, handler, body=None, query=None, **route):
+    request = Request("https://app.test/api", route, query or {}, json.dumps(body).encode() if body else b"")
+    reply = await respond(scene.api(), handler, request)
+    return reply.status, json.loads(reply.body)
+
+
+async def cancel(scene, run):
+    return await call(scene, runs.post_cancel, run=run)
+
+
+async def canceled_before(scene, step, **fields):
+    """A run that is asked to end just before `step`; its output."""
+    request, driver = scene.request(**fields), scene.driver()
+    asked = False
+
+    async def perform(name, input_):
+        nonlocal asked
+        if name == step and not asked:
+            asked = True
+            assert (await cancel(scene, request.run))[0] == 202
+        return await scene.perform(name, input_)
+
+    driver._perform = perform
+    output = await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+    return request.run, output
+
+
+def keep(scene, last, days=0):
+    row = scene.catalogue.rows["vm", "policy"]
+    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, retention=Retention(last, days)))
+
+
+async def rebuild(scene, **asked):
+    """A dry run, which changes nothing, then the real one; what it answered."""
+    before = scene.dump(with_runs=True)
+    status, dry = await call(scene, catalogue.post_rebuild, asked or None)
+    assert (status, dry["dryRun"]) == (200, True)
+    assert scene.dump(with_runs=True) == before
+    status, done = await call(scene, catalogue.post_rebuild, {**asked, "dryRun": False, "planHash": dry["planHash"]})
+    assert status == 200
+    assert done["value"] == dry["value"]
+    status, again = await call(scene, catalogue.post_rebuild, asked or None)
+    return done, again
+
+
+# -- restores --------------------------------------------------------------------------------------------------------
+
+
+def into(lun=0, **fields):
+    """A restore into the machine."""
+    return {"repoint": True, "adopt": True, "slot": Slot(VM, lun), "old_disk": f"{SOURCE}/vhds/vm.vhd", **fields}
+
+
+def on(scene, run=RUN):
+    return scene.run_row(run).restore
+
+
+def held(scene, lun=0):
+    disk = scene.machines.machines[VM].at(lun)
+    return disk.source if disk else None
+
+
+def contents_of(scene):
+    return {point.point: scene.content(point) for point in scene.points()}
+
+
+def everything_kept(scene, contents):
+    """Every restore point that was there is there, with its bytes."""
+    for point, content in contents.items():
+        found = next(one for one in scene.points() if one.point == point)
+        assert found.state == "available"
+        assert scene.content(found) == content
+
+
+def failing(scene, step, fault, times=99, skip=0):
+    """A driver whose `step` answers a fault so often, after it has run `skip` times."""
+    driver, left, passed = scene.driver(), [times], [skip]
+
+    async def perform(name, asked):
+        if name == step:
+            if passed[0]:
+                passed[0] -= 1
+            elif left[0]:
+                left[0] -= 1
+                return {"fault": {**fault, "message": "told"}, "value": None}
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    return driver
+
+
+async def stopped_before(scene, step, count=1, **fields):
+    """A restore whose worker dies just before it comes to `step` for the `count`th time, and is never heard of again."""
+    request, driver, left = scene.restore_request(scene.points()[0], **(fields or into())), scene.driver(), [count]
+
+    async def perform(name, asked):
+        if name == step:
+            left[0] -= 1
+            if left[0] <= 0:
+                raise KeyboardInterrupt
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    with pytest.raises(KeyboardInterrupt):
+        await driver.run("restore_disk", request.model_dump(mode="json"), request.run)
+    return driver
+
+
+def sane(scene):
+    """What must hold once nothing is at work any more: whatever happened."""
+    assert held(scene) is not None, "invariant 17"
+    assert scene.catalogue.rows["vm", "policy"].value.source == held(scene), "backups are of the disk the machine uses"
+    assert list(scene.catalogue.claims) == [held(scene)]
+    assert scene.rows("pin!") == []
+    assert (scene.head_row().owner, scene.head_row().repoint) == (None, "")
+    point = scene.points()[-1]
+    assert scene.content(point) == scene.blob(held(scene)).content()

@@ -1,0 +1,361 @@
+"""What goes wrong in a restore: it ends in a declared state, says so, and no restore point has changed."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+
+from backup_core.domain.errors import MachineRefusedError, ServiceUnavailableError
+from backup_core.domain.records import Slot
+from backup_core.domain.repoint import MachineDisk
+from backup_core.orchestrations.restore_disk import RestoreFailedError
+from tests.activities.acts import (
+    FINAL,
+    RUN,
+    STEPS_OF_A_RESTORE,
+    TARGET,
+    cancel,
+    contents_of,
+    everything_kept,
+    failing,
+    held,
+    into,
+    on,
+)
+from tests.scene import PAGE, SOURCE, VM
+
+
+@pytest.mark.parametrize("what", ["live disk", "stranger"])
+async def test_nothing_that_exists_is_ever_written_to(scene, what):
+    """A blob of that name appears after the validation: it is left as it is, down to its version."""
+    address = scene.source() if what == "live disk" else scene.source("stranger")
+    if what == "stranger":
+        scene.blobs.put(address, 32 * PAGE).metadata = {"of": "somebody"}
+    before = vars(copy.deepcopy(scene.blobs.blobs[address]))
+    with pytest.raises(RestoreFailedError, match=r"BlobExists.*never writes onto anything that exists"):
+        await scene.restore(scene.points()[0], target=address.url, **into())
+
+    assert vars(scene.blobs.blobs[address]) == before
+    assert held(scene) == scene.source().url
+    assert scene.rows("pin!") == []
+    assert not any("restore-" in at.name for at in scene.blobs.blobs), "the promoted head is removed"
+
+
+AFTER_THE_MACHINE = {"adopt_head", "take_backup_snapshot", "commit_point"}
+
+
+@pytest.mark.parametrize("step", [step for step in STEPS_OF_A_RESTORE if step != "settle_change"])
+async def test_a_step_that_fails_leaves_a_declared_end_state(scene, step):
+    """The machine has one of its disks and backups are of that one; no pin, no lease, no ownership; the next backup is right."""
+    contents = contents_of(scene)
+    driver = failing(scene, step, FINAL, times=1 if step == "move_machine" else 99)
+    with pytest.raises(RestoreFailedError, match=r"AccessDenied: told; restore point .* is unchanged"):
+        await scene.restore(scene.points()[0], driver=driver, **into())
+
+    everything_kept(scene, contents)
+    row = scene.run_row(RUN)
+    assert (row.state, row.error.code) == ("Failed", "AccessDenied")
+    new = step in AFTER_THE_MACHINE
+    assert held(scene) == (TARGET if new else scene.source().url)
+    assert scene.catalogue.rows["vm", "policy"].value.source == held(scene)
+    assert scene.rows("pin!") == []
+    assert (scene.head_row().owner, scene.head_row().repoint) == (None, "")
+    assert all(blob.lease == "" or blob.lease.startswith(VM) for blob in scene.blobs.blobs.values())
+    assert ("uses the new disk" in row.restore.end) == new
+    await scene.back_up()
+    point = scene.points()[-1]
+    assert scene.content(point) == scene.blob(held(scene)).content()
+    assert (point.kind, point.reason.startswith("the disk's source")) == (("full", True) if new else ("incremental", False))
+
+
+@pytest.mark.parametrize("step", STEPS_OF_A_RESTORE)
+async def test_a_fault_that_may_pass_is_waited_out(scene, step):
+    driver = failing(scene, step, {"code": "ServiceUnavailable", "retryable": True}, times=2)
+    await scene.restore(scene.points()[0], driver=driver, **into())
+
+    assert scene.run_row(RUN).state == "Succeeded"
+    assert held(scene) == TARGET
+
+
+@pytest.mark.parametrize("moves", [0, 1, 2])
+async def test_an_outage_of_the_resource_manager_is_outlasted(scene, moves):
+    """For hours, before, between and after the two changes: the run keeps its state, asks for attention, and goes on."""
+    driver = failing(scene, "move_machine", {"code": "ServiceUnavailable", "retryable": True}, times=60, skip=moves)
+    inner, asked_for = driver._perform, []
+
+    async def perform(name, asked):
+        if name == "report_progress" and asked["attention"]:
+            asked_for.append(asked["attention"])
+            assert scene.run_row(RUN).state == "Running"
+        return await inner(name, asked)
+
+    driver._perform = perform
+    await scene.restore(scene.points()[0], driver=driver, **into())
+
+    assert scene.run_row(RUN).state == "Succeeded"
+    assert held(scene) == TARGET
+    assert "nothing is lost, it goes on as soon as Azure answers" in asked_for[0]
+    assert len(asked_for) > 5
+    assert on(scene).attention == ""
+
+
+async def test_a_refused_disk_is_undone(scene):
+    """The new disk cannot be attached: the old one is back, read back, and the run says why."""
+    real, refused = scene.machines.put_disk, []
+
+    async def put_disk(machine, lun, disk):
+        if disk and disk.source == TARGET:
+            refused.append(disk)
+            raise MachineRefusedError("AcquireDiskLeaseFailed")
+        return await real(machine, lun, disk)
+
+    scene.machines.put_disk = put_disk
+    with pytest.raises(RestoreFailedError, match=r"MachineRefused: AcquireDiskLeaseFailed; .*uses the old disk again"):
+        await scene.restore(scene.points()[0], **into())
+
+    assert len(refused) == 1
+    assert held(scene) == scene.source().url
+    assert scene.blob(scene.source().url).lease.startswith(VM)
+    assert scene.blob(TARGET).content() == scene.content(scene.points()[0]), "the complete disk is kept, and named"
+    assert TARGET in on(scene).end
+    await scene.back_up()
+    assert scene.points()[-1].kind == "incremental"
+
+
+async def test_when_neither_disk_can_be_attached_it_never_ends(scene):
+    """No end state without a disk: it asks for attention until somebody lets it; then the old disk is back."""
+    real, attempts = scene.machines.put_disk, []
+
+    async def put_disk(machine, lun, disk):
+        if disk and len(attempts) < 40:
+            attempts.append(on(scene).attention)
+            raise MachineRefusedError("AcquireDiskLeaseFailed")
+        return await real(machine, lun, disk)
+
+    scene.machines.put_disk = put_disk
+    with pytest.raises(RestoreFailedError, match=r"uses the old disk again"):
+        await scene.restore(scene.points()[0], **into())
+
+    assert len(attempts) == 40
+    assert "has no disk there and Azure refuses to give it the old one" in attempts[-1]
+    assert held(scene) == scene.source().url
+
+
+async def test_a_version_conflict_is_looked_at_again(scene):
+    """Somebody changes the machine between reading and writing: nothing is overwritten, the next look decides."""
+    real, raced = scene.machines.put_disk, []
+
+    async def put_disk(machine, lun, disk):
+        if not raced:
+            raced.append(True)
+            scene.machines.change(VM, *scene.machines.machines[VM].disks)
+        return await real(machine, lun, disk)
+
+    scene.machines.put_disk = put_disk
+    await scene.restore(scene.points()[0], **into())
+
+    assert held(scene) == TARGET
+    assert scene.run_row(RUN).retries == 0 or scene.run_row(RUN).state == "Succeeded"
+
+
+@pytest.mark.parametrize("moment", ["before", "between"])
+async def test_somebody_gives_the_machine_a_third_disk(scene, moment):
+    """It is left with it; backups stay with the old one; the run says so."""
+    real, other = scene.machines.machine, MachineDisk("x", f"{SOURCE}/vhds/os.vhd", managed=False, lun=0)
+    calls = []
+
+    async def machine(vm):
+        calls.append(vm)
+        if len(calls) == (1 if moment == "before" else 3):
+            keep_os = [disk for disk in scene.machines.machines[VM].disks if disk.lun is None]
+            scene.blob(other.source).lease = ""
+            scene.machines.change(VM, *[disk for disk in keep_os if disk.source != other.source], other)
+        return await real(vm)
+
+    scene.machines.machine = machine
+    with pytest.raises(RestoreFailedError, match="SlotTaken"):
+        await scene.restore(scene.points()[0], **into())
+
+    assert held(scene) == other.source
+    assert scene.catalogue.rows["vm", "policy"].value.source == scene.source().url
+    assert (scene.head_row().owner, scene.head_row().repoint) == (None, "")
+
+
+async def test_a_vm_that_is_gone(scene):
+    del scene.machines.machines[VM]
+    with pytest.raises(RestoreFailedError, match="MachineNotFound"):
+        await scene.restore(scene.points()[0], **into())
+
+    assert scene.catalogue.rows["vm", "policy"].value.source == scene.source().url
+    assert scene.head_row().owner is None
+
+
+async def test_a_vm_of_another_group(scene):
+    """The allow-list is looked at once more where it counts."""
+    other = VM.replace("resourceGroups/web", "resourceGroups/payroll")
+    scene.machines.machines[other] = scene.machines.machines[VM]
+    with pytest.raises(RestoreFailedError, match=r"MachineRefused.*MACHINE_GROUPS"):
+        await scene.restore(scene.points()[0], repoint=True, adopt=True, slot=Slot(other, 0))
+
+
+async def test_a_target_that_left_the_allow_list(scene):
+    """Looked at once more where it counts: the restore fails in words, ends its row and lets go."""
+    with pytest.raises(RestoreFailedError, match=r"SourceUnfit: .*gone\.test.*SOURCE_ACCOUNTS"):
+        await scene.restore(scene.points()[0], target="https://gone.test/vhds/x.vhd", **into())
+
+    assert scene.run_row(RUN).state == "Failed"
+    assert (scene.rows("pin!"), scene.head_row().owner) == ([], None)
+    assert held(scene) == scene.source().url
+
+
+async def test_a_promotion_that_fails_after_the_machine_has_its_disk(scene):
+    """Backups must be of the disk the machine uses: without a point of its own, the next one is full."""
+    driver, inner = scene.driver(), scene.perform
+
+    async def perform(name, asked):
+        if name == "compare_image" and asked["image"]["becomes"] == "head":
+            return {"fault": {**FINAL, "message": "told"}, "value": None}
+        return await inner(name, asked)
+
+    driver._perform = perform
+    with pytest.raises(RestoreFailedError, match=r"told; .*backups go on with the new disk, the next one is full"):
+        await scene.restore(scene.points()[0], driver=driver, **into())
+
+    assert scene.catalogue.rows["vm", "policy"].value.source == held(scene) == TARGET
+    assert scene.catalogue.claims == {TARGET: "vm"}
+    await scene.back_up()
+    assert scene.points()[-1].kind == "full"
+    assert scene.content(scene.points()[-1]) == scene.blob(TARGET).content()
+
+
+@pytest.mark.parametrize("becomes", ["disk", "head"])
+async def test_a_wrong_byte_in_a_copy_is_never_used(scene, becomes):
+    """Full comparison is the default: one byte, anywhere that is allocated, in either copy."""
+    driver, inner, damaged = scene.driver(), scene.perform, []
+
+    async def perform(name, asked):
+        if name == "compare_image" and asked["image"]["becomes"] == becomes and not damaged:
+            damaged.append(True)
+            blob = scene.blobs.blobs[scene.tools.image(asked["image"]["destination"])]
+            blob.pages[1] = b"\xff" + blob.pages[1][1:]
+        return await inner(name, asked)
+
+    driver._perform = perform
+    with pytest.raises(RestoreFailedError, match=r"VerificationMismatch.*bytes \[512, 1024\)|VerificationMismatch.*bytes \["):
+        await scene.restore(scene.points()[0], driver=driver, **into())
+
+    if becomes == "disk":
+        assert held(scene) == scene.source().url
+        assert scene.blob(TARGET) is None
+    assert len(scene.points()) == 3
+
+
+@pytest.mark.parametrize("ending", ["failed", "aborted", "another copy", "short"])
+async def test_a_copy_that_does_not_end_as_ours_is_never_used(scene, ending):
+    """A zero-length blob with full metadata proves nothing."""
+    scene.blobs.copies_held = True
+    request, driver = scene.restore_request(scene.points()[0], **into()), scene.driver()
+    inner, looks = scene.perform, []
+
+    async def perform(name, asked):
+        if name == "check_copy":
+            looks.append(asked["image"]["destination"])
+            for address, blob in list(scene.blobs.blobs.items()):
+                if blob.arriving and len(looks) > 2:
+                    ends(address, blob)
+        return await inner(name, asked)
+
+    def ends(address, blob):
+        ours = address.url == TARGET
+        if not ours or ending in ("another copy", "short"):
+            scene.blobs.end_copy(address, "success")
+        else:
+            scene.blobs.end_copy(address, ending)
+        if ours and ending == "another copy":
+            blob.copy = replace(blob.copy, copy_id="other")
+        if ours and ending == "short":
+            blob.size, blob.pages = 0, {}
+
+    driver._perform = perform
+    asked = request.model_copy(update={"full_copy": "blob"}).model_dump(mode="json")
+    with pytest.raises(RestoreFailedError, match="CopyFailed"):
+        await driver.run("restore_disk", asked, request.run)
+
+    assert held(scene) == scene.source().url
+    assert len(scene.points()) == 3
+    assert scene.rows("pin!") == []
+
+
+async def test_a_copy_that_stays_pending_can_be_canceled(scene):
+    """The service's copy is ended, the blob removed."""
+    scene.blobs.copies_held = True
+    request, driver, looks = scene.restore_request(scene.points()[0], **into()), scene.driver(), []
+
+    async def perform(name, asked):
+        if name == "check_copy":
+            looks.append(name)
+            if len(looks) == 5:
+                await cancel(scene, RUN)
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    asked = request.model_copy(update={"full_copy": "blob"}).model_dump(mode="json")
+    output = await driver.run("restore_disk", asked, request.run)
+
+    assert output["state"] == scene.run_row(RUN).state == "Canceled"
+    assert scene.blob(TARGET) is None
+    assert not any("restore-" in at.name for at in scene.blobs.blobs)
+
+
+async def test_an_unreachable_source_account(scene):
+    """It cannot be written: the restore fails in words, and nothing else has changed."""
+    contents = contents_of(scene)
+    real = scene.blobs.create
+
+    async def create(blob, *rest):
+        if blob.account == SOURCE:
+            raise ServiceUnavailableError("no answer")
+        await real(blob, *rest)
+
+    scene.blobs.create = create
+    with pytest.raises(RestoreFailedError, match="ServiceUnavailable: no answer"):
+        await scene.restore(scene.points()[0], **into())
+
+    everything_kept(scene, contents)
+    assert held(scene) == scene.source().url
+    assert scene.rows("pin!") == []
+
+
+async def test_a_stranger_on_the_promoted_head(scene):
+    """What was proved is what is adopted, to the version."""
+    driver, inner = scene.driver(), scene.perform
+
+    async def perform(name, asked):
+        if name == "adopt_head":
+            blob = scene.blobs.blobs[scene.tools.head(asked["transfer"]["destination"])]
+            blob.etag = '"theirs"'
+        return await inner(name, asked)
+
+    driver._perform = perform
+    with pytest.raises(RestoreFailedError, match=r"HeadAltered.*the next one is full"):
+        await scene.restore(scene.points()[0], driver=driver, **into())
+
+    assert scene.catalogue.rows["vm", "policy"].value.source == held(scene) == TARGET
+
+
+async def test_a_new_disk_that_another_disk_has_claimed(scene):
+    driver, inner = scene.driver(), scene.perform
+
+    async def perform(name, asked):
+        if name == "commit_point":
+            scene.catalogue.claims[TARGET] = "other"
+        return await inner(name, asked)
+
+    driver._perform = perform
+    with pytest.raises(RestoreFailedError, match="SourceUnfit"):
+        await scene.restore(scene.points()[0], driver=driver, adopt=True)
+
+    assert scene.catalogue.claims == {scene.source().url: "vm", TARGET: "other"}
+    assert scene.catalogue.rows["vm", "policy"].value.source == scene.source().url
