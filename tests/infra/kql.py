@@ -1,30 +1,25 @@
-"""As much of the Kusto query language as the alerts and the workbook use: which names a query uses, and what its filters let pass."""
+"""The queries of alerts and workbook: what Kusto's language service says of them, the fields they read, what their filters let pass."""
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+from pathlib import Path
+
+from devhost.storage import node
 
 BEGIN = "traces | where message startswith 'pagekeeper ' | extend e = parse_json(substring(message, 11)) | where tostring(e.event) == '"
-COLUMNS = frozenset({"timestamp", "message", "traces"})
-"""Of Application Insights' table `traces`; more is not used."""
-WORDS = frozenset({
-    "where", "extend", "project", "summarize", "by", "order", "asc", "desc", "render", "timechart", "scatterchart",
-    "and", "or", "in", "bin", "startswith", "parse_json", "substring", "tostring", "tolong", "tobool", "todouble",
-    "todatetime", "isnotempty", "arg_max", "count", "dcount", "max", "sum", "true",
-})  # fmt: skip
-"""Operators, functions and literals that may be used."""
+TABLES = {"traces": "(timestamp: datetime, message: string)"}
+"""Of Application Insights: what is used."""
+CHECKER = Path(__file__).parent / "kusto" / "analyse.js"
 
 
-def names(query):
-    """Every word of the query outside strings, fields of `e` and numbers with a unit."""
-    bare = re.sub(r"'[^']*'", "", query)
-    bare = re.sub(r"\be\.\w+|\b\d+(\.\d+)?[mh]?\b|\{\w+\}", "", bare)
-    return set(re.findall(r"[A-Za-z_]\w*", bare))
-
-
-def made(query):
-    """Names the query itself gives."""
-    return set(re.findall(r"\b([a-z_]+) = ", re.sub(r"'[^']*'", "", query))) | {"e"}
+def analysed(queries):
+    """What Microsoft's language service finds wrong with each query, and the columns of its result with their types."""
+    asked = json.dumps({"tables": TABLES, "queries": queries})
+    told = subprocess.run([node(), str(CHECKER)], input=asked, capture_output=True, text=True, check=True)
+    return [(one["faults"], one["columns"]) for one in json.loads(told.stdout)]
 
 
 def event(query):
