@@ -135,6 +135,7 @@ def _object_faults(values, shape, file, where, own=frozenset()):
 
 def all_faults(file):
     for one, type_ in resources(file):
+        assert type_ in MODELS, f"{one.name}: say in MODELS which model {type_} has"
         yield from _object_faults(properties(one.body), model(MODELS[type_]), file, one.name, BICEPS_OWN)
     source = text(file.root)
     for one in file.of("resource").values():
