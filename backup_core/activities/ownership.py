@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from backup_core.activities.telling import tell, write_run
+from backup_core.activities.telling import tell_end, tell_phase, write_run
 from backup_core.activities.tools import allowed, changes_between, owned, policy_of
 from backup_core.domain.decision import Decision, Found, automatic_full, decide
 from backup_core.domain.ending import abandonment, dead
@@ -115,7 +115,7 @@ async def _own_row(tools: Tools, asked: Begin) -> bool:
         try:
             if fresh.window:
                 await tools.catalogue.begin_window(fresh)
-                await tell(tools, None, fresh)
+                tell_phase(tools, None, fresh)
             else:
                 await write_run(tools, None, fresh)
         except RowExistsError:
@@ -386,10 +386,14 @@ async def let_go(tools: Tools, disk: str, run: str, lease: str, heads: Sequence[
 
 
 async def end_row(tools: Tools, asked: Finish | FinishRestore) -> None:
-    """Write the run's end to its row, once."""
+    """Write the run's end to its row, once, and tell of it."""
     for _ in range(CONFLICTS_MAX):
         row = await tools.catalogue.run(asked.disk, asked.run)
-        if row is None or row.value.ended_for_good:
+        if row is None:
+            return
+        if row.value.ended_for_good:
+            if row.value.untold:
+                await tell_end(tools, row.value, row.etag)
             return
         run = row.value
         restored = run.restore

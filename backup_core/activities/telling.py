@@ -1,10 +1,12 @@
-"""Writing a run's row and telling of it: a line when it comes to another phase, a line when it ends, each once."""
+"""Writing a run's row and telling of it: a line when it comes to another phase, a line when it ends."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.domain.churn import POINTS_LOOKED_AT, churn_ratio
+from backup_core.domain.errors import RowChangedError
 from backup_core.domain.events import PhaseBegun, RunEnded, attention_of
 
 if TYPE_CHECKING:
@@ -17,16 +19,30 @@ async def write_run(tools: Tools, former: Versioned[Run] | None, run: Run) -> No
 
     The write is conditional: of several deliveries one tells. Raises RowExistsError, RowChangedError, and tells nothing.
     """
-    await tools.catalogue.put_run(run, former.etag if former else None)
-    await tell(tools, former.value if former else None, run)
+    run = replace(run, untold=run.ended_for_good)
+    etag = await tools.catalogue.put_run(run, former.etag if former else None)
+    if run.untold:
+        await tell_end(tools, run, etag)
+    else:
+        tell_phase(tools, former.value if former else None, run)
 
 
-async def tell(tools: Tools, former: Run | None, run: Run) -> None:
+def tell_phase(tools: Tools, former: Run | None, run: Run) -> None:
     """Tell what the row, just written, says that `former` did not."""
-    if run.ended_for_good:
-        tools.journal.write(RunEnded.of(run, await _churn(tools, run)))
-    elif former is None or (former.phase, attention_of(former)) != (run.phase, attention_of(run)):
+    if former is None or (former.phase, attention_of(former)) != (run.phase, attention_of(run)):
         tools.journal.write(PhaseBegun.of(run))
+
+
+async def tell_end(tools: Tools, run: Run, etag: str) -> None:
+    """Tell of a run whose end is untold, and note that on its row.
+
+    What dies before the note is told again by whoever finds the row so: an alert that comes twice is better than none.
+    """
+    tools.journal.write(RunEnded.of(run, await _churn(tools, run)))
+    try:
+        await tools.catalogue.put_run(replace(run, untold=False), etag)
+    except RowChangedError:
+        return  # another delivery has told it too
 
 
 async def _churn(tools: Tools, run: Run) -> float | None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from backup_core.activities.telling import tell_end
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import BackupError
 from backup_core.domain.events import DiskSeen, FleetSeen, attention_of
 from backup_core.domain.status import RUNS_LOOKED_AT, status_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from backup_core.activities.tools import Tools
+    from backup_core.domain.records import Run
 
 SIDE_BY_SIDE = 8
 
@@ -50,12 +53,22 @@ async def watch(tools: Tools, schedule: str, now: datetime) -> FleetSeen:
     return fleet
 
 
+async def _tell_late(tools: Tools, runs: Sequence[Run], now: datetime) -> None:
+    """Tell of runs that ended a while ago and whose writer died, or lost the reply, before it told."""
+    for run in runs:
+        if run.untold and run.ended and now - run.ended > HEARTBEAT_MAX:
+            row = await tools.catalogue.run(run.disk, run.run)
+            if row and row.value.untold:
+                await tell_end(tools, row.value, row.etag)
+
+
 async def disk_seen(tools: Tools, disk: str, schedule: str, now: datetime) -> DiskSeen | None:
     """How the disk stands; None when its registration is gone meanwhile."""
     policy, head = await tools.catalogue.policy(disk), await tools.catalogue.head(disk)
     if policy is None:
         return None
     runs = await tools.catalogue.runs(disk, RUNS_LOOKED_AT)
+    await _tell_late(tools, runs, now)
     status = status_of(policy.value, head.value if head else None, runs, schedule, now)
     open_ = next((run for run in runs if not run.ended_for_good), None)
     silent = None

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, get_args
 
-from backup_core.activities.telling import tell, write_run
+from backup_core.activities.telling import tell_phase, write_run
 from backup_core.api.context import RETRY_AFTER_SECONDS, Api
 from backup_core.api.http import (
     REPEATABILITY,
@@ -71,7 +71,7 @@ async def begun(api: Api, request: Request, run: Run, key: str, digest: str) -> 
     try:
         if key:
             await api.catalogue.begin_request(run, RequestKey(run.disk, key, digest, run.run))
-            await tell(api.tools, None, run)
+            tell_phase(api.tools, None, run)
         else:
             await write_run(api.tools, None, run)
     except RowExistsError:

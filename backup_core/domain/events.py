@@ -73,7 +73,7 @@ class PhaseBegun(Event):
 
 @dataclass(frozen=True)
 class RunEnded(Event):
-    """A run's row has come to its end. Written once, by whoever wrote that row."""
+    """A run's row has come to its end. Written by whoever wrote that row, or by who finds it untold if that one died."""
 
     event: ClassVar[str] = "run"
 

@@ -214,6 +214,8 @@ class Run:
     error: RunError | None = None
     cancel_asked: datetime | None = None
     """When somebody asked for the run to be canceled; it ends at its next report."""
+    untold: bool = False
+    """Whether the run has ended and its end is not in the log yet."""
     operation: Operation = "backup"
     restore: Restoring | None = None
     """Of a restore only."""

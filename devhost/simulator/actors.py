@@ -64,7 +64,7 @@ class Actors:
         silent = [run for _, run in stage.pins if stage.run(run).restore is None and not stage.run(run).ended_for_good]
         if silent:
             run = self.rng.choice(silent)
-            stage.store(replace(stage.run(run), state="Canceled"), run_key(run))
+            stage.store(replace(stage.run(run), state="Canceled", ended=stage.world.now, untold=True), run_key(run))
 
     def cancel(self) -> None:
         """An operator cancels a run."""
@@ -74,7 +74,9 @@ class Actors:
             key, run = self.rng.choice(open_)
             stage.count("run canceled")
             stage.note(f"!! {run.run} canceled")
-            stage.store(cancellation(stage.catalogue.rows[DISK, key], stage.world.now, stage.world.now), key)
+            canceled = cancellation(stage.catalogue.rows[DISK, key], stage.world.now, stage.world.now)
+            # As if the call had died before it told.
+            stage.store(replace(canceled, untold=canceled.ended_for_good), key)
 
     def ask_for_restore(self, *, undisturbed: bool = False) -> Run | None:
         """An operator asks for a restore; its row, or None when there is nothing to restore. An `undisturbed` one goes where

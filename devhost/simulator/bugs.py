@@ -23,6 +23,7 @@ from backup_core.activities import (
     tools,
     transfer,
     verification,
+    watch,
 )
 from backup_core.domain import decision
 from backup_core.domain import retention as rules
@@ -361,6 +362,17 @@ def sweep_of_blobs_with_snapshots() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def ends_told_by_their_writer_only() -> Iterator[None]:
+    """The watch does not look for ends that nobody told."""
+
+    async def nothing(*_: object) -> None:
+        return
+
+    with patch.object(watch, "_tell_late", nothing):
+        yield
+
+
 BACKUP_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "no fence": no_fence,
     "lease id from the name": lease_from_the_name,
@@ -374,6 +386,7 @@ BACKUP_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "cursor ahead of its puts": cursor_ahead_of_its_puts,
     "prune of the newest": prune_of_the_newest,
     "prune ignoring pins": prune_ignoring_pins,
+    "ends told by their writer only": ends_told_by_their_writer_only,
     "sweep of the common pair": sweep_of_the_common_pair,
     "sweep of an interrupted target": sweep_of_an_interrupted_target,
     "sweep of the living": sweep_of_the_living,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from backup_core.activities.rebuild import carry_out, survey
 from backup_core.activities.runner import run_step
+from backup_core.activities.watch import watch
 from backup_core.domain.errors import (
     BlobChangedError,
     FencedError,
@@ -24,7 +26,8 @@ from backup_core.domain.errors import (
     ServiceUnavailableError,
     UnexpectedAnswerError,
 )
-from backup_core.domain.events import DiskTidied
+from backup_core.domain.events import DiskTidied, RunEnded
+from backup_core.domain.status import RUNS_LOOKED_AT
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.steps import STEPS
 from backup_core.steps.backup import BackupRequest
@@ -179,6 +182,7 @@ class Simulation:
             self.invariants.check_rest()
             if self.stage.restores:
                 await self._must_restore()
+            await self._must_tell()
             await self._must_rebuild()
         except ViolationError as violation:
             self.stage.report.violation = str(violation)
@@ -424,6 +428,19 @@ class Simulation:
         self.stage.adopted_by_hand = self.stage.adopted_by_hand or not (row.restore and row.restore.repoint)
         self.invariants.check_rest()
         await self._must_back_up()
+
+    async def _must_tell(self) -> None:
+        """After every disturbance the end of each run is told: by its writer, a repeat of its last step, or the watch."""
+        stage = self.stage
+        self.world.pass_time(timedelta(hours=2))  # orchestrators' clocks are wrong by an hour at most
+        runs = [run for run in await stage.catalogue.runs(DISK, RUNS_LOOKED_AT) if run.ended_for_good]
+        stage.count("ends told by the watch", sum(run.untold for run in runs))
+        await watch(stage.tools, "0 0 */12 * * *", self.world.now)
+        told = Counter(one.run for one in stage.journal.events if isinstance(one, RunEnded))
+        for run in runs:
+            if not told[run.run]:
+                self.invariants.violated(f"run {run.run} ended as {run.state}, and nobody was told")
+        stage.count("ends told again", sum(times - 1 for times in told.values()))
 
     async def _must_rebuild(self) -> None:
         """Rows that are lost come back exactly; what else is found is a verified image that was never committed."""

@@ -176,9 +176,9 @@ class Stage:
 
     # -- words --------------------------------------------------------------------------------------------------------
 
-    def count(self, what: str) -> None:
+    def count(self, what: str, times: int = 1) -> None:
         """Count something that happened."""
-        self.report.counts[what] += 1
+        self.report.counts[what] += times
 
     def note(self, line: str) -> None:
         """Write a line of the trace."""

@@ -28,7 +28,7 @@ BACKUP_PHASES = ["preparing", "snapshot", "planning", "copying", "verifying", "c
 
 def told(stage, run):
     """What was told of the run: phases, and its end."""
-    of_run = [one for one in stage.journal.events if one.run == run]
+    of_run = [one for one in stage.journal.events if isinstance(one, PhaseBegun | RunEnded) and one.run == run]
     return [one.phase for one in of_run if isinstance(one, PhaseBegun)], [one for one in of_run if isinstance(one, RunEnded)]
 
 
@@ -74,6 +74,59 @@ async def test_a_failed_a_skipped_and_a_canceled_run_tell_their_ends(scene):
     scene.protect("third")
     run, _ = await canceled_before(scene, "plan_transfer", disk="third")
     assert [end.state for end in told(scene, run)[1]] == ["Canceled"]
+
+
+async def test_an_end_is_told_once_though_the_catalogue_fails_in_between(scene):
+    """The row says that the run has ended, the points for its churn cannot be read: the repeat of the step tells."""
+    await scene.back_up()
+    scene.write(0, 9)
+    points, failures = scene.catalogue.points, [ServiceUnavailableError("away")]
+
+    async def away(*asked, **fields):
+        if failures and scene.rows("run!")[0].ended_for_good:
+            raise failures.pop()
+        return await points(*asked, **fields)
+
+    scene.catalogue.points = away
+    run = (await scene.back_up()).output["run"]
+
+    assert not failures
+    assert [end.state for end in told(scene, run)[1]] == ["Succeeded"]
+    assert not scene.run_row(run).untold
+
+
+async def test_an_end_whose_writer_died_is_told_by_the_watch_once(scene):
+    """A quarter of an hour later: until then the writer may be about to tell."""
+    run = (await scene.back_up()).output["run"]
+    scene.journal.events.clear()
+    key = run_key(run)
+    row = scene.catalogue.rows["vm", key]
+    scene.catalogue.rows["vm", key] = replace(row, value=replace(row.value, untold=True))
+    await watched(scene, minutes=14)
+    assert not told(scene, run)[1]
+
+    await watched(scene, minutes=2)
+    assert [end.state for end in told(scene, run)[1]] == ["Succeeded"]
+    await watched(scene, minutes=15)
+    assert not told(scene, run)[1]
+
+
+async def test_a_takeover_goes_on_though_another_told_the_same_end(scene):
+    """The note on the dead run's row is the other one's: that is no sign of life."""
+    await stop_before(scene, "verify_head")
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(seconds=1))
+    put, raced = scene.catalogue.put_run, []
+
+    async def racing(run, etag):
+        if run.ended_for_good and not run.untold and not raced:
+            raced.append(await put(run, etag))
+        return await put(run, etag)
+
+    scene.catalogue.put_run = racing
+    driver = await scene.back_up()
+
+    assert raced
+    assert driver.output["state"] == "Succeeded"
 
 
 async def test_a_restore_tells_its_phases_and_that_it_asks_for_attention(restorable):

@@ -62,6 +62,7 @@ def test_no_violation_in_five_thousand_histories():
         "points pinned",
         "points expired",
         "rebuilds",
+        "ends told by the watch",
         *(f"swept: {what}" for what in ("snapshots", "blobs", "documents", "pins")),
         *(f"restores succeeded: {how}" for how in ("repoint", "adopt", "plain")),
         "restores onto the live disk",
