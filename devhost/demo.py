@@ -21,13 +21,13 @@ from rich.table import Table
 
 from devhost import disks
 from devhost.machines import machine_id
-from devhost.platform import DISKS_CONTAINER, EVERY_SECOND, Platform, RunFailedError
+from devhost.platform import DISKS_CONTAINER, EVERY_SECOND, Platform, awaited
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient, BlobServiceClient
 
 SIZE = 1024 * disks.MIB
-BUDGET_SECONDS, WATCH_SECONDS_MAX = 150, 30
+BUDGET_SECONDS = 150
 KIB = 1024
 DISK, BLOB, VM = "demo-disk", "demo.vhd", "demo-vm"
 ACCEPTED = 202
@@ -138,13 +138,8 @@ class Demo:
     def _watched(self, platform: Platform) -> None:
         self._say("Firing the watch: what alerts and the workbook hear of the disk")
         platform.host.fire("watch_disks")
-        deadline, told = time.monotonic() + WATCH_SECONDS_MAX, platform.host.events()
-        while not any(one["event"] == "fleet" for one in told):
-            if time.monotonic() > deadline:
-                message = f"the watch told nothing for {WATCH_SECONDS_MAX} s"
-                raise RunFailedError(message)
-            time.sleep(0.1)
-            told = platform.host.events()
+        awaited(lambda: [one for one in platform.host.events() if one["event"] == "fleet"], "the watch's line of the fleet")
+        told = platform.host.events()
         seen = next(one for one in told if one["event"] == "disk")
         kinds = Counter(one["event"] for one in told)
         self.console.print(
@@ -174,14 +169,10 @@ class Demo:
 
     @staticmethod
     def _new_run(platform: Platform, known: set[str]) -> str:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            fresh = {instance["instanceId"] for instance in platform.host.instances(f"{DISK}.")} - known
-            if fresh:
-                return str(fresh.pop())
-            time.sleep(0.05)
-        message = "the timer started no run within 30 s; see the host's log"
-        raise TimeoutError(message)
+        def fresh() -> set[str]:
+            return {str(instance["instanceId"]) for instance in platform.host.instances(f"{DISK}.")} - known
+
+        return awaited(fresh, "a run started by the timer").pop()
 
     def _follow(self, platform: Platform, run: str) -> dict[str, Any]:
         columns = (

@@ -29,8 +29,20 @@ REPOSITORY = Path(__file__).parent.parent
 SAMPLE_SETTINGS = REPOSITORY / "local.settings.sample.json"
 DISKS_CONTAINER = "vhds"
 Part = TypeVar("Part", Storage, Machines, "Host")
+Found = TypeVar("Found")
 EVERY_SECOND = "* * * * * *"
 """A schedule whose windows are a second long, so that each time the timer is fired by hand is a window of its own."""
+
+
+def awaited(look: Callable[[], Found], what: str, *, timeout_seconds: float = 30.0) -> Found:
+    """The first thing `look` finds that is not empty. Raises TimeoutError, which says `what` was waited for."""
+    deadline = time.monotonic() + timeout_seconds
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            message = f"{what}: not within {timeout_seconds:g} s; see the host's log"
+            raise TimeoutError(message)
+        time.sleep(0.05)
+    return found
 
 
 class RunFailedError(Exception):
@@ -112,15 +124,12 @@ class Host:
 
     def settled(self, prefix: str, *, timeout_seconds: float = 60.0) -> list[dict[str, Any]]:
         """Instances, once there are some and none of them runs: a run's row ends before its orchestration does."""
-        deadline = time.monotonic() + timeout_seconds
-        while True:
+
+        def ended() -> list[dict[str, Any]]:
             found = self.instances(prefix)
-            if found and not any(one["runtimeStatus"] in ("Pending", "Running") for one in found):
-                return found
-            if time.monotonic() > deadline:
-                message = f"the instances under {prefix!r} did not settle within {timeout_seconds} s: {json.dumps(found)}"
-                raise TimeoutError(message)
-            time.sleep(0.05)
+            return [] if any(one["runtimeStatus"] in ("Pending", "Running") for one in found) else found
+
+        return awaited(ended, f"the end of all orchestrations under {prefix!r}", timeout_seconds=timeout_seconds)
 
 
 class Platform:

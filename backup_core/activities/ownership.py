@@ -392,8 +392,7 @@ async def end_row(tools: Tools, asked: Finish | FinishRestore) -> None:
         if row is None:
             return
         if row.value.ended_for_good:
-            if row.value.untold:
-                await tell_end(tools, row.value, row.etag)
+            await tell_end(tools, row.value, row.etag)
             return
         run = row.value
         restored = run.restore

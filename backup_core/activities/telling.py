@@ -21,7 +21,7 @@ async def write_run(tools: Tools, former: Versioned[Run] | None, run: Run) -> No
     """
     run = replace(run, untold=run.ended_for_good)
     etag = await tools.catalogue.put_run(run, former.etag if former else None)
-    if run.untold:
+    if run.ended_for_good:
         await tell_end(tools, run, etag)
     else:
         tell_phase(tools, former.value if former else None, run)
@@ -34,10 +34,12 @@ def tell_phase(tools: Tools, former: Run | None, run: Run) -> None:
 
 
 async def tell_end(tools: Tools, run: Run, etag: str) -> None:
-    """Tell of a run whose end is untold, and note that on its row.
+    """Tell of a run that has ended, unless it was told, and note that on its row, read or written at `etag`.
 
     What dies before the note is told again by whoever finds the row so: an alert that comes twice is better than none.
     """
+    if not run.untold:
+        return
     tools.journal.write(RunEnded.of(run, await _churn(tools, run)))
     try:
         await tools.catalogue.put_run(replace(run, untold=False), etag)

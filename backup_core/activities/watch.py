@@ -58,12 +58,12 @@ async def _tell_late(tools: Tools, runs: Sequence[Run], now: datetime) -> None:
     for run in runs:
         if run.untold and run.ended and now - run.ended > HEARTBEAT_MAX:
             row = await tools.catalogue.run(run.disk, run.run)
-            if row and row.value.untold:
+            if row:
                 await tell_end(tools, row.value, row.etag)
 
 
 async def disk_seen(tools: Tools, disk: str, schedule: str, now: datetime) -> DiskSeen | None:
-    """How the disk stands; None when its registration is gone meanwhile."""
+    """How the disk stands; None when its registration is gone meanwhile. Ends of its runs that nobody told are told first."""
     policy, head = await tools.catalogue.policy(disk), await tools.catalogue.head(disk)
     if policy is None:
         return None

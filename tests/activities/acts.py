@@ -36,6 +36,23 @@ def names(driver):
     return [name for name, _, _ in driver.calls if name != "report_progress"]
 
 
+def before_step(scene, step, act, count=1):
+    """A driver that lets `act` happen just before `step` comes for the `count`th time."""
+    driver, left = scene.driver(), [count]
+
+    async def perform(name, asked):
+        if name == step:
+            left[0] -= 1
+            if left[0] == 0:
+                outcome = act(asked)
+                if outcome is not None:
+                    await outcome
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    return driver
+
+
 async def stop_before(scene, step, **fields):
     """A run whose orchestration dies just before `step`; its request."""
     request = scene.request(**fields)

@@ -11,7 +11,7 @@ from backup_core.domain.errors import FencedError
 from backup_core.domain.ranges import ByteRange
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.ports import Fence
-from tests.activities.acts import STEPS_OF_A_BACKUP, names, stop_before
+from tests.activities.acts import STEPS_OF_A_BACKUP, before_step, names, stop_before
 from tests.scene import PAGE
 
 
@@ -124,14 +124,8 @@ async def test_a_mismatch_quarantines_the_head(scene):
     """The run fails; the next one does not build upon that head, and says why."""
     await scene.back_up()
     scene.write(6, 61)
-    request, driver = scene.request(), scene.driver()
-
-    async def perform(name, asked):
-        if name == "verify_head":
-            scene.head_blob().pages[30] = b"\x01" * PAGE
-        return await scene.perform(name, asked)
-
-    driver._perform = perform
+    request = scene.request()
+    driver = before_step(scene, "verify_head", lambda _: scene.head_blob().pages.update({30: b"\x01" * PAGE}))
     with pytest.raises(BackupFailedError, match="VerificationMismatch"):
         await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
     assert scene.head_row().doubt == "the backup blob failed its verification"
@@ -150,14 +144,8 @@ async def test_equal_maps_with_other_content_are_found(scene, verification):
     scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, verification=verification))
     await scene.back_up()
     scene.write(6, 61)
-    request, driver = scene.request(), scene.driver()
-
-    async def perform(name, asked):
-        if name == "verify_head":
-            scene.head_blob().pages[1] = b"\x01" * PAGE
-        return await scene.perform(name, asked)
-
-    driver._perform = perform
+    request = scene.request()
+    driver = before_step(scene, "verify_head", lambda _: scene.head_blob().pages.update({1: b"\x01" * PAGE}))
     with pytest.raises(
         BackupFailedError,
         match=r"VerificationMismatch.*\[0, 4096\)|VerificationMismatch.*\[0, 2560\)|VerificationMismatch.*\[0, 1536\)",

@@ -10,7 +10,7 @@ import pytest
 
 from backup_core.domain.metadata import from_metadata, from_point_metadata, run_of_source_snapshot
 from backup_core.orchestrations.backup_disk import BackupFailedError
-from tests.activities.acts import names
+from tests.activities.acts import before_step, names
 from tests.scene import PAGE
 
 
@@ -337,14 +337,10 @@ async def test_a_head_altered_after_begin_is_noticed_before_the_first_write(scen
     """The intent is written under the version `begin` left; nothing is written on another one."""
     await scene.back_up()
     scene.write(6, 61)
-    request, driver = scene.request(), scene.driver()
-
-    async def perform(name, asked):
-        if name == "open_head":
-            scene.blobs.poke(scene.tools.head(scene.head_row().head), 1, [b"\xee" * PAGE])
-        return await scene.perform(name, asked)
-
-    driver._perform = perform
+    request = scene.request()
+    driver = before_step(
+        scene, "open_head", lambda _: scene.blobs.poke(scene.tools.head(scene.head_row().head), 1, [b"\xee" * PAGE])
+    )
     with pytest.raises(BackupFailedError, match="HeadAltered"):
         await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
     assert "apply_shard" not in names(driver)

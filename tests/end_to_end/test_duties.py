@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,19 +13,12 @@ from backup_core.domain.errors import AccessDeniedError
 from backup_core.domain.naming import BlobAddress
 from backup_core.domain.ranges import ByteRange
 from backup_core.ports import Fence, Guard
-from devhost.platform import REPOSITORY, Platform
+from devhost.platform import REPOSITORY, Platform, awaited
 from tests.disk import PAGE, Disk
 from tests.ports.conftest import local_settings
 
 MIB = 1024 * 1024
 ROLES = json.loads((REPOSITORY / "infra" / "roles.json").read_text())
-
-
-def until(holds, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 RIGHTS = {
@@ -163,7 +155,7 @@ def test_retention_and_restore_in_an_app_of_their_own(calm, machines, tmp_path, 
         assert custody.api("POST", f"/disks/{name}/backups").status_code == 404
 
         custody.host.fire("housekeeping")
-        until(lambda: len(disk.points()) == 2)
+        awaited(lambda: len(disk.points()) == 2, "two restore points are left")
         first = disk.points()[-1]["id"]
         restored = custody.restore(name, {"restorePoint": first, "repoint": True})
         assert restored["state"] == "Succeeded", restored

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 
 import pytest
 
-from devhost.platform import Platform
+from devhost.platform import Platform, awaited
 from tests.disk import PAGE, Disk
 
 MIB = 1024 * 1024
@@ -19,14 +18,6 @@ def own(calm, tmp_path):
     settings = {"CATALOGUE_TABLE": "house", "HEADS_CONTAINER": "househeads", "PLANS_CONTAINER": "houseplans"}
     with Platform(tmp_path, storage=calm, settings=settings) as running:
         yield running, tmp_path
-
-
-def awaited(condition, seconds=15):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
-    return found
 
 
 def test_a_night(own, name):
@@ -44,7 +35,7 @@ def test_a_night(own, name):
 
     (house,) = platform.host.settled("house.")
     assert house["runtimeStatus"] == "Completed", house
-    awaited(lambda: not platform.host.instances(old))
+    awaited(lambda: not platform.host.instances(old), "the old history is forgotten")
     assert platform.host.instances(young)
     assert (disk.points(), disk.source_snapshots()) == (points, snapshots)
     assert "timer function" not in platform.host.log.read_text()
@@ -66,7 +57,7 @@ def test_without_the_backups_own_prune_points_go_at_night(own, name):
         assert len(disk.points()) == 3
         platform.host.fire("housekeeping")
 
-        awaited(lambda: len(disk.points()) == 1)
+        awaited(lambda: len(disk.points()) == 1, "one restore point is left")
         disk.moments = {kept: disk.moments[kept]}
         with unpruned.blobs(unpruned.storage.backup) as client:
             point = disk.points()[0]

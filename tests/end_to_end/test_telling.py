@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
 
+from devhost.platform import awaited
 from tests.disk import PAGE
 from tests.infra import kql
 from tests.infra.test_telemetry import QUERIES, raised
 
 
-def awaited(platform, wanted, seconds=15):
-    """The newest event for which `wanted` holds."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = [one for one in platform.host.events() if wanted(one)]
-        if found:
-            return found[-1]
-        time.sleep(0.05)
-    raise AssertionError(platform.host.events()[-5:])
+def heard(platform, wanted):
+    """The newest event for which `wanted` holds, once there is one."""
+    return awaited(lambda: [one for one in platform.host.events() if wanted(one)], "an event that is told")[-1]
 
 
 def test_a_run_has_a_line_per_phase_and_one_for_its_end(disk, platform):
@@ -41,8 +35,8 @@ def test_the_watch_tells_how_each_disk_stands(disk, platform):
     disk.back_up()
     platform.host.fire("watch_disks")
 
-    seen = awaited(platform, lambda one: one["event"] == "disk" and one["disk"] == disk.name)
-    fleet = awaited(platform, lambda one: one["event"] == "fleet")
+    seen = heard(platform, lambda one: one["event"] == "disk" and one["disk"] == disk.name)
+    fleet = heard(platform, lambda one: one["event"] == "fleet")
     shown = platform.api("GET", f"/disks/{disk.name}").json()
     assert (seen["protection"], seen["newest_point"]) == (shown["protection"], shown["newestRestorePoint"])
     assert seen["last_status"] == "Succeeded"
@@ -57,8 +51,8 @@ def test_workbook_and_alerts_read_what_a_run_really_tells(disk, platform):
     failed = platform.wait(platform.api("POST", f"/disks/{disk.name}/backups").json()["id"])
     platform.host.fire("watch_disks")
     platform.host.fire("housekeeping")
-    awaited(platform, lambda one: one["event"] == "disk" and one["disk"] == disk.name)
-    awaited(platform, lambda one: one["event"] == "fleet")
+    heard(platform, lambda one: one["event"] == "disk" and one["disk"] == disk.name)
+    heard(platform, lambda one: one["event"] == "fleet")
 
     told = platform.host.events()
     for name, query in QUERIES:

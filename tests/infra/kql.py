@@ -18,7 +18,7 @@ CHECKER = Path(__file__).parent / "kusto" / "analyse.js"
 def analysed(queries):
     """What Microsoft's language service finds wrong with each query, and the columns of its result with their types."""
     asked = json.dumps({"tables": TABLES, "queries": queries})
-    told = subprocess.run([node(), str(CHECKER)], input=asked, capture_output=True, text=True, check=True)
+    told = subprocess.run([node(), str(CHECKER)], input=asked, stdout=subprocess.PIPE, text=True, check=True)
     return [(one["faults"], one["columns"]) for one in json.loads(told.stdout)]
 
 

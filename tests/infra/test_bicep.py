@@ -63,6 +63,7 @@ def test_modules_get_what_they_ask_for(path):
         assert output in load(path.parent / module.type).of("output"), f"{name} has no output {output}"
     for name, output, key in re.findall(r"\b(\w+)\.outputs\.(\w+)\.(\w+)", path.read_text()):
         value = load(path.parent / file.of("module")[name].type).of("output")[output].node.children[-1]
+        # The only other one is computed: the ids of the roles, by their keys.
         keys = properties(value) if value.type == "object" else json.loads((INFRA / "roles.json").read_text())
         assert key in keys, f"{name}.outputs.{output} has no {key}"
 

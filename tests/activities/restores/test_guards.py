@@ -20,6 +20,7 @@ from tests.activities.acts import (
     FINAL,
     RUN,
     TARGET,
+    before_step,
     cancel,
     contents_of,
     everything_kept,
@@ -34,23 +35,6 @@ from tests.activities.acts import (
 from tests.scene import PAGE, SOURCE, VM
 
 MACHINE_STEPS = ("move_machine", "fence_machine", "look_at_machine")
-
-
-def before_step(scene, step, act, count=1):
-    """A driver that lets `act` happen just before `step` comes for the `count`th time."""
-    driver, left = scene.driver(), [count]
-
-    async def perform(name, asked):
-        if name == step:
-            left[0] -= 1
-            if left[0] == 0:
-                outcome = act(asked)
-                if outcome is not None:
-                    await outcome
-        return await scene.perform(name, asked)
-
-    driver._perform = perform
-    return driver
 
 
 def target_of(scene):
