@@ -128,12 +128,6 @@ class PageBlobs(Protocol):
     async def release_lease(self, blob: BlobAddress, lease: str) -> None:
         """Let go of `lease`; not holding it, or no blob, is success."""
 
-    async def raise_sequence_number(self, blob: BlobAddress, epoch: int, lease: str) -> int:
-        """Set the sequence number to the larger of its value and `epoch`; returns it. Raises FencedError."""
-
-    async def set_sequence_number(self, blob: BlobAddress, epoch: int, lease: str) -> None:
-        """Set the sequence number, up or down: for a blob of one's own only. Raises FencedError."""
-
     async def start_copy(
         self, source: BlobAddress, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
     ) -> str:
@@ -144,11 +138,17 @@ class PageBlobs(Protocol):
     async def abort_copy(self, blob: BlobAddress, copy_id: str) -> None:
         """End the pending copy; the blob stays, without content. None pending, or no blob, is success."""
 
+    # The next three change the blob under a guard and return the new ETag. One that is as asked already, at another version, is
+    # success and stays as it is: a request whose answer was lost, or one of a delivery that died, has done it.
+
     async def set_metadata(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard) -> str:
-        """Replace the metadata; returns the new ETag. Raises FencedError, BlobChangedError."""
+        """Replace the metadata. Raises FencedError, BlobChangedError."""
+
+    async def set_sequence_number(self, blob: BlobAddress, number: int, guard: Guard) -> str:
+        """Set the sequence number, up or down. Raises FencedError, BlobChangedError."""
 
     async def resize(self, blob: BlobAddress, size: int, guard: Guard) -> str:
-        """Change the size; returns the new ETag. Raises FencedError, BlobChangedError."""
+        """Change the size. Raises FencedError, BlobChangedError."""
 
     async def snapshot(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard | None = None) -> str:
         """Take a snapshot with its own metadata; returns its id. The ETag does not change. Not idempotent: look in

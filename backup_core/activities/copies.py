@@ -8,6 +8,7 @@ from backup_core.activities.images import kept_tier
 from backup_core.activities.tools import allowed
 from backup_core.activities.transfer import metadata_of
 from backup_core.domain.errors import BlobExistsError, CopyFailedError
+from backup_core.ports import Guard
 from backup_core.steps.copying import CopyProgress, CopyRef, CopyStarted, ImageCopy, Opened
 from backup_core.steps.messages import Nothing
 
@@ -58,8 +59,9 @@ async def take_over_copy(tools: Tools, asked: CopyRef) -> Opened:
     destination = tools.image(image.destination)
     await _must_be_ours(tools, asked, destination, leased=False)
     await tools.blobs.acquire_lease(destination, image.by.lease)
-    # The copy took over the source's sequence number, which may be anything: it is set, not raised. Nobody else writes here.
-    await tools.blobs.set_sequence_number(destination, image.by.epoch, image.by.lease)
+    # The copy took over the source's sequence number, which may be anything. Nobody else writes here.
+    etag = (await tools.blobs.properties(destination)).etag
+    await tools.blobs.set_sequence_number(destination, image.by.epoch, Guard(image.by.lease, etag))
     return Opened(etag=await _must_be_ours(tools, asked, destination, leased=True))
 
 

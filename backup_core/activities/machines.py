@@ -9,7 +9,13 @@ from pydantic import TypeAdapter
 
 from backup_core.activities.points import moved_policy, registration_moved
 from backup_core.activities.tools import allowed, owned
-from backup_core.domain.errors import MachineRefusedError, NotOwnerError, SlotTakenError, UnexpectedAnswerError
+from backup_core.domain.errors import (
+    MachineChangedError,
+    MachineRefusedError,
+    NotOwnerError,
+    SlotTakenError,
+    UnexpectedAnswerError,
+)
 from backup_core.domain.naming import repoint_name
 from backup_core.domain.ranges import GIB, PAGE
 from backup_core.domain.records import Slot
@@ -47,7 +53,13 @@ async def import_disk(tools: Tools, asked: ImportDisk) -> Imported:
             os_type=present.os_type if present else "",
             generation=machine.generation if slot.lun is None else "",
         )
-        return Imported(done=await tools.machines.import_disk(wanted, asked.target, machine.location, machine.zones))
+        try:
+            return Imported(done=await tools.machines.import_disk(wanted, asked.target, machine.location, machine.zones))
+        except (MachineRefusedError, MachineChangedError):
+            # It may be refused for the disk that a request of this run has made whose answer was lost.
+            found = await tools.machines.managed_disk(asked.disk)
+            if found is None or found.state == "Failed":
+                raise
     if found.run != asked.by.run:
         message = f"managed disk {asked.disk} exists and was not made by {asked.by.run}; it is left alone; name another one"
         raise MachineRefusedError(message)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from backup_core.activities.fencing import hold_lease, shut
 from backup_core.activities.telling import tell_end, tell_phase, write_run
 from backup_core.activities.tools import allowed, changes_between, owned, policy_of
 from backup_core.domain.decision import Decision, Found, automatic_full, decide
@@ -14,8 +15,7 @@ from backup_core.domain.ending import abandonment, dead
 from backup_core.domain.errors import (
     BlobMissingError,
     DiffRefusedError,
-    FencedError,
-    LeaseTakenError,
+    NotOwnerError,
     NotProtectedError,
     RowChangedError,
     RowExistsError,
@@ -132,16 +132,16 @@ async def _own_row(tools: Tools, asked: Begin) -> bool:
 
 async def over(tools: Tools, asked: Begin | OwnDisk, owner: Owner) -> bool:
     """Whether the owning run has ended, or is dead and is ended here: nothing may stay Running for ever."""
-    row = await tools.catalogue.run(asked.disk, owner.run)
-    if row is None or row.value.ended_for_good:
-        return True
-    if not dead(row, await tools.catalogue.now()):
-        return False
-    try:
-        await write_run(tools, row, abandonment(row.value, asked.run, datetime.fromisoformat(asked.now)))
-    except RowChangedError:
-        return False  # it gave a sign of life in this moment
-    return True
+    for _ in range(CONFLICTS_MAX):
+        row = await tools.catalogue.run(asked.disk, owner.run)
+        if row is None or row.value.ended_for_good:
+            return True
+        if not dead(row, await tools.catalogue.now()):
+            return False
+        # A conflict is a sign of life, or the same end written by another delivery: the row says which.
+        with suppress(RowChangedError):
+            await write_run(tools, row, abandonment(row.value, asked.run, datetime.fromisoformat(asked.now)))
+    return False
 
 
 async def _skip(tools: Tools, asked: Begin, owner: Owner) -> Begun:
@@ -206,37 +206,6 @@ def _full(disk: str, run: str, epoch: int, source: str, decision: Decision) -> B
         generation=epoch,
         head=head_blob_name(disk, epoch, run),
     )
-
-
-async def hold_lease(tools: Tools, blob: BlobAddress, lease: str) -> BlobProperties | None:
-    """Hold the head's lease, breaking a former owner's; the head as it was found, or None when it is gone."""
-    try:
-        try:
-            await tools.blobs.acquire_lease(blob, lease)
-        except LeaseTakenError:
-            # The catalogue says the former owner is over: its lease protects nothing any more.
-            await tools.blobs.break_lease(blob)
-            await tools.blobs.acquire_lease(blob, lease)
-        return await tools.blobs.properties(blob)
-    except BlobMissingError:
-        return None
-
-
-async def shut(tools: Tools, blob: BlobAddress, epoch: int, lease: str) -> str:
-    """Raise the head's sequence number to the epoch: from now on every older writer is refused. Returns the ETag.
-
-    It is left alone when it is there already: even a `max` that changes nothing gives the head another version.
-    """
-    found = await tools.blobs.properties(blob)
-    if found.sequence_number == epoch:
-        return found.etag
-    reached = await tools.blobs.raise_sequence_number(blob, epoch, lease)
-    if reached != epoch:
-        message = (
-            f"{blob}: sequence number {reached}, expected epoch {epoch}: somebody raised it; the next run makes a full backup"
-        )
-        raise FencedError(message)
-    return (await tools.blobs.properties(blob)).etag
 
 
 async def _look(tools: Tools, head: Head, policy: Policy, before: BlobProperties | None) -> Found:
@@ -310,11 +279,14 @@ async def raise_epoch(tools: Tools, asked: RaiseEpoch) -> Raised:
     A run that finished an interrupted target goes on with a fresh one on the same head. A put of the first transfer that is
     still under way would write old bytes into the second. Repeated, it answers the same.
     """
-    row = await tools.catalogue.head(asked.by.disk)
     following = Owner(asked.by.run, asked.by.lease, asked.by.epoch + 1)
-    if row is None or row.value.owner != following:
+    try:
         row = await owned(tools, asked.by)
         await tools.catalogue.put_head(row.value.owned_by(following), row.etag)
+    except NotOwnerError:
+        present = await tools.catalogue.head(asked.by.disk)
+        if present is None or present.value.owner != following:
+            raise
     etag = await shut(tools, tools.head(asked.head), following.epoch, following.lease)
     return Raised(epoch=following.epoch, etag=etag)
 

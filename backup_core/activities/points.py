@@ -45,8 +45,12 @@ async def commit_point(tools: Tools, asked: Commit) -> Committed:
     existing = await tools.catalogue.point(point.disk, point.point)
     if existing is None:
         policy = await moved_policy(tools, transfer.by.disk, transfer.source) if asked.moves_from else None
-        await tools.catalogue.commit([point], _advanced(asked, point, row.value), row.etag, policy=policy)
-    elif (existing.value.run, existing.value.backup_snapshot) != (point.run, point.backup_snapshot):
+        try:
+            await tools.catalogue.commit([point], _advanced(asked, point, row.value), row.etag, policy=policy)
+        except RowExistsError:
+            # Committed in between: by a request of this very run whose answer was lost, or by another's.
+            existing = await tools.catalogue.point(point.disk, point.point)
+    if existing and (existing.value.run, existing.value.backup_snapshot) != (point.run, point.backup_snapshot):
         message = f"disk {point.disk}: restore point {point.point} was committed by run {existing.value.run} already"
         raise RowExistsError(message)
     await _seal(tools, asked)

@@ -200,7 +200,8 @@ async def _head(tools: Tools, disk: str, row: Versioned[Head] | None, points: li
             doubt = DIRTY
         elif not await _equal(tools, point):
             doubt = "the backup blob was changed by somebody else"
-    epoch = max([*listed.epochs, sequence], default=0)
+    # A head that was compared shows the epoch after its own, which no run had yet: one that had put its mark on the head first.
+    epoch = max([*listed.epochs, sequence - 1], default=0)
     return head_of(existing, disk, points, epoch=epoch, head_etag=etag, doubt=doubt)
 
 

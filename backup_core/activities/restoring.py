@@ -6,7 +6,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from backup_core.activities.ownership import CONFLICTS_MAX, end_row, error_of, hold_lease, let_go, over, shut
+from backup_core.activities.fencing import hold_lease, shut
+from backup_core.activities.ownership import CONFLICTS_MAX, end_row, error_of, let_go, over
 from backup_core.activities.telling import write_run
 from backup_core.activities.tools import allowed, guard_of, owned
 from backup_core.activities.transfer import intent

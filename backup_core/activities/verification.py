@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from backup_core.activities.fencing import shut
 from backup_core.activities.tools import allowed, guard_of, owned, policy_of, side_by_side
 from backup_core.activities.transfer import work
 from backup_core.domain.errors import HeadAlteredError, UnexpectedAnswerError, VerificationError
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from backup_core.activities.tools import Tools
     from backup_core.domain.naming import BlobAddress
-    from backup_core.ports import BlobProperties
 
 _ZEROS = bytes(4 * 1024 * 1024)
 
@@ -45,7 +45,7 @@ async def verify_head(tools: Tools, asked: Verify) -> Verified:
 
 async def _verify(tools: Tools, asked: Verify) -> Verified:
     """Compare, and mark the head verified at the end: under the lease and the version the comparison began with, so that
-    nothing written in between can slip in.
+    nothing written in between can slip in. What this run's own copying still has under way is refused from the first call on.
     """
     transfer = asked.transfer
     await owned(tools, transfer.by)
@@ -61,7 +61,7 @@ async def _verify(tools: Tools, asked: Verify) -> Verified:
         )
     full = (await policy_of(tools, transfer.by.disk)).verification == "full"
     comparison = Comparison(transfer, full, asked.changed_bytes, asked.ranges)
-    reached = await compared(tools, comparison, _so_far(asked, found), found.size)
+    reached = await compared(tools, comparison, await _so_far(tools, asked, transfer), found.size)
     if not reached.done:
         return reached
     marked = to_metadata(mark.verified(reached.chain))
@@ -77,23 +77,23 @@ async def compare_image(tools: Tools, asked: CompareImage) -> Verified:
     image = asked.image
     await allowed(tools, image.by)
     blob = tools.image(image.destination)
-    found = await tools.blobs.properties(blob)
-    if not asked.etag and found.sequence_number == image.by.epoch:
-        await tools.blobs.raise_sequence_number(blob, image.by.epoch + 1, image.by.lease)
-        found = await tools.blobs.properties(blob)
-    reached = await compared(tools, Comparison(image, asked.full), _so_far(asked, found), found.size)
+    so_far = await _so_far(tools, asked, image)
+    size = (await tools.blobs.properties(blob)).size
+    reached = await compared(tools, Comparison(image, asked.full), so_far, size)
     if reached.done and (now := (await tools.blobs.properties(blob)).etag) != reached.etag:
         message = f"{blob}: changed by somebody else while it was compared (version {reached.etag}, found {now}); not used"
         raise HeadAlteredError(message)
     return reached
 
 
-def _so_far(asked: Verify | CompareImage, found: BlobProperties) -> Verified:
+async def _so_far(tools: Tools, asked: Verify | CompareImage, image: ImageCopy) -> Verified:
+    """Where the comparison came to. Before it begins, the blob is shut to everything the copying may still have under way."""
+    etag = asked.etag or await shut(tools, tools.image(image.destination), image.by.epoch + 1, image.by.lease)
     return Verified(
         content=asked.content,
         offset=asked.offset,
         chain=asked.chain or PageMapDigest.START,
-        etag=asked.etag or found.etag,
+        etag=etag,
         compared=asked.compared,
         done=False,
     )

@@ -23,7 +23,7 @@ from backup_core.domain.redaction import redacted
 from backup_core.ports import BlobProperties, CopyState, Guard, ListedBlob, ListedDocument, SnapshotInfo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
     from backup_core.adapters.page_data import PageData
     from backup_core.adapters.page_lists import PageLists
@@ -133,19 +133,6 @@ class AzurePageBlobs:
             with translated(f"release the lease of {blob}"):
                 raise
 
-    async def raise_sequence_number(self, blob: BlobAddress, epoch: int, lease: str) -> int:
-        """Set Blob Properties with action max: a repeat changes nothing more, which increment would."""
-        with translated(f"raise the sequence number of {blob}"):
-            answer: dict[str, Any] = await self._client(blob).set_sequence_number(
-                SequenceNumberAction.MAX, str(epoch), lease=lease
-            )
-        return int(answer["blob_sequence_number"])
-
-    async def set_sequence_number(self, blob: BlobAddress, epoch: int, lease: str) -> None:
-        """Set Blob Properties with action update."""
-        with translated(f"set the sequence number of {blob}"):
-            await self._client(blob).set_sequence_number(SequenceNumberAction.UPDATE, str(epoch), lease=lease)
-
     async def start_copy(
         self, source: BlobAddress, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
     ) -> str:
@@ -169,15 +156,34 @@ class AzurePageBlobs:
 
     async def set_metadata(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard) -> str:
         """Set Blob Metadata under lease and If-Match."""
-        with translated(f"mark {blob}"):
-            answer = await self._client(blob).set_blob_metadata(dict(metadata), **_guarded(guard))
-        return str(answer["etag"])
+        change = self._client(blob).set_blob_metadata(dict(metadata), **_guarded(guard))
+        return await self._changed(blob, f"mark {blob}", change, lambda found: found.metadata == metadata)
+
+    async def set_sequence_number(self, blob: BlobAddress, number: int, guard: Guard) -> str:
+        """Set Blob Properties with action update, under lease and If-Match."""
+        change = self._client(blob).set_sequence_number(SequenceNumberAction.UPDATE, str(number), **_guarded(guard))
+        what = f"set the sequence number of {blob} to {number}"
+        return await self._changed(blob, what, change, lambda found: found.sequence_number == number)
 
     async def resize(self, blob: BlobAddress, size: int, guard: Guard) -> str:
         """Set Blob Properties with a content length, under lease and If-Match."""
-        with translated(f"resize {blob} to {size}"):
-            answer = await self._client(blob).resize_blob(size, **_guarded(guard))
-        return str(answer["etag"])
+        change = self._client(blob).resize_blob(size, **_guarded(guard))
+        return await self._changed(blob, f"resize {blob} to {size}", change, lambda found: found.size == size)
+
+    async def _changed(
+        self, blob: BlobAddress, what: str, change: Awaitable[Mapping[str, Any]], so: Callable[[BlobProperties], bool]
+    ) -> str:
+        """The ETag after a change under If-Match. The SDK sends a request again whose answer was lost; the second is refused
+        for the version that the first one made: a refusal is looked into.
+        """
+        try:
+            with translated(what):
+                return str((await change)["etag"])
+        except BlobChangedError:
+            found = await self.properties(blob)
+            if not so(found):
+                raise
+            return found.etag
 
     async def snapshot(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard | None = None) -> str:
         """Snapshot Blob with metadata of its own."""

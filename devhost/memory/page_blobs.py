@@ -218,23 +218,6 @@ class MemoryPageBlobs:
             found.lease = ""
         await self._world.after("release_lease")
 
-    async def raise_sequence_number(self, blob: BlobAddress, epoch: int, lease: str) -> int:
-        """Set the sequence number to the larger value; the ETag changes even when it does not."""
-        await self._world.before("raise_sequence_number")
-        found = self._leased(blob, lease)
-        found.sequence_number = max(found.sequence_number, epoch)
-        found.etag = self._etag()
-        reached = found.sequence_number
-        await self._world.after("raise_sequence_number")
-        return reached
-
-    async def set_sequence_number(self, blob: BlobAddress, epoch: int, lease: str) -> None:
-        """Set the sequence number."""
-        await self._world.before("set_sequence_number")
-        found = self._leased(blob, lease)
-        found.sequence_number, found.etag = epoch, self._etag()
-        await self._world.after("set_sequence_number")
-
     async def start_copy(
         self, source: BlobAddress, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
     ) -> str:
@@ -267,22 +250,37 @@ class MemoryPageBlobs:
     async def set_metadata(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard) -> str:
         """Replace the metadata."""
         await self._world.before("set_metadata")
-        found = self._guarded(blob, guard)
-        found.metadata, found.etag = dict(metadata), self._etag()
-        etag = found.etag
+        etag = self._set(blob, guard, metadata=dict(metadata))
         await self._world.after("set_metadata")
+        return etag
+
+    async def set_sequence_number(self, blob: BlobAddress, number: int, guard: Guard) -> str:
+        """Set the sequence number."""
+        await self._world.before("set_sequence_number")
+        etag = self._set(blob, guard, sequence_number=number)
+        await self._world.after("set_sequence_number")
         return etag
 
     async def resize(self, blob: BlobAddress, size: int, guard: Guard) -> str:
         """Change the size."""
         await self._world.before("resize")
-        found = self._guarded(blob, guard)
+        etag = self._set(blob, guard, size=size)
+        found = self.blobs[blob]
         for page in [page for page in found.pages if page * PAGE >= size]:
-            self._change(found, page, None)
-        found.size, found.etag = size, self._etag()
-        etag = found.etag
+            del found.pages[page]
+            found.changed[page] = self._world.tick()
         await self._world.after("resize")
         return etag
+
+    def _set(self, address: BlobAddress, guard: Guard, **values: object) -> str:
+        blob = self._leased(address, guard.lease)
+        if blob.etag != guard.etag and all(getattr(blob, name) == value for name, value in values.items()):
+            return blob.etag
+        self._guarded(address, guard)
+        for name, value in values.items():
+            setattr(blob, name, value)
+        blob.etag = self._etag()
+        return blob.etag
 
     async def snapshot(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard | None = None) -> str:
         """Take a snapshot."""
