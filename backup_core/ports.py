@@ -224,13 +224,18 @@ class Catalogue(Protocol):
     """The table of disks, restore points and runs. Every update names the version it was decided on."""
 
     async def claim_source(self, source: str, disk: str) -> str:
-        """Claim the source blob for the disk unless it is claimed; returns the disk that holds it."""
+        """Claim the source blob for the disk unless another has claimed it; returns the disk that holds it. A claim the disk
+        holds already is renewed. Raises RowChangedError.
+        """
+
+    async def claims(self, disk: str) -> list[Versioned[str]]:
+        """The sources the disk has claimed: one, or more where somebody died while its registration moved."""
 
     async def source_holder(self, source: str) -> str | None:
         """The disk that has claimed the source blob, if any."""
 
-    async def release_source(self, source: str, disk: str) -> None:
-        """Give the claim up if the disk holds it; otherwise nothing."""
+    async def release_source(self, source: str, disk: str, etag: str = "") -> None:
+        """Give the claim up if the disk holds it, and with an `etag` only at that version; otherwise nothing."""
 
     async def disks(self) -> list[str]:
         """Ids of all registered disks, ascending."""

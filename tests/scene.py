@@ -6,10 +6,11 @@ from collections import Counter
 from dataclasses import replace
 
 from backup_core.activities.copying import Copying
+from backup_core.activities.points import POLICY
 from backup_core.activities.runner import run_step
 from backup_core.activities.tools import Limits, Tools
 from backup_core.api.context import Api
-from backup_core.domain.naming import BlobAddress, run_key
+from backup_core.domain.naming import BlobAddress, policy_name, run_key
 from backup_core.domain.records import Policy, Restoring, Run
 from backup_core.domain.repoint import MachineDisk
 from backup_core.orchestrations.registry import ORCHESTRATORS
@@ -63,8 +64,9 @@ class Scene:
         blob = self.blobs.put(self.source(disk), pages * PAGE)
         now = self.world.now
         policy = Policy(disk, self.source(disk).url, "", now, now)
-        self.catalogue.claims[policy.source] = disk
+        self.catalogue.claim(policy.source, disk)
         self.catalogue._store(policy, "policy")
+        self.documents._store(policy_name(disk), POLICY.dump_json(policy).decode())
         return blob
 
     def write(self, first, *pages, disk="vm"):
@@ -125,6 +127,10 @@ class Scene:
             row.value for (owner, key), row in sorted(self.catalogue.rows.items()) if owner == disk and key.startswith(prefix)
         ]
 
+    def claims(self):
+        """Sources, and the disks that have claimed them."""
+        return {source: row.value for source, row in self.catalogue.claimed.items()}
+
     def points(self, disk="vm"):
         """Restore points, oldest first."""
         return list(reversed(self.rows("point!", disk)))
@@ -158,7 +164,7 @@ class Scene:
         rows = {
             key: (row.value, row.etag) for key, row in self.catalogue.rows.items() if with_runs or not key[1].startswith("run!")
         }
-        return blobs, rows, dict(self.documents.texts), dict(self.catalogue.claims)
+        return blobs, rows, dict(self.documents.texts), self.claims()
 
     def with_limits(self, **limits):
         self.tools = replace(self.tools, limits=replace(self.tools.limits, **limits))

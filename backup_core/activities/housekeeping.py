@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from backup_core.activities.points import POLICY
 from backup_core.activities.retention import lives, prune
 from backup_core.activities.telling import write_run
 from backup_core.domain.ending import abandonment
 from backup_core.domain.errors import BlobMissingError, LeaseTakenError, RowChangedError, SnapshotsPresentError
 from backup_core.domain.events import DiskTidied
 from backup_core.domain.metadata import from_metadata, run_of_source_snapshot
-from backup_core.domain.naming import disk_of_run, is_disk_id, snapshot_time
+from backup_core.domain.naming import disk_of_run, is_disk_id, policy_name, snapshot_time
 from backup_core.ports import Guard
 from backup_core.steps.housekeeping import KeptDisks, Tidied
 
@@ -48,6 +49,7 @@ async def tidy_disk(tools: Tools, asked: Tidy) -> Tidied:
     await tidying.blobs()
     await tidying.documents()
     await tidying.rows()
+    await tidying.registration()
     await tidying.points()
     done = tidying.done()
     if any(done.model_dump(exclude={"more"}).values()):
@@ -218,6 +220,23 @@ class _Tidying:
         gone = await self.tools.catalogue.forget_runs(self.asked.disk, self.now - timedelta(days=self.asked.run_days), limit)
         self._count("runs", gone)
         self.more = self.more or gone >= limit
+
+    async def registration(self) -> None:
+        """Claims of sources the disk does not have any more, and a copy of its registration that is behind: somebody died while
+        it moved. A claim is made, or made again, just before the registration follows it: an old one has been followed or not.
+        """
+        claims = await self.tools.catalogue.claims(self.asked.disk)
+        row = await self.tools.catalogue.policy(self.asked.disk)
+        if row is None or not self._old(row.changed):
+            return
+        for claim in claims:
+            if self._old(claim.changed) and not (row.value.protected and row.value.source == claim.value):
+                await self.tools.catalogue.release_source(claim.value, self.asked.disk, claim.etag)
+                self._count("registrations")
+        name, told = policy_name(self.asked.disk), POLICY.dump_json(row.value).decode()
+        if await self.tools.documents.get(name) != told:
+            await self.tools.documents.put(name, told)
+            self._count("registrations")
 
     async def points(self) -> None:
         """Restore points whose retention has ended, where the backups' own prune did not get to them."""

@@ -78,10 +78,14 @@ def from_entity(kind: type[T], entity: Mapping[str, Any]) -> T:
 
 
 def _versioned(kind: type[T], entity: TableEntity) -> Versioned[T]:
+    return Versioned(from_entity(kind, entity), *_version_of(entity))
+
+
+def _version_of(entity: TableEntity) -> tuple[str, datetime]:
     changed, etag = entity.metadata["timestamp"], entity.metadata["etag"]
     assert changed is not None
     assert etag is not None
-    return Versioned(from_entity(kind, entity), etag, changed.astimezone(UTC))
+    return etag, changed.astimezone(UTC)
 
 
 def _pin_key(pin: Pin) -> str:
@@ -150,15 +154,29 @@ class TableCatalogue:
     # -- disks ----------------------------------------------------------------------------------------------------
 
     async def claim_source(self, source: str, disk: str) -> str:
-        """Insert the claim unless there is one."""
-        key = sha256(source.encode()).hexdigest()
+        """Insert the claim unless there is one, or write the disk's own once more."""
+        claim = {"PartitionKey": SOURCES, "RowKey": sha256(source.encode()).hexdigest(), "disk": disk, "source": source}
         with _translated(f"claim source {source}"):
             try:
-                await self._table.create_entity({"PartitionKey": SOURCES, "RowKey": key, "disk": disk, "source": source})
+                await self._table.create_entity(claim)
             except ResourceExistsError:
-                held = await self._table.get_entity(SOURCES, key)
-                return str(held["disk"])
+                held = await self._table.get_entity(SOURCES, claim["RowKey"])
+                if held["disk"] != disk:
+                    return str(held["disk"])
+                await self._table.update_entity(
+                    claim, mode=UpdateMode.REPLACE, etag=held.metadata["etag"], match_condition=MatchConditions.IfNotModified
+                )
         return disk
+
+    async def claims(self, disk: str) -> list[Versioned[str]]:
+        """Claims that name the disk."""
+        found = []
+        with _translated(f"list the claims of disk {disk}"):
+            text, parameters = "PartitionKey eq @sources and disk eq @disk", {"sources": SOURCES, "disk": disk}
+            async for entity in self._table.query_entities(text, parameters=parameters):
+                etag, changed = _version_of(entity)
+                found.append(Versioned(str(entity["source"]), etag, changed))
+        return found
 
     async def source_holder(self, source: str) -> str | None:
         """The disk in the claim's row."""
@@ -169,7 +187,7 @@ class TableCatalogue:
                 return None
         return str(held["disk"])
 
-    async def release_source(self, source: str, disk: str) -> None:
+    async def release_source(self, source: str, disk: str, etag: str = "") -> None:
         """Delete the claim the disk holds."""
         key = sha256(source.encode()).hexdigest()
         with _translated(f"release source {source}"):
@@ -177,7 +195,7 @@ class TableCatalogue:
                 held = await self._table.get_entity(SOURCES, key)
             except ResourceNotFoundError:
                 return
-            if held["disk"] == disk:
+            if held["disk"] == disk and etag in ("", held.metadata["etag"]):
                 await self._table.delete_entity(
                     SOURCES, key, etag=held.metadata["etag"], match_condition=MatchConditions.IfNotModified
                 )

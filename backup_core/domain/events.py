@@ -177,7 +177,7 @@ class FleetSeen(Event):
 
 @dataclass(frozen=True)
 class DiskTidied(Event):
-    """What housekeeping removed of a disk's leftovers."""
+    """What housekeeping removed of a disk's leftovers, and put right of its registration."""
 
     event: ClassVar[str] = "tidied"
 
@@ -188,6 +188,7 @@ class DiskTidied(Event):
     documents: int
     pins: int
     runs: int
+    registrations: int
 
 
 def attention_of(run: Run) -> str:

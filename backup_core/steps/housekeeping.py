@@ -51,6 +51,8 @@ class Tidied(Message):
     documents: int = 0
     pins: int = 0
     runs: int = 0
+    registrations: int = 0
+    """Claims given up, and copies of the registration brought up to date."""
     more: bool = False
 
 

@@ -26,7 +26,8 @@ class MemoryCatalogue:
         """An empty table in `world`."""
         self._world = world
         self.rows: dict[tuple[str, str], Versioned[Any]] = {}
-        self.claims: dict[str, str] = {}
+        self.claimed: dict[str, Versioned[str]] = {}
+        """Source to the disk that has claimed it."""
 
     async def _get(self, disk: str, key: str) -> Versioned[Any] | None:
         await self._world.before("get_row")
@@ -58,26 +59,38 @@ class MemoryCatalogue:
     async def claim_source(self, source: str, disk: str) -> str:
         """Claim the source."""
         await self._world.before("claim_source")
-        holder = self.claims.setdefault(source, disk)
+        if source not in self.claimed or self.claimed[source].value == disk:
+            self.claim(source, disk)
+        holder = self.claimed[source].value
         await self._world.after("claim_source")
         return holder
+
+    def claim(self, source: str, disk: str) -> None:
+        """Give the disk the claim, past every gate."""
+        self.claimed[source] = Versioned(disk, f"W/{self._world.tick()}", self._world.now)
+
+    async def claims(self, disk: str) -> list[Versioned[str]]:
+        """Sources of the disk."""
+        await self._world.before("claims")
+        return [replace(row, value=source) for source, row in self.claimed.items() if row.value == disk]
 
     async def source_holder(self, source: str) -> str | None:
         """The claim's holder."""
         await self._world.before("source_holder")
-        return self.claims.get(source)
+        return self.claimed[source].value if source in self.claimed else None
 
-    async def release_source(self, source: str, disk: str) -> None:
+    async def release_source(self, source: str, disk: str, etag: str = "") -> None:
         """Give the claim up."""
         await self._world.before("release_source")
-        if self.claims.get(source) == disk:
-            del self.claims[source]
+        held = self.claimed.get(source)
+        if held and held.value == disk and etag in ("", held.etag):
+            del self.claimed[source]
         await self._world.after("release_source")
 
     async def disks(self) -> list[str]:
         """All claimed disks."""
         await self._world.before("disks")
-        return sorted(set(self.claims.values()))
+        return sorted({row.value for row in self.claimed.values()})
 
     async def policy(self, disk: str) -> Versioned[Policy] | None:
         """The policy row."""

@@ -373,6 +373,17 @@ def ends_told_by_their_writer_only() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def half_moved_registrations_stay() -> Iterator[None]:
+    """Housekeeping does not look at registrations: what a restore that died half way has moved stays half moved."""
+
+    async def nothing(*_: object) -> None:
+        return
+
+    with patch.object(housekeeping._Tidying, "registration", nothing):  # noqa: SLF001  see above
+        yield
+
+
 BACKUP_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "no fence": no_fence,
     "lease id from the name": lease_from_the_name,
@@ -399,4 +410,5 @@ RESTORE_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "metadata trusted after an aborted copy": metadata_trusted_after_an_aborted_copy,
     "repoint not undone": repoint_not_undone,
     "adopted snapshot taken early": adopted_snapshot_taken_early,
+    "half-moved registrations stay": half_moved_registrations_stay,
 }

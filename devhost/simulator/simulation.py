@@ -183,6 +183,7 @@ class Simulation:
             if self.stage.restores:
                 await self._must_restore()
             await self._must_tell()
+            await self._must_tidy()
             await self._must_rebuild()
         except ViolationError as violation:
             self.stage.report.violation = str(violation)
@@ -195,7 +196,7 @@ class Simulation:
         self.stage.report.counts["points"] = len(self.invariants.seen)
         for one in self.stage.journal.events:
             if isinstance(one, DiskTidied):
-                for what in ("snapshots", "blobs", "documents", "pins"):
+                for what in ("snapshots", "blobs", "documents", "pins", "registrations"):
                     self.stage.report.counts[f"swept: {what}"] += getattr(one, what)
         return self.stage.report
 
@@ -441,6 +442,20 @@ class Simulation:
             if not told[run.run]:
                 self.invariants.violated(f"run {run.run} ended as {run.state}, and nobody was told")
         stage.count("ends told again", sum(times - 1 for times in told.values()))
+
+    async def _must_tidy(self) -> None:
+        """After every disturbance an undisturbed night leaves the disk the claim of its source alone, and a true copy of its
+        registration beside the backups.
+        """
+        stage = self.stage
+        self.world.pass_time(timedelta(days=2))
+        self._keep_house()
+        await self._come_to_rest()
+        claims = [claim.value for claim in await stage.catalogue.claims(DISK)]
+        if set(claims) - {stage.policy.source}:
+            self.invariants.violated(f"the disk holds the claims of {claims}, its source is {stage.policy.source}")
+        if stage.told_policy() != stage.policy:
+            self.invariants.violated(f"the copy of the registration is behind: {stage.told_policy()}")
 
     async def _must_rebuild(self) -> None:
         """Rows that are lost come back exactly; what else is found is a verified image that was never committed."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from backup_core.activities.copying import Copying
+from backup_core.activities.points import POLICY
 from backup_core.activities.tools import Limits, Tools
-from backup_core.domain.naming import BlobAddress, run_key
+from backup_core.domain.naming import BlobAddress, policy_name, run_key
 from backup_core.domain.ranges import PAGE
 from backup_core.domain.records import Policy, Retention, Versioned
 from backup_core.domain.repoint import Machine, MachineDisk
@@ -63,6 +64,7 @@ class Stage:
         self.blobs = MemoryPageBlobs(self.world, diff="writes" if seed % 2 else "content")
         self.blobs.copies_held = True
         self.catalogue = MemoryCatalogue(self.world)
+        self.documents = MemoryDocuments(self.world)
         self.machines = MemoryMachines(self.world, self.blobs)
         self.full_copy: FullCopy = "blob" if self.rng.random() < 0.3 else "pages"
         if self.full_copy == "pages" and self.rng.random() < 0.3:
@@ -73,7 +75,8 @@ class Stage:
         self.blobs.put(first, self.pages * PAGE)
         policy = Policy(DISK, first.url, "", self.world.now, self.world.now, retention=self.retention)
         self.catalogue.rows[DISK, "policy"] = Versioned(policy, "W/0", self.world.now)
-        self.catalogue.claims[first.url] = DISK
+        self.catalogue.claim(first.url, DISK)
+        self.documents._store(policy_name(DISK), POLICY.dump_json(policy).decode())  # noqa: SLF001  past every gate
         self.lun = self.rng.choice([0, 0, None])
         self.blobs.put(BlobAddress(SOURCE, "vhds", "other.vhd"), 8 * PAGE)
         self.machines.add(VM, MachineDisk("vm-disk", first.url, managed=False, lun=self.lun))
@@ -109,7 +112,7 @@ class Stage:
         copying = Copying(self.blobs, self.rng.choice(["auto", "stream"]), lambda: 0.0)
         self.journal = MemoryJournal()
         return Tools(
-            self.blobs, self.catalogue, MemoryDocuments(self.world), (SOURCE,), BACKUP, "heads", itertools.count().__next__,
+            self.blobs, self.catalogue, self.documents, (SOURCE,), BACKUP, "heads", itertools.count().__next__,
             copying, self.machines, self.journal, limits, (GROUP.lower(),),
         )  # fmt: skip
 
@@ -136,6 +139,11 @@ class Stage:
     def machine(self) -> Machine:
         """The machine."""
         return self.machines.machines[VM]
+
+    def told_policy(self) -> Policy | None:
+        """The copy of the registration beside the backups."""
+        stored = self.documents.texts.get(policy_name(DISK))
+        return POLICY.validate_json(stored) if stored else None
 
     def run(self, run: str) -> Run:
         """A run's row."""

@@ -182,7 +182,7 @@ def sane(scene):
     """What must hold once nothing is at work any more: whatever happened."""
     assert held(scene) is not None, "invariant 17"
     assert scene.catalogue.rows["vm", "policy"].value.source == held(scene), "backups are of the disk the machine uses"
-    assert list(scene.catalogue.claims) == [held(scene)]
+    assert list(scene.claims()) == [held(scene)]
     assert scene.rows("pin!") == []
     assert (scene.head_row().owner, scene.head_row().repoint) == (None, "")
     point = scene.points()[-1]

@@ -7,7 +7,9 @@ from datetime import timedelta
 
 import pytest
 
+from backup_core.activities import points
 from backup_core.activities.housekeeping import list_kept_disks, tidy_disk
+from backup_core.api import disks
 from backup_core.domain.ending import ABANDONED
 from backup_core.domain.errors import RowChangedError, SnapshotMissingError
 from backup_core.domain.events import DiskTidied
@@ -17,7 +19,7 @@ from backup_core.domain.records import Retention
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.keep_house import NAME, ROUNDS_MAX, HouseFailedError
 from backup_core.steps.housekeeping import HouseRequest, KeptPage, Tidy
-from tests.activities.acts import RUN, held, into, stop_before, stopped_before
+from tests.activities.acts import RUN, TARGET, call, held, into, stop_before, stopped_before
 
 DAY = timedelta(hours=25)
 LEASE = "00000000-0000-0000-0000-00000000000a"
@@ -54,7 +56,7 @@ async def test_a_disk_in_good_order_keeps_everything_but_plans(scene):
     assert set(await tidied(scene)) == {"documents"}
     assert await tidied(scene) == {}
     assert scene.dump()[0] == blobs
-    assert scene.documents.texts.keys() <= {"vm/policy.json"}
+    assert scene.documents.texts.keys() == {"vm/policy.json"}
     await scene.back_up()
     assert scene.points()[-1].kind == "incremental"
 
@@ -373,6 +375,57 @@ async def test_no_point_goes_when_the_newest_cannot_be_seen(scene):
 # -- all disks ---------------------------------------------------------------------------------------------------------------
 
 
+# -- registrations -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_registration_that_moved_half_way(restorable, monkeypatch):
+    """A restore died for good right after its commit: a day later the former disk can be registered again, and what a rebuild would
+    go by names the new one.
+    """
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    former = restorable.source().url
+    monkeypatch.setattr(points, "registration_moved", dies)
+    with pytest.raises(KeyboardInterrupt):
+        await restorable.restore(restorable.points()[0], **into())
+    assert restorable.claims() == {former: "vm", TARGET: "vm"}
+    assert former in restorable.documents.texts["vm/policy.json"]
+
+    assert "registrations" not in await tidied(restorable, timedelta(hours=23))
+    assert (await tidied(restorable, timedelta(hours=2)))["registrations"] == 2
+    assert restorable.claims() == {TARGET: "vm"}
+    assert TARGET in restorable.documents.texts["vm/policy.json"]
+    assert "registrations" not in await tidied(restorable)
+
+
+async def test_a_registration_that_is_just_about_to_move(scene):
+    """Between claim and registration an old claim, made again, is not taken for a leftover."""
+    other = scene.source("other").url
+    await scene.catalogue.claim_source(other, "vm")
+    scene.world.pass_time(DAY)
+    method = scene.catalogue.policy
+
+    async def meanwhile(disk):
+        row = await method(disk)
+        await scene.catalogue.claim_source(other, "vm")
+        return row
+
+    scene.catalogue.policy = meanwhile
+    assert "registrations" not in await tidied(scene, timedelta())
+    assert other in scene.claims()
+
+
+async def test_a_stopped_protection_claims_nothing(scene):
+    """Of a disk that is not protected any more nothing is left that keeps its source from being registered."""
+    await call(scene, disks.delete_disk, disk="vm")
+    await scene.catalogue.claim_source(scene.source().url, "vm")
+
+    assert (await tidied(scene))["registrations"] == 1
+    assert scene.claims() == {}
+
+
 async def test_bounded_per_call(scene):
     for value in range(3):
         scene.write(0, value)
@@ -385,7 +438,7 @@ async def test_bounded_per_call(scene):
 async def test_disks_that_are_registered_or_have_backups_are_kept_in_order(scene):
     await scene.back_up()
     scene.protect("db")
-    scene.catalogue.claims.pop(scene.source().url)
+    scene.catalogue.claimed.pop(scene.source().url)
 
     assert (await list_kept_disks(scene.tools, KeptPage(after=""))).disks == ["db", "vm"]
     assert (await list_kept_disks(scene.tools, KeptPage(after="db"))).disks == ["vm"]

@@ -21,7 +21,7 @@ from tests.scene import PAGE, VM, Scene
 
 READS = {
     "properties", "snapshots", "read", "may_write", "get", "policy", "head", "run", "runs", "point", "points", "pins", "request",
-    "source_holder", "disks", "now", "machine", "managed_disk",
+    "source_holder", "claims", "disks", "now", "machine", "managed_disk",
 }  # fmt: skip
 UNCONDITIONAL = {"break_lease"}
 """Has to win against an owner that is still writing, so no version can be named. One that arrives late costs the run that broke it

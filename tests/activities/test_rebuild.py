@@ -51,14 +51,14 @@ LOSSES = {
 @pytest.mark.parametrize("claims", ["kept", "lost"])
 async def test_lost_rows_come_back_as_they_were(scene, what, claims):
     """Every field of every row; then nothing differs any more, and the next backup is an increment."""
-    before, claimed = values(scene), dict(scene.catalogue.claims)
+    before, claimed = values(scene), scene.claims()
     lose(scene, *LOSSES[what])
     if claims == "lost":
-        scene.catalogue.claims.clear()
+        scene.catalogue.claimed.clear()
     done, again = await rebuild(scene)
 
     assert values(scene) == before
-    assert scene.catalogue.claims == claimed
+    assert scene.claims() == claimed
     assert len(done["value"]) == 1
     assert again["value"] == []
     assert again["examined"] == 1
@@ -349,12 +349,12 @@ async def test_another_disks_snapshot_is_not_adopted(scene):
 
 async def test_a_source_that_another_disk_took_over_is_not_claimed_back(scene):
     lose(scene, "policy")
-    scene.catalogue.claims[scene.source().url] = "other"
+    scene.catalogue.claim(scene.source().url, "other")
     await rebuild(scene, after="other")
     _, shown = await call(scene, disks.get_disk, disk="vm")
 
     assert shown["protected"] is False
-    assert scene.catalogue.claims == {scene.source().url: "other"}
+    assert scene.claims() == {scene.source().url: "other"}
 
 
 async def test_quarantine_is_not_lifted_by_a_rebuild(scene):

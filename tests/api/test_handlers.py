@@ -50,7 +50,7 @@ async def test_a_moved_source_frees_the_old_one(api, scene):
     answer = await respond(api, disks.put_disk, ask({"source": scene.source("other").url}, disk="vm"))
 
     assert answer.status == 200
-    assert list(scene.catalogue.claims) == [scene.source("other").url]
+    assert list(scene.claims()) == [scene.source("other").url]
 
 
 async def test_a_start_that_fails_is_a_failed_run(api, scene):

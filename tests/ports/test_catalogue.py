@@ -187,6 +187,24 @@ async def test_a_source_has_one_disk(ports):
     assert await ports.catalogue.claim_source("https://s/c/b", "two") == "two"
 
 
+async def test_claims_have_versions(ports):
+    """Claiming again renews: who saw the former version releases nothing by it."""
+    await ports.catalogue.claim_source("https://s/c/b", "one")
+    await ports.catalogue.claim_source("https://s/c/other", "one")
+    await ports.catalogue.claim_source("https://s/c/third", "two")
+    former = {claim.value: claim for claim in await ports.catalogue.claims("one")}
+    await ports.catalogue.claim_source("https://s/c/b", "one")
+    (renewed,) = [claim for claim in await ports.catalogue.claims("one") if claim.value == "https://s/c/b"]
+
+    assert set(former) == {"https://s/c/b", "https://s/c/other"}
+    assert renewed.etag != former["https://s/c/b"].etag
+    assert renewed.changed >= former["https://s/c/b"].changed
+    for claim in former.values():
+        await ports.catalogue.release_source(claim.value, "one", claim.etag)
+    assert [claim.value for claim in await ports.catalogue.claims("one")] == ["https://s/c/b"]
+    assert await ports.catalogue.claims("nobody") == []
+
+
 async def test_a_point_is_marked_then_deleted(ports):
     """Each under the version it was decided on; gone is gone."""
     etag = await ports.catalogue.put_head(Head(DISK), None)

@@ -224,7 +224,7 @@ async def test_a_promotion_that_fails_after_the_machine_has_its_disk(scene):
         await scene.restore(scene.points()[0], driver=driver, **into())
 
     assert scene.catalogue.rows["vm", "policy"].value.source == held(scene) == TARGET
-    assert scene.catalogue.claims == {TARGET: "vm"}
+    assert scene.claims() == {TARGET: "vm"}
     await scene.back_up()
     assert scene.points()[-1].kind == "full"
     assert scene.content(scene.points()[-1]) == scene.blob(TARGET).content()
@@ -350,12 +350,12 @@ async def test_a_new_disk_that_another_disk_has_claimed(scene):
 
     async def perform(name, asked):
         if name == "commit_point":
-            scene.catalogue.claims[TARGET] = "other"
+            scene.catalogue.claim(TARGET, "other")
         return await inner(name, asked)
 
     driver._perform = perform
     with pytest.raises(RestoreFailedError, match="SourceUnfit"):
         await scene.restore(scene.points()[0], driver=driver, adopt=True)
 
-    assert scene.catalogue.claims == {scene.source().url: "vm", TARGET: "other"}
+    assert scene.claims() == {scene.source().url: "vm", TARGET: "other"}
     assert scene.catalogue.rows["vm", "policy"].value.source == scene.source().url

@@ -33,7 +33,7 @@ async def test_into_the_machine_and_on_with_an_increment(scene):
     assert scene.blob(scene.source().url).lease == ""
     policy = scene.catalogue.rows["vm", "policy"].value
     assert policy.source == TARGET
-    assert scene.catalogue.claims == {TARGET: "vm"}
+    assert scene.claims() == {TARGET: "vm"}
     newest = scene.points()[-1]
     assert (newest.kind, newest.source, newest.generation) == ("restored", TARGET, scene.head_row().epoch)
     assert scene.content(newest) == contents[first.point]
@@ -56,12 +56,12 @@ async def test_into_the_machine_and_on_with_an_increment(scene):
 
 async def test_without_repoint_and_adopt_nothing_of_the_protection_changes(scene):
     """The schedule goes on protecting the live disk: what is written to it is in the next point, an increment."""
-    before = (scene.catalogue.rows["vm", "policy"].value, scene.head_row(), dict(scene.catalogue.claims))
+    before = (scene.catalogue.rows["vm", "policy"].value, scene.head_row(), scene.claims())
     point = scene.points()[0]
     await scene.restore(point)
 
     assert scene.blob(TARGET).content() == scene.content(point)
-    assert (scene.catalogue.rows["vm", "policy"].value, scene.head_row(), dict(scene.catalogue.claims)) == before
+    assert (scene.catalogue.rows["vm", "policy"].value, scene.head_row(), scene.claims()) == before
     assert (scene.blob(TARGET).snapshots, scene.blob(TARGET).metadata, scene.blob(TARGET).lease) == ({}, {}, "")
     scene.write(9, 90)
     await scene.back_up()
@@ -167,7 +167,7 @@ async def test_a_disk_whose_source_and_registration_are_gone(scene):
     scene.machines.machines.clear()
     del scene.blobs.blobs[scene.source()]
     del scene.catalogue.rows["vm", "policy"]
-    scene.catalogue.claims.clear()
+    scene.catalogue.claimed.clear()
     await scene.restore(point, target=f"{OTHER}/vhds/back.vhd")
 
     assert scene.blob(f"{OTHER}/vhds/back.vhd").content() == scene.content(point)
@@ -359,7 +359,7 @@ async def test_two_adoptions_at_once(scene):
     driver, other = scene.driver(), f"{SOURCE}/vhds/other-restored.vhd"
 
     async def perform(name, asked):
-        if name == "own_disk" and scene.catalogue.claims == {scene.source().url: "vm"}:
+        if name == "own_disk" and scene.claims() == {scene.source().url: "vm"}:
             await scene.restore(scene.points()[1], run=AGAIN, target=other, adopt=True)
         return await scene.perform(name, asked)
 
@@ -367,7 +367,7 @@ async def test_two_adoptions_at_once(scene):
     with pytest.raises(RestoreFailedError, match="SourceMoved"):
         await scene.restore(scene.points()[0], driver=driver, adopt=True)
 
-    assert scene.catalogue.claims == {other: "vm"}
+    assert scene.claims() == {other: "vm"}
     assert scene.blob(TARGET) is None
 
 
