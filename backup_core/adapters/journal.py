@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from backup_core.domain.redaction import redacted
-
 if TYPE_CHECKING:
     from backup_core.domain.events import Event
 
@@ -18,5 +16,5 @@ class LogJournal:
     """The journal that writes to the log."""
 
     def write(self, event: Event) -> None:
-        """Write the event's line at its level, free of secrets."""
-        log.log(LEVELS[event.severity], "%s", redacted(event.line))
+        """Write the event's line at its level."""
+        log.log(LEVELS[event.severity], "%s", event.line)

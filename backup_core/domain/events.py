@@ -9,6 +9,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from backup_core.domain.redaction import redacted
+
 if TYPE_CHECKING:
     from backup_core.domain.records import Run
 
@@ -26,9 +28,9 @@ class Event:
 
     @property
     def line(self) -> str:
-        """The event as its line in the log."""
-        fields = {"event": self.event, **asdict(self)}
-        return PREFIX + json.dumps(fields, ensure_ascii=True, separators=(",", ":"))
+        """The event as its line in the log, free of secrets: value by value, since in the line a code would look like one."""
+        said = {name: redacted(value) if isinstance(value, str) else value for name, value in asdict(self).items()}
+        return PREFIX + json.dumps({"event": self.event, **said}, ensure_ascii=True, separators=(",", ":"))
 
     @property
     def severity(self) -> str:

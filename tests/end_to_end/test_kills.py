@@ -55,6 +55,7 @@ PLACES = {
     "planning": {"verb": "GET pagelist"},
     "making the disk": {"verb": "PUT blob"},
     "copying": {"verb": "PUT page-from-url", "skip": 2},
+    "shutting it to what is late": {"verb": "PUT properties"},
     "comparing": {"verb": "GET blob"},
     "snapshot of the new disk": {"verb": "PUT snapshot"},
     "taking the mark from it": {"verb": "PUT metadata"},

@@ -66,3 +66,6 @@ def test_workbook_and_alerts_read_what_a_run_really_tells(disk, platform):
     assert raised("run", ends[good]) == set()
     assert failed["state"] == "Failed"
     assert raised("run", ends[failed["id"]]) == {"run-failed"}
+    assert (ends[failed["id"]]["code"], ends[failed["id"]]["message"]) == (failed["error"]["code"], failed["error"]["message"])
+    seen = heard(platform, lambda one: one["event"] == "disk" and one["disk"] == disk.name)
+    assert seen["last_code"] == failed["error"]["code"] == "BlobMissing"
