@@ -58,5 +58,5 @@ async def shut(tools: Tools, blob: BlobAddress, number: int, lease: str) -> str:
             return await tools.blobs.set_sequence_number(blob, number, Guard(lease, found.etag))
         except BlobChangedError:
             continue  # a write that was under way arrived: look again
-    message = f"{blob}: it was written to {ATTEMPTS} times while its sequence number was to be {number}; it is tried again"
+    message = f"{blob}: it was written to {ATTEMPTS} times while its sequence number was to be {number}; it may pass"
     raise ServiceUnavailableError(message)

@@ -56,8 +56,8 @@ def code_of(error: object) -> str:
 
 
 _NAMED: dict[tuple[int, str], tuple[type[BackupError], str]] = {
-    (500, "OperationTimedOut"): (ServiceTimedOutError, "; it is tried again"),
-    (408, ""): (ServiceTimedOutError, "; it is tried again"),
+    (500, "OperationTimedOut"): (ServiceTimedOutError, "; it may pass"),
+    (408, ""): (ServiceTimedOutError, "; it may pass"),
     (409, "SnapshotCountExceeded"): (
         SnapshotLimitError,
         "; a premium page blob holds 100 snapshots; delete those nobody needs",
@@ -68,10 +68,10 @@ _NAMED: dict[tuple[int, str], tuple[type[BackupError], str]] = {
     (412, "ConditionNotMet"): (BlobChangedError, "; it was changed in between"),
     **{(412, code): (FencedError, "") for code in _FENCED},
     **{
-        (409, code): (SnapshotRateError, "; a premium page blob takes one snapshot in ten minutes; it is tried again")
+        (409, code): (SnapshotRateError, "; a premium page blob takes one snapshot in ten minutes; it may pass")
         for code in _RATE
     },
-    **{(409, code): (ServiceUnavailableError, "; it is tried again") for code in _BUSY},
+    **{(409, code): (ServiceUnavailableError, "; it may pass") for code in _BUSY},
 }
 """Answers that mean one thing whatever was asked for."""
 
@@ -84,7 +84,7 @@ def fault_of(status: int, code: str, text: str, what: str, *, snapshot: bool = F
         kind, advice = _NAMED[status, code]
         return kind(detail + advice)
     if status in (429, 500, 502, 503, 504):
-        return ServiceUnavailableError(f"{detail}; it is tried again")
+        return ServiceUnavailableError(f"{detail}; it may pass")
     if code == "CannotVerifyCopySource":
         # One code for six situations: missing, unauthorised, firewalled, conditions. None is a fault of the destination.
         message = (

@@ -115,7 +115,7 @@ def _translated(what: str) -> Iterator[None]:
             raise RowExistsError(message) from None
         raise fault_of(error.status_code or 0, code, error.reason or "", what) from None
     except (ServiceRequestError, ServiceResponseError) as error:
-        message = f"{what}: no answer ({type(error).__name__}); it is tried again"
+        message = f"{what}: no answer ({type(error).__name__}); it may pass"
         raise ServiceUnavailableError(message) from None
 
 

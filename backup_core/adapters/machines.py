@@ -52,7 +52,7 @@ def _translated(what: str) -> Iterator[None]:
     except HttpResponseError as error:
         raise _fault(error, what) from None
     except (ServiceRequestError, ServiceResponseError) as error:
-        message = f"{what}: no answer ({type(error).__name__}); it is tried again"
+        message = f"{what}: no answer ({type(error).__name__}); it may pass"
         raise ServiceUnavailableError(message) from None
 
 
@@ -68,9 +68,9 @@ def _fault(error: HttpResponseError, what: str) -> BackupError:
     if status in (401, 403):
         return AccessDeniedError(f"{said}; grant the app's identity the roles in the README on the machine's resource group")
     if status in (408, 429) or status >= 500:
-        return ServiceUnavailableError(f"{said}; it is tried again")
+        return ServiceUnavailableError(f"{said}; it may pass")
     if code in _BUSY:
-        return MachineBusyError(f"{said}; another operation is under way; it is tried again")
+        return MachineBusyError(f"{said}; another operation is under way; it may pass")
     advice = {
         "AcquireDiskLeaseFailed": "somebody holds a lease on the disk blob; release it, and restore again",
         "PropertyChangeNotAllowed": "Azure does not allow that change of an existing machine",

@@ -39,7 +39,7 @@ def translated(what: str, *, snapshot: bool = False) -> Iterator[None]:
     except HttpResponseError as error:
         raise fault_of(error.status_code or 0, code_of(error), error.reason or "", what, snapshot=snapshot) from None
     except (ServiceRequestError, ServiceResponseError) as error:
-        message = f"{what}: no answer ({type(error).__name__}); it is tried again"
+        message = f"{what}: no answer ({type(error).__name__}); it may pass"
         raise ServiceUnavailableError(message) from None
 
 

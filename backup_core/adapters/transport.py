@@ -99,10 +99,10 @@ class Transport:
                     code = answer.headers.get("x-ms-error-code", "")
                     fault = fault_of(answer.status, code, answer.reason or "", ask.what, snapshot=bool(ask.snapshot))
             except TimeoutError:
-                fault = ServiceTimedOutError(f"{ask.what}: no answer in time; it is tried again")
+                fault = ServiceTimedOutError(f"{ask.what}: no answer in time; it may pass")
             except (aiohttp.ClientError, ConnectionError) as error:
                 # The library's own text may hold the URL with its signature: only its kind is passed on.
-                fault = ServiceUnavailableError(f"{ask.what}: no answer ({type(error).__name__}); it is tried again")
+                fault = ServiceUnavailableError(f"{ask.what}: no answer ({type(error).__name__}); it may pass")
             too_long = isinstance(fault, ServiceTimedOutError) and not ask.waits_out_timeouts
             pause = self._pause(attempt, retry_after)
             paused += pause

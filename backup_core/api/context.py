@@ -81,7 +81,7 @@ async def respond(api: Api, handler: Handler, request: Request) -> Answer:
         message = f"{error}; read it again and repeat the request"
         return refusal(409, ErrorAnswer(code="Conflict", message=redacted(message)))
     except ServiceUnavailableError as error:
-        said = ErrorAnswer(code=error.code, message=redacted(str(error)))
+        said = ErrorAnswer(code=error.code, message=redacted(f"{error}; repeat the request"))
         return refusal(503, said, {"Retry-After": RETRY_AFTER_SECONDS})
     except BackupError as error:
         log.error("request failed: %s: %s", error.code, redacted(str(error)))  # noqa: TRY400  the error says it all
