@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backup_core.activities.images import kept_tier
+from backup_core.activities.images import hold_own, kept_tier
 from backup_core.activities.tools import allowed
 from backup_core.activities.transfer import metadata_of
 from backup_core.domain.errors import BlobExistsError, CopyFailedError
@@ -15,6 +15,7 @@ from backup_core.steps.messages import Nothing
 if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
     from backup_core.domain.naming import BlobAddress
+    from backup_core.ports import BlobProperties
 
 
 async def start_copy(tools: Tools, image: ImageCopy) -> CopyStarted:
@@ -57,24 +58,29 @@ async def take_over_copy(tools: Tools, asked: CopyRef) -> Opened:
     image = asked.image
     await allowed(tools, image.by)
     destination = tools.image(image.destination)
-    await _must_be_ours(tools, asked, destination, leased=False)
-    await tools.blobs.acquire_lease(destination, image.by.lease)
-    # The copy took over the source's sequence number, which may be anything. Nobody else writes here.
-    etag = (await tools.blobs.properties(destination)).etag
-    await tools.blobs.set_sequence_number(destination, image.by.epoch, Guard(image.by.lease, etag))
-    return Opened(etag=await _must_be_ours(tools, asked, destination, leased=True))
+    found = await _ours(tools, asked, destination)
+    await hold_own(tools, destination, image.by)
+    if found.sequence_number not in _numbers(asked):
+        # The copy took over the source's, which may be anything. Nobody else writes here.
+        await tools.blobs.set_sequence_number(destination, image.by.epoch, Guard(image.by.lease, found.etag))
+    return Opened(etag=(await _ours(tools, asked, destination, _numbers(asked))).etag)
 
 
-async def _must_be_ours(tools: Tools, asked: CopyRef, blob: BlobAddress, *, leased: bool) -> str:
+def _numbers(asked: CopyRef) -> tuple[int, int]:
+    """Sequence numbers of a copy that was taken over: the epoch, or the next one, by which it is shut for its comparison."""
+    return asked.image.by.epoch, asked.image.by.epoch + 1
+
+
+async def _ours(tools: Tools, asked: CopyRef, blob: BlobAddress, numbers: tuple[int, ...] = ()) -> BlobProperties:
     image = asked.image
     found = await tools.blobs.properties(blob)
     state = found.copy
     wanted = (asked.copy_id, "success", image.size, metadata_of(image))
     seen = (state.copy_id if state else "", state.status if state else "none", found.size, dict(found.metadata))
-    if seen != wanted or (leased and found.sequence_number != image.by.epoch):
+    if seen != wanted or (numbers and found.sequence_number not in numbers):
         message = (
             f"{blob}: expected copy {asked.copy_id} complete with {image.size} bytes at epoch {image.by.epoch}; found "
             f"copy {seen[0]} ({seen[1]}) with {found.size} bytes at {found.sequence_number}; the next run copies anew"
         )
         raise CopyFailedError(message)
-    return found.etag
+    return found

@@ -9,6 +9,7 @@ from backup_core.domain.errors import (
     BlobMissingError,
     FencedError,
     LeaseTakenError,
+    NotOwnerError,
     ServiceUnavailableError,
 )
 from backup_core.ports import Guard
@@ -16,21 +17,29 @@ from backup_core.ports import Guard
 if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
     from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.records import Owner
     from backup_core.ports import BlobProperties
 
 ATTEMPTS = 20
 """Versions a blob may go through while its number is set; what was under way when it was taken comes to an end before."""
 
 
-async def hold_lease(tools: Tools, blob: BlobAddress, lease: str) -> BlobProperties | None:
-    """Hold the head's lease, breaking a former owner's; the head as it was found, or None when it is gone."""
+async def hold_lease(tools: Tools, disk: str, owner: Owner, blob: BlobAddress) -> BlobProperties | None:
+    """Hold the head's lease for the disk's owner, breaking a former one's; the head as it was found, or None when it is gone.
+
+    Raises NotOwnerError, and breaks nothing, when somebody else has become the owner meanwhile: the lease is that one's.
+    """
     try:
         try:
-            await tools.blobs.acquire_lease(blob, lease)
+            await tools.blobs.acquire_lease(blob, owner.lease)
         except LeaseTakenError:
+            row = await tools.catalogue.head(disk)
+            if row is None or row.value.owner != owner:
+                message = f"disk {disk}: run {owner.run} (epoch {owner.epoch}) does not own it any more; nothing was done"
+                raise NotOwnerError(message) from None
             # The catalogue says the former owner is over: its lease protects nothing any more.
             await tools.blobs.break_lease(blob)
-            await tools.blobs.acquire_lease(blob, lease)
+            await tools.blobs.acquire_lease(blob, owner.lease)
         return await tools.blobs.properties(blob)
     except BlobMissingError:
         return None

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
     from backup_core.activities.tools import Tools
     from backup_core.domain.naming import BlobAddress
+    from backup_core.ports import BlobProperties
     from backup_core.steps.copying import ImageCopy
+    from backup_core.steps.messages import RunRef
     from backup_core.steps.restore import DiscardImage, SealImage
 
 
@@ -51,8 +53,21 @@ async def open_image(tools: Tools, image: ImageCopy) -> Opened:
         if dict(found.metadata) != metadata:
             message = f"{error}; a restore never writes onto anything that exists: name another target"
             raise BlobExistsError(message) from error
-    await tools.blobs.acquire_lease(blob, image.by.lease)
-    return Opened(etag=(await tools.blobs.properties(blob)).etag)
+    return Opened(etag=(await hold_own(tools, blob, image.by)).etag)
+
+
+async def hold_own(tools: Tools, blob: BlobAddress, by: RunRef) -> BlobProperties:
+    """Lease the blob that the run has made. One without its mark has been completed and let go of while this delivery was late,
+    and may be about to be attached: it is let go of again, and BlobExistsError raised.
+    """
+    await tools.blobs.acquire_lease(blob, by.lease)
+    found = await tools.blobs.properties(blob)
+    mark = from_metadata(found.metadata)
+    if restoring_run(found.metadata) != by.run and (mark is None or mark.run != by.run):
+        await tools.blobs.release_lease(blob, by.lease)
+        message = f"{blob}: it does not carry the mark of run {by.run}, which may have completed it already; nothing was done"
+        raise BlobExistsError(message)
+    return found
 
 
 async def kept_tier(tools: Tools, image: ImageCopy) -> str:
@@ -77,22 +92,32 @@ async def seal_image(tools: Tools, asked: SealImage) -> Sealed:
     """
     image = asked.image
     await allowed(tools, image.by)
-    blob, lease = tools.image(image.destination), image.by.lease
-    found = await tools.blobs.properties(blob)
+    blob = tools.image(image.destination)
+    if await _is_marked(tools, blob, image.by.run):
+        try:
+            await _seal(tools, asked, blob)
+        except (BlobChangedError, FencedError):
+            if await _is_marked(tools, blob, image.by.run):
+                raise
+            # Another delivery was faster, and has let go of it.
     taken = await _taken(tools, blob, image.by.run)
-    if restoring_run(found.metadata) == image.by.run:
-        if asked.snapshots and not taken:
-            own = source_snapshot_metadata(image.by.disk, image.by.run)
-            await tools.blobs.snapshot(blob, own, Guard(lease, asked.etag))
-            taken = await _taken(tools, blob, image.by.run)
-        await tools.blobs.set_metadata(blob, {}, Guard(lease, asked.etag))
-    elif asked.snapshots and not taken:
-        message = (
-            f"{blob}: it does not carry the mark of restore {image.by.run}; found {dict(found.metadata)}; it is left alone"
-        )
+    if asked.snapshots and not taken:
+        message = f"{blob}: it does not carry the mark of restore {image.by.run}, nor a snapshot of its; it is left alone"
         raise UnexpectedAnswerError(message)
-    await tools.blobs.release_lease(blob, lease)
+    await tools.blobs.release_lease(blob, image.by.lease)
     return Sealed(snapshot=taken[0] if asked.snapshots else "")
+
+
+async def _is_marked(tools: Tools, blob: BlobAddress, run: str) -> bool:
+    return restoring_run((await tools.blobs.properties(blob)).metadata) == run
+
+
+async def _seal(tools: Tools, asked: SealImage, blob: BlobAddress) -> None:
+    by = asked.image.by
+    guard = Guard(by.lease, asked.etag)
+    if asked.snapshots and not await _taken(tools, blob, by.run):
+        await tools.blobs.snapshot(blob, source_snapshot_metadata(by.disk, by.run), guard)
+    await tools.blobs.set_metadata(blob, {}, guard)
 
 
 async def _taken(tools: Tools, blob: BlobAddress, run: str) -> list[str]:

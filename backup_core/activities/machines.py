@@ -141,9 +141,8 @@ async def move_machine(tools: Tools, asked: MoveMachine) -> Moved:
     """Look at the machine and make the next move towards the goal. The goal counts as reached only as read back by a call that
     had nothing to do. Raises SlotTakenError when somebody else put a third disk there.
     """
-    change = await _under_way(tools, asked)
+    change, machine = await _looked_at(tools, asked)
     slot = change.slot
-    machine = await tools.machines.machine(slot.vm)
     move = next_move(change, machine, asked.goal)
     wanted = change.new if asked.goal == "new" else change.old
     match move:
@@ -160,8 +159,7 @@ async def move_machine(tools: Tools, asked: MoveMachine) -> Moved:
 
 async def look_at_machine(tools: Tools, asked: MoveMachine) -> Moved:
     """What the machine has now; nothing is changed. `done` is whether its last change succeeded and it has the goal."""
-    change = await _under_way(tools, asked)
-    machine = await tools.machines.machine(change.slot.vm)
+    change, machine = await _looked_at(tools, asked)
     held = holds(change, machine)
     return Moved(done=held == asked.goal and machine.state == "Succeeded", move="none", holds=held, power=machine.power)
 
@@ -170,23 +168,26 @@ async def fence_machine(tools: Tools, asked: MoveMachine) -> Moved:
     """Write what the machine has there once more, which gives it another version: a move that was decided before, and is still
     under way somewhere, is refused from now on. What the machine had is answered.
     """
-    change = await _under_way(tools, asked)
-    machine = await tools.machines.machine(change.slot.vm)
+    change, machine = await _looked_at(tools, asked)
     present = machine.at(change.slot.lun)
     if present is not None:
         await tools.machines.put_disk(machine, change.slot.lun, present)
     return Moved(done=False, move="none", holds=holds(change, machine), power=machine.power)
 
 
-async def _under_way(tools: Tools, asked: MoveMachine) -> Change:
-    """The stored change, while the asking run owns the disk and the change is not over. Raises NotOwnerError."""
+async def _looked_at(tools: Tools, asked: MoveMachine) -> tuple[Change, Machine]:
+    """The stored change and its machine, while the asking run owns the disk and the change is not over. Raises NotOwnerError.
+
+    The machine is looked at first: whoever owns the disk after that writes the machine before anything else, and so what is
+    decided on this look is refused. The other way round a late delivery could be the owner, wait, and see the later state.
+    """
+    change = await stored_change(tools, asked.change)
+    machine = await tools.machines.machine(tools.slot(change.slot.vm, change.slot.lun).vm)
     row = await owned(tools, asked.by)
     if row.value.repoint != asked.change:
         message = f"disk {asked.by.disk}: the change {asked.change} of its machine is over; nothing was done"
         raise NotOwnerError(message)
-    change = await stored_change(tools, asked.change)
-    tools.slot(change.slot.vm, change.slot.lun)
-    return change
+    return change, machine
 
 
 async def settle_change(tools: Tools, asked: SettleChange) -> Nothing:

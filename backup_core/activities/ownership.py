@@ -167,7 +167,7 @@ async def _go(tools: Tools, asked: Begin, policy: Policy, row: Versioned[Head]) 
     found, etag, mark, held = None, "", None, ""
     if head.pair is not None:
         blob = tools.head(head.head)
-        before = await hold_lease(tools, blob, asked.lease)
+        before = await hold_lease(tools, asked.disk, head.owner, blob)
         found = await _look(tools, head, policy, before)
         mark, held = found.mark, head.head if before else ""
         # A number above the epoch was set by a stranger: that head cannot be fenced, and is not built upon.

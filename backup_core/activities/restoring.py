@@ -123,7 +123,7 @@ async def _taken(tools: Tools, asked: OwnDisk, row: Versioned[Head]) -> Owned:
     if head.repoint:
         return Owned(state="unsettled", epoch=epoch, source=source, repoint=head.repoint)
     if head.head:
-        before = await hold_lease(tools, tools.head(head.head), asked.lease)
+        before = await hold_lease(tools, asked.disk, head.owner, tools.head(head.head))
         held = head.head if before else ""
         # A number above the epoch was set by a stranger: no run builds on that head any more.
         if before and before.sequence_number <= epoch:

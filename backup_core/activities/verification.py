@@ -50,6 +50,8 @@ async def _verify(tools: Tools, asked: Verify) -> Verified:
     transfer = asked.transfer
     await owned(tools, transfer.by)
     head = tools.head(transfer.head)
+    so_far = await _so_far(tools, asked, transfer)
+    # Read after the version that is compared: a mark that another delivery has set is seen here, or refuses the one set below.
     found = await tools.blobs.properties(head)
     mark = from_metadata(found.metadata)
     if mark is None or (mark.run, mark.target) != (transfer.by.run, transfer.target):
@@ -61,7 +63,7 @@ async def _verify(tools: Tools, asked: Verify) -> Verified:
         )
     full = (await policy_of(tools, transfer.by.disk)).verification == "full"
     comparison = Comparison(transfer, full, asked.changed_bytes, asked.ranges)
-    reached = await compared(tools, comparison, await _so_far(tools, asked, transfer), found.size)
+    reached = await compared(tools, comparison, so_far, found.size)
     if not reached.done:
         return reached
     marked = to_metadata(mark.verified(reached.chain))

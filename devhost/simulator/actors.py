@@ -114,6 +114,8 @@ class Actors:
         """A new name; now and then one that somebody else takes first, or the live disk itself."""
         stage, chance = self.stage, self.rng.random()
         target = BlobAddress(SOURCE, "vhds", restored_blob_name("vm.vhd", run))
+        if stage.gentle:
+            return target
         if chance < 0.05:
             stage.count("restores onto the live disk")
             return stage.source

@@ -251,15 +251,15 @@ def metadata_trusted_after_an_aborted_copy() -> Iterator[None]:
         seen = await check(toolbox, asked)
         return seen if seen.status == "pending" else seen.model_copy(update={"status": "success"})
 
-    async def believe(toolbox: tools.Tools, _: Any, blob: BlobAddress, *, leased: bool) -> str:  # noqa: ANN401, ARG001  as the function it replaces
-        return (await toolbox.blobs.properties(blob)).etag
+    async def believe(toolbox: tools.Tools, _: Any, blob: BlobAddress, __: object = ()) -> Any:  # noqa: ANN401  as the function it replaces
+        return await toolbox.blobs.properties(blob)
 
     async def read_nothing(_: Any, __: Any, so_far: Any, ___: int) -> Any:  # noqa: ANN401  as the function it replaces
         return so_far.model_copy(update={"done": True})
 
     with (
         patch.dict(runner.ACTIVITIES, {CHECK_COPY.name: ended_well}),
-        patch.object(copies, "_must_be_ours", believe),
+        patch.object(copies, "_ours", believe),
         patch.object(verification, "compared", read_nothing),
     ):
         yield
@@ -384,6 +384,19 @@ def half_moved_registrations_stay() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def refused_versions_are_not_looked_into() -> Iterator[None]:
+    """A change that a lost or late request has made already is taken for somebody else's."""
+
+    def strict(self: MemoryPageBlobs, address: BlobAddress, guard: Any, **values: object) -> str:  # noqa: ANN401  as the method it replaces
+        self._guarded(address, guard)
+        return change(self, address, guard, **values)
+
+    change = MemoryPageBlobs._set  # noqa: SLF001  see above
+    with patch.object(MemoryPageBlobs, "_set", strict):
+        yield
+
+
 BACKUP_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "no fence": no_fence,
     "lease id from the name": lease_from_the_name,
@@ -411,4 +424,5 @@ RESTORE_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "repoint not undone": repoint_not_undone,
     "adopted snapshot taken early": adopted_snapshot_taken_early,
     "half-moved registrations stay": half_moved_registrations_stay,
+    "refused versions are not looked into": refused_versions_are_not_looked_into,
 }

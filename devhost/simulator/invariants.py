@@ -144,6 +144,18 @@ class Invariants:
                 self.ended[run.run] = run.state
                 if run.state == "Succeeded":
                     self._check_success(run)
+                elif self.stage.gentle:
+                    self._check_reason(run)
+
+    def _check_reason(self, run: Run) -> None:
+        """Lost, late and repeated requests fail no run; nor does a service that is busy now and then."""
+        code = run.error.code if run.error else ""
+        # Two restores of one disk; one that retention was faster than; five bad answers running; and a break that is late.
+        reasons = {"", "SourceMoved", "RestorePointUnavailable", "ServiceUnavailable"}
+        if self.stage.report.counts["leases broken by the app"]:
+            reasons.add("Fenced")
+        if code not in reasons:
+            self.violated(f"run {run.run} failed without a reason: {code}: {run.error.message if run.error else ''}")
 
     def _check_success(self, run: Run) -> None:
         wanted = run.restore

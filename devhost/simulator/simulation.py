@@ -100,6 +100,8 @@ class Simulation:
     async def _before(self, name: str) -> None:
         if name == "delete_point":
             self.invariants.check_before_deletion()
+        if name == "break_lease":
+            self.stage.count("leases broken by the app")
         await self._gate(name, "before")
 
     async def _after(self, name: str) -> None:
@@ -202,20 +204,20 @@ class Simulation:
 
     def _step(self) -> None:
         ready = [gate for gate in self.gates if gate.call.held_until <= self._now]
-        actors = self.actors
+        actors, harsh = self.actors, not self.stage.gentle
         actions: list[tuple[float, Callable[[], None]]] = [
             (6, actors.guest),
             (1.6, self._begin_run),
             (1.2 if self.stage.restores else 0, self._begin_restore),
-            (0.5, actors.pass_time),
-            (0.25, actors.third_party),
-            (0.25, self._terminate),
+            (0.5 * harsh, actors.pass_time),
+            (0.25 * harsh, actors.third_party),
+            (0.25 * harsh, self._terminate),
             (0.3, self._keep_house),
-            (0.15, actors.listing_lies),
-            (0.1, actors.cancel),
-            (0.2, actors.pin),
-            (0.1, actors.unpin),
-            (0.5, lambda: actors.copies_arrive(well=False)),
+            (0.15 * harsh, actors.listing_lies),
+            (0.1 * harsh, actors.cancel),
+            (0.2 * harsh, actors.pin),
+            (0.1 * harsh, actors.unpin),
+            (0.5, lambda: actors.copies_arrive(well=not harsh)),
             (0.8, actors.machine_settles),
             (0.6, self._duplicate),
             (50 if ready else 0, lambda: self._open_gate(ready)),
@@ -234,7 +236,8 @@ class Simulation:
         changes = [gate for gate in ready if gate.name in MACHINE_CALLS]
         pool = changes if changes and self.rng.random() < 0.5 else ready
         kinds = ["unavailable", "worker crash", "zombie", "refused", "unknown 409"]
-        kind = self.rng.choices(kinds, (5, 5, 5, 5, 1) if pool is changes else (5, 5, 5, 1, 1))[0]
+        refused, unknown = (0, 0) if self.stage.gentle else (5 if pool is changes else 1, 1)
+        kind = self.rng.choices(kinds, (5, 5, 5, refused, unknown))[0]
         # A put that outlives its run is what fences are for: requests under way are lost there first.
         puts = [gate for gate in pool if gate.stage == "before" and gate.name in LATE_CALLS]
         gate = self.rng.choice(puts if kind == "zombie" and puts else pool)

@@ -51,7 +51,7 @@ def test_workbook_and_alerts_read_what_a_run_really_tells(disk, platform):
     failed = platform.wait(platform.api("POST", f"/disks/{disk.name}/backups").json()["id"])
     platform.host.fire("watch_disks")
     platform.host.fire("housekeeping")
-    heard(platform, lambda one: one["event"] == "disk" and one["disk"] == disk.name)
+    seen = heard(platform, lambda one: one["event"] == "disk" and one["disk"] == disk.name and one["last_status"] == "Failed")
     heard(platform, lambda one: one["event"] == "fleet")
 
     told = platform.host.events()
@@ -67,5 +67,4 @@ def test_workbook_and_alerts_read_what_a_run_really_tells(disk, platform):
     assert failed["state"] == "Failed"
     assert raised("run", ends[failed["id"]]) == {"run-failed"}
     assert (ends[failed["id"]]["code"], ends[failed["id"]]["message"]) == (failed["error"]["code"], failed["error"]["message"])
-    seen = heard(platform, lambda one: one["event"] == "disk" and one["disk"] == disk.name)
     assert seen["last_code"] == failed["error"]["code"] == "BlobMissing"

@@ -230,6 +230,28 @@ async def test_a_change_decided_long_ago_is_refused_by_the_machine(scene):
     assert held(scene) == scene.source().url
 
 
+async def test_a_delivery_that_hung_decides_nothing_on_what_it_sees_later(scene):
+    """It was the owner, hangs, and goes on when the next run has settled the machine: it must not take what it sees then for the
+    state it was asked to change.
+    """
+    driver = await stopped_before(scene, "move_machine", 2)
+    (asked,) = [asked for name, asked, _ in driver.calls if name == "move_machine"]
+    head = scene.catalogue.head
+
+    async def hangs(disk):
+        row = await head(disk)
+        scene.catalogue.head = head
+        scene.world.pass_time(timedelta(minutes=16))
+        await scene.back_up()
+        return row
+
+    scene.catalogue.head = hangs
+    answer = await scene.perform("move_machine", asked)
+
+    assert answer["fault"]["code"] == "MachineChanged"
+    sane(scene)
+
+
 async def test_the_delivery_is_terminated_in_the_portal(scene):
     """Only that orchestration, in the middle of the change: the parent takes the disk anew, and settles the machine."""
     driver, real, moves = scene.driver(), scene.driver().orchestrators["deliver_disk"], []
