@@ -10,12 +10,14 @@ import pytest
 from devhost.simulator.bugs import BACKUP_BUGS, RESTORE_BUGS
 from devhost.simulator.command import histories, summary
 from devhost.simulator.simulation import simulate
-from devhost.simulator.stage import BACKUPS_ONLY_EVERY, REPLAYED_EVERY
+from devhost.simulator.stage import BACKUPS_ONLY_EVERY, GENTLE, GENTLE_EVERY, REPLAYED_EVERY
 
 HISTORIES = 5000
 BUG_SEEDS = range(50_001, 62_001)
 """Any stretch would do; in this one the rarest bugs are met soon."""
 BUGS = BACKUP_BUGS | RESTORE_BUGS
+FAILS_GOOD_RUNS = {"refused versions are not looked into", "cursor ahead of its puts"}
+"""What shows by a run that fails without a reason; every other bug has to do harm."""
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +80,7 @@ def test_each_planted_bug_is_caught(bug):
     with BUGS[bug]():
         for seed in BUG_SEEDS:
             worth = seed % REPLAYED_EVERY and (seed % BACKUPS_ONLY_EVERY == 0) == (bug in BACKUP_BUGS)
+            worth = worth and (bug in FAILS_GOOD_RUNS or seed % GENTLE_EVERY != GENTLE)
             if worth and (violation := simulate(seed).violation):
                 print(f"caught by seed {seed}: {violation}")
                 return
