@@ -59,8 +59,8 @@ async def shut(tools: Tools, blob: BlobAddress, number: int, lease: str) -> str:
             return found.etag
         if found.sequence_number > number:
             message = (
-                f"{blob}: sequence number {found.sequence_number}, expected at most {number}: somebody else raised it; nothing is "
-                "built on this blob any more: the next backup is a full one"
+                f"{blob}: sequence number {found.sequence_number}, expected at most {number}: somebody else raised it; "
+                "nothing is built on this blob any more, the next backup is a full one"
             )
             raise FencedError(message)
         try:

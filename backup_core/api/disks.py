@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.activities.points import POLICY
-from backup_core.activities.telling import write_run
 from backup_core.api.context import Api
 from backup_core.api.http import Answer, RefusedError, Request, answer, disk_of, id_of, parsed, top_of
 from backup_core.api.models import EARLIEST, DiskAnswer, DiskAsked, DisksAnswer
-from backup_core.api.runs import new_run, started
+from backup_core.api.runs import begun, new_run
 from backup_core.domain.errors import BlobMissingError, MachineRefusedError
 from backup_core.domain.naming import is_disk_id, parse_blob_url, policy_name
 from backup_core.domain.ranges import DISK_BYTES_MAX, PAGE
@@ -82,9 +81,8 @@ async def _first_backup(api: Api, request: Request, disk: str) -> dict[str, str]
     pending = [run for run in await api.catalogue.runs(disk, 1) if not run.ended_for_good]
     if pending or (row and row.value.pair):
         return {}
-    run = new_run(api, disk, full=False)
-    await write_run(api.tools, None, run)
-    return {"Operation-Location": (await started(api, request, run)).headers["Operation-Location"]}
+    accepted = await begun(api, request, new_run(api, disk, full=False))
+    return {"Operation-Location": accepted.headers["Operation-Location"]}
 
 
 async def get_disk(api: Api, request: Request) -> Answer:

@@ -26,7 +26,7 @@ from backup_core.api.http import (
 from backup_core.api.models import BackupAsked, RestoreAnswer, RunAnswer, RunsAnswer, slot_shown
 from backup_core.api.plans import next_steps, warnings
 from backup_core.domain.ending import cancellation
-from backup_core.domain.errors import RowChangedError, RowExistsError
+from backup_core.domain.errors import RowChangedError, RowExistsError, ServiceUnavailableError
 from backup_core.domain.naming import disk_of_run, http_run_id, is_disk_id, run_key
 from backup_core.domain.records import RequestKey, Run, RunError, RunState
 from backup_core.domain.redaction import redacted
@@ -66,7 +66,7 @@ async def post_backup(api: Api, request: Request) -> Answer:
     return await begun(api, request, new_run(api, disk, full=asked.kind == "full"), key, digest)
 
 
-async def begun(api: Api, request: Request, run: Run, key: str, digest: str) -> Answer:
+async def begun(api: Api, request: Request, run: Run, key: str = "", digest: str = "") -> Answer:
     """Write the run's row, under its key if there is one, and start it; an equal request that was faster is answered."""
     try:
         if key:
@@ -79,6 +79,10 @@ async def begun(api: Api, request: Request, run: Run, key: str, digest: str) -> 
         if known is None:
             raise
         return await repeated(api, request, known, digest)
+    except ServiceUnavailableError:
+        # The row may be there, and only the answer be lost: nobody would ever start that run.
+        if await api.catalogue.run(run.disk, run.run) is None:
+            raise
     return await started(api, request, run)
 
 

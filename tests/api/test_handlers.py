@@ -183,6 +183,30 @@ async def test_a_lost_start_is_made_up_for_by_the_repeat(api, scene):
     assert start.instances == [shown["id"]] == [run.run]
 
 
+@pytest.mark.parametrize("written", [True, False])
+@pytest.mark.parametrize("keyed", [True, False])
+async def test_a_run_whose_row_got_no_answer(api, scene, written, keyed):
+    """It is started if the row is there: nobody else would. If not, nothing is, and the caller is told to repeat the request."""
+    scene.protect()
+    start, name = Starts(), "begin_request" if keyed else "put_run"
+    write = getattr(scene.catalogue, name)
+
+    async def unanswered(*row):
+        if written:
+            await write(*row)
+        raise ServiceUnavailableError("no answer; it may pass")
+
+    setattr(scene.catalogue, name, unanswered)
+    answer = await respond(
+        api, runs.post_backup, ask(disk="vm", start=start, headers={"repeatability-request-id": KEY} if keyed else None)
+    )
+
+    assert answer.status == (202 if written else 503)
+    assert start.instances == [run.run for run in scene.rows("run!")]
+    assert len(start.instances) == written
+    assert written or "repeat the request" in answer.body
+
+
 async def test_two_equal_requests_at_once_are_one_run(api, scene, monkeypatch):
     """Both look before either has written."""
     scene.protect()
