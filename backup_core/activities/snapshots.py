@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from backup_core.activities.tools import guard_of, owned
-from backup_core.domain.errors import SourceUnfitError, UnexpectedAnswerError
+from backup_core.domain.errors import SnapshotMissingError, SourceUnfitError, UnexpectedAnswerError
 from backup_core.domain.metadata import (
     described,
     from_metadata,
@@ -60,6 +60,11 @@ async def take_backup_snapshot(tools: Tools, asked: TakeBackup) -> BackedUp:
         await tools.blobs.snapshot(blob, to_point_metadata(point), guard_of(transfer.by, asked.etag))
         # Two deliveries at once may both have taken one: both go on with the older, and so does a rebuild.
         taken = await _taken(tools, blob, mark)
+    if not taken:
+        message = (
+            f"{blob}: the backup snapshot that run {transfer.by.run} took is gone: the restore point has expired meanwhile"
+        )
+        raise SnapshotMissingError(message)
     return BackedUp(snapshot=taken[0])
 
 

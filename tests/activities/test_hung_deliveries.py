@@ -1,0 +1,110 @@
+"""A delivery of a step hangs, anywhere, until another delivery and the next backup are long through; then it goes on. What it does on
+what it learned long ago changes nothing that is wanted; what it learns anew, it may act on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from backup_core.activities.housekeeping import tidy_disk
+from backup_core.domain.errors import UnexpectedError
+from backup_core.steps.housekeeping import Tidy
+from tests.activities.acts import contents_of, everything_kept, sane
+from tests.activities.ways import WAYS, Wire
+from tests.scene import PAGE
+
+SILENT, DAY = timedelta(minutes=16), timedelta(hours=25)
+HOUSE = Tidy(disk="vm", by="house.20260105", lease="00000000-0000-0000-0000-00000000000a", run_days=180)
+UNPROTECTED = {"a restore to a managed disk"}
+"""After these the disk is not backed up any more."""
+IN_THE_SLOT = {"a restore into the machine", "a backup that settles a machine"}
+
+
+class Hung(Wire):
+    """The delivery that comes to the request of that number waits there. The step is delivered `again`, or given up with its
+    orchestration.
+    """
+
+    def __init__(self, scene, number, *, again):
+        super().__init__(scene)
+        self._number, self._again = number, again
+        self._came, self._goes_on, self.delivery = asyncio.Event(), asyncio.Event(), None
+
+    async def perform(self, name, asked):
+        if self.delivery:
+            return await super().perform(name, asked)
+        delivery, came = asyncio.create_task(super().perform(name, asked)), asyncio.create_task(self._came.wait())
+        await asyncio.wait({delivery, came}, return_when=asyncio.FIRST_COMPLETED)
+        came.cancel()
+        if not self._came.is_set():
+            return await delivery
+        self.delivery = delivery
+        if not self._again:
+            raise KeyboardInterrupt
+        return await super().perform(name, asked)
+
+    async def send(self, name, request):
+        if len(self.asked) == self._number:
+            self.asked.append(name)
+            self._came.set()
+            await self._goes_on.wait()
+            return await request()
+        return await super().send(name, request)
+
+    async def go_on(self):
+        """The delivery goes on to its end, whatever that is; nobody wants its answer."""
+        self._goes_on.set()
+        try:
+            await self.delivery
+        except UnexpectedError as error:
+            raise AssertionError(str(error)) from error
+
+
+async def check(way, number, *, again):
+    begin, act, points = WAYS[way]
+    stage = await begin()
+    contents, wire = contents_of(stage), Hung(stage, number, again=again)
+    try:
+        await act(stage)
+    except KeyboardInterrupt:
+        assert not again
+    assert wire.delivery
+    stage.world.pass_time(SILENT)
+    if way not in UNPROTECTED:
+        await stage.back_up()
+    await wire.go_on()
+    stage.world.pass_time(SILENT)
+
+    if way not in UNPROTECTED:
+        source = stage.tools.source(stage.catalogue.rows["vm", "policy"].value.source)
+        stage.blobs.poke(source, 1, [b"\x77" * PAGE])
+        await stage.back_up()
+        assert stage.points()[-1].kind == "incremental"
+        assert stage.content(stage.points()[-1]) == stage.blobs.blobs[source].content()
+    if points:
+        everything_kept(stage, contents)
+    stage.world.pass_time(DAY)
+    await tidy_disk(stage.tools, HOUSE)
+    assert stage.rows("pin!") == []
+    if way in IN_THE_SLOT:
+        sane(stage)
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["delivered again", "given up"])
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_delivery_that_hangs(way, again):
+    """At each request of the run, reads too."""
+    begin, act, _ = WAYS[way]
+    stage = await begin()
+    wire = Wire(stage)
+    await act(stage)
+
+    for number, name in enumerate(wire.asked):
+        try:
+            await check(way, number, again=again)
+        except Exception as error:
+            message = f"{way}: a delivery that hung at request {number}, {name}: {error}"
+            raise AssertionError(message) from error

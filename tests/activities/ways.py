@@ -1,0 +1,181 @@
+"""Every kind of run, with what is there before it; and the wire between the app and its services, on which requests can be held."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from datetime import timedelta
+
+from backup_core.activities.copying import Copying
+from backup_core.domain.naming import managed_disk_id
+from backup_core.domain.repoint import MachineDisk
+from backup_core.ports import ManagedDisk
+from tests.activities.acts import TARGET, held, into, keep, sane, stop_before, stopped_before
+from tests.scene import PAGE, VM, Scene
+
+
+class Wire:
+    """The way from the app to the services: `asked` are the requests so far, by name. What becomes of one is for subclasses."""
+
+    def __init__(self, scene):
+        self.asked = []
+        ports = {name: _Port(getattr(scene.tools, name), self) for name in ("blobs", "catalogue", "documents", "machines")}
+        scene.tools = replace(scene.tools, copying=Copying(ports["blobs"], "auto", lambda: 0.0), **ports)
+        self._perform, scene.perform = scene.perform, self.perform
+
+    async def perform(self, name, asked):
+        """One delivery of a step."""
+        return await self._perform(name, asked)
+
+    async def send(self, name, request):
+        """One request, by the name of the port's method."""
+        self.asked.append(name)
+        return await request()
+
+
+class _Port:
+    """A port behind the wire."""
+
+    def __init__(self, port, wire):
+        self._port, self._wire = port, wire
+
+    def __getattr__(self, name):
+        method = getattr(self._port, name)
+        if not inspect.iscoroutinefunction(method):
+            return method
+
+        async def sent(*args, **fields):
+            return await self._wire.send(name, lambda: method(*args, **fields))
+
+        return sent
+
+
+# -- before, and the run itself ------------------------------------------------------------------------------------------
+
+
+async def fresh():
+    stage = Scene()
+    stage.protect()
+    stage.write(0, 1, 2, 3, None, 5)
+    stage.write(20, 9, 9)
+    return stage
+
+
+async def backed_up():
+    stage = await fresh()
+    stage.machine()
+    await stage.back_up()
+    stage.write(2, 30, None)
+    await stage.back_up()
+    stage.write(6, 60)
+    return stage
+
+
+async def grown():
+    stage = await backed_up()
+    stage.blobs.blobs[stage.source()].size += 8 * PAGE
+    stage.write(34, 34)
+    return stage
+
+
+async def interrupted():
+    """A run died in the middle: the next finishes its target, then goes on with one of its own."""
+    stage = await backed_up()
+    await stop_before(stage, "verify_head")
+    stage.world.pass_time(timedelta(minutes=16))
+    stage.write(9, 90)
+    return stage
+
+
+async def back_up(stage):
+    await stage.back_up()
+    assert stage.content(stage.points()[-1]) == stage.blobs.blobs[stage.source()].content()
+
+
+async def back_up_by_copy(stage):
+    await stage.back_up(full=True, full_copy="blob")
+    assert stage.points()[-1].kind == "full"
+    assert stage.content(stage.points()[-1]) == stage.blobs.blobs[stage.source()].content()
+
+
+async def restore(stage):
+    point = stage.points()[0]
+    await stage.restore(point)
+    restored = stage.blob(stage.rows("run!")[0].restore.target)
+    assert (restored.content(), restored.lease, restored.metadata) == (stage.content(point), "", {})
+
+
+async def restore_into_the_machine(stage):
+    before = held(stage)
+    await stage.restore(stage.points()[0], **into())
+    assert held(stage) != before
+    sane(stage)
+
+
+async def pruned():
+    stage = await backed_up()
+    keep(stage, 1)
+    return stage
+
+
+async def back_up_and_prune(stage):
+    """A point whose row had changed is left to the next prune."""
+    await stage.back_up()
+    assert [point.state for point in stage.points()].count("available") == 1
+
+
+async def between_two_disks():
+    """A restore died after it took the machine's disk away."""
+    stage = await backed_up()
+    await stopped_before(stage, "move_machine", 2)
+    stage.world.pass_time(timedelta(minutes=16))
+    return stage
+
+
+async def back_up_and_settle(stage):
+    await stage.back_up()
+    sane(stage)
+
+
+async def off_and_on():
+    stage = await fresh()
+    stage.machine(lun=None)
+    await stage.back_up()
+    return stage
+
+
+async def restore_the_os_disk(stage):
+    await stage.restore(stage.points()[0], **into(None, stop_vm=True))
+    assert held(stage, None) == TARGET
+    assert stage.machines.machines[VM].power == "running"
+
+
+OLD, NEW = managed_disk_id(VM, "old"), managed_disk_id(VM, "new")
+
+
+async def managed():
+    stage = await fresh()
+    await stage.back_up()
+    stage.machines.disks[OLD] = ManagedDisk(OLD, "Succeeded", "", PAGE, sku="Premium_LRS")
+    stage.machines.add(VM, MachineDisk("old", OLD, managed=True, lun=0))
+    return stage
+
+
+async def restore_to_a_managed_disk(stage):
+    await stage.restore(stage.points()[0], **into(managed_disk=NEW, adopt=False, old_disk=OLD))
+    assert held(stage) == NEW
+
+
+WAYS = {  # what is there before, what is done, and how many restore points there are after it, if that is certain
+    "a backup that prunes": (pruned, back_up_and_prune, None),
+    "a backup that settles a machine": (between_two_disks, back_up_and_settle, 3),
+    "a restore of the OS disk": (off_and_on, restore_the_os_disk, 2),
+    "a restore to a managed disk": (managed, restore_to_a_managed_disk, 1),
+    "a full backup": (fresh, back_up, 1),
+    "an increment": (backed_up, back_up, 3),
+    "an increment of a disk that grew": (grown, back_up, 3),
+    "a backup that finishes another": (interrupted, back_up, 4),
+    "a full backup by Copy Blob": (backed_up, back_up_by_copy, 3),
+    "a restore": (backed_up, restore, 2),
+    "a restore into the machine": (backed_up, restore_into_the_machine, 3),
+}
