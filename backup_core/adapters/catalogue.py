@@ -20,6 +20,7 @@ from azure.core import MatchConditions
 from azure.core.exceptions import (
     HttpResponseError,
     ResourceExistsError,
+    ResourceModifiedError,
     ResourceNotFoundError,
     ServiceRequestError,
     ServiceResponseError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SOURCES = "!sources"
+CLAIM_ATTEMPTS = 5
 PINS_MAX = 100_000
 """Pins read of one disk: each is a restore at work."""
 _NESTED = frozenset({"owner", "pair", "error", "points", "expired", "retention", "machine", "restore"})
@@ -156,17 +158,24 @@ class TableCatalogue:
     async def claim_source(self, source: str, disk: str) -> str:
         """Insert the claim unless there is one, or write the disk's own once more."""
         claim = {"PartitionKey": SOURCES, "RowKey": sha256(source.encode()).hexdigest(), "disk": disk, "source": source}
-        with _translated(f"claim source {source}"):
-            try:
-                await self._table.create_entity(claim)
-            except ResourceExistsError:
-                held = await self._table.get_entity(SOURCES, claim["RowKey"])
-                if held["disk"] != disk:
-                    return str(held["disk"])
-                await self._table.update_entity(
-                    claim, mode=UpdateMode.REPLACE, etag=held.metadata["etag"], match_condition=MatchConditions.IfNotModified
-                )
-        return disk
+        for _ in range(CLAIM_ATTEMPTS):
+            with _translated(f"claim source {source}"), suppress(ResourceModifiedError, ResourceNotFoundError):
+                try:
+                    await self._table.create_entity(claim)
+                except ResourceExistsError:
+                    held = await self._table.get_entity(SOURCES, claim["RowKey"])
+                    if held["disk"] != disk:
+                        return str(held["disk"])
+                    await self._table.update_entity(
+                        claim,
+                        mode=UpdateMode.REPLACE,
+                        etag=held.metadata["etag"],
+                        match_condition=MatchConditions.IfNotModified,
+                    )
+                return disk
+            # Released or renewed in between, perhaps by this very request, whose answer was lost: look again.
+        message = f"claim source {source}: its claim changed {CLAIM_ATTEMPTS} times in between; nothing was written"
+        raise RowChangedError(message)
 
     async def claims(self, disk: str) -> list[Versioned[str]]:
         """Claims that name the disk."""

@@ -32,7 +32,7 @@ class DiskStatus:
     overdue: bool
     """No restore point was taken since the window before the present one, or the machine's disk is not backed up at all."""
     last: Run | None
-    """The last backup that ended and was not skipped."""
+    """The backup that ended last, of those that were not skipped."""
 
 
 def status_of(policy: Policy, head: Head | None, runs: Sequence[Run], schedule: str, now: datetime) -> DiskStatus:
@@ -41,11 +41,13 @@ def status_of(policy: Policy, head: Head | None, runs: Sequence[Run], schedule: 
     taken = snapshot_time(pair.source_snapshot) if pair else None
     due = max(overdue_since(schedule, now), policy.created)
     backups = (run for run in runs if run.operation == "backup" and run.ended_for_good and run.state != "Skipped")
+    # Runs come in the order they were asked for, to the second; which ended last is another question.
+    last = max(backups, key=lambda run: run.ended or run.created, default=None)
     return DiskStatus(
         protection="stopped" if not policy.protected else "unprotected" if policy.unprotected else "protected",
         newest_point=pair.point if pair else "",
         last_success=taken,
         rpo_seconds=max(0, int((now - taken).total_seconds())) if taken else None,
         overdue=policy.protected and (bool(policy.unprotected) or (taken or policy.created) < due),
-        last=next(backups, None),
+        last=last,
     )

@@ -277,6 +277,18 @@ async def test_recovery_point_age_and_last_status(api, scene):
     assert (failed["lastStatus"], failed["lastSuccess"]) == ("Failed", shown["lastSuccess"])
 
 
+@pytest.mark.parametrize("tokens", [("00000000", "ffffffff"), ("ffffffff", "00000000")])
+async def test_the_last_backup_is_the_one_that_ended_last(api, scene, tokens):
+    """Not the one whose id comes first: two may be asked for in one second, and one that was asked for later may fail sooner."""
+    scene.protect()
+    await scene.back_up(run=f"vm.20260101T000000Z.{tokens[0]}")
+    del scene.blobs.blobs[scene.source()]
+    with pytest.raises(BackupFailedError):
+        await scene.back_up(run=f"vm.20260101T000000Z.{tokens[1]}")
+
+    assert (await shown_disk(api))["lastStatus"] == "Failed"
+
+
 async def test_overdue(api, scene):
     """After a whole window without a restore point, not before; a stopped disk is never overdue."""
     scene.protect()

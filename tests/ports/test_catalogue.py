@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from backup_core.domain.errors import RowChangedError, RowExistsError
+from backup_core.domain.errors import RowChangedError, RowExistsError, ServiceUnavailableError
 from backup_core.domain.records import (
     CommonPair,
     Head,
@@ -185,6 +186,21 @@ async def test_a_source_has_one_disk(ports):
     await ports.catalogue.release_source("https://s/c/b", "one")
 
     assert await ports.catalogue.claim_source("https://s/c/b", "two") == "two"
+
+
+@pytest.mark.parametrize("ports", ["azure"], indirect=True)
+@pytest.mark.parametrize("lost", ["POST table", "PUT table"])
+async def test_a_claim_whose_answer_is_lost(ports, calm, lost):
+    """Made and renewed: what is sent again finds the disk's own claim."""
+    source = "https://s/c/b"
+    for _ in range(2):
+        calm.faults({"verb": lost, "loseReply": True})
+        with contextlib.suppress(ServiceUnavailableError):
+            assert await ports.catalogue.claim_source(source, "one") == "one"
+    calm.faults()
+
+    assert await ports.catalogue.claim_source(source, "two") == "one"
+    assert [claim.value for claim in await ports.catalogue.claims("one")] == [source]
 
 
 async def test_claims_have_versions(ports):
