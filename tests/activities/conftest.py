@@ -6,7 +6,7 @@ import pytest
 
 from tests.scene import Scene
 
-pytest.register_assert_rewrite("tests.activities.acts")
+pytest.register_assert_rewrite("tests.activities.acts", "tests.activities.ways")
 
 
 @pytest.fixture(params=["writes", "content"])

@@ -50,10 +50,12 @@ class _Port:
         return sent
 
 
-# -- before, and the run itself ------------------------------------------------------------------------------------------
+# -- what is there before ------------------------------------------------------------------------------------------------
+
+OLD, NEW = managed_disk_id(VM, "old"), managed_disk_id(VM, "new")
 
 
-async def fresh():
+async def never_backed_up():
     stage = Scene()
     stage.protect()
     stage.write(0, 1, 2, 3, None, 5)
@@ -62,7 +64,7 @@ async def fresh():
 
 
 async def backed_up():
-    stage = await fresh()
+    stage = await never_backed_up()
     stage.machine()
     await stage.back_up()
     stage.write(2, 30, None)
@@ -87,6 +89,38 @@ async def interrupted():
     return stage
 
 
+async def keeping_one():
+    stage = await backed_up()
+    keep(stage, 1)
+    return stage
+
+
+async def between_two_disks():
+    """A restore died after it took the machine's disk away."""
+    stage = await backed_up()
+    await stopped_before(stage, "move_machine", 2)
+    stage.world.pass_time(timedelta(minutes=16))
+    return stage
+
+
+async def with_an_os_disk():
+    stage = await never_backed_up()
+    stage.machine(lun=None)
+    await stage.back_up()
+    return stage
+
+
+async def with_a_managed_disk():
+    stage = await never_backed_up()
+    await stage.back_up()
+    stage.machines.disks[OLD] = ManagedDisk(OLD, "Succeeded", "", PAGE, sku="Premium_LRS")
+    stage.machines.add(VM, MachineDisk("old", OLD, managed=True, lun=0))
+    return stage
+
+
+# -- what is done --------------------------------------------------------------------------------------------------------
+
+
 async def back_up(stage):
     await stage.back_up()
     assert stage.content(stage.points()[-1]) == stage.blobs.blobs[stage.source()].content()
@@ -96,6 +130,17 @@ async def back_up_by_copy(stage):
     await stage.back_up(full=True, full_copy="blob")
     assert stage.points()[-1].kind == "full"
     assert stage.content(stage.points()[-1]) == stage.blobs.blobs[stage.source()].content()
+
+
+async def back_up_and_prune(stage):
+    """A point whose row had changed is left to the next prune."""
+    await stage.back_up()
+    assert [point.state for point in stage.points()].count("available") == 1
+
+
+async def back_up_and_settle(stage):
+    await stage.back_up()
+    sane(stage)
 
 
 async def restore(stage):
@@ -112,53 +157,10 @@ async def restore_into_the_machine(stage):
     sane(stage)
 
 
-async def pruned():
-    stage = await backed_up()
-    keep(stage, 1)
-    return stage
-
-
-async def back_up_and_prune(stage):
-    """A point whose row had changed is left to the next prune."""
-    await stage.back_up()
-    assert [point.state for point in stage.points()].count("available") == 1
-
-
-async def between_two_disks():
-    """A restore died after it took the machine's disk away."""
-    stage = await backed_up()
-    await stopped_before(stage, "move_machine", 2)
-    stage.world.pass_time(timedelta(minutes=16))
-    return stage
-
-
-async def back_up_and_settle(stage):
-    await stage.back_up()
-    sane(stage)
-
-
-async def off_and_on():
-    stage = await fresh()
-    stage.machine(lun=None)
-    await stage.back_up()
-    return stage
-
-
 async def restore_the_os_disk(stage):
     await stage.restore(stage.points()[0], **into(None, stop_vm=True))
     assert held(stage, None) == TARGET
     assert stage.machines.machines[VM].power == "running"
-
-
-OLD, NEW = managed_disk_id(VM, "old"), managed_disk_id(VM, "new")
-
-
-async def managed():
-    stage = await fresh()
-    await stage.back_up()
-    stage.machines.disks[OLD] = ManagedDisk(OLD, "Succeeded", "", PAGE, sku="Premium_LRS")
-    stage.machines.add(VM, MachineDisk("old", OLD, managed=True, lun=0))
-    return stage
 
 
 async def restore_to_a_managed_disk(stage):
@@ -166,12 +168,12 @@ async def restore_to_a_managed_disk(stage):
     assert held(stage) == NEW
 
 
-WAYS = {  # what is there before, what is done, and how many restore points there are after it, if that is certain
-    "a backup that prunes": (pruned, back_up_and_prune, None),
+WAYS = {
+    "a backup that prunes": (keeping_one, back_up_and_prune, None),
     "a backup that settles a machine": (between_two_disks, back_up_and_settle, 3),
-    "a restore of the OS disk": (off_and_on, restore_the_os_disk, 2),
-    "a restore to a managed disk": (managed, restore_to_a_managed_disk, 1),
-    "a full backup": (fresh, back_up, 1),
+    "a restore of the OS disk": (with_an_os_disk, restore_the_os_disk, 2),
+    "a restore to a managed disk": (with_a_managed_disk, restore_to_a_managed_disk, 1),
+    "a full backup": (never_backed_up, back_up, 1),
     "an increment": (backed_up, back_up, 3),
     "an increment of a disk that grew": (grown, back_up, 3),
     "a backup that finishes another": (interrupted, back_up, 4),
@@ -179,3 +181,4 @@ WAYS = {  # what is there before, what is done, and how many restore points ther
     "a restore": (backed_up, restore, 2),
     "a restore into the machine": (backed_up, restore_into_the_machine, 3),
 }
+"""What is there before, what is done, and how many restore points there are after it, if that is certain."""
