@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from backup_core.domain.errors import (
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from backup_core.ports import BlobProperties
 
 ATTEMPTS = 20
-"""Versions a blob may go through while its number is set; what was under way when it was taken comes to an end before."""
+"""Versions a blob may go through while its number is set, and leases it may be under while it is taken: what was under way
+before comes to an end sooner.
+"""
 
 
 async def hold_lease(tools: Tools, disk: str, owner: Owner, blob: BlobAddress) -> BlobProperties | None:
@@ -30,19 +33,21 @@ async def hold_lease(tools: Tools, disk: str, owner: Owner, blob: BlobAddress) -
     Raises NotOwnerError, and breaks nothing, when somebody else has become the owner meanwhile: the lease is that one's.
     """
     try:
-        try:
-            await tools.blobs.acquire_lease(blob, owner.lease)
-        except LeaseTakenError:
+        for _ in range(ATTEMPTS):
+            with suppress(LeaseTakenError):
+                await tools.blobs.acquire_lease(blob, owner.lease)
+                return await tools.blobs.properties(blob)
             row = await tools.catalogue.head(disk)
             if row is None or row.value.owner != owner:
                 message = f"disk {disk}: run {owner.run} (epoch {owner.epoch}) does not own it any more; nothing was done"
-                raise NotOwnerError(message) from None
-            # The catalogue says the former owner is over: its lease protects nothing any more.
+                raise NotOwnerError(message)
+            # The catalogue says the former owner is over: its lease protects nothing any more. A late delivery of it may take
+            # the lease once more just after this.
             await tools.blobs.break_lease(blob)
-            await tools.blobs.acquire_lease(blob, owner.lease)
-        return await tools.blobs.properties(blob)
     except BlobMissingError:
         return None
+    message = f"{blob}: its lease was broken {ATTEMPTS} times, and each time taken by somebody else; it may pass"
+    raise ServiceUnavailableError(message)
 
 
 async def shut(tools: Tools, blob: BlobAddress, number: int, lease: str) -> str:

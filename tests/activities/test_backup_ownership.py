@@ -290,6 +290,50 @@ async def test_a_write_that_arrives_late_is_refused_by_the_service_itself(scene)
     assert scene.dump() == before
 
 
+async def test_a_lease_that_is_taken_once_more_while_it_is_broken(scene):
+    """By a late delivery of the former owner: the new one goes on until it has it."""
+    await scene.back_up()
+    scene.write(6, 61)
+    await stop_before(scene, "verify_head")
+    scene.world.pass_time(timedelta(minutes=16))
+    break_lease, times = scene.blobs.break_lease, [3]
+
+    async def late(blob):
+        await break_lease(blob)
+        times[0] -= 1
+        if times[0]:
+            scene.blobs.blobs[blob].lease = "of the former owner"
+
+    scene.blobs.break_lease = late
+    await scene.back_up()
+
+    assert times == [0]
+    assert scene.content(scene.points()[-1]) == scene.blobs.blobs[scene.source()].content()
+
+
+async def test_a_late_begin_breaks_nobodys_lease(scene):
+    """It was the owner when it asked; when it comes to the lease, that is the next run's."""
+    await scene.back_up()
+    scene.write(6, 61)
+    request, acquire = scene.request(), scene.blobs.acquire_lease
+    begun = (await stop_before(scene, "plan_transfer")).run
+    asked = next(asked for name, asked, _ in scene.stopped.calls if name == "begin")
+    scene.blobs.blobs[scene.tools.head(scene.head_row().head)].lease = ""
+
+    async def hangs(blob, lease):
+        scene.blobs.acquire_lease = acquire
+        scene.world.pass_time(timedelta(minutes=16))
+        await stop_before(scene, "verify_head", run=request.run)
+        return await acquire(blob, lease)
+
+    scene.blobs.acquire_lease = hangs
+    answer = await scene.perform("begin", asked)
+
+    assert answer["fault"]["code"] == "NotOwner"
+    assert (scene.head_row().owner.run, scene.head_blob().lease) == (request.run, scene.head_row().owner.lease)
+    assert scene.run_row(begun).error.code == "Abandoned"
+
+
 async def test_two_orchestrations_of_one_run(scene):
     """The instance id races: a second instance of the same run steps back and leaves the first alone."""
     request = await stop_before(scene, "verify_head")
