@@ -6,6 +6,7 @@ the copying may still send before it is compared.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.activities.tools import allowed
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from backup_core.activities.tools import Tools
     from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.records import Head, Versioned
     from backup_core.ports import BlobProperties
     from backup_core.steps.copying import ImageCopy
     from backup_core.steps.messages import RunRef
@@ -125,7 +127,9 @@ async def _taken(tools: Tools, blob: BlobAddress, run: str) -> list[str]:
 
 
 async def discard_image(tools: Tools, asked: DiscardImage) -> Discarded:
-    """Remove the unfinished blob, if it is certainly this run's own and nobody else holds it; otherwise say what is left."""
+    """Remove the unfinished blob, if it is certainly this run's own and nobody else holds it; otherwise say what is left. With
+    an adopted head the run's ownership of the disk goes.
+    """
     image = asked.image
     await allowed(tools, image.by)
     blob = tools.image(image.destination)
@@ -135,6 +139,8 @@ async def discard_image(tools: Tools, asked: DiscardImage) -> Discarded:
     try:
         found = await tools.blobs.properties(blob)
         if not _ours(found.metadata, image.by.run):
+            return Discarded(left=str(blob))
+        if _is_adopted(found.metadata) and not await _may_be_committed_no_more(tools, row, image.by.run):
             return Discarded(left=str(blob))
         if found.copy and found.copy.status == "pending":
             await tools.blobs.abort_copy(blob, found.copy.copy_id)
@@ -146,6 +152,24 @@ async def discard_image(tools: Tools, asked: DiscardImage) -> Discarded:
     except (LeaseTakenError, FencedError, BlobChangedError, ServiceUnavailableError):
         return Discarded(left=str(blob))
     return Discarded(left="")
+
+
+def _is_adopted(metadata: Mapping[str, str]) -> bool:
+    mark = from_metadata(metadata)
+    return mark is not None and mark.state == "verified"
+
+
+async def _may_be_committed_no_more(tools: Tools, row: Versioned[Head] | None, run: str) -> bool:
+    """Whether no commit of the run can make a restore point of its head any more: one may be under way, of a delivery that
+    hung. It needs the run's ownership at the version it was read at, so that is given up first; not while a machine is to be
+    settled.
+    """
+    if row is None or row.value.owner is None or row.value.owner.run != run:
+        return True
+    if row.value.repoint:
+        return False
+    await tools.catalogue.put_head(replace(row.value, owner=None), row.etag)
+    return True
 
 
 def _ours(metadata: Mapping[str, str], run: str) -> bool:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from backup_core.domain.errors import FencedError, MachineRefusedError
+from backup_core.domain.errors import AccessDeniedError, FencedError, MachineRefusedError, RowChangedError
 from backup_core.domain.naming import managed_disk_id
 from backup_core.domain.ranges import GIB, ByteRange
 from backup_core.domain.records import Policy, Slot
@@ -175,6 +175,34 @@ async def test_a_head_that_was_adopted_is_never_discarded(scene):
     assert scene.content(newest) == scene.content(scene.points()[0])
     await scene.back_up()
     sane(scene)
+
+
+@pytest.mark.parametrize("fields", [into(), {"adopt": True}], ids=["into the machine", "adopted alone"])
+async def test_a_commit_that_hangs_makes_no_point_of_a_head_that_is_discarded(scene, fields):
+    """Another delivery of it failed for good, so the restore fails and removes its head; right after that the hung one goes on."""
+    commit, delete, hung = scene.catalogue.commit, scene.blobs.delete_own, []
+
+    async def hangs(*asked, **changed):
+        if asked[0] and not hung:
+            hung.append((asked, changed))
+            raise AccessDeniedError("told")
+        return await commit(*asked, **changed)
+
+    async def then_it_goes_on(*asked, **how):
+        await delete(*asked, **how)
+        with pytest.raises(RowChangedError):
+            await commit(*hung[0][0], **hung[0][1])
+
+    scene.catalogue.commit, scene.blobs.delete_own = hangs, then_it_goes_on
+    contents = contents_of(scene)
+    with pytest.raises(RestoreFailedError, match="AccessDenied"):
+        await scene.restore(scene.points()[0], **fields)
+
+    assert contents_of(scene) == contents
+    assert [name for name in scene.blobs.blobs if "restore-" in name.name] == []
+    scene.catalogue.commit, scene.blobs.delete_own = commit, delete
+    await scene.back_up()
+    assert scene.points()[-1].run != RUN
 
 
 async def test_a_pending_copy_that_cannot_be_watched_is_ended_and_removed(scene):
