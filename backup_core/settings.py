@@ -18,6 +18,7 @@ from backup_core.steps.copying import FullCopy, Verification
 IDENTITIES = (
     "managed_identity_client_id", "source_client_id", "writer_client_id", "retention_client_id", "restore_client_id",
 )  # fmt: skip
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -95,7 +96,7 @@ class Settings(BaseModel):
         if not value:
             message = "expected at least one blob endpoint, such as https://account.blob.core.windows.net"
             raise ValueError(message)
-        return tuple(one.rstrip("/") for one in value)
+        return tuple(_one_form(one) for one in value)
 
     @field_validator("machine_groups")
     @classmethod
@@ -109,7 +110,7 @@ class Settings(BaseModel):
     @field_validator("backup_account", "catalogue_account", "arm_endpoint")
     @classmethod
     def _trimmed(cls, value: str) -> str:
-        return value.rstrip("/")
+        return _one_form(value)
 
     @field_validator("backup_schedule", "watch_schedule", "housekeeping_schedule")
     @classmethod
@@ -134,6 +135,15 @@ class Settings(BaseModel):
             message = "expected a table name: 3 to 63 letters and digits, a letter first"
             raise ValueError(message)
         return value
+
+
+def _one_form(endpoint: str) -> str:
+    """The endpoint in the form that all its spellings share: host in lower case, no default port, nothing at the end."""
+    match = re.fullmatch(r"(?i)(https?)://([^/@?#]+?)\.?(:\d+)?(/.*)?", endpoint.rstrip("/"))
+    if match is None:
+        return endpoint.rstrip("/")  # told as a fault below
+    scheme, host, port, path = match[1].lower(), match[2].lower(), match[3] or "", match[4] or ""
+    return f"{scheme}://{host}{'' if port == _DEFAULT_PORTS[scheme] else port}{path}"
 
 
 def load(environment: Mapping[str, str]) -> Settings:
@@ -173,8 +183,8 @@ def _words(one: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails
 def _contradictions(values: Mapping[str, Any]) -> list[str]:
     """Faults between settings, found also when single settings are at fault."""
     development = str(values.get("development", "")).lower() in ("true", "1", "yes", "on")
-    sources = [url.rstrip("/") for url in values.get("source_accounts", ())]
-    backup = values.get("backup_account", "").rstrip("/")
+    sources = [_one_form(url) for url in values.get("source_accounts", ())]
+    backup = _one_form(values.get("backup_account", ""))
     urls = {
         "SOURCE_ACCOUNTS": sources,
         "BACKUP_ACCOUNT": [backup],
@@ -187,6 +197,9 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         for url in some
         if url and (fault := _unfit(url, development=development))
     ]
+    faults += [
+        f"SOURCE_ACCOUNTS names {url} twice; its blobs would have two names" for url in sources if sources.count(url) > 1
+    ][:1]
     if backup and backup in sources:
         faults.append("BACKUP_ACCOUNT is one of SOURCE_ACCOUNTS: a backup must not live in the account it protects")
     if values.get("heads_container", "heads") == values.get("plans_container", "plans"):
@@ -206,6 +219,8 @@ def _unfit(url: str, *, development: bool) -> str:
         return "the endpoint carries a credential or a query; expected the bare endpoint"
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
         return f"{shown!r} is not an account endpoint; expected https://account.blob.core.windows.net or the like"
+    if (parts.hostname or "").partition(".")[0].endswith("-secondary"):
+        return f"{shown!r} is the read-only secondary of an account; expected the primary endpoint"
     if parts.scheme == "http" and not (development and parts.hostname in _LOOPBACK):
         return f"{shown!r} uses http; expected https (http is for loopback with DEVELOPMENT=true)"
     return ""

@@ -249,6 +249,6 @@ class _Tidying:
         point = newest[0].value
         # Only when the newest point is certainly there may older ones go.
         await self.tools.blobs.properties(self.tools.head(point.head), point.backup_snapshot)
-        pruned = await prune(self.tools, self.asked.disk, policy.value.retention, self.asked.by)
+        pruned = await prune(self.tools, policy.value, self.asked.by)
         self._count("points", len(pruned.expired))
         self.more = self.more or pruned.more

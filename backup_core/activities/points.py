@@ -78,7 +78,9 @@ async def moved_policy(tools: Tools, disk: str, source: str) -> Versioned[Policy
     if holder != disk:
         message = f"disk {disk}: the new disk {source} is registered as disk {holder} already; DELETE one of the two"
         raise SourceUnfitError(message)
-    return replace(row, value=replace(row.value, source=source, updated=await tools.catalogue.now()))
+    now = await tools.catalogue.now()
+    since = row.value.source_since if row.value.source == source else now
+    return replace(row, value=replace(row.value, source=source, source_since=since, updated=now))
 
 
 async def registration_moved(tools: Tools, disk: str, former: str) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from backup_core.activities.tools import Tools
-    from backup_core.domain.records import Pin, RestorePoint, Retention, Versioned
+    from backup_core.domain.records import Pin, Policy, RestorePoint, Versioned
 
 ROWS_PER_LISTING = 1000
 
@@ -26,31 +26,31 @@ async def prune_points(tools: Tools, asked: Prune) -> Pruned:
     A point that somebody begins to use at the same moment is left alone: using and deleting compete for its row's version.
     """
     await owned(tools, asked.by)
-    retention = (await policy_of(tools, asked.by.disk)).retention
+    policy = await policy_of(tools, asked.by.disk)
 
     async def still() -> None:
         await owned(tools, asked.by)
 
-    return await prune(tools, asked.by.disk, retention, asked.by.run, still)
+    return await prune(tools, policy, asked.by.run, still)
 
 
 async def _anybody() -> None:
     return
 
 
-async def prune(
-    tools: Tools, disk: str, retention: Retention | None, by: str, still: Callable[[], Awaitable[None]] = _anybody
-) -> Pruned:
+async def prune(tools: Tools, policy: Policy, by: str, still: Callable[[], Awaitable[None]] = _anybody) -> Pruned:
     """The same for whoever `by` is; `still` is asked before each deletion whether that one may act.
 
     Nobody has to own the disk for it: what the verdicts rest on only changes towards keeping the same points or newer ones.
     """
-    rows = await _points(tools, disk, "" if retention else "deleting")
+    disk = policy.disk
+    rows = await _points(tools, disk, "" if policy.retention else "deleting")
     # Read after the rows: a pin set from now on changes a row's version, and its deletion is refused.
     pinned = {pin.point for pin in await tools.catalogue.pins(disk) if await lives(tools, pin, by)}
     head = await tools.catalogue.head(disk)
     pair = head.value.pair if head else None
-    decided = verdicts([row.value for row in rows], retention, pair, pinned, await tools.catalogue.now())
+    now = await tools.catalogue.now()
+    decided = verdicts([row.value for row in rows], policy.retention, pair, pinned, now, policy.since)
     expired = [verdict.point.point for verdict in decided if verdict.expires]
     by_id = {row.value.point: row for row in rows}
     gone = []

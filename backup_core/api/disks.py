@@ -32,22 +32,40 @@ async def put_disk(api: Api, request: Request) -> Answer:
     machine = _machine(api, asked)
     await _check_source(api, address)
     existing = await api.catalogue.policy(disk)
+    if not asked.follows_on:
+        await _check_succession(api, disk, existing.value if existing else None, address)
     holder = await api.catalogue.claim_source(address.url, disk)
     if holder != disk:
         message = f"source {address} is already protected as disk {holder}; use that id, or another source"
         raise RefusedError(409, "SourceAlreadyProtected", message, "source")
     now = api.now()
     created = existing.value.created if existing else now
+    same = existing is not None and existing.value.source == address.url
+    since = existing.value.source_since if existing and same else now if existing else None
     retention = Retention(**asked.retention.model_dump()) if asked.retention else None
     policy = Policy(
         disk, address.url, asked.description, created, now, asked.verification, retention, machine=machine,
+        source_since=since,
         unprotected=_still_unprotected(existing.value if existing else None, address.url),
     )  # fmt: skip
     await _store(api, policy, existing.etag if existing else None)
     if existing and existing.value.source != address.url:
         await api.catalogue.release_source(existing.value.source, disk)
-    headers = await _first_backup(api, request, disk) if asked.first_backup else {}
+    headers = await _first_backup(api, request, disk, address.url) if asked.first_backup else {}
     return answer(200 if existing else 201, await _shown(api, request, policy), headers)
+
+
+async def _check_succession(api: Api, disk: str, existing: Policy | None, address: BlobAddress) -> None:
+    """Refuse to give a disk that has restore points of one source another one, by mistake: they would be taken for its own."""
+    newest = await api.catalogue.points(disk, 1)
+    former = existing.source if existing else newest[0].value.source if newest else address.url
+    if not newest or former == address.url:
+        return
+    message = (
+        f"disk {disk} has restore points of {former}, and {address} is another disk; nothing was changed; register it under an "
+        'id of its own, or, when it takes the place of the former one, say so with "followsOn": true'
+    )
+    raise RefusedError(409, "SourceChanged", message, "source")
 
 
 def _still_unprotected(existing: Policy | None, source: str) -> str:
@@ -75,11 +93,11 @@ async def _store(api: Api, policy: Policy, etag: str | None) -> None:
     await api.tools.documents.put(policy_name(policy.disk), POLICY.dump_json(policy).decode())
 
 
-async def _first_backup(api: Api, request: Request, disk: str) -> dict[str, str]:
-    """Start a backup unless the disk has a restore point or a run already; the headers that name it."""
+async def _first_backup(api: Api, request: Request, disk: str, source: str) -> dict[str, str]:
+    """Start a backup unless the disk's source has a restore point or the disk a run already; the headers that name it."""
     row = await api.catalogue.head(disk)
     pending = [run for run in await api.catalogue.runs(disk, 1) if not run.ended_for_good]
-    if pending or (row and row.value.pair):
+    if pending or (row and row.value.pair and row.value.source == source):
         return {}
     accepted = await begun(api, request, new_run(api, disk, full=False))
     return {"Operation-Location": accepted.headers["Operation-Location"]}

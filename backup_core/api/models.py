@@ -61,8 +61,10 @@ class DiskAsked(_Asked):
     """Null keeps every restore point."""
     machine: MachineAsked | None = None
     """The VM that uses the disk: what a restore repoints unless it is told another one."""
+    follows_on: bool = Field(default=False, alias="followsOn")
+    """The source takes the place of the former one, whose restore points stay with this disk; needed only when it has some."""
     first_backup: bool = Field(default=False, alias="firstBackup")
-    """Back up at once if the disk has no restore point yet."""
+    """Back up at once if the source has no restore point yet."""
 
 
 class BackupAsked(_Asked):
@@ -240,6 +242,8 @@ class PointAnswer(_Answer):
     """Only available ones can be restored."""
     kind: Literal["full", "incremental", "restored"]
     reason: str
+    source: str
+    """The disk's source then: a disk may have had another one before."""
     taken: str
     """Time of the source snapshot: what the disk held then is what the point holds."""
     committed: datetime
@@ -265,6 +269,7 @@ class PointAnswer(_Answer):
             state=point.state,
             kind=point.kind,
             reason=point.reason,
+            source=point.source,
             taken=point.source_snapshot,
             committed=point.committed,
             verified=point.verified,
@@ -448,6 +453,8 @@ class RestorePlanAnswer(_Answer):
 
     disk: str
     restore_point: str
+    source: str
+    """The disk that the restore point is of; a warning says when that is not the disk's present source."""
     taken: str
     logical_bytes: int
     allocated_bytes: int

@@ -31,8 +31,9 @@ def shown_plan(
     plan_hash: str,
     *,
     full: bool,
+    source: str,
 ) -> RestorePlanAnswer:
-    """The plan; `allocated` are bytes and requests of one copy."""
+    """The plan; `allocated` are bytes and requests of one copy, `source` is the disk's present source."""
     copied, puts = allocated
     restores = [run for run in past if run.restore and run.state == "Succeeded" and run.started and run.ended]
     rates = [(run.bytes_done, (run.ended - run.started).total_seconds()) for run in restores if run.started and run.ended]
@@ -40,6 +41,7 @@ def shown_plan(
     return RestorePlanAnswer(
         disk=point.disk,
         restore_point=point.point,
+        source=point.source,
         taken=point.source_snapshot,
         logical_bytes=point.size,
         allocated_bytes=copied,
@@ -52,7 +54,7 @@ def shown_plan(
         expected_seconds=EstimateAnswer(low=expected.low, high=expected.high, basis=expected.basis),
         downtime=_downtime(wanted, restores),
         permissions=[PermissionAnswer(action=probe.action, state=probe.state) for probe in probes],
-        warnings=warnings(wanted),
+        warnings=[*_succession(point, source), *warnings(wanted)],
         plan_hash=plan_hash,
     )
 
@@ -97,6 +99,12 @@ def _downtime(wanted: Restoring, restores: Sequence[Run]) -> str:
     if _stops(wanted):
         return f"the machine is off from its deallocation until it has started again; {basis}"
     return f"the machine keeps running, without the disk between two changes of its configuration; {basis}"
+
+
+def _succession(point: RestorePoint, source: str) -> list[str]:
+    if point.source == source:
+        return []
+    return [f"the restore point is of {point.source}, which the disk had as its source before {source}"]
 
 
 def warnings(wanted: Restoring) -> list[str]:

@@ -112,7 +112,7 @@ async def looked_at(api: Api, disk: str, asked: RestoreAsked, run: str) -> World
     """Everything a restore rests on, validated. Raises RefusedError; changes nothing."""
     policy = await api.catalogue.policy(disk)
     adopts = _adopts(asked, policy.value if policy else None)
-    point = await _point(api, disk, asked, known=policy is not None)
+    point = await _point(api, disk, asked, policy.value if policy else None)
     await _check_backup(api, point)
     target = _target(api, asked, policy.value.source if policy else point.source, run)
     await _must_be_free(api, target)
@@ -138,7 +138,7 @@ async def looked_at(api: Api, disk: str, asked: RestoreAsked, run: str) -> World
 # -- the point --------------------------------------------------------------------------------------------------------
 
 
-async def _point(api: Api, disk: str, asked: RestoreAsked, *, known: bool) -> RestorePoint:
+async def _point(api: Api, disk: str, asked: RestoreAsked, policy: Policy | None) -> RestorePoint:
     if asked.time:
         rows = await api.catalogue.points(disk, 1, "", "available", None, asked.time + timedelta(microseconds=1))
         if not rows:
@@ -148,14 +148,7 @@ async def _point(api: Api, disk: str, asked: RestoreAsked, *, known: bool) -> Re
             raise RefusedError(404, "RestorePointNotFound", message, "time")
         return rows[0].value
     if asked.restore_point == "latest":
-        rows = await api.catalogue.points(disk, 1, "", "available")
-        if not rows and not known:
-            message = f"no disk {disk} is known, and it has no restore points; POST /api/catalogue/rebuild if rows were lost"
-            raise RefusedError(404, "DiskNotFound", message, "disk")
-        if not rows:
-            message = f"disk {disk} has no restore point that can be restored"
-            raise RefusedError(404, "RestorePointNotFound", message, "restorePoint")
-        return rows[0].value
+        return await _latest(api, disk, policy)
     if not is_point_id(asked.restore_point):
         message = (
             f"{asked.restore_point[:80]!r} is not a restore point id; expected one from the disk's restore-points, or 'latest'"
@@ -171,6 +164,28 @@ async def _point(api: Api, disk: str, asked: RestoreAsked, *, known: bool) -> Re
         )
         raise RefusedError(409, "RestorePointUnavailable", message, "restorePoint")
     return row.value
+
+
+async def _latest(api: Api, disk: str, policy: Policy | None) -> RestorePoint:
+    """The newest point of the disk's present source, or of the disk where none is registered."""
+    newest, after = None, ""
+    while page := await api.catalogue.points(disk, PER_PAGE if after else 1, after, "available"):
+        newest = newest or page[0].value
+        for row in page:
+            if policy is None or row.value.source == policy.source:
+                return row.value
+        after = page[-1].value.point
+    if newest and policy:
+        message = (
+            f"disk {disk} has no restore point of its present source {policy.source} yet; the newest of all is {newest.point}, "
+            f"of {newest.source}: back the disk up, or name that restore point"
+        )
+    elif policy:
+        message = f"disk {disk} has no restore point that can be restored; POST /api/disks/{disk}/backups makes one"
+    else:
+        message = f"no disk {disk} is known, and it has no restore points; POST /api/catalogue/rebuild if rows were lost"
+        raise RefusedError(404, "DiskNotFound", message, "disk")
+    raise RefusedError(404, "RestorePointNotFound", message, "restorePoint")
 
 
 async def _oldest(api: Api, disk: str) -> RestorePoint | None:
@@ -355,5 +370,12 @@ async def _plan(api: Api, world: World, probes: list[Probe]) -> RestorePlanAnswe
             allocated += one.size
             puts += -(-one.size // (4 * 1024 * 1024))
     return shown_plan(
-        world.restoring, point, (allocated, puts), world.past, probes, world.hash, full=api.restore_verification == "full"
+        world.restoring,
+        point,
+        (allocated, puts),
+        world.past,
+        probes,
+        world.hash,
+        full=api.restore_verification == "full",
+        source=world.policy.value.source if world.policy else point.source,
     )

@@ -252,7 +252,8 @@ def parse_blob_url(text: str, accounts: tuple[str, ...]) -> BlobAddress:
     if not re.fullmatch(r"[a-z0-9$](?:[a-z0-9-]{1,61})[a-z0-9]", container) or not 0 < len(name) <= 1024:
         message = "after the account it must have a container and a blob name"
         raise ValueError(message)
-    if _UNFIT.search(name) or ".." in name.split("/"):
-        message = "its blob name holds characters or path segments that page-blob disks do not have"
+    # Clients and the service leave out empty segments, "." and dots at the end: such a name would be an alias of another blob.
+    if _UNFIT.search(name) or any(not segment or segment.endswith(".") for segment in name.split("/")):
+        message = "its blob name has a control character or backslash, or a path segment that is empty or ends in a dot"
         raise ValueError(message)
     return BlobAddress(account, container, name)

@@ -58,8 +58,15 @@ class Policy:
     """False once protection was stopped: no more backups, the restore points stay."""
     machine: Slot | None = None
     """The virtual machine that uses the disk, as far as somebody told."""
+    source_since: datetime | None = None
+    """When the disk got its present source; None is since it was registered."""
     unprotected: str = ""
     """Why the machine's present disk is not backed up, in words: its VM was given a managed disk."""
+
+    @property
+    def since(self) -> datetime:
+        """When the disk got its present source."""
+        return self.source_since or self.created
 
 
 @dataclass(frozen=True)

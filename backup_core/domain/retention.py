@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from backup_core.domain.records import CommonPair, RestorePoint, Retention
 
 
+FORMER_SOURCE_APART = timedelta(days=90)
+"""For so long after a disk got another source the points of each source are counted apart: the first points of the new one push
+none of the former one out, and whoever changed the source by mistake still has them.
+"""
 CLOCK_RESOLUTION = timedelta(seconds=1)
 """The service's time is the Date of an answer, in whole seconds: a point of the second that has begun is not of the future."""
 
@@ -33,15 +37,24 @@ def verdicts(
     pair: CommonPair | None,
     pinned: Collection[str],
     now: datetime,
+    source_since: datetime | None = None,
 ) -> list[Verdict]:
-    """A verdict for each point of a disk, newest first. `pinned` are ids of points in use; `now` is the service's time.
+    """A verdict for each point of a disk, newest first. `pinned` are ids of points in use; `now` is the service's time,
+    `source_since` when the disk got its present source.
 
     Without a retention everything is kept. What is in doubt is kept: a point in use, of the common pair, the newest that can be
     restored, one dated in the future (some clock is wrong), one in quarantine (a person has to look at it).
     """
     ordered = sorted(points, key=lambda one: one.source_snapshot, reverse=True)
-    available = [point.point for point in ordered if point.state == "available"]
-    return [Verdict(point, *_verdict(point, available, retention, pair, pinned, now)) for point in ordered]
+    apart = source_since is not None and now - source_since < FORMER_SOURCE_APART
+    counted: dict[str, list[str]] = {}
+    for point in ordered:
+        if point.state == "available":
+            counted.setdefault(point.source if apart else "", []).append(point.point)
+    return [
+        Verdict(point, *_verdict(point, counted.get(point.source if apart else "", []), retention, pair, pinned, now))
+        for point in ordered
+    ]
 
 
 def _verdict(

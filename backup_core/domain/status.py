@@ -25,6 +25,7 @@ class DiskStatus:
 
     protection: Protection
     newest_point: str
+    """Of the disk's present source, as all that follows."""
     last_success: datetime | None
     """When the newest restore point was taken: what the disk held then can be had back."""
     rpo_seconds: int | None
@@ -37,10 +38,12 @@ class DiskStatus:
 
 def status_of(policy: Policy, head: Head | None, runs: Sequence[Run], schedule: str, now: datetime) -> DiskStatus:
     """The disk's status from its rows; `runs` are the newest ones, newest first."""
-    pair = head.pair if head else None
+    # What is left of a former source says nothing of the present one.
+    pair = head.pair if head and head.source == policy.source else None
     taken = snapshot_time(pair.source_snapshot) if pair else None
-    due = max(overdue_since(schedule, now), policy.created)
-    backups = (run for run in runs if run.operation == "backup" and run.ended_for_good and run.state != "Skipped")
+    due = max(overdue_since(schedule, now), policy.since)
+    ended = (run for run in runs if run.operation == "backup" and run.ended_for_good and run.state != "Skipped")
+    backups = (run for run in ended if run.created >= policy.since.replace(microsecond=0))
     # Runs come in the order they were asked for, to the second; which ended last is another question.
     last = max(backups, key=lambda run: run.ended or run.created, default=None)
     return DiskStatus(
@@ -48,6 +51,6 @@ def status_of(policy: Policy, head: Head | None, runs: Sequence[Run], schedule: 
         newest_point=pair.point if pair else "",
         last_success=taken,
         rpo_seconds=max(0, int((now - taken).total_seconds())) if taken else None,
-        overdue=policy.protected and (bool(policy.unprotected) or (taken or policy.created) < due),
+        overdue=policy.protected and (bool(policy.unprotected) or (taken or policy.since) < due),
         last=last,
     )

@@ -62,6 +62,18 @@ def test_what_is_in_doubt_is_kept():
     assert {hours for hours, (expires, _) in decided.items() if expires} == {0, 90, 100}
 
 
+def test_a_new_source_pushes_no_point_of_the_former_one_out():
+    """Counted apart for ninety days after the change; then together, so that they do not stay for ever."""
+    points = [replace(point(hours), source="new" if hours < 30 else "former") for hours in (0, 12, 36, 48, 60)]
+
+    def expired(changed_days_ago):
+        since = NOW - timedelta(days=changed_days_ago)
+        return [v.point.point for v in verdicts(points, Retention(1), pair_of(points[0]), (), NOW, since) if v.expires]
+
+    assert expired(89) == [points[1].point, points[3].point, points[4].point]
+    assert expired(90) == [one.point for one in points[1:]]
+
+
 def test_a_point_of_the_future_is_kept():
     """Some clock is wrong: which one, nobody knows."""
     decided = reasons([point(-9), point(-5), point(-1), point(30)], Retention(1))

@@ -81,6 +81,28 @@ def test_http_is_for_loopback_in_development_only():
     assert "uses http" in faults({**GOOD, "BACKUP_ACCOUNT": "http://example.test/backup", "DEVELOPMENT": "true"})
 
 
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "https://ONE.blob.core.windows.net",
+        "https://one.blob.core.windows.net:443",
+        "HTTPS://one.blob.core.windows.net./",
+        "https://one.blob.core.windows.net//",
+    ],
+)
+def test_an_account_has_one_name(spelling):
+    """Whatever the spelling, its blobs are claimed under one; twice in the list, or as source and backup, it is refused."""
+    assert load({**GOOD, "SOURCE_ACCOUNTS": spelling}).source_accounts == ("https://one.blob.core.windows.net",)
+    assert "names https://one.blob.core.windows.net twice" in faults(
+        {**GOOD, "SOURCE_ACCOUNTS": f"https://one.blob.core.windows.net {spelling}"}
+    )
+    assert "BACKUP_ACCOUNT is one of SOURCE_ACCOUNTS" in faults({**GOOD, "BACKUP_ACCOUNT": spelling})
+
+
+def test_a_secondary_endpoint_is_refused():
+    assert "read-only secondary" in faults({**GOOD, "SOURCE_ACCOUNTS": "https://one-secondary.blob.core.windows.net"})
+
+
 def test_keys_do_not_show():
     settings = load({**GOOD, "DEVELOPMENT": "true", "DEVELOPMENT_KEYS": '{"a": "canary"}'})
 
