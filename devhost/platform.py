@@ -1,10 +1,14 @@
-"""The whole local platform: the storage emulator and the Functions host serving the repository's function_app.py."""
+"""The whole local platform: the storage emulator and a Functions host serving the repository's function_app.py.
+
+The host is the development host, or another one that HOST_COMMAND names: see "Another host" in backup_core/DESIGN.md.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -16,7 +20,7 @@ from azure.storage.blob import BlobServiceClient
 
 from backup_core.domain.events import PREFIX as EVENT_PREFIX
 from devhost.machines import GROUP, Machines
-from devhost.processes import Child
+from devhost.processes import PATIENCE, Child
 from devhost.storage import Storage
 
 if TYPE_CHECKING:
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parent.parent
 SAMPLE_SETTINGS = REPOSITORY / "local.settings.sample.json"
+HOST_COMMAND = "PAGEKEEPER_HOST_COMMAND"
+"""The environment variable with the command of another host, as a shell would split it."""
 DISKS_CONTAINER = "vhds"
 Part = TypeVar("Part", Storage, Machines, "Host")
 Found = TypeVar("Found")
@@ -35,11 +41,14 @@ EVERY_SECOND = "* * * * * *"
 
 
 def awaited(look: Callable[[], Found], what: str, *, timeout_seconds: float = 30.0) -> Found:
-    """The first thing `look` finds that is not empty. Raises TimeoutError, which says `what` was waited for."""
-    deadline = time.monotonic() + timeout_seconds
+    """The first thing `look` finds that is not empty.
+
+    Raises TimeoutError after `timeout_seconds` times PATIENCE; it says `what` was waited for.
+    """
+    deadline = time.monotonic() + timeout_seconds * PATIENCE
     while not (found := look()):
         if time.monotonic() > deadline:
-            message = f"{what}: not within {timeout_seconds:g} s; see the host's log"
+            message = f"{what}: not within {timeout_seconds * PATIENCE:g} s; see the host's log"
             raise TimeoutError(message)
         time.sleep(0.05)
     return found
@@ -47,6 +56,11 @@ def awaited(look: Callable[[], Found], what: str, *, timeout_seconds: float = 30
 
 class RunFailedError(Exception):
     """A run did not end as it should; the text is its last state."""
+
+
+def host_command() -> list[str]:
+    """How a host is started: the development host, unless HOST_COMMAND names another."""
+    return shlex.split(os.environ.get(HOST_COMMAND, "")) or [sys.executable, "-m", "devhost.functions"]
 
 
 class Host:
@@ -71,7 +85,7 @@ class Host:
 
         port = self.origin.rpartition(":")[2] or "0"
         self._child = Child(
-            [sys.executable, "-m", "devhost.functions", str(self._app), "--hub", str(self._folder / "hub.sqlite"),
+            [*host_command(), str(self._app), "--hub", str(self._folder / "hub.sqlite"),
              "--port", port, "--timers", self._timers, "--tied"],
             self.log,
             folder=REPOSITORY,
@@ -143,15 +157,16 @@ class Platform:
         storage: Storage | None = None,
         machines: Machines | None = None,
         settings: Mapping[str, str] | None = None,
+        app: Path = REPOSITORY,
     ) -> None:
-        """Start all; given `storage` and `machines` are used and left running. `settings` override the sample's."""
+        """Start all, serving `app`; given `storage` and `machines` are left running. `settings` override the sample's."""
         self._own: list[Storage | Machines | Host] = []
         try:
             self.storage = storage or self._owned(Storage(folder / "storage"))
             self.machines = machines or self._owned(Machines(folder / "machines", [self.storage.source]))
             self.settings = self._settings(settings or {})
             self._container(self.storage.source, DISKS_CONTAINER)
-            self.host = self._owned(Host(folder / "host", {**os.environ, **self.settings}, timers=timers))
+            self.host = self._owned(Host(folder / "host", {**os.environ, **self.settings}, timers=timers, app=app))
         except BaseException:
             self.stop()
             raise
@@ -164,6 +179,7 @@ class Platform:
         sample: dict[str, str] = json.loads(SAMPLE_SETTINGS.read_text())["Values"]
         source, backup, state = self.storage.source, self.storage.backup, self.storage.state
         local = {
+            "AzureWebJobsStorage": self.storage.host.connection_string,
             "SOURCE_ACCOUNTS": source.blobs,
             "BACKUP_ACCOUNT": backup.blobs,
             "CATALOGUE_ACCOUNT": state.tables,
@@ -243,8 +259,11 @@ class Platform:
     def wait(
         self, run: str, *, timeout_seconds: float = 120.0, seen: Callable[[dict[str, Any]], None] = lambda _: None
     ) -> dict[str, Any]:
-        """The run once it has ended; `seen` is shown each state on the way."""
-        deadline = time.monotonic() + timeout_seconds
+        """The run once it has ended; `seen` is shown each state on the way.
+
+        Raises RunFailedError with its last state after `timeout_seconds` times PATIENCE.
+        """
+        deadline = time.monotonic() + timeout_seconds * PATIENCE
         while True:
             answer = self.api("GET", f"/runs/{run}")
             if answer.status_code == requests.codes.ok:
@@ -253,6 +272,6 @@ class Platform:
                 if shown["state"] not in ("NotStarted", "Running"):
                     return shown
             if time.monotonic() > deadline:
-                message = f"run {run} did not end within {timeout_seconds} s: {answer.text}"
+                message = f"run {run} did not end within {timeout_seconds * PATIENCE:g} s: {answer.text}"
                 raise RunFailedError(message)
             time.sleep(0.1)

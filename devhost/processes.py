@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 from collections import deque
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 STOP_SECONDS = 10.0
+PATIENCE = float(os.environ.get("PAGEKEEPER_PATIENCE", "1"))
+"""Every time-out of the platform and of the tests is multiplied by it: for hosts and machines that are slower."""
 
 
 class ChildFailedError(Exception):
@@ -60,7 +63,7 @@ class Child:
         is_ready: Callable[[str], bool],
         timeout_seconds: float = 60.0,
     ) -> None:
-        """Start `command` in `folder` and wait until `is_ready` accepted one of its lines."""
+        """Start `command` in `folder` and wait until `is_ready` accepted one of its lines: `timeout_seconds` times PATIENCE."""
         self.log, self._recent = log, deque[str](maxlen=40)
         self._ready = threading.Event()
         self._process = subprocess.Popen(  # noqa: S603  the caller's own command
@@ -76,7 +79,7 @@ class Child:
         )
         self._reader = threading.Thread(target=self._read, args=(is_ready,), daemon=True)
         self._reader.start()
-        if not self._ready.wait(timeout_seconds) or self._process.poll() is not None:
+        if not self._ready.wait(timeout_seconds * PATIENCE) or self._process.poll() is not None:
             self.kill()
             message = f"{command[0]} did not become ready; its output ends with:\n" + "\n".join(self._recent)
             raise ChildFailedError(message)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 EMULATOR = Path(__file__).parent / "emulator"
-_LISTENING = re.compile(r"Azurite (Blob|Table) service is successfully listening at (http://127\.0\.0\.1:\d+)")
+_LISTENING = re.compile(r"Azurite (Blob|Queue|Table) service is successfully listening at (http://127\.0\.0\.1:\d+)")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,14 @@ class Account:
     name: str
     key: str
     blobs: str
+    queues: str
     tables: str
+
+    @property
+    def connection_string(self) -> str:
+        """What the host takes as AzureWebJobsStorage."""
+        endpoints = f"BlobEndpoint={self.blobs};QueueEndpoint={self.queues};TableEndpoint={self.tables}"
+        return f"DefaultEndpointsProtocol=http;AccountName={self.name};AccountKey={self.key};{endpoints}"
 
     @property
     def credential(self) -> dict[str, str]:
@@ -44,19 +51,22 @@ def node() -> str:
 
 
 class Storage(Served):
-    """Three accounts: `source` with the disks, `backup` with the backups, `state` with the catalogue."""
+    """Four accounts: `source` for the disks, `backup` for the backups, `state` for the catalogue, `host` for the host.
+
+    Requests to `host` are not counted, and disturbed only by a fault whose `url` begins with `/host/`.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Start the emulator with its data in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        keys = {name: base64.b64encode(secrets.token_bytes(64)).decode() for name in ("source", "backup", "state")}
+        keys = {name: base64.b64encode(secrets.token_bytes(64)).decode() for name in ("source", "backup", "state", "host")}
         found: dict[str, str] = {}
 
         def is_ready(line: str) -> bool:
             match = _LISTENING.search(line)
             if match:
                 found[match.group(1)] = match.group(2)
-            return len(found) == 2
+            return len(found) == 3
 
         flags = ["--silent", "--disableTelemetry", "--skipApiVersionCheck", "--location", str(folder)]
         for service in ("blob", "queue", "table"):
@@ -75,8 +85,9 @@ class Storage(Served):
         )
         self._control = found["Blob"] + "/__control/"
         self._tables = found["Table"] + "/__control/"
-        self.source, self.backup, self.state = (
-            Account(name, key, f"{found['Blob']}/{name}", f"{found['Table']}/{name}") for name, key in keys.items()
+        self.source, self.backup, self.state, self.host = (
+            Account(name, key, *(f"{found[service]}/{name}" for service in ("Blob", "Queue", "Table")))
+            for name, key in keys.items()
         )
 
     # -- control ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import schemathesis
 
 from devhost.machines import Machines
 from devhost.platform import EVERY_SECOND, Platform
+from devhost.processes import PATIENCE
 from devhost.storage import Storage
 from tests.disk import Disk
 
@@ -20,6 +21,14 @@ SEED = int(os.environ.get("PAGEKEEPER_SEED", random.randrange(10**9)))
 
 def pytest_report_header():
     return f"seed: {SEED} (PAGEKEEPER_SEED={SEED} repeats this run's random choices)"
+
+
+def pytest_collection_modifyitems(config, items):
+    """On a slower host each test may take longer as well."""
+    for item in items:
+        own = item.get_closest_marker("timeout")
+        seconds = own.args[0] if own else float(config.getini("timeout"))
+        item.add_marker(pytest.mark.timeout(seconds * PATIENCE), append=False)
 
 
 @pytest.fixture

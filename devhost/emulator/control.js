@@ -19,6 +19,7 @@ const BlobListenerFactory = load("blob/BlobRequestListenerFactory").default;
 const TableListenerFactory = load("table/TableRequestListenerFactory").default;
 
 const PREFIX = "/__control/";
+const HOST_ACCOUNT = "/host/"; // named so in devhost/storage.py
 let faults = [];
 let counts = {};
 
@@ -31,6 +32,7 @@ function install() {
       return (request, response) => {
         if (request.url.startsWith(PREFIX)) return control(store, request, response);
         if (request.headers[INTERNAL]) return app(request, response);
+        if (request.url.startsWith(HOST_ACCOUNT)) return disturbed(verbOf(name, request), app, request, response);
         return observed(name, app, request, response);
       };
     };
@@ -111,7 +113,17 @@ function observed(service, app, request, response) {
   }
   const wrong = service === "blob" && malformed(request);
   if (wrong) return refuse(request, response, wrong);
-  const fault = faults.find((rule) => rule.times > 0 && (!rule.verb || rule.verb === verb) && (!rule.url || request.url.includes(rule.url)));
+  return disturbed(verb, app, request, response);
+}
+
+function meets(rule, verb, url) {
+  // What the host keeps for itself is no request of the app: only a rule that names the host's account meets it.
+  if (url.startsWith(HOST_ACCOUNT) && !(rule.url || "").startsWith(HOST_ACCOUNT)) return false;
+  return (!rule.verb || rule.verb === verb) && (!rule.url || url.includes(rule.url));
+}
+
+function disturbed(verb, app, request, response) {
+  const fault = faults.find((rule) => rule.times > 0 && meets(rule, verb, request.url));
   if (!fault) return app(request, response);
   if (fault.skip > 0) { fault.skip--; return app(request, response); }
   fault.times--;

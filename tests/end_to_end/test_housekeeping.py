@@ -2,39 +2,69 @@
 
 from __future__ import annotations
 
-import sqlite3
+import shutil
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from devhost.platform import Platform, awaited
+from devhost.platform import REPOSITORY, Platform, awaited
 from tests.disk import PAGE, Disk
 
 MIB = 1024 * 1024
 
 
+PRETENDING = """
+import importlib.util, pathlib
+from datetime import datetime
+
+spec = importlib.util.spec_from_file_location("pretending", {file!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+
+class Clock(datetime):
+    @classmethod
+    def now(cls, zone):
+        told = pathlib.Path({told!r})
+        return datetime.fromisoformat(told.read_text()) if told.exists() else datetime.now(zone)
+
+module.datetime = Clock
+app = module.app
+"""
+"""The app, whose timers take for "now" what the file `told` says."""
+
+
 @pytest.fixture
 def own(calm, tmp_path):
-    """A platform whose catalogue and backups are its own."""
+    """A platform whose catalogue and backups are its own; what "now" is can be told."""
     settings = {"CATALOGUE_TABLE": "house", "HEADS_CONTAINER": "househeads", "PLANS_CONTAINER": "houseplans"}
-    with Platform(tmp_path, storage=calm, settings=settings) as running:
+    app = tmp_path / "app"
+    app.mkdir()
+    shutil.copy(REPOSITORY / "host.json", app)
+    (app / "function_app.py").write_text(
+        PRETENDING.format(file=str(REPOSITORY / "function_app.py"), told=str(tmp_path / "now"))
+    )
+    with Platform(tmp_path, storage=calm, settings=settings, app=app) as running:
         yield running, tmp_path
 
 
 def test_a_night(own, name):
-    """Nothing young goes; the history of a run that ended 40 days ago does, that of one that goes on does not."""
+    """Nothing young goes; the history of a run that began HISTORY_DAYS ago does, that of one that began later does not."""
     platform, folder = own
     disk = Disk(platform, name, MIB).protect()
     disk.write(0, b"\1" * PAGE)
-    old, young = disk.back_up()["id"], disk.back_up()["id"]
-    with sqlite3.connect(folder / "host" / "hub.sqlite") as hub:
-        hub.execute("UPDATE instances SET created = '2026-01-01T00:00:00.0000000Z' WHERE id = ?", (old,))
+    old = disk.back_up()["id"]
+    between = datetime.now(UTC)
+    young = disk.back_up()["id"]
     platform.host.settled(f"{disk.name}.")
     points, snapshots = disk.points(), disk.source_snapshots()
-    platform.host.fire("housekeeping")
     platform.host.fire("purge_history")
+    platform.host.fire("housekeeping")
 
     (house,) = platform.host.settled("house.")
     assert house["runtimeStatus"] == "Completed", house
+    assert {one["instanceId"] for one in platform.host.instances(f"{disk.name}.")} == {old, young}
+    (folder / "now").write_text((between + timedelta(days=30)).isoformat())
+    platform.host.fire("purge_history")
     awaited(lambda: not platform.host.instances(old), "the old history is forgotten")
     assert platform.host.instances(young)
     assert (disk.points(), disk.source_snapshots()) == (points, snapshots)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from devhost.platform import EVERY_SECOND, Platform
+from devhost.platform import EVERY_SECOND, Platform, awaited
 from tests.conftest import SEED
 from tests.disk import PAGE, Disk
 
@@ -34,8 +34,7 @@ def test_twenty_kills_at_seeded_offsets(calm, tmp_path, rng):
             # Slow enough that a kill falls into the copying, fast enough for twenty.
             calm.faults({"verb": "PUT page-from-url", "delayMs": 15, "times": 1000})
             run = platform.api("POST", f"/disks/{disk.name}/backups").json()["id"]
-            while puts(calm) < 1:
-                time.sleep(0.005)
+            awaited(lambda: puts(calm), "the first put")
             offset = rng.uniform(0.0, 0.35)
             time.sleep(offset)  # the offset is the experiment
             platform.host.kill()

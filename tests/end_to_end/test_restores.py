@@ -378,7 +378,7 @@ def test_no_secret_in_a_restore(attached, platform, machines, calm):
 
     assert {one["instanceId"].removeprefix(run["id"]) for one in found} == {"", ".disk", ".disk.copy", ".head", ".queue", ".vm"}
     assert all(len(text) < 64 * 1024 for text in histories)
-    for account in (calm.source, calm.backup, calm.state):
+    for account in (calm.source, calm.backup, calm.state, calm.host):
         assert account.key not in everything
     assert not re.search(r"sig=(?!REDACTED)[A-Za-z0-9%+/]{20}", everything)
     status = next(one for one in found if one["instanceId"] == run["id"])["customStatus"]

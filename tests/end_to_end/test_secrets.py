@@ -28,7 +28,7 @@ def test_no_secret_in_history_status_logs_rows_or_answers(disk, platform, calm):
     ]
     everything = "\n".join([*answers, *histories, platform.host.log.read_text(), json.dumps(str(dump(calm, platform)))])
 
-    for account in (calm.source, calm.backup, calm.state):
+    for account in (calm.source, calm.backup, calm.state, calm.host):
         assert account.key not in everything
     assert not re.search(r"sig=(?!REDACTED)[A-Za-z0-9%+/]{20}", everything)
     assert "code=" not in "\n".join(answers)
