@@ -221,7 +221,10 @@ class Journal(Protocol):
 
 
 class Catalogue(Protocol):
-    """The table of disks, restore points and runs. Every update names the version it was decided on."""
+    """The table of disks, restore points and runs. Every update names the version it was decided on.
+
+    Reading raises RecordUnreadableError for a row that holds what this version cannot read; it names disk and row.
+    """
 
     async def claim_source(self, source: str, disk: str) -> str:
         """Claim the source blob for the disk unless another has claimed it; returns the disk that holds it. A claim the disk

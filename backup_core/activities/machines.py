@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from backup_core.activities.points import moved_policy, registration_moved
-from backup_core.activities.tools import allowed, owned
+from backup_core.activities.tools import allowed, owned, read_document
 from backup_core.domain.errors import (
     MachineChangedError,
     MachineRefusedError,
@@ -82,7 +82,7 @@ async def remember_machine(tools: Tools, asked: RememberMachine) -> Remembered:
         await tools.documents.put_if_absent(name, CHANGE.dump_json(change).decode())
         stored = await tools.documents.get(name)
         assert stored is not None
-    change = CHANGE.validate_json(stored)
+    change = read_document(CHANGE, name, stored)
     if row.value.repoint != name:
         await tools.catalogue.put_head(replace(row.value, repoint=name), row.etag)
     return Remembered(change=name, old_disk=change.old.source)
@@ -134,7 +134,7 @@ async def stored_change(tools: Tools, name: str) -> Change:
     if stored is None:
         message = f"document {name}, which says what a machine had before a restore, is gone; look at the machine yourself"
         raise UnexpectedAnswerError(message)
-    return CHANGE.validate_json(stored)
+    return read_document(CHANGE, name, stored)
 
 
 async def move_machine(tools: Tools, asked: MoveMachine) -> Moved:

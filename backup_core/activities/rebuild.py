@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from backup_core.activities.points import POLICY
-from backup_core.activities.tools import changes_between, side_by_side
+from backup_core.activities.tools import changes_between, read_document, side_by_side
 from backup_core.domain.ending import dead
-from backup_core.domain.errors import BlobMissingError, DiffRefusedError, SnapshotMissingError
+from backup_core.domain.errors import BlobMissingError, DiffRefusedError, RecordUnreadableError, SnapshotMissingError
 from backup_core.domain.metadata import PageMapDigest, from_metadata, from_point_metadata
 from backup_core.domain.naming import is_disk_id, policy_name
 from backup_core.domain.ranges import ByteRange, windows
@@ -34,6 +34,8 @@ class Survey:
     disk: str
     busy: str = ""
     """The run at work on the disk: its rows are left alone."""
+    unreadable: str = ""
+    """Why the disk's rows or documents cannot be read: they are left alone."""
     adopted: tuple[RestorePoint, ...] = ()
     changed: tuple[Versioned[RestorePoint], ...] = ()
     quarantined: tuple[tuple[Place, str], ...] = ()
@@ -63,6 +65,13 @@ async def disks_to_survey(tools: Tools, after: str) -> list[str]:
 
 async def survey(tools: Tools, disk: str) -> Survey:
     """Compare a disk's rows with its blobs. Changes nothing."""
+    try:
+        return await _survey(tools, disk)
+    except RecordUnreadableError as error:
+        return Survey(disk, unreadable=str(error))
+
+
+async def _survey(tools: Tools, disk: str) -> Survey:
     row = await tools.catalogue.head(disk)
     busy = await _busy(tools, row)
     if busy:
@@ -223,7 +232,7 @@ async def _policy(tools: Tools, disk: str, points: list[RestorePoint]) -> Policy
     stored = await tools.documents.get(policy_name(disk))
     point = newest(points)
     if stored:
-        policy = POLICY.validate_json(stored)
+        policy = read_document(POLICY, policy_name(disk), stored)
         holder = await tools.catalogue.source_holder(policy.source)
         return policy if holder in (None, disk) else replace(policy, protected=False)
     if point is None:

@@ -8,7 +8,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backup_core.activities.tools import allowed, fence_of
+from pydantic import TypeAdapter
+
+from backup_core.activities.tools import allowed, fence_of, read_document
 from backup_core.activities.transfer import PLAN, work
 from backup_core.domain.errors import FencedError, UnexpectedAnswerError
 from backup_core.domain.naming import cursor_name
@@ -31,6 +33,9 @@ class Cursor(Message):
     applied: Applied
 
 
+CURSOR = TypeAdapter(Cursor)
+
+
 async def apply_shard(tools: Tools, asked: ApplyShard) -> ShardApplied:
     """Copy the shard's changed ranges and clear its cleared ones, from its cursor on; a repeat writes the same bytes again.
 
@@ -42,10 +47,10 @@ async def apply_shard(tools: Tools, asked: ApplyShard) -> ShardApplied:
     if stored is None:
         message = f"plan {image.plan} of run {image.by.run} is gone; start the run again"
         raise UnexpectedAnswerError(message)
-    shard = PLAN.validate_json(stored).shards[asked.shard]
+    shard = read_document(PLAN, image.plan, stored).shards[asked.shard]
     name = cursor_name(image.plan, asked.shard)
     known = await tools.documents.get(name)
-    cursor = Cursor.model_validate_json(known) if known else Cursor(at=shard.start, applied=Applied())
+    cursor = read_document(CURSOR, name, known) if known else Cursor(at=shard.start, applied=Applied())
     copying = _Copying(tools, image, name, cursor, stored=known is not None)
     reached = await copying.run(ByteRange(cursor.at, shard.end)) if cursor.at < shard.end else cursor
     done = copying.complete

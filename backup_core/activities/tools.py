@@ -10,7 +10,15 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from backup_core.domain.errors import DiskUnknownError, MachineRefusedError, NotOwnerError, SourceUnfitError
+from pydantic import TypeAdapter, ValidationError
+
+from backup_core.domain.errors import (
+    DiskUnknownError,
+    MachineRefusedError,
+    NotOwnerError,
+    RecordUnreadableError,
+    SourceUnfitError,
+)
 from backup_core.domain.naming import BlobAddress, parse_blob_url, parse_resource_id
 from backup_core.domain.ranges import GIB, MIB, ByteRange, DiffRange, windows
 from backup_core.domain.records import Owner, Pin, Slot
@@ -211,6 +219,21 @@ async def side_by_side(items: AsyncIterator[T], do: Callable[[T], Coroutine[Any,
         for task in in_flight:
             task.cancel()
         await asyncio.gather(*in_flight, return_exceptions=True)
+
+
+def read_document(adapter: TypeAdapter[T], name: str, text: str) -> T:
+    """The value in a document. Raises RecordUnreadableError, which names it, for anything else."""
+    try:
+        return adapter.validate_json(text)
+    except ValidationError as error:
+        why = "; ".join(
+            f"{'.'.join(map(str, one['loc'])) or 'text'}: {one['msg']}" for one in error.errors(include_url=False)[:5]
+        )
+        message = (
+            f"document {name} cannot be read: {why}; it is damaged, or a newer version of this app wrote it; use that version, "
+            "or delete the document"
+        )
+        raise RecordUnreadableError(message) from None
 
 
 async def policy_of(tools: Tools, disk: str) -> Policy:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from backup_core.activities.tools import allowed, changes_between, guard_of, owned
+from backup_core.activities.tools import allowed, changes_between, guard_of, owned, read_document
 from backup_core.domain.errors import BlobExistsError, DiffRefusedError, HeadAlteredError
 from backup_core.domain.metadata import HeadMark, from_metadata, restoring_metadata, to_metadata
 from backup_core.domain.naming import plan_name
@@ -60,7 +60,7 @@ async def plan_transfer(tools: Tools, asked: ImageCopy) -> Planned:
         await tools.documents.put_if_absent(name, PLAN.dump_json(plan).decode())
         stored = await tools.documents.get(name)
         assert stored is not None
-    plan = PLAN.validate_json(stored)
+    plan = read_document(PLAN, name, stored)
     return Planned(
         plan=name,
         shards=len(plan.shards),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from backup_core.activities.telling import tell_end
 from backup_core.domain.ending import HEARTBEAT_MAX
-from backup_core.domain.errors import BackupError
+from backup_core.domain.errors import BackupError, UnexpectedError
 from backup_core.domain.events import DiskSeen, FleetSeen, attention_of
 from backup_core.domain.status import RUNS_LOOKED_AT, status_of
 
@@ -35,7 +35,9 @@ async def watch(tools: Tools, schedule: str, now: datetime) -> FleetSeen:
                 return await disk_seen(tools, disk, schedule, now)
             except BackupError as error:
                 unseen[disk] = error
-                return None
+            except Exception as error:  # noqa: BLE001  a fault of this program must not hide the other disks
+                unseen[disk] = UnexpectedError(f"{type(error).__name__}: {error}")
+            return None
 
     disks = await tools.catalogue.disks()
     found = await asyncio.gather(*(look(disk) for disk in disks))

@@ -26,10 +26,16 @@ from azure.core.exceptions import (
     ServiceResponseError,
 )
 from azure.data.tables import EdmType, EntityProperty, UpdateMode
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from backup_core.adapters.answers import code_of, fault_of
-from backup_core.domain.errors import RowChangedError, RowExistsError, ServiceUnavailableError, UnexpectedAnswerError
+from backup_core.domain.errors import (
+    RecordUnreadableError,
+    RowChangedError,
+    RowExistsError,
+    ServiceUnavailableError,
+    UnexpectedAnswerError,
+)
 from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_key_bounds
 from backup_core.domain.records import Head, Pin, Policy, RequestKey, RestorePoint, Run, Versioned
 
@@ -80,7 +86,39 @@ def from_entity(kind: type[T], entity: Mapping[str, Any]) -> T:
 
 
 def _versioned(kind: type[T], entity: TableEntity) -> Versioned[T]:
-    return Versioned(from_entity(kind, entity), *_version_of(entity))
+    disk, row_key = str(entity["PartitionKey"]), str(entity["RowKey"])
+    try:
+        row = from_entity(kind, entity)
+        misplaced = getattr(row, "disk", disk) != disk or _key_of(row, row_key) != row_key
+    except (ValueError, TypeError) as error:
+        raise _unreadable(disk, row_key, _faults(error)) from None
+    if misplaced:
+        raise _unreadable(disk, row_key, "it describes another row")
+    return Versioned(row, *_version_of(entity))
+
+
+def _key_of(row: object, row_key: str) -> str:
+    """The row key that the row's own values give, where they do."""
+    match row:
+        case Run():
+            return run_key(row.run)
+        case RestorePoint():
+            return point_key(row.point)
+    return row_key
+
+
+def _faults(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(f"{one['loc'][0] if one['loc'] else 'row'}: {one['msg']}" for one in error.errors(include_url=False)[:5])
+
+
+def _unreadable(disk: str, row_key: str, why: str) -> RecordUnreadableError:
+    message = (
+        f"disk {disk}: row {row_key!r} of the catalogue cannot be read: {why}; it is damaged, or a newer version of this app "
+        "wrote it; use that version, or delete the row and POST /api/catalogue/rebuild"
+    )
+    return RecordUnreadableError(message)
 
 
 def _version_of(entity: TableEntity) -> tuple[str, datetime]:

@@ -47,8 +47,9 @@ def _shown(found: Survey) -> RebuiltDisk:
     different = found.adopted or found.changed or found.quarantined or found.head or found.policy or found.claim
     return RebuiltDisk(
         disk=found.disk,
-        state="busy" if found.busy else "different" if different else "unchanged",
+        state="unreadable" if found.unreadable else "busy" if found.busy else "different" if different else "unchanged",
         running=found.busy or None,
+        why=found.unreadable or None,
         adopted=[point.point for point in found.adopted],
         corrected=[row.value.point for row in found.changed if row.value.state == "available"],
         lost=lost,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.activities.points import POLICY
 from backup_core.api.context import Api
 from backup_core.api.http import Answer, RefusedError, Request, answer, disk_of, id_of, parsed, top_of
+from backup_core.api.lists import each
 from backup_core.api.models import EARLIEST, DiskAnswer, DiskAsked, DisksAnswer
 from backup_core.api.runs import begun, new_run
 from backup_core.domain.errors import BlobMissingError, MachineRefusedError
@@ -112,10 +112,15 @@ async def get_disks(api: Api, request: Request) -> Answer:
     """List the protected disks by id, paged by `top` and `after`."""
     top, after = top_of(request), id_of(request, "after", is_disk_id, "disk id")
     later = [disk for disk in await api.catalogue.disks() if disk > after]
-    rows = [await api.catalogue.policy(disk) for disk in later[:top]]
-    shown = await asyncio.gather(*(_shown(api, request, row.value) for row in rows if row))
+
+    async def shown(disk: str) -> DiskAnswer | None:
+        row = await api.catalogue.policy(disk)
+        return await _shown(api, request, row.value) if row else None
+
+    found, unreadable = await each(later[:top], shown)
     more = {"top": str(top), "after": later[top - 1]} if len(later) > top else None
-    return answer(200, DisksAnswer(value=shown, next_link=request.next_link("disks", more)))
+    value = [one for one in found if one]
+    return answer(200, DisksAnswer(value=value, unreadable=unreadable, next_link=request.next_link("disks", more)))
 
 
 async def delete_disk(api: Api, request: Request) -> Answer:

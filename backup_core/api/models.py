@@ -230,6 +230,8 @@ class DisksAnswer(_Answer):
     """A page of disks, by id."""
 
     value: list[DiskAnswer]
+    unreadable: list[ErrorAnswer] = Field(default_factory=list)
+    """Disks of this page whose rows cannot be read: `target` is the disk."""
     next_link: str | None = None
 
 
@@ -391,6 +393,8 @@ class RunsAnswer(_Answer):
     """A page of runs, newest first."""
 
     value: list[RunAnswer]
+    unreadable: list[ErrorAnswer] = Field(default_factory=list)
+    """Disks whose runs cannot be read, and are missing here: `target` is the disk."""
     next_link: str | None = None
 
 
@@ -406,9 +410,11 @@ class RebuiltDisk(_Answer):
     """What the rebuild found, or did, for one disk."""
 
     disk: str
-    state: Literal["unchanged", "different", "busy"]
-    """`busy`: a run is at work on the disk, its rows are left alone."""
+    state: Literal["unchanged", "different", "busy", "unreadable"]
+    """`busy`: a run is at work on the disk, its rows are left alone. `unreadable`: so are rows that cannot be read."""
     running: str | None
+    why: str | None
+    """What cannot be read, and what to do."""
     adopted: list[str]
     """Restore points whose rows were lost."""
     corrected: list[str]

@@ -23,11 +23,12 @@ from backup_core.api.http import (
     top_of,
     word_of,
 )
+from backup_core.api.lists import newest_runs
 from backup_core.api.models import BackupAsked, RestoreAnswer, RunAnswer, RunsAnswer, slot_shown
 from backup_core.api.plans import next_steps, warnings
 from backup_core.domain.ending import cancellation
 from backup_core.domain.errors import RowChangedError, RowExistsError, ServiceUnavailableError
-from backup_core.domain.naming import disk_of_run, http_run_id, is_disk_id, run_key
+from backup_core.domain.naming import disk_of_run, http_run_id, is_disk_id
 from backup_core.domain.records import RequestKey, Run, RunError, RunState
 from backup_core.domain.redaction import redacted
 from backup_core.steps.backup import BackupRequest
@@ -219,10 +220,12 @@ async def get_runs(api: Api, request: Request) -> Answer:
     after = id_of(request, "after", disk_of_run, "run id")
     disk = id_of(request, "disk", is_disk_id, "disk id")
     since, until = time_of(request, "from"), time_of(request, "to")
-    found: list[Run] = []
-    for one in [disk] if disk else await api.catalogue.disks():
-        found += await api.catalogue.runs(one, top + 1, after, state, since, until)
-    found.sort(key=lambda run: run_key(run.run))
+
+    async def read(one: str, limit: int, last: str) -> list[Run]:
+        return await api.catalogue.runs(one, limit, last, state, since, until)
+
+    disks = [disk] if disk else await api.catalogue.disks()
+    found, unreadable = await newest_runs(disks, top + 1, after, read)
     more = {**request.query, "top": str(top), "after": found[top - 1].run} if len(found) > top else None
     shown = [run_shown(run, api.now()) for run in found[:top]]
-    return answer(200, RunsAnswer(value=shown, next_link=request.next_link("runs", more)))
+    return answer(200, RunsAnswer(value=shown, unreadable=unreadable, next_link=request.next_link("runs", more)))

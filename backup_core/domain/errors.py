@@ -156,6 +156,12 @@ class RowChangedError(BackupError):
     retryable = True
 
 
+class RecordUnreadableError(BackupError):
+    """A row or document holds something that this version cannot read: damaged, or written by a newer version."""
+
+    code = "RecordUnreadable"
+
+
 class DiskUnknownError(BackupError):
     """No disk is registered under this id."""
 

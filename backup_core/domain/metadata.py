@@ -6,19 +6,19 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from backup_core.domain.records import RestorePoint
+from backup_core.domain.naming import is_disk_id, point_id
+from backup_core.domain.records import Kind, RestorePoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from backup_core.domain.records import Kind
 
 SCHEMA = "1"
 _PREFIX = "pagekeeper_"
 
 IntentState = Literal["applying", "verified", "committed"]
+KINDS: frozenset[str] = frozenset(get_args(Kind))
 _STATES: frozenset[str] = frozenset({"applying", "verified", "committed"})
 
 
@@ -124,9 +124,10 @@ def from_point_metadata(metadata: Mapping[str, str], head: str, backup_snapshot:
             verified=fields["verified"],
             committed=datetime.fromisoformat(fields["committed"]),
         )
+        sound = point.kind in KINDS and is_disk_id(point.disk) and point.point == point_id(point.source_snapshot)
     except (KeyError, ValueError):
         return None
-    return point if described(point).digest == point.digest else None
+    return point if sound and described(point).digest == point.digest else None
 
 
 def _written(what: str, fields: Mapping[str, object]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from backup_core.domain.errors import RowChangedError, RowExistsError
+from backup_core.domain.errors import RecordUnreadableError, RowChangedError, RowExistsError
 from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_key_bounds
 from backup_core.domain.records import Head, Pin, Policy, RequestKey, RestorePoint, Run, Versioned
 from backup_core.ports import ListedDocument
@@ -28,12 +28,20 @@ class MemoryCatalogue:
         self.rows: dict[tuple[str, str], Versioned[Any]] = {}
         self.claimed: dict[str, Versioned[str]] = {}
         """Source to the disk that has claimed it."""
+        self.damaged: set[tuple[str, str]] = set()
+        """Rows that cannot be read, by disk and row key."""
 
     async def _get(self, disk: str, key: str) -> Versioned[Any] | None:
         await self._world.before("get_row")
-        row = self.rows.get((disk, key))
+        row = self._read(disk, key) if (disk, key) in self.rows else None
         await self._world.after("get_row")
         return row
+
+    def _read(self, disk: str, key: str) -> Versioned[Any]:
+        if (disk, key) in self.damaged:
+            message = f"disk {disk}: row {key!r} of the catalogue cannot be read: it is damaged"
+            raise RecordUnreadableError(message)
+        return self.rows[disk, key]
 
     def _check(self, disk: str, key: str, etag: str | None) -> None:
         existing = self.rows.get((disk, key))
@@ -182,7 +190,7 @@ class MemoryCatalogue:
         first, last = point_key_bounds(since, until)
         first = max(first, point_key(after) + "!") if after else first
         keys = sorted(key for owner, key in self.rows if owner == disk and first <= key < last)
-        return [row for row in (self.rows[disk, key] for key in keys) if not state or row.value.state == state][:limit]
+        return [row for row in (self._read(disk, key) for key in keys) if not state or row.value.state == state][:limit]
 
     async def mark_deleting(self, row: Versioned[RestorePoint]) -> Versioned[RestorePoint]:
         """Update the state."""
@@ -217,7 +225,7 @@ class MemoryCatalogue:
     async def pins(self, disk: str) -> list[Pin]:
         """All pins."""
         await self._world.before("pins")
-        return [row.value for (owner, key), row in self.rows.items() if owner == disk and key.startswith("pin!")]
+        return [self._read(disk, key).value for owner, key in self.rows if owner == disk and key.startswith("pin!")]
 
     async def runs(
         self,
@@ -233,7 +241,7 @@ class MemoryCatalogue:
         first, last = run_key_bounds(since, until)
         first = max(first, run_key(after) + "!") if after else first
         keys = sorted(key for owner, key in self.rows if owner == disk and first <= key < last)
-        runs = [self.rows[disk, key].value for key in keys]
+        runs = [self._read(disk, key).value for key in keys]
         return [run for run in runs if not state or run.state == state][:limit]
 
     async def forget_runs(self, disk: str, before: datetime, limit: int) -> int:

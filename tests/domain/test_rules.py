@@ -127,6 +127,14 @@ def test_points_survive_metadata():
     assert from_point_metadata(to_metadata(MARK), "h", "b") is None
 
 
+@pytest.mark.parametrize(
+    "fields", [{"kind": "mirrored"}, {"disk": "../x"}, {"point": "20251231T0000000000000Z"}, {"source_snapshot": "now"}]
+)
+def test_a_description_that_no_version_of_this_app_writes(fields):
+    """Whole, with a digest that fits: still no point, since nothing could be done with it."""
+    assert from_point_metadata(to_point_metadata(described(replace(POINT, **fields))), "h", "b") is None
+
+
 @pytest.mark.parametrize("name", sorted(to_point_metadata(POINT)))
 def test_every_field_of_a_point_counts(name):
     """One that is missing or another makes the description worthless."""

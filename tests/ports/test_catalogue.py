@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from backup_core.domain.errors import RowChangedError, RowExistsError, ServiceUnavailableError
+from backup_core.domain.errors import RecordUnreadableError, RowChangedError, RowExistsError, ServiceUnavailableError
+from backup_core.domain.naming import run_key
 from backup_core.domain.records import (
     CommonPair,
     Head,
@@ -68,6 +69,38 @@ async def test_rows_come_back_as_they_went(ports):
     assert (await ports.catalogue.head(DISK)).value == head
     assert (await ports.catalogue.run(DISK, run.run)).value == run
     assert await ports.catalogue.head("other") is None
+
+
+DAMAGE = {
+    "a word of a newer version": {"state": "Paused"},
+    "text for a number": {"percent": "many"},
+    "half a nested value": {"error": '{"code": "x"'},
+    "a nested value of another kind": {"restore": "[1]"},
+    "a missing column": {"created": None},
+    "another row's values": {"run": f"{DISK}.20261122T120002Z.timer"},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+async def test_a_row_that_cannot_be_read_is_named(ports, damage):
+    """By itself and in a list; rows of another disk are read as before."""
+    run, other = run_of(1), replace(run_of(1), disk="disk-2", run="disk-2.20261122T120001Z.timer")
+    await ports.catalogue.put_run(run, None)
+    await ports.catalogue.put_run(other, None)
+    key = run_key(run.run)
+    if ports.kind == "memory":
+        ports.catalogue.damaged.add((DISK, key))
+    else:
+        entity = await ports.catalogue._table.get_entity(DISK, key)
+        changed = {**entity, **damage}
+        await ports.catalogue._table.update_entity(
+            {name: value for name, value in changed.items() if value is not None}, mode="replace"
+        )
+
+    for reading in (ports.catalogue.run(DISK, run.run), ports.catalogue.runs(DISK, 5)):
+        with pytest.raises(RecordUnreadableError, match=f"disk {DISK}: row '{key}'"):
+            await reading
+    assert await ports.catalogue.runs("disk-2", 5) == [other]
 
 
 async def test_updates_name_their_version(ports):
