@@ -47,7 +47,7 @@ def activity(step: Step[Any, Any]) -> None:
     """Register the activity of a step."""
 
     async def perform(asked: dict) -> dict:  # type: ignore[type-arg]  # the worker takes bare types only
-        return await run_step(step, SERVICES.tools_for, asked, SERVICES.ready)
+        return await run_step(step, SERVICES.tools_for, asked, SERVICES.stores)
 
     perform.__name__ = step.name
     app.activity_trigger(input_name="asked")(perform)

@@ -21,6 +21,7 @@ from azure.storage.blob.aio import BlobServiceClient, ExponentialRetry
 
 from backup_core.activities.copying import Copying
 from backup_core.activities.tools import Limits, Tools
+from backup_core.adapters.answers import code_of
 from backup_core.adapters.authority import Authority, BearerAuthority, KeyAuthority, SharedSasAuthority
 from backup_core.adapters.catalogue import TableCatalogue
 from backup_core.adapters.journal import LogJournal
@@ -31,7 +32,7 @@ from backup_core.adapters.page_lists import PageLists
 from backup_core.adapters.transport import Transport
 from backup_core.api.access import Access
 from backup_core.api.context import Api
-from backup_core.domain.errors import AccessDeniedError
+from backup_core.domain.errors import AccessDeniedError, BackupError
 from backup_core.steps.messages import Duty
 
 if TYPE_CHECKING:
@@ -40,45 +41,83 @@ if TYPE_CHECKING:
     from backup_core.settings import Settings
 
 
+_PATIENCE: dict[str, Any] = {"connection_timeout": 10, "read_timeout": 30, "retry_total": 3}
+"""Of the SDK's small calls: four attempts of half a minute at most, some two minutes with their pauses. The SDK's own defaults
+come to many minutes, in which a run would have no heartbeat.
+"""
 DUTIES: tuple[Duty, ...] = get_args(Duty)
 Identity = Literal["source", "writer", "retention", "restore"]
 """Who the app is towards Azure, by duty. Settings may give each a managed identity of its own."""
 
 
 @dataclass
+class Stores:
+    """The table and the containers this app keeps its own things in."""
+
+    _tables: TableServiceClient
+    _containers: BlobServiceClient
+    _settings: Settings
+    _ready: bool = False
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def ready(self) -> None:
+        """Create the table and the containers where they are missing, once; an identity without that right relies on those that
+        the deployment made.
+        """
+        if self._ready:
+            return
+        async with self._lock:
+            if not self._ready:
+                await self._create()
+                self._ready = True
+
+    async def repair(self) -> bool:
+        """Create what is missing now, because an answer said that something is; True when anything was created, False also when
+        that is not possible: the answer is the fault to be told then.
+        """
+        async with self._lock:
+            try:
+                return await self._create()
+            except BackupError:
+                return False
+
+    async def _create(self) -> bool:
+        created = await self._made("table", self._settings.catalogue_table, self._tables.create_table, "TableAlreadyExists")
+        for name in (self._settings.heads_container, self._settings.plans_container):
+            with suppress(AccessDeniedError):
+                made = await self._made("container", name, self._containers.create_container, "ContainerAlreadyExists")
+                created = created or made
+        return created
+
+    @staticmethod
+    async def _made(kind: str, name: str, create: Callable[[str], Awaitable[object]], exists: str) -> bool:
+        with translated(f"prepare {kind} {name}"):
+            try:
+                await create(name)
+            except ResourceExistsError as error:
+                if code_of(error) != exists:
+                    raise
+                return False
+        return True
+
+
+@dataclass
 class Services:
-    """The app's ports, built once per process; `ready` before first use."""
+    """The app's ports, built once per process; `stores.ready` before first use."""
 
     api: Api
     toolboxes: Mapping[Duty, Tools]
     """What each duty acts with."""
-    _tables: TableServiceClient
-    _containers: BlobServiceClient
+    stores: Stores
     _closing: Sequence[Callable[[], Awaitable[None]]]
-    _settings: Settings
-    _ready: bool = False
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def tools_for(self, duty: Duty) -> Tools:
         """The tools of the duty, under its identities."""
         return self.toolboxes[duty]
 
     async def ready(self) -> None:
-        """Create the table and the containers where they are missing, once; who may not finds what the deployment made."""
-        if self._ready:
-            return
-        async with self._lock:
-            if self._ready:
-                return
-            with translated("prepare the catalogue"):
-                await self._tables.create_table_if_not_exists(self._settings.catalogue_table)
-            for name in (self._settings.heads_container, self._settings.plans_container):
-                with suppress(AccessDeniedError), translated(f"prepare container {name}"):
-                    try:
-                        await self._containers.create_container(name)
-                    except ResourceExistsError:
-                        continue
-            self._ready = True
+        """Have the app's own table and containers, once."""
+        await self.stores.ready()
 
     async def close(self) -> None:
         """Close every connection."""
@@ -184,7 +223,9 @@ def build(settings: Settings) -> Services:
     # At INFO the SDK writes several lines for each request: the app's own would be lost among them, and paid for with them.
     logging.getLogger("azure").setLevel(logging.WARNING)
     sign_in = _SignIn(settings)
-    tables = TableServiceClient(settings.catalogue_account, credential=sign_in.table("writer", settings.catalogue_account))
+    tables = TableServiceClient(
+        settings.catalogue_account, credential=sign_in.table("writer", settings.catalogue_account), **_PATIENCE
+    )
     catalogue = TableCatalogue(tables.get_table_client(settings.catalogue_table))
     computes = _Computes(settings, sign_in)
     closing: list[Callable[[], Awaitable[None]]] = [tables.close, computes.close]
@@ -217,6 +258,7 @@ def build(settings: Settings) -> Services:
         )
 
     toolboxes = {duty: tools(duty) for duty in DUTIES}
+    stores = Stores(tables, accounts["writer", settings.backup_account], settings)
     api = Api(
         toolboxes["backup"],
         settings.backup_schedule,
@@ -226,12 +268,13 @@ def build(settings: Settings) -> Services:
         settings.prune_after_backup,
         Access(settings.sign_in == "entra", settings.website_auth_enabled, https_only=not settings.development),
         toolboxes["restore"],
+        repair=stores.repair,
     )
     closing += [*(client.close for client in accounts.values()), sign_in.close]
-    return Services(api, toolboxes, tables, accounts["writer", settings.backup_account], closing, settings)
+    return Services(api, toolboxes, stores, closing)
 
 
 def _account(endpoint: str, credential: Any) -> BlobServiceClient:  # noqa: ANN401  one of the SDK's several credential types
     # The default's first pause is 15 s; these calls are small and the orchestrator retries beyond them.
-    retry = ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=4)
-    return BlobServiceClient(endpoint, credential=credential, retry_policy=retry)
+    retry = ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=_PATIENCE["retry_total"])
+    return BlobServiceClient(endpoint, credential=credential, retry_policy=retry, **_PATIENCE)

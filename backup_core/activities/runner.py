@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from backup_core.activities import (
     copies,
@@ -20,7 +20,7 @@ from backup_core.activities import (
     transfer,
     verification,
 )
-from backup_core.domain.errors import BackupError, UnexpectedError
+from backup_core.domain.errors import STORES_MISSING, BackupError, UnexpectedError
 from backup_core.domain.redaction import redacted
 from backup_core.steps.backup import (
     BEGIN,
@@ -112,27 +112,47 @@ ACTIVITIES: dict[str, Callable[[Tools, Any], Awaitable[Message]]] = {
 }
 
 
-async def _prepared() -> None:
-    return
+class Stores(Protocol):
+    """Where the app keeps its own things."""
+
+    async def ready(self) -> None:
+        """Have table and containers, once."""
+
+    async def repair(self) -> bool:
+        """Make again what is missing; whether anything was."""
+
+
+class _AlwaysThere:
+    async def ready(self) -> None:
+        return
+
+    async def repair(self) -> bool:
+        return False
+
+
+ALWAYS_THERE: Stores = _AlwaysThere()
+"""The stores of tests, which need no preparation."""
 
 
 async def run_step(
     step: Step[Any, Any],
     tools: Callable[[Duty], Tools],
     raw: dict[str, Any],
-    prepare: Callable[[], Awaitable[None]] = _prepared,
+    stores: Stores = ALWAYS_THERE,
 ) -> dict[str, Any]:
-    """The step's Outcome as JSON, with the tools of its duty, after `prepare` made the stores ready.
+    """The step's Outcome as JSON, with the tools of its duty, once the stores are ready. A store that was removed meanwhile is
+    made again, and the fault may be retried.
 
     An unexpected exception is raised again with its text redacted: a fault of this program must show as a failed activity,
     and must not carry a signature into history.
     """
     asked = step.takes.model_validate(raw)
     try:
-        await prepare()
+        await stores.ready()
         answer = await ACTIVITIES[step.name](tools(step.duty(asked)), asked)
     except BackupError as error:
-        fault = Fault(code=error.code, message=redacted(str(error)), retryable=error.retryable, wait_seconds=error.wait_seconds)
+        retryable = error.retryable or (isinstance(error, STORES_MISSING) and await stores.repair())
+        fault = Fault(code=error.code, message=redacted(str(error)), retryable=retryable, wait_seconds=error.wait_seconds)
         log.warning("%s: %s: %s", step.name, fault.code, fault.message)
         return Outcome(fault=fault).model_dump(mode="json")
     except Exception as error:  # noqa: BLE001  raised again below, redacted

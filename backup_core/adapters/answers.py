@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from azure.core.exceptions import DecodeError
+from azure.core.pipeline.policies import ContentDecodePolicy
+
 from backup_core.domain.errors import (
     AccessDeniedError,
     BackupError,
     BlobChangedError,
     BlobExistsError,
     BlobMissingError,
+    ContainerMissingError,
     CopySourceRefusedError,
     DiffRefusedError,
     FencedError,
@@ -19,6 +25,8 @@ from backup_core.domain.errors import (
     SnapshotRateError,
     SnapshotsPresentError,
     SnapshotUnreadableError,
+    TableMissingError,
+    TransferDamagedError,
     UnexpectedAnswerError,
 )
 from backup_core.domain.redaction import redacted
@@ -34,7 +42,18 @@ DIFF_REFUSALS = frozenset(
 )
 """The diff has no answer, now or later (Blob service error codes): a full backup is due."""
 
-_BUSY = frozenset({"ServerBusy", "OperationTimedOut", "InternalError", "SystemInUse", "PendingCopyOperation"})
+_BUSY = frozenset(
+    {
+        "ServerBusy",
+        "OperationTimedOut",
+        "InternalError",
+        "SystemInUse",
+        "PendingCopyOperation",
+        "ContainerBeingDeleted",
+        "TableBeingDeleted",
+        "AccountBeingCreated",
+    }
+)
 _RATE = frozenset({"SnapshotOperationRateExceeded", "SnaphotOperationRateExceeded"})
 """The service's documents and its SDK spell this code differently."""
 _FENCED = frozenset(
@@ -46,13 +65,29 @@ _FENCED = frozenset(
         "SequenceNumberConditionNotMet",
     }
 )
-_MISSING = frozenset({"BlobNotFound", "ContainerNotFound", "ResourceNotFound", ""})
+_MISSING = frozenset({"BlobNotFound", "ResourceNotFound", ""})
 
 
 def code_of(error: object) -> str:
-    """The service's error code in an exception of the SDK; empty when it carries none."""
+    """The service's error code in an exception of the SDK; empty when the answer had none.
+
+    The SDK's Create Entity raises without it, and takes every 409 for an existing row: then the answer itself is read.
+    """
     code = getattr(error, "error_code", None)
+    response = getattr(error, "response", None)
+    if not code and response is not None:
+        code = response.headers.get("x-ms-error-code") or _code_in(response)
     return str(getattr(code, "value", code) or "")
+
+
+def _code_in(response: Any) -> str:  # noqa: ANN401  one of azure-core's several response classes
+    """The code in the JSON of a table service's error (OData)."""
+    try:
+        body = ContentDecodePolicy.deserialize_from_http_generics(response)
+    except DecodeError:
+        return ""
+    told = body.get("odata.error") if isinstance(body, dict) else None
+    return str(told.get("code", "")) if isinstance(told, dict) else ""
 
 
 _NAMED: dict[tuple[int, str], tuple[type[BackupError], str]] = {
@@ -72,6 +107,9 @@ _NAMED: dict[tuple[int, str], tuple[type[BackupError], str]] = {
         for code in _RATE
     },
     **{(409, code): (ServiceUnavailableError, "; it may pass") for code in _BUSY},
+    (400, "Md5Mismatch"): (TransferDamagedError, "; the bytes were altered on their way, nothing was written from them"),
+    (404, "ContainerNotFound"): (ContainerMissingError, "; the container does not exist"),
+    (404, "TableNotFound"): (TableMissingError, "; the table does not exist"),
 }
 """Answers that mean one thing whatever was asked for."""
 
@@ -83,6 +121,9 @@ def fault_of(status: int, code: str, text: str, what: str, *, snapshot: bool = F
     if (status, code) in _NAMED:
         kind, advice = _NAMED[status, code]
         return kind(detail + advice)
+    if status < 300 and not code:
+        # No status, or a good one before the answer broke off: that is no answer.
+        return ServiceUnavailableError(f"{what}: no whole answer; it may pass")
     if status in (429, 500, 502, 503, 504):
         return ServiceUnavailableError(f"{detail}; it may pass")
     if code == "CannotVerifyCopySource":

@@ -150,13 +150,23 @@ def _translated(what: str) -> Iterator[None]:
         if code == "UpdateConditionNotSatisfied" or error.status_code == 412:
             message = f"{what}: the row was changed by somebody else in between; nothing was written"
             raise RowChangedError(message) from None
-        if code == "EntityAlreadyExists" or isinstance(error, ResourceExistsError):
+        if code == "EntityAlreadyExists":
             message = f"{what}: the row exists already; nothing was written"
             raise RowExistsError(message) from None
         raise fault_of(error.status_code or 0, code, error.reason or "", what) from None
     except (ServiceRequestError, ServiceResponseError) as error:
         message = f"{what}: no answer ({type(error).__name__}); it may pass"
         raise ServiceUnavailableError(message) from None
+
+
+@contextmanager
+def _missing_row() -> Iterator[None]:
+    """Pass over a row that does not exist; a missing table is something else."""
+    try:
+        yield
+    except ResourceNotFoundError as error:
+        if code_of(error) == "TableNotFound":
+            raise
 
 
 class TableCatalogue:
@@ -169,12 +179,9 @@ class TableCatalogue:
     # -- generic rows ---------------------------------------------------------------------------------------------
 
     async def _get(self, kind: type[T], disk: str, row_key: str) -> Versioned[T] | None:
-        with _translated(f"read {row_key} of disk {disk}"):
-            try:
-                entity = await self._table.get_entity(disk, row_key)
-            except ResourceNotFoundError:
-                return None
-        return _versioned(kind, entity)
+        with _translated(f"read {row_key} of disk {disk}"), _missing_row():
+            return _versioned(kind, await self._table.get_entity(disk, row_key))
+        return None
 
     async def _put(self, row: Any, row_key: str, etag: str | None) -> str:  # noqa: ANN401  any record
         entity = to_entity(row, row_key)
@@ -197,10 +204,12 @@ class TableCatalogue:
         """Insert the claim unless there is one, or write the disk's own once more."""
         claim = {"PartitionKey": SOURCES, "RowKey": sha256(source.encode()).hexdigest(), "disk": disk, "source": source}
         for _ in range(CLAIM_ATTEMPTS):
-            with _translated(f"claim source {source}"), suppress(ResourceModifiedError, ResourceNotFoundError):
+            with _translated(f"claim source {source}"), suppress(ResourceModifiedError), _missing_row():
                 try:
                     await self._table.create_entity(claim)
-                except ResourceExistsError:
+                except ResourceExistsError as error:
+                    if code_of(error) != "EntityAlreadyExists":
+                        raise
                     held = await self._table.get_entity(SOURCES, claim["RowKey"])
                     if held["disk"] != disk:
                         return str(held["disk"])
@@ -227,21 +236,15 @@ class TableCatalogue:
 
     async def source_holder(self, source: str) -> str | None:
         """The disk in the claim's row."""
-        with _translated(f"look who claims source {source}"):
-            try:
-                held = await self._table.get_entity(SOURCES, sha256(source.encode()).hexdigest())
-            except ResourceNotFoundError:
-                return None
-        return str(held["disk"])
+        with _translated(f"look who claims source {source}"), _missing_row():
+            return str((await self._table.get_entity(SOURCES, sha256(source.encode()).hexdigest()))["disk"])
+        return None
 
     async def release_source(self, source: str, disk: str, etag: str = "") -> None:
         """Delete the claim the disk holds."""
         key = sha256(source.encode()).hexdigest()
-        with _translated(f"release source {source}"):
-            try:
-                held = await self._table.get_entity(SOURCES, key)
-            except ResourceNotFoundError:
-                return
+        with _translated(f"release source {source}"), _missing_row():
+            held = await self._table.get_entity(SOURCES, key)
             if held["disk"] == disk and etag in ("", held.metadata["etag"]):
                 await self._table.delete_entity(
                     SOURCES, key, etag=held.metadata["etag"], match_condition=MatchConditions.IfNotModified
@@ -430,7 +433,7 @@ class TableCatalogue:
         def look(response: Any) -> None:  # noqa: ANN401  the SDK's PipelineResponse
             dates.append(response.http_response.headers.get("Date", ""))
 
-        with _translated("ask the catalogue for its time"), suppress(ResourceNotFoundError):
+        with _translated("ask the catalogue for its time"), _missing_row():
             await self._table.get_entity("!clock", "!clock", raw_response_hook=look)
         if not dates or not dates[-1]:
             message = "the table service's answer carries no Date"

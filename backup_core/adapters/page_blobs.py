@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from backup_core.ports import CopyStatus, Fence
 
 
+_NOT_HELD = frozenset({"LeaseIdMismatchWithLeaseOperation", "LeaseNotPresentWithLeaseOperation"})
+"""Release Lease: the lease is another's, or there is none."""
+
+
 @contextmanager
 def translated(what: str, *, snapshot: bool = False) -> Iterator[None]:
     """Turn the SDK's exceptions into the project's errors."""
@@ -128,7 +132,7 @@ class AzurePageBlobs:
         try:
             await BlobLeaseClient(self._client(blob), lease_id=lease).release()
         except HttpResponseError as error:
-            if error.status_code in (404, 409):
+            if error.status_code == 404 or code_of(error) in _NOT_HELD:
                 return  # no blob, no lease, or another's: there is nothing of ours to let go
             with translated(f"release the lease of {blob}"):
                 raise
@@ -269,7 +273,7 @@ class AzureDocuments:
         try:
             await self._container.upload_blob(name, text.encode(), match_condition=MatchConditions.IfMissing)
         except HttpResponseError as error:
-            if error.status_code == 409:
+            if code_of(error) == "BlobAlreadyExists":
                 return
             with translated(f"store document {name}"):
                 raise
@@ -285,7 +289,7 @@ class AzureDocuments:
             stream = await self._container.download_blob(name)
             content: bytes = await stream.readall()
         except HttpResponseError as error:
-            if error.status_code == 404:
+            if code_of(error) == "BlobNotFound":
                 return None
             with translated(f"read document {name}"):
                 raise

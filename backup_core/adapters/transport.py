@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -18,7 +19,7 @@ import aiohttp
 from yarl import URL
 
 from backup_core.adapters.answers import fault_of
-from backup_core.domain.errors import ServiceTimedOutError, ServiceUnavailableError
+from backup_core.domain.errors import BackupError, ServiceTimedOutError, ServiceUnavailableError, TransferDamagedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,14 +32,16 @@ Receive = Callable[[aiohttp.ClientResponse], Awaitable[T]]
 """Takes the body of a successful answer. Called anew for each attempt."""
 
 VERSION = "2021-12-02"
-RETRY_SECONDS = 60.0
-"""Budget of one request for pauses; what it cannot outlast is left to the orchestrator's slower retries. Generous, because a
-page blob at its limits answers 503 to many requests side by side, each of which has to come through in the end.
+REQUEST_SECONDS = 120.0
+"""Deadline of one request, attempts and pauses included; what it cannot outlast is left to the orchestrator's slower retries.
+Generous, because a page blob at its limits answers 503 to many requests side by side, each of which has to come through in
+the end; far below the time after which a run without a heartbeat is taken for dead.
 """
 PAUSE_SECONDS = 0.25
 """First pause; each further one doubles, with full jitter."""
 PAUSE_SECONDS_MAX = 10.0
-TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=10, sock_read=60)
+CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
+"""Longest silence of the service while connecting, and while answering."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,9 @@ class Ask:
 class Transport:
     """Connections to all accounts, kept and reused."""
 
-    def __init__(self, authorities: Mapping[str, Authority]) -> None:
-        """`authorities` by account endpoint."""
-        self._authorities = authorities
+    def __init__(self, authorities: Mapping[str, Authority], monotonic: Callable[[], float] = time.monotonic) -> None:
+        """`authorities` by account endpoint; `monotonic` gives seconds."""
+        self._authorities, self._monotonic = authorities, monotonic
         self._session: aiohttp.ClientSession | None = None
         self._jitter = random.Random()  # noqa: S311  spreads retries, protects nothing
 
@@ -75,7 +78,7 @@ class Transport:
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=64)
-            self._session = aiohttp.ClientSession(connector=connector, timeout=TIMEOUT, auto_decompress=False)
+            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         return self._session
 
     def authority(self, account: str) -> Authority:
@@ -83,15 +86,20 @@ class Transport:
         return self._authorities[account]
 
     async def send(self, ask: Ask, receive: Receive[T]) -> T:
-        """What `receive` makes of the answer. 500, 503, time-outs and broken connections are tried again within the budget:
-        every request of the data path may be repeated. Raises the error of the last answer.
+        """What `receive` makes of the answer. 500, 503, time-outs, broken connections and damaged bytes are tried again until
+        the deadline: every request of the data path may be repeated. Raises the error of the last answer.
         """
-        paused = 0.0
+        deadline = self._monotonic() + REQUEST_SECONDS
         for attempt in itertools.count(1):
             retry_after = ""
+            fault: BackupError
             url, headers = await self._authorised(ask)
+            left = aiohttp.ClientTimeout(
+                total=max(deadline - self._monotonic(), 1), sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS
+            )
             try:
-                async with self._connected().request(ask.method, url, headers=headers, data=ask.body) as answer:
+                asking = self._connected().request(ask.method, url, headers=headers, data=ask.body, timeout=left)
+                async with asking as answer:
                     if answer.status < 300:
                         return await receive(answer)
                     await answer.read()
@@ -103,10 +111,12 @@ class Transport:
             except (aiohttp.ClientError, ConnectionError) as error:
                 # The library's own text may hold the URL with its signature: only its kind is passed on.
                 fault = ServiceUnavailableError(f"{ask.what}: no answer ({type(error).__name__}); it may pass")
+            except TransferDamagedError as error:
+                fault = error
             too_long = isinstance(fault, ServiceTimedOutError) and not ask.waits_out_timeouts
             pause = self._pause(attempt, retry_after)
-            paused += pause
-            if not isinstance(fault, ServiceUnavailableError) or too_long or paused > RETRY_SECONDS:
+            passing = isinstance(fault, (ServiceUnavailableError, TransferDamagedError))
+            if not passing or too_long or self._monotonic() + pause > deadline:
                 raise fault from None
             await asyncio.sleep(pause)
         raise AssertionError  # the loop returns or raises

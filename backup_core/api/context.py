@@ -12,7 +12,7 @@ from backup_core.api.access import Access
 from backup_core.api.http import Answer, RefusedError, Request, refusal
 from backup_core.api.models import ErrorAnswer
 from backup_core.domain.ending import dead
-from backup_core.domain.errors import BackupError, RowChangedError, RowExistsError, ServiceUnavailableError
+from backup_core.domain.errors import STORES_MISSING, BackupError, RowChangedError, RowExistsError, ServiceUnavailableError
 from backup_core.domain.redaction import redacted
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pagekeeper")
 RETRY_AFTER_SECONDS = "5"
+
+
+async def _nothing_to_repair() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Api:
     access: Access = field(default_factory=Access)
     restoring: Tools | None = None
     """The tools of restores, where those have identities of their own."""
+    repair: Callable[[], Awaitable[bool]] = _nothing_to_repair
+    """Makes a table or container of this app's again that an answer said is missing; whether it was."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     @property
@@ -84,6 +90,9 @@ async def respond(api: Api, handler: Handler, request: Request) -> Answer:
         said = ErrorAnswer(code=error.code, message=redacted(f"{error}; repeat the request"))
         return refusal(503, said, {"Retry-After": RETRY_AFTER_SECONDS})
     except BackupError as error:
+        if isinstance(error, STORES_MISSING) and await api.repair():
+            said = ErrorAnswer(code=error.code, message=redacted(f"{error}; it was made again; repeat the request"))
+            return refusal(503, said, {"Retry-After": RETRY_AFTER_SECONDS})
         log.error("request failed: %s: %s", error.code, redacted(str(error)))  # noqa: TRY400  the error says it all
         return refusal(502, ErrorAnswer(code=error.code, message=redacted(str(error))))
     except Exception as error:  # noqa: BLE001  the last line of defence

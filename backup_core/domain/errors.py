@@ -79,6 +79,12 @@ class BlobMissingError(BackupError):
     code = "BlobMissing"
 
 
+class ContainerMissingError(BlobMissingError):
+    """The container does not exist; one of this app's own is made again."""
+
+    code = "ContainerMissing"
+
+
 class BlobExistsError(BackupError):
     """A blob that was to be created exists already."""
 
@@ -141,6 +147,16 @@ class DiffRefusedError(BackupError):
 
 
 # -- the catalogue ----------------------------------------------------------------------------------------------
+
+
+class TableMissingError(BackupError):
+    """The catalogue's table does not exist; it is made again, empty: a rebuild brings its rows back."""
+
+    code = "TableMissing"
+
+
+STORES_MISSING = (ContainerMissingError, TableMissingError)
+"""Where this app keeps its own things, if the answer was about one of those."""
 
 
 class RowExistsError(BackupError):

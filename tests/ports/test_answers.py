@@ -10,6 +10,7 @@ from backup_core.domain.errors import (
     BlobChangedError,
     BlobExistsError,
     BlobMissingError,
+    ContainerMissingError,
     DiffRefusedError,
     FencedError,
     LeaseTakenError,
@@ -18,6 +19,8 @@ from backup_core.domain.errors import (
     SnapshotMissingError,
     SnapshotRateError,
     SnapshotUnreadableError,
+    TableMissingError,
+    TransferDamagedError,
     UnexpectedAnswerError,
 )
 
@@ -37,7 +40,12 @@ CASES = [
     (401, "NoAuthenticationInformation", AccessDeniedError),
     (403, "AuthorizationPermissionMismatch", AccessDeniedError),
     (404, "BlobNotFound", BlobMissingError),
-    (404, "ContainerNotFound", BlobMissingError),
+    (404, "ContainerNotFound", ContainerMissingError),
+    (404, "TableNotFound", TableMissingError),
+    (400, "Md5Mismatch", TransferDamagedError),
+    (409, "ContainerBeingDeleted", ServiceUnavailableError),
+    (409, "TableBeingDeleted", ServiceUnavailableError),
+    (409, "", UnexpectedAnswerError),
     (404, "SomethingElse", UnexpectedAnswerError),
     (409, "BlobAlreadyExists", BlobExistsError),
     (409, "LeaseAlreadyPresent", LeaseTakenError),
@@ -63,6 +71,15 @@ def test_answers(status, code, kind):
     assert type(fault) is kind
     assert str(fault).startswith(f"read bytes of https://a.test/c/b: the service answered {status} {code or 'without a code'}")
     assert "abcdefghijklm" not in str(fault)
+
+
+@pytest.mark.parametrize("status", [0, 200, 206])
+def test_no_status_means_no_answer(status):
+    """Nor does the status of an answer that broke off: it may pass."""
+    fault = fault_of(status, "", "", "read a row")
+
+    assert type(fault) is ServiceUnavailableError
+    assert "no whole answer" in str(fault)
 
 
 def test_snapshots_have_their_own():

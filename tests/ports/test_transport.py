@@ -19,7 +19,7 @@ from backup_core.adapters import transport as transport_module
 from backup_core.adapters.authority import BearerAuthority, KeyAuthority, SharedSasAuthority
 from backup_core.adapters.page_data import PageData
 from backup_core.adapters.page_lists import PageLists
-from backup_core.adapters.transport import RETRY_SECONDS, Transport
+from backup_core.adapters.transport import REQUEST_SECONDS, Transport
 from backup_core.domain.errors import (
     AccessDeniedError,
     CopySourceRefusedError,
@@ -45,11 +45,14 @@ class Service:
     def __init__(self):
         self.answers, self.seen = [], []
         self.pauses = []
+        self.clock = 0.0
+        self.seconds_per_answer = 0.0
 
     async def handle(self, request):
         self.seen.append(
             SimpleNamespace(method=request.method, url=request.path_qs, headers=request.headers, body=await request.read())
         )
+        self.clock += self.seconds_per_answer
         if self.answers:
             told = self.answers.pop(0)
             if told == "reset":
@@ -59,6 +62,13 @@ class Service:
         if request.method == "PUT":
             return web.Response(status=201)
         return good()
+
+
+class BrokenOff(web.Response):
+    """An answer whose connection breaks in its body."""
+
+    async def write_eof(self, data=b""):
+        self._req.transport.abort()
 
 
 def good(body=GOOD, digest=None):
@@ -79,6 +89,7 @@ async def service(monkeypatch):
 
     async def noted(seconds, *rest):
         told.pauses.append(seconds)
+        told.clock += seconds
         await sleep(0, *rest)
 
     monkeypatch.setattr(transport_module.asyncio, "sleep", noted)
@@ -86,7 +97,7 @@ async def service(monkeypatch):
         told.account = str(server.make_url("/source")).rstrip("/")
         told.blob = BlobAddress(told.account, "vhds", "disk.vhd")
         told.head = BlobAddress(told.account, "heads", "a/b.vhd")
-        told.transport = Transport({told.account: SharedSasAuthority(SECRET)})
+        told.transport = Transport({told.account: SharedSasAuthority(SECRET)}, lambda: told.clock)
         told.data = PageData(told.transport)
         yield told
         await told.transport.close()
@@ -102,17 +113,55 @@ async def test_a_read_is_exact(service):
 @pytest.mark.parametrize("digest", [True, False])
 @pytest.mark.parametrize("body", [GOOD[:-1], GOOD + b"\0", b""])
 async def test_other_lengths_are_damage(service, body, digest):
-    """With or without a checksum of the service's."""
-    service.answers = [good(body) if digest else web.Response(status=206, body=body)]
+    """With or without a checksum of the service's, however often it is read again."""
+    service.answers = [good(body) if digest else web.Response(status=206, body=body) for _ in range(100)]
     with pytest.raises(TransferDamagedError, match=f"{len(body)} bytes arrived, expected 1024"):
         await service.data.read(service.blob, SNAPSHOT, PART)
 
 
 async def test_an_altered_byte_is_damage(service):
-    service.answers = [good(GOOD[:-1] + b"\x00", digest=GOOD)]
+    service.answers = [good(GOOD[:-1] + b"\x00", digest=GOOD) for _ in range(100)]
     with pytest.raises(TransferDamagedError):
         await service.data.stream(service.blob, SNAPSHOT, PART, service.head, FENCE)
-    assert [one.method for one in service.seen] == ["GET"], "nothing was written from it"
+    assert {one.method for one in service.seen} == {"GET"}, "nothing was written from it"
+
+
+@pytest.mark.parametrize("damage", ["altered", "short", "long", "broken off"])
+async def test_a_damaged_read_is_one_request_to_repeat(service, damage):
+    """Not a verification to begin anew, nor a run to fail."""
+    bodies = {"altered": good(GOOD[:-1] + b"\x00", digest=GOOD), "short": good(GOOD[:-1]), "long": good(GOOD + b"\0")}
+    service.answers = [bodies.get(damage) or BrokenOff(status=206, body=GOOD)]
+
+    assert await service.data.read(service.blob, SNAPSHOT, PART) == GOOD
+    assert len(service.seen) == 2
+
+
+async def test_a_write_whose_bytes_were_altered_is_one_request_to_repeat(service):
+    service.answers = [refused(400, "Md5Mismatch")]
+    await service.data.write(service.head, 512, GOOD, FENCE)
+
+    assert [one.body for one in service.seen] == [GOOD, GOOD]
+
+
+async def test_a_listing_that_breaks_off_is_asked_for_again(service):
+    page = b"<PageList><PageRange><Start>0</Start><End>511</End></PageRange></PageList>"
+    service.answers = [BrokenOff(body=page), web.Response(body=page)]
+    lists = PageLists(service.transport)
+
+    assert [one.range async for one in lists.ranges(service.blob, SNAPSHOT, "", ByteRange(0, 4096))] == [ByteRange(0, 512)]
+    assert len(service.seen) == 2
+
+
+async def test_a_request_that_only_times_out_ends_with_its_deadline(service):
+    """The attempts count too: a service that takes half a minute for each refusal is asked a few times, not for a quarter of an
+    hour.
+    """
+    service.answers, service.seconds_per_answer = [refused(500, "OperationTimedOut") for _ in range(100)], 30.0
+    with pytest.raises(ServiceTimedOutError):
+        await service.data.clear(service.head, PART, FENCE)
+
+    assert len(service.seen) <= 5
+    assert service.clock <= REQUEST_SECONDS + 30
 
 
 @pytest.mark.parametrize("hiccup", [refused(500, "InternalError"), refused(503, "ServerBusy"), refused(429), "reset"])
@@ -141,12 +190,12 @@ async def test_retry_after_is_honoured(service):
 
 
 async def test_pauses_grow_and_end_with_the_budget(service):
-    """A service at its limits is waited for, request by request, a minute long; then the orchestrator takes over."""
+    """A service at its limits is waited for, request by request, two minutes long; then the orchestrator takes over."""
     service.answers = [refused(503, "ServerBusy") for _ in range(1000)]
     with pytest.raises(ServiceUnavailableError):
         await service.data.clear(service.head, PART, FENCE)
 
-    assert RETRY_SECONDS - transport_module.PAUSE_SECONDS_MAX <= sum(service.pauses) <= RETRY_SECONDS
+    assert REQUEST_SECONDS - transport_module.PAUSE_SECONDS_MAX <= sum(service.pauses) <= REQUEST_SECONDS
     assert all(pause <= transport_module.PAUSE_SECONDS * 2 ** (n + 1) for n, pause in enumerate(service.pauses))
     assert max(service.pauses) <= transport_module.PAUSE_SECONDS_MAX
     assert len(service.seen) == len(service.pauses) + 1

@@ -1,0 +1,115 @@
+"""The app's own table and containers: made when missing, made again when they were removed while it runs; a conflict is read by its code."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from backup_core import bootstrap
+from backup_core.activities.runner import run_step
+from backup_core.api import disks
+from backup_core.api.context import respond
+from backup_core.api.http import Request
+from backup_core.domain.errors import ContainerMissingError, RowExistsError, ServiceUnavailableError, TableMissingError
+from backup_core.domain.records import Head
+from backup_core.steps.backup import LIST_DISKS, FleetPage
+from backup_core.steps.housekeeping import LIST_KEPT, KeptPage
+from tests.ports.conftest import local_settings
+
+
+@pytest.fixture
+async def app(calm, name):
+    settings = local_settings(calm, HEADS_CONTAINER=name, PLANS_CONTAINER=f"{name}p", CATALOGUE_TABLE=name)
+    services = bootstrap.build(settings)
+    services.settings = settings
+    await services.ready()
+    yield services
+    await services.close()
+
+
+async def perform(app, step, asked):
+    return await run_step(step, app.tools_for, asked.model_dump(mode="json"), app.stores)
+
+
+async def test_a_removed_table_is_made_again(app):
+    """No row of it is taken for missing meanwhile: a run would begin from nothing."""
+    tools = app.api.tools
+    await tools.catalogue.put_head(Head("vm"), None)
+    await app.stores._tables.delete_table(app.settings.catalogue_table)
+    for reading in (
+        tools.catalogue.head("vm"),
+        tools.catalogue.source_holder("x"),
+        tools.catalogue.now(),
+        tools.catalogue.disks(),
+    ):
+        with pytest.raises(TableMissingError):
+            await reading
+    page = FleetPage(window="2026-01-01T00:00:00+00:00", after="")
+    first = await perform(app, LIST_DISKS, page)
+
+    assert (first["fault"]["code"], first["fault"]["retryable"]) == ("TableMissing", True)
+    assert (await perform(app, LIST_DISKS, page))["value"] == {"runs": [], "more": False}
+
+
+async def test_a_removed_container_is_made_again(app):
+    await app.stores._containers.delete_container(app.settings.heads_container)
+    first = await perform(app, LIST_KEPT, KeptPage(after=""))
+
+    assert (first["fault"]["code"], first["fault"]["retryable"]) == ("ContainerMissing", True)
+    assert (await perform(app, LIST_KEPT, KeptPage(after="")))["value"] == {"disks": [], "more": False}
+
+
+async def test_a_call_is_told_to_repeat(app):
+    await app.stores._tables.delete_table(app.settings.catalogue_table)
+    request = Request("https://app.test/api", {}, {}, b"", {})
+    first, again = [await respond(app.api, disks.get_disks, request) for _ in range(2)]
+
+    assert (first.status, json.loads(first.body)["error"]["code"], again.status) == (503, "TableMissing", 200)
+    assert "Retry-After" in first.headers
+
+
+async def test_a_document_is_not_missing_because_its_container_is(app):
+    """Else a plan would be made anew in the middle of its copying."""
+    await app.stores._containers.delete_container(app.settings.plans_container)
+    with pytest.raises(ContainerMissingError):
+        await app.api.tools.documents.get("vm/plan.json")
+
+
+async def test_what_cannot_be_made_again_is_no_reason_to_retry(app, calm):
+    await app.stores._containers.delete_container(app.settings.heads_container)
+    calm.faults({"verb": "PUT container", "status": 403, "code": "AuthorizationPermissionMismatch", "times": 9})
+    fault = (await perform(app, LIST_KEPT, KeptPage(after="")))["fault"]
+
+    assert (fault["code"], fault["retryable"]) == ("ContainerMissing", False)
+
+
+async def test_a_container_being_deleted_is_not_there(app, calm):
+    """409 as for an existing one: only the code tells them apart."""
+    app.stores._ready = False
+    calm.faults({"verb": "PUT container", "status": 409, "code": "ContainerBeingDeleted", "times": 9})
+    with pytest.raises(ServiceUnavailableError):
+        await app.ready()
+
+
+async def test_conflicts_are_read_by_their_code(app, calm):
+    """A row, a claim, a document that cannot be written now does not exist for that; a lease that cannot be released is held."""
+    tools = app.api.tools
+    blob = tools.head("vm/1/disk.vhd")
+    await tools.blobs.create(blob, 512, 0, {})
+    busy = [
+        ("POST table", "TableBeingDeleted", lambda: tools.catalogue.put_head(Head("vm"), None)),
+        ("POST table", "TableBeingDeleted", lambda: tools.catalogue.claim_source("https://s/c/b", "vm")),
+        ("PUT blob", "ContainerBeingDeleted", lambda: tools.documents.put_if_absent("vm/x.json", "{}")),
+        ("PUT lease", "SystemInUse", lambda: tools.blobs.release_lease(blob, "3f2504e0-4f89-41d3-9a0c-0305e82c3301")),
+    ]
+    for verb, code, act in busy:
+        calm.faults({"verb": verb, "status": 409, "code": code, "times": 9})
+        with pytest.raises(ServiceUnavailableError, match=code):
+            await act()
+        calm.faults()
+        await act()
+    with pytest.raises(RowExistsError):
+        await tools.catalogue.put_head(Head("vm"), None)
+    await tools.documents.put_if_absent("vm/x.json", "other")
+    assert await tools.documents.get("vm/x.json") == "{}"
