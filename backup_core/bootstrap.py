@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
-from urllib.parse import urlsplit
 
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 from azure.core.exceptions import ResourceExistsError
@@ -33,6 +32,7 @@ from backup_core.adapters.transport import Transport
 from backup_core.api.access import Access
 from backup_core.api.context import Api
 from backup_core.domain.errors import AccessDeniedError, BackupError
+from backup_core.domain.naming import account_name
 from backup_core.steps.messages import Duty
 
 if TYPE_CHECKING:
@@ -205,10 +205,11 @@ class _Computes:
             await client.close()
 
 
-def account_name(endpoint: str) -> str:
-    """The account of an endpoint: the path of a local one, else the first label of the host."""
-    parts = urlsplit(endpoint)
-    return parts.path.strip("/") or (parts.hostname or "").split(".")[0]
+def account_ids(settings: Settings) -> dict[str, str]:
+    """The resource ids of the source accounts, by endpoint, as far as they are known."""
+    named = {one.rpartition("/")[2].lower(): one for one in settings.source_account_ids}
+    names = {endpoint: account_name(endpoint).lower() for endpoint in settings.source_accounts}
+    return {endpoint: named[name] for endpoint, name in names.items() if name in named}
 
 
 def identities(settings: Settings, duty: Duty) -> dict[str, Identity]:
@@ -254,6 +255,7 @@ def build(settings: Settings) -> Services:
             machines=AzureMachines(computes),
             journal=LogJournal(),
             machine_groups=settings.machine_groups,
+            account_ids=account_ids(settings),
             limits=Limits(in_flight=settings.in_flight),
         )
 

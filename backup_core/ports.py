@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from backup_core.domain.events import Event
+    from backup_core.domain.managed import ManagedDisk
     from backup_core.domain.naming import BlobAddress
     from backup_core.domain.ranges import ByteRange, DiffRange
     from backup_core.domain.records import Head, Pin, Policy, RequestKey, RestorePoint, Run, Versioned
@@ -338,23 +339,6 @@ class Catalogue(Protocol):
         """The present time by the clock that dates `changed`, to the second."""
 
 
-@dataclass(frozen=True)
-class ManagedDisk:
-    """A managed disk as Azure Resource Manager describes it."""
-
-    disk: str
-    state: str
-    """Provisioning state."""
-    run: str
-    """The run that made it; empty for a disk that is not ours."""
-    size_bytes: int
-    sku: str = ""
-    os_type: str = ""
-    """Windows or Linux, of an OS disk."""
-    generation: str = ""
-    """Hypervisor generation, V1 or V2."""
-
-
 class Machines(Protocol):
     """Virtual machines and managed disks. A change may outlast its call: then it answers False, and reading tells the rest.
 
@@ -379,8 +363,11 @@ class Machines(Protocol):
     async def managed_disk(self, disk: str) -> ManagedDisk | None:
         """The managed disk, or None."""
 
-    async def import_disk(self, wanted: ManagedDisk, source: str, location: str, zones: Sequence[str]) -> bool:
-        """Make a managed disk of the VHD at the URL `source`, marked as the run's own; True once it is complete."""
+    async def import_disk(self, wanted: ManagedDisk, account: str, location: str) -> bool:
+        """Make a managed disk as described of the VHD that it names as its source, marked as the run's own; True once Azure
+        says that it is complete. `account` is the resource id of the storage account of the VHD. Whether a disk that is there
+        already is refused is not certain: look first, and read back.
+        """
 
     async def permitted(self, resource: str, actions: Sequence[str]) -> dict[str, bool]:
         """Whether this app may do each of the actions on the resource, as Azure's own list of permissions says."""

@@ -12,7 +12,7 @@ from croniter import croniter
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from backup_core.activities.copying import CopyMode
-from backup_core.domain.naming import GROUP_ID
+from backup_core.domain.naming import ACCOUNT_ID, GROUP_ID, account_name
 from backup_core.steps.copying import FullCopy, Verification
 
 IDENTITIES = (
@@ -68,6 +68,10 @@ class Settings(BaseModel):
     """Requests at a time within one shard."""
     restore_verification: Verification = "full"
     """How much of a restored image is compared with its restore point: every allocated byte, or samples."""
+    source_account_ids: tuple[str, ...] = ()
+    """Resource ids of accounts of SOURCE_ACCOUNTS, separated by spaces, in any order: a restore to a managed disk needs that of
+    the account it goes through.
+    """
     machine_groups: tuple[str, ...] = ()
     """Resource groups whose virtual machines may be given restored disks, by resource id, separated by spaces; empty: none."""
     arm_endpoint: str = "https://management.azure.com"
@@ -97,6 +101,18 @@ class Settings(BaseModel):
             message = "expected at least one blob endpoint, such as https://account.blob.core.windows.net"
             raise ValueError(message)
         return tuple(_one_form(one) for one in value)
+
+    @field_validator("source_account_ids")
+    @classmethod
+    def _account_ids(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [one for one in value if not ACCOUNT_ID.fullmatch(one)]
+        if wrong:
+            message = (
+                "expected ids such as /subscriptions/…/resourceGroups/web/providers/Microsoft.Storage/storageAccounts/disks, "
+                f"found {wrong[0][:200]!r}"
+            )
+            raise ValueError(message)
+        return value
 
     @field_validator("machine_groups")
     @classmethod
@@ -152,7 +168,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         name: environment[name.upper()] for name in Settings.model_fields if environment.get(name.upper())
     }
     faults: list[str] = []
-    for name in ("source_accounts", "machine_groups"):
+    for name in ("source_accounts", "source_account_ids", "machine_groups"):
         if name in values:
             values[name] = tuple(values[name].split())
     if "development_keys" in values:
@@ -200,6 +216,12 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
     faults += [
         f"SOURCE_ACCOUNTS names {url} twice; its blobs would have two names" for url in sources if sources.count(url) > 1
     ][:1]
+    names = {account_name(url).lower() for url in sources}
+    faults += [
+        f"SOURCE_ACCOUNT_IDS: {one[:200]!r} is the id of no account of SOURCE_ACCOUNTS"
+        for one in values.get("source_account_ids", ())
+        if ACCOUNT_ID.fullmatch(one) and one.rpartition("/")[2].lower() not in names
+    ]
     if backup and backup in sources:
         faults.append("BACKUP_ACCOUNT is one of SOURCE_ACCOUNTS: a backup must not live in the account it protects")
     if values.get("heads_container", "heads") == values.get("plans_container", "plans"):

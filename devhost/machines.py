@@ -27,6 +27,11 @@ def machine_id(name: str) -> str:
     return f"{GROUP}/providers/Microsoft.Compute/virtualMachines/{name}"
 
 
+def account_id(name: str) -> str:
+    """The id of a storage account in the same group."""
+    return f"{GROUP}/providers/Microsoft.Storage/storageAccounts/{name}"
+
+
 class Machines(Served):
     """The stand-in."""
 

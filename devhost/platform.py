@@ -19,7 +19,7 @@ from azure.core.exceptions import ResourceExistsError
 from azure.storage.blob import BlobServiceClient
 
 from backup_core.domain.events import PREFIX as EVENT_PREFIX
-from devhost.machines import GROUP, Machines
+from devhost.machines import GROUP, Machines, account_id
 from devhost.processes import PATIENCE, Child
 from devhost.storage import Storage
 
@@ -183,6 +183,7 @@ class Platform:
             "SOURCE_ACCOUNTS": source.blobs,
             "BACKUP_ACCOUNT": backup.blobs,
             "CATALOGUE_ACCOUNT": state.tables,
+            "SOURCE_ACCOUNT_IDS": account_id(source.name),
             "MACHINE_GROUPS": GROUP,
             "ARM_ENDPOINT": self.machines.endpoint,
             "DEVELOPMENT": "true",

@@ -165,6 +165,7 @@ var common = {
   IN_FLIGHT: '16'
   RESTORE_VERIFICATION: 'full'
   ARM_ENDPOINT: environment().resourceManager
+  SOURCE_ACCOUNT_IDS: join(sources, ' ')
   MACHINE_GROUPS: join(machineGroups, ' ')
   HISTORY_DAYS: '30'
   RUN_DAYS: '180'

@@ -53,6 +53,7 @@ class Scene:
         self.tools = Tools(
             self.blobs, self.catalogue, self.documents, (SOURCE, OTHER), BACKUP, "heads", lambda: 0.0, copying, self.machines,
             self.journal, limits or Limits(), (GROUP.lower(),),
+            {one: f"{GROUP}/providers/Microsoft.Storage/storageAccounts/{one[8:-5]}" for one in (SOURCE, OTHER)},
         )  # fmt: skip
         self.runs = 0
 

@@ -16,57 +16,71 @@ from backup_core.domain.errors import (
     SlotTakenError,
     UnexpectedAnswerError,
 )
+from backup_core.domain.managed import replacement
 from backup_core.domain.naming import repoint_name
 from backup_core.domain.ranges import GIB, PAGE
 from backup_core.domain.records import Slot
 from backup_core.domain.repoint import Change, Machine, MachineDisk, holds, next_move
-from backup_core.ports import ManagedDisk
 from backup_core.steps.messages import Nothing
 from backup_core.steps.restore import Imported, Moved, Remembered
 
 if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
+    from backup_core.domain.errors import BackupError
+    from backup_core.domain.managed import ManagedDisk
     from backup_core.domain.records import Policy
     from backup_core.steps.restore import ImportDisk, MoveMachine, RememberMachine, SettleChange
 
 CHANGE = TypeAdapter(Change)
-SKU_DEFAULT = "Standard_LRS"
 
 
 async def import_disk(tools: Tools, asked: ImportDisk) -> Imported:
-    """Make the managed disk, or look how far it is. Raises MachineRefusedError where a disk of that name is not this run's."""
+    """Make the managed disk, or look how far it is. Done is what was read back, never what a change answered. Raises
+    MachineRefusedError where a disk of that name is not this run's, and AccountIdMissingError.
+    """
     await allowed(tools, asked.by)
     found = await tools.machines.managed_disk(asked.disk)
     if found is None:
-        assert asked.slot is not None
-        slot = tools.slot(asked.slot.vm, asked.slot.lun)
-        machine = await tools.machines.machine(slot.vm)
-        present = machine.at(slot.lun)
-        former = await tools.machines.managed_disk(present.source) if present and present.managed else None
-        size = (await tools.blobs.properties(tools.source(asked.target))).size
-        wanted = ManagedDisk(
-            asked.disk,
-            "",
-            asked.by.run,
-            size,
-            sku=former.sku if former else SKU_DEFAULT,
-            os_type=present.os_type if present else "",
-            generation=machine.generation if slot.lun is None else "",
-        )
+        wanted, location = await _wanted(tools, asked)
+        account = tools.account_id(tools.source(asked.target))
+        refused: BackupError | None = None
         try:
-            return Imported(done=await tools.machines.import_disk(wanted, asked.target, machine.location, machine.zones))
-        except (MachineRefusedError, MachineChangedError):
+            await tools.machines.import_disk(wanted, account, location)
+        except (MachineRefusedError, MachineChangedError) as error:
             # It may be refused for the disk that a request of this run has made whose answer was lost.
-            found = await tools.machines.managed_disk(asked.disk)
-            if found is None or found.state == "Failed":
-                raise
-    if found.run != asked.by.run:
-        message = f"managed disk {asked.disk} exists and was not made by {asked.by.run}; it is left alone; name another one"
+            refused = error
+        found = await tools.machines.managed_disk(asked.disk)
+        if refused and (found is None or found.state == "Failed"):
+            raise refused
+        if found is None:
+            return Imported(done=False)
+    if found.run != asked.by.run or (found.source and found.source != asked.target):
+        message = (
+            f"managed disk {asked.disk} exists and was not made by {asked.by.run} of {asked.target}; it is left alone; name "
+            "another one"
+        )
         raise MachineRefusedError(message)
     if found.state == "Failed":
         message = f"managed disk {asked.disk}: Azure could not import {asked.target}; delete the disk, and restore again"
         raise MachineRefusedError(message)
     return Imported(done=found.state == "Succeeded")
+
+
+async def _wanted(tools: Tools, asked: ImportDisk) -> tuple[ManagedDisk, str]:
+    """The managed disk to be made, and its region."""
+    assert asked.slot is not None
+    slot = tools.slot(asked.slot.vm, asked.slot.lun)
+    machine = await tools.machines.machine(slot.vm)
+    former = await former_disk(tools, machine, slot.lun)
+    size = (await tools.blobs.properties(tools.source(asked.target))).size
+    wanted = replacement(asked.disk, asked.by.run, asked.target, size, machine, slot.lun, former)
+    return wanted, machine.location
+
+
+async def former_disk(tools: Tools, machine: Machine, lun: int | None) -> ManagedDisk | None:
+    """The managed disk that the machine has in a slot; None where it has none or an unmanaged one."""
+    present = machine.at(lun)
+    return await tools.machines.managed_disk(present.source) if present and present.managed else None
 
 
 async def remember_machine(tools: Tools, asked: RememberMachine) -> Remembered:

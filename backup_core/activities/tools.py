@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from backup_core.domain.errors import (
+    AccountIdMissingError,
     DiskUnknownError,
     MachineRefusedError,
     NotOwnerError,
@@ -88,6 +89,8 @@ class Tools:
     limits: Limits = Limits()
     machine_groups: tuple[str, ...] = ()
     """Resource groups, lower case, whose machines may be given other disks: an allow-list."""
+    account_ids: Mapping[str, str] = field(default_factory=dict)
+    """Resource ids of source accounts by their blob endpoint: Azure imports a VHD only when it is told its account's."""
 
     def source(self, url: str) -> BlobAddress:
         """The source blob, with the allow-list checked once more: a row could have been written by another version."""
@@ -123,6 +126,16 @@ class Tools:
             message = f"VM {vm}: its resource group is not one whose machines this app may change (setting MACHINE_GROUPS)"
             raise MachineRefusedError(message)
         return Slot(vm, lun)
+
+    def account_id(self, blob: BlobAddress) -> str:
+        """The resource id of the blob's account. Raises AccountIdMissingError."""
+        if blob.account not in self.account_ids:
+            message = (
+                f"account {blob.account}: its resource id is not known, and Azure imports a VHD as a managed disk only with "
+                "it; add /subscriptions/…/storageAccounts/… to the setting SOURCE_ACCOUNT_IDS, or name another target.account"
+            )
+            raise AccountIdMissingError(message)
+        return self.account_ids[blob.account]
 
 
 async def changes_between(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
 from azure.core.rest import HttpRequest
-from azure.mgmt.compute.models import Disk, VirtualMachine
+from azure.mgmt.compute.models import Disk, VirtualMachineUpdate
 
 from backup_core.domain.errors import (
     AccessDeniedError,
@@ -23,10 +23,10 @@ from backup_core.domain.errors import (
     ServiceUnavailableError,
     UnexpectedAnswerError,
 )
+from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import parse_resource_id
 from backup_core.domain.redaction import redacted
 from backup_core.domain.repoint import Machine, MachineDisk, Power
-from backup_core.ports import ManagedDisk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,8 +59,13 @@ def _translated(what: str) -> Iterator[None]:
 def _fault(error: HttpResponseError, what: str) -> BackupError:
     """By status and code: a change that fails after it was accepted has the code alone."""
     status, code = error.status_code or 0, str(getattr(error.error, "code", "") or "")
-    text = redacted(str(getattr(error.error, "message", "") or error.reason or "").splitlines()[0][:400])
-    said = f"{what}: Azure answered {status} {code or 'without a code'} ({text})"
+    # The whole message decides which advice fits; a line of it is shown.
+    message = redacted(str(getattr(error.error, "message", "") or error.reason or "no reason given"))
+    said = f"{what}: Azure answered {status} {code or 'without a code'} ({message.strip().partition(chr(10))[0][:900]})"
+    if code == "LinkedAuthorizationFailed":
+        return AccessDeniedError(f"{said}; grant the app's identity the action named, on the resource named")
+    if code == "RequestDisallowedByPolicy":
+        return MachineRefusedError(f"{said}; an Azure policy forbids it: have an exemption made, and restore again")
     if status == 404:
         return MachineMissingError(f"{said}; correct the resource id, or its resource group was removed")
     if status == 412 or code == "PreconditionFailed":
@@ -71,12 +76,28 @@ def _fault(error: HttpResponseError, what: str) -> BackupError:
         return ServiceUnavailableError(f"{said}; it may pass")
     if code in _BUSY:
         return MachineBusyError(f"{said}; another operation is under way; it may pass")
-    advice = {
-        "AcquireDiskLeaseFailed": "somebody holds a lease on the disk blob; release it, and restore again",
-        "PropertyChangeNotAllowed": "Azure does not allow that change of an existing machine",
-        "OperationNotAllowed": "VMs with unmanaged disks no longer start in public Azure since 2026-03-31: use a managed disk",
-    }.get(code, "correct what Azure names, and restore again")
-    return MachineRefusedError(f"{said}; {advice}")
+    return MachineRefusedError(f"{said}; {_advice(code, message)}")
+
+
+_ADVICE = (
+    # Code, a part of the message in lower case (either may be empty: any), what to do.
+    ("AcquireDiskLeaseFailed", "", "somebody holds a lease on the disk blob; release it, and restore again"),
+    ("PropertyChangeNotAllowed", "", "Azure does not allow that change of an existing machine or disk"),
+    ("ScopeLocked", "", "a lock forbids it: remove the lock from the resource or its group, and restore again"),
+    ("", "storageaccountid", "correct the account's id in SOURCE_ACCOUNT_IDS, and restore again"),
+    ("", "same region", "an import is made within one region: restore to an account in the machine's region (target.account)"),
+    ("", "availability zone", "kind of disk and zone do not go together: compare the disk's sku and zone with the machine's"),
+    ("", "security type", "the OS disk needs the machine's own security type: look at securityProfile of machine and disk"),
+    ("", "quota", "ask for more quota in that region, and restore again"),
+    ("", "unmanaged", "VMs with unmanaged disks no longer start in public Azure since 2026-03-31: use a managed disk"),
+    ("", "blob based disk", "a VM has managed disks or page blobs, not both: choose the other kind of target"),
+)
+
+
+def _advice(code: str, message: str) -> str:
+    text = message.lower()
+    fitting = (advice for known, part, advice in _ADVICE if known in ("", code) and part in text)
+    return next(fitting, "correct what Azure names, and restore again")
 
 
 class AzureMachines:
@@ -94,7 +115,10 @@ class AzureMachines:
         return _machine(vm, found.as_dict(), found.as_dict(exclude_readonly=True))
 
     async def put_disk(self, machine: Machine, lun: int | None, disk: MachineDisk | None) -> bool:
-        """Virtual Machines, Create Or Update, of the model as it is but for the slot, with If-Match."""
+        """Virtual Machines, Update, of the OS disk or the list of data disks alone, with If-Match.
+
+        A whole model (Create Or Update) would have Azure check rights on everything it names: identities, images, networks.
+        """
         at = parse_resource_id(machine.vm)
         slot = "as OS disk" if lun is None else f"at LUN {lun}"
         what = f"give VM {at.name} {disk.source if disk else 'no disk'} {slot}"
@@ -107,10 +131,10 @@ class AzureMachines:
             if found.etag != machine.etag:
                 message = f"{what}: it is at version {found.etag}, expected {machine.etag}; nothing was sent"
                 raise MachineChangedError(message)
-            body = found.as_dict(exclude_readonly=True)
-            _replace(body["properties"]["storageProfile"], lun, disk)
-            poller = await client.virtual_machines.begin_create_or_update(
-                at.group, at.name, VirtualMachine(body), etag=machine.etag, match_condition=MatchConditions.IfNotModified
+            storage = found.as_dict(exclude_readonly=True)["properties"]["storageProfile"]
+            body = {"properties": {"storageProfile": _changed(storage, lun, disk)}}
+            poller = await client.virtual_machines.begin_update(
+                at.group, at.name, VirtualMachineUpdate(body), etag=machine.etag, match_condition=MatchConditions.IfNotModified
             )
             return await self._done(poller)
 
@@ -134,33 +158,14 @@ class AzureMachines:
                 found = (await self._client(at.subscription).disks.get(at.group, at.name)).as_dict()
         except MachineMissingError:
             return None
-        inside = found.get("properties", {})
-        return ManagedDisk(
-            disk=disk,
-            state=inside.get("provisioningState", ""),
-            run=(found.get("tags") or {}).get(RUN_TAG, ""),
-            size_bytes=int(inside.get("diskSizeBytes", 0)),
-            sku=(found.get("sku") or {}).get("name", ""),
-            os_type=inside.get("osType", ""),
-            generation=inside.get("hyperVGeneration", ""),
-        )
+        return _managed_disk(disk, found)
 
-    async def import_disk(self, wanted: ManagedDisk, source: str, location: str, zones: Sequence[str]) -> bool:
-        """Disks, Create Or Update, importing a VHD."""
+    async def import_disk(self, wanted: ManagedDisk, account: str, location: str) -> bool:
+        """Disks, Create Or Update, importing a VHD. Azure may ignore the condition: who calls reads back."""
         at = parse_resource_id(wanted.disk)
-        properties: dict[str, Any] = {"creationData": {"createOption": "Import", "sourceUri": source}}
-        properties |= {"osType": wanted.os_type} if wanted.os_type else {}
-        properties |= {"hyperVGeneration": wanted.generation} if wanted.generation else {}
-        body: dict[str, Any] = {
-            "location": location,
-            "sku": {"name": wanted.sku},
-            "tags": {RUN_TAG: wanted.run},
-            "properties": properties,
-        }
-        body |= {"zones": list(zones)} if zones else {}
         with _translated(f"import managed disk {at.name}"):
             poller = await self._client(at.subscription).disks.begin_create_or_update(
-                at.group, at.name, Disk(body), headers={"If-None-Match": "*"}
+                at.group, at.name, Disk(_disk_body(wanted, account, location)), headers={"If-None-Match": "*"}
             )
             return await self._done(poller)
 
@@ -193,6 +198,56 @@ def _grants(entry: dict[str, Any], action: str) -> bool:
     return matches(entry.get("actions", [])) and not matches(entry.get("notActions", []))
 
 
+def _managed_disk(disk: str, found: dict[str, Any]) -> ManagedDisk:
+    inside = found.get("properties", {})
+    encryption = inside.get("encryption") or {}
+    return ManagedDisk(
+        disk=disk,
+        state=inside.get("provisioningState", ""),
+        run=(found.get("tags") or {}).get(RUN_TAG, ""),
+        size_bytes=int(inside.get("diskSizeBytes", 0)),
+        sku=(found.get("sku") or {}).get("name", ""),
+        os_type=inside.get("osType", ""),
+        generation=inside.get("hyperVGeneration", ""),
+        source=(inside.get("creationData") or {}).get("sourceUri", ""),
+        zones=tuple(found.get("zones") or ()),
+        security_type=(inside.get("securityProfile") or {}).get("securityType", ""),
+        tier=inside.get("tier", ""),
+        encryption=encryption.get("type", ""),
+        encryption_set=encryption.get("diskEncryptionSetId", ""),
+        network_access=inside.get("networkAccessPolicy", ""),
+        disk_access=inside.get("diskAccessId", ""),
+        public_access=inside.get("publicNetworkAccess", ""),
+    )
+
+
+def _disk_body(wanted: ManagedDisk, account: str, location: str) -> dict[str, Any]:
+    creation = {"createOption": "Import", "sourceUri": wanted.source, "storageAccountId": account}
+    properties: dict[str, Any] = {
+        "creationData": creation,
+        "osType": wanted.os_type,
+        "hyperVGeneration": wanted.generation,
+        "securityProfile": _filled({"securityType": wanted.security_type}),
+        "tier": wanted.tier,
+        "encryption": _filled({"type": wanted.encryption, "diskEncryptionSetId": wanted.encryption_set}),
+        "networkAccessPolicy": wanted.network_access,
+        "diskAccessId": wanted.disk_access,
+        "publicNetworkAccess": wanted.public_access,
+    }
+    body: dict[str, Any] = {
+        "location": location,
+        "sku": {"name": wanted.sku},
+        "zones": list(wanted.zones),
+        "tags": {RUN_TAG: wanted.run},
+        "properties": _filled(properties),
+    }
+    return _filled(body)
+
+
+def _filled(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value}
+
+
 def _machine(vm: str, found: dict[str, Any], writable: dict[str, Any]) -> Machine:
     inside = found.get("properties", {})
     view, storage = inside.get("instanceView") or {}, writable.get("properties", {}).get("storageProfile") or {}
@@ -210,13 +265,17 @@ def _machine(vm: str, found: dict[str, Any], writable: dict[str, Any]) -> Machin
         disks=tuple(disks),
         zones=tuple(found.get("zones") or ()),
         generation=view.get("hyperVGeneration", ""),
+        security_type=(inside.get("securityProfile") or {}).get("securityType", ""),
     )
 
 
 _OWN = frozenset(
-    {"lun", "name", "vhd", "managedDisk", "caching", "diskSizeGB", "createOption", "osType", "image", "toBeDetached"}
-)
-"""What a machine says of a disk that has a field of its own, or is not to be said again."""
+    {"lun", "name", "vhd", "managedDisk", "caching", "diskSizeGB", "createOption", "osType", "image", "toBeDetached",
+     "sourceResource"}
+)  # fmt: skip
+"""What a machine says of a disk that has a field of its own, or is not to be said again: `sourceResource` tells what the disk
+was once made from, and does not go with attaching one that exists.
+"""
 
 
 def _disk(disk: dict[str, Any], lun: int | None) -> MachineDisk:
@@ -233,18 +292,17 @@ def _disk(disk: dict[str, Any], lun: int | None) -> MachineDisk:
     )
 
 
-def _replace(storage: dict[str, Any], lun: int | None, disk: MachineDisk | None) -> None:
-    """Put the disk into the slot of a storage profile, keeping what is not the disk's own."""
+def _changed(storage: dict[str, Any], lun: int | None, disk: MachineDisk | None) -> dict[str, Any]:
+    """The part of a storage profile that gives the slot the disk, keeping what is not the disk's own."""
     if lun is None:
         assert disk is not None  # no rule ever leaves a machine without its OS disk
         kept = {name: value for name, value in storage["osDisk"].items() if name not in ("vhd", "managedDisk", "diskSizeGB")}
-        storage["osDisk"] = kept | {"name": disk.name} | _source(disk)
-        return
+        return {"osDisk": kept | {"name": disk.name} | _source(disk)}
     others = [one for one in storage.get("dataDisks") or [] if one["lun"] != lun]
     if disk is not None:
         own = {"lun": lun, "name": disk.name, "createOption": "Attach", "caching": disk.caching}
         others.append(disk.model | own | _source(disk))
-    storage["dataDisks"] = others
+    return {"dataDisks": others}
 
 
 def _source(disk: MachineDisk) -> dict[str, Any]:

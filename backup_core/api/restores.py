@@ -8,7 +8,7 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from backup_core.activities.machines import present_disk
+from backup_core.activities.machines import former_disk, present_disk
 from backup_core.api.http import (
     Answer,
     RefusedError,
@@ -23,6 +23,7 @@ from backup_core.api.plans import Probe, shown_plan
 from backup_core.api.runs import begun, new_run, repeated
 from backup_core.domain.ending import dead
 from backup_core.domain.errors import (
+    AccountIdMissingError,
     BackupError,
     BlobMissingError,
     MachineMissingError,
@@ -30,6 +31,7 @@ from backup_core.domain.errors import (
     SlotTakenError,
     SnapshotMissingError,
 )
+from backup_core.domain.managed import CONFIDENTIAL, differences, replacement
 from backup_core.domain.naming import (
     DISK_NAME,
     BlobAddress,
@@ -45,6 +47,7 @@ from backup_core.domain.vhd import FOOTER_BYTES, vhd_faults
 
 if TYPE_CHECKING:
     from backup_core.api.context import Api
+    from backup_core.domain.managed import ManagedDisk
     from backup_core.domain.records import Policy, RestorePoint, Run, Versioned
     from backup_core.domain.repoint import Machine, MachineDisk
 
@@ -67,6 +70,10 @@ class World:
     """The disk that the machine has now."""
     past: tuple[Run, ...]
     """Runs of the disk, newest first."""
+    former: ManagedDisk | None = None
+    """The managed disk that the machine has now, if a managed disk is to be made."""
+    made: ManagedDisk | None = None
+    """The managed disk to be made."""
 
     @property
     def hash(self) -> str:
@@ -117,9 +124,10 @@ async def looked_at(api: Api, disk: str, asked: RestoreAsked, run: str) -> World
     target = _target(api, asked, policy.value.source if policy else point.source, run)
     await _must_be_free(api, target)
     slot, machine, present = await _machine(api, asked, policy.value if policy else None, point)
-    managed = ""
+    managed, former, disk_made = "", None, None
     if asked.target.kind == "managedDisk":
         managed = await _managed(api, disk, asked, machine, point, run)
+        former, disk_made = await _made_of(api, managed, run, target, point, machine, slot)
     restoring = Restoring(
         point=point.point,
         target=target.url,
@@ -132,7 +140,7 @@ async def looked_at(api: Api, disk: str, asked: RestoreAsked, run: str) -> World
     )
     named = bool(asked.target.blob) and bool(asked.target.disk or not managed)
     past = tuple(await api.catalogue.runs(disk, RUNS_LOOKED_AT))
-    return World(policy, point, restoring, named, machine, present, past)
+    return World(policy, point, restoring, named, machine, present, past, former, disk_made)
 
 
 # -- the point --------------------------------------------------------------------------------------------------------
@@ -261,6 +269,12 @@ async def _managed(api: Api, disk: str, asked: RestoreAsked, machine: Machine | 
     if await api.restore_tools.machines.managed_disk(managed):
         message = f"managed disk {managed} exists; a restore never replaces one: name another"
         raise RefusedError(409, "TargetExists", message, "target.disk")
+    if machine.security_type == CONFIDENTIAL:
+        message = (
+            f"VM {machine.vm} is a confidential VM: its disks need a guest state that no page blob has; nothing was done; "
+            "restore as a page blob, and make another VM of it"
+        )
+        raise RefusedError(409, "ConfidentialMachine", message, "machine.vm")
     footer = ByteRange(point.size - FOOTER_BYTES, point.size)
     faults = vhd_faults(
         await api.restore_tools.blobs.read(api.restore_tools.head(point.head), point.backup_snapshot, footer), point.size
@@ -272,6 +286,22 @@ async def _managed(api: Api, disk: str, asked: RestoreAsked, machine: Machine | 
         )
         raise RefusedError(409, "NotVhd", message, "target.kind")
     return managed
+
+
+async def _made_of(
+    api: Api, managed: str, run: str, target: BlobAddress, point: RestorePoint, machine: Machine | None, slot: Slot | None
+) -> tuple[ManagedDisk | None, ManagedDisk]:
+    """The managed disk in the machine's slot, and the one to be made. Raises RefusedError where no import could name its
+    account.
+    """
+    assert machine is not None  # _machine has seen to both
+    assert slot is not None
+    try:
+        api.restore_tools.account_id(target)
+    except AccountIdMissingError as error:
+        raise RefusedError(409, error.code, str(error), "target.account") from error
+    former = await former_disk(api.restore_tools, machine, slot.lun)
+    return former, replacement(managed, run, target.url, point.size, machine, slot.lun, former)
 
 
 # -- the machine ------------------------------------------------------------------------------------------------------------
@@ -358,7 +388,26 @@ async def _probes(api: Api, world: World) -> list[Probe]:
         permitted = await api.restore_tools.machines.permitted(world.machine.vm, actions)
     except BackupError:
         return probes + [Probe(action, "unknown") for action in actions]
-    return probes + [Probe(action, "granted" if permitted[action] else "denied") for action in actions]
+    probes += [Probe(action, "granted" if permitted[action] else "denied") for action in actions]
+    return probes + [await _linked(api, *one) for one in _links(world.made)]
+
+
+def _links(made: ManagedDisk | None) -> list[tuple[str, str]]:
+    """What Azure asks for on other resources that the new disk names: actions and the ids of those resources."""
+    named = {
+        "Microsoft.Compute/diskEncryptionSets/read": made.encryption_set if made else "",
+        "Microsoft.Compute/diskAccesses/read": made.disk_access if made else "",
+    }
+    return [(action, resource) for action, resource in named.items() if resource]
+
+
+async def _linked(api: Api, action: str, resource: str) -> Probe:
+    name = f"{action} on {resource}"
+    try:
+        permitted = await api.restore_tools.machines.permitted(resource, [action])
+    except BackupError:
+        return Probe(name, "unknown")
+    return Probe(name, "granted" if permitted[action] else "denied")
 
 
 async def _plan(api: Api, world: World, probes: list[Probe]) -> RestorePlanAnswer:
@@ -369,7 +418,7 @@ async def _plan(api: Api, world: World, probes: list[Probe]) -> RestorePlanAnswe
         async for one in api.restore_tools.blobs.allocated(blob, point.backup_snapshot, window):
             allocated += one.size
             puts += -(-one.size // (4 * 1024 * 1024))
-    return shown_plan(
+    plan = shown_plan(
         world.restoring,
         point,
         (allocated, puts),
@@ -379,3 +428,5 @@ async def _plan(api: Api, world: World, probes: list[Probe]) -> RestorePlanAnswe
         full=api.restore_verification == "full",
         source=world.policy.value.source if world.policy else point.source,
     )
+    told = differences(world.former, world.made) if world.made else []
+    return plan.model_copy(update={"warnings": [*plan.warnings, *told]})

@@ -231,6 +231,12 @@ class MachineRefusedError(BackupError):
     code = "MachineRefused"
 
 
+class AccountIdMissingError(BackupError):
+    """The settings do not name the resource id of a storage account, without which no VHD of it is imported."""
+
+    code = "AccountIdMissing"
+
+
 class SlotTakenError(BackupError):
     """The machine does not use the disk that was expected where it was expected."""
 

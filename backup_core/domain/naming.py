@@ -185,6 +185,7 @@ GROUP_ID = re.compile(_GROUP, re.IGNORECASE)
 MACHINE_ID = re.compile(
     _GROUP + r"/providers/Microsoft\.Compute/virtualMachines/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.IGNORECASE
 )
+ACCOUNT_ID = re.compile(_GROUP + r"/providers/Microsoft\.Storage/storageAccounts/[a-z0-9]{3,24}", re.IGNORECASE)
 DISK_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,78}[A-Za-z0-9_])?")
 
 
@@ -215,6 +216,12 @@ def managed_disk_id(machine: str, name: str) -> str:
     """The id of a managed disk in the machine's resource group."""
     at = parse_resource_id(machine)
     return f"/subscriptions/{at.subscription}/resourceGroups/{at.group}/providers/Microsoft.Compute/disks/{name}"
+
+
+def account_name(endpoint: str) -> str:
+    """The name of the storage account of an endpoint: the path of a local one, else the first label of the host."""
+    parts = urlsplit(endpoint)
+    return parts.path.strip("/") or (parts.hostname or "").split(".")[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,8 @@ class Machine:
     zones: tuple[str, ...] = ()
     generation: str = ""
     """Hypervisor generation, V1 or V2, when it is known."""
+    security_type: str = ""
+    """Standard, TrustedLaunch or ConfidentialVM, when it is known."""
 
     def at(self, lun: int | None) -> MachineDisk | None:
         """The disk in a slot."""

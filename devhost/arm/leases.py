@@ -55,6 +55,10 @@ class Disks:
         message = f"the storage account of {url} is not known"
         raise RefusedError(message, code="StorageAccountNotFound")
 
+    def account(self, url: str) -> str:
+        """The name of the account of a VHD; empty for one that is not known."""
+        return next((name for endpoint, (name, _) in self._accounts.items() if url.startswith(endpoint + "/")), "")
+
     async def attach(self, url: str) -> None:
         """Take the blob's infinite lease; one that is held already, by a machine or anybody else, is refused."""
         lease = BlobLeaseClient(self._blob(url), lease_id=str(uuid.uuid4()))
@@ -75,7 +79,9 @@ class Disks:
                 return  # somebody broke it, or the blob is gone
 
     async def imported(self, url: str, name: str) -> int:
-        """Copy a VHD as the content of a managed disk; returns its bytes. Raises RefusedError for what is no fixed VHD."""
+        """Copy a VHD as the content of a managed disk; returns its bytes without the footer. Raises RefusedError for what is
+        no fixed VHD.
+        """
         source = self._blob(url)
         try:
             size = (await source.get_blob_properties()).size
@@ -96,4 +102,4 @@ class Disks:
             expiry=datetime.now(UTC) + timedelta(hours=1),
         )  # fmt: skip
         await container.get_blob_client(name).start_copy_from_url(f"{url}?{sas}")
-        return size
+        return size - FOOTER_BYTES

@@ -5,26 +5,34 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
+import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devhost.arm.leases import RefusedError
+from devhost.arm.refusals import (
+    ConflictError,
+    Resource,
+    group_of,
+    is_managed,
+    linked,
+    refuse_attachment,
+    refuse_changes,
+    refuse_disk,
+    refuse_mixtures,
+    refuse_tier,
+    sources,
+)
 
 if TYPE_CHECKING:
     from devhost.arm.leases import Disks
 
-Resource = dict[str, Any]
-
-
-class ConflictError(RefusedError):
-    """Refused at once, with a status."""
-
-    def __init__(self, message: str, *, status: int, code: str) -> None:
-        """Keep all three."""
-        super().__init__(message, code=code)
-        self.status = status
+MACHINE_ROLE = json.loads((Path(__file__).parents[2] / "infra" / "roles.json").read_text())["machine"]
+"""What the caller may do in the resource group of the machine or disk that it asks for: as deployed, no more."""
 
 
 @dataclass
@@ -52,6 +60,7 @@ class Fault:
     path: str
     status: int = 0
     code: str = ""
+    message: str = "injected"
     times: int = 1
     skip: int = 0
     operation: bool = False
@@ -69,8 +78,14 @@ class Switches:
     operation_seconds: float = 0.05
     retired: bool = False
     """VMs with unmanaged disks do not start: public Azure since 2026-03-31."""
-    actions: list[str] = field(default_factory=lambda: ["*"])
+    actions: list[str] = field(default_factory=lambda: list(MACHINE_ROLE["actions"]))
     not_actions: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
+    """Other resource groups in which the caller may do the same."""
+    import_lists_keys: bool = False
+    """An import asks for listKeys on the storage account: nobody knows whether Azure does."""
+    ignores_if_none_match: bool = False
+    """The condition on making a disk is not looked at."""
     faults: list[Fault] = field(default_factory=list)
 
 
@@ -113,6 +128,37 @@ class Cloud:
         """A version."""
         return f'"{next(self._numbers)}"'
 
+    # -- rights -----------------------------------------------------------------------------------------------------------
+
+    def granted(self, action: str) -> bool:
+        """Whether the caller's role has the action."""
+
+        def matches(patterns: list[str]) -> bool:
+            return any(fnmatchcase(action.lower(), pattern.lower()) for pattern in patterns)
+
+        return matches(self.switches.actions) and not matches(self.switches.not_actions)
+
+    def authorize(self, action: str, resource: str) -> None:
+        """Raise ConflictError 403 unless the caller may do the action in the resource's own group."""
+        if not self.granted(action):
+            message = f"The client does not have authorization to perform action '{action}' over scope '{resource}'."
+            raise ConflictError(message, status=403, code="AuthorizationFailed")
+
+    def authorize_linked(self, body: Resource, resource: str, action: str) -> None:
+        """Raise ConflictError 403 unless the caller may do what is asked for on everything that the body names."""
+        groups = {group_of(one) for one in (resource, *self.switches.elsewhere)}
+        wanted = list(linked(body))
+        account = (body.get("properties", {}).get("creationData") or {}).get("storageAccountId")
+        if account and self.switches.import_lists_keys:
+            wanted.append(("Microsoft.Storage/storageAccounts/listKeys/action", account))
+        for needed, other in wanted:
+            if group_of(other) not in groups or not self.granted(needed):
+                message = (
+                    f"The client has permission to perform action '{action}' on scope '{resource}'; however, it does not have "
+                    f"permission to perform action(s) '{needed}' on the linked scope(s) '{other}'."
+                )
+                raise ConflictError(message, status=403, code="LinkedAuthorizationFailed")
+
     # -- machines ---------------------------------------------------------------------------------------------------------
 
     def machine(self, vm: str) -> Resource:
@@ -131,6 +177,10 @@ class Cloud:
             raise ConflictError(message, status=409, code="Conflict")
         return found
 
+    def patch_machine(self, vm: str, body: Resource, if_match: str, fault: Fault | None) -> tuple[Resource, Operation]:
+        """Update what the body names: objects are merged, lists are replaced."""
+        return self.put_machine(vm, _merged(self.machine(vm), body), if_match, fault)
+
     def put_machine(self, vm: str, body: Resource, if_match: str, fault: Fault | None) -> tuple[Resource, Operation]:
         """Create or update; the model is the new one at once, its disks follow in the operation."""
         existing = self.vms.get(vm.lower())
@@ -141,16 +191,19 @@ class Cloud:
                 message = f"The etag {existing['etag']} does not match {if_match}."
                 raise ConflictError(message, status=412, code="PreconditionFailed")
             self.idle(vm)
-            _refuse_changes(existing, wanted)
-        _refuse_mixtures(wanted)
-        before = _sources(existing) if existing else {}
+            refuse_changes(existing, wanted)
+        refuse_mixtures(wanted)
+        before = sources(existing) if existing else {}
+        for place, source in sources(wanted).items():
+            if before.get(place) != source and source.lower() in self.managed:
+                refuse_attachment(wanted, place, self.managed[source.lower()])
         power = existing["power"] if existing else "running"
         wanted["etag"], wanted["power"] = self.etag(), power
         wanted["properties"]["provisioningState"] = "Updating"
         self.vms[vm.lower()] = wanted
 
         async def work() -> None:
-            await self._exchange(before, _sources(wanted))
+            await self._exchange(vm, before, sources(wanted))
 
         def ended(state: str) -> None:
             # A refused change stays in the model, as Azure leaves it: only the state tells.
@@ -159,26 +212,26 @@ class Cloud:
 
         return wanted, self.begin(work, ended, fault)
 
-    async def _exchange(self, before: dict[Any, str], after: dict[Any, str]) -> None:
+    async def _exchange(self, vm: str, before: dict[Any, str], after: dict[Any, str]) -> None:
         """Leases of the disks that go are let go, of those that come are taken."""
         for place, source in before.items():
             if after.get(place) != source:
                 await self._let_go(source)
         for place, source in after.items():
             if before.get(place) != source:
-                await self._take(source)
+                await self._take(vm, source)
 
-    async def _take(self, source: str) -> None:
-        if source.startswith("/subscriptions/"):
+    async def _take(self, vm: str, source: str) -> None:
+        if is_managed(source):
             if source.lower() not in self.managed:
                 message = f"Disk {source} is not found."
                 raise RefusedError(message, code="NotFound")
-            self.managed[source.lower()]["managedBy"] = "attached"
+            self.managed[source.lower()]["managedBy"] = vm
             return
         await self.disks.attach(source)
 
     async def _let_go(self, source: str) -> None:
-        if source.startswith("/subscriptions/"):
+        if is_managed(source):
             self.managed.get(source.lower(), {}).pop("managedBy", None)
             return
         await self.disks.detach(source)
@@ -186,7 +239,7 @@ class Cloud:
     def power(self, vm: str, to: str, fault: Fault | None) -> Operation:
         """Deallocate or start."""
         found = self.idle(vm)
-        unmanaged = any(not source.startswith("/subscriptions/") for source in _sources(found).values())
+        unmanaged = not all(is_managed(source) for source in sources(found).values())
         if to == "running" and self.switches.retired and unmanaged:
             message = "VMs with unmanaged disks are retired and cannot be started."
             raise ConflictError(message, status=409, code="OperationNotAllowed")
@@ -206,10 +259,15 @@ class Cloud:
     # -- managed disks --------------------------------------------------------------------------------------------------------
 
     def put_disk(self, disk: str, body: Resource, if_none_match: str, fault: Fault | None) -> tuple[Resource, Operation]:
-        """Create a managed disk."""
-        if if_none_match == "*" and disk.lower() in self.managed:
+        """Create a managed disk; one that is there is changed, where the condition allows it and it stays the same disk."""
+        existing = self.managed.get(disk.lower())
+        if existing and if_none_match == "*" and not self.switches.ignores_if_none_match:
             message = f"{disk} exists."
             raise ConflictError(message, status=412, code="PreconditionFailed")
+        if existing and existing["properties"].get("creationData") != body.get("properties", {}).get("creationData"):
+            message = "Changing property 'creationData' is not allowed."
+            raise ConflictError(message, status=409, code="PropertyChangeNotAllowed")
+        refuse_disk(body, self.disks.account)
         wanted = copy.deepcopy(body)
         wanted |= {"id": disk, "name": disk.rpartition("/")[2], "type": "Microsoft.Compute/disks"}
         inside = wanted.setdefault("properties", {})
@@ -220,11 +278,21 @@ class Cloud:
             source = inside.get("creationData", {}).get("sourceUri")
             if source:
                 inside["diskSizeBytes"] = await self.disks.imported(source, wanted["name"])
+            refuse_tier(wanted)
 
         def ended(state: str) -> None:
             inside["provisioningState"] = state
 
         return wanted, self.begin(work, ended, fault)
+
+
+def _merged(existing: Any, change: Any) -> Any:  # noqa: ANN401  JSON
+    """A JSON merge patch: objects are merged, null removes, all else replaces."""
+    if not isinstance(existing, dict) or not isinstance(change, dict):
+        return copy.deepcopy(change)
+    names = [*existing, *(name for name in change if name not in existing)]
+    kept = {name: _merged(existing.get(name), change[name]) if name in change else existing[name] for name in names}
+    return {name: value for name, value in kept.items() if value is not None}
 
 
 async def _carried_out(work: Callable[[], Awaitable[None]], injected: Fault | None) -> None:
@@ -233,36 +301,3 @@ async def _carried_out(work: Callable[[], Awaitable[None]], injected: Fault | No
     if injected:
         message = f"injected {'after' if injected.after else 'before'} its effect"
         raise RefusedError(message, code=injected.code)
-
-
-def _sources(vm: Resource) -> dict[Any, str]:
-    """Place to VHD or managed disk, of a machine."""
-    storage = vm["properties"].get("storageProfile", {})
-    found = {disk["lun"]: _source(disk) for disk in storage.get("dataDisks", [])}
-    if "osDisk" in storage:
-        found["os"] = _source(storage["osDisk"])
-    return found
-
-
-def _source(disk: Resource) -> str:
-    managed = disk.get("managedDisk")
-    return str(managed["id"] if managed else disk["vhd"]["uri"])
-
-
-def _refuse_changes(existing: Resource, wanted: Resource) -> None:
-    before, after = _sources(existing), _sources(wanted)
-    for place, source in before.items():
-        if place == "os":
-            if after.get("os") != source and existing["power"] != "deallocated":
-                message = "The OS disk of a running VM cannot be exchanged."
-                raise ConflictError(message, status=409, code="OperationNotAllowed")
-        elif after.get(place, source) != source:
-            message = f"Changing property 'dataDisk.source' at LUN {place} is not allowed."
-            raise ConflictError(message, status=409, code="PropertyChangeNotAllowed")
-
-
-def _refuse_mixtures(wanted: Resource) -> None:
-    kinds = {source.startswith("/subscriptions/") for source in _sources(wanted).values()}
-    if len(kinds) > 1:
-        message = "Addition of a managed disk to a VM with blob based disks is not supported."
-        raise ConflictError(message, status=409, code="OperationNotAllowed")

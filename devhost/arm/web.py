@@ -1,7 +1,7 @@
 """The stand-in's HTTP face: Azure Resource Manager's paths, and a control address for tests.
 
-POST   /__control/faults      [{"method", "path", "status", "code", "times", "skip", "operation", "after", "held"}]
-POST   /__control/switches    {"operation_seconds", "retired", "actions", "not_actions"}
+POST   /__control/faults      [{"method", "path", "status", "code", "message", "times", "skip", "operation", "after", "held"}]
+POST   /__control/switches    {"operation_seconds", "retired", "actions", "not_actions", "elsewhere", "import_lists_keys", …}
 PUT    /__control/machines    {"id", "storageProfile", "power"}: make or replace a machine, leases and all
 DELETE /__control/machines    {"id"}
 GET    /__control/            machines, disks, leases of attached VHDs, requests so far
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from devhost.arm.leases import RefusedError
-from devhost.arm.state import ConflictError, Fault, Switches
+from devhost.arm.refusals import ConflictError, security_type
+from devhost.arm.state import Fault, Switches
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,6 +34,16 @@ _OPERATION = re.compile(
     r"/subscriptions/[^/]+/providers/Microsoft\.Compute/locations/[^/]+/(?P<way>operations|results)/(?P<number>[^/]+)"
 )
 _PERMISSIONS = re.compile(r"(?P<id>/subscriptions/.+)/providers/Microsoft\.Authorization/permissions", re.IGNORECASE)
+
+
+_ACTIONS = {
+    ("GET", ""): "read",
+    ("GET", "instanceview"): "instanceView/read",
+    ("PUT", ""): "write",
+    ("PATCH", ""): "write",
+    ("POST", "start"): "start/action",
+    ("POST", "deallocate"): "deallocate/action",
+}
 
 
 def application(cloud: Cloud) -> web.Application:
@@ -56,7 +67,7 @@ class _Face:
         self.cloud.requests.append(f"{request.method} {path}")
         fault = self._fault(request.method, path)
         if fault and not fault.operation:
-            return _refusal(fault.status or 500, fault.code, "injected")
+            return _refusal(fault.status or 500, fault.code, fault.message)
         try:
             for pattern, answer in self._routes():
                 match = pattern.fullmatch(path)
@@ -91,22 +102,26 @@ class _Face:
 
     async def _machine(self, request: web.Request, match: re.Match[str], fault: Fault | None) -> web.Response:
         vm, verb = match["id"], (match["verb"] or "").lower()
+        action = _ACTIONS.get((request.method, verb))
+        if action is None:
+            return _refusal(405, "MethodNotAllowed", request.method)
+        self.cloud.authorize(f"Microsoft.Compute/virtualMachines/{action}", vm)
         if request.method == "GET" and verb == "instanceview":
             return web.json_response(_view(self.cloud.machine(vm)))
         if request.method == "GET":
             return web.json_response(self._shown(self.cloud.machine(vm), expand=request.query.get("$expand", "")))
-        if request.method == "PUT":
-            etag = request.headers.get("If-Match", "")
-            found, operation = self.cloud.put_machine(vm, await request.json(), etag, fault)
+        if request.method in ("PUT", "PATCH"):
+            etag, body = request.headers.get("If-Match", ""), await request.json()
+            self.cloud.authorize_linked(body, vm, "Microsoft.Compute/virtualMachines/write")
+            change = self.cloud.put_machine if request.method == "PUT" else self.cloud.patch_machine
+            found, operation = change(vm, body, etag, fault)
             return web.json_response(self._shown(found), headers=self._async(request, match, operation))
         if verb == "start":
             operation = self.cloud.power(vm, "running", fault)
             return web.Response(status=202, headers=self._async(request, match, operation))
-        if verb == "deallocate":
-            # The other way of polling: by Location alone.
-            operation = self.cloud.power(vm, "deallocated", fault)
-            return web.Response(status=202, headers={"Location": self._url(request, match, "results", operation)})
-        return _refusal(405, "MethodNotAllowed", request.method)
+        # The other way of polling: by Location alone.
+        operation = self.cloud.power(vm, "deallocated", fault)
+        return web.Response(status=202, headers={"Location": self._url(request, match, "results", operation)})
 
     @staticmethod
     def _shown(vm: dict[str, Any], expand: str = "") -> dict[str, Any]:
@@ -118,8 +133,10 @@ class _Face:
     async def _disk(self, request: web.Request, match: re.Match[str], fault: Fault | None) -> web.Response:
         disk = match["id"]
         if request.method == "PUT":
-            if_none_match = request.headers.get("If-None-Match", "")
-            found, operation = self.cloud.put_disk(disk, await request.json(), if_none_match, fault)
+            if_none_match, body = request.headers.get("If-None-Match", ""), await request.json()
+            self.cloud.authorize("Microsoft.Compute/disks/write", disk)
+            self.cloud.authorize_linked(body, disk, "Microsoft.Compute/disks/write")
+            found, operation = self.cloud.put_disk(disk, body, if_none_match, fault)
             return web.json_response(found, status=202, headers=self._async(request, match, operation))
         if disk.lower() not in self.cloud.managed:
             message = f"The Resource '{disk}' was not found."
@@ -142,7 +159,8 @@ class _Face:
             return _refusal(409, operation.error.code, str(operation.error))
         return web.Response(status=200)
 
-    async def _permissions(self, _: web.Request, __: re.Match[str], ___: Fault | None) -> web.Response:
+    async def _permissions(self, _: web.Request, match: re.Match[str], ___: Fault | None) -> web.Response:
+        self.cloud.authorize("Microsoft.Authorization/permissions/read", match["id"])
         switches = self.cloud.switches
         return web.json_response({"value": [{"actions": switches.actions, "notActions": switches.not_actions}]})
 
@@ -212,7 +230,9 @@ def _vhds(vm: dict[str, Any]) -> list[str]:
 
 
 def _view(vm: dict[str, Any]) -> dict[str, Any]:
-    return {"hyperVGeneration": "V1", "statuses": [{"code": f"PowerState/{vm['power']}", "level": "Info"}]}
+    # Only machines of the second generation have a security type.
+    generation = "V2" if security_type(vm) else "V1"
+    return {"hyperVGeneration": generation, "statuses": [{"code": f"PowerState/{vm['power']}", "level": "Info"}]}
 
 
 def _refusal(status: int, code: str, message: str) -> web.Response:

@@ -6,15 +6,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.domain.errors import MachineBusyError, MachineChangedError, MachineMissingError, MachineRefusedError
+from backup_core.domain.managed import NOT_IMPORTED
 from backup_core.domain.naming import parse_resource_id
 from backup_core.domain.repoint import Machine, MachineDisk
-from backup_core.ports import ManagedDisk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from backup_core.domain.managed import ManagedDisk
     from devhost.memory.page_blobs import Blob, MemoryPageBlobs
     from devhost.memory.world import World
+
+LOCATION = "local"
+"""The region of every machine and account."""
 
 
 class MemoryMachines:
@@ -25,6 +29,8 @@ class MemoryMachines:
         self._world, self._blobs = world, blobs
         self.machines: dict[str, Machine] = {}
         self.disks: dict[str, ManagedDisk] = {}
+        self.accounts: dict[str, str] = {}
+        """The storage account that each disk was imported from, by its resource id."""
         self.slow = False
         """Changes stay under way until `finish`."""
         self.denied: set[str] = set()
@@ -35,7 +41,7 @@ class MemoryMachines:
 
     def add(self, vm: str, *disks: MachineDisk, power: str = "running") -> Machine:
         """Make a machine with these disks, which takes their leases."""
-        machine = Machine(vm, self._etag(), "Succeeded", power, "westeurope", ())  # type: ignore[arg-type]
+        machine = Machine(vm, self._etag(), "Succeeded", power, LOCATION, ())  # type: ignore[arg-type]
         for disk in disks:
             self._lease(machine, disk)
         self.machines[vm] = replace(machine, disks=disks)
@@ -136,6 +142,7 @@ class MemoryMachines:
         if lun is None and held and disk and not held.is_(disk) and found.power != "deallocated":
             message = f"OperationNotAllowed: the OS disk of {machine.vm} is in use"
             raise MachineRefusedError(message)
+        self._refuse_security(found, lun, disk)
         if disk and not (held and held.is_(disk)):
             self._lease(found, disk)
         if held and not (disk and held.is_(disk)):
@@ -144,6 +151,13 @@ class MemoryMachines:
         done = self._changed(replace(found, disks=(*others, disk) if disk else others, state="Succeeded"))
         await self._world.after("put_disk")
         return done
+
+    def _refuse_security(self, machine: Machine, lun: int | None, disk: MachineDisk | None) -> None:
+        """Azure takes an OS disk of the machine's own security type only."""
+        managed = self.disks.get(disk.source) if disk and disk.managed else None
+        if lun is None and managed and managed.security_type != machine.security_type:
+            message = "Security type of VM is not compatible with the security type of attached OS Disk."
+            raise MachineRefusedError(message)
 
     async def deallocate(self, vm: str) -> bool:
         """Stop the machine."""
@@ -164,18 +178,31 @@ class MemoryMachines:
         await self._world.before("managed_disk")
         return self.disks.get(disk)
 
-    async def import_disk(self, wanted: ManagedDisk, source: str, location: str, zones: Sequence[str]) -> bool:
+    async def import_disk(self, wanted: ManagedDisk, account: str, location: str) -> bool:
         """Make a managed disk."""
         await self._world.before("import_disk")
-        if wanted.disk in self.disks:
-            message = f"managed disk {wanted.disk} exists"
-            raise MachineRefusedError(message)
-        if all(at.url != source for at in self._blobs.blobs):
-            message = f"BlobNotFound: {source} cannot be imported to {location} {zones}"
-            raise MachineRefusedError(message)
-        self.disks[wanted.disk] = replace(wanted, state="Succeeded")
+        fault = self._unfit(wanted, account, location)
+        if fault:
+            raise MachineRefusedError(fault)
+        self.disks[wanted.disk], self.accounts[wanted.disk] = replace(wanted, state="Succeeded"), account
         await self._world.after("import_disk")
         return True
+
+    def _unfit(self, wanted: ManagedDisk, account: str, location: str) -> str:
+        """Why Azure would not make the disk."""
+        if wanted.disk in self.disks:
+            return f"managed disk {wanted.disk} exists"
+        if not account:
+            return "BadRequest: Required parameter 'storageAccountId' is missing (null)."
+        if location != LOCATION:
+            return f"BadRequest: the account of {wanted.source} does not belong to the same region as the disk"
+        if wanted.zones and wanted.sku.endswith("_ZRS"):
+            return f"OperationNotAllowed: A disk with sku '{wanted.sku}' cannot be created in an availability zone."
+        if wanted.sku in NOT_IMPORTED:
+            return f"InvalidParameter: a disk with sku '{wanted.sku}' cannot be created by Import"
+        if all(at.url != wanted.source for at in self._blobs.blobs):
+            return f"BlobNotFound: {wanted.source} cannot be imported"
+        return ""
 
     async def permitted(self, resource: str, actions: Sequence[str]) -> dict[str, bool]:
         """Whatever a test says."""

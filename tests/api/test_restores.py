@@ -11,15 +11,18 @@ import pytest
 from backup_core.api import restores, runs
 from backup_core.api.context import respond
 from backup_core.api.http import Request
+from backup_core.domain.errors import AccessDeniedError
+from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import managed_disk_id, point_key, snapshot_time
 from backup_core.domain.records import Slot
 from backup_core.domain.repoint import MachineDisk
-from backup_core.ports import ManagedDisk
 from devhost.disks import vhd_footer
-from tests.scene import OTHER, PAGE, SOURCE, VM, Scene
+from tests.scene import GROUP, OTHER, PAGE, SOURCE, VM, Scene
 
 KEY = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
 MACHINE = {"vm": VM, "lun": 0}
+KEYS = f"{GROUP}/providers/Microsoft.Compute/diskEncryptionSets/keys"
+ACCESS = f"{GROUP}/providers/Microsoft.Compute/diskAccesses/access"
 
 
 @pytest.fixture
@@ -464,6 +467,72 @@ async def test_a_vhd_becomes_a_managed_disk(monkeypatch):
     assert shown["restore"]["adopt"] is False
     assert shown["restore"]["oldDisk"] == managed_disk_id(VM, "old")
     assert any("terraform import azurerm_managed_disk" in step for step in shown["restore"]["nextSteps"])
+
+
+@pytest.fixture
+async def vhd():
+    """A disk whose backup is a fixed VHD; its machine has a managed disk."""
+    stage = Scene()
+    stage.protect(pages=2049)
+    stage.blobs.poke(stage.source(), 2048, [vhd_footer(1024 * 1024)])
+    await stage.back_up()
+    _managed(stage)
+    return stage
+
+
+MANAGED = {"target": {"kind": "managedDisk"}, "repoint": True, "machine": MACHINE}
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_a_confidential_vm_is_refused(vhd, dry_run):
+    vhd.machines.machines[VM] = replace(vhd.machines.machines[VM], security_type="ConfidentialVM")
+    error = await refused(vhd, MANAGED | {"dryRun": dry_run}, 409, "ConfidentialMachine")
+
+    assert "restore as a page blob" in error["message"]
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_an_account_whose_id_is_not_known(vhd, dry_run):
+    """Azure imports nothing without it: told before anything is copied."""
+    vhd.tools = replace(vhd.tools, account_ids={})
+    error = await refused(vhd, MANAGED | {"dryRun": dry_run}, 409, "AccountIdMissing")
+
+    assert "SOURCE_ACCOUNT_IDS" in error["message"]
+
+
+async def test_what_the_new_disk_cannot_have_is_said(vhd):
+    """An ultra disk is not imported to; and the dry run looks at the rights on what the new disk names."""
+    former = replace(
+        vhd.machines.disks[managed_disk_id(VM, "old")], sku="UltraSSD_LRS", encryption_set=KEYS, disk_access=ACCESS
+    )
+    vhd.machines.disks[former.disk] = former
+    vhd.machines.denied.add("Microsoft.Compute/diskAccesses/read")
+    _, shown, _ = await post(vhd, MANAGED | {"dryRun": True})
+
+    assert any("is Premium_LRS, the former one UltraSSD_LRS" in warning for warning in shown["warnings"])
+    states = {one["action"]: one["state"] for one in shown["permissions"]}
+    assert states[f"Microsoft.Compute/diskEncryptionSets/read on {KEYS}"] == "granted"
+    assert states[f"Microsoft.Compute/diskAccesses/read on {ACCESS}"] == "denied"
+    await refused(vhd, MANAGED, 403, "PermissionMissing")
+
+
+async def test_rights_that_cannot_be_asked_for_are_unknown(vhd):
+    vhd.machines.disks[managed_disk_id(VM, "old")] = replace(
+        vhd.machines.disks[managed_disk_id(VM, "old")], encryption_set=KEYS
+    )
+    asked = vhd.machines.permitted
+
+    async def permitted(resource, actions):
+        if resource == KEYS:
+            message = "no right to ask"
+            raise AccessDeniedError(message)
+        return await asked(resource, actions)
+
+    vhd.machines.permitted = permitted
+    _, shown, _ = await post(vhd, MANAGED | {"dryRun": True})
+
+    states = {one["action"]: one["state"] for one in shown["permissions"]}
+    assert states[f"Microsoft.Compute/diskEncryptionSets/read on {KEYS}"] == "unknown"
 
 
 async def test_an_unprotected_disk_is_not_adopted(scene):

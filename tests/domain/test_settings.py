@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from backup_core.bootstrap import account_ids
 from backup_core.settings import Settings, SettingsError, load
 from devhost.platform import REPOSITORY, SAMPLE_SETTINGS
 
@@ -139,3 +140,21 @@ def test_the_app_refuses_to_start_with_words():
 
     assert ended.returncode != 0
     assert "SettingsError: the app's settings have 6 faults" in ended.stderr
+
+
+ID = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/web/providers/Microsoft.Storage/storageAccounts/{}"
+
+
+def test_the_ids_of_source_accounts_are_matched_by_name():
+    settings = load({**GOOD, "SOURCE_ACCOUNT_IDS": f"{ID.format('two')} {ID.format('One')}"})
+
+    assert account_ids(settings) == {
+        "https://one.blob.core.windows.net": ID.format("One"),
+        "https://two.blob.core.windows.net": ID.format("two"),
+    }
+    assert account_ids(load(GOOD)) == {}
+
+
+def test_ids_that_are_none_or_of_other_accounts():
+    assert "SOURCE_ACCOUNT_IDS: expected ids such as" in faults({**GOOD, "SOURCE_ACCOUNT_IDS": "one"})
+    assert "is the id of no account of SOURCE_ACCOUNTS" in faults({**GOOD, "SOURCE_ACCOUNT_IDS": ID.format("three")})

@@ -62,8 +62,8 @@ PLACES = {
     "adopting the head": {"verb": "PUT metadata", "skip": 1},
     "snapshot of the head": {"verb": "PUT snapshot", "skip": 1},
     "committing": {"verb": "POST table", "skip": 2},
-    "taking the old disk out": {"method": "PUT"},
-    "putting the new disk in": {"method": "PUT", "skip": 1},
+    "taking the old disk out": {"method": "PATCH"},
+    "putting the new disk in": {"method": "PATCH", "skip": 1},
 }
 """Where a restore is when the host dies: while this request is under way."""
 

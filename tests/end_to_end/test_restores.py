@@ -180,11 +180,11 @@ def test_a_disk_that_grew_since(attached, platform, machines, rng):
 def test_an_outage_of_the_resource_manager(attached, platform, machines):
     """Between the two changes of the machine: the run goes on asking for attention, and ends well when Azure answers again."""
     disk = attached
-    machines.faults({"method": "PUT", "path": disk.name, "status": 503, "code": "ServerBusy", "times": 9999, "skip": 1})
+    machines.faults({"method": "PATCH", "path": disk.name, "status": 503, "code": "ServerBusy", "times": 9999, "skip": 1})
     run = platform.api("POST", f"/disks/{disk.name}/restores", {"repoint": True}).json()["id"]
     while machines.source(disk.name, 0) is not None:
         pass
-    machines.faults({"method": "PUT", "path": disk.name, "status": 503, "code": "ServerBusy", "times": 3})
+    machines.faults({"method": "PATCH", "path": disk.name, "status": 503, "code": "ServerBusy", "times": 3})
     ended = platform.wait(run)
 
     assert ended["state"] == "Succeeded", ended
@@ -196,7 +196,7 @@ def test_an_outage_of_the_resource_manager(attached, platform, machines):
 def test_a_refused_change_is_undone(attached, platform, machines, code):
     """The new disk is refused after it was accepted: the old one is back, its lease too, and backups go on."""
     disk, url = attached, attached.blob.url.partition("?")[0]
-    machines.faults({"method": "PUT", "path": disk.name, "code": code, "operation": True, "skip": 1})
+    machines.faults({"method": "PATCH", "path": disk.name, "code": code, "operation": True, "skip": 1})
     run = platform.restore(disk.name, {"repoint": True})
 
     assert (run["state"], run["error"]["code"]) == ("Failed", "MachineRefused")
@@ -212,7 +212,7 @@ def test_a_refused_change_is_undone(attached, platform, machines, code):
 def test_a_real_lease_on_the_new_disk(attached, platform, machines, calm):
     """Somebody leases the restored blob just before it is attached."""
     disk = attached
-    machines.faults({"method": "PUT", "path": disk.name, "operation": True, "held": True})
+    machines.faults({"method": "PATCH", "path": disk.name, "operation": True, "held": True})
     run = platform.api(
         "POST", f"/disks/{disk.name}/restores", {"repoint": True, "target": {"blob": f"{disk.name}-r.vhd"}}
     ).json()

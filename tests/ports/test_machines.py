@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import requests
@@ -19,16 +19,17 @@ from backup_core.domain.errors import (
     MachineRefusedError,
     ServiceUnavailableError,
 )
+from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import BlobAddress, managed_disk_id
 from backup_core.domain.repoint import MachineDisk
-from backup_core.ports import ManagedDisk
 from devhost.disks import vhd_footer
-from devhost.machines import machine_id
+from devhost.machines import GROUP, account_id, machine_id
 from devhost.memory.machines import MemoryMachines
 from devhost.memory.page_blobs import MemoryPageBlobs
 from devhost.memory.world import World
 from tests.ports.conftest import local_settings
 
+ACCOUNT = account_id("source")
 MIB = 1024 * 1024
 SIZE = MIB + 512
 
@@ -175,21 +176,48 @@ async def test_what_is_not_there(cloud, name):
     assert await cloud.port.managed_disk(managed_disk_id(cloud.vm, "none")) is None
 
 
-async def test_a_managed_disk_of_a_vhd(cloud, name):
-    wanted = ManagedDisk(managed_disk_id(cloud.vm, f"{name}-disk"), "", "run-1", SIZE, sku="Standard_LRS")
-    assert await cloud.port.import_disk(wanted, f"{cloud.url}new.vhd", "local", ()) is True
-    found = await cloud.port.managed_disk(wanted.disk)
+def wanted(cloud, name, **fields):
+    """A managed disk to be made of the free disk blob."""
+    fields = {"sku": "Standard_LRS", "source": f"{cloud.url}new.vhd", **fields}
+    return ManagedDisk(managed_disk_id(cloud.vm, name), "", "run-1", MIB, **fields)
 
-    assert (found.state, found.run, found.size_bytes, found.sku) == ("Succeeded", "run-1", SIZE, "Standard_LRS")
+
+async def test_a_managed_disk_of_a_vhd(cloud, name):
+    disk = wanted(cloud, f"{name}-disk")
+    assert await cloud.port.import_disk(disk, ACCOUNT, "local") is True
+    found = await cloud.port.managed_disk(disk.disk)
+
+    assert (found.state, found.run, found.size_bytes, found.sku) == ("Succeeded", "run-1", MIB, "Standard_LRS")
+    assert found.source == f"{cloud.url}new.vhd"
     with pytest.raises((MachineRefusedError, MachineChangedError)):
-        await cloud.port.import_disk(wanted, f"{cloud.url}new.vhd", "local", ())
+        await cloud.port.import_disk(disk, ACCOUNT, "local")
     with pytest.raises(MachineRefusedError):
-        await cloud.port.import_disk(
-            ManagedDisk(managed_disk_id(cloud.vm, f"{name}-no"), "", "run-1", SIZE, sku="Standard_LRS"),
-            f"{cloud.url}none.vhd",
-            "local",
-            (),
-        )
+        await cloud.port.import_disk(wanted(cloud, f"{name}-no", source=f"{cloud.url}none.vhd"), ACCOUNT, "local")
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("no account", "storageAccountId"),
+        ("another region", "same region"),
+        ("a zone-redundant disk in a zone", "availability zone"),
+        ("an ultra disk", "UltraSSD_LRS"),
+        ("a premium disk of the second kind", "PremiumV2_LRS"),
+    ],
+)
+async def test_what_azure_does_not_import(cloud, name, what, words):
+    """Nothing is made."""
+    fields = {
+        "a zone-redundant disk in a zone": {"sku": "Premium_ZRS", "zones": ("1",)},
+        "an ultra disk": {"sku": "UltraSSD_LRS"},
+        "a premium disk of the second kind": {"sku": "PremiumV2_LRS"},
+    }.get(what, {})
+    account, region = "" if what == "no account" else ACCOUNT, "elsewhere" if what == "another region" else "local"
+    disk = wanted(cloud, f"{name}-disk", **fields)
+    with pytest.raises(MachineRefusedError, match=words):
+        await cloud.port.import_disk(disk, account, region)
+
+    assert await cloud.port.managed_disk(disk.disk) is None
 
 
 async def test_permissions(cloud):
@@ -235,7 +263,7 @@ async def test_refusals_by_status_and_code(azure, machines, name, status, code, 
 async def test_an_operation_that_fails_after_it_was_accepted(azure, machines, name, after):
     """By polling, either way Azure has: the code inside decides."""
     fault = {"path": name, "code": "AllocationFailed", "operation": True, "after": after}
-    machines.faults({"method": "POST", **fault}, {"method": "POST", **fault}, {"method": "PUT", **fault})
+    machines.faults({"method": "POST", **fault}, {"method": "POST", **fault}, {"method": "PATCH", **fault})
     with pytest.raises(MachineRefusedError, match="AllocationFailed"):
         await azure.start(machine_id(name))
     with pytest.raises(MachineRefusedError, match="AllocationFailed"):
@@ -250,7 +278,7 @@ async def test_an_operation_that_outlasts_the_call(calm, machines, name):
     services = bootstrap.build(local_settings(calm, ARM_ENDPOINT=machines.endpoint))
     azure = AzureMachines(services.api.tools.machines._client, wait_seconds=0.3)
     machines.make(name)
-    machines.faults({"method": "PUT", "path": name, "operation": True, "held": True})
+    machines.faults({"method": "PATCH", "path": name, "operation": True, "held": True})
     before = await azure.machine(machine_id(name))
 
     assert await azure.put_disk(before, 3, None) is False
@@ -273,20 +301,268 @@ async def test_no_answer_at_all(calm, name):
     await services.close()
 
 
-async def test_everything_else_of_the_model_is_sent_as_it_was(azure, machines, name):
-    """Tags, identity, network: a change of a disk changes a disk; what only Azure may write is left out."""
-    more = {"tags": {"owner": "team"}, "zones": ["1"], "identity": {"type": "SystemAssigned", "principalId": "p"}}
-    properties = {"hardwareProfile": {"vmSize": "Standard_D2s_v3"}, "networkProfile": {"networkInterfaces": [{"id": "/nic"}]}}
-    body = {"id": machine_id(name), "storageProfile": {"dataDisks": []}, "properties": properties, "more": more}
-    machines.control("PUT", "machines", body)
-    await azure.put_disk(await azure.machine(machine_id(name)), 0, None)
+FAR = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/far/providers"
+NAMED = {
+    "identity": {
+        "type": "UserAssigned",
+        "userAssignedIdentities": {f"{FAR}/Microsoft.ManagedIdentity/userAssignedIdentities/i": {}},
+    },
+    "tags": {"owner": "team"},
+    "zones": ["1"],
+}
+IMAGE = f"{FAR}/Microsoft.Compute/galleries/g/images/i/versions/1.0.0"
+CARD = {"id": f"{FAR}/Microsoft.Network/networkInterfaces/card"}
+
+
+def make_a_machine_that_names_much(machines, name):
+    """Identity, image and network card are in a group where this app has no rights."""
+    properties = {"hardwareProfile": {"vmSize": "Standard_D2s_v3"}, "networkProfile": {"networkInterfaces": [CARD]}}
+    storage = {"dataDisks": [], "imageReference": {"id": IMAGE}}
+    machines.control(
+        "PUT",
+        "machines",
+        {"id": machine_id(name), "storageProfile": storage, "properties": properties, "more": NAMED},
+    )
+
+
+async def test_a_change_of_a_disk_needs_no_rights_on_what_else_the_machine_names(azure, machines, name):
+    """Only the disks are sent: whoever sends the whole model is asked for rights on all of it. The rest stays as it was."""
+    make_a_machine_that_names_much(machines, name)
+    before = machines.machine(name)
+    disk = MachineDisk("d", _a_disk(machines, name, zones=["1"]), managed=True, lun=4)
+    await azure.put_disk(await azure.machine(machine_id(name)), 4, disk)
     after = machines.machine(name)
 
-    assert (after["tags"], after["zones"]) == ({"owner": "team"}, ["1"])
-    assert after["properties"]["hardwareProfile"] == properties["hardwareProfile"]
-    assert after["properties"]["networkProfile"] == properties["networkProfile"]
-    assert after["identity"] == {"type": "SystemAssigned"}
-    assert "vmId" not in after["properties"]
+    assert [one["managedDisk"]["id"] for one in after["properties"]["storageProfile"]["dataDisks"]] == [disk.source]
+    assert after["properties"]["storageProfile"]["imageReference"] == {"id": IMAGE}
+    for part in ("hardwareProfile", "networkProfile"):
+        assert after["properties"][part] == before["properties"][part]
+    assert all(after[part] == NAMED[part] for part in NAMED)
+
+
+@pytest.mark.parametrize("part", ["identity", "image", "network"])
+def test_the_stand_in_looks_at_everything_that_a_whole_model_names(machines, name, part):
+    """As Azure does; and it is content where the caller has the rights."""
+    make_a_machine_that_names_much(machines, name)
+    model = machines.machine(name)
+    body = {
+        "identity": {"location": "local", "identity": model["identity"], "properties": {"storageProfile": {}}},
+        "image": {"properties": {"storageProfile": {"imageReference": {"id": IMAGE}}}},
+        "network": {"properties": {"storageProfile": {}, "networkProfile": {"networkInterfaces": [CARD]}}},
+    }[part]
+    refused = requests.put(f"{machines.endpoint}{machine_id(name)}", json=body, timeout=9)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "LinkedAuthorizationFailed")
+    assert FAR in refused.json()["error"]["message"]
+
+    machines.switch(elsewhere=[FAR.removesuffix("/providers")], actions=["*"])
+    assert requests.put(f"{machines.endpoint}{machine_id(name)}", json=body, timeout=9).ok
+    machines.delete(name)
+
+
+async def test_a_disk_of_another_group_is_named_in_the_refusal(azure, machines, name):
+    """The advice is Azure's own: which action, on which resource."""
+    other = _a_disk(machines, name).replace("resourceGroups/demo", "resourceGroups/far")
+    with pytest.raises(
+        AccessDeniedError, match=r"Microsoft.Compute/disks/write.*/far/.*the action named, on the resource named"
+    ):
+        await azure.put_disk(await azure.machine(machine_id(name)), 0, MachineDisk("d", other, managed=True, lun=0))
+
+
+async def test_each_verb_needs_its_right(azure, machines, name):
+    """The stand-in gives what the role of the deployment gives, and each action that is taken from it is missed."""
+    vm = machine_id(name)
+    calls = {
+        "virtualMachines/read": lambda: azure.machine(vm),
+        "virtualMachines/start/action": lambda: azure.start(vm),
+        "virtualMachines/deallocate/action": lambda: azure.deallocate(vm),
+        "disks/write": lambda: azure.import_disk(wanted(Cloud(azure, vm, "", None, None), name), ACCOUNT, "local"),
+    }
+    for action, call in calls.items():
+        machines.switch(not_actions=[f"Microsoft.Compute/{action}"])
+        with pytest.raises(AccessDeniedError, match=action):
+            await call()
+    machines.switch(not_actions=[])
+    machine = await azure.machine(vm)
+    machines.switch(not_actions=["Microsoft.Compute/virtualMachines/write"])
+    with pytest.raises(AccessDeniedError, match="virtualMachines/write"):
+        await azure.put_disk(machine, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message", "advice"),
+    [
+        (409, "OperationNotAllowed", "VMs with unmanaged disks are retired.", "no longer start in public Azure"),
+        (409, "OperationNotAllowed", "It cannot be created in an availability zone.", "sku and zone"),
+        (409, "OperationNotAllowed", "exceeding approved Total Cores quota", "more quota"),
+        (409, "OperationNotAllowed", "Something new.", "correct what Azure names"),
+        (409, "OperationNotAllowed", "", "correct what Azure names"),
+        (400, "BadRequest", "Security type of VM is not compatible with that of the OS Disk", "securityProfile"),
+        (400, "BadRequest", "Required parameter 'storageAccountId' is missing (null).", "SOURCE_ACCOUNT_IDS"),
+        (400, "BadRequest", "The account does not belong to the same region.", "target.account"),
+        (409, "ScopeLocked", "The scope cannot perform write.", "remove the lock"),
+        (403, "RequestDisallowedByPolicy", "Disallowed by policy.", "exemption"),
+    ],
+)
+async def test_advice_by_code_and_message(azure, machines, name, status, code, message, advice):
+    fault = {"method": "POST", "path": f"{name}/start", "status": status, "code": code, "message": message}
+    machines.faults(fault)
+    with pytest.raises(MachineRefusedError, match=advice) as refused:
+        await azure.start(machine_id(name))
+
+    assert ("2026-03-31" in str(refused.value)) == ("unmanaged" in message)
+
+
+# -- only the adapter: managed disks ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def azure_cloud(calm, machines, name):
+    """A machine of the adapter's, with an OS disk, and a free disk blob."""
+    services = bootstrap.build(local_settings(calm, ARM_ENDPOINT=machines.endpoint))
+    container = services.api.tools.blobs._accounts[calm.source.blobs].get_container_client(name)
+    await container.create_container()
+    blob = container.get_blob_client("new.vhd")
+    await blob.create_page_blob(SIZE)
+    await blob.upload_page(vhd_footer(MIB), MIB, 512)
+    yield Cloud(services.api.tools.machines, machine_id(name), f"{calm.source.blobs}/{name}/", None, None)
+    await services.close()
+
+
+TRAITS = {
+    "sku": "Premium_LRS",
+    "os_type": "Linux",
+    "generation": "V2",
+    "zones": ("2",),
+    "security_type": "TrustedLaunch",
+    "tier": "P30",
+    "encryption": "EncryptionAtRestWithCustomerKey",
+    "encryption_set": f"{GROUP}/providers/Microsoft.Compute/diskEncryptionSets/keys",
+    "network_access": "AllowPrivate",
+    "disk_access": f"{GROUP}/providers/Microsoft.Compute/diskAccesses/access",
+    "public_access": "Disabled",
+}
+
+
+async def test_everything_that_is_asked_of_a_disk_is_what_it_has(azure_cloud, name):
+    disk = wanted(azure_cloud, f"{name}-disk", **TRAITS)
+    await azure_cloud.port.import_disk(disk, ACCOUNT, "local")
+    found = await azure_cloud.port.managed_disk(disk.disk)
+
+    assert found == replace(disk, state="Succeeded")
+
+
+@pytest.mark.parametrize("trait", ["encryption_set", "disk_access"])
+async def test_rights_on_what_a_disk_names(azure_cloud, name, trait):
+    """A key or an access in another group: Azure says what is missing."""
+    far = TRAITS[trait].replace("resourceGroups/demo", "resourceGroups/far")
+    disk = wanted(azure_cloud, f"{name}-disk", **{**TRAITS, trait: far})
+    with pytest.raises(AccessDeniedError, match="/far/"):
+        await azure_cloud.port.import_disk(disk, ACCOUNT, "local")
+
+    assert await azure_cloud.port.managed_disk(disk.disk) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"tier": "P30"}, "a tier is for premium disks"),
+        ({"sku": "Premium_LRS", "tier": "P0"}, "not a tier"),
+        ({"network_access": "AllowPrivate"}, "go together"),
+        ({"disk_access": TRAITS["disk_access"]}, "go together"),
+        ({"encryption": "EncryptionAtRestWithCustomerKey"}, "needs a diskEncryptionSetId"),
+        ({"security_type": "TrustedLaunch", "os_type": "Linux", "generation": "V1"}, "needs osType and hyperVGeneration V2"),
+    ],
+)
+async def test_disks_that_contradict_themselves(azure_cloud, name, fields, words):
+    with pytest.raises(MachineRefusedError, match=words):
+        await azure_cloud.port.import_disk(wanted(azure_cloud, f"{name}-disk", **fields), ACCOUNT, "local")
+
+
+async def test_the_account_of_another_blob(azure_cloud, name):
+    with pytest.raises(MachineRefusedError, match="is not the storage account of"):
+        await azure_cloud.port.import_disk(wanted(azure_cloud, f"{name}-disk"), account_id("another"), "local")
+
+
+@pytest.mark.parametrize("asks", [False, True])
+async def test_an_import_works_whether_or_not_azure_asks_for_the_accounts_keys(azure_cloud, machines, name, asks):
+    """Where it does, the refusal names the action; a role that has it helps."""
+    machines.switch(import_lists_keys=asks)
+    disk = wanted(azure_cloud, f"{name}-disk")
+    if asks:
+        with pytest.raises(AccessDeniedError, match=r"storageAccounts/listKeys/action.*storageAccounts/source"):
+            await azure_cloud.port.import_disk(disk, ACCOUNT, "local")
+        machines.switch(actions=["*"])
+
+    assert await azure_cloud.port.import_disk(disk, ACCOUNT, "local") is True
+
+
+async def test_a_disk_that_is_there_where_the_condition_is_ignored(azure_cloud, machines, name):
+    """It stays what it was: of another origin it is refused, of the same one it is the same."""
+    machines.switch(ignores_if_none_match=True)
+    disk = wanted(azure_cloud, f"{name}-disk")
+    await azure_cloud.port.import_disk(disk, ACCOUNT, "local")
+    with pytest.raises(MachineRefusedError, match="PropertyChangeNotAllowed"):
+        await azure_cloud.port.import_disk(replace(disk, run="run-2", source=f"{azure_cloud.url}x.vhd"), ACCOUNT, "local")
+    await azure_cloud.port.import_disk(disk, ACCOUNT, "local")
+
+    assert await azure_cloud.port.managed_disk(disk.disk) == replace(disk, state="Succeeded", zones=())
+
+
+def _a_machine(machines, name, security_type="", zones=()):
+    storage = {"osDisk": {"name": "os", "osType": "Linux", "createOption": "Attach", "managedDisk": {"id": _a_disk(
+        machines, f"{name}-os", security_type, zones)}}}  # fmt: skip
+    properties = {"securityProfile": {"securityType": security_type}} if security_type else {}
+    body = {"id": machine_id(name), "storageProfile": storage, "properties": properties, "power": "deallocated"}
+    machines.control("PUT", "machines", body | {"more": {"zones": list(zones)} if zones else {}})
+
+
+@pytest.mark.parametrize("security_type", ["", "TrustedLaunch"])
+async def test_an_os_disk_is_of_the_machines_security_type(azure_cloud, machines, name, security_type):
+    _a_machine(machines, name, security_type)
+    machine = await azure_cloud.port.machine(machine_id(name))
+    assert (machine.security_type, machine.generation) == (security_type, "V2" if security_type else "V1")
+    other = "" if security_type else "TrustedLaunch"
+    disk = MachineDisk("d", _a_disk(machines, f"{name}-other", other), managed=True)
+    with pytest.raises(MachineRefusedError, match="Security type of VM is not compatible"):
+        await azure_cloud.port.put_disk(machine, None, disk)
+    fitting = MachineDisk("d", _a_disk(machines, f"{name}-fitting", security_type), managed=True)
+
+    assert await azure_cloud.port.put_disk(machine, None, fitting) is True
+    machines.delete(name)
+
+
+async def test_a_disk_of_another_zone_or_machine_is_not_attached(azure_cloud, machines, name):
+    _a_machine(machines, name, zones=["1"])
+    _a_machine(machines, f"{name}-2")
+    machine = await azure_cloud.port.machine(machine_id(name))
+    for other, words in ((f"{name}-zone-2", "availability zone"), (f"{name}-2-os", "already owned")):
+        found = _a_disk(machines, other, zones=["2"]) if "zone" in other else managed_disk_id(machine_id(name), f"{other}-data")
+        with pytest.raises(MachineRefusedError, match=words):
+            await azure_cloud.port.put_disk(machine, 0, MachineDisk("d", found, managed=True, lun=0))
+    machines.delete(name)
+    machines.delete(f"{name}-2")
+
+
+def _patched(machines, name, storage):
+    body = {"properties": {"storageProfile": storage}}
+    return requests.patch(f"{machines.endpoint}{machine_id(name)}", json=body, timeout=9)
+
+
+async def test_what_a_disk_was_made_from_does_not_go_with_attaching_it(azure, machines, name):
+    """Azure says it of a data disk that was made with the machine, and refuses it of one that is attached."""
+    made_from = {"id": f"{GROUP}/providers/Microsoft.Compute/snapshots/s"}
+    disk = {"lun": 2, "name": "d", "createOption": "Copy", "caching": "None", "sourceResource": made_from}
+    body = {"dataDisks": [disk | {"managedDisk": {"id": _a_disk(machines, name)}}]}
+    machines.control("PUT", "machines", {"id": machine_id(name), "storageProfile": body})
+    found = (await azure.machine(machine_id(name))).at(2)
+    await azure.put_disk(await azure.machine(machine_id(name)), 2, None)
+
+    refused = _patched(machines, name, {"dataDisks": [body["dataDisks"][0] | {"createOption": "Attach"}]})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "InvalidParameter")
+    assert await azure.put_disk(await azure.machine(machine_id(name)), 2, found) is True
+
+
+# -- only the adapter: versions, permissions ----------------------------------------------------------------------------------
 
 
 async def test_what_else_the_machine_says_of_a_disk_comes_back_with_it(azure, machines, name, calm):
@@ -303,22 +579,25 @@ async def test_what_else_the_machine_says_of_a_disk_comes_back_with_it(azure, ma
     assert machines.machine(name)["properties"]["storageProfile"]["dataDisks"] == before
 
 
-def _a_disk(machines, name):
+def _a_disk(machines, name, security_type="", zones=()):
+    """An empty managed disk."""
     disk = managed_disk_id(machine_id(name), f"{name}-data")
-    requests.put(f"{machines.endpoint}{disk}", json={"location": "local", "properties": {}}, timeout=9).raise_for_status()
+    properties = {"creationData": {"createOption": "Empty"}, "osType": "Linux", "hyperVGeneration": "V2"}
+    properties |= {"securityProfile": {"securityType": security_type}} if security_type else {}
+    body = {"location": "local", "properties": properties, "zones": list(zones)}
+    requests.put(f"{machines.endpoint}{disk}", json=body, timeout=9).raise_for_status()
     return disk
 
 
 async def test_a_machine_without_a_version_is_not_changed(azure, machines, name):
-    from dataclasses import replace  # noqa: PLC0415
-
     machine = replace(await azure.machine(machine_id(name)), etag="")
     with pytest.raises(MachineRefusedError, match="tells no version"):
         await azure.put_disk(machine, 0, None)
 
 
 async def test_denied_actions(azure, machines, name):
-    machines.switch(actions=["Microsoft.Compute/*"], not_actions=["microsoft.compute/virtualMachines/write"])
+    allowed = ["Microsoft.Compute/*", "Microsoft.Authorization/permissions/read"]
+    machines.switch(actions=allowed, not_actions=["microsoft.compute/virtualMachines/write"])
     write, start = "Microsoft.Compute/virtualMachines/write", "Microsoft.Compute/virtualMachines/start/action"
 
     assert await azure.permitted(machine_id(name), [write, start, "Microsoft.Network/x"]) == {

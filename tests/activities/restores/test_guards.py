@@ -8,13 +8,14 @@ from datetime import timedelta
 import pytest
 
 from backup_core.domain.errors import AccessDeniedError, FencedError, MachineRefusedError, RowChangedError
+from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import managed_disk_id
 from backup_core.domain.ranges import GIB, ByteRange
 from backup_core.domain.records import Policy, Slot
 from backup_core.domain.repoint import MachineDisk
 from backup_core.orchestrations.repoint_machine import PAUSE_MAX
 from backup_core.orchestrations.restore_disk import RestoreFailedError
-from backup_core.ports import Fence, ManagedDisk
+from backup_core.ports import Fence
 from tests.activities.acts import (
     AGAIN,
     FINAL,

@@ -7,14 +7,14 @@ from datetime import timedelta
 
 import pytest
 
+from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import managed_disk_id, point_key
 from backup_core.domain.records import Slot
 from backup_core.domain.repoint import MachineDisk
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.restore_disk import RestoreFailedError
-from backup_core.ports import ManagedDisk
 from tests.activities.acts import AGAIN, RUN, TARGET, held, into, keep, names, on, stop_before
-from tests.scene import OTHER, PAGE, SOURCE, VM
+from tests.scene import GROUP, OTHER, PAGE, SOURCE, VM
 
 
 async def test_into_the_machine_and_on_with_an_increment(scene):
@@ -193,6 +193,77 @@ async def test_a_managed_disk_takes_the_place_of_another(scene):
     assert (failed.state, failed.error.code) == ("Failed", "NotProtected"), "each window is red for whoever looks"
     assert len(scene.points()) == 3
     assert old in scene.machines.disks
+
+
+TRAITS = {
+    "tier": "P30",
+    "encryption": "EncryptionAtRestWithCustomerKey",
+    "encryption_set": f"{GROUP}/providers/Microsoft.Compute/diskEncryptionSets/keys",
+    "network_access": "AllowPrivate",
+    "disk_access": f"{GROUP}/providers/Microsoft.Compute/diskAccesses/access",
+    "public_access": "Disabled",
+}
+
+
+async def test_the_new_managed_disk_is_as_the_former_one(scene):
+    """Encryption, access, tier, and the account that Azure is told."""
+    old, new = managed_disk_id(VM, "old"), managed_disk_id(VM, "new")
+    scene.machines.disks[old] = ManagedDisk(old, "Succeeded", "", 40 * PAGE, sku="Premium_LRS", **TRAITS)
+    scene.machines.machines.clear()
+    scene.machines.add(VM, MachineDisk("old", old, managed=True, lun=0))
+    await scene.restore(scene.points()[0], **into(managed_disk=new, adopt=False, old_disk=old))
+
+    made = scene.machines.disks[new]
+    assert {name: getattr(made, name) for name in TRAITS} == TRAITS
+    assert made.source == TARGET
+    assert scene.machines.accounts[new] == f"{GROUP}/providers/Microsoft.Storage/storageAccounts/source"
+
+
+async def test_an_os_disk_is_of_the_security_type_of_its_machine(scene):
+    """Or Azure would not attach it."""
+    old, new = managed_disk_id(VM, "old"), managed_disk_id(VM, "new")
+    scene.machines.disks[old] = ManagedDisk(old, "Succeeded", "", 512, security_type="TrustedLaunch")
+    scene.machines.machines.clear()
+    scene.machines.add(VM, MachineDisk("old", old, managed=True, os_type="Linux"))
+    scene.machines.machines[VM] = replace(scene.machines.machines[VM], security_type="TrustedLaunch", generation="V2")
+    await scene.restore(scene.points()[0], **into(managed_disk=new, adopt=False, old_disk=old, slot=Slot(VM, None)))
+
+    made = scene.machines.disks[new]
+    assert (made.security_type, made.generation, made.os_type) == ("TrustedLaunch", "V2", "Linux")
+    assert held(scene, None) == new
+
+
+async def test_a_managed_disk_through_an_account_whose_id_is_not_known(scene):
+    """Refused in words before Azure is asked; the machine keeps its disk."""
+    old, new = managed_disk_id(VM, "old"), managed_disk_id(VM, "new")
+    scene.machines.disks[old] = ManagedDisk(old, "Succeeded", "", 512)
+    scene.machines.machines.clear()
+    scene.machines.add(VM, MachineDisk("old", old, managed=True, lun=0))
+    scene.tools = replace(scene.tools, account_ids={})
+    with pytest.raises(RestoreFailedError, match=r"AccountIdMissing.*SOURCE_ACCOUNT_IDS"):
+        await scene.restore(scene.points()[0], **into(managed_disk=new, adopt=False, old_disk=old))
+
+    assert (new in scene.machines.disks, held(scene)) == (False, old)
+
+
+@pytest.mark.parametrize("other", ["another run's", "of another blob"])
+async def test_a_disk_that_comes_in_between_where_azure_ignores_the_condition(scene, other):
+    """What was made is read back: a disk that is not this run's, of this blob, is not attached."""
+    old, new = managed_disk_id(VM, "old"), managed_disk_id(VM, "new")
+    scene.machines.disks[old] = ManagedDisk(old, "Succeeded", "", 512)
+    scene.machines.machines.clear()
+    scene.machines.add(VM, MachineDisk("old", old, managed=True, lun=0))
+
+    async def faster(wanted, account, location):
+        mine, source = (AGAIN, TARGET) if other == "another run's" else (RUN, f"{SOURCE}/vhds/other.vhd")
+        scene.machines.disks[wanted.disk] = replace(wanted, state="Succeeded", run=mine, source=source)
+        return True
+
+    scene.machines.import_disk = faster
+    with pytest.raises(RestoreFailedError, match=r"MachineRefused.*was not made by .* left alone"):
+        await scene.restore(scene.points()[0], **into(managed_disk=new, adopt=False, old_disk=old))
+
+    assert held(scene) == old
 
 
 async def test_by_copy_blob(scene):

@@ -1,0 +1,100 @@
+"""A managed disk, and what a new one takes over from the disk whose place it is to take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backup_core.domain.ranges import PAGE
+
+if TYPE_CHECKING:
+    from backup_core.domain.repoint import Machine
+
+SKU_DEFAULT = "Standard_LRS"
+SKU_INSTEAD = "Premium_LRS"
+"""For the kinds of disk that a VHD is not imported to."""
+NOT_IMPORTED = ("UltraSSD_LRS", "PremiumV2_LRS")
+TRUSTED, CONFIDENTIAL = "TrustedLaunch", "ConfidentialVM"
+
+
+@dataclass(frozen=True)
+class ManagedDisk:
+    """A managed disk as Azure Resource Manager describes it. Empty is what is not set, and Azure's default."""
+
+    disk: str
+    state: str
+    """Provisioning state."""
+    run: str
+    """The run that made it; empty for a disk that is not ours."""
+    size_bytes: int
+    """Without the footer of the VHD it was imported from."""
+    sku: str = ""
+    os_type: str = ""
+    """Windows or Linux, of an OS disk."""
+    generation: str = ""
+    """Hypervisor generation, V1 or V2."""
+    source: str = ""
+    """URL of the VHD it was imported from."""
+    zones: tuple[str, ...] = ()
+    security_type: str = ""
+    tier: str = ""
+    """Performance tier of a premium disk, such as P30."""
+    encryption: str = ""
+    """Kind of encryption at rest, in Azure's word; with the two below it decides who can read the disk."""
+    encryption_set: str = ""
+    """Resource id of the disk encryption set."""
+    network_access: str = ""
+    """AllowAll, AllowPrivate or DenyAll: from where the disk can be exported."""
+    disk_access: str = ""
+    """Resource id of the disk access whose private endpoints may."""
+    public_access: str = ""
+
+
+def replacement(
+    disk: str, run: str, source: str, size: int, machine: Machine, lun: int | None, former: ManagedDisk | None
+) -> ManagedDisk:
+    """The managed disk to be imported from the VHD at `source`, of `size` bytes with its footer, for a slot of the machine.
+
+    It is as `former`, the managed disk in that slot, if there is one: its kind, encryption, network access and tier.
+    """
+    present, is_os = machine.at(lun), lun is None
+    sku = former.sku if former and former.sku else SKU_DEFAULT
+    sku = SKU_INSTEAD if sku in NOT_IMPORTED else sku
+    content = size - PAGE
+    # A tier below the one that the size has by itself is refused: it is kept only where the disk has not become larger.
+    keeps_tier = former is not None and sku == former.sku and sku.startswith("Premium") and content <= former.size_bytes
+    return ManagedDisk(
+        disk,
+        "",
+        run,
+        content,
+        sku=sku,
+        os_type=present.os_type if present else "",
+        generation=machine.generation if is_os else "",
+        source=source,
+        # A zone-redundant disk is in every zone already: Azure refuses to have it put into one.
+        zones=() if sku.endswith("_ZRS") else machine.zones,
+        # Azure attaches an OS disk only to a VM of the same security type; data disks have none.
+        security_type=machine.security_type if is_os and machine.security_type != "Standard" else "",
+        tier=former.tier if former and keeps_tier else "",
+        encryption=former.encryption if former and former.encryption_set else "",
+        encryption_set=former.encryption_set if former else "",
+        network_access=former.network_access if former else "",
+        disk_access=former.disk_access if former else "",
+        public_access=former.public_access if former else "",
+    )
+
+
+def differences(former: ManagedDisk | None, wanted: ManagedDisk) -> list[str]:
+    """What the new disk cannot have as the former one has it, in words."""
+    if former is None:
+        return []
+    found = []
+    if former.sku and wanted.sku != former.sku:
+        found.append(
+            f"the new disk is {wanted.sku}, the former one {former.sku}, which a VHD is not imported to: change its kind "
+            "afterwards, with the machine deallocated, if you need that"
+        )
+    if former.tier and not wanted.tier and wanted.sku.startswith("Premium"):
+        found.append(f"the new disk has the performance tier of its size, not {former.tier} as the former one")
+    return found
