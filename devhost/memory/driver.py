@@ -41,6 +41,7 @@ class Driver:
         """The orchestration's output; raises what it raised."""
         kind = DirectInstance if self.recorded is None else ShadowedInstance
         instance = kind(self.orchestrators[name], input_, instance_id, self._clock, seed or instance_id)
+        instance.begin()
         while not instance.ended:
             for task in list(instance.waiting):
                 await self._settle(instance, task)

@@ -10,7 +10,10 @@ from backup_core.domain.naming import run_key
 from devhost.simulator.stage import DISK, SOURCE, ViolationError, as_lost
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backup_core.domain.records import RestorePoint, Run
+    from devhost.memory.instance import Instance
     from devhost.simulator.stage import Stage
 
 
@@ -171,6 +174,14 @@ class Invariants:
             self.violated(f"invariant 16: the disk of restore {run.run} differs from its restore point")
         if wanted.adopt and not run.points:
             self.violated(f"invariant 18: restore {run.run} succeeded without adopting its disk")
+
+    def check_ended(self, waiting: Sequence[Instance]) -> None:
+        """Once nothing is under way, nothing waits, and where no run may fail each has ended."""
+        for one in waiting:
+            self.violated(f"{one.id} waits for ever: {[task.name or task.kind for task in one.waiting]}")
+        for _, run in self.stage.runs() if self.stage.gentle else ():
+            if not run.ended_for_good:
+                self.violated(f"run {run.run} is {run.state}, and nobody is at work on it")
 
     # -- disks and machine ------------------------------------------------------------------------------------------------
 

@@ -66,6 +66,7 @@ def test_a_slow_service():
     instance = ReplayedInstance(
         backup_disk, request.model_dump(mode="json"), request.run, lambda: datetime(2026, 1, 1, tzinfo=UTC), "slow"
     )
+    instance.begin()
     calls, largest = Counter(), 0
     while not instance.ended and len(calls) < 200:
         instance.settle_all([(task, slow(task.name, task.input, calls)) for task in instance.waiting])
@@ -84,6 +85,7 @@ def test_an_eight_tebibyte_disk():
     instance = ReplayedInstance(
         backup_disk, request.model_dump(mode="json"), request.run, lambda: datetime(2026, 1, 1, tzinfo=UTC), "history"
     )
+    instance.begin()
     applied, largest = [], 0
     while not instance.ended:
         applied += [task.input["shard"] for task in instance.waiting if task.name == "apply_shard"]
@@ -109,13 +111,15 @@ AS_IN_BACKUPS = {"compare_image": "verify_head", "open_image": "open_head"}
 
 def replayed(orchestrate, asked, name):
     clock = itertools.count()
-    return ReplayedInstance(
+    instance = ReplayedInstance(
         orchestrate,
         asked.model_dump(mode="json"),
         name,
         lambda: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=next(clock)),
         "x",
     )
+    instance.begin()
+    return instance
 
 
 def test_a_restored_image_of_eight_tebibytes():
