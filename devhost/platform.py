@@ -132,9 +132,14 @@ class Host:
 
     def instances(self, prefix: str = "") -> list[dict[str, Any]]:
         """Orchestration instances, oldest first."""
-        path = "/runtime/webhooks/durabletask/instances"
-        found: list[dict[str, Any]] = self.call("GET", path, params={"instanceIdPrefix": prefix, "showInput": "true"}).json()
-        return found
+        path, found, token = "/runtime/webhooks/durabletask/instances", list[dict[str, Any]](), ""
+        while True:
+            headers = {"x-ms-continuation-token": token} if token else {}
+            answer = self.call("GET", path, params={"instanceIdPrefix": prefix}, headers=headers)
+            found += answer.json()
+            token = answer.headers.get("x-ms-continuation-token", "")
+            if not token:
+                return sorted(found, key=lambda one: str(one["createdTime"]))
 
     def settled(self, prefix: str, *, timeout_seconds: float = 60.0) -> list[dict[str, Any]]:
         """Instances, once there are some and none of them runs: a run's row ends before its orchestration does."""

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("devhost.functions")
 
-CUSTOM_STATUS_BYTES_MAX = 16 * 1024
-
 
 class InvocationContext(func.Context):  # type: ignore[misc]  # azure.functions ships no types
     """What a function that declares `context` receives."""
@@ -154,6 +152,9 @@ class Engine:
         answer = await self._ask(instance, past, new)
         events = [*map(json.loads, past), *new]
         replay = Replay(answer, instance.execution, self.app.activities.keys()).run(events, instance.name)
+        if problem := protocol.custom_status_problem(answer):
+            replay.fail(instance.name, problem)
+            answer["customStatus"] = None
         self._commit(instance, past, new, replay, numbers)
         return True
 
@@ -209,7 +210,7 @@ class Engine:
                 hub.update(
                     instance.id,
                     status=ending.status if ending else running,
-                    output=ending.output if ending else instance.output,
+                    output=ending.output if ending else replay.pause_reason,
                     custom_status=status,
                 )
                 if ending:
@@ -243,18 +244,13 @@ class Engine:
             alarms.append((at, instance.id))
             return protocol.event(EventType.TIMER_CREATED, sequence, FireAt=fire_at)
         parent, version = (instance.id, instance.execution, sequence), task.version or self.app.version
-        existing = self.hub.instance(task.instance)
-        if existing and not existing.ended:
-            reason = f"An instance with the ID '{task.instance}' already exists and is {existing.status}."
-            failed = protocol.event(EventType.SUB_FAILED, TaskScheduledId=sequence, Reason=reason, Details=None)
-            self.hub.post(instance.id, failed, execution=instance.execution)
-            woken.add(instance.id)
-        else:
+        # A living instance of that id is replaced without a word. An id that begins with @ is an entity's: the caller waits.
+        if not task.instance.startswith("@"):
             self.hub.create(task.instance, task.name, json.dumps(task.input), version, parent)
             self._past.pop(task.instance, None)
             woken.add(task.instance)
         return protocol.event(
-            EventType.SUB_CREATED, sequence, Name=task.name, Version=version or "", InstanceId=task.instance, Input=None
+            EventType.SUB_CREATED, sequence, Name=task.name, Version=version, InstanceId=task.instance, Input=None
         )
 
     def _tell_parent(self, instance: Instance, status: str, output: str | None) -> set[str]:
@@ -263,9 +259,7 @@ class Engine:
         if status == "Completed":
             told = protocol.event(EventType.SUB_COMPLETED, TaskScheduledId=instance.parent_task, Result=output)
         else:
-            told = protocol.event(
-                EventType.SUB_FAILED, TaskScheduledId=instance.parent_task, Reason=output, Details=None, FailureDetails=None
-            )
+            told = protocol.child_failure(instance.parent_task or 0, status, output)
         self.hub.post(instance.parent, told, execution=instance.parent_execution)
         return {instance.parent}
 
@@ -273,10 +267,7 @@ class Engine:
     def _custom_status(instance: Instance, answer: dict[str, Any]) -> str | None:
         if answer.get("customStatus") is None:
             return instance.custom_status
-        text = json.dumps(answer["customStatus"])
-        if len(text.encode("utf-16-le")) > CUSTOM_STATUS_BYTES_MAX:
-            log.error("custom status of %s is over 16 KiB in UTF-16: the real host fails the orchestration", instance.id)
-        return text
+        return protocol.written(answer["customStatus"])
 
     # -- instances, from outside --------------------------------------------------------------------------
 

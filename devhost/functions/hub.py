@@ -171,7 +171,9 @@ class Hub:
         parent = None
         if instance.parent is not None and instance.parent_execution is not None and instance.parent_task is not None:
             parent = (instance.parent, instance.parent_execution, instance.parent_task)
-        started = protocol.execution_started(instance.id, execution, instance.name, raw_input, instance.version, parent)
+        started = protocol.execution_started(
+            instance.id, execution, instance.name, raw_input, instance.version, parent, first=False
+        )
         self.post(instance.id, started, execution=execution)
 
     def append(self, instance_id: str, position: int, events: list[str]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
+from urllib.parse import quote_plus
 
 from azure.functions import durable_functions, meta
 
@@ -18,6 +19,8 @@ Event = dict[str, Any]
 """One history event, PascalCase as the extension writes it."""
 
 FAILURE_MARK = "\n\n$OutOfProcData$:"
+CUSTOM_STATUS_BYTES_MAX = 16 * 1024
+_STACK_FRAMES = 40
 
 
 class EventType(IntEnum):
@@ -83,6 +86,7 @@ STATUS_NUMBERS = {
     "Pending": 6,
     "Suspended": 7,
 }
+STATUS_NAMES = {number: name for name, number in STATUS_NUMBERS.items()}
 TERMINAL = frozenset({"Completed", "Failed", "Canceled", "Terminated"})
 
 
@@ -108,9 +112,19 @@ def event(kind: EventType, event_id: int = -1, **fields: object) -> Event:
 
 
 def execution_started(
-    instance: str, execution: str, name: str, raw_input: str | None, version: str | None, parent: tuple[str, str, int] | None
+    instance: str,
+    execution: str,
+    name: str,
+    raw_input: str | None,
+    version: str | None,
+    parent: tuple[str, str, int] | None,
+    *,
+    first: bool = True,
 ) -> Event:
-    """The first event of an execution; `parent` is (instance, execution, task) of the calling orchestration."""
+    """The first event of an execution, of the instance's `first` or one that continued as new.
+
+    `parent` is (instance, execution, task) of the calling orchestration.
+    """
     parent_instance = parent and {
         "TaskScheduleId": parent[2],
         "OrchestrationInstance": {"InstanceId": parent[0], "ExecutionId": parent[1]},
@@ -119,9 +133,14 @@ def execution_started(
         EventType.EXECUTION_STARTED,
         ParentInstance=parent_instance,
         Name=name,
-        Version=version or "",
+        Version=version,
         Input=raw_input,
         Tags=None,
+        Correlation=None,
+        ParentTraceContext=None,
+        ScheduledStartTime=None,
+        Generation=0 if first else None,
+        GenerateNewTrace=False,
         OrchestrationInstance={"InstanceId": instance, "ExecutionId": execution},
     )
 
@@ -146,6 +165,11 @@ def orchestrator_trigger(
     return durable_functions.OrchestrationTriggerConverter.decode(meta.Datum(type="json", value=body), trigger_metadata=None)
 
 
+def written(value: object) -> str:
+    """JSON as the extension writes it, which reads and writes every value that passes through it."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 def answer_of(text: str) -> dict[str, Any]:
     """The orchestrator's answer: its actions, and output or error."""
     answer: dict[str, Any] = json.loads(text)
@@ -168,26 +192,52 @@ def activity_result(value: object) -> str | None:
     if value is None:
         return None
     encoded: str = durable_functions.ActivityTriggerConverter.encode(value, expected_type=None).value
-    return encoded
+    return written(json.loads(encoded))
 
 
 def activity_failure(function: str, task: int, error: Exception) -> Event:
-    """The event a raised activity leaves; the orchestrator sees only its text."""
+    """The event a raised activity leaves. The orchestrator sees a text made of both: the reason, and kilobytes of details."""
     text = f" {type(error).__name__}: {error}"
-    details = {"ClassName": "System.Exception", "Message": text, "InnerException": None}
+    worker = _dotnet_exception(f"Result: Failure\nException: {text.strip()}\nStack: ", None, _STACK_FRAMES)
+    details = _dotnet_exception(text, worker, 0)
     reason = f"Activity function '{function}' failed: {text}"
-    return event(EventType.TASK_FAILED, TaskScheduledId=task, Reason=reason, Details=json.dumps(details), FailureDetails=None)
+    return event(EventType.TASK_FAILED, TaskScheduledId=task, Reason=reason, Details=written(details), FailureDetails=None)
+
+
+def _dotnet_exception(message: str, inner: dict[str, Any] | None, frames: int) -> dict[str, Any]:
+    kind = "System.Exception"
+    stack = "\n".join(f"   at Development.Host.Frame{number}(Object[] arguments)" for number in range(frames))
+    return {"$type": kind, "ClassName": kind, "Message": message, "InnerException": inner, "StackTraceString": stack or None}
+
+
+def child_failure(task: int, status: str, output: str | None) -> Event:
+    """The event that a child which failed, or was terminated, leaves with its parent."""
+    cause = (output or "").partition(" failed: ")[2]
+    details = f"Message: {cause}, StackTrace:    at Development.Host.Orchestrator()" if status == "Failed" else None
+    return event(EventType.SUB_FAILED, TaskScheduledId=task, Reason=output, Details=details, FailureDetails=None)
+
+
+def custom_status_problem(answer: dict[str, Any]) -> str | None:
+    """Why the custom status of an orchestrator's answer fails the orchestration; None when it does not."""
+    size = len(written(answer.get("customStatus")).encode("utf-16-le"))
+    if size <= CUSTOM_STATUS_BYTES_MAX:
+        return None
+    limit = "The UTF-16 size of the JSON-serialized payload must not exceed 16 KB."
+    return f"{limit} The current payload size is {size // 1024} KB."
+
+
+def _quoted(instance: str) -> str:
+    return quote_plus(instance, safe="!*()").replace("~", "%7E")
 
 
 def management_urls(base: str, hub: str, instance: str) -> dict[str, str]:
     """The management addresses of one instance, as the durable client and its check-status answer carry them."""
-    one, query = f"{base}/instances/{instance}", f"taskHub={hub}&connection=Storage&code=local"
+    one, query = f"{base}/instances/{_quoted(instance)}", f"taskHub={hub}&connection=Storage&code=local"
     return {
         "id": instance,
         "statusQueryGetUri": f"{one}?{query}",
         "sendEventPostUri": f"{one}/raiseEvent/{{eventName}}?{query}",
         "terminatePostUri": f"{one}/terminate?reason={{text}}&{query}",
-        "rewindPostUri": f"{one}/rewind?reason={{text}}&{query}",
         "purgeHistoryDeleteUri": f"{one}?{query}",
         "restartPostUri": f"{one}/restart?{query}",
         "suspendPostUri": f"{one}/suspend?reason={{text}}&{query}",

@@ -140,6 +140,8 @@ class Replay:
     scheduled: dict[int, Scheduled] = field(default_factory=dict)
     ending: Ending | None = None
     suspended: bool = False
+    pause_reason: str | None = None
+    """Of the last suspension or resumption: the extension shows it as output."""
     carried_events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -170,6 +172,13 @@ class Replay:
             self.scheduled.clear()
             self.ending = Ending("Failed", self._next, output=str(error))
         return self
+
+    def fail(self, orchestrator: str, text: str) -> None:
+        """The execution fails with that text, unless it was terminated; nothing of the answer is acted on."""
+        self.scheduled.clear()
+        if self.ending and self.ending.status == "Terminated":
+            return
+        self.ending = Ending("Failed", self._next, output=f"Orchestrator function '{orchestrator}' failed: {text}")
 
     def _close(self, orchestrator: str) -> None:
         # An execution ends only when no activity, sub-orchestration or uncancelled timer is open.
@@ -311,10 +320,11 @@ class Replay:
         elif kind == EventType.EXECUTION_TERMINATED:
             self.ending = self.ending or Ending("Terminated", self._next, output=item.get("Input"))
         elif kind == EventType.SUSPENDED:
-            self.suspended = True
+            self.suspended, self.pause_reason = True, item.get("Reason")
             self._held_tasks.update(self.scheduled)
             self.scheduled.clear()
         elif kind == EventType.RESUMED:
+            self.pause_reason = item.get("Reason")
             self._resume()
 
     def _resume(self) -> None:

@@ -59,7 +59,6 @@ def test_continue_as_new_starts_an_empty_history(host):
     assert ended["output"] == 5
     assert [event["EventType"] for event in history] == [
         "ExecutionStarted",
-        "TaskScheduled",
         "TaskCompleted",
         "ExecutionCompleted",
     ]
@@ -71,8 +70,8 @@ def test_a_running_instance_cannot_be_started_again_and_an_ended_one_is_replaced
     host.call("POST", f"/api/client/terminate/{instance}")
     host.until(instance)
 
-    assert again.status_code == 500
-    assert "already exists" in again.json()["ExceptionMessage"]
+    assert again.status_code == 409
+    assert "already exists" in again.json()["Message"]
     assert host.begin("fan_out", {"count": 1}, "singleton") == "singleton"
     assert host.until("singleton")["name"] == "fan_out"
 
