@@ -13,6 +13,9 @@ param location string
 @description('Resource ids of the storage accounts whose disks may be protected, separated by spaces. The allow-list of the app.')
 param sourceAccountIds string
 
+@description('Blob endpoints of those accounts, separated by spaces, as az storage account show tells them (primaryEndpoints.blob). Empty: https://<name>.blob.<suffix of the cloud>, which is right but for accounts with a DNS zone endpoint. They are not looked up here: an account that is gone must not stop the deployment of the app.')
+param sourceEndpoints string = ''
+
 @description('Resource ids of the resource groups whose virtual machines may be given restored disks, separated by spaces. Empty: none; restores then end at the new disk.')
 param machineGroupIds string = ''
 
@@ -30,7 +33,7 @@ param pythonVersion string = '3.12'
 @description('Deploy retention and restore as an app of their own. One process that holds several identities is no isolation: whoever runs code in it has them all. With two apps, code in the one that backs up can neither delete backups nor write to source disks.')
 param separateCustody bool = false
 
-@description('Put app, state and backups into a virtual network with private endpoints, and close their public endpoints.')
+@description('Put the app into a virtual network, give state, backups and sources private endpoints there, and close the public endpoints of state and backups. The app itself can still be called from anywhere; the sources\' own firewalls are left as they are.')
 param privateNetwork bool = false
 
 @description('How callers are known: by function keys, or besides by Entra ID with app roles (infra/app-roles.json).')
@@ -64,13 +67,18 @@ var unique = take(uniqueString(subscription().id, environmentName, location), 8)
 var sources = filter(split(sourceAccountIds, ' '), id => !empty(id))
 var machineGroups = filter(split(machineGroupIds, ' '), id => !empty(id))
 var blobSuffix = 'blob.${environment().suffixes.storage}'
-var tableSuffix = 'table.${environment().suffixes.storage}'
-var sourceUrls = join(map(sources, id => 'https://${last(split(id, '/'))}.${blobSuffix}'), ' ')
+var derivedUrls = join(map(sources, id => 'https://${last(split(id, '/'))}.${blobSuffix}'), ' ')
 var switches = loadJsonContent('switches.json')
 
 // Built-in roles.
-var tableDataContributor = subscriptionResourceId('Microsoft.Authorization/roleDefinitions', '0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3')
-var blobDelegator = subscriptionResourceId('Microsoft.Authorization/roleDefinitions', 'db58b8e5-c6ad-4a2a-8342-4190687cbf4a')
+var tableDataContributor = subscriptionResourceId(
+  'Microsoft.Authorization/roleDefinitions',
+  '0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3'
+)
+var blobDelegator = subscriptionResourceId(
+  'Microsoft.Authorization/roleDefinitions',
+  'db58b8e5-c6ad-4a2a-8342-4190687cbf4a'
+)
 
 resource group 'Microsoft.Resources/resourceGroups@2024-03-01' = {
   name: 'rg-${environmentName}'
@@ -129,11 +137,41 @@ module network 'modules/network.bicep' = if (privateNetwork) {
     environmentName: environmentName
     location: location
     tags: tags
-    sources: sources
-    backups: backups.outputs.id
-    states: concat([state.outputs.id], separateCustody ? [custodyState.outputs.id] : [])
   }
 }
+
+module ownEndpoints 'modules/endpoints.bicep' = if (privateNetwork) {
+  name: 'endpoints-own'
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    subnet: network!.outputs.endpointSubnet
+    zones: network!.outputs.zones
+    accounts: concat(
+      [
+        { id: backups.outputs.id, kinds: ['blob', 'table'] }
+        { id: state.outputs.id, kinds: ['blob', 'queue', 'table'] }
+      ],
+      separateCustody ? [{ id: custodyState!.outputs.id, kinds: ['blob', 'queue', 'table'] }] : []
+    )
+  }
+}
+
+// One module for each: where an account is gone, its own fails alone.
+module endpointsOfSources 'modules/endpoints.bicep' = [
+  for id in sources: if (privateNetwork) {
+    name: 'endpoints-${uniqueString(id)}'
+    scope: group
+    params: {
+      location: location
+      tags: tags
+      subnet: network!.outputs.endpointSubnet
+      zones: network!.outputs.zones
+      accounts: [{ id: id, kinds: ['blob'] }]
+    }
+  }
+]
 
 // -- the app, or the half of it that backs up ------------------------------------------------------------------------
 
@@ -153,9 +191,9 @@ var common = {
   BACKUP_SCHEDULE: empty(backupSchedule) ? '0 0 */12 * * *' : backupSchedule
   WATCH_SCHEDULE: '0 */15 * * * *'
   HOUSEKEEPING_SCHEDULE: '0 30 3 * * *'
-  SOURCE_ACCOUNTS: sourceUrls
-  BACKUP_ACCOUNT: 'https://${backups.outputs.name}.${blobSuffix}'
-  CATALOGUE_ACCOUNT: 'https://${backups.outputs.name}.${tableSuffix}'
+  SOURCE_ACCOUNTS: empty(sourceEndpoints) ? derivedUrls : sourceEndpoints
+  BACKUP_ACCOUNT: backups.outputs.blobEndpoint
+  CATALOGUE_ACCOUNT: backups.outputs.tableEndpoint
   HEADS_CONTAINER: 'heads'
   PLANS_CONTAINER: 'plans'
   CATALOGUE_TABLE: 'pagekeeper'
@@ -184,11 +222,14 @@ module app 'modules/app.bicep' = {
     stateName: state.outputs.name
     packages: state.outputs.packages
     insightsName: monitoring.outputs.insightsName
-    subnet: privateNetwork ? network.outputs.appSubnet : ''
+    subnet: privateNetwork ? network!.outputs.appSubnet : ''
     signIn: signIn
     entraClientId: entraClientId
     host: identities.outputs.app
-    others: concat([identities.outputs.source, identities.outputs.writer], separateCustody ? [] : [identities.outputs.retention, identities.outputs.restore])
+    others: concat(
+      [identities.outputs.source, identities.outputs.writer],
+      separateCustody ? [] : [identities.outputs.retention, identities.outputs.restore]
+    )
     off: separateCustody ? switches.backup : []
     settings: union(common, {
       MANAGED_IDENTITY_CLIENT_ID: identities.outputs.app.clientId
@@ -199,7 +240,8 @@ module app 'modules/app.bicep' = {
       PRUNE_AFTER_BACKUP: separateCustody ? 'false' : 'true'
     })
   }
-  dependsOn: [sourceGrants, backupGrants]
+  // Not on what is granted at sources: an account that is gone must not stop the app.
+  dependsOn: [backupGrants, ownEndpoints]
 }
 
 // -- retention and restore as an app of their own --------------------------------------------------------------------
@@ -225,10 +267,10 @@ module custody 'modules/app.bicep' = if (separateCustody) {
     location: location
     tags: tags
     pythonVersion: pythonVersion
-    stateName: custodyState.outputs.name
-    packages: custodyState.outputs.packages
+    stateName: custodyState!.outputs.name
+    packages: custodyState!.outputs.packages
     insightsName: monitoring.outputs.insightsName
-    subnet: privateNetwork ? network.outputs.custodySubnet : ''
+    subnet: privateNetwork ? network!.outputs.custodySubnet : ''
     signIn: signIn
     entraClientId: entraClientId
     host: identities.outputs.custody
@@ -242,12 +284,15 @@ module custody 'modules/app.bicep' = if (separateCustody) {
       PRUNE_AFTER_BACKUP: 'false'
     })
   }
-  dependsOn: [sourceGrants, backupGrants]
+  // Not on what is granted at sources: an account that is gone must not stop the app.
+  dependsOn: [backupGrants, ownEndpoints]
 }
 
 // -- who may do what ---------------------------------------------------------------------------------------------------
 
 var snapshotsOnly = '((!(ActionMatches{\'Microsoft.Storage/storageAccounts/blobServices/containers/blobs/delete\'})) OR (Exists @Request[Microsoft.Storage/storageAccounts/blobServices/containers/blobs:snapshot]))'
+
+var onSourceDeletes = conditionOnSourceDeletes ? snapshotsOnly : ''
 
 module sourceGrants 'modules/grants.bicep' = [
   for id in sources: {
@@ -255,14 +300,23 @@ module sourceGrants 'modules/grants.bicep' = [
     scope: resourceGroup(split(id, '/')[2], split(id, '/')[4])
     params: {
       account: last(split(id, '/'))
-      grants: concat([
-        { to: identities.outputs.source.principalId, role: roles.outputs.ids.source, condition: conditionOnSourceDeletes ? snapshotsOnly : '' }
-        { to: identities.outputs.retention.principalId, role: roles.outputs.ids.retentionSource, condition: conditionOnSourceDeletes ? snapshotsOnly : '' }
-        { to: identities.outputs.restore.principalId, role: roles.outputs.ids.restore, condition: '' }
-      ], fullCopy == 'blob' ? [
-        { to: identities.outputs.source.principalId, role: blobDelegator, condition: '' }
-        { to: identities.outputs.restore.principalId, role: blobDelegator, condition: '' }
-      ] : [])
+      grants: concat(
+        [
+          { to: identities.outputs.source.principalId, role: roles.outputs.ids.source, condition: onSourceDeletes }
+          {
+            to: identities.outputs.retention.principalId
+            role: roles.outputs.ids.retentionSource
+            condition: onSourceDeletes
+          }
+          { to: identities.outputs.restore.principalId, role: roles.outputs.ids.restore, condition: '' }
+        ],
+        fullCopy == 'blob'
+          ? [
+              { to: identities.outputs.source.principalId, role: blobDelegator, condition: '' }
+              { to: identities.outputs.restore.principalId, role: blobDelegator, condition: '' }
+            ]
+          : []
+      )
     }
   }
 ]
@@ -272,16 +326,24 @@ module backupGrants 'modules/grants.bicep' = {
   scope: group
   params: {
     account: backups.outputs.name
-    grants: concat([
-      { to: identities.outputs.writer.principalId, role: roles.outputs.ids.writer, condition: '' }
-      { to: identities.outputs.writer.principalId, role: tableDataContributor, condition: '' }
-      { to: identities.outputs.retention.principalId, role: roles.outputs.ids.retention, condition: '' }
-      { to: identities.outputs.restore.principalId, role: roles.outputs.ids.restore, condition: '' }
-    ], separateCustody ? [
-      { to: identities.outputs.restore.principalId, role: tableDataContributor, condition: '' }
-    ] : [], fullCopy == 'blob' ? [
-      { to: identities.outputs.restore.principalId, role: blobDelegator, condition: '' }
-    ] : [])
+    grants: concat(
+      [
+        { to: identities.outputs.writer.principalId, role: roles.outputs.ids.writer, condition: '' }
+        { to: identities.outputs.writer.principalId, role: tableDataContributor, condition: '' }
+        { to: identities.outputs.retention.principalId, role: roles.outputs.ids.retention, condition: '' }
+        { to: identities.outputs.restore.principalId, role: roles.outputs.ids.restore, condition: '' }
+      ],
+      separateCustody
+        ? [
+            { to: identities.outputs.restore.principalId, role: tableDataContributor, condition: '' }
+          ]
+        : [],
+      fullCopy == 'blob'
+        ? [
+            { to: identities.outputs.restore.principalId, role: blobDelegator, condition: '' }
+          ]
+        : []
+    )
   }
 }
 
@@ -299,5 +361,5 @@ module machineGrants 'modules/machines.bicep' = [
 output AZURE_RESOURCE_GROUP string = group.name
 output PAGEKEEPER_API string = 'https://${app.outputs.hostName}/api'
 output PAGEKEEPER_APP string = app.outputs.name
-output PAGEKEEPER_CUSTODY_APP string = separateCustody ? custody.outputs.name : ''
+output PAGEKEEPER_CUSTODY_APP string = separateCustody ? custody!.outputs.name : ''
 output PAGEKEEPER_BACKUP_ACCOUNT string = backups.outputs.name

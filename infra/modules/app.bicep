@@ -98,9 +98,11 @@ resource appSettings 'Microsoft.Web/sites/config@2024-04-01' = {
   })
 }
 
+// One after the other, here and below: a site takes one change at a time ("Cannot acquire exclusive lock").
 resource authentication 'Microsoft.Web/sites/config@2024-04-01' = if (signIn == 'entra') {
   parent: site
   name: 'authsettingsV2'
+  dependsOn: [appSettings]
   properties: {
     platform: { enabled: true }
     globalValidation: {
@@ -112,7 +114,10 @@ resource authentication 'Microsoft.Web/sites/config@2024-04-01' = if (signIn == 
     identityProviders: {
       azureActiveDirectory: {
         enabled: true
-        registration: { openIdIssuer: '${environment().authentication.loginEndpoint}${tenant().tenantId}/v2.0', clientId: entraClientId }
+        registration: {
+          openIdIssuer: '${environment().authentication.loginEndpoint}${tenant().tenantId}/v2.0'
+          clientId: entraClientId
+        }
         validation: { allowedAudiences: [entraClientId, 'api://${entraClientId}'] }
       }
     }
@@ -121,13 +126,19 @@ resource authentication 'Microsoft.Web/sites/config@2024-04-01' = if (signIn == 
 }
 
 // Deployment is by token: no publishing user and password.
-resource noPassword 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-04-01' = [
-  for kind in ['ftp', 'scm']: {
-    parent: site
-    name: kind
-    properties: { allow: false }
-  }
-]
+resource noFtpPassword 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-04-01' = {
+  parent: site
+  name: 'ftp'
+  properties: { allow: false }
+  dependsOn: [appSettings, authentication]
+}
+
+resource noScmPassword 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-04-01' = {
+  parent: site
+  name: 'scm'
+  properties: { allow: false }
+  dependsOn: [noFtpPassword]
+}
 
 output name string = site.name
 output hostName string = site.properties.defaultHostName

@@ -58,3 +58,5 @@ resource lock 'Microsoft.Authorization/locks@2020-05-01' = {
 
 output id string = account.id
 output name string = account.name
+output blobEndpoint string = account.properties.primaryEndpoints.blob
+output tableEndpoint string = account.properties.primaryEndpoints.table

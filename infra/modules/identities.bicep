@@ -44,8 +44,28 @@ resource restore 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' =
 }
 
 output app object = { id: app.id, clientId: app.properties.clientId, principalId: app.properties.principalId }
-output custody object = { id: custody.id, clientId: custody.properties.clientId, principalId: custody.properties.principalId }
-output source object = { id: source.id, clientId: source.properties.clientId, principalId: source.properties.principalId }
-output writer object = { id: writer.id, clientId: writer.properties.clientId, principalId: writer.properties.principalId }
-output retention object = { id: retention.id, clientId: retention.properties.clientId, principalId: retention.properties.principalId }
-output restore object = { id: restore.id, clientId: restore.properties.clientId, principalId: restore.properties.principalId }
+output custody object = {
+  id: custody.id
+  clientId: custody.properties.clientId
+  principalId: custody.properties.principalId
+}
+output source object = {
+  id: source.id
+  clientId: source.properties.clientId
+  principalId: source.properties.principalId
+}
+output writer object = {
+  id: writer.id
+  clientId: writer.properties.clientId
+  principalId: writer.properties.principalId
+}
+output retention object = {
+  id: retention.id
+  clientId: retention.properties.clientId
+  principalId: retention.properties.principalId
+}
+output restore object = {
+  id: restore.id
+  clientId: restore.properties.clientId
+  principalId: restore.properties.principalId
+}

@@ -18,7 +18,10 @@ param retentionDays int = 90
 
 var alerts = loadJsonContent('../alerts.json')
 // Monitoring Metrics Publisher.
-var publisher = subscriptionResourceId('Microsoft.Authorization/roleDefinitions', '3913510d-42f4-4e42-8a64-420c390055eb')
+var publisher = subscriptionResourceId(
+  'Microsoft.Authorization/roleDefinitions',
+  '3913510d-42f4-4e42-8a64-420c390055eb'
+)
 
 resource workspace 'Microsoft.OperationalInsights/workspaces@2023-09-01' = {
   name: 'log-${environmentName}'
@@ -73,7 +76,7 @@ resource workbook 'Microsoft.Insights/workbooks@2023-06-01' = {
   properties: {
     displayName: 'Pagekeeper (${environmentName})'
     category: 'workbook'
-    serializedData: loadTextContent('../workbook.json')
+    serializedData: replace(loadTextContent('../workbook.json'), '{insightsId}', insights.id)
     sourceId: insights.id
   }
 }

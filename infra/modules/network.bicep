@@ -1,4 +1,4 @@
-// A virtual network with private endpoints for state, backups and sources.
+// A virtual network, and the zones in which private endpoints have their names.
 
 @description('Part of the names.')
 param environmentName string
@@ -6,17 +6,9 @@ param environmentName string
 param location string
 @description('The tags.')
 param tags object
-@description('Resource ids of the source accounts. Their own firewalls are left as they are.')
-param sources array
-@description('Resource id of the backup account.')
-param backups string
-@description('Resource ids of the apps\' own accounts.')
-param states array
 
 var kinds = ['blob', 'queue', 'table']
 var zoneNames = map(kinds, kind => 'privatelink.${kind}.${environment().suffixes.storage}')
-var forStates = flatten(map(states, id => map(kinds, kind => { id: id, kind: kind })))
-var wanted = concat(forStates, [{ id: backups, kind: 'blob' }, { id: backups, kind: 'table' }], map(sources, id => { id: id, kind: 'blob' }))
 
 resource network 'Microsoft.Network/virtualNetworks@2024-01-01' = {
   name: 'vnet-${environmentName}'
@@ -67,37 +59,12 @@ resource links 'Microsoft.Network/privateDnsZones/virtualNetworkLinks@2020-06-01
   }
 ]
 
-resource endpoints 'Microsoft.Network/privateEndpoints@2024-01-01' = [
-  for one in wanted: {
-    name: 'pe-${last(split(one.id, '/'))}-${one.kind}'
-    location: location
-    tags: tags
-    properties: {
-      subnet: { id: '${network.id}/subnets/endpoints' }
-      privateLinkServiceConnections: [
-        {
-          name: one.kind
-          properties: { privateLinkServiceId: one.id, groupIds: [one.kind] }
-        }
-      ]
-    }
-  }
-]
-
-resource records 'Microsoft.Network/privateEndpoints/privateDnsZoneGroups@2024-01-01' = [
-  for (one, index) in wanted: {
-    parent: endpoints[index]
-    name: 'default'
-    properties: {
-      privateDnsZoneConfigs: [
-        {
-          name: one.kind
-          properties: { privateDnsZoneId: zones[indexOf(kinds, one.kind)].id }
-        }
-      ]
-    }
-  }
-]
-
 output appSubnet string = '${network.id}/subnets/app'
 output custodySubnet string = '${network.id}/subnets/custody'
+output endpointSubnet string = '${network.id}/subnets/endpoints'
+@description('Id of the zone of each kind of endpoint.')
+output zones object = toObject(
+  kinds,
+  kind => kind,
+  kind => resourceId('Microsoft.Network/privateDnsZones', 'privatelink.${kind}.${environment().suffixes.storage}')
+)

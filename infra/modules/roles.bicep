@@ -32,4 +32,12 @@ resource roles 'Microsoft.Authorization/roleDefinitions@2022-04-01' = [
 ]
 
 @description('Id of each role by its key in roles.json.')
-output ids object = toObject(items(definitions), role => role.key, role => subscriptionResourceId('Microsoft.Authorization/roleDefinitions', guid(subscription().id, environmentName, role.key)))
+output ids object = toObject(
+  items(definitions),
+  role => role.key,
+  role =>
+    subscriptionResourceId(
+      'Microsoft.Authorization/roleDefinitions',
+      guid(subscription().id, environmentName, role.key)
+    )
+)

@@ -11,7 +11,7 @@ from tree_sitter import Language, Parser
 
 FUNCTIONS = frozenset({
     "concat", "empty", "environment", "filter", "flatten", "guid", "indexOf", "items", "join", "last", "loadJsonContent",
-    "loadTextContent", "map", "replace", "resourceGroup", "split", "string", "subscription", "subscriptionResourceId",
+    "loadTextContent", "map", "replace", "resourceGroup", "resourceId", "split", "string", "subscription", "subscriptionResourceId",
     "take", "tenant", "toObject", "union", "uniqueString",
 })  # fmt: skip
 """Functions of the language that are used: a misspelt one is found by not being here."""

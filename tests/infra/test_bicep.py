@@ -14,6 +14,7 @@ from tests.infra.bicep import FUNCTIONS, File, load, properties, text, used, wal
 INFRA = REPOSITORY / "infra"
 FILES = sorted(INFRA.rglob("*.bicep"))
 MAIN = INFRA / "main.bicep"
+MAIN_FILE = load(MAIN)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -58,14 +59,78 @@ def test_modules_get_what_they_ask_for(path):
         )
         wanted = "subscription" if "scope" not in fields else "resourceGroup"
         assert target.scope() == wanted, f"{module.name} is deployed to the wrong scope"
-    for name, output in re.findall(r"\b(\w+)\.outputs\.(\w+)", path.read_text()):
+    for name, output in re.findall(r"\b(\w+)!?\.outputs\.(\w+)", path.read_text()):
         module = file.of("module")[name]
         assert output in load(path.parent / module.type).of("output"), f"{name} has no output {output}"
-    for name, output, key in re.findall(r"\b(\w+)\.outputs\.(\w+)\.(\w+)", path.read_text()):
+    for name, output, key in re.findall(r"\b(\w+)!?\.outputs\.(\w+)\.(\w+)", path.read_text()):
         value = load(path.parent / file.of("module")[name].type).of("output")[output].node.children[-1]
         # The only other one is computed: the ids of the roles, by their keys.
         keys = properties(value) if value.type == "object" else json.loads((INFRA / "roles.json").read_text())
         assert key in keys, f"{name}.outputs.{output} has no {key}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_outputs_of_a_module_under_a_condition_are_read_as_such(path):
+    """`!` says that the condition holds there; without it the compiler warns (BCP318)."""
+    file = load(path)
+    conditional = {
+        name for name, one in file.of("module").items() if any(part.type == "if_statement" for part in walk(one.node))
+    }
+    bare = {name for name in re.findall(r"\b(\w+)\.outputs\b", path.read_text()) if name in conditional}
+    assert bare == set()
+    assert path != MAIN or {"network", "custody", "custodyState"} <= conditional
+
+
+def dependencies(name, seen=()):
+    """Everything of main.bicep that a module waits for."""
+    modules = {**MAIN_FILE.of("module"), **MAIN_FILE.of("var"), **MAIN_FILE.of("resource")}
+    found = set()
+    for _, other, _ in used(modules[name]):
+        if other in modules and other not in seen:
+            found |= {other} | dependencies(other, (*seen, other))
+    return found
+
+
+@pytest.mark.parametrize("app", ["app", "custody"])
+def test_no_app_waits_for_anything_at_a_single_source_or_machine_group(app):
+    """One that is gone makes its own part of a deployment fail, and nothing of the app."""
+    foreign = {
+        name
+        for name, one in MAIN_FILE.of("module").items()
+        if re.search(r"= \[\s*for id in (sources|machineGroups):", text(one.node))
+    }
+    assert {"sourceGrants", "machineGrants", "endpointsOfSources"} == foreign
+    assert not dependencies(app) & foreign
+    assert {"backupGrants", "ownEndpoints", "state" if app == "app" else "custodyState"} <= dependencies(app)
+    assert "existing" not in MAIN.read_text(), "a source is looked up"
+
+
+def test_a_site_is_configured_one_thing_after_the_other():
+    """Side by side Azure answers that it cannot acquire the site's lock."""
+    resources = load(INFRA / "modules" / "app.bicep").of("resource")
+    waits = {
+        name: re.findall(r"\w+", text(properties(one.body)["dependsOn"])) if "dependsOn" in properties(one.body) else []
+        for name, one in resources.items()
+        if "parent" in properties(one.body)
+    }
+    assert waits == {
+        "appSettings": [],
+        "authentication": ["appSettings"],
+        "noFtpPassword": ["appSettings", "authentication"],
+        "noScmPassword": ["noFtpPassword"],
+    }
+
+
+def test_private_endpoints_come_one_at_a_time():
+    endpoints = load(INFRA / "modules" / "endpoints.bicep").of("resource")["endpoints"]
+    assert endpoints.decorators["batchSize"] == "1"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_lines_are_as_long_as_the_formatter_leaves_them(path):
+    """120 characters, but for what it does not break: comments, texts."""
+    long = [line for line in path.read_text().splitlines() if len(line) > 120]
+    assert [line for line in long if not re.match(r"\s*(//|@description\(|var \w+ = '[^']*(\\'[^']*)*'$)", line)] == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -128,7 +128,7 @@ def test_each_role_is_assigned_where_it_says():
 def test_each_identity_gets_its_own_roles():
     """A role named for a duty goes to that duty's identity."""
     pairs = re.findall(
-        r"to: identities\.outputs\.(\w+)\.principalId, role: roles\.outputs\.ids\.(\w+)", (INFRA / "main.bicep").read_text()
+        r"to: identities\.outputs\.(\w+)\.principalId,?\s+role: roles\.outputs\.ids\.(\w+)", (INFRA / "main.bicep").read_text()
     )
 
     assert sorted(pairs) == [

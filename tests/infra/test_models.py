@@ -163,7 +163,7 @@ def test_every_resource_fits_its_model(path):
         ("app", "name: 'python'", "name: 'Python'", "runtime.name: 'Python', expected one of custom"),
         ("app", "{ name: 'durable', instanceCount:", "{ name: 'durable', count:", "alwaysReady[].count: no such property"),
         ("app", "'Return401'", "401", "unauthenticatedClientAction: number 401, expected string"),
-        ("app", "properties: { allow: false }", "properties: {}", "noPassword.properties.allow: missing"),
+        ("app", "properties: { allow: false }", "properties: {}", "noFtpPassword.properties.allow: missing"),
         ("app", "site.properties.defaultHostName", "site.properties.hostName", "Microsoft.Web/sites answers with no hostName"),
         ("backups", "bypass: 'None'", "bypass: 'Nothing'", "networkAcls.bypass: 'Nothing', expected one of AzureServices"),
         ("backups", "name: sku", "names: sku", "account.sku.names: no such property"),
