@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backup_core.activities.images import hold_own, kept_tier
+from backup_core.activities.proof import proof
 from backup_core.activities.tools import allowed
-from backup_core.activities.transfer import metadata_of
+from backup_core.activities.transfer import is_own, metadata_of
 from backup_core.domain.errors import BlobExistsError, CopyFailedError
 from backup_core.ports import Guard
 from backup_core.steps.copying import CopyProgress, CopyRef, CopyStarted, ImageCopy, Opened
@@ -18,18 +19,24 @@ if TYPE_CHECKING:
     from backup_core.ports import BlobProperties
 
 
+PROVED = "proved"
+"""Stands for the copy of an image that is complete and proved: nobody asks the service for it any more."""
+
+
 async def start_copy(tools: Tools, image: ImageCopy) -> CopyStarted:
     """Begin to copy the snapshot to the run's new blob; a copy that an earlier delivery began is found again.
 
     The metadata is given, since a copy would otherwise take over the source's. Raises CopySourceRefusedError.
     """
     await allowed(tools, image.by)
+    if await proof(tools, image):
+        return CopyStarted(copy_id=PROVED)
     destination, metadata, tier = tools.image(image.destination), metadata_of(image), await kept_tier(tools, image)
     try:
         copy = await tools.blobs.start_copy(tools.image(image.source), image.target, destination, metadata, tier)
     except BlobExistsError:
         found = await tools.blobs.properties(destination)
-        if dict(found.metadata) != metadata or not found.copy:
+        if not is_own(found.metadata, image) or not found.copy:
             raise
         copy = found.copy.copy_id
     return CopyStarted(copy_id=copy)
@@ -38,6 +45,8 @@ async def start_copy(tools: Tools, image: ImageCopy) -> CopyStarted:
 async def check_copy(tools: Tools, asked: CopyRef) -> CopyProgress:
     """How far the copy is. Another copy than the one asked for counts as failed."""
     await allowed(tools, asked.image.by)
+    if await proof(tools, asked.image):
+        return CopyProgress(status="success", done=asked.image.size, total=asked.image.size)
     state = (await tools.blobs.properties(tools.image(asked.image.destination))).copy
     if state is None or state.copy_id != asked.copy_id:
         return CopyProgress(status="failed", done=0, total=asked.image.size, why="another copy was made onto the blob")
@@ -57,6 +66,8 @@ async def take_over_copy(tools: Tools, asked: CopyRef) -> Opened:
     """
     image = asked.image
     await allowed(tools, image.by)
+    if known := await proof(tools, image):
+        return Opened(etag=known.etag)
     destination = tools.image(image.destination)
     found = await _ours(tools, asked, destination)
     await hold_own(tools, destination, image.by)
@@ -75,9 +86,9 @@ async def _ours(tools: Tools, asked: CopyRef, blob: BlobAddress, numbers: tuple[
     image = asked.image
     found = await tools.blobs.properties(blob)
     state = found.copy
-    wanted = (asked.copy_id, "success", image.size, metadata_of(image))
-    seen = (state.copy_id if state else "", state.status if state else "none", found.size, dict(found.metadata))
-    if seen != wanted or (numbers and found.sequence_number not in numbers):
+    wanted = (asked.copy_id, "success", image.size)
+    seen = (state.copy_id if state else "", state.status if state else "none", found.size)
+    if seen != wanted or not is_own(found.metadata, image) or (numbers and found.sequence_number not in numbers):
         message = (
             f"{blob}: expected copy {asked.copy_id} complete with {image.size} bytes at epoch {image.by.epoch}; found "
             f"copy {seen[0]} ({seen[1]}) with {found.size} bytes at {found.sequence_number}; the next run copies anew"

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from backup_core.activities.proof import give_up, proof
 from backup_core.activities.tools import allowed
-from backup_core.activities.transfer import metadata_of
+from backup_core.activities.transfer import is_own, metadata_of
 from backup_core.domain.errors import (
     BlobChangedError,
     BlobExistsError,
@@ -44,32 +45,43 @@ if TYPE_CHECKING:
 
 
 async def open_image(tools: Tools, image: ImageCopy) -> Opened:
-    """Make the blob where nothing is. Raises BlobExistsError and changes nothing where something is."""
+    """Make the blob where nothing is; one that is proved already is not touched. Raises BlobExistsError and changes nothing
+    where something else is.
+    """
     await allowed(tools, image.by)
+    if known := await proof(tools, image):
+        return Opened(etag=known.etag)
     blob, metadata = tools.image(image.destination), metadata_of(image)
     tier = await kept_tier(tools, image)
     try:
         await tools.blobs.create(blob, image.size, image.by.epoch, metadata, tier)
     except BlobExistsError as error:
-        found = await tools.blobs.properties(blob)
-        if dict(found.metadata) != metadata:
+        if not is_own((await tools.blobs.properties(blob)).metadata, image):
             message = f"{error}; a restore never writes onto anything that exists: name another target"
             raise BlobExistsError(message) from error
     return Opened(etag=(await hold_own(tools, blob, image.by)).etag)
 
 
 async def hold_own(tools: Tools, blob: BlobAddress, by: RunRef) -> BlobProperties:
-    """Lease the blob that the run has made. One without its mark has been completed and let go of while this delivery was late,
-    and may be about to be attached: it is let go of again, and BlobExistsError raised.
+    """Lease the blob that the run has made. Raises BlobExistsError for one without its mark: completed and let go of while
+    this delivery was late, it may be about to be attached, and is not leased, or let go of again.
     """
+    _require_mark(blob, await tools.blobs.properties(blob), by.run)
     await tools.blobs.acquire_lease(blob, by.lease)
     found = await tools.blobs.properties(blob)
-    mark = from_metadata(found.metadata)
-    if restoring_run(found.metadata) != by.run and (mark is None or mark.run != by.run):
+    try:
+        _require_mark(blob, found, by.run)
+    except BlobExistsError:
         await tools.blobs.release_lease(blob, by.lease)
-        message = f"{blob}: it does not carry the mark of run {by.run}, which may have completed it already; nothing was done"
-        raise BlobExistsError(message)
+        raise
     return found
+
+
+def _require_mark(blob: BlobAddress, found: BlobProperties, run: str) -> None:
+    mark = from_metadata(found.metadata)
+    if restoring_run(found.metadata) != run and (mark is None or mark.run != run):
+        message = f"{blob}: it does not carry the mark of run {run}, which may have completed it already; nothing was done"
+        raise BlobExistsError(message)
 
 
 async def kept_tier(tools: Tools, image: ImageCopy) -> str:
@@ -136,6 +148,7 @@ async def discard_image(tools: Tools, asked: DiscardImage) -> Discarded:
     row = await tools.catalogue.head(image.by.disk)
     if row and image.destination == row.value.head:
         return Discarded(left=str(blob))
+    await give_up(tools, image)
     try:
         found = await tools.blobs.properties(blob)
         if not _ours(found.metadata, image.by.run):

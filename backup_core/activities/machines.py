@@ -17,7 +17,7 @@ from backup_core.domain.errors import (
     UnexpectedAnswerError,
 )
 from backup_core.domain.managed import replacement
-from backup_core.domain.naming import repoint_name
+from backup_core.domain.naming import noted_name, repoint_name, turned_name
 from backup_core.domain.ranges import GIB, PAGE
 from backup_core.domain.records import Slot
 from backup_core.domain.repoint import Change, Machine, MachineDisk, holds, next_move
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from backup_core.steps.restore import ImportDisk, MoveMachine, RememberMachine, SettleChange
 
 CHANGE = TypeAdapter(Change)
+EMPTY = "{}"
+"""A document that says all by being there."""
 
 
 async def import_disk(tools: Tools, asked: ImportDisk) -> Imported:
@@ -97,8 +99,11 @@ async def remember_machine(tools: Tools, asked: RememberMachine) -> Remembered:
         stored = await tools.documents.get(name)
         assert stored is not None
     change = read_document(CHANGE, name, stored)
-    if row.value.repoint != name:
-        await tools.catalogue.put_head(replace(row.value, repoint=name), row.etag)
+    if await tools.documents.get(noted_name(name)) is None:
+        if row.value.repoint != name:
+            await tools.catalogue.put_head(replace(row.value, repoint=name), row.etag)
+        # From now on a change that the head row does not name is over, and a late delivery does not begin it again.
+        await tools.documents.put_if_absent(noted_name(name), EMPTY)
     return Remembered(change=name, old_disk=change.old.source)
 
 
@@ -154,8 +159,15 @@ async def stored_change(tools: Tools, name: str) -> Change:
 async def move_machine(tools: Tools, asked: MoveMachine) -> Moved:
     """Look at the machine and make the next move towards the goal. The goal counts as reached only as read back by a call that
     had nothing to do. Raises SlotTakenError when somebody else put a third disk there.
+
+    A change that is over is not taken up again, nor a way forward that this run has turned back from: such a call only looks,
+    and raises NotOwnerError unless the machine has the goal.
     """
-    change, machine = await _looked_at(tools, asked)
+    change, machine, over = await _looked_at(tools, asked)
+    if over or await _turned_back(tools, asked):
+        if holds(change, machine) == asked.goal:
+            return Moved(done=True, move="none", holds=asked.goal, power=machine.power)
+        raise NotOwnerError(_over_words(asked))
     slot = change.slot
     move = next_move(change, machine, asked.goal)
     wanted = change.new if asked.goal == "new" else change.old
@@ -173,24 +185,24 @@ async def move_machine(tools: Tools, asked: MoveMachine) -> Moved:
 
 async def look_at_machine(tools: Tools, asked: MoveMachine) -> Moved:
     """What the machine has now; nothing is changed. `done` is whether its last change succeeded and it has the goal."""
-    change, machine = await _looked_at(tools, asked)
+    change, machine, _ = await _looked_at(tools, asked)
     held = holds(change, machine)
     return Moved(done=held == asked.goal and machine.state == "Succeeded", move="none", holds=held, power=machine.power)
 
 
 async def fence_machine(tools: Tools, asked: MoveMachine) -> Moved:
     """Write what the machine has there once more, which gives it another version: a move that was decided before, and is still
-    under way somewhere, is refused from now on. What the machine had is answered.
+    under way somewhere, is refused from now on. What the machine had is answered. After the change is over nothing is written.
     """
-    change, machine = await _looked_at(tools, asked)
+    change, machine, over = await _looked_at(tools, asked)
     present = machine.at(change.slot.lun)
-    if present is not None:
+    if present is not None and not over:
         await tools.machines.put_disk(machine, change.slot.lun, present)
     return Moved(done=False, move="none", holds=holds(change, machine), power=machine.power)
 
 
-async def _looked_at(tools: Tools, asked: MoveMachine) -> tuple[Change, Machine]:
-    """The stored change and its machine, while the asking run owns the disk and the change is not over. Raises NotOwnerError.
+async def _looked_at(tools: Tools, asked: MoveMachine) -> tuple[Change, Machine, bool]:
+    """The stored change, its machine, and whether the change is over, while the asking run owns the disk. Raises NotOwnerError.
 
     The machine is looked at first: whoever owns the disk after that writes the machine before anything else, and so what is
     decided on this look is refused. The other way round a late delivery could be the owner, wait, and see the later state.
@@ -198,10 +210,26 @@ async def _looked_at(tools: Tools, asked: MoveMachine) -> tuple[Change, Machine]
     change = await stored_change(tools, asked.change)
     machine = await tools.machines.machine(tools.slot(change.slot.vm, change.slot.lun).vm)
     row = await owned(tools, asked.by)
-    if row.value.repoint != asked.change:
-        message = f"disk {asked.by.disk}: the change {asked.change} of its machine is over; nothing was done"
-        raise NotOwnerError(message)
-    return change, machine
+    if row.value.repoint and row.value.repoint != asked.change:
+        raise NotOwnerError(_over_words(asked))
+    return change, machine, not row.value.repoint
+
+
+def _over_words(asked: MoveMachine) -> str:
+    return f"disk {asked.by.disk}: the change {asked.change} of its machine is over, or was turned back from; nothing was done"
+
+
+async def _turned_back(tools: Tools, asked: MoveMachine) -> bool:
+    """Whether this owner of the disk has turned back, and the call still wants to go forward; notes it when it turns back.
+
+    Asked after the machine was looked at: who turns back writes the machine later than it notes that, so that a move which
+    was decided on an older look is refused.
+    """
+    name = turned_name(asked.change, asked.by.epoch)
+    if asked.goal == "old":
+        await tools.documents.put_if_absent(name, EMPTY)
+        return False
+    return await tools.documents.get(name) is not None
 
 
 async def settle_change(tools: Tools, asked: SettleChange) -> Nothing:

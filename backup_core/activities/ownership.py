@@ -21,8 +21,8 @@ from backup_core.domain.errors import (
     RowExistsError,
     SnapshotMissingError,
 )
-from backup_core.domain.metadata import from_metadata
-from backup_core.domain.naming import head_blob_name, window_id
+from backup_core.domain.metadata import from_metadata, run_of_source_snapshot
+from backup_core.domain.naming import head_blob_name, point_id, window_id
 from backup_core.domain.progress import percent
 from backup_core.domain.ranges import ByteRange, DiffRange, one_sided
 from backup_core.domain.records import Head, Owner, Run, RunError
@@ -170,15 +170,15 @@ async def _go(tools: Tools, asked: Begin, policy: Policy, row: Versioned[Head]) 
         before = await hold_lease(tools, asked.disk, head.owner, blob)
         found = await _look(tools, head, policy, before)
         mark, held = found.mark, head.head if before else ""
-        # A number above the epoch was set by a stranger: that head cannot be fenced, and is not built upon.
-        if before is not None and before.sequence_number <= epoch:
-            etag = await shut(tools, blob, epoch, asked.lease)
+        # A head that a stranger has raised cannot be fenced, and is not built upon. One that is being compared stays shut.
+        if before is not None:
+            etag = await shut(tools, blob, epoch, asked.lease) if before.sequence_number <= epoch else before.etag
     decision = decide(head, policy.source, found, full_asked=asked.full)
     if decision.kind == "full":
         begun = _full(asked.disk, asked.run, epoch, policy.source, decision)
         return begun.model_copy(update={"held": held})
     assert head.pair is not None
-    return Begun(
+    begun = Begun(
         state="go",
         epoch=epoch,
         source=policy.source,
@@ -192,6 +192,29 @@ async def _go(tools: Tools, asked: Begin, policy: Policy, row: Versioned[Head]) 
         finish_target=decision.finish_target,
         finish_size=mark.size if mark and decision.finish_target else 0,
     )
+    if mark is None or mark.run != asked.run:
+        return begun
+    return await _going_on(tools, asked, begun, mark if _is_own(mark, head.owner) else None)
+
+
+def _is_own(mark: HeadMark | None, owner: Owner) -> bool:
+    """Whether this very run has begun to bring the head to a target, in its present epoch: in an earlier life."""
+    return mark is not None and (mark.run, mark.epoch) == (owner.run, owner.epoch)
+
+
+async def _going_on(tools: Tools, asked: Begin, begun: Begun, mark: HeadMark | None) -> Begun:
+    """The same way again that the run's earlier life has gone: each step finds what it has done. `mark` is what it is doing
+    with the head in its present epoch, if anything; the target that it finished before is a restore point of its own.
+    """
+    if mark is not None:
+        row = await tools.catalogue.run(asked.disk, asked.run)
+        taken = await tools.blobs.properties(tools.source(mark.source), mark.target)
+        fresh = run_of_source_snapshot(taken.metadata) == asked.run
+        way = {"kind": mark.kind, "base": mark.base, "reason": row.value.reason if row else begun.reason}
+        finish = {"finish_target": "", "finish_size": 0} if fresh else {"finish_target": mark.target, "finish_size": mark.size}
+        begun = begun.model_copy(update=way | finish)
+    before = await tools.catalogue.point(asked.disk, point_id(begun.base)) if begun.base else None
+    return begun.model_copy(update={"points": [before.value.point] if before and before.value.run == asked.run else []})
 
 
 def _full(disk: str, run: str, epoch: int, source: str, decision: Decision) -> Begun:
@@ -240,7 +263,8 @@ async def _unchanged(tools: Tools, head: Head, mark: HeadMark | None, before: Bl
     """
     assert head.pair is not None
     assert head.owner is not None
-    if before.sequence_number > head.owner.epoch:
+    # The comparison of the run's own earlier life has raised it by one.
+    if before.sequence_number > head.owner.epoch + int(_is_own(mark, head.owner)):
         return False
     if before.etag == head.head_etag:
         return True
@@ -357,6 +381,11 @@ async def let_go(tools: Tools, disk: str, run: str, lease: str, heads: Sequence[
             continue
 
 
+def in_one(known: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
+    """All of them once, in order."""
+    return tuple(dict.fromkeys((*known, *more)))
+
+
 async def end_row(tools: Tools, asked: Finish | FinishRestore) -> None:
     """Write the run's end to its row, once, and tell of it."""
     for _ in range(CONFLICTS_MAX):
@@ -383,7 +412,7 @@ async def end_row(tools: Tools, asked: Finish | FinishRestore) -> None:
             phase="done" if asked.state == "Succeeded" else run.phase,
             percent=100 if asked.state == "Succeeded" else run.percent,
             points=tuple(asked.points),
-            expired=tuple(asked.expired) if isinstance(asked, Finish) else (),
+            expired=in_one(run.expired, asked.expired) if isinstance(asked, Finish) else (),
             error=error_of(asked.fault) if asked.fault else None,
             restore=restored,
         )

@@ -18,6 +18,7 @@ from backup_core.domain.errors import (
     RowExistsError,
 )
 from backup_core.domain.metadata import from_metadata, to_metadata
+from backup_core.domain.naming import repoint_name
 from backup_core.domain.records import Head, Owner, Pin
 from backup_core.steps.copying import Opened
 from backup_core.steps.messages import Nothing
@@ -120,7 +121,8 @@ async def _taken(tools: Tools, asked: OwnDisk, row: Versioned[Head]) -> Owned:
     epoch, held = head.owner.epoch, ""
     policy = await tools.catalogue.policy(asked.disk)
     source = policy.value.source if policy else ""
-    if head.repoint:
+    # The restore's own change is under way, not left by somebody: unless it owns the disk anew, because its delivery died.
+    if head.repoint and (asked.supersedes or head.repoint != repoint_name(asked.disk, asked.run)):
         return Owned(state="unsettled", epoch=epoch, source=source, repoint=head.repoint)
     if head.head:
         before = await hold_lease(tools, asked.disk, head.owner, tools.head(head.head))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from backup_core.activities.ownership import CONFLICTS_MAX, in_one
 from backup_core.activities.telling import write_run
 from backup_core.activities.tools import owned, policy_of
 from backup_core.domain.ending import abandonment, dead
@@ -31,7 +34,22 @@ async def prune_points(tools: Tools, asked: Prune) -> Pruned:
     async def still() -> None:
         await owned(tools, asked.by)
 
-    return await prune(tools, policy, asked.by.run, still)
+    pruned = await prune(tools, policy, asked.by.run, still)
+    await _tell_expired(tools, asked, pruned.expired)
+    return pruned
+
+
+async def _tell_expired(tools: Tools, asked: Prune, gone: list[str]) -> None:
+    """Add what is gone to the run's row: of two deliveries each deletes a part, and only one is heard."""
+    for _ in range(CONFLICTS_MAX):
+        row = await tools.catalogue.run(asked.by.disk, asked.by.run)
+        if not gone or row is None or row.value.ended_for_good:
+            return
+        with suppress(RowChangedError):
+            await tools.catalogue.put_run(replace(row.value, expired=in_one(row.value.expired, gone)), row.etag)
+            return
+    message = f"run {asked.by.run}: its row changed {CONFLICTS_MAX} times while deleted restore points were added to it"
+    raise RowChangedError(message)
 
 
 async def _anybody() -> None:

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from backup_core.activities.tools import allowed, fence_of, read_document
 from backup_core.activities.transfer import PLAN, work
 from backup_core.domain.errors import FencedError, UnexpectedAnswerError
-from backup_core.domain.naming import cursor_name
+from backup_core.domain.naming import cursor_name, shard_end_name
 from backup_core.domain.ranges import ByteRange, DiffRange, requests
 from backup_core.steps.copying import Applied, ApplyShard, ShardApplied
 from backup_core.steps.messages import Message
@@ -37,7 +37,8 @@ CURSOR = TypeAdapter(Cursor)
 
 
 async def apply_shard(tools: Tools, asked: ApplyShard) -> ShardApplied:
-    """Copy the shard's changed ranges and clear its cleared ones, from its cursor on; a repeat writes the same bytes again.
+    """Copy the shard's changed ranges and clear its cleared ones, from its cursor on; a repeat writes the same bytes again, and
+    nothing once the shard is done.
 
     Every write carries the lease and the epoch, so a delivery after the run has ended is refused by the service too.
     """
@@ -48,15 +49,27 @@ async def apply_shard(tools: Tools, asked: ApplyShard) -> ShardApplied:
         message = f"plan {image.plan} of run {image.by.run} is gone; start the run again"
         raise UnexpectedAnswerError(message)
     shard = read_document(PLAN, image.plan, stored).shards[asked.shard]
-    name = cursor_name(image.plan, asked.shard)
-    known = await tools.documents.get(name)
-    cursor = read_document(CURSOR, name, known) if known else Cursor(at=shard.start, applied=Applied())
-    copying = _Copying(tools, image, name, cursor, stored=known is not None)
-    reached = await copying.run(ByteRange(cursor.at, shard.end)) if cursor.at < shard.end else cursor
-    done = copying.complete
-    if done:
+    name, end = cursor_name(image.plan, asked.shard), shard_end_name(image.plan, asked.shard)
+    if done := await _stored(tools, end):
+        return ShardApplied(applied=done.applied, at=done.at, done=True)
+    cursor = await _stored(tools, name) or Cursor(at=shard.start, applied=Applied())
+    copying = _Copying(tools, image, name, cursor)
+    try:
+        reached = await copying.run(ByteRange(cursor.at, shard.end)) if cursor.at < shard.end else cursor
+    except FencedError:
+        # The run itself closes the blob for its comparison, once another delivery has done the shard and stored that.
+        if done := await _stored(tools, end):
+            return ShardApplied(applied=done.applied, at=done.at, done=True)
+        raise
+    if copying.complete:
         _check(reached.applied, shard, image)
-    return ShardApplied(applied=reached.applied, at=reached.at, done=done)
+        await tools.documents.put_if_absent(end, reached.model_dump_json())
+    return ShardApplied(applied=reached.applied, at=reached.at, done=copying.complete)
+
+
+async def _stored(tools: Tools, name: str) -> Cursor | None:
+    stored = await tools.documents.get(name)
+    return read_document(CURSOR, name, stored) if stored else None
 
 
 @dataclass
@@ -70,7 +83,7 @@ class _Piece:
 class _Copying:
     """Requests side by side. Never more than a wave of them is ahead of the stored cursor, so that a crash repeats no more."""
 
-    def __init__(self, tools: Tools, image: ImageCopy, name: str, cursor: Cursor, *, stored: bool) -> None:
+    def __init__(self, tools: Tools, image: ImageCopy, name: str, cursor: Cursor) -> None:
         self._tools, self._image, self._name = tools, image, name
         self._cursor = cursor
         self._ahead: deque[_Piece] = deque()
@@ -81,8 +94,6 @@ class _Copying:
         self._saving: asyncio.Task[None] | None = None
         self._saving_count = 0
         self._issued = 0
-        self._stored = stored
-        """Whether this shard is long enough to have a cursor; then its end is stored too."""
         self.complete = True
 
     async def run(self, part: ByteRange) -> Cursor:
@@ -102,7 +113,7 @@ class _Copying:
                 await self._settle()
             if self._saving:
                 await self._saving
-            if not self.complete or self._stored:
+            if not self.complete:
                 await self._save(self._cursor)
         finally:
             left = [*self._open, *([self._saving] if self._saving else [])]
@@ -135,7 +146,6 @@ class _Copying:
             self._unsaved += 1
 
     async def _save(self, cursor: Cursor) -> None:
-        self._stored = True
         await self._tools.documents.put(self._name, cursor.model_dump_json())
 
 

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from backup_core.activities.tools import allowed, changes_between, guard_of, owned, read_document
 from backup_core.domain.errors import BlobExistsError, DiffRefusedError, HeadAlteredError
-from backup_core.domain.metadata import HeadMark, from_metadata, restoring_metadata, to_metadata
+from backup_core.domain.metadata import HeadMark, from_metadata, restoring_metadata, restoring_run, to_metadata
 from backup_core.domain.naming import plan_name
 from backup_core.domain.plan import Plan, Planner
 from backup_core.domain.ranges import ByteRange, DiffRange, joined
@@ -16,7 +16,7 @@ from backup_core.steps.backup import Transfer
 from backup_core.steps.copying import ImageCopy, Opened, Planned
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from backup_core.activities.tools import Tools
     from backup_core.domain.naming import BlobAddress
@@ -104,6 +104,14 @@ def metadata_of(image: ImageCopy) -> dict[str, str]:
     return to_metadata(intent(image))
 
 
+def is_own(metadata: Mapping[str, str], image: ImageCopy) -> bool:
+    """Whether a destination that carries these is being made by this very run, or was, as the image that is asked for."""
+    if image.becomes == "disk":
+        return restoring_run(metadata) == image.by.run
+    found, mark = from_metadata(metadata), intent(image)
+    return found is not None and _begun(found) == _begun(mark)
+
+
 def intent(image: ImageCopy) -> HeadMark:
     """The mark of a head that is being brought to the image's target."""
     return HeadMark(
@@ -125,17 +133,15 @@ async def _create(tools: Tools, blob: BlobAddress, mark: HeadMark, transfer: Tra
         # The blob is born with the epoch as its sequence number: no moment in which an older writer could reach it.
         await tools.blobs.create(blob, transfer.size, transfer.by.epoch, to_metadata(mark))
     except BlobExistsError:
-        found = from_metadata((await tools.blobs.properties(blob)).metadata)
-        if found is None or not _is_ours(found, mark):
+        if not is_own((await tools.blobs.properties(blob)).metadata, transfer):
             raise
     await tools.blobs.acquire_lease(blob, transfer.by.lease)
 
 
 async def _mark(tools: Tools, blob: BlobAddress, mark: HeadMark, transfer: Transfer) -> None:
     found = await tools.blobs.properties(blob)
-    carried = from_metadata(found.metadata)
     etag = found.etag
-    if carried is None or not _is_ours(carried, mark):
+    if not is_own(found.metadata, transfer):
         if etag != transfer.head_etag:
             message = (
                 f"{blob}: changed by somebody else since run {transfer.by.run} began (version {transfer.head_etag}, found "
@@ -147,5 +153,6 @@ async def _mark(tools: Tools, blob: BlobAddress, mark: HeadMark, transfer: Trans
         await tools.blobs.resize(blob, transfer.size, guard_of(transfer.by, etag))
 
 
-def _is_ours(found: HeadMark, mark: HeadMark) -> bool:
-    return (found.run, found.epoch, found.target, found.base) == (mark.run, mark.epoch, mark.target, mark.base)
+def _begun(mark: HeadMark) -> tuple[str, int, str, str]:
+    """What of a mark stays the same while its head is copied, verified and committed."""
+    return mark.run, mark.epoch, mark.target, mark.base

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from backup_core.activities.fencing import shut
+from backup_core.activities.proof import proof, proved
 from backup_core.activities.tools import allowed, guard_of, owned, policy_of, side_by_side
 from backup_core.activities.transfer import work
 from backup_core.domain.errors import HeadAlteredError, UnexpectedAnswerError, VerificationError
@@ -57,7 +58,7 @@ async def _verify(tools: Tools, asked: Verify) -> Verified:
     if mark is None or (mark.run, mark.target) != (transfer.by.run, transfer.target):
         message = f"{head}: its mark is not that of run {transfer.by.run}; found {mark}"
         raise UnexpectedAnswerError(message)
-    if mark.state == "verified":
+    if mark.state in ("verified", "committed"):
         return Verified(
             content=True, offset=transfer.size, chain=mark.page_map, etag=found.etag, compared=asked.compared, done=True
         )
@@ -72,12 +73,15 @@ async def _verify(tools: Tools, asked: Verify) -> Verified:
 
 
 async def compare_image(tools: Tools, asked: CompareImage) -> Verified:
-    """Compare a restored image with its point. From the first call on nothing that the copying sent can land any more.
+    """Compare a restored image with its point, and store that it was proved equal: later its metadata tell nothing of it. From
+    the first call on nothing that the copying sent can land any more.
 
     Raises VerificationError, and HeadAlteredError when somebody else wrote to the blob meanwhile.
     """
     image = asked.image
     await allowed(tools, image.by)
+    if known := await proof(tools, image):
+        return known
     blob = tools.image(image.destination)
     so_far = await _so_far(tools, asked, image)
     size = (await tools.blobs.properties(blob)).size
@@ -85,7 +89,7 @@ async def compare_image(tools: Tools, asked: CompareImage) -> Verified:
     if reached.done and (now := (await tools.blobs.properties(blob)).etag) != reached.etag:
         message = f"{blob}: changed by somebody else while it was compared (version {reached.etag}, found {now}); not used"
         raise HeadAlteredError(message)
-    return reached
+    return await proved(tools, image, reached) if reached.done else reached
 
 
 async def _so_far(tools: Tools, asked: Verify | CompareImage, image: ImageCopy) -> Verified:

@@ -160,6 +160,16 @@ def repoint_name(disk: str, run: str) -> str:
     return f"{disk}/{run}/machine.json"
 
 
+def noted_name(change: str) -> str:
+    """Where is kept that the head row has named the stored change."""
+    return f"{change.removesuffix('.json')}-noted.json"
+
+
+def turned_name(change: str, epoch: int) -> str:
+    """Where is kept that the owner with that epoch has turned back from the stored change."""
+    return f"{change.removesuffix('.json')}-turned-{epoch}.json"
+
+
 def plan_name(disk: str, run: str, target: str, base: str, becomes: str = "head") -> str:
     """Where the plan of a run's copy of one snapshot is kept; `base` is empty for a full copy. What the copy `becomes` is part
     of the name: a restore makes two of one snapshot, and each has its own cursors.
@@ -176,6 +186,16 @@ def policy_name(disk: str) -> str:
 def cursor_name(plan: str, shard: int) -> str:
     """Where is kept how far a shard of the plan came."""
     return f"{plan.removesuffix('.json')}/{shard:06d}.json"
+
+
+def shard_end_name(plan: str, shard: int) -> str:
+    """Where is kept that a shard of the plan is done."""
+    return f"{plan.removesuffix('.json')}/{shard:06d}-end.json"
+
+
+def image_end_name(disk: str, run: str, becomes: str) -> str:
+    """Where is kept that a restore has proved the image, or has given it up."""
+    return f"{disk}/{run}/{becomes}-image.json"
 
 
 _GROUP = (

@@ -126,6 +126,7 @@ class _Backup:
                 self.context.set_custom_status(self._shown("done") | {"state": begun.state, "why": begun.why})
                 return {"run": self.request.run, "state": begun.state, "why": begun.why, "points": []}
             self._holds(begun.held)
+            self.points = list(begun.points)
             self.fresh_after = bool(begun.finish_target)
             transfer, planned, applied = yield from self._prepare(self._ref(begun), begun)
             yield from self._round(transfer, planned, 0, applied)

@@ -97,6 +97,8 @@ class Begun(Message):
     finish_size: int = 0
     repoint: str = ""
     """The change of a machine that has to be settled first."""
+    points: list[str] = Field(default_factory=list)
+    """Restore points the run has made in an earlier life, and does not come to again."""
 
 
 class TakeSnapshot(Message):

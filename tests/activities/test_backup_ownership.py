@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from backup_core.domain.errors import FencedError
+from backup_core.domain.naming import shard_end_name
 from backup_core.domain.ranges import ByteRange
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.ports import Fence
@@ -267,7 +268,7 @@ async def test_every_activity_delivered_late_changes_nothing(scene, moment):
 
 
 async def test_a_write_that_arrives_late_is_refused_by_the_service_itself(scene):
-    """Past the ownership check too: lease and epoch on the head are the last line."""
+    """Past the ownership check too, from before the shard was done: lease and epoch on the head are the last line."""
     await scene.back_up()
     scene.write(6, 61)
     await stop_before(scene, "verify_head")
@@ -282,6 +283,7 @@ async def test_a_write_that_arrives_late_is_refused_by_the_service_itself(scene)
         epoch=asked["image"]["by"]["epoch"],
     )
     scene.catalogue.rows["vm", "head"] = replace(row, value=replace(row.value, owner=claimed))
+    del scene.documents.texts[shard_end_name(asked["image"]["plan"], asked["shard"])]
     before = scene.dump()
 
     answer = await scene.perform("apply_shard", asked)

@@ -1,0 +1,180 @@
+"""Whatever runs twice, at once, late, or from its beginning again: the run ends as if nothing had been."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from backup_core.domain.metadata import from_metadata
+from backup_core.steps import STEPS
+from backup_core.steps.backup import FleetRequest
+from tests.activities.acts import TARGET, contents_of, everything_kept, into, sane
+from tests.activities.lives import (
+    Hub,
+    child_begun_again,
+    delivered_again,
+    delivered_late,
+    delivered_side_by_side,
+)
+from tests.activities.ways import WAYS, backed_up, between_two_disks, interrupted, keeping_one, never_backed_up
+
+
+def seen(stage):
+    """What is there after everything, by name: all but times, versions, and names made of times."""
+    head = stage.head_row()
+    policy = stage.rows("policy")[0]
+    there = {
+        "head": (head.head, head.doubt, head.generation, head.epoch, head.source, head.owner, head.repoint, bool(head.pair)),
+        "registration": (policy.source, policy.unprotected, sorted(stage.claims())),
+        "pins": stage.rows("pin!"),
+        "points": [(one.run, one.kind, one.reason, one.state, _digest(stage.content(one))) for one in stage.points()],
+    }
+    for address, blob in stage.blobs.blobs.items():
+        there[f"blob {address}"] = (_digest(blob.content()), blob.lease, _marked(blob))
+        there[f"snapshots of {address}"] = sorted({_digest(one.content()) for one in blob.snapshots.values()})
+    for vm, machine in stage.machines.machines.items():
+        there[vm] = (machine.power, machine.state, [(disk.lun, disk.source) for disk in machine.disks])
+    for run in stage.rows("run!"):
+        end = POINT.sub("point", run.restore.end) if run.restore else ""
+        there[run.run] = (run.state, run.phase, run.percent, run.kind, len(run.points), len(run.expired), run.error, end)
+    return there
+
+
+POINT = re.compile(r"[0-9]{8}T[0-9]{13}Z")
+
+
+def _digest(content):
+    return f"{len(content)} bytes {hashlib.sha256(content).hexdigest()[:8]}"
+
+
+def _marked(blob):
+    mark = from_metadata(blob.metadata)
+    return (mark.state, mark.run, mark.kind, mark.epoch) if mark else dict(blob.metadata)
+
+
+def as_if_nothing_had_been(stage, expected):
+    """The stage as it would be, thing by thing."""
+    found, wanted = seen(stage), seen(expected)
+    differences = [
+        f"{name}: {found.get(name)}, not {wanted.get(name)}"
+        for name in {**wanted, **found}
+        if found.get(name) != wanted.get(name)
+    ]
+    assert not differences, "; ".join(differences)
+
+
+# -- what is done, besides the usual ways ---------------------------------------------------------------------------------
+
+
+async def a_night(stage, **fields):
+    """The window of the schedule: each backup is a child of the fleet's orchestration."""
+    request = FleetRequest(window="2026-01-09T00:00:00+00:00", wave=4, **fields)
+    await stage.driver().run("backup_fleet", request.model_dump(mode="json"), "fleet.20260109T000000Z")
+    assert stage.rows("run!")[0].state == "Succeeded"
+    assert stage.content(stage.points()[-1]) == stage.blobs.blobs[stage.source()].content()
+
+
+async def a_night_by_copy(stage):
+    await a_night(stage, full_copy="blob")
+
+
+async def adopt(stage):
+    """A restore whose disk no machine gets, and from which the backups go on."""
+    await stage.restore(stage.points()[0], adopt=True)
+    assert stage.rows("policy")[0].source == TARGET
+
+
+async def restore_by_copy(stage):
+    driver = stage.driver()
+    request = stage.restore_request(stage.points()[0], **into()).model_copy(update={"full_copy": "blob"})
+    await driver.run("restore_disk", request.model_dump(mode="json"), request.run)
+    sane(stage)
+
+
+MORE = {
+    "a night, the first": (never_backed_up, a_night, 1),
+    "a night, the first by Copy Blob": (never_backed_up, a_night_by_copy, 1),
+    "a night": (backed_up, a_night, 3),
+    "a night that finishes another run": (interrupted, a_night, 4),
+    "a night that prunes": (keeping_one, a_night, None),
+    "a night that settles a machine": (between_two_disks, a_night, 3),
+    "a restore that is adopted": (backed_up, adopt, 3),
+    "a restore by Copy Blob": (backed_up, restore_by_copy, 3),
+}
+EVERY = WAYS | MORE
+
+
+async def breathe(_):
+    await asyncio.sleep(0)
+
+
+async def lived(way, disturb=None, *, side_by_side=False):
+    """The stage after the run, and its hub."""
+    begin, act, points = EVERY[way]
+    stage = await begin()
+    contents = contents_of(stage)
+    hub = Hub(stage, disturb)
+    stage.driver = lambda: hub
+    if side_by_side:
+        stage.world.before = breathe
+    await act(stage)
+    if points:
+        assert len(stage.points()) == points
+        everything_kept(stage, contents)
+    return stage, hub
+
+
+DELIVERIES = {
+    "twice": lambda: delivered_again(second_counts=False),
+    "twice, the second answer counts": lambda: delivered_again(second_counts=True),
+    "at once": lambda: delivered_side_by_side(second_counts=False),
+    "at once, the second answer counts": lambda: delivered_side_by_side(second_counts=True),
+    "late": delivered_late,
+}
+
+
+@pytest.mark.parametrize("how", DELIVERIES)
+@pytest.mark.parametrize("way", EVERY)
+async def test_every_activity_runs_twice(way, how):
+    """Right after itself, beside itself, or late, and whichever answer counts."""
+    expected, _ = await lived(way)
+    stage, _ = await lived(way, DELIVERIES[how](), side_by_side="at once" in how)
+
+    as_if_nothing_had_been(stage, expected)
+
+
+@pytest.mark.parametrize("way", EVERY)
+async def test_everything_once_more_after_the_end(way):
+    """Nothing changes any more, not even a version."""
+    stage, hub = await lived(way)
+    before = stage.dump(with_runs=True)
+    for call in list(hub.calls):
+        await hub.deliver(call.name, call.input)
+
+    assert stage.dump(with_runs=True) == before
+
+
+@pytest.mark.parametrize("orphans_late", [False, True], ids=["orphans at once", "orphans late"])
+@pytest.mark.parametrize("way", EVERY)
+async def test_a_child_begins_again(way, orphans_late):
+    """Each child of the run at each moment after it began: while it lives, and its first life is forgotten, or after its end."""
+    expected, undisturbed = await lived(way)
+    faults = []
+    for child, life in enumerate(undisturbed.begun):
+        for moment in range(undisturbed.began[child], undisturbed.moment):
+            try:
+                stage, _ = await lived(way, child_begun_again(moment, child, orphans_late=orphans_late))
+                as_if_nothing_had_been(stage, expected)
+            except (Exception, AssertionError) as error:  # all of them are told together
+                faults.append(f"{life.id} again at {moment}: {error}")
+    assert not faults, "\n".join(faults)
+
+
+def test_the_table_names_every_step():
+    """`docs/second-lives.md` says for each step what a second life finds."""
+    text = (Path(__file__).parents[2] / "docs" / "second-lives.md").read_text()
+    assert sorted(re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE)) == sorted(step.name for step in STEPS)
