@@ -33,6 +33,8 @@ REPOSITORY = Path(__file__).parent.parent
 SAMPLE_SETTINGS = REPOSITORY / "local.settings.sample.json"
 HOST_COMMAND = "PAGEKEEPER_HOST_COMMAND"
 """The environment variable with the command of another host, as a shell would split it."""
+INVISIBLE_SECONDS = 0.5
+"""How long what a killed host held stands still here, where the development host is told; five minutes in Azure."""
 DISKS_CONTAINER = "vhds"
 Part = TypeVar("Part", Storage, Machines, "Host")
 Found = TypeVar("Found")
@@ -89,7 +91,7 @@ class Host:
              "--port", port, "--timers", self._timers, "--tied"],
             self.log,
             folder=REPOSITORY,
-            environment=self._environment,
+            environment={"DEVHOST_INVISIBLE_SECONDS": f"{INVISIBLE_SECONDS:g}", **self._environment},
             is_ready=is_ready,
         )  # fmt: skip
 

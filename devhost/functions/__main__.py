@@ -48,6 +48,7 @@ async def serve(directory: Path, hub_file: Path, port: int, *, timers_on_schedul
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     await stopped.wait()
+    engine.partitions.leave()
     hub.close()
     # The app's own clients and threads end with the process: it never promised to be told.
     os._exit(0)

@@ -1,17 +1,19 @@
-"""Runs orchestrations by replay and activities at least once, over the hub.
+"""Runs orchestrations by replay and activities at least once, over the hub, beside other workers of the same hub.
 
-One pump per instance reads its messages, has the orchestrator replayed, and commits history, new work, new messages and the
-status in one transaction. What was in flight when the process died is found in the hub at the next start and runs again.
+One pump per instance reads its messages, has the orchestrator replayed, sends what the episode asks for and then commits
+history and status. What a worker has taken is invisible to the others while it lives; what it held when it died becomes
+visible again after some time and runs again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
+import contextlib
 import inspect
 import json
 import logging
 import os
+import sqlite3
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -20,17 +22,26 @@ from typing import TYPE_CHECKING, Any
 import azure.functions as func
 
 from devhost.functions import protocol
+from devhost.functions.episodes import Episode, read
+from devhost.functions.partitions import Partitions
 from devhost.functions.protocol import EventType
-from devhost.functions.replay import Replay, Scheduled
+from devhost.functions.replay import Replay
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Collection, Coroutine, Sequence
 
     from devhost.functions.hub import Hub, Instance, Work
     from devhost.functions.index import App, AppFunction
     from devhost.functions.protocol import Event
 
 log = logging.getLogger("devhost.functions")
+
+POLL_SECONDS = 0.02
+"""How often the hub is asked whether another worker changed it."""
+AGAIN_SECONDS = 1.0
+"""How long the messages of a refused episode rest; the real extension waits two seconds at first."""
+EARLY_SECONDS = 0.2
+"""How long an answer rests to a call that is not yet committed."""
 
 
 class InvocationContext(func.Context):  # type: ignore[misc]  # azure.functions ships no types
@@ -57,7 +68,7 @@ class InvocationContext(func.Context):  # type: ignore[misc]  # azure.functions 
 
 
 class Engine:
-    """The dispatcher. Everything that touches the hub runs on one event loop."""
+    """One worker of the hub. Everything that touches the hub runs on one event loop."""
 
     def __init__(self, app: App, hub: Hub, origin: str) -> None:
         """Serve `app` from `hub`; `origin` is the host's own http address."""
@@ -68,11 +79,12 @@ class Engine:
         self._orchestrator_slots = asyncio.Semaphore(app.durable.get("maxConcurrentOrchestratorFunctions") or 5 * cores)
         self._pumps: set[str] = set()
         self._kicked: set[str] = set()
-        self._alarms: list[tuple[float, str]] = []
-        self._alarm_set = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        # (execution, history as JSON) of live instances, so that a dispatch need not read the past again.
+        # (execution, history as JSON) of live instances, so that an episode need not read the past again.
         self._past: dict[str, tuple[str, list[str]]] = {}
+        self.partitions = Partitions(hub, app.invisible_seconds)
+        self._activities: set[int] = set()
+        self._stirred = asyncio.Event()
 
     # -- life -----------------------------------------------------------------------------------------
 
@@ -83,30 +95,41 @@ class Engine:
         task.add_done_callback(self._tasks.discard)
 
     def start(self) -> None:
-        """Pick up what an earlier process left: unread messages, unfinished activities, timers."""
-        for instance_id, at in self.hub.waiting():
-            self._alarm(at, instance_id)
-        for work in self.hub.open_work():
-            self.spawn(self._run(work))
-        self.spawn(self._clock())
+        """Join the hub's workers, and look for what is to be done until the process ends."""
+        self.partitions.renew()
+        self.spawn(self._watch())
 
-    def _alarm(self, at: float, instance_id: str) -> None:
-        heapq.heappush(self._alarms, (at, instance_id))
-        self._alarm_set.set()
+    async def _watch(self) -> None:
+        """What this worker sends to itself is begun at once; the hub is looked through for all else.
 
-    async def _clock(self) -> None:
+        That is what other workers sent, timers that are due, and what a dead worker held.
+        """
+        due = 0.0
         while True:
-            while self._alarms and self._alarms[0][0] <= time.time():
-                self.wake(heapq.heappop(self._alarms)[1])
-            self._alarm_set.clear()
-            pause = max(0.0, self._alarms[0][0] - time.time()) if self._alarms else None
             try:
-                await asyncio.wait_for(self._alarm_set.wait(), pause)
-            except TimeoutError:
-                continue
+                moved = self.partitions.renew_in_time()
+                if moved or self._stirred.is_set() or self.hub.has_changed() or due <= time.time():
+                    self._stirred.clear()
+                    due = self._look()
+            except sqlite3.OperationalError:
+                log.exception("the hub could not be looked through; it is tried again")
+            pause = min(POLL_SECONDS, max(0.0, due - time.time()))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stirred.wait(), pause)
+
+    def _look(self) -> float:
+        """Begin what is visible, and return the moment (POSIX seconds) at which more will be."""
+        now = time.time()
+        for instance_id in self.hub.readable(now):
+            self.wake(instance_id)
+        for work in self.hub.visible_work(now):
+            self._begin(work)
+        return self.hub.next_visible(now)
 
     def wake(self, instance_id: str) -> None:
-        """Have the instance's messages read soon."""
+        """Have the instance's messages read soon: here, or by the worker whose partition it is in."""
+        if not self.partitions.has(instance_id):
+            return
         self._kicked.add(instance_id)
         if instance_id not in self._pumps:
             self._pumps.add(instance_id)
@@ -120,43 +143,87 @@ class Engine:
                     while await self._dispatch(instance_id):
                         pass
         except Exception:
-            log.exception("dispatch of %s broke; it is tried again at its next message", instance_id)
+            log.exception("an episode of %s broke; its messages are delivered again", instance_id)
         finally:
             self._pumps.discard(instance_id)
             if instance_id in self._kicked:
                 self.wake(instance_id)
 
-    # -- one dispatch ---------------------------------------------------------------------------------
+    # -- episodes -------------------------------------------------------------------------------------
 
     async def _dispatch(self, instance_id: str) -> bool:
-        rows = self.hub.messages(instance_id, time.time())
-        if not rows:
+        """Read what is visible and run an episode. False when there was nothing to read."""
+        if not self.hub.messages(instance_id, time.time()):
             return False
-        numbers = [row["number"] for row in rows]
+        with self.hub:
+            rows = self.hub.take_messages(instance_id, time.time(), self.partitions.until("messages"))
+        await self._read(instance_id, rows)
+        return True
+
+    async def _read(self, instance_id: str, rows: Sequence[sqlite3.Row]) -> None:
+        numbers = {row["number"] for row in rows}
         instance = self.hub.instance(instance_id)
         if instance is None or instance.ended:
             with self.hub:
                 self.hub.consume(numbers)
             self._past.pop(instance_id, None)
-            return True
-        execution, past = self._past.get(instance_id, ("", []))
-        if execution != instance.execution:
-            past = self.hub.history(instance_id)
-        new = [json.loads(row["event"]) for row in rows if row["execution"] in (None, instance.execution)]
-        # The start goes first, whatever arrived before it, and only once.
-        starts = [item for item in new if item["EventType"] == EventType.EXECUTION_STARTED]
-        others = [item for item in new if item["EventType"] != EventType.EXECUTION_STARTED]
-        if not past and not starts:
-            return False
-        new = [protocol.event(EventType.ORCHESTRATOR_STARTED), *([] if past else starts[:1]), *others]
+            return
+        past = self._history(instance)
+        events = [json.loads(text) for text in past]
+        found = read(rows, instance, events)
+        if found.early:
+            self._put_off(found.early, EARLY_SECONDS)
+        numbers.difference_update(found.early)
+        if found.delivered:
+            new = [protocol.event(EventType.ORCHESTRATOR_STARTED), *found.delivered]
+            with self.partitions.holding("messages", numbers):
+                await self._episode(instance, past, events, new, numbers)
+        elif numbers:
+            with self.hub:
+                self.hub.consume(numbers)
+
+    async def _episode(
+        self, instance: Instance, past: list[str], events: list[Event], new: list[Event], numbers: Collection[int]
+    ) -> None:
         answer = await self._ask(instance, past, new)
-        events = [*map(json.loads, past), *new]
-        replay = Replay(answer, instance.execution, self.app.activities.keys()).run(events, instance.name)
+        replay = Replay(answer, instance.execution, self.app.activities.keys()).run([*events, *new], instance.name)
         if problem := protocol.custom_status_problem(answer):
             replay.fail(instance.name, problem)
             answer["customStatus"] = None
-        self._commit(instance, past, new, replay, numbers)
-        return True
+        self._finish(Episode(instance, past, new, numbers, replay, self.app.version))
+
+    def _finish(self, episode: Episode) -> None:
+        """Send the episode's messages, then commit it. A crash in between leaves the messages of an episode that never was."""
+        with self.hub as hub:
+            sent = episode.send(hub)
+        with self.hub as hub:
+            history = episode.commit(hub, sent)
+        instance = episode.instance
+        if history is None:
+            log.warning("the commit of an episode of %s was refused: the episode runs again", instance.id)
+            self._put_off(episode.numbers, AGAIN_SECONDS)
+        if history and not episode.replay.ending:
+            self._past[instance.id] = (instance.execution, history)
+        else:
+            self._past.pop(instance.id, None)
+        for activity in sent.work:
+            self._begin(activity)
+        if sent.has_timers:
+            self._stirred.set()
+        for instance_id in sent.woken:
+            self.wake(instance_id)
+
+    def _put_off(self, numbers: Collection[int], seconds: float) -> None:
+        """Make messages visible again after so many seconds."""
+        with self.hub as hub:
+            hub.hide_messages(numbers, time.time() + seconds)
+        self._stirred.set()
+
+    def _history(self, instance: Instance) -> list[str]:
+        execution, past = self._past.get(instance.id, ("", []))
+        if execution != instance.execution or len(past) != self.hub.length(instance.id):
+            past = self.hub.history(instance.id)
+        return past
 
     async def _ask(self, instance: Instance, past: Sequence[str], new: Sequence[Event]) -> dict[str, Any]:
         function = self.app.orchestrators.get(instance.name.lower())
@@ -175,107 +242,12 @@ class Engine:
                 answer = {"actions": [[]], "error": f"{type(error).__name__}: {error}"}
             return answer
 
-    def _commit(self, instance: Instance, past: list[str], new: list[Event], replay: Replay, numbers: list[int]) -> None:
-        for item in new:
-            item["IsPlayed"] = item["EventType"] != EventType.ORCHESTRATOR_STARTED
-        status = self._custom_status(instance, replay.answer)
-        work: list[Work] = []
-        woken: set[str] = set()
-        alarms: list[tuple[float, str]] = []
-        ending = replay.ending
-        with self.hub as hub:
-            out = [
-                self._record(instance, sequence, replay.scheduled[sequence], work, woken, alarms)
-                for sequence in sorted(replay.scheduled)
-            ]
-            hub.consume(numbers)
-            if ending and ending.status == "ContinuedAsNew":
-                hub.restart(instance, json.dumps(ending.next_input), status)
-                for item in replay.carried_events:
-                    hub.post(instance.id, item)
-                self._past.pop(instance.id, None)
-                woken.add(instance.id)
-            else:
-                if ending:
-                    number = protocol.STATUS_NUMBERS[ending.status]
-                    out.append(
-                        protocol.event(
-                            EventType.EXECUTION_COMPLETED, ending.sequence, OrchestrationStatus=number, Result=ending.output
-                        )
-                    )
-                    woken |= self._tell_parent(instance, ending.status, ending.output)
-                texts = [json.dumps(item) for item in [*new, *out, protocol.event(EventType.ORCHESTRATOR_COMPLETED)]]
-                hub.append(instance.id, len(past), texts)
-                running = "Suspended" if replay.suspended else "Running"
-                hub.update(
-                    instance.id,
-                    status=ending.status if ending else running,
-                    output=ending.output if ending else replay.pause_reason,
-                    custom_status=status,
-                )
-                if ending:
-                    self._past.pop(instance.id, None)
-                else:
-                    self._past[instance.id] = (instance.execution, past + texts)
-        for activity in work:
-            self.spawn(self._run(activity))
-        for at, instance_id in alarms:
-            self._alarm(at, instance_id)
-        for instance_id in woken:
-            self.wake(instance_id)
-
-    def _record(
-        self,
-        instance: Instance,
-        sequence: int,
-        task: Scheduled,
-        work: list[Work],
-        woken: set[str],
-        alarms: list[tuple[float, str]],
-    ) -> Event:
-        if task.kind == "activity":
-            work.append(self.hub.add_work(instance.id, instance.execution, sequence, task.name, task.input))
-            return protocol.event(EventType.TASK_SCHEDULED, sequence, Name=task.name, Version="", Input=None)
-        if task.kind == "timer":
-            assert task.fire_at is not None
-            fire_at, at = protocol.format_time(task.fire_at), task.fire_at.timestamp()
-            fired = protocol.event(EventType.TIMER_FIRED, TimerId=sequence, FireAt=fire_at)
-            self.hub.post(instance.id, fired, execution=instance.execution, visible_at=at)
-            alarms.append((at, instance.id))
-            return protocol.event(EventType.TIMER_CREATED, sequence, FireAt=fire_at)
-        parent, version = (instance.id, instance.execution, sequence), task.version or self.app.version
-        # A living instance of that id is replaced without a word. An id that begins with @ is an entity's: the caller waits.
-        if not task.instance.startswith("@"):
-            self.hub.create(task.instance, task.name, json.dumps(task.input), version, parent)
-            self._past.pop(task.instance, None)
-            woken.add(task.instance)
-        return protocol.event(
-            EventType.SUB_CREATED, sequence, Name=task.name, Version=version, InstanceId=task.instance, Input=None
-        )
-
-    def _tell_parent(self, instance: Instance, status: str, output: str | None) -> set[str]:
-        if instance.parent is None:
-            return set()
-        if status == "Completed":
-            told = protocol.event(EventType.SUB_COMPLETED, TaskScheduledId=instance.parent_task, Result=output)
-        else:
-            told = protocol.child_failure(instance.parent_task or 0, status, output)
-        self.hub.post(instance.parent, told, execution=instance.parent_execution)
-        return {instance.parent}
-
-    @staticmethod
-    def _custom_status(instance: Instance, answer: dict[str, Any]) -> str | None:
-        if answer.get("customStatus") is None:
-            return instance.custom_status
-        return protocol.written(answer["customStatus"])
-
     # -- instances, from outside --------------------------------------------------------------------------
 
     def start_new(self, instance_id: str, name: str, raw_input: str | None, version: str | None = None) -> None:
         """Create the instance and run it."""
         with self.hub:
             self.hub.create(instance_id, name, raw_input, version or self.app.version)
-        self._past.pop(instance_id, None)
         self.wake(instance_id)
 
     def send(self, instance_id: str, item: Event) -> None:
@@ -286,20 +258,39 @@ class Engine:
 
     # -- activities ---------------------------------------------------------------------------------------
 
-    async def _run(self, work: Work) -> None:
-        async with self._activity_slots:
-            instance = self.hub.instance(work.id)
-            wanted = instance and instance.execution == work.execution and not instance.ended
-            told = await self._activity(work) if wanted else None
-            with self.hub:
-                self.hub.finish_work(work.number)
-                if told:
-                    self.hub.post(work.id, told, execution=work.execution)
-        if told:
-            self.wake(work.id)
+    def _begin(self, work: Work) -> None:
+        if work.number not in self._activities and self.partitions.has(str(work.number)):
+            self._activities.add(work.number)
+            self.spawn(self._run(work))
 
-    async def _activity(self, work: Work) -> Event:
-        function = self.app.activities[work.name.lower()]
+    async def _run(self, work: Work) -> None:
+        """Run an activity and send its answer, whatever has become of the instance; then forget the work.
+
+        A crash before that has it run, and answered, again.
+        """
+        try:
+            async with self._activity_slots:
+                with self.hub:
+                    taken = self.hub.take_work(work.number, self.partitions.worker, time.time(), self.partitions.until("work"))
+                if taken:
+                    with self.partitions.holding("work", [work.number]):
+                        await self._activity(work)
+        finally:
+            self._activities.discard(work.number)
+
+    async def _activity(self, work: Work) -> None:
+        function = self.app.activities.get(work.name.lower())
+        if function is None:
+            log.error("activity %s of %s is not in the app: its caller waits until an app has it", work.name, work.id)
+            return
+        told = await self._result(function, work)
+        with self.hub:
+            self.hub.post(work.id, told, execution=work.execution)
+        with self.hub:
+            self.hub.finish_work(work.number, self.partitions.worker)
+        self.wake(work.id)
+
+    async def _result(self, function: AppFunction, work: Work) -> Event:
         try:
             value = await self.invoke(function, {function.trigger.name: protocol.activity_argument(work.input)})
             return protocol.event(EventType.TASK_COMPLETED, TaskScheduledId=work.task, Result=protocol.activity_result(value))

@@ -1,11 +1,12 @@
 """The task hub: instances, their history, messages (with timers) and activity work, in one SQLite file.
 
-One transaction per dispatch covers all four, so a kill at any moment leaves either all of a dispatch or nothing of it.
+Several processes may use one file. What is taken from it, a message or an activity, is invisible until the taker's time is up.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import uuid
 from dataclasses import dataclass
@@ -30,11 +31,18 @@ CREATE TABLE IF NOT EXISTS messages(
   number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, execution TEXT, visible_at REAL NOT NULL,
   event TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS messages_by_instance ON messages(id, number);
+CREATE INDEX IF NOT EXISTS messages_by_time ON messages(visible_at);
 CREATE TABLE IF NOT EXISTS work(
   number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, execution TEXT NOT NULL, task INTEGER NOT NULL,
-  name TEXT NOT NULL, input TEXT);
+  name TEXT NOT NULL, input TEXT, visible_at REAL NOT NULL DEFAULT 0, worker TEXT);
+CREATE INDEX IF NOT EXISTS work_by_time ON work(visible_at);
+CREATE TABLE IF NOT EXISTS workers(name TEXT PRIMARY KEY, until REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS timers(name TEXT PRIMARY KEY, last TEXT, next TEXT);
 """
+
+BUSY_SECONDS = 30.0
+"""How long a transaction waits for another process's."""
+WORK = "number, id, execution, task, name, input"
 
 
 @dataclass(frozen=True)
@@ -78,12 +86,13 @@ class Hub:
 
     def __init__(self, path: Path | str) -> None:
         """Open or create the hub at `path`."""
-        self.db = sqlite3.connect(path, isolation_level=None)
+        self.db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
         self.db.row_factory = sqlite3.Row
         self.db.execute("PRAGMA journal_mode=WAL")
         # NORMAL loses nothing when the process is killed; only a power cut could undo the last transactions.
         self.db.execute("PRAGMA synchronous=NORMAL")
         self.db.executescript(SCHEMA)
+        self._version = 0
 
     def close(self) -> None:
         """Close the file."""
@@ -120,14 +129,39 @@ class Hub:
             "SELECT * FROM messages WHERE id=? AND visible_at<=? ORDER BY number", (instance_id, visible_until)
         ).fetchall()
 
-    def waiting(self) -> list[tuple[str, float]]:
-        """(instance, POSIX second) at which each instance next has a message to read."""
-        rows = self.db.execute("SELECT id, MIN(visible_at) AS at FROM messages GROUP BY id")
-        return [(row["id"], row["at"]) for row in rows]
+    def length(self, instance_id: str) -> int:
+        """How many events the instance's history has."""
+        row = self.db.execute("SELECT MAX(position) AS last FROM history WHERE id=?", (instance_id,)).fetchone()
+        return 0 if row["last"] is None else int(row["last"]) + 1
 
-    def open_work(self) -> list[Work]:
-        """Activities that have no recorded result."""
-        return [Work(**dict(row)) for row in self.db.execute("SELECT * FROM work ORDER BY number")]
+    def has_changed(self) -> bool:
+        """Whether another process has written since the last call."""
+        (version,) = self.db.execute("PRAGMA data_version").fetchone()
+        before, self._version = self._version, version
+        return bool(version != before)
+
+    def readable(self, now: float) -> list[str]:
+        """The instances with messages that are visible."""
+        return [row["id"] for row in self.db.execute("SELECT DISTINCT id FROM messages WHERE visible_at<=?", (now,))]
+
+    def visible_work(self, now: float) -> list[Work]:
+        """Activities that nobody has taken, or whose taker's time is up, oldest first."""
+        rows = self.db.execute(f"SELECT {WORK} FROM work WHERE visible_at<=? ORDER BY number", (now,))  # noqa: S608  fixed names
+        return [Work(**dict(row)) for row in rows]
+
+    def next_visible(self, now: float) -> float:
+        """When the next message or activity becomes visible, in POSIX seconds; infinity when none will."""
+        found = [
+            self.db.execute(f"SELECT MIN(visible_at) FROM {table} WHERE visible_at>?", (now,)).fetchone()[0]  # noqa: S608  fixed names
+            for table in ("messages", "work")
+        ]
+        return min((moment for moment in found if moment is not None), default=math.inf)
+
+    def is_unchanged(self, instance: Instance, length: int) -> bool:
+        """Whether the instance lives, is the same execution, and its history has that many events."""
+        present = self.instance(instance.id)
+        same = present is not None and not present.ended and present.execution == instance.execution
+        return same and self.length(instance.id) == length
 
     # -- writing, inside a transaction --------------------------------------------------------------
 
@@ -137,6 +171,36 @@ class Hub:
             "INSERT INTO messages(id, execution, visible_at, event) VALUES(?,?,?,?)",
             (instance_id, execution, visible_at, json.dumps(event)),
         )
+
+    def take_messages(self, instance_id: str, now: float, until: float) -> list[sqlite3.Row]:
+        """The instance's visible messages, from now on invisible until `until`."""
+        rows = self.messages(instance_id, now)
+        self.hide_messages([row["number"] for row in rows], until)
+        return rows
+
+    def hide_messages(self, numbers: Iterable[int], until: float) -> None:
+        """Make messages invisible until `until`; those that are gone stay gone."""
+        self.db.executemany("UPDATE messages SET visible_at=? WHERE number=?", [(until, number) for number in numbers])
+
+    def take_work(self, number: int, worker: str, now: float, until: float) -> bool:
+        """Make the activity invisible until `until`, as `worker`'s; False when it is gone or another has it."""
+        asked = "UPDATE work SET visible_at=?, worker=? WHERE number=? AND visible_at<=?"
+        return self.db.execute(asked, (until, worker, number, now)).rowcount == 1
+
+    def hold_work(self, numbers: Iterable[int], worker: str, until: float) -> None:
+        """Prolong what `worker` has taken."""
+        asked = "UPDATE work SET visible_at=? WHERE number=? AND worker=?"
+        self.db.executemany(asked, [(until, number, worker) for number in numbers])
+
+    def beat(self, worker: str, now: float, until: float) -> list[str]:
+        """Count `worker` among the living until `until`; the names of all who live at `now`, in order."""
+        self.db.execute("INSERT OR REPLACE INTO workers VALUES(?,?)", (worker, until))
+        self.db.execute("DELETE FROM workers WHERE until<=?", (now,))
+        return [row["name"] for row in self.db.execute("SELECT name FROM workers ORDER BY name")]
+
+    def leave(self, worker: str) -> None:
+        """Count `worker` among the living no longer."""
+        self.db.execute("DELETE FROM workers WHERE name=?", (worker,))
 
     def consume(self, numbers: Iterable[int]) -> None:
         """Delete read messages."""
@@ -198,9 +262,9 @@ class Hub:
         assert cursor.lastrowid is not None
         return Work(cursor.lastrowid, instance_id, execution, task, name, raw_input)
 
-    def finish_work(self, number: int) -> None:
-        """Forget an activity whose result has been posted."""
-        self.db.execute("DELETE FROM work WHERE number=?", (number,))
+    def finish_work(self, number: int, worker: str) -> None:
+        """Forget an activity whose result has been posted, unless another worker has it by now."""
+        self.db.execute("DELETE FROM work WHERE number=? AND worker=?", (number, worker))
 
     def purge(self, instance_ids: Iterable[str]) -> int:
         """Delete finished instances with everything of theirs; the number deleted."""

@@ -10,7 +10,7 @@ import re
 import sys
 import typing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import azure.functions as func
 from azure.functions import durable_functions as _durable  # noqa: F401  registers its converters
@@ -20,6 +20,13 @@ from azure.functions import timer as _timer  # noqa: F401  registers its convert
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+Taken = Literal["messages", "work"]
+INVISIBLE_SETTINGS: dict[Taken, str] = {"messages": "controlQueueVisibilityTimeout", "work": "workItemQueueVisibilityTimeout"}
+INVISIBLE_SECONDS, INVISIBLE_SECONDS_MIN = 300.0, 60.0
+INVISIBLE_OVERRIDE = "DEVHOST_INVISIBLE_SECONDS"
+"""Environment variable for tests: both timeouts in seconds, also below the minute that the real host wants at least."""
 
 
 class IndexingError(Exception):
@@ -81,6 +88,8 @@ class App:
         self.hub: str = self.durable.get("hubName", "TestHubName")
         self.version: str | None = self.durable.get("defaultVersion")
         """What a new instance carries when whoever starts it names no version."""
+        self.invisible_seconds = _invisible_seconds(self.durable.get("storageProvider", {}))
+        """How long what a worker has taken stays invisible to others, unless it is renewed."""
         registered = [AppFunction(function) for function in _registered(directory)]
         self.functions = [function for function in registered if not _disabled(function.name)]
         names = [function.name.lower() for function in self.functions]
@@ -112,6 +121,20 @@ def _host_settings(file: Path) -> dict[str, Any]:
                 section = section.setdefault(one, {})
             section[key] = value
     return host
+
+
+def _invisible_seconds(storage: dict[str, str]) -> dict[Taken, float]:
+    if INVISIBLE_OVERRIDE in os.environ:
+        return dict.fromkeys(INVISIBLE_SETTINGS, float(os.environ[INVISIBLE_OVERRIDE]))
+    found: dict[Taken, float] = {}
+    for kind, setting in INVISIBLE_SETTINGS.items():
+        text = storage.get(setting)
+        hours, minutes, seconds = map(float, text.split(":")) if text else (0.0, 0.0, INVISIBLE_SECONDS)
+        found[kind] = hours * 3600 + minutes * 60 + seconds
+        if found[kind] < INVISIBLE_SECONDS_MIN:
+            message = f"host.json: {setting} is {text}; the extension takes no less than 00:01:00"
+            raise IndexingError(message)
+    return found
 
 
 def _registered(directory: Path) -> list[Any]:
