@@ -127,6 +127,15 @@ class Host:
         answer = self.call("POST", f"/admin/functions/{timer}", {})
         answer.raise_for_status()
 
+    def faults(self, *rules: Mapping[str, Any]) -> None:
+        """Have the development host follow these rules, which devhost/functions/faults.py describes, and no others."""
+        self.call("POST", "/admin/devhost/faults", list(rules)).raise_for_status()
+
+    def rules(self) -> list[dict[str, Any]]:
+        """The rules of `faults`, with what is left of them."""
+        found: list[dict[str, Any]] = self.call("GET", "/admin/devhost/faults").json()
+        return found
+
     def events(self) -> list[dict[str, Any]]:
         """What the app told of itself in its log, oldest first."""
         lines = (line.partition(EVENT_PREFIX + "{") for line in self.log.read_text().splitlines())

@@ -23,6 +23,7 @@ import azure.functions as func
 
 from devhost.functions import protocol
 from devhost.functions.episodes import Episode, read
+from devhost.functions.faults import Faults
 from devhost.functions.partitions import Partitions
 from devhost.functions.protocol import EventType
 from devhost.functions.replay import Replay
@@ -30,6 +31,7 @@ from devhost.functions.replay import Replay
 if TYPE_CHECKING:
     from collections.abc import Collection, Coroutine, Sequence
 
+    from devhost.functions.faults import Rule
     from devhost.functions.hub import Hub, Instance, Work
     from devhost.functions.index import App, AppFunction
     from devhost.functions.protocol import Event
@@ -82,7 +84,8 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         # (execution, history as JSON) of live instances, so that an episode need not read the past again.
         self._past: dict[str, tuple[str, list[str]]] = {}
-        self.partitions = Partitions(hub, app.invisible_seconds)
+        self.partitions, self.faults = Partitions(hub, app.invisible_seconds), Faults(hub)
+        self._early: dict[str, set[int]] = {}
         self._activities: set[int] = set()
         self._stirred = asyncio.Event()
 
@@ -120,6 +123,7 @@ class Engine:
     def _look(self) -> float:
         """Begin what is visible, and return the moment (POSIX seconds) at which more will be."""
         now = time.time()
+        self.hub.release_late()
         for instance_id in self.hub.readable(now):
             self.wake(instance_id)
         for work in self.hub.visible_work(now):
@@ -157,8 +161,21 @@ class Engine:
             return False
         with self.hub:
             rows = self.hub.take_messages(instance_id, time.time(), self.partitions.until("messages"))
+            self._repeat(rows)
         await self._read(instance_id, rows)
         return True
+
+    def _repeat(self, rows: Sequence[sqlite3.Row]) -> None:
+        for row in rows:
+            item = json.loads(row["event"])
+            if rule := self.faults.met("repeatMessage", row["id"], protocol.EVENT_NAMES[item["EventType"]]):
+                late, at = self._when(rule, row["id"])
+                self.hub.post(row["id"], item, execution=row["execution"], visible_at=at, late=late)
+                self._stirred.set()
+
+    def _when(self, rule: Rule, instance_id: str) -> tuple[str | None, float]:
+        """When something is visible under a rule: after the end of an instance, or at a moment (POSIX seconds)."""
+        return (self.hub.root(instance_id) if rule.late else None), time.time() + rule.seconds
 
     async def _read(self, instance_id: str, rows: Sequence[sqlite3.Row]) -> None:
         numbers = {row["number"] for row in rows}
@@ -167,17 +184,24 @@ class Engine:
             with self.hub:
                 self.hub.consume(numbers)
             self._past.pop(instance_id, None)
+            self._early.pop(instance_id, None)
             return
         past = self._history(instance)
         events = [json.loads(text) for text in past]
         found = read(rows, instance, events)
         if found.early:
+            self._early.setdefault(instance_id, set()).update(found.early)
             self._put_off(found.early, EARLY_SECONDS)
         numbers.difference_update(found.early)
         if found.delivered:
             new = [protocol.event(EventType.ORCHESTRATOR_STARTED), *found.delivered]
+            episode = self._episode(instance, past, events, new, numbers)
             with self.partitions.holding("messages", numbers):
-                await self._episode(instance, past, events, new, numbers)
+                if self.faults.met("runTwice", instance.id, instance.name):
+                    again = [protocol.event(EventType.ORCHESTRATOR_STARTED), *map(dict, found.delivered)]
+                    await asyncio.gather(episode, self._episode(instance, past, events, again, numbers))
+                else:
+                    await episode
         elif numbers:
             with self.hub:
                 self.hub.consume(numbers)
@@ -194,21 +218,26 @@ class Engine:
 
     def _finish(self, episode: Episode) -> None:
         """Send the episode's messages, then commit it. A crash in between leaves the messages of an episode that never was."""
-        with self.hub as hub:
-            sent = episode.send(hub)
-        with self.hub as hub:
-            history = episode.commit(hub, sent)
         instance = episode.instance
+        with self.hub as hub:
+            refusal = self.faults.met("refuseCommit", instance.id, instance.name)
+            sent = episode.send(hub, hub.root(instance.id) if refusal and refusal.late else None)
+        with self.hub as hub:
+            history = None if refusal else episode.commit(hub, sent)
+            if history is not None and (early := self._early.pop(instance.id, None)):
+                hub.hide_messages(early, 0.0)  # its calls are committed now
+                sent.woken.add(instance.id)
         if history is None:
             log.warning("the commit of an episode of %s was refused: the episode runs again", instance.id)
-            self._put_off(episode.numbers, AGAIN_SECONDS)
+            self._put_off(episode.numbers, refusal.seconds if refusal else AGAIN_SECONDS)
         if history and not episode.replay.ending:
             self._past[instance.id] = (instance.execution, history)
         else:
             self._past.pop(instance.id, None)
-        for activity in sent.work:
-            self._begin(activity)
-        if sent.has_timers:
+        if not sent.late:
+            for activity in sent.work:
+                self._begin(activity)
+        if sent.has_timers or episode.replay.ending:
             self._stirred.set()
         for instance_id in sent.woken:
             self.wake(instance_id)
@@ -272,6 +301,10 @@ class Engine:
             async with self._activity_slots:
                 with self.hub:
                     taken = self.hub.take_work(work.number, self.partitions.worker, time.time(), self.partitions.until("work"))
+                    if taken and (rule := self.faults.met("repeatActivity", work.id, work.name)):
+                        late, at = self._when(rule, work.id)
+                        self.hub.add_work(work.id, work.execution, work.task, work.name, work.input, visible_at=at, late=late)
+                        self._stirred.set()
                 if taken:
                     with self.partitions.holding("work", [work.number]):
                         await self._activity(work)
@@ -285,7 +318,11 @@ class Engine:
             return
         told = await self._result(function, work)
         with self.hub:
-            self.hub.post(work.id, told, execution=work.execution)
+            rule = self.faults.met("holdAnswer", work.id, work.name)
+            late, at = self._when(rule, work.id) if rule else (None, 0.0)
+            self.hub.post(work.id, told, execution=work.execution, visible_at=at, late=late)
+        if rule:
+            self._stirred.set()
         with self.hub:
             self.hub.finish_work(work.number, self.partitions.worker)
         self.wake(work.id)

@@ -76,6 +76,7 @@ class Sent:
     woken: set[str] = field(default_factory=set)
     events: list[Event] = field(default_factory=list)
     has_timers: bool = False
+    late: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,9 @@ class Episode:
     version: str | None
     """The version of children that name none."""
 
-    def send(self, hub: Hub) -> Sent:
-        """Send all messages; a transaction of its own, before the commit."""
-        sent, ending = Sent(), self.replay.ending
+    def send(self, hub: Hub, late: str | None = None) -> Sent:
+        """Send all messages; a transaction of its own, before the commit. Activities wait for the end of instance `late`."""
+        sent, ending = Sent(late=late), self.replay.ending
         for sequence in sorted(self.replay.scheduled):
             sent.events.append(self._schedule(hub, sequence, self.replay.scheduled[sequence], sent))
         if ending and ending.status != "ContinuedAsNew":
@@ -135,7 +136,8 @@ class Episode:
     def _schedule(self, hub: Hub, sequence: int, task: Scheduled, sent: Sent) -> Event:
         instance = self.instance
         if task.kind == "activity":
-            sent.work.append(hub.add_work(instance.id, instance.execution, sequence, task.name, task.input))
+            work = hub.add_work(instance.id, instance.execution, sequence, task.name, task.input, late=sent.late)
+            sent.work.append(work)
             return protocol.event(EventType.TASK_SCHEDULED, sequence, Name=task.name, Version="", Input=None)
         if task.kind == "timer":
             assert task.fire_at is not None

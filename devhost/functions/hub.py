@@ -29,12 +29,16 @@ CREATE TABLE IF NOT EXISTS history(
   id TEXT, position INTEGER, event TEXT NOT NULL, PRIMARY KEY(id, position)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS messages(
   number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, execution TEXT, visible_at REAL NOT NULL,
-  event TEXT NOT NULL);
+  event TEXT NOT NULL, late TEXT);
 CREATE INDEX IF NOT EXISTS messages_by_instance ON messages(id, number);
 CREATE INDEX IF NOT EXISTS messages_by_time ON messages(visible_at);
 CREATE TABLE IF NOT EXISTS work(
   number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, execution TEXT NOT NULL, task INTEGER NOT NULL,
-  name TEXT NOT NULL, input TEXT, visible_at REAL NOT NULL DEFAULT 0, worker TEXT);
+  name TEXT NOT NULL, input TEXT, visible_at REAL NOT NULL DEFAULT 0, worker TEXT,
+  late TEXT);
+CREATE INDEX IF NOT EXISTS late_messages ON messages(late) WHERE late IS NOT NULL;
+CREATE INDEX IF NOT EXISTS late_work ON work(late) WHERE late IS NOT NULL;
+CREATE TABLE IF NOT EXISTS faults(number INTEGER PRIMARY KEY AUTOINCREMENT, rule TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS work_by_time ON work(visible_at);
 CREATE TABLE IF NOT EXISTS workers(name TEXT PRIMARY KEY, until REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS timers(name TEXT PRIMARY KEY, last TEXT, next TEXT);
@@ -42,6 +46,8 @@ CREATE TABLE IF NOT EXISTS timers(name TEXT PRIMARY KEY, last TEXT, next TEXT);
 
 BUSY_SECONDS = 30.0
 """How long a transaction waits for another process's."""
+NEVER = 1e15
+"""When something is visible that waits for a run's end."""
 WORK = "number, id, execution, task, name, input"
 
 
@@ -163,13 +169,31 @@ class Hub:
         same = present is not None and not present.ended and present.execution == instance.execution
         return same and self.length(instance.id) == length
 
+    def root(self, instance_id: str) -> str:
+        """The instance at the top of all parents."""
+        while (found := self.instance(instance_id)) and found.parent:
+            instance_id = found.parent
+        return instance_id
+
+    def rules(self) -> list[tuple[int, str]]:
+        """Number and JSON of the rules for faults."""
+        return [(row["number"], row["rule"]) for row in self.db.execute("SELECT number, rule FROM faults ORDER BY number")]
+
     # -- writing, inside a transaction --------------------------------------------------------------
 
-    def post(self, instance_id: str, event: Event, *, execution: str | None = None, visible_at: float = 0.0) -> None:
-        """Send a message; one for a named execution is ignored by any other."""
+    def post(
+        self,
+        instance_id: str,
+        event: Event,
+        *,
+        execution: str | None = None,
+        visible_at: float = 0.0,
+        late: str | None = None,
+    ) -> None:
+        """Send a message; one for a named execution is ignored by any other. It waits for the end of instance `late`."""
         self.db.execute(
-            "INSERT INTO messages(id, execution, visible_at, event) VALUES(?,?,?,?)",
-            (instance_id, execution, visible_at, json.dumps(event)),
+            "INSERT INTO messages(id, execution, visible_at, event, late) VALUES(?,?,?,?,?)",
+            (instance_id, execution, NEVER if late else visible_at, json.dumps(event), late),
         )
 
     def take_messages(self, instance_id: str, now: float, until: float) -> list[sqlite3.Row]:
@@ -201,6 +225,23 @@ class Hub:
     def leave(self, worker: str) -> None:
         """Count `worker` among the living no longer."""
         self.db.execute("DELETE FROM workers WHERE name=?", (worker,))
+
+    def release_late(self) -> None:
+        """Make visible what waited for the end of runs that have ended."""
+        for table in ("messages", "work"):
+            for (late,) in self.db.execute(f"SELECT DISTINCT late FROM {table} WHERE late IS NOT NULL").fetchall():  # noqa: S608  fixed names
+                awaited = self.instance(late)
+                if awaited is None or awaited.ended:
+                    self.db.execute(f"UPDATE {table} SET late=NULL, visible_at=0 WHERE late=?", (late,))  # noqa: S608  fixed names
+
+    def change_rule(self, number: int, rule: str) -> None:
+        """Replace one rule for faults."""
+        self.db.execute("UPDATE faults SET rule=? WHERE number=?", (rule, number))
+
+    def replace_rules(self, rules: Iterable[str]) -> None:
+        """Replace all rules for faults."""
+        self.db.execute("DELETE FROM faults")
+        self.db.executemany("INSERT INTO faults(rule) VALUES(?)", [(rule,) for rule in rules])
 
     def consume(self, numbers: Iterable[int]) -> None:
         """Delete read messages."""
@@ -253,11 +294,21 @@ class Hub:
             (*columns.values(), protocol.now(), instance_id),
         )
 
-    def add_work(self, instance_id: str, execution: str, task: int, name: str, raw_input: str | None) -> Work:
-        """Record an activity to run."""
+    def add_work(
+        self,
+        instance_id: str,
+        execution: str,
+        task: int,
+        name: str,
+        raw_input: str | None,
+        *,
+        visible_at: float = 0.0,
+        late: str | None = None,
+    ) -> Work:
+        """Record an activity to run; a late one waits for the end of instance `late`."""
         cursor = self.db.execute(
-            "INSERT INTO work(id, execution, task, name, input) VALUES(?,?,?,?,?)",
-            (instance_id, execution, task, name, raw_input),
+            "INSERT INTO work(id, execution, task, name, input, visible_at, late) VALUES(?,?,?,?,?,?,?)",
+            (instance_id, execution, task, name, raw_input, NEVER if late else visible_at, late),
         )
         assert cursor.lastrowid is not None
         return Work(cursor.lastrowid, instance_id, execution, task, name, raw_input)

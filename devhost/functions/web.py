@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import azure.functions as func
 from aiohttp import web
 
+from devhost.functions import faults
 from devhost.functions.management import Management
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def application(engine: Engine, timers: Timers) -> web.Application:
 
     served.router.add_post("/admin/functions/{name}", fire)
     served.router.add_get("/admin/host/status", status)
+    served.router.add_route("*", faults.PATH, engine.faults.handle)
     return served
 
 

@@ -42,6 +42,25 @@ def flaky(asked: dict) -> int:
     return seen + 1
 
 
+@app.activity_trigger(input_name="asked")
+def echo(asked: dict) -> str:
+    note(f"echo {asked['text']}")
+    return asked["text"]
+
+
+@app.orchestration_trigger(context_name="context")
+def stamped(context):
+    """What each of its episodes calls things differs: the clock is in it."""
+    return (yield context.call_activity("echo", {"text": context.current_utc_datetime.isoformat()}))
+
+
+@app.orchestration_trigger(context_name="context")
+def starts(context):
+    """Starts the child that it is asked for, under the id that it is asked for."""
+    asked = context.get_input()
+    return (yield context.call_sub_orchestrator(asked["child"], asked["input"], asked["id"]))
+
+
 @app.orchestration_trigger(context_name="context")
 def fan_out(context):
     asked = context.get_input()
