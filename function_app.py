@@ -109,12 +109,12 @@ async def watch_disks(timer: func.TimerRequest) -> None:  # noqa: ARG001  what i
 async def served(route: Route, req: func.HttpRequest, start: Start = cannot_start) -> func.HttpResponse:
     """Answer a request by its route's handler, for callers that may make it."""
     headers = {name.lower(): value for name, value in req.headers.items()}
-    base = req.url.partition("/api/")[0] + "/api"
-    request = Request(base, req.route_params, req.params, req.get_body(), headers, start)
+    request = Request(SERVICES.api.base(req.url), req.route_params, req.params, req.get_body(), headers, start)
 
     async def handle(api: Api, asked: Request) -> Answer:
         roles = api.access.admit(req.url, headers, route.roles)
-        await SERVICES.ready()
+        if not route.anonymous:  # strangers make the app work for nothing but what their call remembers
+            await api.prepare()
         return await route.handler(api, replace(asked, roles=roles))
 
     reply = await respond(SERVICES.api, handle, request)

@@ -271,6 +271,8 @@ def build(settings: Settings) -> Services:
         Access(settings.sign_in == "entra", settings.website_auth_enabled, https_only=not settings.development),
         toolboxes["restore"],
         repair=stores.repair,
+        prepare=stores.ready,
+        address=f"https://{settings.website_hostname}/api" if settings.website_hostname else "",
     )
     closing += [*(client.close for client in accounts.values()), sign_in.close]
     return Services(api, toolboxes, stores, closing)

@@ -93,6 +93,8 @@ class Settings(BaseModel):
 
     website_auth_enabled: bool = False
     """Set by App Service itself where its sign-in is on."""
+    website_hostname: str = ""
+    """Set by App Service itself: the app's own host name, for the addresses in answers."""
 
     @field_validator("source_accounts")
     @classmethod

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import socket
+from typing import TYPE_CHECKING, Any
 
 from azure.core.exceptions import DecodeError
 from azure.core.pipeline.policies import ContentDecodePolicy
@@ -17,6 +18,7 @@ from backup_core.domain.errors import (
     CopySourceRefusedError,
     DiffRefusedError,
     FencedError,
+    HostUnknownError,
     LeaseTakenError,
     ServiceTimedOutError,
     ServiceUnavailableError,
@@ -30,6 +32,9 @@ from backup_core.domain.errors import (
     UnexpectedAnswerError,
 )
 from backup_core.domain.redaction import redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DIFF_REFUSALS = frozenset(
     {
@@ -66,6 +71,41 @@ _FENCED = frozenset(
     }
 )
 _MISSING = frozenset({"BlobNotFound", "ResourceNotFound", ""})
+_NO_SUCH_HOST = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
+_FIREWALL = (
+    "the account's firewall does not admit the app, or the signature does not cover the request: admit the app's network in "
+    "the account's networking settings (the README's private network does), then look at the roles"
+)
+_ROLE = "grant the app's identity the role in the README on that account; a new assignment takes some minutes to work"
+_KEY = (
+    "the key, signature or token is wrong or has expired: correct it, or the app's clock; the app needs neither key nor "
+    "signature where it has a managed identity"
+)
+_CUSTOMER_KEY = (
+    "the blob is encrypted with a key that comes with each request, which this app does not have: copy the disk to a blob that "
+    "is encrypted with the account's own"
+)
+_UNSIGNED = "the request carried no authorisation: give the app a managed identity with the roles in the README"
+_REFUSED: Mapping[str, str] = {
+    "AuthorizationFailure": _FIREWALL,
+    "AuthorizationSourceIPMismatch": _FIREWALL,
+    "NetworkSecurityPerimeterDenied": _FIREWALL,
+    "PublicAccessNotPermitted": _UNSIGNED,
+    "NoAuthenticationInformation": _UNSIGNED,
+    "AuthorizationPermissionMismatch": _ROLE,
+    "InsufficientAccountPermissions": _ROLE,
+    "UnauthorizedBlobOverwrite": _ROLE,
+    "AuthorizationServiceMismatch": _KEY,
+    "AuthorizationResourceTypeMismatch": _KEY,
+    "AuthorizationProtocolMismatch": _KEY,
+    "AuthenticationFailed": _KEY,
+    "InvalidAuthenticationInfo": _KEY,
+    "KeyBasedAuthenticationNotPermitted": "the account takes no keys: use the app's managed identity, with its roles",
+    "AccountIsDisabled": "the account is disabled: see the state of its subscription, and have the account enabled again",
+    "AccountRequiresHttps": "the account takes https only: correct its endpoint in the settings",
+    "BlobUsesCustomerSpecifiedEncryption": _CUSTOMER_KEY,
+}
+"""What to do about a refusal, by the service's code: they share the status 403, and nothing else."""
 
 
 def code_of(error: object) -> str:
@@ -90,26 +130,34 @@ def _code_in(response: Any) -> str:  # noqa: ANN401  one of azure-core's several
     return str(told.get("code", "")) if isinstance(told, dict) else ""
 
 
+_PASSES = "it may pass"
+
 _NAMED: dict[tuple[int, str], tuple[type[BackupError], str]] = {
-    (500, "OperationTimedOut"): (ServiceTimedOutError, "; it may pass"),
-    (408, ""): (ServiceTimedOutError, "; it may pass"),
+    (500, "OperationTimedOut"): (ServiceTimedOutError, _PASSES),
+    (408, ""): (ServiceTimedOutError, _PASSES),
     (409, "SnapshotCountExceeded"): (
         SnapshotLimitError,
-        "; a premium page blob holds 100 snapshots; delete those nobody needs",
+        "a premium page blob holds 100 snapshots; delete those nobody needs",
     ),
-    (409, "BlobAlreadyExists"): (BlobExistsError, ""),
-    (409, "SnapshotsPresent"): (SnapshotsPresentError, "; it was kept"),
-    (409, "LeaseAlreadyPresent"): (LeaseTakenError, "; another lease holds it"),
-    (412, "ConditionNotMet"): (BlobChangedError, "; it was changed in between"),
-    **{(412, code): (FencedError, "") for code in _FENCED},
+    (409, "BlobAlreadyExists"): (BlobExistsError, "nothing was written; use another name"),
+    (409, "SnapshotsPresent"): (SnapshotsPresentError, "it was kept; look whose snapshots they are"),
+    (409, "LeaseAlreadyPresent"): (LeaseTakenError, "another lease holds it; look who uses the blob, and release that lease"),
+    (412, "ConditionNotMet"): (BlobChangedError, "it was changed in between, nothing was done; look at it again"),
     **{
-        (409, code): (SnapshotRateError, "; a premium page blob takes one snapshot in ten minutes; it may pass")
-        for code in _RATE
+        (412, code): (FencedError, "another run holds the blob now, or its lease was broken; follow the run that is at work")
+        for code in _FENCED
     },
-    **{(409, code): (ServiceUnavailableError, "; it may pass") for code in _BUSY},
-    (400, "Md5Mismatch"): (TransferDamagedError, "; the bytes were altered on their way, nothing was written from them"),
-    (404, "ContainerNotFound"): (ContainerMissingError, "; the container does not exist"),
-    (404, "TableNotFound"): (TableMissingError, "; the table does not exist"),
+    **{(409, code): (SnapshotRateError, f"a premium page blob takes one snapshot in ten minutes; {_PASSES}") for code in _RATE},
+    **{(409, code): (ServiceUnavailableError, _PASSES) for code in _BUSY},
+    (400, "Md5Mismatch"): (TransferDamagedError, f"the bytes were altered on their way, nothing was written; {_PASSES}"),
+    (404, "ContainerNotFound"): (
+        ContainerMissingError,
+        "the container does not exist; correct its name, create it, or have it back from its soft delete",
+    ),
+    (404, "TableNotFound"): (
+        TableMissingError,
+        "the table does not exist; correct CATALOGUE_TABLE, or POST /api/catalogue/rebuild if it was deleted",
+    ),
 }
 """Answers that mean one thing whatever was asked for."""
 
@@ -120,12 +168,12 @@ def fault_of(status: int, code: str, text: str, what: str, *, snapshot: bool = F
     detail = f"{said} ({redacted(text.splitlines()[0])})" if text else said
     if (status, code) in _NAMED:
         kind, advice = _NAMED[status, code]
-        return kind(detail + advice)
+        return kind(f"{detail}; {advice}")
     if status < 300 and not code:
         # No status, or a good one before the answer broke off: that is no answer.
-        return ServiceUnavailableError(f"{what}: no whole answer; it may pass")
+        return ServiceUnavailableError(f"{what}: no whole answer; {_PASSES}")
     if status in (429, 500, 502, 503, 504):
-        return ServiceUnavailableError(f"{detail}; it may pass")
+        return ServiceUnavailableError(f"{detail}; {_PASSES}")
     if code == "CannotVerifyCopySource":
         # One code for six situations: missing, unauthorised, firewalled, conditions. None is a fault of the destination.
         message = (
@@ -134,13 +182,50 @@ def fault_of(status: int, code: str, text: str, what: str, *, snapshot: bool = F
         )
         return CopySourceRefusedError(message)
     if status in (400, 409) and code in DIFF_REFUSALS:
-        return DiffRefusedError(detail, code)
-    if status in (401, 403):
-        return AccessDeniedError(f"{detail}; grant the app's identity the roles in the README, or correct the key")
+        return DiffRefusedError(f"{detail}; a full backup is due", code)
+    if code in _REFUSED or status in (401, 403):
+        return AccessDeniedError(f"{detail}; {_REFUSED.get(code) or _refused(code)}")
     if status == 404 and code in _MISSING:
-        missing = SnapshotMissingError if snapshot else BlobMissingError
-        return missing(f"{detail}; it does not exist")
+        if snapshot:
+            return SnapshotMissingError(
+                f"{detail}; it does not exist; use another snapshot, or have it back from its soft delete"
+            )
+        return BlobMissingError(f"{detail}; it does not exist; correct the name, or have it back from its soft delete")
     if status == 400 and code == "InvalidOperation" and snapshot:
         message = f"{detail}; its account type does not serve reads of snapshots; copy the disk to a blob of another type"
         return SnapshotUnreadableError(message)
-    return UnexpectedAnswerError(f"{detail}; nothing was assumed from it")
+    return UnexpectedAnswerError(
+        f"{detail}; nothing was assumed from it; look the code up in Azure Storage's list of error codes"
+    )
+
+
+def _refused(code: str) -> str:
+    """What to do about a refusal whose code has no words of its own."""
+    if code.startswith("KeyVault"):
+        return (
+            "the account's own encryption key cannot be used: give the account access to its key vault again, and see that the "
+            "key is there and enabled"
+        )
+    return "look the code up in Azure Storage's list of error codes; the roles that the app needs are in the README"
+
+
+def no_answer(error: BaseException, what: str) -> BackupError:
+    """The error for a request that got no answer. Of the library's text only the kind is passed on: it may hold a signature."""
+    if _is_unknown_host(error):
+        return HostUnknownError(
+            f"{what}: no host has that name; correct the account in the settings or the URL, or see that the account still "
+            "exists and the app's name servers know it (private DNS zone)"
+        )
+    return ServiceUnavailableError(f"{what}: no answer ({type(error).__name__}); {_PASSES}")
+
+
+def _is_unknown_host(error: BaseException | None) -> bool:
+    """Whether name servers said that there is no such host; one that cannot be asked is a fault that may pass."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_HOST:
+            return True
+        inner = getattr(error, "inner_exception", None) or getattr(error, "os_error", None)
+        error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
+    return False

@@ -28,12 +28,11 @@ from azure.core.exceptions import (
 from azure.data.tables import EdmType, EntityProperty, UpdateMode
 from pydantic import TypeAdapter, ValidationError
 
-from backup_core.adapters.answers import code_of, fault_of
+from backup_core.adapters.answers import code_of, fault_of, no_answer
 from backup_core.domain.errors import (
     RecordUnreadableError,
     RowChangedError,
     RowExistsError,
-    ServiceUnavailableError,
     UnexpectedAnswerError,
 )
 from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_key_bounds
@@ -155,8 +154,7 @@ def _translated(what: str) -> Iterator[None]:
             raise RowExistsError(message) from None
         raise fault_of(error.status_code or 0, code, error.reason or "", what) from None
     except (ServiceRequestError, ServiceResponseError) as error:
-        message = f"{what}: no answer ({type(error).__name__}); it may pass"
-        raise ServiceUnavailableError(message) from None
+        raise no_answer(error, what) from None
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from azure.core.exceptions import HttpResponseError, ServiceRequestError, Servic
 from azure.core.rest import HttpRequest
 from azure.mgmt.compute.models import Disk, VirtualMachineUpdate
 
+from backup_core.adapters.answers import no_answer
 from backup_core.domain.errors import (
     AccessDeniedError,
     BackupError,
@@ -52,8 +53,7 @@ def _translated(what: str) -> Iterator[None]:
     except HttpResponseError as error:
         raise _fault(error, what) from None
     except (ServiceRequestError, ServiceResponseError) as error:
-        message = f"{what}: no answer ({type(error).__name__}); it may pass"
-        raise ServiceUnavailableError(message) from None
+        raise no_answer(error, what) from None
 
 
 def _fault(error: HttpResponseError, what: str) -> BackupError:

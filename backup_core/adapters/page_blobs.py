@@ -10,12 +10,11 @@ from azure.core.exceptions import HttpResponseError, ServiceRequestError, Servic
 from azure.storage.blob import BlobType, CopyProperties, SequenceNumberAction
 from azure.storage.blob.aio import BlobClient, BlobLeaseClient, BlobPrefix, BlobServiceClient
 
-from backup_core.adapters.answers import code_of, fault_of
+from backup_core.adapters.answers import code_of, fault_of, no_answer
 from backup_core.domain.errors import (
     AccessDeniedError,
     BlobChangedError,
     BlobMissingError,
-    ServiceUnavailableError,
     UnexpectedAnswerError,
 )
 from backup_core.domain.naming import BlobAddress, is_snapshot_id
@@ -43,8 +42,7 @@ def translated(what: str, *, snapshot: bool = False) -> Iterator[None]:
     except HttpResponseError as error:
         raise fault_of(error.status_code or 0, code_of(error), error.reason or "", what, snapshot=snapshot) from None
     except (ServiceRequestError, ServiceResponseError) as error:
-        message = f"{what}: no answer ({type(error).__name__}); it may pass"
-        raise ServiceUnavailableError(message) from None
+        raise no_answer(error, what) from None
 
 
 class AzurePageBlobs:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from backup_core.adapters.answers import fault_of
+from backup_core.adapters.answers import fault_of, no_answer
 from backup_core.domain.errors import BackupError, ServiceTimedOutError, ServiceUnavailableError, TransferDamagedError
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ class Transport:
             except TimeoutError:
                 fault = ServiceTimedOutError(f"{ask.what}: no answer in time; it may pass")
             except (aiohttp.ClientError, ConnectionError) as error:
-                # The library's own text may hold the URL with its signature: only its kind is passed on.
-                fault = ServiceUnavailableError(f"{ask.what}: no answer ({type(error).__name__}); it may pass")
+                fault = no_answer(error, ask.what)
             except TransferDamagedError as error:
                 fault = error
             too_long = isinstance(fault, ServiceTimedOutError) and not ask.waits_out_timeouts

@@ -61,16 +61,20 @@ class Access:
 
 
 def _secure(url: str, headers: Mapping[str, str]) -> bool:
-    """Whether the client's side of the connection was encrypted: the platform's front end ends TLS and says so."""
-    return url.startswith("https:") or headers.get("x-forwarded-proto") == "https" or "x-arr-ssl" in headers
+    """Whether the client's side of the connection was encrypted: the platform's front end ends TLS and says so in
+    X-Forwarded-Proto, which it sets itself. It may have been passed through others: then all of them have to say so. X-ARR-SSL
+    proves nothing: anybody may send it.
+    """
+    told = [one.strip() for one in headers.get("x-forwarded-proto", "").split(",")]
+    return url.startswith("https:") or set(told) == {"https"}
 
 
 def _roles(principal: str) -> frozenset[str]:
     try:
         told = json.loads(base64.b64decode(principal, validate=True))
         kinds = {"roles", told.get("role_typ") or "roles"}
-        held = [claim["val"] for claim in told["claims"] if claim["typ"] in kinds]
-    except (binascii.Error, ValueError, KeyError, TypeError, AttributeError) as error:
+        held = {claim["val"] for claim in told["claims"] if claim["typ"] in kinds}
+    except (binascii.Error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         message = "nobody is signed in; send a token of Entra ID for this app as Authorization: Bearer"
         raise RefusedError(401, "SignInRequired", message, headers={"WWW-Authenticate": "Bearer"}) from error
-    return frozenset(str(one) for one in held) & set(READER)
+    return frozenset(role for role in READER if role in held)

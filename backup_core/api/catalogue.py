@@ -10,11 +10,15 @@ from backup_core.activities.rebuild import carry_out, disks_to_survey, survey
 from backup_core.api.context import Api, log
 from backup_core.api.http import Answer, RefusedError, Request, answer, parsed
 from backup_core.api.models import HealthAnswer, QuarantinedAnswer, RebuildAnswer, RebuildAsked, RebuiltDisk
+from backup_core.domain.errors import BlobMissingError, ContainerMissingError
 from backup_core.domain.naming import BlobAddress, is_disk_id
 from backup_core.domain.redaction import redacted
 
 if TYPE_CHECKING:
     from backup_core.activities.rebuild import Survey
+
+
+HEALTH_PROBE = "pagekeeper-health-probe"
 
 
 async def post_rebuild(api: Api, request: Request) -> Answer:
@@ -62,18 +66,34 @@ def _shown(found: Survey) -> RebuiltDisk:
 
 
 async def get_health(api: Api, _: Request) -> Answer:
-    """Whether the catalogue and the backup account answer; says so for each, without details a stranger could use."""
-    checks = {"catalogue": api.catalogue.now(), "backupAccount": _reach_backups(api)}
-    results = await asyncio.gather(*checks.values(), return_exceptions=True)
+    """Whether the catalogue and the backup account answer, as found out in the last five seconds; no details for strangers."""
+    found = await api.health.get(api.tools.monotonic, lambda: _look(api))
+    return answer(200 if found.status == "ok" else 503, found)
+
+
+async def _look(api: Api) -> HealthAnswer:
+    checks = {"catalogue": _reach_catalogue(api), "backupAccount": _reach_backups(api)}
+    # One after the other: the first prepares what the second looks at.
+    results = [(await asyncio.gather(check, return_exceptions=True))[0] for check in checks.values()]
     shown = {
         name: "failed" if isinstance(result, BaseException) else "ok" for name, result in zip(checks, results, strict=True)
     }
     for name, result in zip(checks, results, strict=True):
         if isinstance(result, BaseException):
             log.error("health check %s failed: %s", name, redacted(str(result)))
-    well = all(value == "ok" for value in shown.values())
-    return answer(200 if well else 503, HealthAnswer(status="ok" if well else "unhealthy", checks=shown))
+    return HealthAnswer(status="ok" if all(value == "ok" for value in shown.values()) else "unhealthy", checks=shown)
+
+
+async def _reach_catalogue(api: Api) -> None:
+    await api.prepare()
+    await api.catalogue.now()
 
 
 async def _reach_backups(api: Api) -> None:
-    await api.tools.blobs.snapshots(BlobAddress(api.tools.backup_account, api.tools.heads_container, "health"))
+    """Look for a blob that nobody has: nothing of anybody's is listed. That it is missing is what is expected."""
+    try:
+        await api.tools.blobs.properties(BlobAddress(api.tools.backup_account, api.tools.heads_container, HEALTH_PROBE))
+    except ContainerMissingError:
+        raise
+    except BlobMissingError:
+        return

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
+from urllib.parse import urlsplit
 
 from backup_core.api.access import Access
 from backup_core.api.http import Answer, RefusedError, Request, refusal
-from backup_core.api.models import ErrorAnswer
+from backup_core.api.models import ErrorAnswer, HealthAnswer
 from backup_core.domain.ending import dead
-from backup_core.domain.errors import STORES_MISSING, BackupError, RowChangedError, RowExistsError, ServiceUnavailableError
+from backup_core.domain.errors import (
+    STORES_MISSING,
+    BackupError,
+    HostUnknownError,
+    RowChangedError,
+    RowExistsError,
+    ServiceUnavailableError,
+)
 from backup_core.domain.redaction import redacted
 
 if TYPE_CHECKING:
@@ -25,8 +34,35 @@ log = logging.getLogger("pagekeeper")
 RETRY_AFTER_SECONDS = "5"
 
 
+HEALTH_SECONDS = 5.0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+T = TypeVar("T")
+
+
 async def _nothing_to_repair() -> bool:
     return False
+
+
+async def nothing() -> None:
+    """Stores that need no preparation."""
+
+
+@dataclass
+class Remembered(Generic[T]):
+    """A value that is found out at most once in `seconds`, however many ask at a time."""
+
+    seconds: float
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _known: tuple[float, T] | None = None
+    """Until when, and what."""
+
+    async def get(self, now: Callable[[], float], find: Callable[[], Awaitable[T]]) -> T:
+        """The remembered value while it is fresh by the monotonic clock `now`, else what `find` finds."""
+        async with self._lock:
+            if self._known is None or now() >= self._known[0]:
+                found = await find()
+                self._known = (now() + self.seconds, found)
+            return self._known[1]
 
 
 @dataclass(frozen=True)
@@ -42,6 +78,12 @@ class Api:
     access: Access = field(default_factory=Access)
     restoring: Tools | None = None
     """The tools of restores, where those have identities of their own."""
+    address: str = ""
+    """Where callers reach the API, without a trailing slash; empty when only the request's own URL tells it."""
+    prepare: Callable[[], Awaitable[None]] = nothing
+    """Makes the stores ready; once done it costs nothing."""
+    health: Remembered[HealthAnswer] = field(default_factory=lambda: Remembered(HEALTH_SECONDS))
+    """What was found out last: a call that needs no key must not let strangers make the app work."""
     repair: Callable[[], Awaitable[bool]] = _nothing_to_repair
     """Makes a table or container of this app's again that an answer said is missing; whether it was."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -55,6 +97,13 @@ class Api:
     def catalogue(self) -> Catalogue:
         """The catalogue."""
         return self.tools.catalogue
+
+    def base(self, url: str) -> str:
+        """The address that answers are to name. The request's own URL, made of a header that anybody may set, counts only where
+        it is a loopback address; else the answers' addresses begin at the host's root.
+        """
+        parts = urlsplit(url)
+        return self.address or (f"{parts.scheme}://{parts.netloc}/api" if parts.hostname in LOOPBACK else "/api")
 
     async def policy(self, disk: str) -> Versioned[Policy]:
         """The disk's registration. Raises RefusedError 404."""
@@ -86,6 +135,8 @@ async def respond(api: Api, handler: Handler, request: Request) -> Answer:
     except (RowChangedError, RowExistsError) as error:
         message = f"{error}; read it again and repeat the request"
         return refusal(409, ErrorAnswer(code="Conflict", message=redacted(message)))
+    except HostUnknownError as error:
+        return refusal(502, ErrorAnswer(code=error.code, message=redacted(str(error))))
     except ServiceUnavailableError as error:
         said = ErrorAnswer(code=error.code, message=redacted(f"{error}; repeat the request"))
         return refusal(503, said, {"Retry-After": RETRY_AFTER_SECONDS})

@@ -11,15 +11,18 @@ from backup_core.api.http import Answer, RefusedError, Request, answer, disk_of,
 from backup_core.api.lists import each
 from backup_core.api.models import EARLIEST, DiskAnswer, DiskAsked, DisksAnswer
 from backup_core.api.runs import begun, new_run
-from backup_core.domain.errors import BlobMissingError, MachineRefusedError
+from backup_core.domain.errors import BlobMissingError, HostUnknownError, MachineRefusedError
 from backup_core.domain.naming import is_disk_id, parse_blob_url, policy_name
-from backup_core.domain.ranges import DISK_BYTES_MAX, PAGE
+from backup_core.domain.ranges import DISK_BYTES_MAX, PAGE, ByteRange
 from backup_core.domain.records import Policy, Retention
 from backup_core.domain.redaction import redacted
 from backup_core.domain.status import RUNS_LOOKED_AT, status_of
+from backup_core.domain.vhd import FOOTER_BYTES, vhd_faults
 from backup_core.domain.windows import next_window
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backup_core.domain.naming import BlobAddress
     from backup_core.domain.records import Slot
 
@@ -30,10 +33,11 @@ async def put_disk(api: Api, request: Request) -> Answer:
     asked = parsed(request, DiskAsked)
     address = _source(api, asked.source)
     machine = _machine(api, asked)
-    await _check_source(api, address)
+    size = await _check_source(api, address)
     existing = await api.catalogue.policy(disk)
     if not asked.follows_on:
         await _check_succession(api, disk, existing.value if existing else None, address)
+    told = await _warnings(api, address, size)
     holder = await api.catalogue.claim_source(address.url, disk)
     if holder != disk:
         message = f"source {address} is already protected as disk {holder}; use that id, or another source"
@@ -52,7 +56,9 @@ async def put_disk(api: Api, request: Request) -> Answer:
     if existing and existing.value.source != address.url:
         await api.catalogue.release_source(existing.value.source, disk)
     headers = await _first_backup(api, request, disk, address.url) if asked.first_backup else {}
-    return answer(200 if existing else 201, await _shown(api, request, policy), headers)
+    shown = await _shown(api, request, policy, told)
+    shown.running = shown.running or headers.get("Operation-Location")
+    return answer(200 if existing else 201, shown, headers)
 
 
 async def _check_succession(api: Api, disk: str, existing: Policy | None, address: BlobAddress) -> None:
@@ -118,9 +124,9 @@ async def get_disks(api: Api, request: Request) -> Answer:
         return await _shown(api, request, row.value) if row else None
 
     found, unreadable = await each(later[:top], shown)
-    more = {"top": str(top), "after": later[top - 1]} if len(later) > top else None
+    last = later[top - 1] if len(later) > top else None
     value = [one for one in found if one]
-    return answer(200, DisksAnswer(value=value, unreadable=unreadable, next_link=request.next_link("disks", more)))
+    return answer(200, DisksAnswer(value=value, unreadable=unreadable, next_link=request.next_link("disks", last)))
 
 
 async def delete_disk(api: Api, request: Request) -> Answer:
@@ -134,7 +140,7 @@ async def delete_disk(api: Api, request: Request) -> Answer:
     return answer(200, await _shown(api, request, stopped))
 
 
-async def _shown(api: Api, request: Request, policy: Policy) -> DiskAnswer:
+async def _shown(api: Api, request: Request, policy: Policy, warnings: Sequence[str] = ()) -> DiskAnswer:
     row = await api.catalogue.head(policy.disk)
     head = row.value if row else None
     running = await api.running(head)
@@ -142,7 +148,7 @@ async def _shown(api: Api, request: Request, policy: Policy) -> DiskAnswer:
     url = request.run_url(running) if running else None
     now = api.now()
     upcoming = next_window(api.schedule, now) if policy.protected else None
-    return DiskAnswer.of(policy, head, status_of(policy, head, runs, api.schedule, now), url, upcoming)
+    return DiskAnswer.of(policy, head, status_of(policy, head, runs, api.schedule, now), url, upcoming, warnings)
 
 
 def _source(api: Api, url: str) -> BlobAddress:
@@ -153,12 +159,15 @@ def _source(api: Api, url: str) -> BlobAddress:
         raise RefusedError(400, "InvalidSource", message, "source") from error
 
 
-async def _check_source(api: Api, address: BlobAddress) -> None:
+async def _check_source(api: Api, address: BlobAddress) -> int:
+    """The source's size in bytes. Raises RefusedError for what cannot be backed up."""
     try:
         found = await api.tools.blobs.properties(address)
     except BlobMissingError as error:
         message = f"source {address} does not exist; expected a page blob"
         raise RefusedError(400, "SourceNotFound", message, "source") from error
+    except HostUnknownError as error:
+        raise RefusedError(400, error.code, f"source {address} is refused: {error}", "source") from error
     faults = []
     if not found.page_blob:
         faults.append("it is not a page blob")
@@ -173,3 +182,17 @@ async def _check_source(api: Api, address: BlobAddress) -> None:
     if faults:
         message = f"source {address} cannot be protected: {'; '.join(faults)}"
         raise RefusedError(400, "SourceUnfit", message, "source")
+    return found.size
+
+
+async def _warnings(api: Api, address: BlobAddress, size: int) -> list[str]:
+    """What a restore of this disk could not do: better known now than on the day it is needed."""
+    end = await api.tools.blobs.read(address, "", ByteRange(size - FOOTER_BYTES, size))
+    faults = vhd_faults(end, size)
+    if not faults:
+        return []
+    told = (
+        f"{address} can be backed up, and restored to a page blob, but not to a managed disk, which is made of a fixed VHD of "
+        f"whole mebibytes and a footer: {'; '.join(faults)}"
+    )
+    return [told]

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 BODY_BYTES_MAX = 64 * 1024
+BODY_TYPES = frozenset(
+    {"", "application/json", "text/json", "text/plain", "application/octet-stream", "application/x-www-form-urlencoded"}
+)
+"""What clients call a JSON body; the last is what curl says of `-d` unless it is told otherwise."""
 TOP_DEFAULT, TOP_MAX = 100, 1000
 REPEATABILITY = "Repeatability-Request-ID"
 M = TypeVar("M", bound=BaseModel)
@@ -37,7 +41,9 @@ async def cannot_start(name: str, instance: str, _: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What a handler sees of an HTTP request. `base` is the address of the API, without a trailing slash."""
+    """What a handler sees of an HTTP request. `base` is the address of the API, without a trailing slash: never taken from the
+    request's own Host header, which anybody may set.
+    """
 
     base: str
     route: Mapping[str, str] = field(default_factory=dict)
@@ -54,9 +60,14 @@ class Request:
         """Where a run is followed."""
         return f"{self.base}/runs/{run}"
 
-    def next_link(self, path: str, query: Mapping[str, str] | None) -> str | None:
-        """The address of the next page; None when there is none."""
-        return f"{self.base}/{path}?{urlencode(query)}" if query else None
+    def next_link(self, path: str, after: str | None, *filters: str) -> str | None:
+        """The address of the page after the entry `after`, with the `filters` of this one and nothing else that was sent: a key
+        may have been. None when `after` is None.
+        """
+        if after is None:
+            return None
+        kept = {name: self.query[name] for name in ("top", *filters) if name in self.query}
+        return f"{self.base}/{path}?{urlencode({**kept, 'after': after})}"
 
 
 @dataclass(frozen=True)
@@ -88,12 +99,12 @@ class RefusedError(Exception):
 
 def answer(status: int, body: BaseModel, headers: Mapping[str, str] | None = None) -> Answer:
     """A JSON answer."""
-    return Answer(status, body.model_dump_json(by_alias=True), headers or {})
+    return Answer(status, body.model_dump_json(by_alias=True) + "\n", headers or {})
 
 
 def refusal(status: int, error: ErrorAnswer, headers: Mapping[str, str] | None = None) -> Answer:
     """The error envelope, with the code in the header Azure's clients look for."""
-    body = json.dumps({"error": error.model_dump(mode="json", by_alias=True)})
+    body = json.dumps({"error": error.model_dump(mode="json", by_alias=True)}) + "\n"
     return Answer(status, body, {"x-ms-error-code": error.code, **(headers or {})})
 
 
@@ -102,8 +113,10 @@ def parsed(request: Request, model: type[M]) -> M:
     if len(request.body) > BODY_BYTES_MAX:
         message = f"the body has {len(request.body)} bytes; expected at most {BODY_BYTES_MAX}"
         raise RefusedError(413, "BodyTooLarge", message)
+    if request.body:
+        _check_content_type(request.headers.get("content-type", ""))
     try:
-        value = json.loads(request.body or b"{}", parse_constant=_no_constant)
+        value = json.loads((request.body or b"{}").decode(), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         message = f"the body is not JSON: {error}"
         raise RefusedError(400, "InvalidJson", message, "body") from error
@@ -116,6 +129,16 @@ def parsed(request: Request, model: type[M]) -> M:
         details = tuple(_detail(one) for one in error.errors(include_input=False, include_url=False))
         message = "; ".join(f"{one.target}: {one.message}" for one in details)
         raise RefusedError(400, "InvalidRequest", message, "body", details) from error
+
+
+def _check_content_type(text: str) -> None:
+    """Refuse a body that its sender calls something else than JSON in UTF-8."""
+    kind, *parameters = (part.strip().lower() for part in text.split(";"))
+    charsets = [part.partition("=")[2].strip(' "') for part in parameters if part.partition("=")[0].strip() == "charset"]
+    if (kind in BODY_TYPES or kind.endswith("+json")) and set(charsets) <= {"utf-8", "utf8", "us-ascii"}:
+        return
+    message = f"a body of Content-Type {text[:100]!r} is not read; expected application/json, in UTF-8"
+    raise RefusedError(415, "UnsupportedMediaType", message, "Content-Type")
 
 
 def _no_constant(name: str) -> None:
@@ -148,9 +171,9 @@ def top_of(request: Request) -> int:
 
 
 def time_of(request: Request, name: str) -> datetime | None:
-    """A time in the query. Raises RefusedError."""
-    text = request.query.get(name, "")
-    if not text:
+    """A time in the query; None without one. Raises RefusedError, also for an empty one: an unset variable asks for all."""
+    text = request.query.get(name)
+    if text is None:
         return None
     try:
         moment = datetime.fromisoformat(text)
@@ -163,27 +186,33 @@ def time_of(request: Request, name: str) -> datetime | None:
 
 
 def word_of(request: Request, name: str, words: Collection[str], default: str = "") -> str:
-    """A word of a closed list in the query. Raises RefusedError."""
-    text = request.query.get(name, default)
-    if text and text not in words:
+    """A word of a closed list in the query, else the default. Raises RefusedError, also for an empty one."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if text not in words:
         message = f"{text[:40]!r} is not a {name}; expected one of {', '.join(words)}"
         raise RefusedError(400, "InvalidQuery", message, name)
     return text
 
 
 def id_of(request: Request, name: str, valid: Callable[[str], object], what: str) -> str:
-    """An id in the query, empty when there is none. Raises RefusedError."""
-    text = request.query.get(name, "")
-    if text and not valid(text):
+    """An id in the query, empty when there is none. Raises RefusedError, also for an empty one."""
+    text = request.query.get(name)
+    if text is None:
+        return ""
+    if not valid(text):
         message = f"{text[:120]!r} is not a {what}"
         raise RefusedError(400, "InvalidQuery", message, name)
     return text
 
 
 def repeatability_key(request: Request) -> str:
-    """The key under which the request may be repeated, empty without one. Raises RefusedError."""
-    text = request.headers.get(REPEATABILITY.lower(), "")
-    if not text:
+    """The key under which the request may be repeated, empty without the header. Raises RefusedError, also when the header is
+    there and empty: whoever sent it believes to be protected.
+    """
+    text = request.headers.get(REPEATABILITY.lower())
+    if text is None:
         return ""
     try:
         return str(UUID(text))

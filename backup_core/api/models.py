@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
+from pydantic.json_schema import SkipJsonSchema
 
 from backup_core.domain.naming import MACHINE_ID
 from backup_core.domain.progress import eta_seconds
@@ -22,6 +25,21 @@ EARLIEST, LATEST = datetime(2016, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo
 
 class _Asked(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def _given(value: object) -> object:
+    if value is None or value == "":
+        message = "it is there but empty; expected the planHash of a dry run's answer: look whether that was refused"
+        raise ValueError(message)
+    return value
+
+
+PlanHash = Annotated[Annotated[str, Field(min_length=1, max_length=64)] | SkipJsonSchema[None], BeforeValidator(_given)]
+"""The hash that a dry run answered; None when left out. An empty one is refused: a script whose dry run failed sends it."""
+
+
+def _without_default(schema: JsonDict) -> None:
+    schema.pop("default", None)
 
 
 class RetentionAsked(_Asked):
@@ -77,9 +95,9 @@ class TargetAsked(_Asked):
     """Where a restore goes: always to something new."""
 
     kind: Literal["pageBlob", "managedDisk"] = "pageBlob"
-    account: str | None = Field(default=None, max_length=URL_LENGTH_MAX)
+    account: str | None = Field(default=None, min_length=1, max_length=URL_LENGTH_MAX)
     """Blob endpoint, one of the setting SOURCE_ACCOUNTS; the disk's own when left out."""
-    container: str | None = Field(default=None, max_length=63)
+    container: str | None = Field(default=None, min_length=1, max_length=63)
     blob: str | None = Field(default=None, min_length=1, max_length=1024)
     """Name of the new disk blob; derived from the disk and the run when left out."""
     disk: str | None = Field(default=None, min_length=1, max_length=80)
@@ -103,7 +121,7 @@ class RestoreAsked(_Asked):
     adopt: bool | None = None
     """Go on backing up from the new disk; null is true exactly when the machine gets a page blob."""
     dry_run: bool = Field(default=False, alias="dryRun")
-    plan_hash: str | None = Field(default=None, alias="planHash", max_length=64)
+    plan_hash: PlanHash = Field(default=None, alias="planHash", json_schema_extra=_without_default)
     """The hash a dry run answered: refused when the world has changed since."""
 
     @field_validator("time", mode="before")
@@ -135,7 +153,7 @@ class RebuildAsked(_Asked):
     """POST /catalogue/rebuild."""
 
     dry_run: bool = Field(default=True, alias="dryRun")
-    plan_hash: str | None = Field(default=None, alias="planHash", max_length=64)
+    plan_hash: PlanHash = Field(default=None, alias="planHash", json_schema_extra=_without_default)
     """The hash a dry run answered; needed when `dryRun` is false."""
     after: str = Field(default="", max_length=63)
     """Only disks after this id."""
@@ -195,11 +213,19 @@ class DiskAnswer(_Answer):
     overdue: bool
     """No restore point was taken since the window before the present one."""
     running: str | None
-    """URL of the run at work on the disk."""
+    """URL of the run at work on the disk, or of the first backup that this call has started."""
+    warnings: list[str] = Field(default_factory=list)
+    """What cannot be done with the disk as it is; looked at when it is registered."""
 
     @classmethod
     def of(
-        cls, policy: Policy, head: Head | None, status: DiskStatus, running: str | None, next_backup: datetime | None
+        cls,
+        policy: Policy,
+        head: Head | None,
+        status: DiskStatus,
+        running: str | None,
+        next_backup: datetime | None,
+        warnings: Sequence[str] = (),
     ) -> DiskAnswer:
         """From the catalogue's rows, and what they say of the disk."""
         last = status.last
@@ -223,6 +249,7 @@ class DiskAnswer(_Answer):
             next_backup=next_backup,
             overdue=status.overdue,
             running=running,
+            warnings=list(warnings),
         )
 
 

@@ -50,7 +50,7 @@ def document(routes: Iterable[Route], base: str) -> dict[str, Any]:
 
 def described(routes: Iterable[Route], base: str) -> Answer:
     """The document as an answer."""
-    return Answer(200, json.dumps(document(routes, base)))
+    return Answer(200, json.dumps(document(routes, base)) + "\n")
 
 
 def _operation(route: Route) -> dict[str, Any]:

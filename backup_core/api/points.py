@@ -24,8 +24,9 @@ async def get_points(api: Api, request: Request) -> Answer:
     since, until = time_of(request, "from"), time_of(request, "to")
     rows = await api.catalogue.points(disk, top + 1, after, "" if state == "all" else state, since, until)
     page = [PointAnswer.of(row.value) for row in rows[:top]]
-    more = {**request.query, "top": str(top), "after": page[-1].id} if len(rows) > top else None
-    return answer(200, PointsAnswer(value=page, next_link=request.next_link(f"disks/{disk}/restore-points", more)))
+    last = page[-1].id if len(rows) > top else None
+    link = request.next_link(f"disks/{disk}/restore-points", last, "state", "from", "to")
+    return answer(200, PointsAnswer(value=page, next_link=link))
 
 
 async def get_point(api: Api, request: Request) -> Answer:

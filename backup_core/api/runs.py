@@ -226,6 +226,7 @@ async def get_runs(api: Api, request: Request) -> Answer:
 
     disks = [disk] if disk else await api.catalogue.disks()
     found, unreadable = await newest_runs(disks, top + 1, after, read)
-    more = {**request.query, "top": str(top), "after": found[top - 1].run} if len(found) > top else None
+    last = found[top - 1].run if len(found) > top else None
     shown = [run_shown(run, api.now()) for run in found[:top]]
-    return answer(200, RunsAnswer(value=shown, unreadable=unreadable, next_link=request.next_link("runs", more)))
+    link = request.next_link("runs", last, "disk", "state", "from", "to")
+    return answer(200, RunsAnswer(value=shown, unreadable=unreadable, next_link=link))

@@ -27,6 +27,13 @@ class ServiceUnavailableError(BackupError):
     retryable = True
 
 
+class HostUnknownError(ServiceUnavailableError):
+    """Name servers know no host of the account's name: it is misspelt, or the account is gone."""
+
+    code = "HostUnknown"
+    retryable = False
+
+
 class ServiceTimedOutError(ServiceUnavailableError):
     """The service gave no answer in its time or ours: asked for less, it may."""
 
@@ -241,12 +248,6 @@ class SlotTakenError(BackupError):
     """The machine does not use the disk that was expected where it was expected."""
 
     code = "SlotTaken"
-
-
-class NotVhdError(BackupError):
-    """The image is not a fixed VHD that a managed disk can be made of."""
-
-    code = "NotVhd"
 
 
 # -- a run ------------------------------------------------------------------------------------------------------

@@ -1,21 +1,34 @@
-"""Keeping secrets out of text that people and tables get to see."""
+"""Keeping secrets out of text that people and tables get to see: whole, or percent-encoded once or more often."""
 
 from __future__ import annotations
 
 import re
 
+_SIGN = r"%(?:25)*"
+"""A percent sign, encoded however often."""
+_NAMES = (
+    "sig|signature|code|x-functions-key|accountkey|sharedaccesssignature|authorization|password|client_secret|"
+    "access_token|refresh_token|id_token"
+)
 _SECRETS = re.compile(
-    r"(?P<name>\b(?:sig|signature|code|accountkey|sharedaccesssignature|authorization)\b['\"]?\s*[=:]\s*['\"]?)"
-    r"(?:(?:bearer|sharedkey)\s+)?[^\s&;,'\"<>]+",
+    # Before it no word, or the end of an encoded &, ?, ; , a quote, a comma or a space.
+    rf"(?P<name>(?:(?<![A-Za-z0-9_])|(?<=26|3F|3B|22|27|2C|20))(?:{_NAMES})(?:['\"]|{_SIGN}2[27])?\s*"
+    rf"(?:[=:]|{_SIGN}3[DdAa])\s*['\"]?)"
+    rf"(?:(?:bearer|sharedkey)\s+)?(?:(?!{_SIGN}26)[^\s&;,'\"<>])+",
     re.IGNORECASE,
 )
-_BEARER = re.compile(r"\b(?P<scheme>bearer|sharedkey)\s+[A-Za-z0-9._~+/:=-]{8,}", re.IGNORECASE)
-# An account key, and any signature, is 44 or 88 characters of base64.
-_KEYS = re.compile(r"(?<![A-Za-z0-9+/%])(?:[A-Za-z0-9+/]{86}==|[A-Za-z0-9+/]{43}=)(?![A-Za-z0-9+/=])")
+_SCHEMES = re.compile(r"\b(?P<scheme>bearer|sharedkey|basic)(?:\s|%20)+[A-Za-z0-9._~+/:=%-]{8,}", re.IGNORECASE)
+# A token of Entra ID is three parts of base64 (JSON Web Token); the first begins with {"
+_TOKENS = re.compile(r"(?<![A-Za-z0-9_-])ey[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?")
+# An account key, a signature or a function key: 43 or more characters of base64 that end as base64 does.
+_KEYS = re.compile(
+    rf"(?<![A-Za-z0-9+/_%-])(?:[A-Za-z0-9+/_-]|{_SIGN}2[BbFf]){{43,}}(?:=|{_SIGN}3[Dd]){{1,2}}(?![A-Za-z0-9+/=_-])"
+)
 
 
 def redacted(text: str) -> str:
     """`text` with signatures, keys and tokens replaced; everything else as it was."""
     text = _SECRETS.sub(r"\g<name>REDACTED", text)
-    text = _BEARER.sub(r"\g<scheme> REDACTED", text)
+    text = _SCHEMES.sub(r"\g<scheme> REDACTED", text)
+    text = _TOKENS.sub("REDACTED", text)
     return _KEYS.sub("REDACTED", text)

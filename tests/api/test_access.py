@@ -60,7 +60,12 @@ def test_roles_under_the_claim_type_the_platform_names():
 @pytest.mark.parametrize(
     "sent",
     ["", "not base64", base64.b64encode(b"{").decode(), base64.b64encode(b"[]").decode(), base64.b64encode(b"{}").decode(),
-     base64.b64encode(b'{"claims": [5]}').decode(), base64.b64encode(b'{"claims": null}').decode(), "\u00e4" * 9],
+     base64.b64encode(b'{"claims": [5]}').decode(), base64.b64encode(b'{"claims": null}').decode(), "\u00e4" * 9,
+     base64.b64encode(b"[" * 100_000).decode(), base64.b64encode(b'{"claims": ' + b"[" * 50_000).decode(),
+     base64.b64encode(b'{"claims": [{"typ": "roles", "val": ' + b"[" * 900 + b"]" * 900 + b"}]}").decode(),
+     base64.b64encode(b'{"claims": [{"typ": ["roles"], "val": "Reader"}]}').decode(),
+     base64.b64encode(b'{"role_typ": {"a": 1}, "claims": [{"typ": "roles", "val": "Reader"}]}').decode(),
+     base64.b64encode(b"1" * 10_000).decode()],
 )  # fmt: skip
 def test_what_is_no_principal_signs_nobody_in(sent):
     assert refusal(ENTRA, given={"x-ms-client-principal": sent}) == (401, "SignInRequired")
@@ -82,9 +87,18 @@ def test_http_is_refused_unless_the_front_end_ended_tls():
     http = "http://app.test/api/disks"
     assert refusal(access, http) == (403, "HttpsRequired")
     assert refusal(access, http, roles=()) == (403, "HttpsRequired")
-    assert refusal(access, http, {"x-forwarded-proto": "http"}) == (403, "HttpsRequired")
-    for secure in ((URL, {}), (http, {"x-forwarded-proto": "https"}), (http, {"x-arr-ssl": "2048|256"})):
+    for sent in ("http", "https,http", "http, https", "", "https."):
+        assert refusal(access, http, {"x-forwarded-proto": sent}) == (403, "HttpsRequired"), sent
+    for secure in ((URL, {}), (http, {"x-forwarded-proto": "https"}), (http, {"x-forwarded-proto": "https, https"})):
         assert access.admit(*secure, ALL) is None
+
+
+@pytest.mark.parametrize("sent", ["", "2048|256|C=US|CN=app.test"])
+def test_a_header_that_anybody_can_send_proves_no_tls(sent):
+    """X-ARR-SSL, where the front end says http in its own."""
+    access, http = Access(https_only=True), "http://app.test/api/disks"
+    assert refusal(access, http, {"x-arr-ssl": sent}) == (403, "HttpsRequired")
+    assert refusal(access, http, {"x-arr-ssl": sent, "x-forwarded-proto": "http"}) == (403, "HttpsRequired")
 
 
 # -- the table ----------------------------------------------------------------------------------------------------------------

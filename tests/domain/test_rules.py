@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -179,6 +180,8 @@ def test_phases_follow_each_other(spans):
     assert all(a[1] == b[0] for a, b in pairwise(spans))
 
 
+TOKEN = "eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJodHRwczovL3N0b3JhZ2UifQ.abcDEF_-123"
+SIGNATURE = "q+L/zK1SZFPTOtr0KBHBeksoGMGwUVErCz4I6tq/K1S="
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
@@ -189,16 +192,36 @@ KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr
         f"AccountKey={KEY};EndpointSuffix=x",
         "Authorization: Bearer eyJ0eXAiOiJKV1QiLCJhbGciOi.secret",
         "GET /x?code=abcdefgh1234",
+        f"signed with {SIGNATURE}",
+        f"signed with {quote(SIGNATURE, safe='')}",
         f"the key is {KEY} here",
         '{"sig": "abc/def+ghi="}',
+        f"the key is {quote(KEY, safe='')} here",
+        f"got {TOKEN}.",
+        f"token={TOKEN}&x=1",
+        "host key AbCdEfGhIjKlMnOpQrStUvWxYz0123456789AbCdEfGhIjKlMnOpAzFuAA== was sent",
     ],
 )
 def test_secrets_are_redacted(text):
     clean = redacted(text)
 
     assert "REDACTED" in clean
-    for secret in (KEY, "eyJ0", "abcdefgh1234", "abc/def", "Eby8"):
+    for secret in (KEY, "eyJ", "abcdefgh1234", "abc/def", "Eby8", "AbCd", SIGNATURE[:8]):
         assert secret not in clean
+
+
+@pytest.mark.parametrize("times", [0, 1, 2, 3])
+@pytest.mark.parametrize("name", ["sig", "Signature", "code", "AccountKey", "access_token"])
+def test_secrets_are_redacted_however_often_they_are_encoded(times, name):
+    """A URL in a URL, in a header of a URL; what stands beside the secret stays readable."""
+    text = f"https://a.test/c/b?sv=1&{name}={quote('q+L/zK1SZF', safe='')}&sp=rw"
+    for _ in range(times):
+        text = quote(text, safe="")
+    clean = redacted(text)
+
+    assert "zK1SZF" not in clean
+    assert clean.endswith("rw")
+    assert "a.test" in clean
 
 
 def test_ordinary_text_is_left_alone():

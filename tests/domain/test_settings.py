@@ -115,7 +115,10 @@ def test_the_sample_names_every_setting_and_no_other():
     values = json.loads(SAMPLE_SETTINGS.read_text())["Values"]
     of_the_host = {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsStorage"}
 
-    assert {name.lower() for name in set(values) - of_the_host} == set(Settings.model_fields) - {"website_auth_enabled"}
+    assert {name.lower() for name in set(values) - of_the_host} == set(Settings.model_fields) - {
+        "website_auth_enabled",
+        "website_hostname",
+    }
     for name in (
         "heads_container",
         "plans_container",

@@ -25,7 +25,7 @@ MAIN = load(INFRA / "main.bicep")
 SAMPLE = json.loads(SAMPLE_SETTINGS.read_text())["Values"]
 READ = {name.upper() for name in Settings.model_fields}
 ONLY_LOCAL = {"DEVELOPMENT", "DEVELOPMENT_KEYS"}
-BY_PLATFORM = {"WEBSITE_AUTH_ENABLED"}
+BY_PLATFORM = {"WEBSITE_AUTH_ENABLED", "WEBSITE_HOSTNAME"}
 OF_THE_HOST = {"AzureFunctionsJobHost__extensions__durableTask__hubName"}
 README = (REPOSITORY / "README.md").read_text()
 

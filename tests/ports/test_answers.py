@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import socket
+from types import SimpleNamespace
 
-from backup_core.adapters.answers import fault_of
+import pytest
+from aiohttp import ClientConnectorDNSError
+from azure.core.exceptions import ServiceRequestError
+
+from backup_core.adapters.answers import fault_of, no_answer
 from backup_core.domain.errors import (
     AccessDeniedError,
     BlobChangedError,
@@ -13,6 +18,7 @@ from backup_core.domain.errors import (
     ContainerMissingError,
     DiffRefusedError,
     FencedError,
+    HostUnknownError,
     LeaseTakenError,
     ServiceUnavailableError,
     SnapshotLimitError,
@@ -24,6 +30,7 @@ from backup_core.domain.errors import (
     UnexpectedAnswerError,
 )
 
+KEY = SimpleNamespace(host="a.test", port=443, ssl=True)
 CASES = [
     (500, "InternalError", ServiceUnavailableError),
     (503, "ServerBusy", ServiceUnavailableError),
@@ -90,3 +97,88 @@ def test_snapshots_have_their_own():
 
 def test_a_refused_diff_keeps_the_services_reason():
     assert fault_of(409, "BlobOverwritten", "", "x").reason == "BlobOverwritten"
+
+
+REFUSALS = {
+    "AuthorizationFailure": "firewall",
+    "AuthorizationSourceIPMismatch": "firewall",
+    "AccountIsDisabled": "enabled again",
+    "AuthorizationPermissionMismatch": "grant the app's identity the role",
+    "AuthenticationFailed": "the key, signature or token is wrong",
+    "InvalidAuthenticationInfo": "the key, signature or token is wrong",
+    "KeyBasedAuthenticationNotPermitted": "takes no keys",
+    "BlobUsesCustomerSpecifiedEncryption": "encrypted with a key that comes with each request",
+    "KeyVaultEncryptionKeyNotFound": "key vault",
+    "KeyVaultAccessTokenCannotBeAcquired": "key vault",
+    "SomethingNew": "list of error codes",
+    "": "list of error codes",
+}
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+def test_a_refusal_says_what_to_do_about_its_own_code(code):
+    """Firewall, disabled account, missing role, wrong key, customer's key: one status, and nothing else in common."""
+    fault = fault_of(403, code, "Forbidden", "read the disk")
+
+    assert type(fault) is AccessDeniedError
+    assert REFUSALS[code] in str(fault)
+    others = set(REFUSALS.values()) - {REFUSALS[code]}
+    assert not [words for words in others if words in str(fault).partition("(Forbidden)")[2]]
+
+
+def test_a_blob_under_a_customers_key_is_a_refusal_whatever_its_status():
+    assert type(fault_of(409, "BlobUsesCustomerSpecifiedEncryption", "", "x")) is AccessDeniedError
+
+
+@pytest.mark.parametrize(("status", "code", "kind"), CASES)
+def test_every_answer_names_the_next_move(status, code, kind):
+    """Something to do, or that waiting is enough."""
+    said = str(fault_of(status, code, "", "read"))
+    moves = (
+        "it may pass",
+        "use ",
+        "look ",
+        "correct ",
+        "delete ",
+        "grant ",
+        "follow ",
+        "a full backup is due",
+        "give ",
+        "copy ",
+    )
+
+    assert any(f"; {move}" in said or f", {move}" in said or f": {move}" in said or f"and {move}" in said for move in moves), (
+        said
+    )
+
+
+# -- no answer at all ---------------------------------------------------------------------------------------------------------
+
+
+def gone(errno):
+    return socket.gaierror(errno, "sig=abcdefghijklm")
+
+
+def by_the_sdk(error):
+    return ServiceRequestError("https://a.test/?sig=abcdefghijklm", error=error)
+
+
+@pytest.mark.parametrize(
+    "wrapped", [lambda error: error, by_the_sdk, lambda error: by_the_sdk(ClientConnectorDNSError(KEY, error))]
+)
+def test_a_host_name_that_does_not_exist_is_not_waited_for(wrapped):
+    fault = no_answer(wrapped(gone(socket.EAI_NONAME)), "look at https://a.test/c/b")
+
+    assert type(fault) is HostUnknownError
+    assert not fault.retryable
+    assert "it may pass" not in str(fault)
+    assert "no host has that name; correct" in str(fault)
+
+
+@pytest.mark.parametrize("error", [gone(socket.EAI_AGAIN), ConnectionResetError("sig=abcdefghijklm"), by_the_sdk(None)])
+def test_any_other_silence_may_pass(error):
+    fault = no_answer(error, "look at https://a.test/c/b")
+
+    assert type(fault) is ServiceUnavailableError
+    assert "it may pass" in str(fault)
+    assert "abcdefghijklm" not in str(fault)
