@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from azure.storage.blob import BlobSasPermissions, generate_blob_sas
 
+from backup_core.domain.plan import COPY_DEADLINE
+
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
     from azure.storage.blob.aio import BlobServiceClient
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 STORAGE_SCOPE = "https://storage.azure.com/.default"
 SAS_LIFETIME = timedelta(hours=1)
 CLOCK_SKEW = timedelta(minutes=5)
+SIGNED_LIFETIME = COPY_DEADLINE + SAS_LIFETIME
+"""For the source of a Copy Blob, and the time until one that takes too long has been ended. At most 7 days can be signed."""
 
 
 class Authority(Protocol):
@@ -32,7 +36,7 @@ class Authority(Protocol):
         """Query parameters of the source's URL and headers that let another account fetch the snapshot, and only read it."""
 
     async def signed(self, blob: BlobAddress, snapshot: str) -> str:
-        """Query parameters of a URL that permit to read the snapshot, for an hour at most."""
+        """Query parameters of a URL that permit to read the snapshot for as long as a Copy Blob of it may take."""
 
 
 class BearerAuthority:
@@ -59,7 +63,7 @@ class BearerAuthority:
     async def signed(self, blob: BlobAddress, snapshot: str) -> str:
         """A user delegation SAS (Get User Delegation Key: the identity needs the right to ask for it)."""
         now = datetime.now(UTC)
-        key = await self._account.get_user_delegation_key(now - CLOCK_SKEW, now + SAS_LIFETIME)
+        key = await self._account.get_user_delegation_key(now - CLOCK_SKEW, now + SIGNED_LIFETIME)
         return generate_blob_sas(
             str(self._account.account_name),
             blob.container,
@@ -68,7 +72,7 @@ class BearerAuthority:
             user_delegation_key=key,
             permission=BlobSasPermissions(read=True),
             start=now - CLOCK_SKEW,
-            expiry=now + SAS_LIFETIME,
+            expiry=now + SIGNED_LIFETIME,
         )
 
 
@@ -114,22 +118,25 @@ class KeyAuthority:
         minted = self._minted.get(known)
         if minted and minted[0] > now:
             return minted[1]
-        sas = generate_blob_sas(
+        sas = self._mint(blob, snapshot, BlobSasPermissions(read=not write, write=write), now + SAS_LIFETIME)
+        self._minted[known] = (now + SAS_LIFETIME / 2, sas)
+        return sas
+
+    def _mint(self, blob: BlobAddress, snapshot: str, permission: BlobSasPermissions, expiry: datetime) -> str:
+        return generate_blob_sas(
             self._account,
             blob.container,
             blob.name,
             snapshot=snapshot or None,
             account_key=self._key,
-            permission=BlobSasPermissions(read=not write, write=write),
-            expiry=now + SAS_LIFETIME,
+            permission=permission,
+            expiry=expiry,
         )
-        self._minted[known] = (now + SAS_LIFETIME / 2, sas)
-        return sas
 
     async def as_source(self, blob: BlobAddress, snapshot: str) -> tuple[str, dict[str, str]]:
         """A SAS to read exactly this snapshot."""
         return self.query(blob, snapshot, write=False), {}
 
     async def signed(self, blob: BlobAddress, snapshot: str) -> str:
-        """The same."""
-        return self.query(blob, snapshot, write=False)
+        """The same, for longer."""
+        return self._mint(blob, snapshot, BlobSasPermissions(read=True), self._clock() + SIGNED_LIFETIME)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from backup_core.domain.plan import COPY_DEADLINE
 from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, beside, call, now, progress_shown
 from backup_core.steps.copying import ABORT_COPY, CHECK_COPY, REPORT_PROGRESS, START_COPY, CopyEnd, CopyRef, CopyRequest, Report
 from backup_core.steps.messages import Fault
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 NAME = "copy_blob"
 PAUSE_FIRST, PAUSE_MAX, PAUSE_GROWTH = 5.0, 300.0, 1.5
 """Seconds between looks. The longest is well below the 15 minutes after which a silent run is taken for dead."""
-DEADLINE = timedelta(hours=48)
-"""The service itself gives up a copy after two weeks (Copy Blob)."""
 LOOKS_PER_EXECUTION = 24
 
 
@@ -51,10 +50,10 @@ def _waited(context: Context, request: CopyRequest) -> Flow[CopyEnd | None]:
                 state="failed", fault=_fault(f"the service ended it as {seen.status}: {seen.why or 'no reason'}", seen)
             )
         canceled = yield from _reported(context, request, seen, retries)
-        late = now(context) - datetime.fromisoformat(request.started) > DEADLINE
+        late = now(context) - datetime.fromisoformat(request.started) > COPY_DEADLINE
         if canceled or late:
             yield from call(context, ABORT_COPY, ref, retries)
-            why = f"it was not complete after {DEADLINE}; set FULL_COPY to 'pages'"
+            why = f"it was not complete after {COPY_DEADLINE}; set FULL_COPY to 'pages'"
             return CopyEnd(state="canceled") if canceled else CopyEnd(state="failed", fault=_fault(why, seen))
         yield context.create_timer(now(context) + timedelta(seconds=pause))
         pause = min(pause * PAUSE_GROWTH, PAUSE_MAX)

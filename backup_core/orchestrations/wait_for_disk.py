@@ -18,8 +18,6 @@ NAME = "wait_for_disk"
 PAUSE_FIRST, PAUSE_MAX, PAUSE_GROWTH = 5.0, 300.0, 1.5
 """Seconds between looks. The longest is well below the 15 minutes after which a silent run is taken for dead."""
 LOOKS_PER_EXECUTION = 24
-SETTLINGS_MAX = 2
-"""Former changes of machines that are settled in one execution: there is at most one at a time."""
 
 
 def wait_for_disk(context: Context) -> Flow[dict[str, Any] | None]:

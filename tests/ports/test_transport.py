@@ -30,6 +30,7 @@ from backup_core.domain.errors import (
     UnexpectedAnswerError,
 )
 from backup_core.domain.naming import BlobAddress
+from backup_core.domain.plan import COPY_DEADLINE
 from backup_core.domain.ranges import ByteRange
 from backup_core.ports import Fence
 
@@ -354,7 +355,7 @@ async def test_each_request_has_the_token_of_its_moment(service):
     assert "sig" not in service.seen[2].headers["x-ms-copy-source"]
 
 
-async def test_a_delegated_signature_reads_one_snapshot_for_an_hour():
+async def test_a_delegated_signature_reads_one_snapshot_as_long_as_a_copy_may_take():
     """Copy Blob takes no token: the identity asks for a key and signs with it, inside the activity."""
     asked = []
 
@@ -372,21 +373,23 @@ async def test_a_delegated_signature_reads_one_snapshot_for_an_hour():
     authority = BearerAuthority(Credential(), Account())
     query = parse_qs(await authority.signed(BlobAddress("https://source.test", "vhds", "d.vhd"), SNAPSHOT))
 
-    check_scope(query)
-    assert asked[0][1] - datetime.now(UTC) <= timedelta(hours=1)
+    check_scope(query, COPY_DEADLINE)
+    assert COPY_DEADLINE <= asked[0][1] - datetime.now(UTC) <= timedelta(days=7), "more than 7 days cannot be asked for"
 
 
-async def test_a_local_signature_reads_one_snapshot_for_an_hour():
+async def test_a_local_signature_reads_one_snapshot():
+    """For an hour, a whole copy for longer."""
     key = base64.b64encode(b"k" * 64).decode()
     authority = KeyAuthority("source", key)
     blob = BlobAddress("http://127.0.0.1:1/source", "vhds", "d.vhd")
-    for text in (await authority.signed(blob, SNAPSHOT), (await authority.as_source(blob, SNAPSHOT))[0]):
-        check_scope(parse_qs(text))
-        assert key not in text
+    whole, part = await authority.signed(blob, SNAPSHOT), (await authority.as_source(blob, SNAPSHOT))[0]
+    check_scope(parse_qs(whole), COPY_DEADLINE)
+    check_scope(parse_qs(part), timedelta(minutes=30))
+    assert key not in whole + part
 
 
-def check_scope(query):
-    """One snapshot, read only, an hour at most."""
+def check_scope(query, at_least):
+    """One snapshot, read only, until an hour after what it is for at most."""
     assert (query["sr"], query["sp"]) == (["bs"], ["r"])
     until = datetime.strptime(query["se"][0], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    assert until - datetime.now(UTC) <= timedelta(hours=1)
+    assert at_least <= until - datetime.now(UTC) <= at_least + timedelta(hours=1)

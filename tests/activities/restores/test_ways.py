@@ -173,6 +173,17 @@ async def test_a_disk_whose_source_and_registration_are_gone(scene):
     assert scene.blob(f"{OTHER}/vhds/back.vhd").content() == scene.content(point)
 
 
+async def test_a_disk_whose_account_is_gone_and_off_the_allow_list(scene):
+    """As the runbook has it: the account is lost, its id removed from the deployment, a new one added. Still registered."""
+    point = scene.points()[0]
+    for blob in [one for one in scene.blobs.blobs if one.account == SOURCE]:
+        del scene.blobs.blobs[blob]
+    scene.tools = replace(scene.tools, source_accounts=(OTHER,))
+    await scene.restore(point, target=f"{OTHER}/vhds/back.vhd")
+
+    assert scene.blob(f"{OTHER}/vhds/back.vhd").content() == scene.content(point)
+
+
 async def test_a_managed_disk_takes_the_place_of_another(scene):
     """Imported, swapped in by a change of the machine; from then on the disk is shown as unprotected, in words."""
     old, new = managed_disk_id(VM, "old"), managed_disk_id(VM, "new")
