@@ -218,11 +218,25 @@ def leaves(value, name=""):
 def test_each_value_of_host_json_has_its_reason():
     table = DESIGN[DESIGN.index("## host.json") :]
     table = table[: table.index("\n## ", 5)]
-    for name, value in leaves(HOST):
+    own = re.compile(r"(logging\.logLevel\.Function)\.\w+\.User")
+    for name, value in {own.sub(r"\1.<name>.User", name): value for name, value in leaves(HOST)}.items():
         row = next((line for line in table.splitlines() if f"`{name}`" in line), "")
         assert row, f"{name} is not in DESIGN.md"
         assert f"`{value}`" in row or f"`{str(value).lower()}`" in row, f"{name}: another value"
         assert len(row.split("|")[3].split()) >= 4, f"{name}: no reason"
+
+
+def test_the_apps_own_lines_pass_the_filter_of_every_function_that_may_write_one():
+    """What the host says of each call is not paid for; what a step, a call or a timer writes is what alerts read. Orchestrators
+    write nothing.
+    """
+    levels = HOST["logging"]["logLevel"]
+    assert levels["Function"] == levels["Host.Triggers.DurableTask"] == "Warning"
+    own = {name: level for name, level in levels.items() if name.endswith(".User")}
+    assert own == {f"Function.{name}.User": "Information" for name in functions() - set(ORCHESTRATORS)}, (
+        "each function but orchestrators needs its entry in host.json, logging.logLevel"
+    )
+    assert set(levels) == {"Function", "Host.Triggers.DurableTask", *own}
 
 
 def test_what_alerts_read_is_never_sampled():
