@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from backup_core.domain.ending import CANCELED, canceled_words
 from backup_core.orchestrations import copy_blob, repoint_machine
-from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, progress_shown, sub_orchestration
+from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, progress_shown, show, sub_orchestration
 from backup_core.orchestrations.shard_waves import applied_shards
 from backup_core.steps.backup import (
     BEGIN,
@@ -123,7 +123,7 @@ class _Backup:
                 yield from self._settle(begun)
                 begun = yield from self._begin()
             if begun.state != "go":
-                self.context.set_custom_status(self._shown("done") | {"state": begun.state, "why": begun.why})
+                show(self.context, self._shown("done") | {"state": begun.state, "why": begun.why})
                 return {"run": self.request.run, "state": begun.state, "why": begun.why, "points": []}
             self._holds(begun.held)
             self.points = list(begun.points)
@@ -154,11 +154,11 @@ class _Backup:
     def ended(self, state: str) -> dict[str, Any]:
         """The output of a run that ended as it should."""
         percent = {"percent": 100} if state == "Succeeded" else {}
-        self.context.set_custom_status(self._shown("done") | {"state": state, "points": self.points} | percent)
+        show(self.context, self._shown("done") | {"state": state, "points": self.points} | percent)
         return {"run": self.request.run, "state": state, "points": self.points}
 
     def _begin(self) -> Flow[Begun]:
-        self.context.set_custom_status(self._shown("preparing") | {"percent": 0})
+        show(self.context, self._shown("preparing") | {"percent": 0})
         asked = Begin(
             disk=self.request.disk,
             run=self.request.run,
@@ -347,7 +347,7 @@ class _Backup:
     def _send(self, report: Report, details: dict[str, Any]) -> Flow[None]:
         """Report progress; leave when the run is to be canceled. Once the point is committed it is too late for that."""
         reported = yield from call(self.context, REPORT_PROGRESS, report, self.retries)
-        self.context.set_custom_status(self._shown(report.phase) | progress_shown(self.context, reported) | details)
+        show(self.context, self._shown(report.phase) | progress_shown(self.context, reported) | details)
         if reported.cancel and report.phase != "cleaning":
             raise _CanceledError(report.phase)
 

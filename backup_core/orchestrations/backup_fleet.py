@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from backup_core.domain.shown import named
 from backup_core.orchestrations import backup_disk
-from backup_core.orchestrations.calls import Flow, Retries, call
+from backup_core.orchestrations.calls import Flow, Retries, call, failure_text, show
 from backup_core.steps.backup import LIST_DISKS, BackupRequest, FleetPage, FleetRequest
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def backup_fleet(context: Context) -> Flow[dict[str, Any]]:
     """The orchestrator. Returns the runs' results by disk; raises when a run failed, after all have ended."""
     request = FleetRequest.model_validate(context.get_input())
     page = yield from call(context, LIST_DISKS, FleetPage(window=request.window, after=request.after), Retries())
-    context.set_custom_status({"window": request.window, "disks": len(page.runs), "more": page.more})
+    show(context, {"window": request.window, "disks": len(page.runs), "more": page.more})
     tasks = {
         one.disk: context.call_sub_orchestrator(
             backup_disk.NAME,
@@ -47,7 +48,7 @@ def backup_fleet(context: Context) -> Flow[dict[str, Any]]:
         )
     results, failed = yield from _settled(context, tasks)
     if failed:
-        message = f"window {request.window}: {len(failed)} of {len(tasks)} failed: {'; '.join(failed)}"
+        message = f"window {request.window}: {len(failed)} of {len(tasks)} failed: {named(failed)}"
         raise FleetFailedError(message)
     return {"window": request.window, "runs": results}
 
@@ -65,5 +66,5 @@ def _settled(context: Context, tasks: dict[str, Any]) -> Flow[tuple[dict[str, An
         try:
             results[name] = yield task
         except Exception as error:  # noqa: BLE001  a failed sub-orchestration arrives as a plain Exception
-            failed.append(f"{name}: {error}")
+            failed.append(f"{name}: {failure_text(error)}")
     return results, failed

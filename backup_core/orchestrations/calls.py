@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from backup_core.domain.progress import eta_seconds
+from backup_core.domain.shown import bounded, shortened
 from backup_core.steps.messages import Fault, Message, Outcome, Step
 
 if TYPE_CHECKING:
@@ -69,6 +70,16 @@ def now(context: Context) -> datetime:
     return context.current_utc_datetime
 
 
+def show(context: Context, status: dict[str, Any]) -> None:
+    """Set the custom status: the only way to, because one that is too long would fail the orchestration."""
+    context.set_custom_status(bounded(status))
+
+
+def failure_text(error: Exception) -> str:
+    """What a failed activity or sub-orchestration is said to have failed with; nothing is read out of it."""
+    return shortened(str(error)) or "it failed"
+
+
 def progress_shown(context: Context, reported: Reported) -> dict[str, int]:
     """Percent and, once it can be told, about how many seconds are left: for the custom status."""
     started = datetime.fromisoformat(reported.started) if reported.started else None
@@ -116,7 +127,9 @@ def sub_orchestration(context: Context, name: str, asked: Message, instance: str
     try:
         raw = yield context.call_sub_orchestrator(name, asked.model_dump(mode="json"), instance)
     except Exception as error:
-        raise StepFailedError(Fault(code="Unexpected", message=f"{instance}: {error}", retryable=False)) from error
+        raise StepFailedError(
+            Fault(code="Unexpected", message=f"{instance}: {failure_text(error)}", retryable=False)
+        ) from error
     return answers.model_validate(raw)
 
 
@@ -126,6 +139,6 @@ def attempt(context: Context, step: Step[Any, Any], asked: Sequence[Message]) ->
     try:
         raw = yield context.task_all(tasks)
     except Exception as error:  # noqa: BLE001  a crashed activity arrives as a plain Exception with text
-        fault = Fault(code="Unexpected", message=str(error), retryable=True)
+        fault = Fault(code="Unexpected", message=failure_text(error), retryable=True)
         return [Outcome(fault=fault)] * len(asked)
     return [Outcome.model_validate(one) for one in raw]

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from backup_core.domain.plan import COPY_DEADLINE
-from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, beside, call, now, progress_shown
+from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, beside, call, now, progress_shown, show
 from backup_core.steps.copying import ABORT_COPY, CHECK_COPY, REPORT_PROGRESS, START_COPY, CopyEnd, CopyRef, CopyRequest, Report
 from backup_core.steps.messages import Fault
 
@@ -82,5 +82,5 @@ def _reported(context: Context, request: CopyRequest, seen: CopyProgress, retrie
         retries=retries.count,
     )
     reported = yield from call(context, REPORT_PROGRESS, report, retries)
-    context.set_custom_status({"bytesDone": seen.done, "bytesTotal": seen.total, **progress_shown(context, reported)})
+    show(context, {"bytesDone": seen.done, "bytesTotal": seen.total, **progress_shown(context, reported)})
     return reported.cancel

@@ -8,7 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backup_core.orchestrations import copy_blob
-from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, beside, call, progress_shown, sub_orchestration
+from backup_core.orchestrations.calls import (
+    Flow,
+    Retries,
+    StepFailedError,
+    beside,
+    call,
+    progress_shown,
+    show,
+    sub_orchestration,
+)
 from backup_core.orchestrations.shard_waves import applied_shards
 from backup_core.steps.copying import (
     PLAN_TRANSFER,
@@ -127,7 +136,7 @@ class _Copying:
         ).measured(planned, applied)
         reported = yield from call(self.context, REPORT_PROGRESS, report, self.retries)
         shown = {"phase": phase, "bytesTotal": planned.write_bytes, "bytesDone": applied.write_bytes}
-        self.context.set_custom_status({"disk": self.image.by.disk, **progress_shown(self.context, reported), **shown})
+        show(self.context, {"disk": self.image.by.disk, **progress_shown(self.context, reported), **shown})
         if reported.cancel:
             raise _CanceledError
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from backup_core.orchestrations import copy_image, repoint_machine, wait_for_disk
-from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, progress_shown, sub_orchestration
+from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, progress_shown, show, sub_orchestration
 from backup_core.orchestrations.wait_for_disk import owner
 from backup_core.steps.copying import REPORT_PROGRESS, ImageCopy, Report
 from backup_core.steps.messages import Fault
@@ -166,7 +166,7 @@ class _Delivery:
     def _report(self, by: RunRef, phase: Phase, *, leaves: bool = True) -> Flow[None]:
         report = Report(by=by, phase=phase, retries=self.retries.count)
         reported = yield from call(self.context, REPORT_PROGRESS, report, self.retries)
-        self.context.set_custom_status({"disk": by.disk, "phase": phase, **progress_shown(self.context, reported)})
+        show(self.context, {"disk": by.disk, "phase": phase, **progress_shown(self.context, reported)})
         if reported.cancel and leaves:
             raise _LeftError(None)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backup_core.orchestrations.calls import Flow, Retries, attempt, call
+from backup_core.domain.shown import NAMED_MAX, named
+from backup_core.orchestrations.calls import Flow, Retries, attempt, call, show
 from backup_core.steps.housekeeping import LIST_KEPT, TIDY_DISK, HouseRequest, KeptPage, Tidied, Tidy
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ NAME = "keep_house"
 SIDE_BY_SIDE = 8
 ROUNDS_MAX = 10
 """Calls for one disk in one night; what is left after them is removed in the next."""
-FAILURES_NAMED = 20
 
 
 class HouseFailedError(Exception):
@@ -26,18 +26,18 @@ def keep_house(context: Context) -> Flow[dict[str, Any] | None]:
     request = HouseRequest.model_validate(context.get_input())
     failed = list(request.failed)
     page = yield from call(context, LIST_KEPT, KeptPage(after=request.after), Retries())
-    context.set_custom_status({"disks": len(page.disks), "after": request.after, "failed": len(failed)})
+    show(context, {"disks": len(page.disks), "after": request.after, "failed": len(failed)})
     gone = 0
     for first in range(0, len(page.disks), SIDE_BY_SIDE):
         removed, faults = yield from _tidied(context, page.disks[first : first + SIDE_BY_SIDE], request.run_days)
         gone += removed
         failed += faults
     if page.more:
-        again = request.model_copy(update={"after": page.disks[-1], "failed": failed[:FAILURES_NAMED]})
+        again = request.model_copy(update={"after": page.disks[-1], "failed": failed[:NAMED_MAX]})
         context.continue_as_new(again.model_dump(mode="json"))
         return None
     if failed:
-        message = f"leftovers of {len(failed)} disks could not be removed: {'; '.join(failed[:FAILURES_NAMED])}"
+        message = f"leftovers of {len(failed)} disks could not be removed: {named(failed)}"
         raise HouseFailedError(message)
     return {"removed": gone}
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from backup_core.domain.ending import CANCELED
-from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now
+from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, show
 from backup_core.steps.copying import REPORT_PROGRESS, Report
 from backup_core.steps.messages import Fault
 from backup_core.steps.restore import (
@@ -170,7 +170,7 @@ class _Repointing:
             attention=self.attention,
         )
         shown = {"disk": self.by.disk, "phase": report.phase}
-        self.context.set_custom_status(shown | ({"needsAttention": self.attention} if self.attention else {}))
+        show(self.context, shown | ({"needsAttention": self.attention} if self.attention else {}))
         try:
             reported = yield from call(self.context, REPORT_PROGRESS, report, self.retries)
         except StepFailedError as failed:

@@ -12,7 +12,17 @@ from backup_core.domain.naming import restored_head_name
 from backup_core.domain.outcome import Outcome as Ending
 from backup_core.domain.outcome import end_words
 from backup_core.orchestrations import copy_image, deliver_disk, wait_for_disk
-from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, progress_shown, sub_orchestration
+from backup_core.orchestrations.calls import (
+    Flow,
+    Retries,
+    StepFailedError,
+    call,
+    failure_text,
+    now,
+    progress_shown,
+    show,
+    sub_orchestration,
+)
 from backup_core.orchestrations.deliver_disk import disk_image, source_moved
 from backup_core.orchestrations.wait_for_disk import owner
 from backup_core.steps.backup import COMMIT_POINT, TAKE_BACKUP, Commit, TakeBackup, Transfer
@@ -165,7 +175,7 @@ class _Restore:
                 faults.append("")
             except Exception as error:  # noqa: BLE001  a failed sub-orchestration arrives as a plain Exception
                 outputs.append(None)
-                faults.append(str(error) or "it failed")
+                faults.append(failure_text(error))
         return outputs, faults
 
     def _recovered(self, by: RunRef, begun: RestoreBegun, why: str) -> Flow[Delivered]:
@@ -306,7 +316,7 @@ class _Restore:
 
     def _show(self, phase: str, **details: Any) -> None:  # noqa: ANN401  any JSON
         shown = {name: value for name, value in details.items() if value is not None}
-        self.context.set_custom_status({"disk": self.request.disk, "phase": phase, "restore": True} | shown)
+        show(self.context, {"disk": self.request.disk, "phase": phase, "restore": True} | shown)
 
 
 def _slot(begun: RestoreBegun) -> tuple[str, int | None] | None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from backup_core.orchestrations import repoint_machine
-from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, sub_orchestration
+from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, show, sub_orchestration
 from backup_core.steps.copying import REPORT_PROGRESS, Report
 from backup_core.steps.messages import RunRef
 from backup_core.steps.restore import OWN_DISK, OwnDisk, Owned, Repointed, RepointRequest, Waited, WaitForDisk
@@ -49,7 +49,7 @@ def _waited(context: Context, request: WaitForDisk) -> Flow[Waited | None]:
         words = f"waits for run {owned.busy}, which is at work on the disk"
         report = Report(by=by, phase="queued", retries=retries.count, attention=words)
         reported = yield from call(context, REPORT_PROGRESS, report, retries)
-        context.set_custom_status({"disk": by.disk, "phase": "queued", "waitsFor": owned.busy})
+        show(context, {"disk": by.disk, "phase": "queued", "waitsFor": owned.busy})
         if reported.cancel:
             return Waited(canceled=True)
         yield context.create_timer(now(context) + timedelta(seconds=pause))
