@@ -15,7 +15,7 @@ from backup_core.api.context import Api, respond
 from backup_core.api.http import Answer, Request, Start, cannot_start
 from backup_core.api.routes import ROUTES, Route
 from backup_core.domain.naming import fleet_instance_id, house_instance_id
-from backup_core.domain.windows import window_at
+from backup_core.domain.windows import window_fired
 from backup_core.orchestrations import backup_fleet, keep_house
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.steps import STEPS
@@ -66,11 +66,16 @@ async def start_once(client: df.DurableOrchestrationClient, name: str, instance:
 # -- timers -----------------------------------------------------------------------------------------------------
 
 
+def told_due(timer: func.TimerRequest) -> str:
+    """The due time a timer's trigger tells; it may fire before. Empty for none."""
+    return str((timer.schedule_status or {}).get("Next") or "")
+
+
 @app.timer_trigger(schedule="%BACKUP_SCHEDULE%", arg_name="timer", run_on_startup=False, use_monitor=True)
 @app.durable_client_input(client_name="client")
-async def scheduled_backup(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:  # noqa: ARG001  the window says when, also past due
-    """Fan the present window of the schedule out: once, however often the timer fires in it."""
-    window = window_at(SETTINGS.backup_schedule, datetime.now(UTC))
+async def scheduled_backup(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:
+    """Fan the window that the timer was due for out: once, however often it fires for it."""
+    window = window_fired(SETTINGS.backup_schedule, told_due(timer), datetime.now(UTC))
     request = FleetRequest(
         window=window.isoformat(),
         wave=SETTINGS.wave_shards,
@@ -82,10 +87,11 @@ async def scheduled_backup(timer: func.TimerRequest, client: df.DurableOrchestra
 
 @app.timer_trigger(schedule="%HOUSEKEEPING_SCHEDULE%", arg_name="timer", run_on_startup=False, use_monitor=True)
 @app.durable_client_input(client_name="client")
-async def housekeeping(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:  # noqa: ARG001  late is as good
-    """Remove what runs have left behind."""
+async def housekeeping(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:
+    """Remove what runs have left behind: once for each time it is due."""
+    due = window_fired(SETTINGS.housekeeping_schedule, told_due(timer), datetime.now(UTC))
     request = HouseRequest(run_days=SETTINGS.run_days)
-    await start_once(client, keep_house.NAME, house_instance_id(datetime.now(UTC)), request.model_dump(mode="json"))
+    await start_once(client, keep_house.NAME, house_instance_id(due), request.model_dump(mode="json"))
 
 
 @app.timer_trigger(schedule="%HOUSEKEEPING_SCHEDULE%", arg_name="timer", run_on_startup=False, use_monitor=True)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from croniter import croniter
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from backup_core.activities.copying import CopyMode
 from backup_core.domain.naming import ACCOUNT_ID, GROUP_ID, account_name
+from backup_core.domain.ncrontab import parse
+from backup_core.domain.windows import next_window
 from backup_core.steps.copying import FullCopy, Verification
 
 IDENTITIES = (
@@ -20,6 +22,8 @@ IDENTITIES = (
 )  # fmt: skip
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_ANY_MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
+"""A schedule that is not due within 40 years of one moment is never due."""
 
 
 class SettingsError(Exception):
@@ -32,7 +36,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backup_schedule: str
-    """NCRONTAB of six fields, UTC: when the timer backs up every disk."""
+    """NCRONTAB of six fields, UTC: when the timer backs up every disk. Read as the host reads it: `domain/ncrontab.py`."""
     watch_schedule: str
     """The same: when it tells how each disk stands."""
     housekeeping_schedule: str
@@ -133,9 +137,11 @@ class Settings(BaseModel):
     @field_validator("backup_schedule", "watch_schedule", "housekeeping_schedule")
     @classmethod
     def _schedule(cls, value: str) -> str:
-        if len(value.split()) != 6 or not croniter.is_valid(value, second_at_beginning=True):
-            message = "expected an NCRONTAB expression of six fields, such as '0 0 */12 * * *'"
+        """What the host would refuse, would take for something else than it looks like, or would never fire."""
+        if pitfalls := parse(value).pitfalls:
+            message = "; ".join(pitfalls)
             raise ValueError(message)
+        next_window(value, _ANY_MOMENT)
         return value
 
     @field_validator("heads_container", "plans_container")

@@ -43,9 +43,9 @@ def fleet_instance_id(window: datetime) -> str:
     return f"fleet.{_compact(window)}"
 
 
-def house_instance_id(day: datetime) -> str:
-    """The orchestration instance of a day's housekeeping."""
-    return f"house.{day.astimezone(UTC):%Y%m%d}"
+def house_instance_id(due: datetime) -> str:
+    """The orchestration instance of the housekeeping that was due then."""
+    return f"house.{_compact(due)}"
 
 
 def disk_of_run(run: str) -> str | None:

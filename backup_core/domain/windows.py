@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from croniter import croniter
+from backup_core.domain.ncrontab import parse
+
+FIRING_ERROR_MAX = timedelta(minutes=1)
+"""How far from its due time a timer may fire and still be taken for that one. Real ones have fired 1.3 s early."""
+_TICK = timedelta(microseconds=1)
 
 
 def window_at(schedule: str, moment: datetime) -> datetime:
     """The latest occurrence of the NCRONTAB `schedule` (six fields, UTC) that is not after `moment`."""
-    just_after = moment.replace(microsecond=0) + timedelta(seconds=1)
-    window: datetime = croniter(schedule, just_after, second_at_beginning=True).get_prev(datetime)
-    return window
+    return parse(schedule).before(moment + _TICK)
+
+
+def window_fired(schedule: str, told: str, moment: datetime) -> datetime:
+    """The window that a timer which fires at `moment` is meant for.
+
+    `told` is the due time the trigger tells (`Next` of its schedule status), or empty. It counts when it is near. Else the
+    nearest due time counts when it is near and still to come: the timer fired early. Else the present window counts, for a
+    timer that fires late, by hand, or for windows that were missed while the app was down.
+    """
+    due = _moment(told)
+    if due is not None and abs(due - moment) <= FIRING_ERROR_MAX:
+        return due.astimezone(UTC)
+    present, upcoming = window_at(schedule, moment), next_window(schedule, moment)
+    early = upcoming - moment
+    return upcoming if early <= FIRING_ERROR_MAX and early < moment - present else present
 
 
 def overdue_since(schedule: str, moment: datetime) -> datetime:
@@ -19,11 +36,18 @@ def overdue_since(schedule: str, moment: datetime) -> datetime:
 
     A run may need all of a window, so the present one proves nothing yet.
     """
-    before: datetime = croniter(schedule, window_at(schedule, moment), second_at_beginning=True).get_prev(datetime)
-    return before
+    return parse(schedule).before(window_at(schedule, moment))
 
 
 def next_window(schedule: str, moment: datetime) -> datetime:
     """The first occurrence of the schedule after `moment`."""
-    following: datetime = croniter(schedule, moment, second_at_beginning=True).get_next(datetime)
-    return following
+    return parse(schedule).after(moment)
+
+
+def _moment(told: str) -> datetime | None:
+    """The time that `told` says, UTC where it names no offset; None where it says none."""
+    try:
+        moment = datetime.fromisoformat(told)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -41,7 +41,7 @@ CREATE INDEX IF NOT EXISTS late_work ON work(late) WHERE late IS NOT NULL;
 CREATE TABLE IF NOT EXISTS faults(number INTEGER PRIMARY KEY AUTOINCREMENT, rule TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS work_by_time ON work(visible_at);
 CREATE TABLE IF NOT EXISTS workers(name TEXT PRIMARY KEY, until REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS timers(name TEXT PRIMARY KEY, last TEXT, next TEXT);
+CREATE TABLE IF NOT EXISTS timer_status(name TEXT PRIMARY KEY, status TEXT NOT NULL);
 """
 
 BUSY_SECONDS = 30.0
@@ -332,10 +332,10 @@ class Hub:
     # -- timers of the host ---------------------------------------------------------------------------
 
     def planned(self, timer: str) -> str | None:
-        """The next occurrence recorded for a timer function, or None."""
-        row = self.db.execute("SELECT next FROM timers WHERE name=?", (timer,)).fetchone()
-        return row["next"] if row else None
+        """The status recorded for a timer function, or None: what `plan` was given."""
+        row = self.db.execute("SELECT status FROM timer_status WHERE name=?", (timer,)).fetchone()
+        return row["status"] if row else None
 
-    def plan(self, timer: str, next_at: str) -> None:
-        """Record a timer function's next occurrence."""
-        self.db.execute("INSERT OR REPLACE INTO timers VALUES(?,?,?)", (timer, protocol.now(), next_at))
+    def plan(self, timer: str, status: str) -> None:
+        """Record a timer function's status: when it fired, when it is due next."""
+        self.db.execute("INSERT OR REPLACE INTO timer_status VALUES(?,?)", (timer, status))

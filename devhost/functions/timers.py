@@ -1,25 +1,79 @@
-"""Timer triggers: fired on schedule, once when an occurrence was missed, and on demand by the admin address."""
+"""Timer triggers: fired on schedule, once when an occurrence was missed, and on demand by the admin address.
+
+Each firing is told the schedule's status as the real listener tells it: `Next` is the due time that is being served. The real
+one may fire some milliseconds early, and does not fire again for that due time.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-from datetime import UTC, datetime
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 from azure.functions import meta
 from azure.functions import timer as timer_converter
-from croniter import croniter
 
-from devhost.functions import protocol
 from devhost.functions.index import schedule_of
+from devhost.functions.schedules import Schedule
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from devhost.functions.engine import Engine
     from devhost.functions.index import AppFunction
 
 log = logging.getLogger("devhost.functions")
+
+EARLY = "DEVHOST_TIMERS_EARLY"
+"""The environment variable with how many seconds early timers fire: one figure, or several with commas, used in turn."""
+NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Status:
+    """A timer's `ScheduleStatus`, as the host keeps it between firings and tells it with each."""
+
+    last: datetime
+    """When it was last fired, or the due time if it was fired before that; NEVER at first."""
+    next: datetime
+    """The due time after that."""
+    updated: datetime
+
+    @property
+    def told(self) -> dict[str, str]:
+        """As the trigger tells it: ISO 8601 with an offset."""
+        times = {"Last": self.last, "Next": self.next, "LastUpdated": self.updated}
+        return {name: moment.isoformat() for name, moment in times.items()}
+
+    @classmethod
+    def of(cls, told: dict[str, str]) -> Status:
+        """The status that `told` describes."""
+        return cls(*(datetime.fromisoformat(told[name]) for name in ("Last", "Next", "LastUpdated")))
+
+
+def first_status(schedule: Schedule, now: datetime) -> Status:
+    """Of a timer that has never fired."""
+    return Status(NEVER, schedule.after(now), NEVER)
+
+
+def status_after(schedule: Schedule, status: Status, fired: datetime, *, past_due: bool) -> Status:
+    """The status once a firing is over. One before its due time counts as at it, so that it is not served twice."""
+    served = fired if past_due else max(fired, status.next)
+    return Status(served, schedule.after(served), served)
+
+
+def status_at_start(schedule: Schedule, kept: Status, now: datetime) -> Status:
+    """The status a host starts with that finds `kept`: that, unless the schedule has changed since."""
+    since = kept.last if kept.last != NEVER else kept.updated if kept.updated != NEVER else now
+    expected = schedule.after(since)
+    if kept.next == expected:
+        return kept
+    return Status(NEVER, expected, since) if now <= expected else Status(NEVER, schedule.after(now), now)
 
 
 class Timers:
@@ -28,42 +82,50 @@ class Timers:
     def __init__(self, engine: Engine, *, on_schedule: bool) -> None:
         """Serve the timers of `engine`'s app; without `on_schedule` they fire on demand only."""
         self.engine, self.on_schedule = engine, on_schedule
-        self.schedules = {function.name: schedule_of(function) for function in engine.app.timers}
+        self.schedules = {function.name: Schedule(schedule_of(function)) for function in engine.app.timers}
+        self._early = [timedelta(seconds=float(one)) for one in os.environ.get(EARLY, "0").split(",")]
 
     def start(self) -> None:
         """Begin to follow the schedules."""
         if self.on_schedule:
             for function in self.engine.app.timers:
-                self.engine.spawn(self._follow(function))
+                self.engine.spawn(self._follow(function, cycle(self._early)))
 
     def fire_soon(self, name: str) -> bool:
-        """Fire the named timer now; False when there is none."""
+        """Fire the named timer now; False when there is none. Its status is told as it is, and not changed."""
         function = next((one for one in self.engine.app.timers if one.name.lower() == name.lower()), None)
         if function is None:
             return False
-        self.engine.spawn(self._fire(function, past_due=False))
+        schedule = self.schedules[function.name]
+        status = self._kept(function) or first_status(schedule, datetime.now(UTC))
+        self.engine.spawn(self._fire(function, status, past_due=False))
         return True
 
-    async def _follow(self, function: AppFunction) -> None:
-        planned = self.engine.hub.planned(function.name)
-        if planned is not None and protocol.parse_time(planned) < datetime.now(UTC):
-            await self._fire(function, past_due=True)
+    async def _follow(self, function: AppFunction, early: Iterator[timedelta]) -> None:
+        schedule, now = self.schedules[function.name], datetime.now(UTC)
+        kept = self._kept(function)
+        status = status_at_start(schedule, kept, now) if kept else first_status(schedule, now)
+        # A first status is kept at once: an occurrence that is missed before the first firing is past due as well.
+        self._keep(function, status if kept else Status(NEVER, status.next, now))
+        past_due = kept is not None and now > status.next
         while True:
-            upcoming = self._next(function)
-            self.engine.hub.plan(function.name, protocol.format_time(upcoming))
-            await asyncio.sleep(max(0.0, (upcoming - datetime.now(UTC)).total_seconds()))
-            await self._fire(function, past_due=False)
+            if not past_due:
+                await asyncio.sleep(max(0.0, (status.next - next(early) - datetime.now(UTC)).total_seconds()))
+            fired = datetime.now(UTC)
+            await self._fire(function, status, past_due=past_due)
+            status = status_after(schedule, status, fired, past_due=past_due)
+            self._keep(function, status)
+            past_due = False
 
-    def _next(self, function: AppFunction) -> datetime:
-        schedule = croniter(self.schedules[function.name], datetime.now(UTC), second_at_beginning=True)
-        upcoming: datetime = schedule.get_next(datetime)
-        return upcoming
+    def _kept(self, function: AppFunction) -> Status | None:
+        kept = self.engine.hub.planned(function.name)
+        return Status.of(json.loads(kept)) if kept else None
 
-    async def _fire(self, function: AppFunction, *, past_due: bool) -> None:
-        moment = protocol.now()
-        planned = protocol.format_time(self._next(function))
-        status = {"Last": moment, "LastUpdated": moment, "Next": planned}
-        body = json.dumps({"Schedule": {"AdjustForDST": True}, "IsPastDue": past_due, "ScheduleStatus": status})
+    def _keep(self, function: AppFunction, status: Status) -> None:
+        self.engine.hub.plan(function.name, json.dumps(status.told))
+
+    async def _fire(self, function: AppFunction, status: Status, *, past_due: bool) -> None:
+        body = json.dumps({"Schedule": {"AdjustForDST": True}, "IsPastDue": past_due, "ScheduleStatus": status.told})
         request = timer_converter.TimerRequestConverter.decode(meta.Datum(type="json", value=body), trigger_metadata=None)
         try:
             await self.engine.invoke(function, {function.trigger.name: request})

@@ -1,4 +1,4 @@
-"""Names, metadata, progress, decisions, redaction, schedule windows."""
+"""Names, metadata, progress, decisions, redaction."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ from backup_core.domain.naming import (
 from backup_core.domain.progress import _BACKUP_SPAN, _PHASE_SPAN, _RESTORE_SPAN, percent
 from backup_core.domain.records import RestorePoint
 from backup_core.domain.redaction import redacted
-from backup_core.domain.windows import window_at
 
 moments = st.integers(0, 84 * 365 * 86400 * 10**6).map(
     lambda micros: datetime(2016, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
@@ -228,12 +227,3 @@ def test_ordinary_text_is_left_alone():
     text = "disk vm: snapshot 2026-01-01T00:00:00.0000000Z of https://a.test/c/b is gone; digest " + "ab" * 32
 
     assert redacted(text) == text
-
-
-@given(moments)
-def test_windows_are_the_latest_due_time(moment):
-    window = window_at("0 0 */12 * * *", moment)
-
-    assert timedelta(0) <= moment - window < timedelta(hours=12)
-    assert (window.hour % 12, window.minute, window.second) == (0, 0, 0)
-    assert window_at("0 0 */12 * * *", window) == window

@@ -74,6 +74,29 @@ def test_malformed_keys(keys):
     assert "DEVELOPMENT_KEYS" in faults({**GOOD, "DEVELOPMENT": "true", "DEVELOPMENT_KEYS": keys})
 
 
+@pytest.mark.parametrize("name", ["BACKUP_SCHEDULE", "WATCH_SCHEDULE", "HOUSEKEEPING_SCHEDULE"])
+@pytest.mark.parametrize(
+    ("schedule", "told"),
+    [
+        ("0 0 */12 * *", "expected an NCRONTAB expression of six fields"),
+        ("0 0 2 * * 7", "weekday '7': expected values from 0 to 6"),
+        ("0 0 2 ? * *", "day '?' is not NCRONTAB"),
+        ("0 0 2 * * FRI-MON", "weekday 'FRI-MON' runs backwards: the host turns it round, into Monday to Friday"),
+        ("0 0 22-2 * * *", "hour '22-2' runs backwards: the host turns it round, into 2 to 22"),
+        ("0 */0 * * * *", "minute '*/0' has a step of 0: the host takes it for 1, every value from 0 to 59"),
+        ("0 0 2 30 2 *", "the schedule '0 0 2 30 2 *' is never due"),
+    ],
+)
+def test_a_schedule_that_would_surprise_is_refused(name, schedule, told):
+    """With what the host would have made of it."""
+    assert f"{name}: {told}" in faults({**GOOD, name: schedule})
+
+
+@pytest.mark.parametrize("schedule", ["0 0 2 * * MON-FRI", "0 0 2 29 2 1", "0 0 2 1-7 * SUN", "0 0 22-23,0-2 * * *"])
+def test_a_schedule_that_reads_as_it_looks_is_taken(schedule):
+    assert load({**GOOD, "BACKUP_SCHEDULE": schedule}).backup_schedule == schedule
+
+
 def test_http_is_for_loopback_in_development_only():
     local = {**GOOD, "BACKUP_ACCOUNT": "http://127.0.0.1:10000/backup"}
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime, timedelta
+from itertools import pairwise
 
 import pytest
 import requests
 
+from devhost.functions.timers import EARLY
+from devhost.platform import Platform, awaited
 from tests.disk import PAGE, Disk, dump
 
 MIB = 1024 * 1024
@@ -248,8 +252,6 @@ def test_a_vhd_with_an_infinite_lease_is_backed_up(disk):
 @pytest.fixture
 def daily(calm, tmp_path):
     """A platform of its own whose windows are long: two firings fall into one."""
-    from devhost.platform import Platform  # noqa: PLC0415
-
     with Platform(tmp_path, storage=calm, settings={"CATALOGUE_TABLE": "daily", "BACKUP_SCHEDULE": "0 0 0 1 1 *"}) as running:
         yield running
 
@@ -270,6 +272,22 @@ def test_a_timer_fired_twice_has_one_effect(daily, name):
     assert len(first) == 1
     assert len(daily.host.instances(f"{disk.name}.")) == 1
     disk.service.close()
+
+
+def test_a_timer_that_fires_early_loses_no_window(calm, tmp_path, name):
+    """Half a second early and on time in turn: each window has its fleet and its run, none is served twice."""
+    every = timedelta(seconds=5)
+    settings = {"CATALOGUE_TABLE": "early", "BACKUP_SCHEDULE": "*/5 * * * * *", EARLY: "0,0.5"}
+    with Platform(tmp_path, storage=calm, settings=settings, timers="schedule") as platform:
+        disk = Disk(platform, name, MIB).protect()
+        disk.write(0, b"\1" * PAGE)
+        fleets = awaited(lambda: len(found := platform.host.instances("fleet.")) >= 5 and found, "five windows")
+        awaited(disk.points, "a restore point")
+        disk.service.close()
+
+    began = {datetime.fromisoformat(one["instanceId"].removeprefix("fleet.")): one["createdTime"] for one in fleets}
+    assert [later - earlier for earlier, later in pairwise(sorted(began))] == [every] * (len(began) - 1)
+    assert any(datetime.fromisoformat(created[:19] + "Z") < window for window, created in began.items())
 
 
 def test_one_broken_disk_stops_no_other(daily, name):

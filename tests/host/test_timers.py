@@ -1,41 +1,125 @@
-"""Timer functions: on schedule, on demand, and once for an occurrence that was missed."""
+"""Timer functions: on schedule, on demand, early, and once for an occurrence that was missed; each is told its status."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
+import pytest
+
+from devhost.functions.schedules import Schedule
+from devhost.functions.timers import EARLY, NEVER, Status, first_status, status_after, status_at_start
 from tests.host.conftest import SampleHost
 
+SECOND = timedelta(seconds=1)
+TWELVE = datetime(2026, 11, 28, 12, tzinfo=UTC)
+HOURLY = Schedule("0 0 * * * *")
 
-def wait_for_note(host, text, seconds=20):
+
+def wait_for_notes(host, accept, seconds=20):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if text in host.notes():
+        if accept(host.notes()):
             return
         time.sleep(0.05)
-    raise AssertionError(f"{text!r} not in {host.notes()}")
+    raise AssertionError(host.notes())
+
+
+def told(host):
+    """What each firing was told, and when it was."""
+    found = [json.loads(note.removeprefix("told ")) for note in host.notes() if note.startswith("told ")]
+    return [{name: datetime.fromisoformat(text) for name, text in one.items()} for one in found]
 
 
 def test_on_demand(host):
     """The admin address fires it, as the real host's does; an unknown name is not found."""
     host.fire("tick")
-    wait_for_note(host, "tick past_due=False")
+    wait_for_notes(host, lambda notes: "tick past_due=False" in notes and told(host))
 
+    (status,) = told(host)
+    assert status["Last"] == status["LastUpdated"] == NEVER
+    assert (status["Next"].month, status["Next"].day) == (1, 1)
+    assert status["Next"] > status["at"]
     assert host.call("POST", "/admin/functions/nothing", {}).status_code == 404
 
 
 def test_on_schedule_and_past_due(tmp_path):
     """It fires when due; an occurrence missed while the host was down is made up for once, marked past due."""
     host = SampleHost(tmp_path, timers="schedule", SAMPLE_SCHEDULE="* * * * * *")
+    missed = Status(TWELVE.replace(year=2020), TWELVE.replace(year=2020) + SECOND, TWELVE.replace(year=2020))
     try:
-        wait_for_note(host, "tick past_due=False")
+        wait_for_notes(host, lambda notes: "tick past_due=False" in notes)
         host.kill()
         with sqlite3.connect(tmp_path / "hub.sqlite") as hub:
-            hub.execute("UPDATE timers SET next='2020-01-01T00:00:00.0000000Z'")
+            hub.execute("UPDATE timer_status SET status=?", (json.dumps(missed.told),))
+        before = len(told(host))
         host.start()
-        wait_for_note(host, "tick past_due=True")
+        wait_for_notes(host, lambda notes: len(told(host)) > before + 1)
     finally:
         host.stop()
 
     assert host.notes().count("tick past_due=True") == 1
+    late, regular = told(host)[before : before + 2]
+    assert (late["Last"], late["Next"]) == (missed.last, missed.next)
+    assert regular["Last"] > missed.next
+    assert regular["Next"] == regular["Last"].replace(microsecond=0) + SECOND
+
+
+def test_early_firings_serve_each_due_time_once(tmp_path):
+    """Half a second early, on time, early again: `Next` tells the due time, and none comes twice or is left out."""
+    host = SampleHost(tmp_path, timers="schedule", SAMPLE_SCHEDULE="* * * * * *", **{EARLY: "0.5,0"})
+    try:
+        wait_for_notes(host, lambda notes: len(told(host)) >= 4)
+    finally:
+        host.stop()
+
+    firings = told(host)
+    assert any(one["at"] < one["Next"] for one in firings)
+    assert all(later["Next"] > earlier["Next"] for earlier, later in pairwise(firings))
+    for earlier, later in pairwise(firings):
+        assert later["Last"] >= earlier["Next"]
+
+
+# -- the status, as the real listener keeps it ---------------------------------------------------------------------------
+
+
+def test_the_first_status():
+    """Nothing has fired yet, in the host's spelling of never."""
+    status = first_status(HOURLY, TWELVE + SECOND)
+
+    never = "0001-01-01T00:00:00+00:00"
+    assert status.told == {"Last": never, "Next": "2026-11-28T13:00:00+00:00", "LastUpdated": never}
+    assert Status.of(status.told) == status
+
+
+@pytest.mark.parametrize(
+    ("fired", "past_due", "last", "upcoming"),
+    [
+        (TWELVE, False, TWELVE, TWELVE + 3600 * SECOND),
+        (TWELVE - 0.004 * SECOND, False, TWELVE, TWELVE + 3600 * SECOND),
+        (TWELVE + 2 * SECOND, False, TWELVE + 2 * SECOND, TWELVE + 3600 * SECOND),
+        (TWELVE + 3 * 3600 * SECOND, True, TWELVE + 3 * 3600 * SECOND, TWELVE + 4 * 3600 * SECOND),
+    ],
+)
+def test_the_status_after_a_firing(fired, past_due, last, upcoming):
+    before = Status(NEVER, TWELVE, NEVER)
+
+    assert status_after(HOURLY, before, fired, past_due=past_due) == Status(last, upcoming, last)
+
+
+@pytest.mark.parametrize(
+    ("kept", "at_start"),
+    [
+        (Status(TWELVE, TWELVE + 3600 * SECOND, TWELVE), Status(TWELVE, TWELVE + 3600 * SECOND, TWELVE)),
+        (Status(NEVER, TWELVE, TWELVE - SECOND), Status(NEVER, TWELVE, TWELVE - SECOND)),
+        # The schedule has changed: nothing of the former one is past due.
+        (Status(TWELVE, TWELVE + 60 * SECOND, TWELVE), Status(NEVER, TWELVE + 3600 * SECOND, TWELVE)),
+        (Status(NEVER, TWELVE + SECOND, NEVER), Status(NEVER, TWELVE + 3600 * SECOND, TWELVE + 1800 * SECOND)),
+        (Status(TWELVE - 7200 * SECOND, TWELVE, TWELVE), Status(NEVER, TWELVE + 3600 * SECOND, TWELVE + 1800 * SECOND)),
+    ],
+)
+def test_the_status_at_a_start(kept, at_start):
+    assert status_at_start(HOURLY, kept, TWELVE + 1800 * SECOND) == at_start

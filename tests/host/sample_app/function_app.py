@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import json
 import os
 
 import azure.durable_functions as df
@@ -159,6 +160,7 @@ def versioned_child(context):
 @app.timer_trigger(schedule="%SAMPLE_SCHEDULE%", arg_name="timer", run_on_startup=False)
 async def tick(timer: func.TimerRequest) -> None:
     note(f"tick past_due={timer.past_due}")
+    note("told " + json.dumps({"at": dt.datetime.now(dt.UTC).isoformat(), **timer.schedule_status}))
 
 
 @app.route(route="start/{name}/{instance?}", methods=["POST"])
