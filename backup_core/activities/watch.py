@@ -86,6 +86,7 @@ async def disk_seen(tools: Tools, disk: str, schedule: str, now: datetime) -> Di
         last_success=status.last_success.isoformat() if status.last_success else "",
         rpo_seconds=status.rpo_seconds if status.protection != "stopped" else None,
         overdue=status.overdue,
+        window_without_run=status.window_without_run.isoformat() if status.window_without_run else "",
         last_status=last.state if last else "",
         last_code=last.error.code if last and last.error else "",
         quarantined=doubtful,

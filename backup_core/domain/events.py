@@ -142,6 +142,8 @@ class DiskSeen(Event):
     last_success: str
     rpo_seconds: int | None
     overdue: bool
+    window_without_run: str
+    """The window whose run should have begun half an hour ago and did not, if any."""
     last_status: str
     last_code: str
     quarantined: bool
@@ -154,7 +156,8 @@ class DiskSeen(Event):
     @property
     def severity(self) -> str:
         """A warning when something has to be done."""
-        return "warning" if self.overdue or self.quarantined or self.protection == "unprotected" else "info"
+        wrong = self.overdue or self.window_without_run or self.quarantined or self.protection == "unprotected"
+        return "warning" if wrong else "info"
 
 
 @dataclass(frozen=True)

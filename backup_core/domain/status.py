@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from backup_core.domain.naming import snapshot_time
-from backup_core.domain.windows import overdue_since
+from backup_core.domain.naming import snapshot_time, window_id
+from backup_core.domain.windows import overdue_since, window_begun_by
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,8 @@ class DiskStatus:
     """Age of that moment: what would be lost if the disk were lost now."""
     overdue: bool
     """No restore point was taken since the window before the present one, or the machine's disk is not backed up at all."""
+    window_without_run: datetime | None
+    """The latest window whose run must have begun by now, if no backup of the disk has: the timer did not do its work."""
     last: Run | None
     """The backup that ended last, of those that were not skipped."""
 
@@ -44,13 +46,23 @@ def status_of(policy: Policy, head: Head | None, runs: Sequence[Run], schedule: 
     due = max(overdue_since(schedule, now), policy.since)
     ended = (run for run in runs if run.operation == "backup" and run.ended_for_good and run.state != "Skipped")
     backups = (run for run in ended if run.created >= policy.since.replace(microsecond=0))
+    window = window_begun_by(schedule, now)
     # Runs come in the order they were asked for, to the second; which ended last is another question.
     last = max(backups, key=lambda run: run.ended or run.created, default=None)
+    protection: Protection = "stopped" if not policy.protected else "unprotected" if policy.unprotected else "protected"
+    is_served = protection != "protected" or policy.since > window or any(_began_since(run, window) for run in runs)
     return DiskStatus(
-        protection="stopped" if not policy.protected else "unprotected" if policy.unprotected else "protected",
+        protection=protection,
         newest_point=pair.point if pair else "",
         last_success=taken,
         rpo_seconds=max(0, int((now - taken).total_seconds())) if taken else None,
         overdue=policy.protected and (bool(policy.unprotected) or (taken or policy.since) < due),
+        window_without_run=None if is_served else window,
         last=last,
     )
+
+
+def _began_since(run: Run, window: datetime) -> bool:
+    """Whether the run is a backup of `window` or a later one, or was asked for since."""
+    served = run.window >= window_id(window) if run.window else run.created >= window
+    return run.operation == "backup" and served

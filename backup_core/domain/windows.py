@@ -8,6 +8,10 @@ from backup_core.domain.ncrontab import parse
 
 FIRING_ERROR_MAX = timedelta(minutes=1)
 """How far from its due time a timer may fire and still be taken for that one. Real ones have fired 1.3 s early."""
+BEGIN_MAX = timedelta(minutes=30)
+"""How long after its due time a window's runs may begin: after a deployment the timer fires late, and after a crash work stands
+still for up to five minutes.
+"""
 _TICK = timedelta(microseconds=1)
 
 
@@ -29,6 +33,11 @@ def window_fired(schedule: str, told: str, moment: datetime) -> datetime:
     present, upcoming = window_at(schedule, moment), next_window(schedule, moment)
     early = upcoming - moment
     return upcoming if early <= FIRING_ERROR_MAX and early < moment - present else present
+
+
+def window_begun_by(schedule: str, moment: datetime) -> datetime:
+    """The latest window whose runs must have begun by `moment`."""
+    return window_at(schedule, moment - BEGIN_MAX)
 
 
 def overdue_since(schedule: str, moment: datetime) -> datetime:

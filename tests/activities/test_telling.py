@@ -15,7 +15,7 @@ from backup_core.domain.churn import churn_ratio
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import ServiceUnavailableError
 from backup_core.domain.events import EVENTS, PREFIX, DiskSeen, FleetSeen, PhaseBegun, RunEnded
-from backup_core.domain.naming import run_key
+from backup_core.domain.naming import run_key, timer_run_id
 from backup_core.domain.progress import eta_seconds
 from backup_core.domain.ranges import MIB
 from backup_core.orchestrations.backup_disk import BackupFailedError
@@ -200,6 +200,52 @@ async def test_a_disk_whose_windows_were_missed_is_overdue(scene):
     seen, fleet = await watched(scene, hours=25)
 
     assert (seen["vm"].overdue, seen["vm"].severity, fleet.overdue) == (True, "warning", 1)
+
+
+async def test_a_window_in_which_no_run_began_is_told(scene):
+    """Half an hour after the window, until a backup begins; windows are at midnight and noon."""
+    await scene.back_up()
+    night = scene.world.now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+
+    async def told_at(moment):
+        scene.world.pass_time(moment - scene.world.now)
+        (seen, _) = await watched(scene)
+        return seen["vm"].window_without_run, seen["vm"].severity, seen["vm"].overdue
+
+    scene.world.pass_time(night - timedelta(hours=1) - scene.world.now)
+    await scene.back_up()
+    assert await told_at(night + timedelta(minutes=29, seconds=59)) == ("", "info", False)
+    assert await told_at(night + timedelta(minutes=30)) == (night.isoformat(), "warning", False)
+    await scene.back_up()
+    assert await told_at(night + timedelta(minutes=45)) == ("", "info", False)
+
+
+@pytest.mark.parametrize("window", [0, 12])
+async def test_a_run_of_the_window_answers_for_it_whenever_it_began(scene, window):
+    """Early as timers may be, skipped, or failed: it began. That of the window before does not answer."""
+    await scene.back_up()
+    noon = scene.world.now.replace(hour=12, minute=0, second=0, microsecond=0)
+    of_window = noon - timedelta(hours=12) + timedelta(hours=window)
+    scene.world.pass_time(noon - timedelta(seconds=1) - scene.world.now)
+    request = scene.request(window=of_window.isoformat(), run=timer_run_id("vm", of_window)).model_copy(
+        update={"trigger": "timer"}
+    )
+    await scene.driver().run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    seen, _ = await watched(scene, minutes=31)
+    assert seen["vm"].window_without_run == ("" if window == 12 else noon.isoformat())
+
+
+async def test_no_run_is_expected_of_a_disk_that_is_newer_or_stopped(scene):
+    scene.protect()
+    seen, _ = await watched(scene, minutes=10)
+    assert seen["vm"].window_without_run == ""
+    seen, _ = await watched(scene, hours=13)
+    assert seen["vm"].window_without_run != ""
+    row = scene.catalogue.rows["vm", "policy"]
+    scene.catalogue._store(replace(row.value, protected=False), "policy")
+    seen, _ = await watched(scene)
+    assert seen["vm"].window_without_run == ""
 
 
 async def test_a_disk_that_failed_says_how(scene):

@@ -91,7 +91,7 @@ def test_a_broken_query_is_told():
 
 def test_what_must_be_watched_is():
     assert {one["name"] for one in ALERTS} == {
-        "window-missed", "run-failed", "rpo-over-limit", "verification-mismatch", "quarantine", "unprotected", "stuck", "attention",
+        "window-missed", "no-run-began", "run-failed", "rpo-over-limit", "verification-mismatch", "quarantine", "unprotected", "stuck", "attention",
         "churn", "app-silent", "disks-unseen",
     }  # fmt: skip
     shown = [name for name, _ in workbook_queries()]
@@ -113,7 +113,7 @@ def test_each_alert_says_what_to_do_first(alert):
 HEALTHY = {
     "disk": {
         "disk": "web", "protection": "protected", "newest_point": "20260101T0000000000000Z", "last_success": "2026-01-01T00:00:00+00:00",
-        "rpo_seconds": 12 * HOUR, "overdue": False, "last_status": "Succeeded", "last_code": "", "quarantined": False, "at_work": "",
+        "rpo_seconds": 12 * HOUR, "overdue": False, "window_without_run": "", "last_status": "Succeeded", "last_code": "", "quarantined": False, "at_work": "",
         "silent_seconds": None, "attention": "",
     },
     "run": {
@@ -125,6 +125,7 @@ HEALTHY = {
 }  # fmt: skip
 WRONG = [
     ("window-missed", "disk", {"overdue": True}),
+    ("no-run-began", "disk", {"window_without_run": "2026-01-01T00:00:00+00:00"}),
     ("run-failed", "run", {"state": "Failed", "code": "SourceMissing"}),
     ("rpo-over-limit", "disk", {"rpo_seconds": 26 * HOUR + 1}),
     ("verification-mismatch", "run", {"state": "Failed", "code": "VerificationMismatch"}),
