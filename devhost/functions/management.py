@@ -161,8 +161,10 @@ class Management:
 
     def _status(self, request: web.Request, instance: Instance) -> web.Response:
         body = _shown(instance, with_input=_flag(request, "showInput", default=True))
-        if _flag(request, "showHistory"):
-            body["historyEvents"] = self._history(instance.id, with_output=_flag(request, "showHistoryOutput"))
+        if _flag(request, "showHistory") and (
+            events := self._history(instance.id, with_output=_flag(request, "showHistoryOutput"))
+        ):
+            body["historyEvents"] = events
         if not instance.ended:
             return web.json_response(body, status=202, headers={"Location": str(request.url), "Retry-After": "5"})
         failed = instance.status == "Failed" and _flag(request, "returnInternalServerErrorOnFailure")

@@ -23,6 +23,7 @@ TIMES = {"createdTime", "lastUpdatedTime", "Timestamp", "ScheduledTime", "FireAt
 HEADERS = ("Location", "Retry-After", "x-ms-continuation-token")
 PATTERNS = [
     (r"https?://[\d.]+:\d+", "ORIGIN"),
+    (r"ORIGIN/durabletask/", "ORIGIN/runtime/webhooks/durabletask/"),
     (r"\b[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}\b", "GUID"),
     (r"([?&](?:taskHub|connection|code)=)[^&\s]*", r"\1X"),
     (r"\s*(\{\\*\"\$type\\*\":|Message: ).*", " …"),
@@ -80,7 +81,7 @@ class Asker:
 
     def has_happened(self, instance, kind):
         answer = self.call(f"GET instances/{instance}?showHistory=true")
-        return answer.status_code in (200, 202) and kind in [one["EventType"] for one in answer.json()["historyEvents"]]
+        return answer.status_code in (200, 202) and kind in [one["EventType"] for one in answer.json().get("historyEvents", [])]
 
     def difference(self, row):
         """How the answer to one recorded call differs; empty when it does not."""
