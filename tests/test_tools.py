@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from devhost.platform import REPOSITORY
-from tools import audit
+from tools import audit, setup
 
 
 def packages(*found):
@@ -76,3 +76,146 @@ def test_lint_calls_both():
 
     assert "tools/audit.py" in lint
     assert "bandit -q -ll -c pyproject.toml -r backup_core function_app.py devhost tools" in lint
+
+
+# -- set-up -----------------------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """The end of a process, at any moment."""
+
+
+class Maker:
+    """Stands for pip and npm: makes files step by step, and dies before the one it is told."""
+
+    def __init__(self, dies_at=0, error=Killed):
+        self.dies_at, self.error, self.steps = dies_at, error, 0
+
+    def step(self):
+        self.steps += 1
+        if self.steps == self.dies_at:
+            raise self.error
+
+    def __call__(self, making, folder):
+        (making / "bin").mkdir(parents=True)
+        for name in ("python", "pip", "mypy"):
+            self.step()
+            (making / "bin" / name).write_text(f"#!{making}/bin/python\n")
+        self.step()
+        setup.rename_inside(making, folder)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Where an environment is made, of files of this test."""
+    source, packages = tmp_path / "requirements.txt", tmp_path / "package"
+    source.write_text("one")
+    (packages / "node_modules").mkdir(parents=True)
+    monkeypatch.setattr(setup, "INPUTS", (source,))
+    monkeypatch.setattr(setup, "NODE_PACKAGES", (packages,))
+    return tmp_path / ".venv"
+
+
+def made(monkeypatch, place, maker):
+    monkeypatch.setattr(setup, "make", maker)
+    return setup.main(place)
+
+
+def whole(place):
+    programs = {one.name: one.read_text() for one in (place / "bin").iterdir()}
+    return programs == dict.fromkeys(("python", "pip", "mypy"), f"#!{place}/bin/python\n") and (place / ".ready").exists()
+
+
+@pytest.mark.parametrize("former", ["nothing", "whole", "half", "link"])
+@pytest.mark.parametrize("step", range(1, 5))
+def test_an_interrupted_set_up_leaves_nothing_half_and_the_next_ends_well(place, monkeypatch, tmp_path, former, step):
+    """Killed before each step; also over what an older set-up left half-made, or over a link."""
+    if former == "whole":
+        assert made(monkeypatch, place, Maker()) == 0
+        setup.INPUTS[0].write_text("two")
+    elif former == "half":
+        (place / "bin").mkdir(parents=True)
+        (place / "bin" / "python").write_text("without pip")
+    elif former == "link":
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "mine").write_text("not to be removed")
+        place.symlink_to(tmp_path / "other")
+    with pytest.raises(Killed):
+        made(monkeypatch, place, Maker(step))
+    assert not (place / ".ready").exists(), "make begins anew"
+
+    assert made(monkeypatch, place, Maker()) == 0
+    assert whole(place)
+    assert {one.name for one in tmp_path.glob(".venv*")} == {".venv"}
+    assert former != "link" or (tmp_path / "other" / "mine").exists()
+
+
+@pytest.mark.parametrize("rename", [1, 2])
+def test_a_set_up_killed_while_it_moves_ends_well_the_next_time(place, monkeypatch, rename):
+    assert made(monkeypatch, place, Maker()) == 0
+    setup.INPUTS[0].write_text("two")
+    real, renames = setup.Path.rename, []
+
+    def dying(self, target):
+        renames.append(target)
+        if len(renames) == rename:
+            raise Killed
+        return real(self, target)
+
+    monkeypatch.setattr(setup.Path, "rename", dying)
+    with pytest.raises(Killed):
+        made(monkeypatch, place, Maker())
+    monkeypatch.setattr(setup.Path, "rename", real)
+
+    assert made(monkeypatch, place, Maker()) == 0
+    assert whole(place)
+
+
+def test_an_environment_of_the_same_files_is_kept(place, monkeypatch):
+    """A checkout that only touches the files costs nothing; another content, or a lost Node package, makes it anew."""
+    first, second, third = Maker(), Maker(), Maker()
+    assert made(monkeypatch, place, first) == 0
+    setup.INPUTS[0].touch()
+    assert made(monkeypatch, place, second) == 0
+    assert second.steps == 0
+    (setup.NODE_PACKAGES[0] / "node_modules").rmdir()
+    assert made(monkeypatch, place, third) == 0
+    assert third.steps == first.steps
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (subprocess.CalledProcessError(1, ["pip", "install"]), "pip install failed (1): "),
+    ],
+)
+def test_a_set_up_that_fails_says_why_and_leaves_nothing(place, monkeypatch, capsys, tmp_path, error, words):
+    assert made(monkeypatch, place, Maker(2, error)) == 1
+
+    said = capsys.readouterr().err
+    assert words in said
+    assert "run make again" in said
+    assert not list(tmp_path.glob(".venv*"))
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [("ensurepip", "apt-get install python3-venv"), ("sqlite3", "use another by 'make PYTHON=")],
+)
+def test_what_is_missing_is_said_before_anything_is_begun(place, monkeypatch, capsys, tmp_path, missing, words):
+    """On a bare Debian the first set-up stopped half way for want of python3-venv, and every later one for want of pip."""
+    real = setup.importlib.util.find_spec
+    monkeypatch.setattr(setup.importlib.util, "find_spec", lambda name: None if name == missing else real(name))
+    maker = Maker()
+
+    assert made(monkeypatch, place, maker) == 1
+    assert words in capsys.readouterr().err
+    assert (maker.steps, list(tmp_path.glob(".venv*"))) == (0, [])
+
+
+def test_a_disk_that_is_too_full_is_told_before_anything_is_begun(place, monkeypatch, capsys):
+    monkeypatch.setattr(setup, "SPACE_BYTES", 10**18)
+
+    assert made(monkeypatch, place, Maker()) == 1
+    assert "free space" in capsys.readouterr().err
