@@ -157,7 +157,9 @@ def _why(folder: Path) -> str:
     free = shutil.disk_usage(folder.parent).free
     if free < SPACE_BYTES // 10:
         return f"only {free // 10**6} MB are free beside {folder}; free some and run make again"
-    return "see the lines above; without the package indexes (PyPI, npm) nothing can be installed; run make again, it begins anew"
+    return (
+        "see the lines above; without the package indexes (PyPI, npm) nothing can be installed; run make again, it begins anew"
+    )
 
 
 def _say(what: str, detail: object) -> None:
