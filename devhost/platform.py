@@ -177,6 +177,8 @@ class Platform:
     ) -> None:
         """Start all, serving `app`; given `storage` and `machines` are left running. `settings` override the sample's."""
         self._own: list[Storage | Machines | Host] = []
+        # The parts run in folders of their own, where a relative path would be another one.
+        folder = folder.resolve()
         try:
             self.storage = storage or self._owned(Storage(folder / "storage"))
             self.machines = machines or self._owned(Machines(folder / "machines", [self.storage.source]))

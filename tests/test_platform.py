@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from azure.data.tables import generate_account_sas as generate_table_sas
 from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
 
 from devhost.platform import REPOSITORY, Platform
+from tests.curl import path_with_curl
 from tests.disk import Disk
 from tests.infra import kql
 from tests.infra.test_telemetry import HEALTHY, QUERIES, raised
@@ -85,24 +85,43 @@ class Up:
         return status
 
 
-def curled(line):
-    """What a printed curl line answers."""
-    return subprocess.run(shlex.split(line), capture_output=True, text=True, check=True).stdout
+def pasted(lines, folder, *more):
+    """What a shell says to lines pasted together."""
+    script = "\n".join(["set -u", *lines, *more])
+    environment = {**os.environ, "PATH": path_with_curl(folder)}
+    return subprocess.run(
+        ["/bin/bash", "-c", script], env=environment, capture_output=True, text=True, timeout=100, check=True
+    ).stdout
 
 
-def test_up_twice_with_its_curl_lines():
-    """Two platforms side by side; the printed lines work as printed; Ctrl-C stops everything each started."""
-    if shutil.which("curl") is None:
-        pytest.skip(reason="curl is not on this machine: the printed lines were not run")
+def test_up_twice_with_its_curl_lines(tmp_path):
+    """Two platforms side by side; the printed lines work as printed, pasted together; Ctrl-C stops everything each started."""
     first, second = Up(), Up()
     try:
         for up in (first, second):
-            lines = re.findall(r"^  (curl .*)$", up.said, flags=re.MULTILINE)
-            protect, back_up, points, plan = lines
-            assert '"id":"play"' in curled(protect)
-            assert "202" in curled(back_up).splitlines()[0]
-            assert becomes(lambda points=points: '"state":"available"' in curled(points))
-            assert '"planHash"' in curled(plan)
+            trying, _, using = up.said.partition("What the handbook's calls need")
+            lines, variables = (
+                re.findall(r"^  (\S.*)$", part.partition("A first try")[2] or part, re.MULTILINE) for part in (trying, using)
+            )
+            said = pasted(lines, tmp_path)
+            assert '"id":"play"' in said
+            assert " 202 " in said
+            assert '"state":"available"' in said
+            assert '"planHash"' in said
+            assert '"error": {' not in said
+            said = pasted(
+                variables, tmp_path, 'call "$API/health"', 'echo "$DISK_URL $VM $SOURCE_CONNECTION $BACKUP_CONNECTION"'
+            )
+            assert '"status":"ok"' in said
+            for part in (
+                "/vhds/web.vhd",
+                "virtualMachines/web-vm",
+                "AccountName=source;AccountKey=",
+                "AccountName=backup;AccountKey=",
+            ):
+                assert part in said
+            protect = '-X PUT "$API/disks/web" -d "{\\"source\\": \\"$DISK_URL\\", \\"machine\\": {\\"vm\\": \\"$VM\\", \\"lun\\": 0}}"'
+            assert '"warnings":[]' in pasted(variables, tmp_path, f"call {protect}")
             assert len(up.children) == 3
         addresses = [set(re.findall(r"http://127\.0\.0\.1:\d+", up.said)) for up in (first, second)]
         assert not addresses[0] & addresses[1]
@@ -161,6 +180,13 @@ def test_the_demo_fails_when_a_byte_is_wrong(tmp_path):
 
     assert disks.first_difference(one, other) == 8_999_999
     assert disks.first_difference(one, one) is None
+
+
+def test_a_platform_in_a_relative_folder(calm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Platform(Path("here"), storage=calm, settings={"CATALOGUE_TABLE": "relative"}) as platform:
+        assert platform.api("GET", "/health").ok
+    assert (tmp_path / "here" / "host" / "host.log").exists()
 
 
 def test_a_sas_instead_of_keys(calm, tmp_path, name):
