@@ -494,7 +494,7 @@ class RestorePlanAnswer(_Answer):
     """What one copy copies."""
     bytes_to_copy: int
     target: str
-    """The new disk; a derived name is another one in the real call."""
+    """The new disk; a derived name is the same in the call that presents `planHash`."""
     managed_disk: str | None
     machine: MachineAnswer | None
     adopt: bool

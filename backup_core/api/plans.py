@@ -125,10 +125,17 @@ def warnings(wanted: Restoring) -> list[str]:
 
 
 def next_steps(restore: Restoring) -> list[str]:
-    """What to change in Terraform or Bicep, so that the next apply does not put the old disk back."""
-    slot = restore.slot
+    """What is left to do: the blob that a managed disk was made of, and what to change in Terraform or Bicep, so that the next
+    apply does not put the old disk back.
+    """
+    slot, needless = restore.slot, []
+    if restore.managed_disk:
+        delete = f'az storage blob delete --auth-mode login --blob-url "{restore.target}"'
+        needless = [f"once the run has succeeded, delete the page blob that the managed disk was imported from: {delete}"]
     if not restore.repoint or slot is None:
-        return []
+        name = restore.managed_disk.rpartition("/")[2]
+        known = f"Terraform: terraform import azurerm_managed_disk.{name} {restore.managed_disk}"
+        return [*needless, known] if restore.managed_disk else []
     vm = slot.vm.rpartition("/")[2]
     if restore.managed_disk:
         place = "storageProfile.osDisk" if slot.lun is None else f"storageProfile.dataDisks[lun {slot.lun}]"
@@ -140,7 +147,11 @@ def next_steps(restore: Restoring) -> list[str]:
         )
         name = restore.managed_disk.rpartition("/")[2]
         imported = f"Terraform: terraform import azurerm_managed_disk.{name} {restore.managed_disk}; {terraform}"
-        return [imported, f"Bicep: in the VM {vm}, {place}.managedDisk.id: '{restore.managed_disk}', and the same .name"]
+        return [
+            *needless,
+            imported,
+            f"Bicep: in the VM {vm}, {place}.managedDisk.id: '{restore.managed_disk}', and the same .name",
+        ]
     block = "storage_os_disk" if slot.lun is None else f"storage_data_disk with lun = {slot.lun}"
     place = "storageProfile.osDisk" if slot.lun is None else f"storageProfile.dataDisks[lun {slot.lun}]"
     return [

@@ -40,6 +40,8 @@ from backup_core.domain.naming import (
     parse_blob_url,
     restored_blob_name,
     restored_disk_name,
+    run_of_stamp,
+    stamp_of,
 )
 from backup_core.domain.ranges import ByteRange, windows
 from backup_core.domain.records import Restoring, Slot
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     from backup_core.domain.repoint import Machine, MachineDisk
 
 PER_PAGE = 1000
+DIGEST_LENGTH = 40
+"""Of a plan's digest, in hexadecimal digits."""
 RUNS_LOOKED_AT = 50
 """Runs of the disk among which another restore is looked for, and past ones to learn from."""
 
@@ -63,8 +67,10 @@ class World:
     policy: Versioned[Policy] | None
     point: RestorePoint
     restoring: Restoring
-    named: bool
-    """Whether the caller named the new disk."""
+    named_by: str
+    """The run that the new disk's name is derived from: this one, or the one that a dry run stood for. Empty when the caller
+    named it.
+    """
     machine: Machine | None
     present: MachineDisk | None
     """The disk that the machine has now."""
@@ -77,16 +83,18 @@ class World:
 
     @property
     def hash(self) -> str:
-        """Digest of everything that, changed, makes it another restore."""
+        """Digest of everything that, changed, makes it another restore; and what derived names were made of, so that the call
+        that presents it makes the same ones. 64 characters at most, as `planHash` may have.
+        """
         seen = {
             "point": self.point.point,
             "digest": self.point.digest,
             "snapshot": self.point.backup_snapshot,
             "policy": self.policy.etag if self.policy else None,
             "machine": self.machine.etag if self.machine else None,
-            "wanted": asdict(self.restoring if self.named else replace(self.restoring, target="", managed_disk="")),
+            "wanted": asdict(self.restoring),
         }
-        return sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+        return sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:DIGEST_LENGTH] + stamp_of(self.named_by)
 
 
 async def post_restore(api: Api, request: Request) -> Answer:
@@ -98,7 +106,8 @@ async def post_restore(api: Api, request: Request) -> Answer:
     if key and not asked.dry_run and (known := await api.catalogue.request(disk, key)):
         return await repeated(api, request, known, digest)
     run = replace(new_run(api, disk, full=False), operation="restore")
-    world = await looked_at(api, disk, asked, run.run)
+    planned = run_of_stamp(disk, (asked.plan_hash or "")[DIGEST_LENGTH:]) or run.run
+    world = await looked_at(api, disk, asked, run.run, planned)
     probes = await _probes(api, world)
     if asked.dry_run:
         return answer(200, await _plan(api, world, probes))
@@ -115,18 +124,20 @@ async def post_restore(api: Api, request: Request) -> Answer:
     return await begun(api, request, replace(run, restore=world.restoring), key, digest)
 
 
-async def looked_at(api: Api, disk: str, asked: RestoreAsked, run: str) -> World:
-    """Everything a restore rests on, validated. Raises RefusedError; changes nothing."""
+async def looked_at(api: Api, disk: str, asked: RestoreAsked, run: str, named_by: str) -> World:
+    """Everything a restore rests on, validated; names that are not given are derived from the run `named_by`. Raises
+    RefusedError; changes nothing.
+    """
     policy = await api.catalogue.policy(disk)
     adopts = _adopts(asked, policy.value if policy else None)
     point = await _point(api, disk, asked, policy.value if policy else None)
     await _check_backup(api, point)
-    target = _target(api, asked, policy.value.source if policy else point.source, run)
+    target = _target(api, asked, policy.value.source if policy else point.source, named_by)
     await _must_be_free(api, target)
     slot, machine, present = await _machine(api, asked, policy.value if policy else None, point)
     managed, former, disk_made = "", None, None
     if asked.target.kind == "managedDisk":
-        managed = await _managed(api, disk, asked, machine, point, run)
+        managed = await _managed(api, disk, asked, machine, point, named_by)
         former, disk_made = await _made_of(api, managed, run, target, point, machine, slot)
     restoring = Restoring(
         point=point.point,
@@ -140,7 +151,7 @@ async def looked_at(api: Api, disk: str, asked: RestoreAsked, run: str) -> World
     )
     named = bool(asked.target.blob) and bool(asked.target.disk or not managed)
     past = tuple(await api.catalogue.runs(disk, RUNS_LOOKED_AT))
-    return World(policy, point, restoring, named, machine, present, past, former, disk_made)
+    return World(policy, point, restoring, "" if named else named_by, machine, present, past, former, disk_made)
 
 
 # -- the point --------------------------------------------------------------------------------------------------------

@@ -13,6 +13,16 @@ DISK_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 RUN_ID = re.compile(r"(?P<disk>[a-z0-9][a-z0-9-]{0,62})\.(?P<time>[0-9]{8}T[0-9]{6}Z)\.(?P<tail>timer|[0-9a-f]{8})")
 POINT_ID = re.compile(r"[0-9]{8}T[0-9]{13}Z")
 _SNAPSHOT_ID = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{7}Z")
+_RESTORED = re.compile(r"(?<=.)(-restored-[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8})+\Z", re.ASCII | re.DOTALL)
+"""What restores have added to a disk's name."""
+URL_SAFE = "/~"
+"""What stays as it is in the URL of a blob."""
+URL_LENGTH_MAX = 1536
+"""Of a blob's URL as it is sent. As the source of a copy the service takes 2 KiB (Put Page From URL, Copy Blob), of which a
+snapshot and a signature by a user delegation key take up to 512; as metadata, 8 KiB for all of it.
+"""
+NAME_LENGTH_MAX, SEGMENTS_MAX = 1024, 254
+STEM_LENGTH_MAX = 900
 _TICKS_MAX = 10**19
 _SECONDS_MAX = 10**11
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -64,6 +74,18 @@ def _moment(text: str) -> datetime | None:
 
 def _compact(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def stamp_of(run: str) -> str:
+    """What a run's id has beside its disk, in digits: for ids that are to be made again. Empty for no run."""
+    return "".join(re.findall(r"[0-9a-f]+", run.partition(".")[2]))
+
+
+def run_of_stamp(disk: str, stamp: str) -> str | None:
+    """The run of the disk with that stamp; None when it is none."""
+    match = re.fullmatch(r"([0-9]{8})([0-9]{6})([0-9a-f]{8})", stamp, re.ASCII)
+    run = f"{disk}.{match[1]}T{match[2]}Z.{match[3]}" if match else ""
+    return run if run and disk_of_run(run) else None
 
 
 def run_key(run: str) -> str:
@@ -142,11 +164,20 @@ def restored_head_name(disk: str, run: str) -> str:
 
 
 def restored_blob_name(source_name: str, run: str) -> str:
-    """The default name of a restored disk: beside the one it was taken from, unique to the run."""
+    """The default name of a restored disk: beside the one it was taken from, unique to the run. A disk that was restored before
+    gives the name it had at first: names do not grow from restore to restore.
+    """
     stem, dot, ending = source_name.rpartition(".")
     stem, ending = (stem, dot + ending) if stem and "/" not in ending else (source_name, "")
     _, time, tail = run.split(".")
-    return f"{stem[:900]}-restored-{time}-{tail}{ending}"
+    return f"{_fitting(_RESTORED.sub('', stem))}-restored-{time}-{tail}{_fitting(ending, 50)}"
+
+
+def _fitting(text: str, length: int = STEM_LENGTH_MAX) -> str:
+    """The beginning of the text that, encoded for a URL, is at most so long."""
+    while len(sent := quote(text, safe=URL_SAFE)) > length:
+        text = text[: len(text) - max(1, (len(sent) - length) // 12)]
+    return text
 
 
 def restored_disk_name(disk: str, run: str) -> str:
@@ -255,7 +286,7 @@ class BlobAddress:
     @property
     def url(self) -> str:
         """The address as a URL, without query."""
-        return f"{self.account}/{self.container}/{quote(self.name, safe='/~')}"
+        return f"{self.account}/{self.container}/{quote(self.name, safe=URL_SAFE)}"
 
     def __str__(self) -> str:
         """The URL, for messages."""
@@ -276,11 +307,19 @@ def parse_blob_url(text: str, accounts: tuple[str, ...]) -> BlobAddress:
         message = "its account is not one this app may read (setting SOURCE_ACCOUNTS)"
         raise ValueError(message)
     container, _, name = unquote(text[len(account) + 1 :], errors="strict").partition("/")
-    if not re.fullmatch(r"[a-z0-9$](?:[a-z0-9-]{1,61})[a-z0-9]", container) or not 0 < len(name) <= 1024:
+    if not re.fullmatch(r"[a-z0-9$](?:[a-z0-9-]{1,61})[a-z0-9]", container) or not 0 < len(name) <= NAME_LENGTH_MAX:
         message = "after the account it must have a container and a blob name"
         raise ValueError(message)
+    segments = name.split("/")
     # Clients and the service leave out empty segments, "." and dots at the end: such a name would be an alias of another blob.
-    if _UNFIT.search(name) or any(not segment or segment.endswith(".") for segment in name.split("/")):
+    if _UNFIT.search(name) or any(not segment or segment.endswith(".") for segment in segments):
         message = "its blob name has a control character or backslash, or a path segment that is empty or ends in a dot"
         raise ValueError(message)
-    return BlobAddress(account, container, name)
+    blob = BlobAddress(account, container, name)
+    if len(blob.url) > URL_LENGTH_MAX or len(segments) > SEGMENTS_MAX:
+        message = (
+            f"its URL has {len(blob.url)} characters as it is sent, and {len(segments)} path segments; expected at most "
+            f"{URL_LENGTH_MAX} and {SEGMENTS_MAX}, so that it can be the source of a copy: copy the disk to a shorter name"
+        )
+        raise ValueError(message)
+    return blob

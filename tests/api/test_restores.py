@@ -211,7 +211,8 @@ async def test_a_plan_is_good_until_the_world_changes(scene, change, named):
     asked = {"repoint": True} | ({"target": {"blob": "mine.vhd"}} if named else {})
     _, plan, _ = await post(scene, {**asked, "dryRun": True})
     if change is None:
-        assert (await post(scene, {**asked, "planHash": plan["planHash"]}))[0] == 202
+        status, shown, _ = await post(scene, {**asked, "planHash": plan["planHash"]})
+        assert (status, shown["restore"]["target"]) == (202, plan["target"]), "the name that the plan told"
         return
     WORLD[change](scene)
     await refused(scene, {**asked, "planHash": plan["planHash"]}, 412, "PlanChanged")
@@ -467,6 +468,32 @@ async def test_a_vhd_becomes_a_managed_disk(monkeypatch):
     assert shown["restore"]["adopt"] is False
     assert shown["restore"]["oldDisk"] == managed_disk_id(VM, "old")
     assert any("terraform import azurerm_managed_disk" in step for step in shown["restore"]["nextSteps"])
+    assert any(
+        f'az storage blob delete --auth-mode login --blob-url "{shown["restore"]["target"]}"' in step
+        for step in shown["restore"]["nextSteps"]
+    )
+
+
+async def test_a_managed_disk_that_no_machine_gets_leaves_its_blob_to_be_deleted(vhd):
+    _, shown, _ = await post(vhd, {"target": {"kind": "managedDisk"}, "machine": MACHINE})
+    delete, known = shown["restore"]["nextSteps"]
+
+    assert f'delete --auth-mode login --blob-url "{shown["restore"]["target"]}"' in delete
+    assert known.endswith(shown["restore"]["managedDisk"])
+
+
+@pytest.mark.parametrize("asked", [{}, {"target": {"kind": "managedDisk"}, "machine": MACHINE}])
+async def test_derived_names_are_those_that_the_plan_told(vhd, asked):
+    """And the next plan has others, so that a second restore of the same world is no clash."""
+    _, plan, _ = await post(vhd, {**asked, "dryRun": True})
+    _, other, _ = await post(vhd, {**asked, "dryRun": True})
+    status, shown, _ = await post(vhd, {**asked, "planHash": plan["planHash"]})
+
+    assert status == 202
+    assert (shown["restore"]["target"], shown["restore"]["managedDisk"]) == (plan["target"], plan["managedDisk"])
+    assert len(plan["planHash"]) <= 64
+    assert other["planHash"][:40] != plan["planHash"][:40] or other["target"] == plan["target"]
+    await refused(vhd, {**asked, "planHash": plan["planHash"][:40] + "20260101000000" + "0" * 8}, 412, "PlanChanged")
 
 
 @pytest.fixture

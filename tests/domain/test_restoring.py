@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backup_core.domain.estimate import estimate
+from backup_core.domain.metadata import described, to_point_metadata
 from backup_core.domain.naming import (
     DISK_NAME,
     MACHINE_ID,
+    BlobAddress,
     managed_disk_id,
+    parse_blob_url,
     parse_resource_id,
     restored_blob_name,
     restored_disk_name,
     restored_head_name,
+    run_of_stamp,
+    stamp_of,
 )
 from backup_core.domain.outcome import Outcome, end_words
 from backup_core.domain.ranges import GIB, MIB
 from backup_core.domain.tiers import fitting_tier
 from backup_core.domain.vhd import vhd_faults
 from devhost.disks import vhd_footer
+from tests.domain.test_rules import POINT
 
 RUN = "web.20261125T120000Z.0123abcd"
 
@@ -87,8 +95,52 @@ def test_names_are_unique_to_the_run_and_allowed():
     assert restored_blob_name("web.vhd", RUN) == "web-restored-20261125T120000Z-0123abcd.vhd"
     assert restored_blob_name("a.b/web", RUN) == "a.b/web-restored-20261125T120000Z-0123abcd"
     assert len(restored_blob_name("x" * 1024, RUN)) <= 1024
+    assert restored_blob_name("-restored-20261125T120000Z-0123abcd", RUN).count("-restored-") == 2, "no name is left empty"
     assert DISK_NAME.fullmatch(restored_disk_name("d" * 63, RUN.replace("web", "d" * 63)))
     assert restored_head_name("web", RUN) == f"web/restore-{RUN}/disk.vhd"
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1, max_size=300), st.integers(1, 5))
+def test_names_do_not_grow_from_restore_to_restore(stem, times):
+    """As they are sent, too: a name of letters that a URL has to encode."""
+    name = first = restored_blob_name(f"{stem}.vhd", RUN)
+    for number in range(times):
+        name = restored_blob_name(name, f"web.20261125T12000{number}Z.0123abc{number}")
+
+    assert len(quote(first)) <= 1000
+    assert len(name) == len(first)
+    assert name.partition("-restored-2")[0] == first.partition("-restored-2")[0]
+
+
+def test_a_stamp_names_its_run_again():
+    assert run_of_stamp("web", stamp_of(RUN)) == RUN
+    for wrong in ("", "x", stamp_of(RUN)[:-1], "20261325120000" + "0" * 8, stamp_of(RUN) + "0", "²" * 22):
+        assert run_of_stamp("web", wrong) is None
+
+
+@pytest.mark.parametrize("letter", ["a", "д", "磁", "🖴", " ", "%"])
+def test_lengths_are_those_that_are_sent(letter):
+    """A name that a URL has to encode grows: it must fit the source of a copy, and the metadata of a head and a snapshot."""
+    account = "https://account.blob.core.windows.net"
+
+    def parsed(length):
+        return parse_blob_url(BlobAddress(account, "vhds", letter * length).url, (account,))
+
+    each = len(quote(letter))
+    longest = min((1536 - len(f"{account}/vhds/")) // each, 1024)
+    blob = parsed(longest)
+    assert len(f"{blob.url}?snapshot=2026-11-22T12%3A00%3A00.0000000Z") + 450 <= 2048
+    point = replace(POINT, source=blob.url)
+    assert sum(len(name) + len(value) for name, value in to_point_metadata(described(point)).items()) < 8192 - 1024
+    assert all(value.isascii() for value in to_point_metadata(described(point)).values())
+    with pytest.raises(ValueError, match=r"as it is sent|must have a container and a blob name"):
+        parsed(longest + 1)
+
+
+def test_a_name_of_too_many_segments_is_refused():
+    account = "https://account.blob.core.windows.net"
+    with pytest.raises(ValueError, match="path segments"):
+        parse_blob_url(f"{account}/vhds/" + "a/" * 254 + "a", (account,))
 
 
 VM = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg-1/providers/Microsoft.Compute/virtualMachines/web"
