@@ -154,9 +154,9 @@ async def run_step(
         retryable = error.retryable or (isinstance(error, STORES_MISSING) and await stores.repair())
         fault = Fault(code=error.code, message=redacted(str(error)), retryable=retryable, wait_seconds=error.wait_seconds)
         log.warning("%s: %s: %s", step.name, fault.code, fault.message)
-        return Outcome(fault=fault).model_dump(mode="json")
+        return Outcome(fault=fault, step=step.name).model_dump(mode="json")
     except Exception as error:  # noqa: BLE001  raised again below, redacted
         message = redacted(f"{step.name}: {type(error).__name__}: {error}")
     else:
-        return Outcome(value=answer.model_dump(mode="json")).model_dump(mode="json")
+        return Outcome(value=answer.model_dump(mode="json"), step=step.name).model_dump(mode="json")
     raise UnexpectedError(message)

@@ -11,6 +11,8 @@ from collections.abc import Generator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from pydantic import ValidationError
+
 from backup_core.domain.progress import eta_seconds
 from backup_core.domain.shown import bounded, shortened
 from backup_core.steps.messages import Fault, Message, Outcome, Step
@@ -28,6 +30,9 @@ Flow = Generator[Any, Any, T]
 
 PAUSES = (timedelta(seconds=5), timedelta(seconds=20), timedelta(minutes=1), timedelta(minutes=3))
 """Waits between attempts of a step whose fault may pass; with the adapters' own retries about ten minutes in all."""
+
+BEGINNINGS_MAX = 3
+"""Times a sub-orchestration is begun while the answer is another call's."""
 
 
 class Context(Protocol):
@@ -124,13 +129,30 @@ def wave(context: Context, step: Step[I, O], asked: Sequence[I], retries: Retrie
 
 def sub_orchestration(context: Context, name: str, asked: Message, instance: str, answers: type[O]) -> Flow[O]:
     """Another orchestration's output. Raises StepFailedError when it failed or was terminated: it could not say why itself."""
+    for _ in range(BEGINNINGS_MAX):
+        try:
+            raw = yield context.call_sub_orchestrator(name, asked.model_dump(mode="json"), instance)
+        except Exception as error:
+            fault = Fault(code="Unexpected", message=f"{instance}: {failure_text(error)}", retryable=False)
+            raise StepFailedError(fault) from error
+        output = answer_of(answers, raw)
+        if output:
+            return output
+    message = f"{instance}: answered {BEGINNINGS_MAX} times with what is not its own"
+    raise StepFailedError(Fault(code="Unexpected", message=message, retryable=False))
+
+
+def answer_of(answers: type[O], raw: Any) -> O | None:  # noqa: ANN401  any JSON
+    """A sub-orchestration's output; None when it is another call's.
+
+    The host matches answers to calls by number. When an episode's history is lost and the episode then runs again with another
+    answer, what it asks for the second time may have the number of something else that it asked for the first time; the answer
+    that arrives first is taken for both. The call's own answer is dropped then, so that it has to be made again.
+    """
     try:
-        raw = yield context.call_sub_orchestrator(name, asked.model_dump(mode="json"), instance)
-    except Exception as error:
-        raise StepFailedError(
-            Fault(code="Unexpected", message=f"{instance}: {failure_text(error)}", retryable=False)
-        ) from error
-    return answers.model_validate(raw)
+        return answers.model_validate(raw)
+    except ValidationError:
+        return None
 
 
 def attempt(context: Context, step: Step[Any, Any], asked: Sequence[Message]) -> Flow[list[Outcome]]:
@@ -141,4 +163,12 @@ def attempt(context: Context, step: Step[Any, Any], asked: Sequence[Message]) ->
     except Exception as error:  # noqa: BLE001  a crashed activity arrives as a plain Exception with text
         fault = Fault(code="Unexpected", message=failure_text(error), retryable=True)
         return [Outcome(fault=fault)] * len(asked)
-    return [Outcome.model_validate(one) for one in raw]
+    return [_outcome(step, one) for one in raw]
+
+
+def _outcome(step: Step[Any, Any], raw: Any) -> Outcome:  # noqa: ANN401  any JSON
+    outcome = answer_of(Outcome, raw)
+    if outcome and outcome.step in ("", step.name):
+        return outcome
+    message = f"{step.name} was answered by {outcome.step if outcome else 'what is not a step'}; it is called again"
+    return Outcome(fault=Fault(code="AnswerLost", message=message, retryable=True))

@@ -16,6 +16,7 @@ from backup_core.orchestrations.calls import (
     Flow,
     Retries,
     StepFailedError,
+    answer_of,
     call,
     failure_text,
     now,
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
 
 NAME = "restore_disk"
 State = Literal["Succeeded", "Failed", "Canceled"]
+_Part = tuple[str, DeliverDisk | CopyImage, str, type[Delivered | ImageCopied]]
+"""A sub-orchestration: name, input, instance, and what it answers."""
 
 
 class RestoreFailedError(Exception):
@@ -139,17 +142,20 @@ class _Restore:
 
     def _side_by_side(self, by: RunRef, begun: RestoreBegun, head: ImageCopy) -> Flow[tuple[Delivered, ImageCopied | None]]:
         """The machine's disk, and the backups' head: neither waits for the other."""
-        delivery = DeliverDisk(request=self.request, by=by, begun=begun).model_dump(mode="json")
-        tasks = [self.context.call_sub_orchestrator(deliver_disk.NAME, delivery, f"{self.request.run}.disk")]
+        delivery = DeliverDisk(request=self.request, by=by, begun=begun)
+        parts: list[_Part] = [(deliver_disk.NAME, delivery, f"{self.request.run}.disk", Delivered)]
         if begun.adopt:
             promotion = CopyImage(
                 image=head,
                 wave=self.request.wave,
                 full_copy=self.request.full_copy,
                 verification=self.request.verification,
-            ).model_dump(mode="json")
-            tasks.append(self.context.call_sub_orchestrator(copy_image.NAME, promotion, f"{self.request.run}.head"))
-        outputs, faults = yield from self._settled(tasks)
+            )
+            parts.append((copy_image.NAME, promotion, f"{self.request.run}.head", ImageCopied))
+        outputs, faults = yield from self._settled([self._begun(part) for part in parts])
+        for position, part in enumerate(parts):
+            if not faults[position] and answer_of(part[-1], outputs[position]) is None:
+                (outputs[position],), (faults[position],) = yield from self._settled([self._begun(part)])
         if faults[0]:
             delivered = yield from self._recovered(by, begun, faults[0])
         else:
@@ -159,6 +165,10 @@ class _Restore:
         promoted = copy_image.failed(faults[1]) if faults[1] else ImageCopied.model_validate(outputs[1])
         self.retries.count += delivered.retries + promoted.retries
         return delivered, promoted
+
+    def _begun(self, part: _Part) -> Any:  # noqa: ANN401  a durable task
+        name, asked, instance, _ = part
+        return self.context.call_sub_orchestrator(name, asked.model_dump(mode="json"), instance)
 
     def _settled(self, tasks: list[Any]) -> Flow[tuple[list[Any], list[str]]]:
         """Each task's output, or the text of its failure, once all have ended."""

@@ -30,6 +30,8 @@ class Outcome(Message):
 
     value: dict[str, Any] | None = None
     fault: Fault | None = None
+    step: str = ""
+    """The step that answers; empty from a version that did not say."""
 
 
 class RunRef(Message):

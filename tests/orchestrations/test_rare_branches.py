@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import pytest
+
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.orchestrations.shard_waves import CALLS_PER_EXECUTION
 from backup_core.steps.copying import ImageCopy
@@ -43,6 +45,13 @@ LOST = Fault(code="ServiceUnavailable", message="no answer", retryable=True)
 REFUSED = Fault(code="MachineRefused", message="not this one", retryable=False)
 
 
+class Foreign:
+    """What the host answers when it takes the answer of another call for this one's."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+
 class Script:
     """Steps that answer what they are told to: a value, a fault, or one after the other of a list, whose last stays."""
 
@@ -54,6 +63,8 @@ class Script:
         answer = self.answers.get(name, {})
         if isinstance(answer, list):
             answer = answer.pop(0) if len(answer) > 1 else answer[0]
+        if isinstance(answer, Foreign):
+            return answer.answer
         if isinstance(answer, Fault):
             return {"value": None, "fault": answer.model_dump(mode="json")}
         return {"value": answer, "fault": None}
@@ -75,6 +86,17 @@ def answers(output):
         if isinstance(output, Exception):
             raise output
         return output
+        yield
+
+    return orchestration
+
+
+def answers_in_turn(*outputs):
+    """An orchestration that ends with one output the first time, with the next one the next time; the last stays."""
+    left = list(outputs)
+
+    def orchestration(_):
+        return left.pop(0) if len(left) > 1 else left[0]
         yield
 
     return orchestration
@@ -302,3 +324,53 @@ async def test_a_half_made_disk_that_cannot_be_removed_is_named():
 
     assert end["state"] == "Failed"
     assert NEW in end["end"], end["end"]
+
+
+# -- answers of other calls -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [None, {"id": 1}, {"value": {}, "fault": None, "step": "plan_transfer"}],
+    ids=["a timer", "a child", "another step"],
+)
+async def test_a_step_that_another_call_answered_is_called_again(foreign):
+    """Its own answer is dropped by the host, so that it would wait for ever; what the other one said is not believed."""
+    script = Script(open_image=[Foreign(foreign), {"etag": '"1"'}])
+    output = await script.run("copy_image", image_copy())
+
+    assert output["state"] == "success"
+    assert output["retries"] == 1
+    assert script.names().count("open_image") == 2
+
+
+async def test_a_step_that_says_which_it_is_is_believed():
+    own = Foreign({"value": {"etag": '"1"'}, "fault": None, "step": "open_image"})
+    script = Script(open_image=own)
+    output = await script.run("copy_image", image_copy())
+
+    assert (output["state"], output["retries"]) == ("success", 0)
+
+
+async def test_a_child_that_another_call_answered_is_begun_again():
+    orchestrators = {"copy_image": answers_in_turn({"percent": 50}, {"state": "canceled"})}
+    script = Script(orchestrators)
+    output = await script.run("deliver_disk", delivery())
+
+    assert output["state"] == "canceled"
+
+
+async def test_a_child_that_is_never_answered_fails_the_caller():
+    script = Script({"copy_image": answers({"percent": 50})})
+    output = await script.run("deliver_disk", delivery())
+
+    assert output["state"] == "failed"
+    assert output["fault"]["message"] == f"{RUN}.disk.copy: answered 3 times with what is not its own"
+
+
+async def test_a_delivery_that_another_call_answered_is_begun_again():
+    delivered = {"state": "success", "etag": '"1"', "sealed": True, "snapshot": SNAPSHOT}
+    script = Script({"deliver_disk": answers_in_turn(None, delivered)})
+    output = await restored(script)
+
+    assert output["state"] == "Succeeded"
