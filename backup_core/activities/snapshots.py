@@ -31,18 +31,25 @@ async def take_source_snapshot(tools: Tools, asked: TakeSnapshot) -> Snapshotted
     """The run's snapshot of the source: taken now, or found when an earlier delivery took it."""
     await owned(tools, asked.by)
     source = tools.source(asked.by.source)
-    existing = [
-        one.snapshot for one in await tools.blobs.snapshots(source) if run_of_source_snapshot(one.metadata) == asked.by.run
-    ]
-    if existing:
-        snapshot = existing[0]
-    else:
-        snapshot = await tools.blobs.snapshot(source, source_snapshot_metadata(asked.by.disk, asked.by.run))
+    taken = await _taken_of_source(tools, source, asked.by.run)
+    if not taken:
+        await tools.blobs.snapshot(source, source_snapshot_metadata(asked.by.disk, asked.by.run))
+        # Two deliveries at once may both have taken one: both go on with the older, and so does every later delivery.
+        taken = await _taken_of_source(tools, source, asked.by.run)
+    if not taken:
+        message = f"{source}: the snapshot that run {asked.by.run} took is gone; something else deletes snapshots of the disk"
+        raise SnapshotMissingError(message)
+    snapshot = taken[0]
     properties = await tools.blobs.properties(source, snapshot)
     if not properties.page_blob:
         message = f"disk {asked.by.disk}: source {source} is no longer a page blob; correct the disk's policy"
         raise SourceUnfitError(message)
     return Snapshotted(snapshot=snapshot, size=properties.size)
+
+
+async def _taken_of_source(tools: Tools, source: BlobAddress, run: str) -> list[str]:
+    """The source snapshots the run took, oldest first."""
+    return [one.snapshot for one in await tools.blobs.snapshots(source) if run_of_source_snapshot(one.metadata) == run]
 
 
 async def take_backup_snapshot(tools: Tools, asked: TakeBackup) -> BackedUp:

@@ -35,6 +35,16 @@ def overtaken(scene, step, port, method):
     return driver
 
 
+async def test_both_go_on_with_the_older_source_snapshot(scene):
+    """Each has taken one: whichever answer counts, and whatever a later delivery finds, it is the same."""
+    request, driver = scene.request(), overtaken(scene, "take_source_snapshot", scene.blobs, "snapshot")
+    await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    (target,) = [answer["value"] for name, _, answer in driver.calls if name == "take_source_snapshot"]
+    assert driver.slower["value"] == target
+    assert scene.run_row(request.run).state == "Succeeded"
+
+
 async def test_a_head_is_marked_verified_once(scene):
     """The slower one has read the head before it was marked: marked again it would be another version than the one to commit."""
     request, driver = scene.request(), overtaken(scene, "verify_head", scene.blobs, "properties")
