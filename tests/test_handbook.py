@@ -115,10 +115,12 @@ def test_every_runbook_is_there():
 # -- the cloud: parsed ----------------------------------------------------------------------------------------------------
 
 AZ = {
-    "login", "ad app create", "disk create", "disk delete", "functionapp delete", "functionapp function list", "functionapp deployment source config-zip",
-    "functionapp keys list", "functionapp restart", "group show", "resource delete", "resource list", "storage account delete", "storage account show",
-    "storage blob copy start", "storage blob delete", "storage blob list", "storage blob show", "storage container generate-sas",
-    "vm disk attach", "vm disk detach",
+    "login", "ad app create", "ad app update", "ad sp create", "disk create", "disk delete", "functionapp delete", "functionapp function list", "functionapp deployment source config-zip",
+    "functionapp keys list", "functionapp restart", "group show", "lock create", "lock delete", "network private-dns zone list",
+    "network private-endpoint list", "provider register", "resource delete", "resource list", "role assignment delete",
+    "role assignment list", "role definition delete", "role definition list", "storage account delete", "storage account show",
+    "storage blob copy start", "storage blob delete", "storage blob list", "storage blob show", "storage container create",
+    "storage container generate-sas", "vm create", "vm disk attach", "vm disk detach",
 }  # fmt: skip
 AZD = {"auth login", "deploy", "env get-value", "env new", "env set", "package", "provision", "up"}
 
