@@ -11,7 +11,7 @@ import pytest
 import schemathesis
 
 from devhost.machines import Machines
-from devhost.platform import EVERY_SECOND, Platform
+from devhost.platform import EVERY_SECOND, HOST_COMMAND, Platform
 from devhost.processes import PATIENCE
 from devhost.storage import Storage
 from tests.disk import Disk
@@ -24,8 +24,10 @@ def pytest_report_header():
 
 
 def pytest_collection_modifyitems(config, items):
-    """On a slower host each test may take longer as well."""
+    """On a slower host each test may take longer as well; what only the development host can do is skipped on another."""
     for item in items:
+        if os.environ.get(HOST_COMMAND) and item.get_closest_marker("development_host"):
+            item.add_marker(pytest.mark.skip(reason="needs the development host's faults on demand"))
         own = item.get_closest_marker("timeout")
         seconds = own.args[0] if own else float(config.getini("timeout"))
         item.add_marker(pytest.mark.timeout(seconds * PATIENCE), append=False)

@@ -9,6 +9,8 @@ import requests
 
 from tests.host.conftest import SampleHost
 
+pytestmark = pytest.mark.development_host
+
 INSTANCES = "/runtime/webhooks/durabletask/instances"
 
 
