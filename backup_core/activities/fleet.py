@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from backup_core.domain.errors import RecordUnreadableError
 from backup_core.domain.naming import timer_run_id
 from backup_core.steps.backup import FleetDisks, FleetPage, FleetRun
 
@@ -13,9 +15,22 @@ if TYPE_CHECKING:
 
 
 async def list_disks(tools: Tools, asked: FleetPage) -> FleetDisks:
-    """The next slice of registered disks after `asked.after`, each with the run it gets in the window."""
-    window = datetime.fromisoformat(asked.window)
+    """The next slice of protected disks after `asked.after`, each with the run it gets in the window."""
+    window, size = datetime.fromisoformat(asked.window), tools.limits.fleet_disks_max
     later = [disk for disk in await tools.catalogue.disks() if disk > asked.after]
-    slice_ = later[: tools.limits.fleet_disks_max]
-    runs = [FleetRun(disk=disk, run=timer_run_id(disk, window)) for disk in slice_]
-    return FleetDisks(runs=runs, more=len(later) > len(slice_))
+    due: list[str] = []
+    while later and len(due) <= size:
+        part, later = later[:size], later[size:]
+        stopped = await asyncio.gather(*(_is_stopped(tools, disk) for disk in part))
+        due += [disk for disk, no_longer in zip(part, stopped, strict=True) if not no_longer]
+    runs = [FleetRun(disk=disk, run=timer_run_id(disk, window)) for disk in due[:size]]
+    return FleetDisks(runs=runs, more=len(due) > size)
+
+
+async def _is_stopped(tools: Tools, disk: str) -> bool:
+    """Whether the disk is listed only for a run that is still at work. One that cannot be read gets its run: that says why."""
+    try:
+        row = await tools.catalogue.policy(disk)
+    except RecordUnreadableError:
+        return False
+    return row is not None and not row.value.protected

@@ -64,6 +64,16 @@ async def _tell_late(tools: Tools, runs: Sequence[Run], now: datetime) -> None:
                 await tell_end(tools, row.value, row.etag)
 
 
+async def _let_go(tools: Tools, disk: str) -> None:
+    """Give up the claims of a disk whose protection was stopped while a run was at work: it is listed no longer. A young claim
+    is left: somebody may be about to protect the disk again, and claims its source first.
+    """
+    for claim in await tools.catalogue.claims(disk):
+        row = await tools.catalogue.policy(disk)
+        if row and not row.value.protected and await tools.catalogue.now() - claim.changed > HEARTBEAT_MAX:
+            await tools.catalogue.release_source(claim.value, disk, claim.etag)
+
+
 async def disk_seen(tools: Tools, disk: str, schedule: str, now: datetime) -> DiskSeen | None:
     """How the disk stands; None when its registration is gone meanwhile. Ends of its runs that nobody told are told first."""
     policy, head = await tools.catalogue.policy(disk), await tools.catalogue.head(disk)
@@ -77,6 +87,8 @@ async def disk_seen(tools: Tools, disk: str, schedule: str, now: datetime) -> Di
     if open_ and (row := await tools.catalogue.run(disk, open_.run)) and not row.value.ended_for_good:
         silence = await tools.catalogue.now() - row.changed
         silent = int(silence.total_seconds()) if silence > HEARTBEAT_MAX else 0
+    if not policy.value.protected and open_ is None:
+        await _let_go(tools, disk)
     doubtful = bool(head and head.value.doubt) or bool(await tools.catalogue.points(disk, 1, state="quarantined"))
     last = status.last
     return DiskSeen(

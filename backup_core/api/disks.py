@@ -130,13 +130,16 @@ async def get_disks(api: Api, request: Request) -> Answer:
 
 
 async def delete_disk(api: Api, request: Request) -> Answer:
-    """Stop protecting a disk. Its restore points stay; a run at work ends as it would."""
+    """Stop protecting a disk. Its restore points stay; a run at work ends as it would, and is listed and watched until then."""
     disk = disk_of(request)
     row = await api.policy(disk)
     stopped = replace(row.value, protected=False, updated=api.now())
     if row.value.protected:
         await _store(api, stopped, row.etag)
-    await api.catalogue.release_source(row.value.source, disk)
+    runs = await api.catalogue.runs(disk, RUNS_LOOKED_AT)
+    if all(run.ended_for_good for run in runs):
+        await api.catalogue.release_source(row.value.source, disk)
+    # Else the disk keeps its claim, by which lists and watch know it: the watch gives it up when the run has ended.
     return answer(200, await _shown(api, request, stopped))
 
 

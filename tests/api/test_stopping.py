@@ -1,0 +1,104 @@
+"""After a disk's protection was stopped: a run at work is listed and watched until it ends, and no window begins another."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from backup_core.activities.fleet import list_disks
+from backup_core.activities.tools import Limits
+from backup_core.activities.watch import watch
+from backup_core.api import disks, runs
+from backup_core.api.context import respond
+from backup_core.api.http import Request
+from backup_core.domain.naming import run_key
+from backup_core.domain.records import Run
+from backup_core.steps.backup import FleetPage
+from tests.scene import Scene
+
+RUN = "vm.20260101T000000Z.0123abcd"
+SCHEDULE = "0 0 */12 * * *"
+
+
+@pytest.fixture
+def scene():
+    """A disk with a run at work, the disk just stopped."""
+    stage = Scene()
+    stage.protect()
+    at_work(stage, "Running")
+    return stage
+
+
+def at_work(scene, state):
+    run = Run("vm", RUN, state, "http", full=False, created=scene.world.now, started=scene.world.now)
+    scene.catalogue._store(run, run_key(RUN))
+
+
+async def call(scene, handler, query=None, **route):
+    answer = await respond(scene.api(), handler, Request("https://app.test/api", route, query or {}, b"", {}))
+    return json.loads(answer.body)
+
+
+async def listed(scene):
+    return [one["id"] for one in (await call(scene, runs.get_runs, {"state": "Running"}))["value"]]
+
+
+async def watched(scene):
+    before = len(scene.journal.events)
+    await watch(scene.tools, SCHEDULE, scene.world.now)
+    return [one.disk for one in scene.journal.events[before:] if type(one).__name__ == "DiskSeen"]
+
+
+@pytest.mark.parametrize("state", ["NotStarted", "Running"])
+async def test_a_run_at_work_is_listed_and_watched_until_it_ends(scene, state):
+    at_work(scene, state)
+    assert (await call(scene, disks.delete_disk, disk="vm"))["protection"] == "stopped"
+    if state == "Running":
+        assert await listed(scene) == [RUN]
+    scene.world.pass_time(timedelta(hours=1))
+    assert await watched(scene) == ["vm"]
+    assert await watched(scene) == ["vm"]
+
+    at_work(scene, "Succeeded")
+    assert await watched(scene) == ["vm"], "its end"
+    assert scene.claims() == {}
+    assert await watched(scene) == []
+
+
+async def test_no_window_begins_another(scene):
+    await call(scene, disks.delete_disk, disk="vm")
+    scene.protect("vn")
+    scene.protect("vo")
+    found = {}
+    for size in (1, 2, 3):
+        tools = replace(scene.tools, limits=Limits(fleet_disks_max=size))
+        page = await list_disks(tools, FleetPage(window="2026-01-01T12:00:00+00:00", after=""))
+        found[size] = ([run.disk for run in page.runs], page.more)
+
+    assert found == {1: (["vn"], True), 2: (["vn", "vo"], False), 3: (["vn", "vo"], False)}
+
+
+async def test_a_disk_without_a_run_is_let_go_at_once(scene):
+    at_work(scene, "Succeeded")
+    await call(scene, disks.delete_disk, disk="vm")
+
+    assert scene.claims() == {}
+
+
+async def test_a_disk_that_is_about_to_be_protected_again_keeps_its_claim(scene):
+    """The claim comes before the registration."""
+    await call(scene, disks.delete_disk, disk="vm")
+    at_work(scene, "Succeeded")
+    scene.world.pass_time(timedelta(hours=1))
+    await scene.catalogue.claim_source(scene.source().url, "vm")
+    await watched(scene)
+
+    assert list(scene.claims()) == [scene.source().url]
+    row = scene.catalogue.rows["vm", "policy"]
+    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, protected=True))
+    scene.world.pass_time(timedelta(hours=1))
+    await watched(scene)
+    assert list(scene.claims()) == [scene.source().url]
