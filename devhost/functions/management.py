@@ -240,7 +240,7 @@ _SHOWN: dict[EventType, tuple[str, ...]] = {
     ),
     EventType.EXECUTION_COMPLETED: ("OrchestrationStatus", "FailureDetails"),
     EventType.EXECUTION_TERMINATED: ("Input",),
-    EventType.TASK_SCHEDULED: ("Name", "Input", "Tags"),
+    EventType.TASK_SCHEDULED: ("Name", "Input", "ParentTraceContext", "Tags"),
     EventType.TASK_COMPLETED: (),
     EventType.TASK_FAILED: _TASK,
     EventType.SUB_CREATED: ("Name", "InstanceId", "Input", "ClientSpanId", "Tags"),

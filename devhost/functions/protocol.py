@@ -139,7 +139,7 @@ def execution_started(
         Correlation=None,
         ParentTraceContext=None,
         ScheduledStartTime=None,
-        Generation=0 if first else None,
+        Generation=0 if first and parent is None else None,
         GenerateNewTrace=False,
         OrchestrationInstance={"InstanceId": instance, "ExecutionId": execution},
     )

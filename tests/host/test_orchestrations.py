@@ -151,3 +151,13 @@ def test_an_instance_keeps_the_version_it_began_with(tmp_path):
 
     assert ended["output"] == ["1", "2"], ended
     assert later["output"] == ["2", "2"], later
+
+
+def test_a_long_list_comes_in_pages(host):
+    """A hundred at a time, as the extension lists; the platform reads on to the end."""
+    started = {host.begin("versioned_child", instance=f"page{number}") for number in range(103)}
+    answer = host.call("GET", "/runtime/webhooks/durabletask/instances?instanceIdPrefix=page")
+
+    assert len(answer.json()) == 100
+    assert answer.headers["x-ms-continuation-token"]
+    assert {one["instanceId"] for one in host.instances("page")} == started

@@ -161,7 +161,7 @@ def parent_of_one(context):
 
 @app.orchestration_trigger(context_name="context")
 def raises(context):
-    yield context.call_activity("echo", None)
+    yield context.call_activity("echo", 1)
     raise KeyError("orchestrator's own fault")
 
 
