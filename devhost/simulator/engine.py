@@ -62,6 +62,7 @@ class Message:
     due: float
     """A step; or infinity: after everything else has ended."""
     visible: datetime | None = None
+    begins_child_of: Instance | None = None
 
 
 class Engine:
@@ -135,6 +136,9 @@ class Engine:
 
     def _remove(self, instance: Instance) -> None:
         self.instances.remove(instance)
+        # Not played: a child that a lost life begins when the next life has the same one. The engine then takes the first one's
+        # end for nobody's, and the next life waits for ever; nothing an orchestrator does could help.
+        self.messages = [message for message in self.messages if message.begins_child_of is not instance]
         self.children.pop(instance, None)
         for call in self.calls:
             if call.instance is instance:
@@ -181,7 +185,9 @@ class Engine:
         self.stage.note(f"!! a commit of {instance.id} is refused")
         for task in unwritten.tasks:
             task.sent = True
-            self._post(lambda task=task: self._send(instance, task), self._when())  # type: ignore[misc]
+            begins = instance if task.kind == "sub" else None
+            deliver: Callable[[], None] = lambda task=task: self._send(instance, task)  # type: ignore[misc]  # noqa: E731
+            self.messages.append(Message(deliver, self._when(), begins_child_of=begins))
         if unwritten.ended and instance in self.children:
             parent, waited = self.children[instance]
             self.stage.count("ends told that were never written")
@@ -212,11 +218,10 @@ class Engine:
             for child in ended:
                 parent, task = self.children.pop(child)
                 self._arrives(parent, task, child.output, child.error)
-        for instance in self.instances:  # grows while sub-orchestrations begin
-            for task in list(instance.waiting):
-                if not task.sent and task.kind != "timer":
-                    task.sent = True
-                    self._send(instance, task)
+        while unsent := [(instance, task) for instance in self.instances for task in instance.waiting if _is_to_be_sent(task)]:
+            for instance, task in unsent:
+                task.sent = True
+                self._send(instance, task)
 
     def _deliver(self, message: Message) -> None:
         self.messages.remove(message)
@@ -314,6 +319,10 @@ class Engine:
                 call.work.cancel()
         await asyncio.sleep(0)
         await asyncio.gather(*(call.work for call in self.calls if call.work), return_exceptions=True)
+
+
+def _is_to_be_sent(task: Task) -> bool:
+    return not task.sent and task.kind != "timer"
 
 
 def _short(answer: dict[str, Any]) -> str:

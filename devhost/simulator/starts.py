@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from backup_core.steps.backup import BackupRequest
+from backup_core.domain.naming import fleet_instance_id
+from backup_core.steps.backup import BackupRequest, FleetRequest
 from backup_core.steps.housekeeping import HouseRequest
 from backup_core.steps.restore import RestoreRequest
 from devhost.simulator.stage import DISK
@@ -28,7 +29,7 @@ class Starts:
     def backup(self) -> None:
         """A window of the schedule; now and then its timer fires twice."""
         self.engine.forget_ended()
-        if sum(one.id.startswith(DISK) for one in self.engine.at_work()) >= 2:
+        if sum(one.id.startswith((DISK, "fleet")) for one in self.engine.at_work()) >= 2:
             return
         if self._runs and self.rng.random() < 0.15:
             self.stage.count("timer fired twice")
@@ -36,6 +37,9 @@ class Starts:
             self._runs += 1
         run = f"{DISK}.20260101T{self._runs // 60 % 24:02d}{self._runs % 60:02d}00Z.timer"
         window = f"2026-01-01T{self._runs // 60 % 24:02d}:{self._runs % 60:02d}:00+00:00"
+        if self.stage.repeats and self._runs % 2:
+            self._start_fleet(window)
+            return
         full = self.rng.random() < 0.08
         self._start(run, window=window, full=full, skew=timedelta(minutes=self.rng.choice([0, 0, 60, -60])))
 
@@ -60,6 +64,16 @@ class Starts:
         self.stage.note(f"-- {run}{' full' if full else ''}")
         number = self.stage.report.counts["runs"]
         self.engine.start("backup_disk", request.model_dump(mode="json"), run, skew, f"{self.stage.seed}:{number}")
+
+    def _start_fleet(self, window: str) -> None:
+        """A window's orchestration, which begins the disk's run as its child: it can be begun twice."""
+        fleet = fleet_instance_id(datetime.fromisoformat(window))
+        request = FleetRequest(window=window, wave=self.rng.choice([1, 2, 4]), full_copy=self.stage.full_copy)
+        self.stage.count("runs")
+        self.stage.count("fleets")
+        self.stage.note(f"-- {fleet}")
+        number = self.stage.report.counts["runs"]
+        self.engine.start("backup_fleet", request.model_dump(mode="json"), fleet, timedelta(), f"{self.stage.seed}:{number}")
 
     def keep_house(self) -> None:
         """A night's housekeeping."""
