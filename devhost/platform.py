@@ -101,6 +101,11 @@ class Host:
         return self._folder / "host.log"
 
     @property
+    def runs(self) -> bool:
+        """Whether the process was started and not ended."""
+        return self._child is not None
+
+    @property
     def pid(self) -> int:
         """The process id."""
         assert self._child is not None
@@ -108,13 +113,15 @@ class Host:
 
     def kill(self) -> None:
         """Kill -9."""
-        assert self._child is not None
-        self._child.kill()
+        child, self._child = self._child, None
+        assert child is not None
+        child.kill()
 
     def stop(self) -> None:
-        """End the process."""
-        assert self._child is not None
-        self._child.stop()
+        """End the process, if it runs."""
+        child, self._child = self._child, None
+        if child:
+            child.stop()
 
     def call(self, method: str, path: str, body: object = None, **options: Any) -> requests.Response:  # noqa: ANN401  requests' own options
         """An HTTP call of the app or of the host."""
@@ -162,6 +169,48 @@ class Host:
         return awaited(ended, f"the end of all orchestrations under {prefix!r}", timeout_seconds=timeout_seconds)
 
 
+class Workers(Host):
+    """Several host processes on one hub, as an app scaled out has them. Calls go to those that run, in turn."""
+
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str], *, timers: str, app: Path = REPOSITORY, count: int = 2
+    ) -> None:
+        """Serve `app` with the hub in `folder` by `count` processes; the first one's timers follow their schedules."""
+        self._others: list[Host] = []
+        self._turn = 0
+        super().__init__(folder, environment, timers=timers, app=app)
+        self._others = [Host(folder, environment, timers="demand", app=app) for _ in range(count - 1)]
+
+    def _next(self) -> Host:
+        running = [one for one in (self, *self._others) if one.runs]
+        self._turn += 1
+        return running[self._turn % len(running)]
+
+    def call(self, method: str, path: str, body: object = None, **options: Any) -> requests.Response:  # noqa: ANN401  requests' own options
+        """An HTTP call of one of them."""
+        chosen = self._next()
+        return super().call(method, path, body, **options) if chosen is self else chosen.call(method, path, body, **options)
+
+    def kill(self) -> None:
+        """Kill -9 of one of them."""
+        chosen = self._next()
+        super().kill() if chosen is self else chosen.kill()
+
+    def start(self) -> None:
+        """Start those that do not run."""
+        if not self.runs:
+            super().start()
+        for one in self._others:
+            if not one.runs:
+                one.start()
+
+    def stop(self) -> None:
+        """End them all."""
+        for one in self._others:
+            one.stop()
+        super().stop()
+
+
 class Platform:
     """Storage, machines and host together, with the settings of local.settings.sample.json pointed at them."""
 
@@ -174,6 +223,7 @@ class Platform:
         machines: Machines | None = None,
         settings: Mapping[str, str] | None = None,
         app: Path = REPOSITORY,
+        workers: int = 1,
     ) -> None:
         """Start all, serving `app`; given `storage` and `machines` are left running. `settings` override the sample's."""
         self._own: list[Storage | Machines | Host] = []
@@ -184,7 +234,11 @@ class Platform:
             self.machines = machines or self._owned(Machines(folder / "machines", [self.storage.source]))
             self.settings = self._settings(settings or {})
             self._container(self.storage.source, DISKS_CONTAINER)
-            self.host = self._owned(Host(folder / "host", {**os.environ, **self.settings}, timers=timers, app=app))
+            environment = {**os.environ, **self.settings}
+            if workers > 1:
+                self.host = self._owned(Workers(folder / "host", environment, timers=timers, app=app, count=workers))
+            else:
+                self.host = self._owned(Host(folder / "host", environment, timers=timers, app=app))
         except BaseException:
             self.stop()
             raise

@@ -99,7 +99,7 @@ class Engine:
 
     def start(self) -> None:
         """Join the hub's workers, and look for what is to be done until the process ends."""
-        self.partitions.renew()
+        self.partitions.renew(time.time())
         self.spawn(self._watch())
 
     async def _watch(self) -> None:

@@ -57,15 +57,16 @@ class Partitions:
 
     def renew_in_time(self) -> bool:
         """Renew when a third of the time is over. Returns whether the workers are others than before."""
-        return time.time() - self._renewed > self._lease / 3 and self.renew()
+        now = time.time()
+        return now - self._renewed > self._lease / 3 and self.renew(now)
 
-    def renew(self) -> bool:
+    def renew(self, now: float) -> bool:
         """Prolong this worker's life and what it holds. Returns whether the workers are others than before."""
-        before, now = self._workers, time.time()
+        before = self._workers
         with self._hub as hub:
             self._workers = hub.beat(self.worker, now, now + self._lease)
-            hub.hide_messages(self._held["messages"], self.until("messages"))
-            hub.hold_work(self._held["work"], self.worker, self.until("work"))
+            hub.hide_messages(self._held["messages"], now + self._invisible["messages"])
+            hub.hold_work(self._held["work"], self.worker, now + self._invisible["work"])
         self._renewed = now
         return before != self._workers
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from devhost.platform import Host
+from devhost.platform import Host, Workers
 
 SAMPLE = Path(__file__).parent / "sample_app"
 ENDED = ("Completed", "Failed", "Terminated")
 
 
-class SampleHost(Host):
-    """The host serving the sample app, with what the tests ask of it."""
+class Sample:
+    """What the tests ask of a host that serves the sample app."""
 
     def __init__(self, folder, timers="demand", **environment):
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,6 +46,14 @@ class SampleHost(Host):
 
     def run(self, name, asked=None):
         return self.until(self.begin(name, asked))
+
+
+class SampleHost(Sample, Host):
+    """One process."""
+
+
+class SampleWorkers(Sample, Workers):
+    """Two processes of one hub."""
 
 
 @pytest.fixture(scope="module")

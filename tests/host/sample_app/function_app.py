@@ -49,6 +49,22 @@ def echo(asked: dict) -> str:
     return asked["text"]
 
 
+@app.activity_trigger(input_name="asked")
+async def worker(asked: dict) -> int:
+    """The process it ran in."""
+    note(f"worker {asked['n']} {os.getpid()}")
+    await asyncio.sleep(asked["seconds"])
+    return os.getpid()
+
+
+@app.orchestration_trigger(context_name="context")
+def workers(context):
+    """The processes of its activities, and of its last episode."""
+    asked = context.get_input()
+    tasks = [context.call_activity("worker", {"n": n, "seconds": asked.get("seconds", 0)}) for n in range(asked["count"])]
+    return [*(yield context.task_all(tasks)), os.getpid()]
+
+
 @app.orchestration_trigger(context_name="context")
 def stamped(context):
     """What each of its episodes calls things differs: the clock is in it."""

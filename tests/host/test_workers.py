@@ -1,0 +1,107 @@
+"""Several processes on one hub: the work is divided, each may die, and only one commits an episode."""
+
+from __future__ import annotations
+
+import pytest
+
+from devhost.functions.hub import Hub
+from devhost.functions.partitions import Partitions
+from tests.conftest import SEED
+from tests.host.conftest import SampleWorkers
+from tests.host.test_episodes import until_notes
+
+
+@pytest.fixture
+def both(tmp_path):
+    running = SampleWorkers(tmp_path, DEVHOST_INVISIBLE_SECONDS="2")
+    yield running
+    running.stop()
+
+
+def test_activities_and_orchestrations_are_divided_among_the_workers(both):
+    """Each does some of both; the answers come together whoever gave them."""
+    ended = [both.until(instance)["output"] for instance in [both.begin("workers", {"count": 8}) for _ in range(8)]]
+
+    activities = {process for *processes, _ in ended for process in processes}
+    orchestrations = {process for *_, process in ended}
+    assert len(activities) == 2
+    assert orchestrations == activities
+
+
+def test_a_worker_dies_and_the_other_goes_on_with_its_part(both, rng):
+    """What the dead one held is taken up by the living one, which nobody tells of it."""
+    instances = [both.begin("rounds", {"waves": 3}) for _ in range(4)]
+    long = both.begin("workers", {"count": 8, "seconds": 0.5})
+    until_notes(both, rng.randrange(20, 40))
+    both.kill()
+
+    for instance in instances:
+        assert both.until(instance)["output"] == sum(n * n for n in range(12)) + 100, f"seed {SEED}"
+    *_, process = both.until(long)["output"]
+    assert process == (both if both.runs else both._others[0]).pid
+
+
+def test_workers_come_and_go_while_runs_go_on(both, rng):
+    """Partitions move at each of it: a run's episodes are committed by one worker or the other, and once."""
+    instances = [both.begin("rounds", {"waves": 6}) for _ in range(4)]
+    for _ in range(3):
+        until_notes(both, len(both.notes()) + rng.randrange(1, 12))
+        both.kill()
+        both.start()
+
+    for instance in instances:
+        assert both.until(instance)["output"] == sum(n * n for n in range(24)) + 100, f"seed {SEED}"
+
+
+def partitions_of(hub, now, seconds=9.0):
+    made = Partitions(hub, {"messages": seconds, "work": seconds})
+    made.renew(now)
+    return made
+
+
+def test_each_id_is_one_workers_and_a_dead_ones_are_divided_anew(tmp_path):
+    hub = Hub(tmp_path / "hub.sqlite")
+    first = partitions_of(hub, 0.0)
+    second = partitions_of(hub, 1.0)
+    ids = [f"instance{number}" for number in range(50)]
+    assert first.renew(2.0)
+
+    assert all(first.has(one) != second.has(one) for one in ids)
+    assert {first.has(one) for one in ids} == {True, False}
+    assert second.renew(11.5), "the first one's last sign of life is too old"
+    assert all(second.has(one) for one in ids)
+    hub.close()
+
+
+def test_work_that_another_has_taken_is_neither_taken_nor_forgotten(tmp_path):
+    """Until its time is up; then whoever had it before can no longer finish it."""
+    hub = Hub(tmp_path / "hub.sqlite")
+    number = hub.add_work("instance", "execution", 0, "activity", None).number
+
+    assert hub.take_work(number, "first", 0.0, 5.0)
+    assert not hub.take_work(number, "second", 4.9, 9.0)
+    hub.hold_work([number], "first", 7.0)
+    assert not hub.take_work(number, "second", 6.9, 9.0)
+    assert hub.take_work(number, "second", 7.0, 12.0)
+    hub.hold_work([number], "first", 99.0)
+    hub.finish_work(number, "first")
+    assert [work.number for work in hub.visible_work(12.0)] == [number]
+    hub.finish_work(number, "second")
+    assert hub.visible_work(99.0) == []
+    hub.close()
+
+
+def test_an_episode_is_committed_on_the_history_it_began_with_only(tmp_path):
+    """Another worker's commit, an ended or a replaced instance: each is seen."""
+    hub = Hub(tmp_path / "hub.sqlite")
+    hub.create("one", "any", None, None)
+    instance = hub.instance("one")
+    assert hub.is_unchanged(instance, 0)
+    hub.append("one", 0, ["{}"])
+    assert not hub.is_unchanged(instance, 0)
+    assert hub.is_unchanged(instance, 1)
+    hub.update("one", status="Terminated")
+    assert not hub.is_unchanged(instance, 1)
+    hub.create("one", "any", None, None)
+    assert not hub.is_unchanged(instance, 0)
+    hub.close()
