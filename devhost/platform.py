@@ -143,6 +143,15 @@ class Host:
         found: list[dict[str, Any]] = self.call("GET", "/admin/devhost/faults").json()
         return found
 
+    def delivered(self, prefix: str) -> None:
+        """Wait until the development host has delivered every message and activity of these instances, the late ones too."""
+
+        def nothing_is_queued() -> bool:
+            counts = self.call("GET", "/admin/devhost/queued", params={"instances": prefix}).json()
+            return not any(counts.values())
+
+        awaited(nothing_is_queued, f"delivery of all that is queued for {prefix!r}")
+
     def events(self) -> list[dict[str, Any]]:
         """What the app told of itself in its log, oldest first."""
         lines = (line.partition(EVENT_PREFIX + "{") for line in self.log.read_text().splitlines())

@@ -105,12 +105,22 @@ def streaming(storage, all_machines, tmp_path_factory):
         yield running
 
 
+@pytest.fixture(scope="session")
+def two_workers(storage, all_machines, tmp_path_factory):
+    """The same app by two processes on one hub."""
+    folder = tmp_path_factory.mktemp("workers")
+    settings = {"BACKUP_SCHEDULE": EVERY_SECOND, "CATALOGUE_TABLE": "workers", "DEVHOST_INVISIBLE_SECONDS": "2"}
+    with Platform(folder, storage=storage, machines=all_machines, settings=settings, workers=2) as running:
+        described(running)
+        yield running
+
+
 @pytest.fixture(params=["server", "stream"])
 def any_disk(request, calm, name):
     """A protected disk of 16 MiB, under both ways the bytes may take; `copy_verb` is the emulator's name for the way."""
-    host = request.getfixturevalue("platform" if request.param == "server" else "streaming")
+    host = request.getfixturevalue({"server": "platform", "stream": "streaming"}.get(request.param, request.param))
     made = Disk(host, name, 16 * 1024 * 1024).protect()
-    made.copy_verb = "PUT page-from-url" if request.param == "server" else "PUT page"
+    made.copy_verb = "PUT page" if request.param == "stream" else "PUT page-from-url"
     yield made
     made.service.close()
 

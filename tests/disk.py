@@ -71,7 +71,9 @@ class Disk:
         assert set(points) == set(self.moments)
         with self.platform.blobs(self.platform.storage.backup) as client:
             for name, point in points.items():
-                snapshot = client.get_blob_client("heads", point["blob"], snapshot=point["snapshot"])
+                snapshot = client.get_blob_client(
+                    self.platform.settings["HEADS_CONTAINER"], point["blob"], snapshot=point["snapshot"]
+                )
                 assert snapshot.download_blob().readall() == self.moments[name], f"restore point {name} differs"
 
     def source_snapshots(self):

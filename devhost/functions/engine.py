@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("devhost.functions")
 
-POLL_SECONDS = 0.02
-"""How often the hub is asked whether another worker changed it."""
+POLL_SECONDS, ALONE_SECONDS = 0.02, 0.25
+"""How often the hub is asked whether another worker changed it; and by the only worker, which waits for another to come."""
 AGAIN_SECONDS = 1.0
 """How long the messages of a refused episode rest; the real extension waits two seconds at first."""
 EARLY_SECONDS = 0.2
@@ -116,7 +116,7 @@ class Engine:
                     due = self._look()
             except sqlite3.OperationalError:
                 log.exception("the hub could not be looked through; it is tried again")
-            pause = min(POLL_SECONDS, max(0.0, due - time.time()))
+            pause = min(POLL_SECONDS if self.partitions.shared else ALONE_SECONDS, max(0.0, due - time.time()))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stirred.wait(), pause)
 

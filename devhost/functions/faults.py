@@ -3,6 +3,7 @@
     GET    /admin/devhost/faults   the rules, with what is left of their `skip` and `times`
     POST   /admin/devhost/faults   a list of rules, in place of those there are
     DELETE /admin/devhost/faults   no rules
+    GET    /admin/devhost/queued?instances=PREFIX   how much is still to be done
 
 A rule: {"fault": KIND, "instances": "prefix of instance ids", "name": "", "skip": 0, "times": 1, "seconds": 0, "late": false}
 
@@ -22,6 +23,7 @@ The n-th occurrence is `skip` = n - 1; which occurrence that is depends on nothi
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +32,7 @@ from aiohttp import web
 if TYPE_CHECKING:
     from devhost.functions.hub import Hub
 
-PATH = "/admin/devhost/faults"
+PATH, QUEUED_PATH = "/admin/devhost/faults", "/admin/devhost/queued"
 KINDS = ("refuseCommit", "runTwice", "repeatMessage", "repeatActivity", "holdAnswer")
 
 
@@ -83,6 +85,10 @@ class Faults:
         with self._hub as hub:
             hub.replace_rules([json.dumps(asdict(rule)) for rule in rules])
         return web.json_response([asdict(rule) for rule in rules])
+
+    async def queued(self, request: web.Request) -> web.Response:
+        """Answer how much is still to be delivered."""
+        return web.json_response(self._hub.queued(request.query.get("instances", ""), time.time()))
 
 
 def _checked(given: dict[str, Any]) -> Rule:

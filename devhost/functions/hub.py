@@ -175,6 +175,18 @@ class Hub:
             instance_id = found.parent
         return instance_id
 
+    def queued(self, prefix: str, now: float) -> dict[str, int]:
+        """What is to be done for instances whose ids begin with `prefix`.
+
+        That is every activity, and each message that is visible or waits for a run's end; no timer that is not due.
+        """
+        mine, given = "substr(id, 1, ?)=?", (len(prefix), prefix)
+        asked = {
+            "work": (f"SELECT COUNT(*) FROM work WHERE {mine}", given),  # noqa: S608  fixed words
+            "messages": (f"SELECT COUNT(*) FROM messages WHERE {mine} AND (visible_at<=? OR late IS NOT NULL)", (*given, now)),  # noqa: S608  fixed words
+        }
+        return {what: self.db.execute(*query).fetchone()[0] for what, query in asked.items()}
+
     def rules(self) -> list[tuple[int, str]]:
         """Number and JSON of the rules for faults."""
         return [(row["number"], row["rule"]) for row in self.db.execute("SELECT number, rule FROM faults ORDER BY number")]

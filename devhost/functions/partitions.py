@@ -41,9 +41,14 @@ class Partitions:
         """The moment (POSIX seconds) until which something taken now is invisible."""
         return time.time() + self._invisible[kind]
 
+    @property
+    def shared(self) -> bool:
+        """Whether there are other workers."""
+        return len(self._workers) > 1
+
     def has(self, key: str) -> bool:
         """Whether the instance, or activity, of that id is this worker's."""
-        return len(self._workers) < 2 or self._workers[zlib.crc32(key.encode()) % len(self._workers)] == self.worker
+        return not self.shared or self._workers[zlib.crc32(key.encode()) % len(self._workers)] == self.worker
 
     @contextlib.contextmanager
     def holding(self, kind: Taken, numbers: Iterable[int]) -> Iterator[None]:

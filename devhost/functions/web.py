@@ -44,6 +44,7 @@ def application(engine: Engine, timers: Timers) -> web.Application:
     served.router.add_post("/admin/functions/{name}", fire)
     served.router.add_get("/admin/host/status", status)
     served.router.add_route("*", faults.PATH, engine.faults.handle)
+    served.router.add_get(faults.QUEUED_PATH, engine.faults.queued)
     return served
 
 

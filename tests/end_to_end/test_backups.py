@@ -17,9 +17,10 @@ MIB = 1024 * 1024
 
 
 @pytest.mark.parametrize("kind", ["writes", "content"])
+@pytest.mark.parametrize("any_disk", ["server", "stream", "two_workers"], indirect=True)
 def test_seeded_rounds_of_random_changes(any_disk, calm, rng, kind):
-    """Rounds of random writes and clears: every kept snapshot equals the disk at its moment, under both kinds of diff and
-    both ways the bytes may take.
+    """Rounds of random writes and clears: every kept snapshot equals the disk at its moment, under both kinds of diff,
+    both ways the bytes may take, and with each step in either of two processes.
     """
     disk = any_disk
     calm.switch(diff=kind)

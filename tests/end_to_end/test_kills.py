@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from devhost.platform import EVERY_SECOND, Platform, awaited
 from tests.conftest import SEED
 from tests.disk import PAGE, Disk
 
 MIB = 1024 * 1024
-KILLS = 20
+INVISIBLE = {1: "0.5", 2: "2"}
+"""Seconds that what a dead worker held stands still. A living one has to renew in time, if another would take it else."""
 
 
 def puts(storage):
@@ -17,14 +20,20 @@ def puts(storage):
     return sum(counts.get(verb, {}).get("requests", 0) for verb in ("PUT page-from-url", "PUT clear"))
 
 
-def test_twenty_kills_at_seeded_offsets(calm, tmp_path, rng):
-    """Each time: some puts were accepted, the host dies, comes back, and the run ends with one point, byte for byte."""
-    settings = {"BACKUP_SCHEDULE": EVERY_SECOND, "CATALOGUE_TABLE": "kills", "IN_FLIGHT": "2", "WAVE_SHARDS": "2"}
-    with Platform(tmp_path, storage=calm, settings=settings) as platform:
-        disk = Disk(platform, "killed", 24 * MIB).protect()
+@pytest.mark.parametrize(("workers", "kills"), [(1, 20), (2, 6)])
+def test_kills_at_seeded_offsets(calm, tmp_path, rng, workers, kills):
+    """Each time: some puts were accepted, the host, or one of two workers, dies and comes back, and the run ends with one
+    point, byte for byte.
+    """
+    settings = {
+        "BACKUP_SCHEDULE": EVERY_SECOND, "CATALOGUE_TABLE": f"kills{workers}", "IN_FLIGHT": "2", "WAVE_SHARDS": "2",
+        "DEVHOST_INVISIBLE_SECONDS": INVISIBLE[workers],
+    }  # fmt: skip
+    with Platform(tmp_path, storage=calm, settings=settings, workers=workers) as platform:
+        disk = Disk(platform, f"killed{workers}", 24 * MIB).protect()
         disk.disturb(rng, 10)
         disk.back_up()
-        for kill in range(KILLS):
+        for kill in range(kills):
             disk.disturb(rng, 4)
             for start in range(12):
                 disk.write(start * 2 * MIB, rng.randbytes(MIB))
@@ -46,7 +55,7 @@ def test_twenty_kills_at_seeded_offsets(calm, tmp_path, rng):
             disk.moments[fresh] = content
         calm.reset()
         disk.check_every_point()
-        assert len(disk.moments) == KILLS + 1
+        assert len(disk.moments) == kills + 1
         disk.service.close()
 
 
@@ -68,15 +77,20 @@ PLACES = {
 """Where a restore is when the host dies: while this request is under way."""
 
 
-def test_a_kill_at_each_place_of_a_restore(calm, machines, tmp_path, rng):
-    """The host dies with the request on its way, comes back, and the restore goes on: the machine has the point, byte for byte,
-    once; the next backup is an increment.
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_kill_at_each_place_of_a_restore(calm, machines, tmp_path, rng, workers):
+    """The host, or one of two workers, dies with the request on its way, comes back, and the restore goes on: the machine has
+    the point, byte for byte, once; the next backup is an increment.
     """
-    settings = {"BACKUP_SCHEDULE": EVERY_SECOND, "CATALOGUE_TABLE": "restorekills", "IN_FLIGHT": "2"}
-    with Platform(tmp_path, storage=calm, machines=machines, settings=settings) as platform:
-        disk = Disk(platform, "rekilled", 8 * MIB)
-        vm = machines.make("rekilled", data={0: platform.disk_url("rekilled.vhd")})
-        platform.protect("rekilled", "rekilled.vhd", machine={"vm": vm, "lun": 0})
+    settings = {
+        "BACKUP_SCHEDULE": EVERY_SECOND, "CATALOGUE_TABLE": f"restorekills{workers}", "IN_FLIGHT": "2",
+        "DEVHOST_INVISIBLE_SECONDS": INVISIBLE[workers],
+    }  # fmt: skip
+    with Platform(tmp_path, storage=calm, machines=machines, settings=settings, workers=workers) as platform:
+        name = f"rekilled{workers}"
+        disk = Disk(platform, name, 8 * MIB)
+        vm = machines.make(name, data={0: platform.disk_url(f"{name}.vhd")})
+        platform.protect(name, f"{name}.vhd", machine={"vm": vm, "lun": 0})
         disk.lease = machines.lease(disk.blob.url)
         for value in range(2):
             disk.disturb(rng, 6)
@@ -87,10 +101,10 @@ def test_a_kill_at_each_place_of_a_restore(calm, machines, tmp_path, rng):
         for place, request in PLACES.items():
             point = rng.choice(points)
             arm = "method" in request
-            slow = {"path": "rekilled", "operation": True, "held": True} if arm else {"delayMs": 700}
+            slow = {"path": name, "operation": True, "held": True} if arm else {"delayMs": 700}
             (machines if arm else calm).faults({**request, **slow})
-            run = platform.api("POST", "/disks/rekilled/restores", {"restorePoint": point, "repoint": True}).json()["id"]
-            while not (updating(machines, request) if arm else calm.control("GET")["faults"][0]["times"] == 0):
+            run = platform.api("POST", f"/disks/{name}/restores", {"restorePoint": point, "repoint": True}).json()["id"]
+            while not (updating(machines, name, request) if arm else calm.control("GET")["faults"][0]["times"] == 0):
                 state = platform.api("GET", f"/runs/{run}").json()["state"]
                 assert state in ("NotStarted", "Running"), f"seed {SEED}: {state} without coming to {place}"
                 time.sleep(0.005)
@@ -101,7 +115,7 @@ def test_a_kill_at_each_place_of_a_restore(calm, machines, tmp_path, rng):
             ended = platform.wait(run)
 
             assert ended["state"] == "Succeeded", f"seed {SEED}, killed while {place}: {ended}"
-            disk.moved(machines.source("rekilled", 0))
+            disk.moved(machines.source(name, 0))
             disk.lease = machines.lease(disk.blob.url)
             assert disk.read() == disk.moments[point], f"seed {SEED}, killed while {place}"
             (adopted,) = ended["restorePoints"]
@@ -110,13 +124,13 @@ def test_a_kill_at_each_place_of_a_restore(calm, machines, tmp_path, rng):
             disk.disturb(rng, 2)
             assert disk.back_up()["kind"] == "incremental", f"seed {SEED}, killed while {place}"
         disk.check_every_point()
-        machines.delete("rekilled")
+        machines.delete(name)
         disk.service.close()
 
 
-def updating(machines, request):
+def updating(machines, name, request):
     """Whether the machine's change is under way: of its first write, or of its second."""
-    machine = machines.machine("rekilled")
+    machine = machines.machine(name)
     at_it = machine["properties"]["provisioningState"] == "Updating"
     disks = machine["properties"]["storageProfile"]["dataDisks"]
     return at_it and (not disks if not request.get("skip") else bool(disks))

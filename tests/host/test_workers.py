@@ -41,6 +41,14 @@ def test_a_worker_dies_and_the_other_goes_on_with_its_part(both, rng):
     assert process == (both if both.runs else both._others[0]).pid
 
 
+def test_an_activity_that_takes_longer_than_it_is_invisible_runs_once(both):
+    """Its worker renews it while it lives."""
+    instance = both.begin("workers", {"count": 4, "seconds": 3.0})
+
+    both.until(instance)
+    assert len(both.notes()) == 4
+
+
 def test_workers_come_and_go_while_runs_go_on(both, rng):
     """Partitions move at each of it: a run's episodes are committed by one worker or the other, and once."""
     instances = [both.begin("rounds", {"waves": 6}) for _ in range(4)]
@@ -70,6 +78,23 @@ def test_each_id_is_one_workers_and_a_dead_ones_are_divided_anew(tmp_path):
     assert {first.has(one) for one in ids} == {True, False}
     assert second.renew(11.5), "the first one's last sign of life is too old"
     assert all(second.has(one) for one in ids)
+    hub.close()
+
+
+def test_what_a_living_worker_holds_is_renewed(tmp_path):
+    """And no longer once it has let go of it."""
+    hub = Hub(tmp_path / "hub.sqlite")
+    worker = partitions_of(hub, 0.0)
+    number = hub.add_work("one", "execution", 0, "activity", None).number
+    hub.post("one", {})
+    assert hub.take_work(number, worker.worker, 0.0, 9.0)
+    (message,) = hub.take_messages("one", 0.0, 9.0)
+    with worker.holding("work", [number]), worker.holding("messages", [message["number"]]):
+        worker.renew(8.0)
+    worker.renew(16.0)
+
+    assert (hub.visible_work(16.9), hub.messages("one", 16.9)) == ([], [])
+    assert (len(hub.visible_work(17.0)), len(hub.messages("one", 17.0))) == (1, 1)
     hub.close()
 
 
