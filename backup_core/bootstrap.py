@@ -24,7 +24,7 @@ from backup_core.adapters.answers import code_of
 from backup_core.adapters.authority import Authority, BearerAuthority, KeyAuthority, SharedSasAuthority
 from backup_core.adapters.catalogue import TableCatalogue
 from backup_core.adapters.journal import LogJournal
-from backup_core.adapters.machines import AzureMachines
+from backup_core.adapters.machines import AzureMachines, ShortRetries
 from backup_core.adapters.page_blobs import AzureDocuments, AzurePageBlobs, translated
 from backup_core.adapters.page_data import PageData
 from backup_core.adapters.page_lists import PageLists
@@ -195,7 +195,7 @@ class _Computes:
                 subscription,
                 base_url=endpoint,
                 credential_scopes=[f"{endpoint}/.default"],
-                retry_total=2,
+                retry_policy=ShortRetries(retry_total=2),
                 **unsigned,
             )
         return self._clients[subscription]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +21,8 @@ from backup_core.activities import (
     transfer,
     verification,
 )
-from backup_core.domain.errors import STORES_MISSING, BackupError, UnexpectedError
+from backup_core.domain.ending import STEP_SECONDS_MAX
+from backup_core.domain.errors import STORES_MISSING, BackupError, ServiceTimedOutError, UnexpectedError
 from backup_core.domain.redaction import redacted
 from backup_core.steps.backup import (
     BEGIN,
@@ -134,6 +136,18 @@ ALWAYS_THERE: Stores = _AlwaysThere()
 """The stores of tests, which need no preparation."""
 
 
+async def _in_time(name: str, work: Awaitable[Message]) -> Message:
+    """The step's answer. Raises ServiceTimedOutError at the deadline, by the monotonic clock, however the time was spent."""
+    try:
+        async with asyncio.timeout(STEP_SECONDS_MAX) as deadline:
+            return await work
+    except TimeoutError as error:
+        if not deadline.expired():
+            raise
+        message = f"{name}: not done within {STEP_SECONDS_MAX:g} s; the service answers too slowly; what is left is retried"
+        raise ServiceTimedOutError(message) from error
+
+
 async def run_step(
     step: Step[Any, Any],
     tools: Callable[[Duty], Tools],
@@ -149,7 +163,7 @@ async def run_step(
     asked = step.takes.model_validate(raw)
     try:
         await stores.ready()
-        answer = await ACTIVITIES[step.name](tools(step.duty(asked)), asked)
+        answer = await _in_time(step.name, ACTIVITIES[step.name](tools(step.duty(asked)), asked))
     except BackupError as error:
         retryable = error.retryable or (isinstance(error, STORES_MISSING) and await stores.repair())
         fault = Fault(code=error.code, message=redacted(str(error)), retryable=retryable, wait_seconds=error.wait_seconds)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
+from azure.core.pipeline.policies import AsyncRetryPolicy
 from azure.core.rest import HttpRequest
 from azure.mgmt.compute.models import Disk, VirtualMachineUpdate
 
@@ -32,11 +33,16 @@ from backup_core.domain.repoint import Machine, MachineDisk, Power
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from azure.core.pipeline import PipelineResponse
     from azure.core.polling import AsyncLROPoller
     from azure.mgmt.compute.aio import ComputeManagementClient
 
 WAIT_SECONDS = 90.0
 """How long a change is waited for within a call; an activity is to end within minutes."""
+RETRY_AFTER_MAX = 10.0
+"""Seconds of a Retry-After that are slept out within a call."""
+WAIT_SECONDS_MAX = 300
+"""Seconds of a Retry-After that a durable timer waits out before the step is tried again: well below a heartbeat's limit."""
 RUN_TAG = "pagekeeper-run"
 _BUSY = frozenset(
     {"Conflict", "AnotherOperationInProgress", "OperationPreempted", "RetryableError", "AttachDiskWhileBeingDetached"}
@@ -72,11 +78,29 @@ def _fault(error: HttpResponseError, what: str) -> BackupError:
         return MachineChangedError(f"{said}; it was changed by somebody else in between; it is looked at again")
     if status in (401, 403):
         return AccessDeniedError(f"{said}; grant the app's identity the roles in the README on the machine's resource group")
+    if not status and not code:
+        return ServiceUnavailableError(f"{what}: no whole answer; it may pass")
     if status in (408, 429) or status >= 500:
-        return ServiceUnavailableError(f"{said}; it may pass")
+        return _waiting(ServiceUnavailableError(f"{said}; it may pass"), error)
     if code in _BUSY:
-        return MachineBusyError(f"{said}; another operation is under way; it may pass")
+        return _waiting(MachineBusyError(f"{said}; another operation is under way; it may pass"), error)
     return MachineRefusedError(f"{said}; {_advice(code, message)}")
+
+
+def _waiting(fault: BackupError, error: HttpResponseError) -> BackupError:
+    """The fault with the service's Retry-After, as far as a run may wait without a heartbeat."""
+    told = str(getattr(error.response, "headers", {}).get("Retry-After", ""))
+    fault.wait_seconds = min(int(told[:9]), WAIT_SECONDS_MAX) if told.isascii() and told.isdigit() else 0
+    return fault
+
+
+class ShortRetries(AsyncRetryPolicy[Any, Any]):
+    """The SDK's retries, without those that an answer asks to wait long for: these are left to durable timers."""
+
+    def is_retry(self, settings: dict[str, Any], response: PipelineResponse[Any, Any]) -> bool:
+        """Whether to send the request again within this call."""
+        pause = self.get_retry_after(response) or 0
+        return pause <= RETRY_AFTER_MAX and bool(super().is_retry(settings, response))
 
 
 _ADVICE = (

@@ -9,6 +9,10 @@ from backup_core.domain.records import Restoring, Run, RunError, Versioned
 
 HEARTBEAT_MAX = timedelta(minutes=15)
 """A run whose row has not changed for this long, by the table service's clock, is taken for dead."""
+STEP_SECONDS_MAX = 600.0
+"""Deadline of one step, all its requests and pauses included: a longer one would outlast its run's heartbeat. What is not done
+then is retried; longer waits belong to durable timers.
+"""
 CANCELED, ABANDONED = "Canceled", "Abandoned"
 
 

@@ -13,8 +13,8 @@ class BackupError(Exception):
     code: ClassVar[str] = "BackupError"
     retryable: ClassVar[bool] = False
     """Whether the same call may succeed later without anybody doing anything."""
-    wait_seconds: ClassVar[int] = 0
-    """How long it certainly does not."""
+    wait_seconds: int = 0
+    """How long it certainly does not; at most some minutes, which a durable timer waits out."""
 
 
 # -- the service ----------------------------------------------------------------------------------------------

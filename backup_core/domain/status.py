@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from backup_core.domain.naming import snapshot_time, window_id
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from backup_core.domain.records import Head, Policy, Run
 
 Protection = Literal["protected", "stopped", "unprotected"]
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""How far clocks of workers may differ without one of them being wrong."""
 RUNS_LOOKED_AT = 20
 """Newest runs among which the last one that was not skipped is looked for."""
 
@@ -48,7 +50,7 @@ def status_of(policy: Policy, head: Head | None, runs: Sequence[Run], schedule: 
     backups = (run for run in ended if run.created >= policy.since.replace(microsecond=0))
     window = window_begun_by(schedule, now)
     # Runs come in the order they were asked for, to the second; which ended last is another question.
-    last = max(backups, key=lambda run: run.ended or run.created, default=None)
+    last = max(backups, key=lambda run: _ended_by(run, now), default=None)
     protection: Protection = "stopped" if not policy.protected else "unprotected" if policy.unprotected else "protected"
     is_served = protection != "protected" or policy.since > window or any(_began_since(run, window) for run in runs)
     return DiskStatus(
@@ -60,6 +62,14 @@ def status_of(policy: Policy, head: Head | None, runs: Sequence[Run], schedule: 
         window_without_run=None if is_served else window,
         last=last,
     )
+
+
+def _ended_by(run: Run, now: datetime) -> tuple[bool, datetime]:
+    """Sorts runs by their end. One dated in the future, by a wrong clock, comes before all others: it would hide every later
+    run until that day.
+    """
+    moment = run.ended or run.created
+    return moment <= now + CLOCK_TOLERANCE, moment
 
 
 def _began_since(run: Run, window: datetime) -> bool:

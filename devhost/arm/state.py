@@ -67,6 +67,8 @@ class Fault:
     """The request is accepted; the operation fails."""
     after: bool = False
     """The operation fails after its effect."""
+    retry_after: str = ""
+    """The header of a refusal."""
     held: bool = False
     """The operation goes on until the fault is lifted."""
 

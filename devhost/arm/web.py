@@ -1,6 +1,7 @@
 """The stand-in's HTTP face: Azure Resource Manager's paths, and a control address for tests.
 
-POST   /__control/faults      [{"method", "path", "status", "code", "message", "times", "skip", "operation", "after", "held"}]
+POST   /__control/faults      [{"method", "path", "status", "code", "message", "times", "skip", "retry_after",
+                                "operation", "after", "held"}]
 POST   /__control/switches    {"operation_seconds", "retired", "actions", "not_actions", "elsewhere", "import_lists_keys", …}
 PUT    /__control/machines    {"id", "storageProfile", "power"}: make or replace a machine, leases and all
 DELETE /__control/machines    {"id"}
@@ -67,7 +68,7 @@ class _Face:
         self.cloud.requests.append(f"{request.method} {path}")
         fault = self._fault(request.method, path)
         if fault and not fault.operation:
-            return _refusal(fault.status or 500, fault.code, fault.message)
+            return _refusal(fault.status or 500, fault.code, fault.message, fault.retry_after)
         try:
             for pattern, answer in self._routes():
                 match = pattern.fullmatch(path)
@@ -235,5 +236,6 @@ def _view(vm: dict[str, Any]) -> dict[str, Any]:
     return {"hyperVGeneration": generation, "statuses": [{"code": f"PowerState/{vm['power']}", "level": "Info"}]}
 
 
-def _refusal(status: int, code: str, message: str) -> web.Response:
-    return web.json_response({"error": {"code": code, "message": message}}, status=status)
+def _refusal(status: int, code: str, message: str, retry_after: str = "") -> web.Response:
+    headers = {"Retry-After": retry_after} if retry_after else None
+    return web.json_response({"error": {"code": code, "message": message}}, status=status, headers=headers)

@@ -289,6 +289,19 @@ async def test_the_last_backup_is_the_one_that_ended_last(api, scene, tokens):
     assert (await shown_disk(api))["lastStatus"] == "Failed"
 
 
+async def test_a_run_dated_in_the_future_hides_no_later_one(api, scene):
+    """Some clock was wrong once: the status goes on with the runs after it."""
+    scene.protect()
+    first = await scene.back_up()
+    key, row = next((key, row) for key, row in scene.catalogue.rows.items() if first.output["run"] in key[1])
+    scene.catalogue.rows[key] = replace(row, value=replace(row.value, ended=scene.world.now + timedelta(days=400)))
+    del scene.blobs.blobs[scene.source()]
+    with pytest.raises(BackupFailedError):
+        await scene.back_up()
+
+    assert (await shown_disk(api))["lastStatus"] == "Failed"
+
+
 async def test_overdue(api, scene):
     """After a whole window without a restore point, not before; a stopped disk is never overdue."""
     scene.protect()

@@ -294,6 +294,25 @@ async def test_an_operation_that_outlasts_the_call(calm, machines, name):
     await services.close()
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "kind"), [(429, "TooManyRequests", ServiceUnavailableError), (409, "Conflict", MachineBusyError)]
+)
+async def test_a_long_retry_after_is_left_to_a_timer(azure, machines, name, status, code, kind):
+    """It is not slept out within the call; the run waits that long, but never so long that it would be taken for dead."""
+    for told, waited in (("120", 120), ("86400", 300)):
+        machines.faults({"method": "POST", "path": f"{name}/start", "status": status, "code": code, "retry_after": told})
+        with pytest.raises(kind) as error:
+            await azure.start(machine_id(name))
+        assert error.value.wait_seconds == waited
+    assert await azure.start(machine_id(name))
+
+
+async def test_a_short_retry_after_is_waited_for(azure, machines, name):
+    machines.faults({"method": "POST", "path": f"{name}/start", "status": 429, "code": "TooManyRequests", "retry_after": "1"})
+
+    assert await azure.start(machine_id(name))
+
+
 async def test_no_answer_at_all(calm, name):
     services = bootstrap.build(local_settings(calm, ARM_ENDPOINT="http://127.0.0.1:1"))
     with pytest.raises(ServiceUnavailableError, match="no answer"):

@@ -1,0 +1,49 @@
+"""A step has a deadline of its own: however its time is spent, it ends before its run would be taken for dead."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from backup_core.activities import runner
+from backup_core.domain.ending import HEARTBEAT_MAX, STEP_SECONDS_MAX
+from backup_core.domain.errors import UnexpectedError
+from backup_core.steps.backup import LIST_DISKS
+from tests.scene import Scene
+
+PAGE = {"window": "2026-01-01T00:00:00+00:00", "after": ""}
+
+
+def test_a_step_ends_before_its_run_is_taken_for_dead():
+    assert timedelta(seconds=STEP_SECONDS_MAX) < HEARTBEAT_MAX
+
+
+async def test_a_step_that_hangs_is_a_fault_to_be_retried(monkeypatch):
+    """Also when each single request keeps within its own limits."""
+    scene, attempts = Scene(), []
+
+    async def hangs(*_):
+        while True:
+            attempts.append(1)
+            await asyncio.sleep(0.001)
+
+    monkeypatch.setattr(runner, "STEP_SECONDS_MAX", 0.05)
+    monkeypatch.setitem(runner.ACTIVITIES, LIST_DISKS.name, hangs)
+    fault = (await scene.perform(LIST_DISKS.name, PAGE))["fault"]
+
+    assert (fault["code"], fault["retryable"]) == ("ServiceTimedOut", True)
+    assert "list_disks: not done within 0.05 s" in fault["message"]
+    ended = len(attempts)
+    await asyncio.sleep(0.01)
+    assert len(attempts) == ended, "nothing of it goes on"
+
+
+async def test_another_timeout_is_a_fault_of_the_program(monkeypatch):
+    async def broken(*_):
+        raise TimeoutError("not ours")
+
+    monkeypatch.setitem(runner.ACTIVITIES, LIST_DISKS.name, broken)
+    with pytest.raises(UnexpectedError, match="TimeoutError: not ours"):
+        await Scene().perform(LIST_DISKS.name, PAGE)
