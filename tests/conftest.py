@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config, items):
         if os.environ.get(HOST_COMMAND) and item.get_closest_marker("development_host"):
             item.add_marker(pytest.mark.skip(reason="needs the development host's faults on demand"))
         own = item.get_closest_marker("timeout")
-        seconds = own.args[0] if own else float(config.getini("timeout"))
+        seconds = own.args[0] if own else config.getoption("timeout") or float(config.getini("timeout"))
         item.add_marker(pytest.mark.timeout(seconds * PATIENCE), append=False)
 
 
