@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test lint up simulate fuzz bench record setup lock format clean
+.PHONY: help demo test lint up simulate fuzz bench record cloud setup lock format clean
 
 help:
 	@echo "make demo   back up a real disk twice on the local platform and prove every restore point"
@@ -16,6 +16,7 @@ help:
 	@echo "make record   add to the recorded histories what an orchestrator's new branches leave behind"
 	@echo "make bench [SHORT=1]   requests, bytes and time of a backup, beside the SDK's own loops"
 	@echo "make lint   format, lint, types, import contracts, security checks"
+	@echo "make cloud   the Azure CLI and AzCopy, for the test of a restore without the app by their own command lines"
 	@echo "make lock   pin the dependencies anew"
 
 demo: $(READY)
@@ -49,6 +50,9 @@ lint: $(READY)
 	@$(BIN)/lint-imports
 	@$(BIN)/bandit -q -ll -c pyproject.toml -r backup_core function_app.py devhost tools -x devhost/emulator
 	@$(BIN)/python tools/audit.py
+
+cloud: $(READY)
+	@$(BIN)/python tools/cloud.py
 
 format: $(READY)
 	@$(BIN)/ruff format .

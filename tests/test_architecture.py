@@ -22,8 +22,12 @@ TIMERS = 4
 
 
 def tracked():
-    listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    return [REPOSITORY / line for line in listed.splitlines()]
+    """The repository's files: as git has them, or, where there is no git, all but what is made here (.gitignore)."""
+    if shutil.which("git") and (REPOSITORY / ".git").exists():
+        listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+        return [REPOSITORY / line for line in listed.splitlines()]
+    made = {"node_modules", "__pycache__", *(one.name for one in REPOSITORY.glob(".*") if one.is_dir() and one.name != ".ci")}
+    return [one for one in REPOSITORY.rglob("*") if one.is_file() and not made & set(one.relative_to(REPOSITORY).parts)]
 
 
 def test_every_step_has_an_activity_and_is_registered(platform):

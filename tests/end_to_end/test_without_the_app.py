@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,13 +15,14 @@ from azure.core.exceptions import ResourceExistsError
 from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 
 from devhost.platform import REPOSITORY
+from tools.cloud import AZ, AZCOPY
 
 
 def commands():
-    """The `az` lines of the README's section, as argument lists."""
+    """The lines of the README's section."""
     section = (REPOSITORY / "README.md").read_text().partition("### With this app gone")[2].partition("\n## ")[0]
-    block = re.search(r"```bash\n(.*?)```", section, flags=re.DOTALL)[1]
-    return [shlex.split(line) for line in block.strip().splitlines() if not line.startswith("#")]
+    blocks = re.findall(r"```bash\n(.*?)```", section, flags=re.DOTALL)
+    return [line for block in blocks for line in block.strip().splitlines() if not line.startswith("#")]
 
 
 def option(command, name):
@@ -26,9 +30,15 @@ def option(command, name):
 
 
 def test_the_lines_are_those_the_test_follows():
-    """Parsed, not run: no Azure CLI talks to an emulator of this kind. Each names what the calls below use."""
-    listing, signing, copying, looking = commands()
+    """Each names what the calls below use."""
+    listing, tomorrow, signing, copying, looking, copied = (
+        shlex.split(re.sub(r"^SAS=\$\((.*)\)$", r"\1", line)) for line in commands()
+    )
 
+    assert tomorrow[0].startswith("TOMORROW=$(date")
+    assert copied[:2] == ["azcopy", "copy"]
+    assert "?snapshot=$SNAPSHOT&$SAS" in copied[2]
+    assert option(copied, "--overwrite") == "false"
     assert listing[:4] == ["az", "storage", "blob", "list"]
     assert option(listing, "--include") == "sm"
     assert "metadata.pagekeeper_source_snapshot" in option(listing, "--query")
@@ -71,3 +81,66 @@ def test_each_point_comes_back_by_storage_calls_alone(disk, calm, name, rng):
             assert shown.metadata == {"restored": disk.name}
             with pytest.raises(ResourceExistsError):
                 restored.start_copy_from_url(uri, metadata={"restored": "x"}, match_condition=MatchConditions.IfMissing)
+
+
+def here(line, calm):
+    """A line for this emulator: signed with keys, since nobody signs in here, and with its addresses. All else as it stands."""
+    for account, own in (("BACKUP", calm.backup), ("SOURCE", calm.source)):
+        line = line.replace(f'--auth-mode login --account-name "${account}"', f"--connection-string '{own.connection_string}'")
+        line = line.replace(
+            f'--auth-mode login --as-user --account-name "${account}"', f"--connection-string '{own.connection_string}'"
+        )
+        line = line.replace(f"https://${account}.blob.core.windows.net", own.blobs)
+    return line
+
+
+@pytest.mark.skipif(
+    not AZ.exists() or not AZCOPY.exists(), reason="the Azure CLI and AzCopy were not run: `make cloud` installs them"
+)
+@pytest.mark.timeout(300)
+def test_each_point_comes_back_by_the_command_lines_themselves(disk, calm, rng, tmp_path):
+    """The real Azure CLI and the real AzCopy: list, sign, copy, look; byte for byte, and nothing existing is overwritten."""
+    disk.disturb(rng, 6)
+    disk.back_up()
+    listing, tomorrow, signing, copying, looking, copied = (here(line, calm) for line in commands())
+    permissions = ContainerSasPermissions(read=True, create=True, write=True, list=True)
+    until = datetime.now(UTC) + timedelta(hours=1)
+    signed = generate_container_sas(calm.source.name, "vhds", account_key=calm.source.key, permission=permissions, expiry=until)
+    names = {"web-restored.vhd": f"{disk.name}-by-cli.vhd", "web-copied.vhd": f"{disk.name}-by-azcopy.vhd"}
+    environment = {
+        **os.environ, "PATH": f"{tmp_path}:{AZ.parent}:{os.environ['PATH']}", "AZURE_CONFIG_DIR": str(tmp_path / "az"),
+        "AZURE_CORE_COLLECT_TELEMETRY": "false", "AZCOPY_LOG_LOCATION": str(tmp_path), "AZCOPY_JOB_PLAN_LOCATION": str(tmp_path),
+        "HOME": str(tmp_path),
+    }  # fmt: skip
+    (tmp_path / "azcopy").symlink_to(AZCOPY)
+
+    def run(*lines, **variables):
+        script = "\n".join(["set -euo pipefail", *lines])
+        for written, meant in names.items():
+            script = script.replace(written, meant)
+        return subprocess.run(
+            ["/bin/bash", "-c", script],
+            env={**environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+
+    found = run(listing.replace("web/", f"{disk.name}/").replace("--output table", "--output json"))
+    assert found.returncode == 0, found.stderr
+    (point,) = json.loads(found.stdout)
+    chosen = {"BLOB": point["blob"], "SNAPSHOT": point["snapshot"]}
+    azcopied = copied.replace('web-copied.vhd"', f'web-copied.vhd?{signed}" --trusted-microsoft-suffixes 127.0.0.1')
+    done = run(tomorrow, signing, copying, looking, azcopied, **chosen)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"status": "success"' in done.stdout
+    assert f'"bytes": {point["bytes"]}' in done.stdout
+    assert "Final Job Status: Completed" in done.stdout
+    with disk.platform.blobs(calm.source) as sources:
+        for made in names.values():
+            assert sources.get_blob_client("vhds", made).download_blob().readall() == bytes(disk.content), made
+    again = run(tomorrow, signing, copying, **chosen)
+    assert again.returncode != 0
+    assert "BlobAlreadyExists" in again.stderr
