@@ -238,8 +238,10 @@ class Catalogue(Protocol):
     async def source_holder(self, source: str) -> str | None:
         """The disk that has claimed the source blob, if any."""
 
-    async def release_source(self, source: str, disk: str, etag: str = "") -> None:
-        """Give the claim up if the disk holds it, and with an `etag` only at that version; otherwise nothing."""
+    async def release_source(self, source: str, disk: str, etag: str | None = None) -> None:
+        """Give the claim up if the disk holds it, and with an `etag` only at that version; otherwise nothing. An empty `etag`
+        is no claim's version.
+        """
 
     async def disks(self) -> list[str]:
         """Ids of all registered disks, ascending."""

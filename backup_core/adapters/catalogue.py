@@ -238,12 +238,12 @@ class TableCatalogue:
             return str((await self._table.get_entity(SOURCES, sha256(source.encode()).hexdigest()))["disk"])
         return None
 
-    async def release_source(self, source: str, disk: str, etag: str = "") -> None:
+    async def release_source(self, source: str, disk: str, etag: str | None = None) -> None:
         """Delete the claim the disk holds."""
         key = sha256(source.encode()).hexdigest()
         with _translated(f"release source {source}"), _missing_row():
             held = await self._table.get_entity(SOURCES, key)
-            if held["disk"] == disk and etag in ("", held.metadata["etag"]):
+            if held["disk"] == disk and etag in (None, held.metadata["etag"]):
                 await self._table.delete_entity(
                     SOURCES, key, etag=held.metadata["etag"], match_condition=MatchConditions.IfNotModified
                 )

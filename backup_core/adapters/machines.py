@@ -14,7 +14,6 @@ from azure.core.pipeline.policies import AsyncRetryPolicy
 from azure.core.rest import HttpRequest
 from azure.mgmt.compute.models import Disk, VirtualMachineUpdate
 
-from backup_core.adapters.answers import no_answer
 from backup_core.domain.errors import (
     AccessDeniedError,
     BackupError,
@@ -59,7 +58,10 @@ def _translated(what: str) -> Iterator[None]:
     except HttpResponseError as error:
         raise _fault(error, what) from None
     except (ServiceRequestError, ServiceResponseError) as error:
-        raise no_answer(error, what) from None
+        # Also when name servers know no such host: Resource Manager's name is not misspelt for long, and a change of a machine
+        # that is under way is not to be taken back for their fault.
+        message = f"{what}: no answer ({type(error).__name__}); it may pass"
+        raise ServiceUnavailableError(message) from None
 
 
 def _fault(error: HttpResponseError, what: str) -> BackupError:
@@ -200,10 +202,11 @@ class AzureMachines:
         with _translated(f"list the permissions on {at.name}"):
             answer = await self._client(at.subscription).send_request(HttpRequest("GET", path))
             answer.raise_for_status()
-        entries = answer.json().get("value")
-        if not isinstance(entries, list):
-            message = f"the list of permissions on {at.name} cannot be read"
-            raise UnexpectedAnswerError(message)
+        try:
+            entries = [dict(entry) for entry in answer.json()["value"]]
+        except (ValueError, KeyError, TypeError) as error:
+            message = f"the list of permissions on {at.name} cannot be read; nothing was assumed from it; look at ARM_ENDPOINT"
+            raise UnexpectedAnswerError(message) from error
         return {action: any(_grants(entry, action) for entry in entries) for action in actions}
 
     async def _done(self, poller: AsyncLROPoller[Any]) -> bool:

@@ -2,7 +2,7 @@
 // that may stay pending, finish, fail or be aborted, and the refusals a pending copy means for its destination.
 "use strict";
 const { load, watch } = require("./azurite");
-const { BLOB_API_VERSION, asBlobContext, document, fail, header } = require("./shared");
+const { BLOB_API_VERSION, asBlobContext, document, fail, header, refuseLongSource } = require("./shared");
 const { switches } = require("./switches");
 const tracking = require("./tracking");
 
@@ -63,6 +63,7 @@ function install() {
 
   const { validateCopySource } = BlobHandler.prototype;
   BlobHandler.prototype.validateCopySource = async function (copySource, ...rest) {
+    refuseLongSource(rest[1], copySource);
     try {
       return await validateCopySource.call(this, copySource, ...rest);
     } catch (error) {

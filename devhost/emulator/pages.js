@@ -3,7 +3,7 @@
 const crypto = require("crypto");
 const http = require("http");
 const { load, watch } = require("./azurite");
-const { BLOB_BYTES_MAX, PAGE, PUT_BYTES_MAX, asBlobContext, document, fail, header, invalidHeader } = require("./shared");
+const { BLOB_BYTES_MAX, PAGE, PUT_BYTES_MAX, asBlobContext, document, fail, header, invalidHeader, refuseLongSource } = require("./shared");
 const { refusePending } = require("./copies");
 const tracking = require("./tracking");
 
@@ -114,6 +114,7 @@ async function fetchSource(context, sourceUrl, sourceRange, length) {
   const match = /^bytes=(\d+)-(\d+)$/.exec(sourceRange || "");
   if (!match || match[2] - match[1] + 1 !== length || match[1] % PAGE) throw fail(context, 416, "InvalidPageRange");
   if (length > PUT_BYTES_MAX) throw fail(context, 413, "RequestBodyTooLarge");
+  refuseLongSource(context, sourceUrl);
   let url;
   try { url = new URL(sourceUrl); } catch { throw invalidHeader(context, "x-ms-copy-source", sourceUrl); }
   if (url.host !== (header(context, "host") || "").toLowerCase()) throw fail(context, 404, "CannotVerifyCopySource");

@@ -8,6 +8,7 @@ const { BLOB_API_VERSION } = load("blob/utils/constants");
 
 const PAGE = 512;
 const PUT_BYTES_MAX = 4 * 1024 * 1024;
+const COPY_SOURCE_LENGTH_MAX = 2048;
 const BLOB_BYTES_MAX = 8 * 1024 ** 4;
 
 const TEXT = {
@@ -42,6 +43,11 @@ function fail(context, status, code, { extra = {}, headers = {}, text } = {}) {
 const invalidHeader = (context, name, value) =>
   fail(context, 400, "InvalidHeaderValue", { extra: { HeaderName: name, HeaderValue: String(value) } });
 
+/** The source of a copy is a URL of up to 2 KiB, as it is sent (Copy Blob, Put Page From URL). */
+function refuseLongSource(context, url) {
+  if (String(url).length > COPY_SOURCE_LENGTH_MAX) throw invalidHeader(context, "x-ms-copy-source", url);
+}
+
 const asBlobContext = (context) => new BlobContext(context);
 const header = (context, name) => context.request.getHeader(name);
 
@@ -60,5 +66,5 @@ function requestedRange(context) {
 
 module.exports = {
   BLOB_API_VERSION, BLOB_BYTES_MAX, PAGE, PUT_BYTES_MAX, StorageError,
-  asBlobContext, document, fail, header, invalidHeader, requestedRange,
+  asBlobContext, document, fail, header, invalidHeader, refuseLongSource, requestedRange,
 };

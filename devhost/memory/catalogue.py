@@ -87,11 +87,11 @@ class MemoryCatalogue:
         await self._world.before("source_holder")
         return self.claimed[source].value if source in self.claimed else None
 
-    async def release_source(self, source: str, disk: str, etag: str = "") -> None:
+    async def release_source(self, source: str, disk: str, etag: str | None = None) -> None:
         """Give the claim up."""
         await self._world.before("release_source")
         held = self.claimed.get(source)
-        if held and held.value == disk and etag in ("", held.etag):
+        if held and held.value == disk and etag in (None, held.etag):
             del self.claimed[source]
         await self._world.after("release_source")
 

@@ -250,6 +250,17 @@ class TestCopies:
         without = source.send("PUT", "copy", {"x-ms-copy-action": "abort"}, comp="copy")
         assert without[:2] == (400, "MissingRequiredQueryParameter")
 
+    @pytest.mark.parametrize("length", [2048, 2049])
+    def test_the_url_of_a_source_has_up_to_2_kib(self, source, disk, length):
+        url = source.url("disk")
+        long = {"x-ms-copy-source": url + "&x=" + "a" * (length - len(url) - 3)}
+        page = {"x-ms-page-write": "update", "x-ms-range": "bytes=0-511", "x-ms-source-range": "bytes=0-511"}
+        source.page_blob("other", 8)
+        refused = (400, "InvalidHeaderValue")
+
+        assert (source.send("PUT", "copy", long)[:2] == refused) is (length > 2048)
+        assert (source.send("PUT", "other", {**long, **page}, comp="page")[:2] == refused) is (length > 2048)
+
     def test_source_conditions_have_their_own_code(self, source, disk):
         headers = {"x-ms-copy-source": source.url("disk"), "x-ms-source-if-none-match": disk.get_blob_properties().etag}
 

@@ -249,6 +249,8 @@ async def test_claims_have_versions(ports):
     assert renewed.etag != former["https://s/c/b"].etag
     assert renewed.changed >= former["https://s/c/b"].changed
     for claim in former.values():
+        await ports.catalogue.release_source(claim.value, "one", "")
+        assert claim.value in {held.value for held in await ports.catalogue.claims("one")}, "an empty version is none at all"
         await ports.catalogue.release_source(claim.value, "one", claim.etag)
     assert [claim.value for claim in await ports.catalogue.claims("one")] == ["https://s/c/b"]
     assert await ports.catalogue.claims("nobody") == []

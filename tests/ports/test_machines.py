@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import requests
+from azure.core.exceptions import HttpResponseError
 
 from backup_core import bootstrap
-from backup_core.adapters.machines import AzureMachines
+from backup_core.adapters.machines import AzureMachines, _fault
 from backup_core.domain.errors import (
     AccessDeniedError,
     MachineBusyError,
@@ -18,6 +20,7 @@ from backup_core.domain.errors import (
     MachineMissingError,
     MachineRefusedError,
     ServiceUnavailableError,
+    UnexpectedAnswerError,
 )
 from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import BlobAddress, managed_disk_id
@@ -631,3 +634,25 @@ async def test_no_token_travels_to_the_stand_in(azure, machines, name):
         await azure.machine(machine_id(name))
 
     assert "Bearer" not in str(refused.value) + json.dumps(machines.control("GET"))
+
+
+@pytest.mark.parametrize(
+    "body", ["<html>", "[]", "{}", '{"value": null}', '{"value": {"a": 1}}', '{"value": [5]}', '{"value": "x"}']
+)
+async def test_a_list_of_permissions_that_is_none(body):
+    """From a proxy, for instance: not known, and no fault of this program."""
+
+    async def send_request(_):
+        return SimpleNamespace(raise_for_status=lambda: None, json=lambda: json.loads(body))
+
+    port = AzureMachines(lambda _: SimpleNamespace(send_request=send_request))
+    with pytest.raises(UnexpectedAnswerError, match="cannot be read"):
+        await port.permitted(machine_id("web"), ["Microsoft.Compute/virtualMachines/write"])
+
+
+@pytest.mark.parametrize("reason", [None, "", "\n", "  "])
+def test_an_answer_without_a_reason(reason):
+    error = HttpResponseError(message="x")
+    error.status_code, error.reason = 409, reason
+
+    assert "Azure answered 409 without a code (" in str(_fault(error, "give it a disk"))
