@@ -98,9 +98,9 @@ async def begin(tools: Tools, asked: Begin) -> Begun:
 
 async def _own_row(tools: Tools, asked: Begin) -> bool:
     """Make the run's row say Running; False when the run has ended already, or its window is another run's."""
-    now = datetime.fromisoformat(asked.now)
     row = await tools.catalogue.run(asked.disk, asked.run)
     if row is None:
+        now = await tools.catalogue.now()
         fresh = Run(
             disk=asked.disk,
             run=asked.run,
@@ -126,7 +126,8 @@ async def _own_row(tools: Tools, asked: Begin) -> bool:
     if row.value.ended_for_good:
         return False
     if row.value.state == "NotStarted":
-        await write_run(tools, row, replace(row.value, state="Running", started=now, phase="preparing"))
+        started = await tools.catalogue.now()
+        await write_run(tools, row, replace(row.value, state="Running", started=started, phase="preparing"))
     return True
 
 
@@ -136,11 +137,12 @@ async def over(tools: Tools, asked: Begin | OwnDisk, owner: Owner) -> bool:
         row = await tools.catalogue.run(asked.disk, owner.run)
         if row is None or row.value.ended_for_good:
             return True
-        if not dead(row, await tools.catalogue.now()):
+        now = await tools.catalogue.now()
+        if not dead(row, now):
             return False
         # A conflict is a sign of life, or the same end written by another delivery: the row says which.
         with suppress(RowChangedError):
-            await write_run(tools, row, abandonment(row.value, asked.run, datetime.fromisoformat(asked.now)))
+            await write_run(tools, row, abandonment(row.value, asked.run, now))
     return False
 
 
@@ -150,7 +152,7 @@ async def _skip(tools: Tools, asked: Begin, owner: Owner) -> Begun:
     if row.value.ended_for_good:
         return Begun(state="ended", why=f"run {asked.run} has ended")
     why = f"run {owner.run} was at work on the disk"
-    ended = replace(row.value, state="Skipped", reason=why, ended=datetime.fromisoformat(asked.now), phase="done")
+    ended = replace(row.value, state="Skipped", reason=why, ended=await tools.catalogue.now(), phase="done")
     await write_run(tools, row, ended)
     return Begun(state="skipped", why=why)
 
@@ -408,7 +410,7 @@ async def end_row(tools: Tools, asked: Finish | FinishRestore) -> None:
         ended = replace(
             run,
             state=asked.state,
-            ended=datetime.fromisoformat(asked.now),
+            ended=await tools.catalogue.now(),
             phase="done" if asked.state == "Succeeded" else run.phase,
             percent=100 if asked.state == "Succeeded" else run.percent,
             points=tuple(asked.points),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from backup_core.activities.fencing import hold_lease, shut
@@ -46,7 +45,7 @@ async def begin_restore(tools: Tools, asked: BeginRestore) -> RestoreBegun:
             return RestoreBegun(state="ended", why=f"another orchestration of run {asked.run} is at work")
         try:
             if row.value.state == "NotStarted":
-                running = replace(row.value, state="Running", started=datetime.fromisoformat(asked.now), phase="preparing")
+                running = replace(row.value, state="Running", started=await tools.catalogue.now(), phase="preparing")
                 await write_run(tools, row, running)
             return await _pinned(tools, row.value, wanted, mine)
         except (RowChangedError, RowExistsError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from backup_core.activities.tools import guard_of, owned
@@ -21,6 +20,8 @@ from backup_core.steps.backup import BackedUp, Clean, Snapshotted, TakeBackup, T
 from backup_core.steps.messages import Nothing
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from backup_core.activities.tools import Tools
     from backup_core.domain.metadata import HeadMark
     from backup_core.domain.naming import BlobAddress
@@ -63,7 +64,7 @@ async def take_backup_snapshot(tools: Tools, asked: TakeBackup) -> BackedUp:
         raise UnexpectedAnswerError(message)
     taken = await _taken(tools, blob, mark)
     if not taken:
-        point = described(_point(asked, mark.page_map, row.value))
+        point = described(_point(asked, mark.page_map, row.value, await tools.catalogue.now()))
         await tools.blobs.snapshot(blob, to_point_metadata(point), guard_of(transfer.by, asked.etag))
         # Two deliveries at once may both have taken one: both go on with the older, and so does a rebuild.
         taken = await _taken(tools, blob, mark)
@@ -85,7 +86,7 @@ async def _taken(tools: Tools, blob: BlobAddress, mark: HeadMark) -> list[str]:
     return found
 
 
-def _point(asked: TakeBackup, page_map: str, head: Head) -> RestorePoint:
+def _point(asked: TakeBackup, page_map: str, head: Head, committed: datetime) -> RestorePoint:
     transfer = asked.transfer
     return RestorePoint(
         disk=transfer.by.disk,
@@ -108,7 +109,7 @@ def _point(asked: TakeBackup, page_map: str, head: Head) -> RestorePoint:
         digest="",
         page_map=page_map,
         verified=f"sizes, page maps, {asked.compared} bytes of content",
-        committed=datetime.fromisoformat(asked.now),
+        committed=committed,
     )
 
 

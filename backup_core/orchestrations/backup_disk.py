@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from backup_core.domain.ending import CANCELED, canceled_words
+from backup_core.domain.identity import child_id, lease_id
 from backup_core.orchestrations import copy_blob, repoint_machine
 from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, progress_shown, show, sub_orchestration
 from backup_core.orchestrations.shard_waves import applied_shards
@@ -102,7 +103,7 @@ class _Backup:
     def __init__(self, context: Context, request: BackupRequest) -> None:
         self.context, self.request = context, request
         going = request.going
-        self.lease = going.transfer.by.lease if going else str(context.new_uuid())
+        self.lease = going.transfer.by.lease if going else lease_id(context.instance_id, "run", request.run)
         self.started = going.started if going else now(context).isoformat()
         self.points = list(going.points) if going else []
         self.expired: list[str] = []
@@ -166,14 +167,14 @@ class _Backup:
             trigger=self.request.trigger,
             full=self.request.full,
             window=self.request.window,
-            now=self.started,
         )
         return (yield from call(self.context, BEGIN, asked, self.retries))
 
     def _settle(self, begun: Begun) -> Flow[None]:
         """A restore died while it changed a machine: bring that to an end first, forward or back."""
         asked = RepointRequest(by=self._ref(begun), change=begun.repoint, goal="")
-        ended = yield from sub_orchestration(self.context, repoint_machine.NAME, asked, f"{self.request.run}.vm", Repointed)
+        instance = child_id(self.context.instance_id, "settle")
+        ended = yield from sub_orchestration(self.context, repoint_machine.NAME, asked, instance, Repointed)
         if ended.fault:
             raise StepFailedError(ended.fault)
 
@@ -220,7 +221,9 @@ class _Backup:
 
     def _copy_whole(self, transfer: Transfer) -> Flow[Applied]:
         """Have the service make the new head by one Copy Blob, and take it over."""
-        asked, instance = CopyRequest(image=transfer.image, reason=transfer.reason), f"{self.request.run}.copy"
+        asked = CopyRequest(image=transfer.image, reason=transfer.reason)
+        # Each restore point of the run has a copy of its own at most.
+        instance = child_id(self.context.instance_id, "blob", attempt=len(self.points) + 1)
         end = yield from sub_orchestration(self.context, copy_blob.NAME, asked, instance, CopyEnd)
         self.retries.count += end.retries
         if end.state == "canceled":
@@ -250,7 +253,6 @@ class _Backup:
             etag=verified.etag,
             applied=applied,
             compared=verified.compared,
-            now=now(self.context).isoformat(),
         )
         backup = yield from call(self.context, TAKE_BACKUP, asked, self.retries)
         commit = Commit(transfer=transfer, etag=verified.etag, backup_snapshot=backup.snapshot)
@@ -311,7 +313,6 @@ class _Backup:
             run=self.request.run,
             lease=self.lease,
             state=state,
-            now=now(self.context).isoformat(),
             points=self.points,
             expired=self.expired,
             fault=fault,

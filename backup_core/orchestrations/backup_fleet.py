@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
+from backup_core.domain.identity import page_id
 from backup_core.domain.shown import named
 from backup_core.orchestrations import backup_disk
-from backup_core.orchestrations.calls import Flow, Retries, call, failure_text, show
+from backup_core.orchestrations.calls import Crashed, Flow, Retries, call, settled, show
 from backup_core.steps.backup import LIST_DISKS, BackupRequest, FleetPage, FleetRequest
 
 if TYPE_CHECKING:
@@ -42,29 +42,13 @@ def backup_fleet(context: Context) -> Flow[dict[str, Any]]:
         for one in page.runs
     }
     if page.more:
-        rest = request.model_copy(update={"after": page.runs[-1].disk})
-        tasks[f"disks after {page.runs[-1].disk}"] = context.call_sub_orchestrator(
-            NAME, rest.model_dump(mode="json"), f"{context.instance_id}.{page.runs[-1].disk}"
-        )
-    results, failed = yield from _settled(context, tasks)
+        rest = request.model_copy(update={"after": page.runs[-1].disk, "page": request.page + 1})
+        instance = page_id(context.instance_id, rest.page)
+        tasks[f"disks after {rest.after}"] = context.call_sub_orchestrator(NAME, rest.model_dump(mode="json"), instance)
+    ends = yield from settled(context, list(tasks.values()))
+    results = dict(zip(tasks, ends, strict=True))
+    failed = [f"{name}: {end.why}" for name, end in results.items() if isinstance(end, Crashed)]
     if failed:
         message = f"window {request.window}: {len(failed)} of {len(tasks)} failed: {named(failed)}"
         raise FleetFailedError(message)
     return {"window": request.window, "runs": results}
-
-
-def _settled(context: Context, tasks: dict[str, Any]) -> Flow[tuple[dict[str, Any], list[str]]]:
-    """Every task's result or failure, once all have ended: started together, then awaited one by one."""
-    if not tasks:
-        return {}, []
-    results: dict[str, Any] = {}
-    failed: list[str] = []
-    # task_all tells the first failure only; the loop below reads each task's own.
-    with contextlib.suppress(Exception):
-        yield context.task_all(list(tasks.values()))
-    for name, task in tasks.items():
-        try:
-            results[name] = yield task
-        except Exception as error:  # noqa: BLE001  a failed sub-orchestration arrives as a plain Exception
-            failed.append(f"{name}: {failure_text(error)}")
-    return results, failed

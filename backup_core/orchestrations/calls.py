@@ -7,7 +7,9 @@ runs one by one.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -40,11 +42,11 @@ class Context(Protocol):
 
     instance_id: str
     current_utc_datetime: datetime
+    """When the episode began. One that runs again has another time: see `now`."""
     version: str | None
     """The `defaultVersion` of host.json when the instance began: what an incompatible change keeps the old way for."""
 
     def get_input(self) -> Any: ...  # noqa: ANN401, D102  the SDK's own names and types
-    def new_uuid(self) -> str: ...  # noqa: D102
     def call_activity(self, name: str, input_: Any) -> Any: ...  # noqa: ANN401, D102
     def call_sub_orchestrator(self, name: str, input_: Any, instance_id: str) -> Any: ...  # noqa: ANN401, D102
     def task_all(self, tasks: list[Any]) -> Any: ...  # noqa: ANN401, D102
@@ -71,7 +73,11 @@ class Retries:
 
 
 def now(context: Context) -> datetime:
-    """The orchestrator's time: the same in every replay."""
+    """When the episode began: the same in every replay, but not when the episode runs a second time.
+
+    So it is good for three things: when a timer fires, what people are shown, and a deadline that is carried into the next
+    execution. It enters no input of a step or of another orchestration; activities ask the catalogue what time it is.
+    """
     return context.current_utc_datetime
 
 
@@ -156,14 +162,15 @@ def answer_of(answers: type[O], raw: Any) -> O | None:  # noqa: ANN401  any JSON
 
 
 def attempt(context: Context, step: Step[Any, Any], asked: Sequence[Message]) -> Flow[list[Outcome]]:
-    """The step once per input, side by side, tried once: each one's outcome."""
+    """The step once per input, side by side, tried once: each one's outcome. One that crashed is no fault of the others."""
     tasks = [context.call_activity(step.name, one.model_dump(mode="json")) for one in asked]
-    try:
-        raw = yield context.task_all(tasks)
-    except Exception as error:  # noqa: BLE001  a crashed activity arrives as a plain Exception with text
-        fault = Fault(code="Unexpected", message=failure_text(error), retryable=True)
-        return [Outcome(fault=fault)] * len(asked)
-    return [_outcome(step, one) for one in raw]
+    ends = yield from settled(context, tasks)
+    return [
+        Outcome(fault=Fault(code="Unexpected", message=end.why, retryable=True))
+        if isinstance(end, Crashed)
+        else _outcome(step, end)
+        for end in ends
+    ]
 
 
 def _outcome(step: Step[Any, Any], raw: Any) -> Outcome:  # noqa: ANN401  any JSON
@@ -172,3 +179,26 @@ def _outcome(step: Step[Any, Any], raw: Any) -> Outcome:  # noqa: ANN401  any JS
         return outcome
     message = f"{step.name} was answered by {outcome.step if outcome else 'what is not a step'}; it is called again"
     return Outcome(fault=Fault(code="AnswerLost", message=message, retryable=True))
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """An activity or orchestration that ended by an exception."""
+
+    why: str
+
+
+def settled(context: Context, tasks: Sequence[Any]) -> Flow[list[Any]]:
+    """Each task's output, or how it crashed, once all have ended."""
+    if not tasks:
+        return []
+    # It raises the first failure and forgets the other results, so each task is read below.
+    with contextlib.suppress(Exception):
+        yield context.task_all(list(tasks))
+    ends: list[Any] = []
+    for task in tasks:
+        try:
+            ends.append((yield task))
+        except Exception as error:  # noqa: BLE001  a crash arrives as a plain Exception
+            ends.append(Crashed(failure_text(error)))
+    return ends

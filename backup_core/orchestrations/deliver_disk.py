@@ -7,6 +7,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from backup_core.domain.identity import child_id
 from backup_core.orchestrations import copy_image, repoint_machine, wait_for_disk
 from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, progress_shown, show, sub_orchestration
 from backup_core.orchestrations.wait_for_disk import owner
@@ -109,7 +110,7 @@ class _Delivery:
             full_copy=self.request.full_copy,
             verification=self.request.verification,
         )
-        instance = f"{self.request.run}.disk.copy"
+        instance = child_id(self.context.instance_id, "image")
         copied = yield from sub_orchestration(self.context, copy_image.NAME, asked, instance, ImageCopied)
         self.retries.count += copied.retries
         if copied.state != "success":
@@ -129,7 +130,7 @@ class _Delivery:
 
     def _owned(self) -> Flow[Owned]:
         """From here on no backup runs: it would be of the disk that is just being replaced."""
-        asked, instance = WaitForDisk(by=self.by), f"{self.request.run}.queue"
+        asked, instance = WaitForDisk(by=self.by), child_id(self.context.instance_id, "queue")
         waited = yield from sub_orchestration(self.context, wait_for_disk.NAME, asked, instance, Waited)
         if waited.owned is None:
             raise _LeftError(None if waited.canceled else waited.fault)
@@ -155,7 +156,7 @@ class _Delivery:
         remembered = yield from call(self.context, REMEMBER_MACHINE, asked, self.retries)
         self._reached(change=remembered.change, old_disk=remembered.old_disk)
         wanted = RepointRequest(by=by, change=remembered.change, goal="new")
-        instance = f"{self.request.run}.vm"
+        instance = child_id(self.context.instance_id, "machine")
         machine = yield from sub_orchestration(self.context, repoint_machine.NAME, wanted, instance, Repointed)
         self._reached(machine=machine)
         if machine.fault:

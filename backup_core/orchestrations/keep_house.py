@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from backup_core.domain.identity import lease_id
 from backup_core.domain.shown import NAMED_MAX, named
 from backup_core.orchestrations.calls import Flow, Retries, attempt, call, show
 from backup_core.steps.housekeeping import LIST_KEPT, TIDY_DISK, HouseRequest, KeptPage, Tidied, Tidy
@@ -45,7 +46,8 @@ def keep_house(context: Context) -> Flow[dict[str, Any] | None]:
 def _tidied(context: Context, disks: list[str], run_days: int) -> Flow[tuple[int, list[str]]]:
     """Call for each disk until nothing is left of it; how much went, and what failed."""
     gone, faults = 0, []
-    open_ = {disk: Tidy(disk=disk, by=context.instance_id, lease=context.new_uuid(), run_days=run_days) for disk in disks}
+    by = context.instance_id
+    open_ = {disk: Tidy(disk=disk, by=by, lease=lease_id(by, "tidy", disk), run_days=run_days) for disk in disks}
     for _ in range(ROUNDS_MAX):
         outcomes = yield from attempt(context, TIDY_DISK, list(open_.values()))
         again: dict[str, Tidy] = {}

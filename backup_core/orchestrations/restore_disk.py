@@ -8,19 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from backup_core.domain.ending import CANCELED
+from backup_core.domain.identity import child_id, lease_id
 from backup_core.domain.naming import restored_head_name
 from backup_core.domain.outcome import Outcome as Ending
 from backup_core.domain.outcome import end_words
 from backup_core.orchestrations import copy_image, deliver_disk, wait_for_disk
 from backup_core.orchestrations.calls import (
+    Crashed,
     Flow,
     Retries,
     StepFailedError,
     answer_of,
     call,
-    failure_text,
-    now,
     progress_shown,
+    settled,
     show,
     sub_orchestration,
 )
@@ -55,6 +56,7 @@ from backup_core.steps.restore import (
 )
 
 if TYPE_CHECKING:
+    from backup_core.domain.identity import ChildPurpose
     from backup_core.orchestrations.calls import Context
     from backup_core.steps.restore import RestoreBegun
 
@@ -93,7 +95,7 @@ class _Restore:
 
     def __init__(self, context: Context, request: RestoreRequest) -> None:
         self.context, self.request = context, request
-        self.lease = str(context.new_uuid())
+        self.lease = lease_id(context.instance_id, "run", request.run)
         self.retries = Retries()
         self.points: list[str] = []
         self.leased: list[str] = []
@@ -103,7 +105,7 @@ class _Restore:
 
     def begin(self) -> Flow[RestoreBegun | None]:
         self._show("preparing")
-        asked = BeginRestore(disk=self.request.disk, run=self.request.run, lease=self.lease, now=now(self.context).isoformat())
+        asked = BeginRestore(disk=self.request.disk, run=self.request.run, lease=self.lease)
         begun = yield from call(self.context, BEGIN_RESTORE, asked, self.retries)
         if begun.state == "go":
             return begun
@@ -116,7 +118,7 @@ class _Restore:
         by = RunRef(
             disk=self.request.disk, run=self.request.run, lease=self.lease, epoch=0, source=begun.source, pin=begun.point
         )
-        self._show("copying", follow=f"{self.request.run}.disk")
+        self._show("copying", follow=self._child("delivery"))
         self.end = Ending(target=begun.target, managed_disk=begun.managed_disk, slot=_slot(begun), point=begun.point)
         head = self._head_image(by, begun)
         self.leased = [begun.target, *([head.destination] if begun.adopt else [])]
@@ -143,7 +145,7 @@ class _Restore:
     def _side_by_side(self, by: RunRef, begun: RestoreBegun, head: ImageCopy) -> Flow[tuple[Delivered, ImageCopied | None]]:
         """The machine's disk, and the backups' head: neither waits for the other."""
         delivery = DeliverDisk(request=self.request, by=by, begun=begun)
-        parts: list[_Part] = [(deliver_disk.NAME, delivery, f"{self.request.run}.disk", Delivered)]
+        parts: list[_Part] = [(deliver_disk.NAME, delivery, self._child("delivery"), Delivered)]
         if begun.adopt:
             promotion = CopyImage(
                 image=head,
@@ -151,42 +153,24 @@ class _Restore:
                 full_copy=self.request.full_copy,
                 verification=self.request.verification,
             )
-            parts.append((copy_image.NAME, promotion, f"{self.request.run}.head", ImageCopied))
-        outputs, faults = yield from self._settled([self._begun(part) for part in parts])
+            parts.append((copy_image.NAME, promotion, self._child("head"), ImageCopied))
+        ends = yield from settled(self.context, [self._begun(part) for part in parts])
         for position, part in enumerate(parts):
-            if not faults[position] and answer_of(part[-1], outputs[position]) is None:
-                (outputs[position],), (faults[position],) = yield from self._settled([self._begun(part)])
-        if faults[0]:
-            delivered = yield from self._recovered(by, begun, faults[0])
+            if not isinstance(ends[position], Crashed) and answer_of(part[-1], ends[position]) is None:
+                ends[position : position + 1] = yield from settled(self.context, [self._begun(part)])
+        if isinstance(ends[0], Crashed):
+            delivered = yield from self._recovered(by, begun, ends[0].why)
         else:
-            delivered = Delivered.model_validate(outputs[0])
+            delivered = Delivered.model_validate(ends[0])
         if not begun.adopt:
             return delivered, None
-        promoted = copy_image.failed(faults[1]) if faults[1] else ImageCopied.model_validate(outputs[1])
+        promoted = copy_image.failed(ends[1].why) if isinstance(ends[1], Crashed) else ImageCopied.model_validate(ends[1])
         self.retries.count += delivered.retries + promoted.retries
         return delivered, promoted
 
     def _begun(self, part: _Part) -> Any:  # noqa: ANN401  a durable task
         name, asked, instance, _ = part
         return self.context.call_sub_orchestrator(name, asked.model_dump(mode="json"), instance)
-
-    def _settled(self, tasks: list[Any]) -> Flow[tuple[list[Any], list[str]]]:
-        """Each task's output, or the text of its failure, once all have ended."""
-        try:
-            outputs = yield self.context.task_all(tasks)
-        except Exception:  # noqa: BLE001  task_all tells the first failure only; each task's own is read below
-            outputs = None
-        if outputs is not None:
-            return list(outputs), [""] * len(tasks)
-        outputs, faults = [], []
-        for task in tasks:
-            try:
-                outputs.append((yield task))
-                faults.append("")
-            except Exception as error:  # noqa: BLE001  a failed sub-orchestration arrives as a plain Exception
-                outputs.append(None)
-                faults.append(failure_text(error))
-        return outputs, faults
 
     def _recovered(self, by: RunRef, begun: RestoreBegun, why: str) -> Flow[Delivered]:
         """The delivery broke, or was terminated in the portal: nobody says how far it was. A machine it may have been changing
@@ -199,14 +183,14 @@ class _Restore:
         if not begun.repoint:
             return Delivered(state="failed", fault=fault)
         # Whatever part of the delivery is alive must not touch the machine any more: the disk is owned anew, without it.
-        self.owner_lease = str(self.context.new_uuid())
-        owned = yield from self._own(by, "recover", self.owner_lease)
+        self.owner_lease = lease_id(self.context.instance_id, "recovery", self.request.run)
+        owned = yield from self._own(by, "recovery", self.owner_lease)
         return Delivered(state="failed", fault=fault, owned=owned)
 
-    def _own(self, by: RunRef, instance: str, lease: str = "") -> Flow[Owned | None]:
+    def _own(self, by: RunRef, purpose: Literal["queue", "recovery"], lease: str = "") -> Flow[Owned | None]:
         """Become the disk's owner; None when the run is canceled meanwhile. What a dead change left is settled there."""
-        asked, name = WaitForDisk(by=by, lease=lease), f"{self.request.run}.{instance}"
-        waited = yield from sub_orchestration(self.context, wait_for_disk.NAME, asked, name, Waited)
+        asked = WaitForDisk(by=by, lease=lease)
+        waited = yield from sub_orchestration(self.context, wait_for_disk.NAME, asked, self._child(purpose), Waited)
         if waited.fault:
             raise StepFailedError(waited.fault)
         return waited.owned
@@ -270,7 +254,6 @@ class _Restore:
             etag=opened.etag,
             applied=promoted.applied,
             compared=promoted.compared,
-            now=now(self.context).isoformat(),
         )
         taken = yield from call(self.context, TAKE_BACKUP, take, self.retries)
         commit = Commit(transfer=transfer, etag=opened.etag, backup_snapshot=taken.snapshot, moves_from=owned.source)
@@ -278,6 +261,9 @@ class _Restore:
         self.points.append(committed.point)
         self.end.adopted = committed.point
         return "Succeeded"
+
+    def _child(self, purpose: ChildPurpose) -> str:
+        return child_id(self.context.instance_id, purpose)
 
     # -- the end ------------------------------------------------------------------------------------------------------------
 
@@ -311,7 +297,6 @@ class _Restore:
             run=self.request.run,
             lease=self.lease,
             state=state,
-            now=now(self.context).isoformat(),
             end=words,
             points=self.points,
             fault=fault,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from backup_core.domain.identity import child_id
 from backup_core.orchestrations import repoint_machine
 from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, show, sub_orchestration
 from backup_core.steps.copying import REPORT_PROGRESS, Report
-from backup_core.steps.messages import RunRef
+from backup_core.steps.messages import Fault, RunRef
 from backup_core.steps.restore import OWN_DISK, OwnDisk, Owned, Repointed, RepointRequest, Waited, WaitForDisk
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ NAME = "wait_for_disk"
 PAUSE_FIRST, PAUSE_MAX, PAUSE_GROWTH = 5.0, 300.0, 1.5
 """Seconds between looks. The longest is well below the 15 minutes after which a silent run is taken for dead."""
 LOOKS_PER_EXECUTION = 24
+SETTLINGS_MAX = 9
+"""Former changes of machines that are settled: there is at most one at a time, and nobody leaves another one meanwhile."""
 
 
 def wait_for_disk(context: Context) -> Flow[dict[str, Any] | None]:
@@ -32,17 +35,18 @@ def wait_for_disk(context: Context) -> Flow[dict[str, Any] | None]:
 
 def _waited(context: Context, request: WaitForDisk) -> Flow[Waited | None]:
     retries, by, pause = Retries(request.retries), request.by, request.pause or PAUSE_FIRST
+    settlings = request.settlings
     for _ in range(LOOKS_PER_EXECUTION):
         asked = OwnDisk(
             disk=by.disk,
             run=by.run,
             lease=request.lease or by.lease,
-            now=now(context).isoformat(),
             supersedes=by.lease if request.lease else "",
         )
         owned = yield from call(context, OWN_DISK, asked, retries)
         if owned.state == "unsettled":
-            yield from _settle(context, owner(by, owned, request.lease), owned)
+            settlings += 1
+            yield from _settle(context, owner(by, owned, request.lease), owned, settlings)
             continue
         if owned.state == "owned":
             return Waited(owned=owned)
@@ -54,7 +58,7 @@ def _waited(context: Context, request: WaitForDisk) -> Flow[Waited | None]:
             return Waited(canceled=True)
         yield context.create_timer(now(context) + timedelta(seconds=pause))
         pause = min(pause * PAUSE_GROWTH, PAUSE_MAX)
-    again = request.model_copy(update={"pause": pause, "retries": retries.count})
+    again = request.model_copy(update={"pause": pause, "retries": retries.count, "settlings": settlings})
     context.continue_as_new(again.model_dump(mode="json"))
     return None
 
@@ -65,8 +69,12 @@ def owner(by: RunRef, owned: Owned, lease: str = "") -> RunRef:
     return by.model_copy(update=owns)
 
 
-def _settle(context: Context, by: RunRef, owned: Owned) -> Flow[None]:
+def _settle(context: Context, by: RunRef, owned: Owned, number: int) -> Flow[None]:
+    if number > SETTLINGS_MAX:
+        message = f"disk {by.disk}: {SETTLINGS_MAX} changes of machines were settled and there is one more: {owned.repoint}"
+        raise StepFailedError(Fault(code="MachineBusy", message=f"{message}; look at the machine", retryable=False))
     asked = RepointRequest(by=by, change=owned.repoint, goal="")
-    ended = yield from sub_orchestration(context, repoint_machine.NAME, asked, f"{by.run}.settle", Repointed)
+    instance = child_id(context.instance_id, "settle", number)
+    ended = yield from sub_orchestration(context, repoint_machine.NAME, asked, instance, Repointed)
     if ended.fault:
         raise StepFailedError(ended.fault)

@@ -20,6 +20,8 @@ class FleetRequest(Message):
     full_copy: FullCopy = "pages"
     prune: bool = True
     after: str = ""
+    page: int = 1
+    """The slice's number within the window."""
 
 
 class FleetPage(Message):
@@ -68,8 +70,6 @@ class Begin(Message):
     trigger: Literal["timer", "http"]
     full: bool
     window: str
-    now: str
-    """The orchestrator's time, ISO 8601."""
 
 
 class Begun(Message):
@@ -179,7 +179,6 @@ class TakeBackup(Message):
     applied: Applied
     compared: int
     """Bytes of content the verification compared."""
-    now: str
 
 
 class BackedUp(Message):
@@ -230,7 +229,6 @@ class Finish(Message):
     run: str
     lease: str
     state: Literal["Succeeded", "Failed", "Canceled"]
-    now: str
     points: list[str] = Field(default_factory=list)
     expired: list[str] = Field(default_factory=list)
     fault: Fault | None = None
@@ -249,6 +247,7 @@ class Going(Message):
     points: list[str]
     heads: list[str]
     started: str
+    """Shown only."""
     fresh_after: bool
     """A fresh source snapshot follows after this transfer."""
 

@@ -27,7 +27,6 @@ class BeginRestore(Message):
     disk: str
     run: str
     lease: str
-    now: str
 
 
 class RestoreBegun(Message):
@@ -129,7 +128,6 @@ class OwnDisk(Message):
     disk: str
     run: str
     lease: str
-    now: str
     supersedes: str = ""
     """Another lease of the same run, whose execution is shut out by this one."""
 
@@ -252,6 +250,8 @@ class WaitForDisk(Message):
     """What to own the disk with, when it is not the run's lease: then whatever acts under that one is shut out."""
     pause: float = 0.0
     retries: int = 0
+    settlings: int = 0
+    """Former changes of machines that were settled so far."""
 
 
 class Waited(Message):
@@ -303,7 +303,6 @@ class FinishRestore(Message):
     run: str
     lease: str
     state: Literal["Succeeded", "Failed", "Canceled"]
-    now: str
     end: str
     points: list[str] = Field(default_factory=list)
     fault: Fault | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -28,13 +28,12 @@ from backup_core.activities import (
 from backup_core.domain import decision
 from backup_core.domain import retention as rules
 from backup_core.domain.metadata import PageMapDigest
-from backup_core.orchestrations import deliver_disk, repoint_machine
+from backup_core.orchestrations import backup_disk, deliver_disk, keep_house, repoint_machine, restore_disk
 from backup_core.orchestrations.calls import call
 from backup_core.steps.backup import COMMIT_POINT
 from backup_core.steps.copying import CHECK_COPY, Applied
 from backup_core.steps.restore import MOVE_MACHINE, SETTLE_CHANGE, Repointed
 from devhost.memory.catalogue import MemoryCatalogue
-from devhost.memory.instance import DrivenContext
 from devhost.memory.page_blobs import Blob, MemoryPageBlobs
 
 if TYPE_CHECKING:
@@ -66,8 +65,14 @@ def no_fence() -> Iterator[None]:
 
 @contextmanager
 def lease_from_the_name() -> Iterator[None]:
-    """The lease id is derived from the disk's name instead of being fresh for each run."""
-    with patch.object(DrivenContext, "new_uuid", lambda _: str(uuid.uuid5(uuid.NAMESPACE_URL, "vm"))):
+    """The lease id is derived from the disk's name alone: all runs have the same one."""
+
+    def lease_id(*_: str) -> str:
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, "vm"))
+
+    with ExitStack() as patches:
+        for module in (backup_disk, keep_house, restore_disk):
+            patches.enter_context(patch.object(module, "lease_id", lease_id))
         yield
 
 

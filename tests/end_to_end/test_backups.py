@@ -216,7 +216,7 @@ def test_a_full_backup_by_copy_blob(calm, tmp_path, name, rng):
         assert not {"PUT page", "PUT page-from-url"} & set(counts)
         disk.check_every_point()
         instances = {one["instanceId"] for one in platform.host.instances(f"{name}.")}
-        assert f"{first['id']}.copy" in instances, "it waits in an orchestration of its own"
+        assert f"{first['id']}~b1" in instances, "it waits in an orchestration of its own"
         path = f"/runtime/webhooks/durabletask/instances/{first['id']}.copy?showHistory=true&showHistoryOutput=true"
         seen = platform.host.call("GET", path).text + platform.host.log.read_text()
         assert "check_copy" in seen
@@ -380,7 +380,7 @@ def test_activities_delivered_late_change_nothing(disk, platform, calm, rng):
     copy = CopyRef(image=transfer.image, copy_id="x")
     late = [
         (TAKE_SNAPSHOT, TakeSnapshot(by=by)), (OPEN_HEAD, transfer), (APPLY_SHARD, ApplyShard(image=transfer.image, shard=0)),
-        (VERIFY_HEAD, Verify(transfer=transfer)), (TAKE_BACKUP, TakeBackup(transfer=transfer, etag="x", applied=Applied(), compared=0, now="2026-01-01T00:00:00+00:00")),
+        (VERIFY_HEAD, Verify(transfer=transfer)), (TAKE_BACKUP, TakeBackup(transfer=transfer, etag="x", applied=Applied(), compared=0)),
         (COMMIT_POINT, Commit(transfer=transfer, etag="x", backup_snapshot=point["snapshot"])),
         (DROP_PREVIOUS, Clean(transfer=transfer)), (PRUNE_POINTS, Prune(by=by)), (START_COPY, transfer.image),
         (CHECK_COPY, copy), (ABORT_COPY, copy), (TAKE_OVER_COPY, copy),

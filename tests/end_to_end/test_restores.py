@@ -376,7 +376,7 @@ def test_no_secret_in_a_restore(attached, platform, machines, calm):
     ]
     everything = "\n".join([json.dumps(run), platform.host.log.read_text(), str(dump(calm, platform)), *histories])
 
-    assert {one["instanceId"].removeprefix(run["id"]) for one in found} == {"", ".disk", ".disk.copy", ".head", ".queue", ".vm"}
+    assert {one["instanceId"].removeprefix(run["id"]) for one in found} == {"", "~d1", "~d1~i1", "~d1~m1", "~d1~q1", "~h1"}
     assert all(len(text) < 64 * 1024 for text in histories)
     for account in (calm.source, calm.backup, calm.state, calm.host):
         assert account.key not in everything

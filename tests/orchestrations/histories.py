@@ -13,6 +13,8 @@ import json
 import sys
 from collections import Counter, defaultdict
 from dataclasses import asdict
+from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,6 +23,7 @@ import pytest
 
 from backup_core import orchestrations
 from backup_core.orchestrations.registry import ORCHESTRATORS
+from devhost.functions.protocol import EventType, format_time, parse_time
 from devhost.functions.replay import Ending
 from devhost.memory.driver import Driver
 from devhost.memory.instance import VERSION, Recording, replayed
@@ -59,6 +62,44 @@ def fault(recording, version):
 
 def _shown(ending):
     return f"{ending.status} {ending.output or ending.next_input or ''}".strip()
+
+
+LATER = timedelta(minutes=7)
+TIMES = {"started", "began", "seconds"}
+"""Fields of outputs and of the next execution's input that are times: deadlines, and durations that people are shown."""
+SCHEDULED = {EventType.TASK_SCHEDULED, EventType.SUB_CREATED, EventType.TIMER_CREATED}
+
+
+def episodes(events):
+    """The history as each of its episodes saw it: what was written before, and what arrived for it."""
+    begins = [position for position, item in enumerate(events) if item["EventType"] == EventType.ORCHESTRATOR_STARTED]
+    for begin, end in pairwise([*begins, len(events)]):
+        yield events[:begin], [item for item in events[begin:end] if item["EventType"] not in SCHEDULED]
+
+
+def differing(recording):
+    """What an episode asks for, and what instead when it runs again later; empty when all ask for the same in both lives."""
+    for past, arrived in episodes(recording.events):
+        later = [{**one, "Timestamp": format_time(parse_time(one["Timestamp"]) + LATER)} for one in arrived]
+        first, second = (_actions(recording, [*past, *new]) for new in (arrived, later))
+        if first != second:
+            return f"episode after {len(past)} events of {recording.orchestrator}: {first}\n... and later: {second}"
+    return ""
+
+
+def _actions(recording, events):
+    """What the last episode asks for, and how it ends: all but times."""
+    played = replayed(ORCHESTRATORS[recording.orchestrator], recording.instance, events)
+    asked = {number: (one.kind, one.name, one.instance, one.input) for number, one in played.scheduled.items()}
+    end = played.ending
+    return asked, end and (end.status, _timeless(json.loads(end.output or "null")) if end.status == "Completed" else end.output,
+                           _timeless(end.next_input))  # fmt: skip
+
+
+def _timeless(value):
+    if isinstance(value, dict):
+        return {name: _timeless(one) for name, one in value.items() if name not in TIMES}
+    return value
 
 
 def arcs(recording):

@@ -108,6 +108,16 @@ async def test_only_what_failed_in_a_wave_is_repeated(scene):
     assert sorted(shards) == [0, 1, 2]
 
 
+async def test_a_crash_in_a_wave_is_no_fault_of_the_others(scene):
+    """What has ended well is not done again."""
+    scene.with_limits(shard_bytes_max=512)
+    driver = failing(scene, "apply_shard", [RuntimeError("worker gone")])
+    await run(scene, driver, wave=3)
+
+    shards = [asked["shard"] for name, asked, _ in driver.calls if name == "apply_shard"]
+    assert sorted(shards) == [0, 1, 2]
+
+
 async def test_the_fleet_is_taken_in_slices(scene):
     """More disks than one orchestration starts: the rest goes to another, and all are backed up once."""
     for number in range(5):

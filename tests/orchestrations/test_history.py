@@ -128,7 +128,7 @@ def test_a_restored_image_of_eight_tebibytes():
         becomes="disk", kind="restored", generation=0, size=DISK_BYTES_MAX,
     )  # fmt: skip
     asked = CopyImage(image=image, wave=16, full_copy="pages", verification="full")
-    instance, applied, largest = replayed(copy_image, asked, f"{RUN}.disk.copy"), [], 0
+    instance, applied, largest = replayed(copy_image, asked, f"{RUN}~d1~i1"), [], 0
     while not instance.ended:
         applied += [task.input["shard"] for task in instance.waiting if task.name == "apply_shard"]
         instance.settle_all([(task, stub(AS_IN_BACKUPS.get(task.name, task.name), task.input)) for task in instance.waiting])
@@ -145,10 +145,10 @@ def test_a_restore_that_waits_for_days(what):
     looks, largest = 0, 0
     if what == "repoint":
         instance = replayed(
-            repoint_machine, RepointRequest(by=BY, change=f"{NAME}/{RUN}/machine.json", goal="new"), f"{RUN}.vm"
+            repoint_machine, RepointRequest(by=BY, change=f"{NAME}/{RUN}/machine.json", goal="new"), f"{RUN}~d1~m1"
         )
     else:
-        instance = replayed(wait_for_disk, WaitForDisk(by=BY), f"{RUN}.queue")
+        instance = replayed(wait_for_disk, WaitForDisk(by=BY), f"{RUN}~d1~q1")
 
     def answer(task):
         nonlocal looks

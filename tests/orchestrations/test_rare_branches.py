@@ -41,6 +41,7 @@ USUAL = {
     "discard_image": {"left": ""},
     "remember_machine": {"change": "vm/machine.json", "old_disk": OLD},
 }
+LOOKED = {"done": False, "move": "none", "holds": "old", "power": "running"}
 LOST = Fault(code="ServiceUnavailable", message="no answer", retryable=True)
 REFUSED = Fault(code="MachineRefused", message="not this one", retryable=False)
 
@@ -255,6 +256,25 @@ async def test_a_former_change_that_cannot_be_settled_ends_the_wait():
     assert output["fault"]["message"] == "not this one"
 
 
+async def test_changes_that_are_never_settled_end_the_wait():
+    """Each is settled by a child with an id of its own, in all executions; then it fails visibly."""
+    unsettled = {"state": "unsettled", "epoch": 9, "repoint": "vm/machine.json"}
+    waiting = {"state": "waiting", "busy": "vm.20260102T000000Z.timer"}
+    script = Script(own_disk=[unsettled, *[waiting] * 30, unsettled], move_machine={**LOOKED, "done": True}, settle_change={})
+    script.answers["look_at_machine"] = LOOKED
+    begun, perform = [], script.driver.run
+
+    async def run(name, asked, instance, seed=""):
+        begun.append(instance)
+        return await perform(name, asked, instance, seed)
+
+    script.driver.run = run
+    output = await script.run("wait_for_disk", WaitForDisk(by=BY))
+
+    assert begun == [RUN, *(f"{RUN}~s{number}" for number in range(1, 10))]
+    assert output["fault"]["message"].startswith("disk vm: 9 changes of machines were settled and there is one more")
+
+
 # -- the restore ----------------------------------------------------------------------------------------------------
 
 
@@ -359,7 +379,7 @@ async def test_a_child_that_is_never_answered_fails_the_caller():
     output = await script.run("deliver_disk", delivery())
 
     assert output["state"] == "failed"
-    assert output["fault"]["message"] == f"{RUN}.disk.copy: answered 3 times with what is not its own"
+    assert output["fault"]["message"] == f"{RUN}~i1: answered 3 times with what is not its own"
 
 
 async def test_a_delivery_that_another_call_answered_is_begun_again():

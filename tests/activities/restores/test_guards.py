@@ -75,7 +75,7 @@ async def test_only_the_execution_that_pinned_may_act_and_only_while_its_run_liv
 async def test_a_second_orchestration_of_a_run_steps_back(scene):
     """Another lease for the same run: it neither begins nor owns."""
     await stopped_before(scene, "move_machine")
-    asked = {"disk": "vm", "run": RUN, "lease": "00000000-0000-0000-0000-000000000009", "now": scene.world.now.isoformat()}
+    asked = {"disk": "vm", "run": RUN, "lease": "00000000-0000-0000-0000-000000000009"}
     before = scene.dump(with_runs=True)
 
     assert (await scene.perform("begin_restore", asked))["value"]["state"] == "ended"

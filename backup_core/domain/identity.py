@@ -1,0 +1,54 @@
+"""Who acts, and under which id: made from the instance that acts and what for, never from a clock or by chance.
+
+An episode of an orchestration may run twice, minutes apart, and what it asked for the first time goes on beside what it asks
+for the second time. Both have to be the same actor, and so need the same lease and the same ids.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+from uuid import UUID, uuid5
+
+INSTANCE_ID_LENGTH_MAX = 100
+"""Characters of an instance id that Durable Functions promises to take."""
+CHILD = "~"
+"""Begins what is added to a parent's id. No id that is started from outside has it."""
+_LEASES = UUID("6f1d5b0e-6f0a-4d59-9a0e-6b1f4f3d2c11")
+"""The namespace of our lease ids. Never to be changed: runs in flight would become strangers to themselves."""
+
+LeasePurpose = Literal["run", "recovery", "tidy"]
+ChildPurpose = Literal["delivery", "head", "image", "blob", "queue", "recovery", "machine", "settle", "page"]
+"""What a sub-orchestration is for. Each begins with a letter of its own, which stands for it in the id:
+
+`delivery` the new disk of a restore; `head` the head it promotes; `image` the copy of the new disk; `blob` a copy made by the
+service; `queue` the wait for the disk's ownership, `recovery` the same after the delivery broke; `machine` the change of a
+machine's disk, `settle` of one that a dead run has left; `page` more disks of a window.
+"""
+
+
+def lease_id(instance: str, purpose: LeasePurpose, of: str) -> str:
+    """The lease that an orchestration instance takes for a purpose: a GUID. `of` is the run or disk that it is for.
+
+    The same in every life of the instance. Another instance that is handed the same run gets another one: two orchestrations of
+    one run shut each other out.
+    """
+    # Neither an instance's id nor a run's has a slash.
+    return str(uuid5(_LEASES, f"{instance}/{purpose}/{of}"))
+
+
+def child_id(parent: str, purpose: ChildPurpose, attempt: int = 1) -> str:
+    """The instance id of a sub-orchestration. `attempt` counts what a parent starts for the purpose, in all its executions.
+
+    The longest run id, 89 characters, has room for children in three generations, with 9, 9 and 999 attempts. ValueError for
+    an id that is longer than Durable Functions takes.
+    """
+    child = f"{parent}{CHILD}{purpose[0]}{attempt}"
+    if len(child) > INSTANCE_ID_LENGTH_MAX:
+        message = f"instance id {child} has {len(child)} characters, {INSTANCE_ID_LENGTH_MAX} are allowed"
+        raise ValueError(message)
+    return child
+
+
+def page_id(instance: str, page: int) -> str:
+    """The instance id of a further page of a fleet, from the id of any page: it does not grow with the number of pages."""
+    return child_id(instance.partition(CHILD)[0], "page", page)
