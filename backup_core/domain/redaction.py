@@ -10,11 +10,12 @@ _NAMES = (
     "sig|signature|code|x-functions-key|accountkey|sharedaccesssignature|authorization|password|client_secret|"
     "access_token|refresh_token|id_token"
 )
+_QUOTE = rf"(?:\\*['\"]|{_SIGN}2[27])"
+_IS = rf"(?:[=:]|{_SIGN}3[DdAa]|\\+u003[DdAa])"
 _SECRETS = re.compile(
     # Before it no word, or the end of an encoded &, ?, ; , a quote, a comma or a space.
-    rf"(?P<name>(?:(?<![A-Za-z0-9_])|(?<=26|3F|3B|22|27|2C|20))(?:{_NAMES})(?:['\"]|{_SIGN}2[27])?\s*"
-    rf"(?:[=:]|{_SIGN}3[DdAa])\s*['\"]?)"
-    rf"(?:(?:bearer|sharedkey)\s+)?(?:(?!{_SIGN}26)[^\s&;,'\"<>])+",
+    rf"(?P<name>(?:(?<![A-Za-z0-9_])|(?<=26|3F|3B|22|27|2C|20))(?:{_NAMES}){_QUOTE}?\s*{_IS}\s*{_QUOTE}?)"
+    rf"(?:(?:bearer|sharedkey)\s+)?(?:(?!{_SIGN}26|\\+u0026)[^\s&;,'\"<>])+",
     re.IGNORECASE,
 )
 _SCHEMES = re.compile(r"\b(?P<scheme>bearer|sharedkey|basic)(?:\s|%20)+[A-Za-z0-9._~+/:=%-]{8,}", re.IGNORECASE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -195,6 +196,9 @@ KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr
         f"signed with {quote(SIGNATURE, safe='')}",
         f"the key is {KEY} here",
         '{"sig": "abc/def+ghi="}',
+        json.dumps(json.dumps({"sig": "abc/def+ghi="})),
+        r'{"url": "https://a.test/c/b?sv=1\u0026sig\u003dabc/def\u0026sp=r"}',
+        "https://a.test/c/b?sv=1&amp;sig=abc/def&amp;sp=r",
         f"the key is {quote(KEY, safe='')} here",
         f"got {TOKEN}.",
         f"token={TOKEN}&x=1",
