@@ -92,7 +92,9 @@ async def begin(tools: Tools, asked: Begin) -> Begun:
         taken_row = await tools.catalogue.head(asked.disk)
         if taken_row and taken_row.value.owner == taken.owner:
             return await _go(tools, asked, policy, taken_row)
-    message = f"disk {asked.disk}: its head row changed {CONFLICTS_MAX} times while run {asked.run} tried to own it"
+    message = (
+        f"disk {asked.disk}: its head row changed {CONFLICTS_MAX} times while run {asked.run} tried to own it; it may pass"
+    )
     raise RowChangedError(message)
 
 
@@ -338,7 +340,7 @@ async def report_progress(tools: Tools, report: Report) -> Reported:
             started=run.started.isoformat() if run.started else "",
             cancel=run.cancel_asked is not None or run.error is not None,
         )
-    message = f"run {report.by.run}: its row changed {CONFLICTS_MAX} times while its progress was written"
+    message = f"run {report.by.run}: its row changed {CONFLICTS_MAX} times while its progress was written; it may pass"
     raise RowChangedError(message)
 
 
@@ -423,5 +425,5 @@ async def end_row(tools: Tools, asked: Finish | FinishRestore) -> None:
         except RowChangedError:
             continue
         return
-    message = f"run {asked.run}: its row changed {CONFLICTS_MAX} times while its end was written"
+    message = f"run {asked.run}: its row changed {CONFLICTS_MAX} times while its end was written; it may pass"
     raise RowChangedError(message)

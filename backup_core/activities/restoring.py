@@ -50,7 +50,7 @@ async def begin_restore(tools: Tools, asked: BeginRestore) -> RestoreBegun:
             return await _pinned(tools, row.value, wanted, mine)
         except (RowChangedError, RowExistsError):
             continue  # a retention, a cancel or another delivery was faster: look again
-    message = f"disk {asked.disk}: rows changed {CONFLICTS_MAX} times while restore {asked.run} began"
+    message = f"disk {asked.disk}: rows changed {CONFLICTS_MAX} times while restore {asked.run} began; it may pass"
     raise RowChangedError(message)
 
 
@@ -110,7 +110,9 @@ async def own_disk(tools: Tools, asked: OwnDisk) -> Owned:
             await tools.catalogue.put_head(taken, found.etag if found else None)
         except (RowChangedError, RowExistsError):
             continue
-    message = f"disk {asked.disk}: its head row changed {CONFLICTS_MAX} times while restore {asked.run} tried to own it"
+    message = (
+        f"disk {asked.disk}: its head row changed {CONFLICTS_MAX} times while restore {asked.run} tried to own it; it may pass"
+    )
     raise RowChangedError(message)
 
 
@@ -144,7 +146,7 @@ async def note_failure(tools: Tools, asked: NoteFailure) -> Nothing:
         except RowChangedError:
             continue
         return Nothing()
-    message = f"run {asked.by.run}: its row changed {CONFLICTS_MAX} times while its failure was written"
+    message = f"run {asked.by.run}: its row changed {CONFLICTS_MAX} times while its failure was written; it may pass"
     raise RowChangedError(message)
 
 

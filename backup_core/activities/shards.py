@@ -176,6 +176,6 @@ def _check(tally: Applied, shard: Shard, image: ImageCopy) -> None:
     if done != planned:
         message = (
             f"run {image.by.run}: shard [{shard.start}, {shard.end}) was planned as {planned} (bytes written, bytes "
-            f"cleared, requests) and listed again as {done}; two listings of the same snapshots differ"
+            f"cleared, requests) and listed again as {done}; two listings of the same snapshots differ; the next run lists anew"
         )
         raise UnexpectedAnswerError(message)
