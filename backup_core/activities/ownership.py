@@ -180,7 +180,7 @@ async def _go(tools: Tools, asked: Begin, policy: Policy, row: Versioned[Head]) 
     decision = decide(head, policy.source, found, full_asked=asked.full)
     if decision.kind == "full":
         begun = _full(asked.disk, asked.run, epoch, policy.source, decision)
-        return begun.model_copy(update={"held": held})
+        return begun.model_copy(update={"held": held, "verification": policy.verification})
     assert head.pair is not None
     begun = Begun(
         state="go",
@@ -195,6 +195,7 @@ async def _go(tools: Tools, asked: Begin, policy: Policy, row: Versioned[Head]) 
         base=head.pair.source_snapshot,
         finish_target=decision.finish_target,
         finish_size=mark.size if mark and decision.finish_target else 0,
+        verification=policy.verification,
     )
     if mark is None or mark.run != asked.run:
         return begun
@@ -282,7 +283,7 @@ async def _unchanged(tools: Tools, head: Head, mark: HeadMark | None, before: Bl
                 return await anext(changed, None) is None
             async with aclosing(changes_between(tools, tools.source(mark.source), mark.target, mark.base, whole)) as intended:
                 async for lone in one_sided(_ranges(changed), _ranges(intended)):
-                    if lone.left:
+                    if lone.side == "left":
                         return False
     except (DiffRefusedError, BlobMissingError, SnapshotMissingError):
         return False
@@ -349,7 +350,14 @@ def _progressed(run: Run, report: Report) -> Run:
     return replace(
         run,
         phase=report.phase,
-        percent=percent(report.phase, report.done, report.total, run.percent, rounds_left=report.rounds_left),
+        percent=percent(
+            report.phase,
+            report.done,
+            report.total,
+            run.percent,
+            rounds_left=report.rounds_left,
+            verifying=report.verifying_from,
+        ),
         kind=report.kind or run.kind,
         reason=report.reason or run.reason,
         bytes_total=max(run.bytes_total, report.bytes_total),
@@ -358,6 +366,7 @@ def _progressed(run: Run, report: Report) -> Run:
         bytes_streamed=max(run.bytes_streamed, report.bytes_streamed),
         requests_total=max(run.requests_total, report.requests_total),
         requests_done=max(run.requests_done, report.requests_done),
+        requests_verified=max(run.requests_verified, report.requests_verified),
         retries=max(run.retries, report.retries),
         restore=replace(run.restore, attention=report.attention) if run.restore else None,
     )

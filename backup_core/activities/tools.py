@@ -23,7 +23,7 @@ from backup_core.domain.errors import (
 from backup_core.domain.naming import BlobAddress, parse_blob_url, parse_resource_id
 from backup_core.domain.ranges import GIB, MIB, ByteRange, DiffRange, windows
 from backup_core.domain.records import Owner, Pin, Slot
-from backup_core.domain.sampling import OUTSIDE_MIN
+from backup_core.domain.sampling import Samples
 from backup_core.ports import Fence, Guard
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ class Limits:
     """Ranges are listed in windows: a very fragmented blob hits a server time-out on the whole."""
     windows_ahead: int = 4
     """Windows listed at the same time."""
-    content_bytes: int = GIB
-    """Content is compared in windows of this size; between two of them a verification may stop and be resumed."""
-    samples_min: int = OUTSIDE_MIN
-    """Blocks a sampled verification draws at least among those the diff leaves alone."""
+    batch_reads: int = 256
+    """Pieces a full verification compares between two looks at the clock: a GiB of 4 MiB each."""
+    samples: Samples = field(default_factory=Samples)
+    """What a sampled verification reads."""
     verify_seconds: float = 100.0
     """A verification returns where to resume after this long."""
     prune_points_max: int = 20

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.activities.fencing import shut
@@ -12,17 +13,16 @@ from backup_core.activities.tools import allowed, guard_of, owned, policy_of, si
 from backup_core.activities.transfer import work
 from backup_core.domain.errors import HeadAlteredError, UnexpectedAnswerError, VerificationError
 from backup_core.domain.metadata import PageMapDigest, from_metadata, to_metadata
-from backup_core.domain.ranges import ByteRange, OneSided, chunks, one_sided, windows
-from backup_core.domain.sampling import Sampling
+from backup_core.domain.ranges import PUT_BYTES_MAX, ByteRange, Mapped, chunks, mapped, windows
+from backup_core.domain.sampling import BlockRun, Draw, block_runs
 from backup_core.steps.backup import Verify
-from backup_core.steps.copying import ImageCopy, Verified
+from backup_core.steps.copying import Blocks, ImageCopy, Verified
 from backup_core.steps.restore import CompareImage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from backup_core.activities.tools import Tools
-    from backup_core.domain.naming import BlobAddress
 
 _ZEROS = bytes(4 * 1024 * 1024)
 
@@ -59,12 +59,10 @@ async def _verify(tools: Tools, asked: Verify) -> Verified:
         message = f"{head}: its mark is not that of run {transfer.by.run}; found {mark}"
         raise UnexpectedAnswerError(message)
     if mark.state in ("verified", "committed"):
-        return Verified(
-            content=True, offset=transfer.size, chain=mark.page_map, etag=found.etag, compared=asked.compared, done=True
-        )
+        ended = {"content": True, "offset": transfer.size, "chain": mark.page_map, "etag": found.etag, "done": True}
+        return so_far.model_copy(update=ended)
     full = (await policy_of(tools, transfer.by.disk)).verification == "full"
-    comparison = Comparison(transfer, full, asked.changed_bytes, asked.ranges)
-    reached = await compared(tools, comparison, so_far, found.size)
+    reached = await compared(tools, transfer, so_far, found.size, full=full)
     if not reached.done:
         return reached
     marked = to_metadata(mark.verified(reached.chain))
@@ -85,7 +83,7 @@ async def compare_image(tools: Tools, asked: CompareImage) -> Verified:
     blob = tools.image(image.destination)
     so_far = await _so_far(tools, asked, image)
     size = (await tools.blobs.properties(blob)).size
-    reached = await compared(tools, Comparison(image, asked.full), so_far, size)
+    reached = await compared(tools, image, so_far, size, full=asked.full)
     if reached.done and (now := (await tools.blobs.properties(blob)).etag) != reached.etag:
         message = f"{blob}: changed by somebody else while it was compared (version {reached.etag}, found {now}); not used"
         raise HeadAlteredError(message)
@@ -95,77 +93,112 @@ async def compare_image(tools: Tools, asked: CompareImage) -> Verified:
 async def _so_far(tools: Tools, asked: Verify | CompareImage, image: ImageCopy) -> Verified:
     """Where the comparison came to. Before it begins, the blob is shut to everything the copying may still have under way."""
     etag = asked.etag or await shut(tools, tools.image(image.destination), image.by.epoch + 1, image.by.lease)
-    return Verified(
-        content=asked.content,
-        offset=asked.offset,
-        chain=asked.chain or PageMapDigest.START,
-        etag=etag,
-        compared=asked.compared,
-        done=False,
-    )
+    begun = {"etag": etag, "chain": asked.chain or PageMapDigest.START}
+    return Verified(done=False, **(asked.position() | begun))
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What is compared, and how much of its content."""
-
-    image: ImageCopy
-    full: bool
-    changed_bytes: int = 0
-    """What the plan says of the diff: bytes it touches, and in how many ranges. Samples are spread over the rest."""
-    ranges: int = 0
-
-
-async def compared(tools: Tools, comparison: Comparison, so_far: Verified, found_size: int) -> Verified:
+async def compared(tools: Tools, image: ImageCopy, so_far: Verified, found_size: int, *, full: bool) -> Verified:
     """Compare sizes and page maps, then content, window by window, from where `so_far` came to; stops in time.
 
-    A range only one side has allocated must hold zeros: it is read and proved. Raises VerificationError.
+    A range only one side has allocated must hold zeros: it is read and proved. Of the content, every allocated byte is compared
+    when `full`, else samples. Raises VerificationError.
     """
-    image = comparison.image
     source, blob = tools.image(image.source), tools.image(image.destination)
     size = (await tools.blobs.properties(source, image.target)).size
     if found_size != size:
         message = f"{blob}: {found_size} bytes, but snapshot {image.target} of {source} has {size}; not used"
         raise VerificationError(message)
-    began, reached = tools.monotonic(), so_far
+    deadline, reached = tools.monotonic() + tools.limits.verify_seconds, so_far
     if not reached.content:
         for window in windows(size, tools.limits.window_bytes, reached.offset):
-            chain = await _compare(tools, image, source, blob, window, reached.chain)
-            ended = window.end == size
-            reached = reached.model_copy(update={"chain": chain, "content": ended, "offset": 0 if ended else window.end})
-            if tools.monotonic() - began > tools.limits.verify_seconds:
+            reached = await (_compare_maps if full else _compare_maps_and_count)(tools, image, window, reached)
+            if window.end == size:
+                expected = reached.reads_expected if full else 2 * _draw(tools, image, reached).count
+                reached = reached.model_copy(update={"content": True, "offset": 0, "reads_expected": expected})
+            if tools.monotonic() > deadline:
                 return reached
-    for window in windows(size, tools.limits.content_bytes, reached.offset):
-        more = await _compare_content(tools, comparison, window)
-        reached = reached.model_copy(update={"compared": reached.compared + more, "offset": window.end})
-        if window.end < size and tools.monotonic() - began > tools.limits.verify_seconds:
-            return reached
+    content = _whole_content(tools, image, reached) if full else _sampled_content(tools, image, reached)
+    async with aclosing(content) as parts:
+        async for part in parts:
+            reached = part
+            if reached.offset < size and tools.monotonic() > deadline:
+                return reached
     return reached.model_copy(update={"done": True})
 
 
 # -- content ------------------------------------------------------------------------------------------------------
 
 
-async def _compare_content(tools: Tools, comparison: Comparison, window: ByteRange) -> int:
-    """Read blocks of the window from both sides and compare them; returns the bytes compared."""
-    image = comparison.image
-    pieces = _every_chunk(tools, image, window) if comparison.full else _sample(tools, comparison, window)
-    comparisons = side_by_side(pieces, lambda piece: _equal(tools, image, piece), tools.limits.in_flight)
-    return sum([size async for size in comparisons])
+async def _whole_content(tools: Tools, image: ImageCopy, reached: Verified) -> AsyncGenerator[Verified, None]:
+    """Every allocated byte, some pieces at a time; how far it came after each time, and at the end."""
+    source, limits = tools.image(image.source), tools.limits
+    for window in windows(image.size, limits.window_bytes, reached.offset):
+        allocated = tools.blobs.allocated(source, image.target, window)
+        async for batch in _batches(_pieces(allocated), limits.batch_reads):
+            reached = await _compare_pieces(tools, image, batch, reached)
+            yield reached.model_copy(update={"offset": batch[-1].end})
+        reached = reached.model_copy(update={"offset": window.end})
+        yield reached
 
 
-async def _every_chunk(tools: Tools, image: ImageCopy, window: ByteRange) -> AsyncIterator[ByteRange]:
-    async for allocated in tools.blobs.allocated(tools.image(image.source), image.target, window):
-        for piece in chunks(allocated):
+async def _pieces(ranges: AsyncIterator[ByteRange]) -> AsyncIterator[ByteRange]:
+    async for one in ranges:
+        for piece in chunks(one):
             yield piece
 
 
-async def _sample(tools: Tools, comparison: Comparison, window: ByteRange) -> AsyncIterator[ByteRange]:
-    image = comparison.image
-    sampling = Sampling.of(image.size, comparison.changed_bytes, comparison.ranges, tools.limits.samples_min)
-    changed = (one.range async for one in work(tools, image, window))
-    for block in await sampling.blocks(changed, window, f"{image.by.run}:{image.target}:{window.start}"):
-        yield block
+async def _batches(pieces: AsyncIterator[ByteRange], size: int) -> AsyncIterator[list[ByteRange]]:
+    batch: list[ByteRange] = []
+    async for piece in pieces:
+        batch.append(piece)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+async def _sampled_content(tools: Tools, image: ImageCopy, reached: Verified) -> AsyncGenerator[Verified, None]:
+    """The drawn blocks, window by window; how far it came after each."""
+    draw = _draw(tools, image, reached)
+    for window in windows(image.size, tools.limits.window_bytes, reached.offset):
+        before = reached.before
+        drawn, kept, changed = await draw.inside(window, _block_runs(tools, image, window), before.kept, before.changed)
+        reached = await _compare_pieces(tools, image, drawn, reached)
+        passed = {"offset": window.end, "before": Blocks(kept=kept, changed=changed)}
+        reached = reached.model_copy(update=passed)
+        yield reached
+
+
+def _draw(tools: Tools, image: ImageCopy, reached: Verified) -> Draw:
+    """The same at every call: from the run, what it copies, and what was counted."""
+    seed = f"{image.by.run}:{image.target}"
+    return Draw.of(image.size, reached.blocks.kept, reached.blocks.changed, tools.limits.samples, seed)
+
+
+def _block_runs(tools: Tools, image: ImageCopy, window: ByteRange) -> AsyncIterator[BlockRun]:
+    """What the samples of a window are drawn from."""
+    source, blob = tools.image(image.source), tools.image(image.destination)
+    maps = mapped(tools.blobs.allocated(source, image.target, window), tools.blobs.allocated(blob, "", window))
+    both = (part.range async for part in maps if part.side == "both")
+    return block_runs(both, _changed(tools, image, window), tools.limits.samples.block_bytes)
+
+
+async def _changed(tools: Tools, image: ImageCopy, window: ByteRange) -> AsyncIterator[ByteRange]:
+    async for one in work(tools, image, window):
+        yield one.range
+
+
+async def _compare_pieces(tools: Tools, image: ImageCopy, pieces: Sequence[ByteRange], reached: Verified) -> Verified:
+    """Read the pieces from both sides and compare them."""
+
+    async def each() -> AsyncIterator[ByteRange]:
+        for piece in pieces:
+            yield piece
+
+    comparisons = side_by_side(each(), lambda piece: _equal(tools, image, piece), tools.limits.in_flight)
+    more = sum([size async for size in comparisons])
+    return reached.model_copy(update={"compared": reached.compared + more, "reads": reached.reads + 2 * len(pieces)})
 
 
 async def _equal(tools: Tools, image: ImageCopy, piece: ByteRange) -> int:
@@ -183,32 +216,79 @@ async def _equal(tools: Tools, image: ImageCopy, piece: ByteRange) -> int:
 # -- page maps ----------------------------------------------------------------------------------------------------
 
 
-async def _compare(
-    tools: Tools, image: ImageCopy, source: BlobAddress, blob: BlobAddress, window: ByteRange, chain: str
-) -> str:
-    digest = PageMapDigest(chain)
+async def _compare_maps(tools: Tools, image: ImageCopy, window: ByteRange, reached: Verified) -> Verified:
+    """Compare the page maps inside the window, and add up the reads that the content will take."""
+    digest, reads, expected = PageMapDigest(reached.chain), 0, 0
+    async for part in _mapped(tools, image, window, digest):
+        if part.side != "right":
+            expected += 2 * -(-part.range.size // PUT_BYTES_MAX)
+        if part.side != "both":
+            reads += await _prove_zero(tools, image, part)
+    passed = {
+        "chain": digest.finish(),
+        "offset": window.end,
+        "reads": reached.reads + reads,
+        "reads_expected": reached.reads_expected + expected,
+    }
+    return reached.model_copy(update=passed)
+
+
+async def _compare_maps_and_count(tools: Tools, image: ImageCopy, window: ByteRange, reached: Verified) -> Verified:
+    """Compare the page maps inside the window, and count the blocks that samples will be drawn from."""
+    digest, reads = PageMapDigest(reached.chain), 0
+
+    async def both() -> AsyncIterator[ByteRange]:
+        nonlocal reads
+        async for part in _mapped(tools, image, window, digest):
+            if part.side == "both":
+                yield part.range
+            else:
+                reads += await _prove_zero(tools, image, part)
+
+    kept, changed = reached.blocks.kept, reached.blocks.changed
+    async for run in block_runs(both(), _changed(tools, image, window), tools.limits.samples.block_bytes):
+        if run.changed:
+            changed += run.last - run.first
+        else:
+            kept += run.last - run.first
+    passed = {
+        "chain": digest.finish(),
+        "offset": window.end,
+        "reads": reached.reads + reads,
+        "blocks": Blocks(kept=kept, changed=changed),
+    }
+    return reached.model_copy(update=passed)
+
+
+async def _mapped(tools: Tools, image: ImageCopy, window: ByteRange, digest: PageMapDigest) -> AsyncIterator[Mapped]:
+    """The page maps of both sides beside each other; the destination's goes into the digest."""
+    source, blob = tools.image(image.source), tools.image(image.destination)
 
     async def digested() -> AsyncIterator[ByteRange]:
         async for allocated in tools.blobs.allocated(blob, "", window):
             digest.add(allocated.start, allocated.end)
             yield allocated
 
-    async for lone in one_sided(tools.blobs.allocated(source, image.target, window), digested()):
-        await _prove_zero(tools, image, (source, blob), lone)
-    return digest.finish()
+    async for part in mapped(tools.blobs.allocated(source, image.target, window), digested()):
+        yield part
 
 
-async def _prove_zero(tools: Tools, image: ImageCopy, sides: tuple[BlobAddress, BlobAddress], lone: OneSided) -> None:
-    blob, snapshot = (sides[0], image.target) if lone.left else (sides[1], "")
+async def _prove_zero(tools: Tools, image: ImageCopy, lone: Mapped) -> int:
+    """Read what one side alone has allocated; how many requests that took. Raises VerificationError unless it is zeros."""
+    left = lone.side == "left"
+    blob, snapshot = (tools.image(image.source), image.target) if left else (tools.image(image.destination), "")
+    reads = 0
     for piece in chunks(lone.range):
         data = await tools.blobs.read(blob, snapshot, piece)
+        reads += 1
         if data != _ZEROS[: len(data)]:
-            other = "the copy" if lone.left else "the original"
+            other = "the copy" if left else "the original"
             message = (
                 f"disk {image.by.disk}: bytes [{piece.start}, {piece.end}) of {blob} {snapshot} hold data where {other} "
                 f"has none; {_consequence(image)}"
             )
             raise VerificationError(message)
+    return reads
 
 
 def _consequence(image: ImageCopy) -> str:

@@ -370,6 +370,8 @@ class RunAnswer(_Answer):
     ranges_total: int
     requests_total: int
     requests_done: int
+    requests_verified: int
+    """How many read content of either side to compare it."""
     retries: int
     eta_seconds: int | None
     """About how long it still takes, from how long it took so far; null while that says nothing."""
@@ -403,6 +405,7 @@ class RunAnswer(_Answer):
             ranges_total=run.ranges_total,
             requests_total=run.requests_total,
             requests_done=run.requests_done,
+            requests_verified=run.requests_verified,
             retries=run.retries,
             eta_seconds=None if run.ended_for_good else eta_seconds(run.started, now, run.percent),
             created=run.created,

@@ -31,12 +31,30 @@ _PHASE_SPAN = _BACKUP_SPAN | _RESTORE_SPAN
 """Share of a round each phase takes; verification has its own, so that a run never sits at 100 while it goes on."""
 
 
-def percent(phase: str, done: int, total: int, before: int, *, rounds_left: int = 0) -> int:
+_WORK = (4, 96)
+"""The share of copying and verifying together."""
+
+
+def verifying_from(copies: int, reads: int) -> int:
+    """The percent at which verifying begins, when copying takes so many requests and verifying so many. Each is taken to
+    cost the same; either phase has a tenth of the work at least.
+    """
+    start, end = _WORK
+    share = copies / (copies + reads) if copies + reads else 0.5
+    return int(start + (end - start) * min(0.9, max(0.1, share)))
+
+
+def percent(phase: str, done: int, total: int, before: int, *, rounds_left: int = 0, verifying: int = 0) -> int:
     """Percent of the run in `phase` with `done` of `total` of it behind; at least `before`, at most 99.
 
     A run that first finishes an interrupted target has a second round ahead (`rounds_left` 1): the first fills half.
+    `verifying` is the percent at which that phase begins, where it is known.
     """
     start, end = _PHASE_SPAN[phase]
+    if verifying and phase == "copying":
+        end = verifying
+    elif verifying and phase == "verifying":
+        start = verifying
     share = min(done / total, 1.0) if total > 0 else 0.0
     value = int(start + (end - start) * share)
     return min(99, max(before, value // (1 + rounds_left)))

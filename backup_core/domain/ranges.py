@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -81,31 +81,38 @@ async def joined(changes: AsyncIterator[DiffRange]) -> AsyncIterator[DiffRange]:
 
 
 @dataclass(frozen=True, slots=True)
-class OneSided:
-    """A range that one page map has and the other has not."""
+class Mapped:
+    """A range that one of two page maps has, or both."""
 
     range: ByteRange
-    left: bool
-    """Whether it is the left map that has it."""
+    side: Literal["left", "right", "both"]
 
 
-async def one_sided(left: AsyncIterator[ByteRange], right: AsyncIterator[ByteRange]) -> AsyncIterator[OneSided]:
-    """The ranges exactly one of two ascending page maps covers, ascending; streams both, keeps one range of each."""
+async def one_sided(left: AsyncIterator[ByteRange], right: AsyncIterator[ByteRange]) -> AsyncIterator[Mapped]:
+    """The ranges exactly one of two ascending page maps covers, ascending."""
+    async for part in mapped(left, right):
+        if part.side != "both":
+            yield part
+
+
+async def mapped(left: AsyncIterator[ByteRange], right: AsyncIterator[ByteRange]) -> AsyncIterator[Mapped]:
+    """The ranges two ascending page maps cover, ascending, each with whose it is; streams both, keeps one range of each."""
     a, b = await _next(left), await _next(right)
     while a or b:
         if a and (b is None or a.end <= b.start):
-            yield OneSided(a, left=True)
+            yield Mapped(a, "left")
             a = await _next(left)
         elif b and (a is None or b.end <= a.start):
-            yield OneSided(b, left=False)
+            yield Mapped(b, "right")
             b = await _next(right)
         else:
             assert a is not None
             assert b is not None
             if a.start != b.start:
                 first = min(a.start, b.start)
-                yield OneSided(ByteRange(first, max(a.start, b.start)), left=first == a.start)
+                yield Mapped(ByteRange(first, max(a.start, b.start)), "left" if first == a.start else "right")
             end = min(a.end, b.end)
+            yield Mapped(ByteRange(max(a.start, b.start), end), "both")
             a = ByteRange(end, a.end) if a.end > end else await _next(left)
             b = ByteRange(end, b.end) if b.end > end else await _next(right)
 

@@ -214,6 +214,8 @@ class Run:
     ranges_total: int = 0
     requests_total: int = 0
     requests_done: int = 0
+    requests_verified: int = 0
+    """How many read content of either side for its comparison."""
     retries: int = 0
     points: tuple[str, ...] = ()
     expired: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from backup_core.domain.ending import CANCELED, canceled_words
 from backup_core.domain.identity import child_id, lease_id
+from backup_core.domain.sampling import reads_expected
 from backup_core.orchestrations import copy_blob, repoint_machine
 from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, progress_shown, show, sub_orchestration
 from backup_core.orchestrations.shard_waves import applied_shards
@@ -48,6 +49,7 @@ from backup_core.steps.copying import (
     ImageCopy,
     Planned,
     Report,
+    Verification,
     Verified,
 )
 from backup_core.steps.messages import Fault, RunRef
@@ -110,6 +112,7 @@ class _Backup:
         self.retries = Retries(going.retries if going else 0)
         self.heads = list(going.heads) if going else []
         self.fresh_after = going.fresh_after if going else False
+        self.verification: Verification = going.verification if going else "sampled"
 
     # -- the flow -----------------------------------------------------------------------------------------------
 
@@ -129,6 +132,7 @@ class _Backup:
             self._holds(begun.held)
             self.points = list(begun.points)
             self.fresh_after = bool(begun.finish_target)
+            self.verification = begun.verification
             transfer, planned, applied = yield from self._prepare(self._ref(begun), begun)
             yield from self._round(transfer, planned, 0, applied)
         if self.fresh_after:
@@ -235,19 +239,21 @@ class _Backup:
         return Applied(write_bytes=transfer.size, puts=1)
 
     def _plan(self, by: RunRef, begun: Begun, target: str, size: int) -> Flow[Planned]:
+        reads = reads_expected(size, full=self.verification == "full")
         if begun.kind == "full" and self.request.full_copy == "blob":
-            return Planned(write_bytes=size, requests=1, whole=True)
+            return Planned(write_bytes=size, requests=1, whole=True, reads=reads)
         asked = ImageCopy(
             by=by, source=by.source, base=begun.base, target=target, destination=begun.head, kind=begun.kind,
             generation=begun.generation, size=size,
         )  # fmt: skip
-        return (yield from call(self.context, PLAN_TRANSFER, asked, self.retries))
+        planned = yield from call(self.context, PLAN_TRANSFER, asked, self.retries)
+        return planned.model_copy(update={"reads": reads})
 
     def _round(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> Flow[None]:
         """Copy, verify, snapshot, commit, drop the old."""
         applied = yield from self._copy(transfer, planned, next_shard, applied)
         verified = yield from self._verify(transfer, planned, applied)
-        yield from self._progress(transfer, planned, applied, "committing", 0, 0)
+        yield from self._progress(transfer, planned, applied, "committing", 0, 0, verified.reads)
         asked = TakeBackup(
             transfer=transfer,
             etag=verified.etag,
@@ -289,22 +295,20 @@ class _Backup:
             points=self.points,
             heads=self.heads,
             started=self.started,
+            verification=self.verification,
             fresh_after=self.fresh_after,
         )
         self.context.continue_as_new(self.request.model_copy(update={"going": going}).model_dump(mode="json"))
         raise _ContinuedAsNewError
 
     def _verify(self, transfer: Transfer, planned: Planned, applied: Applied) -> Flow[Verified]:
-        # A copy of the whole has no plan: its samples are spread over the disk.
-        changed = 0 if planned.whole else planned.write_bytes + planned.clear_bytes
-        asked = Verify(transfer=transfer, changed_bytes=changed, ranges=planned.ranges)
+        asked = Verify(transfer=transfer)
         while True:
-            done = asked.offset + (transfer.size if asked.content else 0)
-            yield from self._progress(transfer, planned, applied, "verifying", done, 2 * transfer.size)
+            yield from self._progress(transfer, planned, applied, "verifying", *asked.progress(transfer.size), asked.reads)
             verified = yield from call(self.context, VERIFY_HEAD, asked, self.retries)
             if verified.done:
                 return verified
-            asked = asked.model_copy(update=verified.model_dump(exclude={"done"}))
+            asked = asked.reached(verified)
 
     def finish(self, state: Literal["Succeeded", "Failed", "Canceled"], fault: Fault | None) -> Flow[None]:
         """Write the run's end and let go of the disk."""
@@ -330,7 +334,7 @@ class _Backup:
         yield from self._send(report, {"kind": begun.kind})
 
     def _progress(
-        self, transfer: Transfer, planned: Planned, applied: Applied, phase: Phase, done: int, total: int
+        self, transfer: Transfer, planned: Planned, applied: Applied, phase: Phase, done: int, total: int, verified: int = 0
     ) -> Flow[None]:
         report = Report(
             by=transfer.by,
@@ -340,6 +344,7 @@ class _Backup:
             rounds_left=int(self.fresh_after),
             kind=transfer.kind,
             reason=transfer.reason,
+            requests_verified=verified,
             retries=self.retries.count,
         ).measured(planned, applied)
         details = {"kind": transfer.kind, "bytesTotal": planned.write_bytes, "bytesDone": applied.write_bytes}

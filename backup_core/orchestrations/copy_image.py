@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backup_core.domain.identity import child_id
+from backup_core.domain.sampling import reads_expected
 from backup_core.orchestrations import copy_blob
 from backup_core.orchestrations.calls import (
     Flow,
@@ -76,10 +77,12 @@ class _Copying:
         if request.planned:
             planned, applied = request.planned, request.applied
         elif request.full_copy == "blob":
-            planned, applied = Planned(write_bytes=self.image.size, requests=1, whole=True), (yield from self._whole())
+            planned = Planned(write_bytes=self.image.size, requests=1, whole=True, reads=self._reads())
+            applied = yield from self._whole()
         else:
             # Planned first: a point that cannot be read leaves nothing behind.
             planned, applied = (yield from call(self.context, PLAN_TRANSFER, self.image, self.retries)), Applied()
+            planned = planned.model_copy(update={"reads": self._reads()})
             self.image = self.image.model_copy(update={"plan": planned.plan})
             yield from call(self.context, OPEN_IMAGE, self.image, self.retries)
         applied = yield from applied_shards(
@@ -102,6 +105,9 @@ class _Copying:
             retries=self.retries.count,
         )
 
+    def _reads(self) -> int:
+        return reads_expected(self.image.size, full=self.request.verification == "full")
+
     def _whole(self) -> Flow[Applied]:
         """Have the service make the blob by one Copy Blob, and take it over."""
         asked, instance = CopyRequest(image=self.image), child_id(self.context.instance_id, "blob")
@@ -116,22 +122,21 @@ class _Copying:
 
     def _compared(self, planned: Planned, applied: Applied) -> Flow[Verified]:
         asked = CompareImage(image=self.image, full=self.request.verification == "full")
-        size = self.image.size
         while True:
-            done = asked.offset + (size if asked.content else 0)
-            yield from self._report("verifying", planned, applied, done, 2 * size)
+            yield from self._report("verifying", planned, applied, *asked.progress(self.image.size), asked.reads)
             verified = yield from call(self.context, COMPARE_IMAGE, asked, self.retries)
             if verified.done:
                 return verified
-            asked = asked.model_copy(update=verified.model_dump(exclude={"done"}))
+            asked = asked.reached(verified)
 
-    def _report(self, phase: Phase, planned: Planned, applied: Applied, done: int, total: int) -> Flow[None]:
+    def _report(self, phase: Phase, planned: Planned, applied: Applied, done: int, total: int, verified: int = 0) -> Flow[None]:
         """A sign of life, progress for people; leaves when the run is to end."""
         report = Report(
             by=self.image.by,
             phase=phase,
             done=done,
             total=total,
+            requests_verified=verified,
             retries=self.retries.count,
             beside=beside(self.image),
         ).measured(planned, applied)

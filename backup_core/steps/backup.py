@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from backup_core.domain.records import Kind
-from backup_core.steps.copying import Applied, FullCopy, ImageCopy, Opened, Planned, Verified
+from backup_core.steps.copying import Applied, Comparing, FullCopy, ImageCopy, Opened, Planned, Verification, Verified
 from backup_core.steps.messages import Fault, Message, Nothing, RunRef, Step, always
 
 
@@ -95,6 +95,8 @@ class Begun(Message):
     finish_target: str = ""
     """Source snapshot of an interrupted run, to be brought to a point before a fresh one is taken."""
     finish_size: int = 0
+    verification: Verification = "sampled"
+    """How much content is compared before the point is committed."""
     repoint: str = ""
     """The change of a machine that has to be settled first."""
     points: list[str] = Field(default_factory=list)
@@ -153,22 +155,10 @@ class Transfer(ImageCopy):
         return ImageCopy(**{name: getattr(self, name) for name in ImageCopy.model_fields})
 
 
-class Verify(Message):
-    """Compare head and source snapshot from `offset` on: first the page maps of the whole disk, then content."""
+class Verify(Comparing):
+    """Compare head and source snapshot, from where an earlier call came to."""
 
     transfer: Transfer
-    content: bool = False
-    """Whether the page maps are done and content is compared."""
-    offset: int = 0
-    chain: str = ""
-    """Digest of the page map before `offset`."""
-    etag: str = ""
-    """The head's version since the comparison began; empty at its beginning."""
-    compared: int = 0
-    """Bytes of content compared so far."""
-    changed_bytes: int = 0
-    """What the plan says of the diff: bytes it touches, and in how many ranges."""
-    ranges: int = 0
 
 
 class TakeBackup(Message):
@@ -248,6 +238,7 @@ class Going(Message):
     heads: list[str]
     started: str
     """Shown only."""
+    verification: Verification
     fresh_after: bool
     """A fresh source snapshot follows after this transfer."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+from backup_core.domain.progress import verifying_from
 from backup_core.domain.records import Kind, Phase
 from backup_core.steps.messages import Duty, Fault, Message, Nothing, RunRef, Step, duty_of
 
@@ -48,6 +49,8 @@ class Planned(Message):
     refused: str = ""
     whole: bool = False
     """Copied as a whole by the service: there are no shards."""
+    reads: int = 0
+    """About how many requests the verification takes afterwards."""
 
 
 class Opened(Message):
@@ -130,14 +133,54 @@ class ShardApplied(Message):
     done: bool
 
 
-class Verified(Message):
+class Blocks(Message):
+    """Blocks of either kind a sampled verification draws from: on the whole disk, or before an offset."""
+
+    kept: int = 0
+    """Allocated on both sides, left alone by the diff."""
+    changed: int = 0
+    """Touched by the diff."""
+
+
+class Comparing(Message):
+    """How far a comparison came: first the page maps of the whole disk, then content."""
+
+    content: bool = False
+    """Whether the page maps are done and content is compared."""
+    offset: int = 0
+    chain: str = ""
+    """Digest of the page map before `offset`."""
+    etag: str = ""
+    """The blob's version since the comparison began; empty at its beginning."""
+    compared: int = 0
+    """Bytes of content compared so far."""
+    reads: int = 0
+    """Requests that read content for it, of both sides."""
+    reads_expected: int = 0
+    """About how many there will be, once the page maps are done."""
+    blocks: Blocks = Blocks()
+    """Of the whole disk, once the page maps are done."""
+    before: Blocks = Blocks()
+    """Of those, the ones before `offset` while content is compared."""
+
+    def position(self) -> dict[str, Any]:
+        """Where it came to, as fields."""
+        return {name: getattr(self, name) for name in Comparing.model_fields}
+
+    def reached(self, other: Comparing) -> Self:
+        """The same request, from where `other` came to."""
+        return self.model_copy(update=other.position())
+
+    def progress(self, size: int) -> tuple[int, int]:
+        """Done and total of the comparison, for a percentage: the maps count as a tenth of it."""
+        if not self.content:
+            return self.offset, 10 * size
+        return size + (9 * size * self.reads // self.reads_expected if self.reads_expected else 0), 10 * size
+
+
+class Verified(Comparing):
     """How far the comparison came. Once `done`, the head is marked verified and `etag` is its version."""
 
-    content: bool
-    offset: int
-    chain: str
-    etag: str
-    compared: int
     done: bool
 
 
@@ -157,6 +200,9 @@ class Report(Message):
     bytes_streamed: int = 0
     requests_total: int = 0
     requests_done: int = 0
+    requests_verified: int = 0
+    verifying_from: int = 0
+    """The percent at which verifying begins, by the work of this run; 0 where that is not known."""
     retries: int = 0
     attention: str = ""
     """Why somebody should look although the run goes on trying."""
@@ -172,6 +218,7 @@ class Report(Message):
             "ranges_total": planned.ranges,
             "requests_total": planned.requests,
             "requests_done": applied.puts + applied.clears,
+            "verifying_from": verifying_from(planned.requests, planned.reads) if planned.reads else 0,
         }
         return self.model_copy(update=amounts)
 

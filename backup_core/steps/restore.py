@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from backup_core.steps.backup import Transfer
-from backup_core.steps.copying import Applied, FullCopy, ImageCopy, Opened, Planned, Verification, Verified
+from backup_core.steps.copying import Applied, Comparing, FullCopy, ImageCopy, Opened, Planned, Verification, Verified
 from backup_core.steps.messages import Fault, Message, Nothing, RunRef, Step, always
 
 
@@ -84,16 +84,11 @@ class ImageCopied(Message):
     retries: int = 0
 
 
-class CompareImage(Message):
-    """Compare the copy with its source, from `offset` on, as Verify does."""
+class CompareImage(Comparing):
+    """Compare the copy with its source, from where an earlier call came to."""
 
     image: ImageCopy
     full: bool
-    content: bool = False
-    offset: int = 0
-    chain: str = ""
-    etag: str = ""
-    compared: int = 0
 
 
 class SealImage(Message):

@@ -15,6 +15,7 @@ from backup_core.domain.naming import BlobAddress, policy_name, run_key
 from backup_core.domain.ranges import PAGE
 from backup_core.domain.records import Policy, Retention, Versioned
 from backup_core.domain.repoint import Machine, MachineDisk
+from backup_core.domain.sampling import Samples
 from devhost.memory.catalogue import MemoryCatalogue, MemoryDocuments
 from devhost.memory.journal import MemoryJournal
 from devhost.memory.machines import MemoryMachines
@@ -110,7 +111,7 @@ class Stage:
             shard_requests_max=self.rng.choice([2, 1000]),
             in_flight=self.rng.choice([1, 2, 4]),
             # On these tiny disks 300 samples would read everything, and so hide what the protocol itself must prevent.
-            samples_min=1,
+            samples=Samples(least=1, most=1, elsewhere=1, block_bytes=PAGE),
             window_bytes=self.rng.choice([5, 16, 1000]) * PAGE,
             windows_ahead=self.rng.choice([1, 3]),
             wave_requests=self.rng.choice([1, 2, 5]),

@@ -149,7 +149,7 @@ async def test_equal_maps_with_other_content_are_found(scene, verification):
     driver = before_step(scene, "verify_head", lambda _: scene.head_blob().pages.update({1: b"\x01" * PAGE}))
     with pytest.raises(
         BackupFailedError,
-        match=r"VerificationMismatch.*\[0, 4096\)|VerificationMismatch.*\[0, 2560\)|VerificationMismatch.*\[0, 1536\)",
+        match=r"VerificationMismatch.*bytes \[0, \d+\)",
     ):
         await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
 
@@ -169,7 +169,7 @@ async def test_a_long_verification_is_resumed(scene):
     await scene.back_up()
     ticks = iter(range(0, 10**9, 1000))
     scene.tools = replace(scene.tools, monotonic=lambda: float(next(ticks)))
-    scene.with_limits(window_bytes=5 * PAGE, content_bytes=8 * PAGE)
+    scene.with_limits(window_bytes=5 * PAGE, batch_reads=1)
     driver = await scene.back_up(full=True)
 
     first, second = scene.points()

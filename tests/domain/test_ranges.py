@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup_core.domain.plan import Planner
-from backup_core.domain.ranges import PAGE, PUT_BYTES_MAX, ByteRange, DiffRange, chunks, one_sided, windows
+from backup_core.domain.ranges import PAGE, PUT_BYTES_MAX, ByteRange, DiffRange, chunks, mapped, one_sided, windows
 
 
 @st.composite
@@ -58,9 +58,21 @@ def test_one_sided_ranges_are_the_symmetric_difference(left, right):
 
     found = asyncio.run(collect())
 
-    assert pages([one.range for one in found if one.left]) == pages(left) - pages(right)
-    assert pages([one.range for one in found if not one.left]) == pages(right) - pages(left)
+    assert pages([one.range for one in found if one.side == "left"]) == pages(left) - pages(right)
+    assert pages([one.range for one in found if one.side == "right"]) == pages(right) - pages(left)
     assert [one.range.start for one in found] == sorted(one.range.start for one in found)
+
+
+@given(page_maps(), page_maps())
+def test_two_maps_beside_each_other_tell_of_each_page_whose_it_is(left, right):
+    async def collect():
+        return [one async for one in mapped(streamed(left), streamed(right))]
+
+    found = asyncio.run(collect())
+
+    assert pages([one.range for one in found if one.side == "both"]) == pages(left) & pages(right)
+    assert pages([one.range for one in found]) == pages(left) | pages(right)
+    assert all(one.range.end <= other.range.start for one, other in pairwise(found))
 
 
 @given(page_maps(), st.lists(st.booleans(), min_size=40, max_size=40), st.integers(1, 20), st.integers(1, 5))

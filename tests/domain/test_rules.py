@@ -30,7 +30,7 @@ from backup_core.domain.naming import (
     run_key,
     timer_run_id,
 )
-from backup_core.domain.progress import _BACKUP_SPAN, _PHASE_SPAN, _RESTORE_SPAN, percent
+from backup_core.domain.progress import _BACKUP_SPAN, _PHASE_SPAN, _RESTORE_SPAN, eta_seconds, percent, verifying_from
 from backup_core.domain.records import RestorePoint
 from backup_core.domain.redaction import redacted
 
@@ -166,11 +166,31 @@ def test_page_map_digests_do_not_depend_on_how_ranges_are_cut(pages, cut):
     assert other.finish() != digest
 
 
-@given(st.sampled_from(sorted(_PHASE_SPAN)), st.integers(0, 100), st.integers(0, 100), st.integers(0, 99), st.integers(0, 1))
-def test_percent_stays_within_bounds_and_never_goes_back(phase, done, total, before, rounds):
-    value = percent(phase, done, total, before, rounds_left=rounds)
+@given(
+    st.sampled_from(sorted(_PHASE_SPAN)),
+    st.integers(0, 100),
+    st.integers(0, 100),
+    st.integers(0, 99),
+    st.integers(0, 1),
+    st.integers(0, 10**6),
+    st.integers(0, 10**7),
+)
+def test_percent_stays_within_bounds_and_never_goes_back(phase, done, total, before, rounds, copies, reads):
+    value = percent(phase, done, total, before, rounds_left=rounds, verifying=verifying_from(copies, reads))
 
     assert before <= value <= 99
+
+
+def test_a_long_verification_has_its_share():
+    """Two hours of reading after a minute of copying: the percentage, and with it the time left, tells."""
+    begins = verifying_from(copies=100, reads=100_000)
+
+    assert (
+        percent("copying", 100, 100, 0, verifying=begins) == percent("verifying", 0, 100, 0, verifying=begins) == begins == 13
+    )
+    assert percent("verifying", 50, 100, 0, verifying=begins) == 54
+    assert verifying_from(copies=100_000, reads=100) == 86
+    assert eta_seconds(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 0, 10, tzinfo=UTC), 20) == 2400
 
 
 @pytest.mark.parametrize("spans", [_BACKUP_SPAN, {k: v for k, v in _RESTORE_SPAN.items() if k != "undoing"}])

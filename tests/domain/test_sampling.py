@@ -1,75 +1,106 @@
-"""Samples: enough of them outside the diff and inside it, inside the disk, and the same again for the same seed."""
+"""Samples: of the blocks both sides have, of those the diff touches, and of any; enough, bounded, and the same for the same seed."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backup_core.domain.ranges import GIB, MIB, PAGE, ByteRange, windows
-from backup_core.domain.sampling import BLOCK, Sampling
+from backup_core.domain.sampling import Draw, Samples, block_runs
+
+BLOCK = 4 * PAGE
+SMALL = Samples(least=5, most=12, elsewhere=3, block_bytes=BLOCK)
 
 
-def sample(changed, size, *, windows_of=GIB, seed="a"):
-    """All blocks drawn on a disk of `size` with the diff `changed`."""
-    sampling = Sampling.of(size, sum(one.size for one in changed), len(changed))
+async def inside(ranges, window):
+    for one in ranges:
+        start, end = max(one.start, window.start), min(one.end, window.end)
+        if start < end:
+            yield ByteRange(start, end)
 
-    async def inside(window):
-        for one in changed:
-            start, end = max(one.start, window.start), min(one.end, window.end)
-            if start < end:
-                yield ByteRange(start, end)
+
+def sample(allocated, changed, size, *, samples=SMALL, window=BLOCK * 16, seed="a"):
+    """The blocks drawn on a disk, and how many of either kind there are: counted window by window, then drawn window by window."""
+
+    def runs(part):
+        return block_runs(inside(allocated, part), inside(changed, part), samples.block_bytes)
 
     async def collect():
-        return [
-            one
-            for window in windows(size, windows_of)
-            for one in await sampling.blocks(inside(window), window, f"{seed}:{window.start}")
-        ]
+        kept = touched = 0
+        for part in windows(size, window):
+            async for run in runs(part):
+                assert run.first < run.last
+                kept, touched = (
+                    (kept, touched + run.last - run.first) if run.changed else (kept + run.last - run.first, touched)
+                )
+        draw, drawn, before = Draw.of(size, kept, touched, samples, seed), [], (0, 0)
+        for part in windows(size, window):
+            found, *before = await draw.inside(part, runs(part), *before)
+            drawn += found
+        assert tuple(before) == (kept, touched)
+        assert len(drawn) <= draw.count
+        return drawn, kept, touched
 
     return asyncio.run(collect())
 
 
-def touches(block, changed):
-    return any(one.start < block.end and block.start < one.end for one in changed)
+def ranges_of(pages):
+    return [ByteRange(page * PAGE, (page + 1) * PAGE) for page in sorted(pages)]
 
 
-@given(st.integers(1, 40_000), st.lists(st.integers(0, 3999), max_size=20, unique=True), st.text(max_size=5))
-def test_samples_are_enough_and_blocks_of_the_disk(pages, changed, seed):
-    """Ascending, distinct, repeatable; outside the diff 300 or all there are, inside it one in a hundred or more."""
-    size = pages * PAGE
-    parts = [ByteRange(page * PAGE, (page + 1) * PAGE) for page in sorted(changed) if page < pages]
-    drawn = sample(parts, size, windows_of=MIB, seed=seed)
+page_sets = st.sets(st.integers(0, 399), max_size=120)
 
-    starts = [one.start for one in drawn]
+
+@given(page_sets, page_sets, st.integers(1, 400), st.text(max_size=5))
+def test_what_is_drawn(allocated, changed, pages, seed):
+    """Against a slow model that holds all blocks: the counts are its counts, each kind has its number, each block lies where it should."""
+    allocated, changed = ({page for page in some if page < pages} for some in (allocated, changed))
+    drawn, kept, touched = sample(ranges_of(allocated), ranges_of(changed), pages * PAGE, seed=seed)
+    blocks_changed = {page // 4 for page in changed}
+    blocks_kept = {page // 4 for page in allocated} - blocks_changed
+
+    assert (kept, touched) == (len(blocks_kept), len(blocks_changed))
+    starts = [one.start // BLOCK for one in drawn]
     assert starts == sorted(set(starts))
-    assert all(one.start % BLOCK == 0 and one.end <= size for one in drawn)
-    assert drawn == sample(parts, size, windows_of=MIB, seed=seed)
-    blocks = -(-size // BLOCK)
-    touched = {start // BLOCK for part in parts for start in (part.start, part.end - 1)}
-    outside = sum(1 for one in drawn if not touches(one, parts))
-    assert outside >= min(300, blocks - len(touched))
-    assert len(drawn) - outside >= len(touched) / 100
+    assert all(one.start % BLOCK == 0 and one.end == min(one.start + BLOCK, pages * PAGE) for one in drawn)
+    assert len(set(starts) & blocks_kept) >= min(len(blocks_kept), SMALL.least)
+    assert len(set(starts) & blocks_changed) >= min(len(blocks_changed), SMALL.least)
+    assert len(set(starts) - blocks_kept - blocks_changed) <= SMALL.elsewhere
+    assert drawn == sample(ranges_of(allocated), ranges_of(changed), pages * PAGE, seed=seed)[0]
 
 
-def test_a_large_disk_is_sampled_by_a_thousandth_everywhere():
-    size = 16 * GIB
-    drawn = sample([], size)
+def test_every_block_is_drawn_as_often_as_any_other():
+    """Over many seeds, wherever windows end: no place of the disk is passed over."""
+    size, seeds, counts = 100 * BLOCK, 400, [0] * 100
+    only_kept = Samples(least=10, most=10, elsewhere=0, block_bytes=BLOCK)
+    for seed in range(seeds):
+        for one in sample([ByteRange(0, size)], [], size, samples=only_kept, window=7 * BLOCK, seed=f"s{seed}")[0]:
+            counts[one.start // BLOCK] += 1
 
-    assert 4195 <= len(drawn) <= 4195 + 16
-    quarters = [sum(1 for one in drawn if one.start * 4 // size == quarter) for quarter in range(4)]
-    assert min(quarters) > 900
+    assert sum(counts) == 10 * seeds
+    assert min(counts) >= 15
+    assert max(counts) <= 75
 
 
-def test_what_the_diff_leaves_alone_gets_all_the_samples():
-    """A disk of which nearly everything changed: the few blocks outside are still sampled 300 times, or read altogether."""
-    size = 4 * GIB
-    nearly_all = [ByteRange(0, 3 * GIB), ByteRange(3 * GIB + 512 * MIB, 4 * GIB)]
-    drawn = sample(nearly_all, size)
+def test_the_reads_of_a_large_disk_are_bounded():
+    """8 TiB, whatever is allocated: 3,000 blocks of either kind at most, and a few hundred anywhere. An empty one costs those alone."""
+    size, samples = 8 * 1024 * GIB, Samples()
+    whole, _, _ = sample([ByteRange(0, size)], [], size, samples=samples, window=64 * GIB)
+    both, _, _ = sample([ByteRange(0, size)], [ByteRange(0, size // 2)], size, samples=samples, window=64 * GIB)
+    little, _, _ = sample([ByteRange(0, 32 * MIB)], [], size, samples=samples, window=64 * GIB)
+    empty, _, _ = sample([], [], size, samples=samples, window=64 * GIB)
 
-    assert sum(1 for one in drawn if not touches(one, nearly_all)) >= 1049  # 0.1 % of the disk's blocks
-    inside = sum(1 for one in drawn if touches(one, nearly_all))
-    assert inside >= 0.01 * 3.5 * GIB / BLOCK
-    all_but_ten = [ByteRange(10 * BLOCK, size)]
-    assert sum(1 for one in sample(all_but_ten, size) if not touches(one, all_but_ten)) == 10
+    assert len(whole) <= 3256
+    assert 6000 <= len(both) <= 6256
+    assert len(little) <= 300 + 256
+    assert len(empty) == 256
+
+
+def test_the_chance_to_find_damage_is_the_documented_one():
+    """300 samples and 1 % of damage, 3,000 and 0.1 %: 95 %."""
+    for population, share in ((20_000, 0.01), (10_000_000, 0.001)):
+        drawn = Samples().of(population, 0.001)
+        assert 1 - math.exp(drawn * math.log(1 - share)) >= 0.95

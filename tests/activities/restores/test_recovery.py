@@ -22,7 +22,7 @@ from tests.activities.acts import (
     sane,
     stopped_before,
 )
-from tests.scene import PAGE, SOURCE, VM
+from tests.scene import SOURCE, VM
 
 ALL = ["begin_restore", *STEPS_OF_A_RESTORE, "finish_restore"]
 UNDONE = {
@@ -165,7 +165,7 @@ async def test_a_cancel_while_the_head_is_promoted_after_the_machine_has_its_dis
             answer["value"]["cancel"] = True
         return answer
 
-    scene.with_limits(verify_seconds=-1.0, content_bytes=8 * PAGE)
+    scene.with_limits(verify_seconds=-1.0, batch_reads=1)
     driver._perform = perform
     await scene.restore(scene.points()[0], driver=driver, **into())
 
