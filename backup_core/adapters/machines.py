@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -47,6 +48,9 @@ _BUSY = frozenset(
     {"Conflict", "AnotherOperationInProgress", "OperationPreempted", "RetryableError", "AttachDiskWhileBeingDetached"}
 )
 """Another operation is under way: the same request succeeds later."""
+_LINKED = re.compile(
+    r"not have permission to perform action(?:\(s\))? '(?P<action>[^']+)' on the linked scope\(s\) '(?P<resource>[^']+)'"
+)
 _PERMISSIONS_VERSION = "2022-04-01"
 _POWER: dict[str, Power] = {"running": "running", "stopped": "stopped", "deallocated": "deallocated"}
 
@@ -71,7 +75,10 @@ def _fault(error: HttpResponseError, what: str) -> BackupError:
     message = redacted(str(getattr(error.error, "message", "") or error.reason or "no reason given"))
     said = f"{what}: Azure answered {status} {code or 'without a code'} ({message.strip().partition(chr(10))[0][:900]})"
     if code == "LinkedAuthorizationFailed":
-        return AccessDeniedError(f"{said}; grant the app's identity the action named, on the resource named")
+        # Azure says first, and at length, what is permitted.
+        missing = _LINKED.search(message)
+        found = f"{missing['action']} on {missing['resource']}" if missing else f"what Azure names ({message[:300]})"
+        return AccessDeniedError(f"{what}: Azure answered {status} {code}: grant the app's identity {found}, and restore again")
     if code == "RequestDisallowedByPolicy":
         return MachineRefusedError(f"{said}; an Azure policy forbids it: have an exemption made, and restore again")
     if status == 404:

@@ -38,6 +38,7 @@ from backup_core.domain.naming import (
     is_point_id,
     managed_disk_id,
     parse_blob_url,
+    parse_resource_id,
     restored_blob_name,
     restored_disk_name,
     run_of_stamp,
@@ -400,16 +401,23 @@ async def _probes(api: Api, world: World) -> list[Probe]:
     except BackupError:
         return probes + [Probe(action, "unknown") for action in actions]
     probes += [Probe(action, "granted" if permitted[action] else "denied") for action in actions]
-    return probes + [await _linked(api, *one) for one in _links(world.made)]
+    return probes + [await _linked(api, *one) for one in _links(world)]
 
 
-def _links(made: ManagedDisk | None) -> list[tuple[str, str]]:
-    """What Azure asks for on other resources that the new disk names: actions and the ids of those resources."""
-    named = {
-        "Microsoft.Compute/diskEncryptionSets/read": made.encryption_set if made else "",
-        "Microsoft.Compute/diskAccesses/read": made.disk_access if made else "",
-    }
-    return [(action, resource) for action, resource in named.items() if resource]
+def _links(world: World) -> list[tuple[str, str]]:
+    """What Azure asks for on other resources: those that the new disk names, and the machine's data disks of other groups, for
+    the list of data disks is sent whole. Actions, each with a resource's id.
+    """
+    made, slot, machine = world.made, world.restoring.slot, world.machine
+    named = [
+        ("Microsoft.Compute/diskEncryptionSets/read", made.encryption_set if made else ""),
+        ("Microsoft.Compute/diskAccesses/read", made.disk_access if made else ""),
+    ]
+    if world.restoring.repoint and machine and slot and slot.lun is not None:
+        group = parse_resource_id(machine.vm).group_id
+        others = [one.source for one in machine.disks if one.managed and one.lun not in (None, slot.lun)]
+        named += [("Microsoft.Compute/disks/write", one) for one in others if parse_resource_id(one).group_id != group]
+    return [(action, resource) for action, resource in named if resource]
 
 
 async def _linked(api: Api, action: str, resource: str) -> Probe:

@@ -562,6 +562,20 @@ async def test_rights_that_cannot_be_asked_for_are_unknown(vhd):
     assert states[f"Microsoft.Compute/diskEncryptionSets/read on {KEYS}"] == "unknown"
 
 
+async def test_data_disks_of_other_groups_are_asked_for(vhd):
+    """The list of data disks is sent whole, and Azure looks at each."""
+    far = managed_disk_id(VM, "far").replace("resourceGroups/web", "resourceGroups/far")
+    near, (old,) = managed_disk_id(VM, "near"), vhd.machines.machines[VM].disks
+    others = [MachineDisk(disk.rpartition("/")[2], disk, managed=True, lun=lun) for lun, disk in ((1, near), (2, far))]
+    vhd.machines.machines[VM] = replace(vhd.machines.machines[VM], disks=(old, *others))
+    _, shown, _ = await post(vhd, MANAGED | {"dryRun": True})
+
+    asked = [one["action"] for one in shown["permissions"]]
+    assert [one for one in asked if one.startswith("Microsoft.Compute/disks/write on ")] == [
+        f"Microsoft.Compute/disks/write on {far}"
+    ]
+
+
 async def test_an_unprotected_disk_is_not_adopted(scene):
     _edit(scene, "policy", protected=False)
     await refused(scene, {"adopt": True}, 409, "NotProtected")

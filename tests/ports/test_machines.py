@@ -385,7 +385,8 @@ async def test_a_disk_of_another_group_is_named_in_the_refusal(azure, machines, 
     """The advice is Azure's own: which action, on which resource."""
     other = _a_disk(machines, name).replace("resourceGroups/demo", "resourceGroups/far")
     with pytest.raises(
-        AccessDeniedError, match=r"Microsoft.Compute/disks/write.*/far/.*the action named, on the resource named"
+        AccessDeniedError,
+        match=r"LinkedAuthorizationFailed: grant the app's identity Microsoft.Compute/disks/write on .*/far/\S*, ",
     ):
         await azure.put_disk(await azure.machine(machine_id(name)), 0, MachineDisk("d", other, managed=True, lun=0))
 
@@ -432,6 +433,19 @@ async def test_advice_by_code_and_message(azure, machines, name, status, code, m
         await azure.start(machine_id(name))
 
     assert ("2026-03-31" in str(refused.value)) == ("unmanaged" in message)
+
+
+async def test_a_linked_refusal_in_words_that_nobody_knows_yet(azure, machines, name):
+    fault = {
+        "method": "POST",
+        "path": f"{name}/start",
+        "status": 403,
+        "code": "LinkedAuthorizationFailed",
+        "message": "New words.",
+    }
+    machines.faults(fault)
+    with pytest.raises(AccessDeniedError, match=r"what Azure names \(New words\.\)"):
+        await azure.start(machine_id(name))
 
 
 # -- only the adapter: managed disks ------------------------------------------------------------------------------------------
