@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from backup_core.domain.ending import STEP_SECONDS_USUAL
 from backup_core.domain.errors import (
     AccountIdMissingError,
     DiskUnknownError,
@@ -50,7 +51,7 @@ class Limits:
     """Requests at a time towards one head: 15 times 4 MiB/s is a page blob's limit, at about a second each."""
     wave_requests: int = 64
     """Requests that may be ahead of a shard's stored cursor: what a crash inside the shard repeats at most."""
-    shard_seconds: float = 100.0
+    shard_seconds: float = STEP_SECONDS_USUAL
     """A shard returns where to resume after this long."""
     window_bytes: int = 64 * GIB
     """Ranges are listed in windows: a very fragmented blob hits a server time-out on the whole."""
@@ -60,7 +61,7 @@ class Limits:
     """Pieces a full verification compares between two looks at the clock: a GiB of 4 MiB each."""
     samples: Samples = field(default_factory=Samples)
     """What a sampled verification reads."""
-    verify_seconds: float = 100.0
+    verify_seconds: float = STEP_SECONDS_USUAL
     """A verification returns where to resume after this long."""
     prune_points_max: int = 20
     """Restore points one call of a prune deletes at most."""

@@ -7,11 +7,22 @@ from datetime import datetime, timedelta
 
 from backup_core.domain.records import Restoring, Run, RunError, Versioned
 
-HEARTBEAT_MAX = timedelta(minutes=15)
-"""A run whose row has not changed for this long, by the table service's clock, is taken for dead."""
+# How long a run that is alive may be silent. All that is judged dead, stuck or late rests on these numbers.
+STANDSTILL_MAX = timedelta(minutes=5)
+"""How long a run stands still when its worker died: until then host.json keeps the worker's messages for it."""
 STEP_SECONDS_MAX = 600.0
 """Deadline of one step, all its requests and pauses included: a longer one would outlast its run's heartbeat. What is not done
 then is retried; longer waits belong to durable timers.
+"""
+STEP_SECONDS_USUAL = 100.0
+"""What a step that could go on for long, a shard or a comparison, stops after and says where it is."""
+PAUSE_SECONDS_MAX = 300.0
+"""The longest pause between two looks at something that takes its time."""
+HEARTBEAT_MAX = timedelta(seconds=PAUSE_SECONDS_MAX + 2 * STEP_SECONDS_MAX) + STANDSTILL_MAX
+"""A run whose row has not changed for this long, by the table service's clock, is taken for dead: half an hour.
+
+It survives a pause, a step whose worker dies just before its deadline, the standstill, and the step again; with usual steps,
+three crashes in a row. A run that is judged dead and is not is lost, its data is not: it is fenced off.
 """
 CANCELED, ABANDONED = "Canceled", "Abandoned"
 

@@ -141,7 +141,7 @@ class RestorePoint:
     verified: str
     """What the verification compared."""
     committed: datetime
-    """When the run set out to commit it, by the orchestrator's clock."""
+    """When its backup snapshot was taken, by the catalogue's clock."""
     automatic_fulls: int = 0
     """Full backups in a row that nobody asked for, this one included; 0 when this is none."""
     state: PointState = "available"

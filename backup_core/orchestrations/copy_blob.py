@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from backup_core.domain.ending import PAUSE_SECONDS_MAX
 from backup_core.domain.plan import COPY_DEADLINE
 from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, beside, call, now, progress_shown, show
 from backup_core.steps.copying import ABORT_COPY, CHECK_COPY, REPORT_PROGRESS, START_COPY, CopyEnd, CopyRef, CopyRequest, Report
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from backup_core.steps.copying import CopyProgress
 
 NAME = "copy_blob"
-PAUSE_FIRST, PAUSE_MAX, PAUSE_GROWTH = 5.0, 300.0, 1.5
-"""Seconds between looks. The longest is well below the 15 minutes after which a silent run is taken for dead."""
+PAUSE_FIRST, PAUSE_GROWTH = 5.0, 1.5
+"""Seconds before the second look, and how the pause grows."""
 LOOKS_PER_EXECUTION = 24
 
 
@@ -56,7 +57,7 @@ def _waited(context: Context, request: CopyRequest) -> Flow[CopyEnd | None]:
             why = f"it was not complete after {COPY_DEADLINE}; set FULL_COPY to 'pages'"
             return CopyEnd(state="canceled") if canceled else CopyEnd(state="failed", fault=_fault(why, seen))
         yield context.create_timer(now(context) + timedelta(seconds=pause))
-        pause = min(pause * PAUSE_GROWTH, PAUSE_MAX)
+        pause = min(pause * PAUSE_GROWTH, PAUSE_SECONDS_MAX)
     again = request.model_copy(update={"pause": pause, "retries": retries.count})
     context.continue_as_new(again.model_dump(mode="json"))
     return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from backup_core.domain.ending import CANCELED
+from backup_core.domain.ending import CANCELED, PAUSE_SECONDS_MAX
 from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, show
 from backup_core.steps.copying import REPORT_PROGRESS, Report
 from backup_core.steps.messages import Fault
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from backup_core.orchestrations.calls import Context
 
 NAME = "repoint_machine"
-PAUSE_FIRST, PAUSE_MAX, PAUSE_GROWTH = 5.0, 300.0, 1.5
-"""Seconds between looks while the machine is being changed, and between attempts during an outage."""
+PAUSE_FIRST, PAUSE_GROWTH = 5.0, 1.5
+"""Seconds between looks while the machine is being changed, and between attempts during an outage; how they grow."""
 MOVES_PER_EXECUTION = 16
 SETTLING_MOVES_MAX = 40
 """With the pauses between them about two hours: then whoever asked fails visibly."""
@@ -85,7 +85,7 @@ class _Repointing:
             if moved.done:
                 return (yield from self._reached(moved))
             if moved.move in ("wait", self.last):
-                long = self.pause >= PAUSE_MAX
+                long = self.pause >= PAUSE_SECONDS_MAX
                 words = f"Azure takes long: the machine is not through with '{moved.move}'; look at it; the run goes on"
                 self.attention = words if long else ""
                 yield from self._wait()
@@ -159,7 +159,7 @@ class _Repointing:
 
     def _wait(self) -> Flow[None]:
         yield self.context.create_timer(now(self.context) + timedelta(seconds=self.pause))
-        self.pause = min(self.pause * PAUSE_GROWTH, PAUSE_MAX)
+        self.pause = min(self.pause * PAUSE_GROWTH, PAUSE_SECONDS_MAX)
 
     def _report(self) -> Flow[None]:
         """A sign of life, and whether the run is to end: then it goes back. When even that fails, it goes on all the same."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from backup_core.domain.ending import PAUSE_SECONDS_MAX
 from backup_core.domain.identity import child_id
 from backup_core.orchestrations import repoint_machine
 from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, show, sub_orchestration
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from backup_core.orchestrations.calls import Context
 
 NAME = "wait_for_disk"
-PAUSE_FIRST, PAUSE_MAX, PAUSE_GROWTH = 5.0, 300.0, 1.5
-"""Seconds between looks. The longest is well below the 15 minutes after which a silent run is taken for dead."""
+PAUSE_FIRST, PAUSE_GROWTH = 5.0, 1.5
+"""Seconds before the second look, and how the pause grows."""
 LOOKS_PER_EXECUTION = 24
 SETTLINGS_MAX = 9
 """Former changes of machines that are settled: there is at most one at a time, and nobody leaves another one meanwhile."""
@@ -57,7 +58,7 @@ def _waited(context: Context, request: WaitForDisk) -> Flow[Waited | None]:
         if reported.cancel:
             return Waited(canceled=True)
         yield context.create_timer(now(context) + timedelta(seconds=pause))
-        pause = min(pause * PAUSE_GROWTH, PAUSE_MAX)
+        pause = min(pause * PAUSE_GROWTH, PAUSE_SECONDS_MAX)
     again = request.model_copy(update={"pause": pause, "retries": retries.count, "settlings": settlings})
     context.continue_as_new(again.model_dump(mode="json"))
     return None

@@ -207,4 +207,4 @@ class Actors:
 
     def pass_time(self) -> None:
         """Nothing happens for a while."""
-        self.stage.world.pass_time(timedelta(minutes=self.rng.choice([1, 5, 16, 60])))
+        self.stage.world.pass_time(timedelta(minutes=self.rng.choice([1, 5, 31, 60])))

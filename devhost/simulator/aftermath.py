@@ -47,7 +47,7 @@ class Aftermath:
         """
         full = False
         for _ in range(4):
-            self.world.pass_time(timedelta(minutes=20))
+            self.world.pass_time(timedelta(minutes=35))
             run = self.starts.undisturbed_backup(full=full)
             await self._come_to_rest()
             points = sorted(self.invariants.seen.values(), key=lambda point: point.source_snapshot)

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import FencedError
 from backup_core.domain.naming import shard_end_name
 from backup_core.domain.ranges import ByteRange
@@ -38,7 +39,7 @@ async def test_a_dead_run_is_taken_over_after_its_heartbeat(scene, step, base):
     scene.write(6, 61, None, 63)
     await stop_before(scene, step)
     scene.write(7, 71)
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     await scene.back_up()
 
     newest = scene.points()[-1]
@@ -58,7 +59,7 @@ async def test_an_interrupted_target_is_finished_first_then_a_fresh_one(scene):
     await stop_before(scene, "verify_head")
     half = scene.blobs.blobs[scene.source()].content()
     scene.write(6, 1)
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     driver = await scene.back_up()
 
     first, finished, fresh = scene.points()
@@ -76,7 +77,7 @@ async def test_a_late_put_of_the_first_target_does_not_reach_the_second(scene):
     await scene.back_up()
     scene.write(6, 61, 62)
     await stop_before(scene, "verify_head")
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     scene.write(6, 71)
     request, driver, late = scene.request(), scene.driver(), []
 
@@ -111,7 +112,7 @@ async def test_a_stranger_on_a_half_applied_head(scene, page):
     scene.write(6, 61, 62)
     await stop_before(scene, "verify_head")
     scene.blobs.poke(scene.tools.head(scene.head_row().head), page, [b"\xee" * PAGE])
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     await scene.back_up()
 
     for point in scene.points():
@@ -206,7 +207,7 @@ async def test_every_activity_twice_in_a_row(scene):
     await scene.back_up()
     scene.write(6, 61, None, 63)
     await stop_before(scene, "verify_head")
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     scene.write(6, 71)
     request, driver = scene.request(), scene.driver()
 
@@ -273,7 +274,7 @@ async def test_a_write_that_arrives_late_is_refused_by_the_service_itself(scene)
     scene.write(6, 61)
     await stop_before(scene, "verify_head")
     asked = next(asked for name, asked, _ in scene.stopped.calls if name == "apply_shard")
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     await stop_before(scene, "verify_head")
     row = scene.catalogue.rows["vm", "head"]
     claimed = replace(
@@ -297,7 +298,7 @@ async def test_a_lease_that_is_taken_once_more_while_it_is_broken(scene):
     await scene.back_up()
     scene.write(6, 61)
     await stop_before(scene, "verify_head")
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     break_lease, times = scene.blobs.break_lease, [3]
 
     async def late(blob):
@@ -324,7 +325,7 @@ async def test_a_late_begin_breaks_nobodys_lease(scene):
 
     async def hangs(blob, lease):
         scene.blobs.acquire_lease = acquire
-        scene.world.pass_time(timedelta(minutes=16))
+        scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
         await stop_before(scene, "verify_head", run=request.run)
         return await acquire(blob, lease)
 

@@ -10,6 +10,7 @@ import pytest
 from backup_core.api import runs
 from backup_core.api.context import respond
 from backup_core.api.http import Request
+from backup_core.domain.ending import HEARTBEAT_MAX
 from tests.activities.acts import STEPS_OF_A_BACKUP, cancel, canceled_before, stop_before
 from tests.scene import Scene
 
@@ -46,7 +47,7 @@ async def test_cancel_between_two_targets_keeps_the_first(scene):
     await scene.back_up()
     scene.write(6, 61)
     await stop_before(scene, "verify_head")
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     run, output = await canceled_before(scene, "raise_epoch")
 
     assert output["state"] == "Canceled"
@@ -78,7 +79,7 @@ async def test_a_dead_run_ends_at_once_and_blocks_nothing(scene):
     other = Scene()
     other.protect()
     request = await stop_before(other, "verify_head")
-    other.world.pass_time(timedelta(minutes=16))
+    other.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     status, shown = await cancel(other, request.run)
 
     assert (status, shown["state"]) == (202, "Canceled")
@@ -92,7 +93,7 @@ async def test_a_dead_run_is_ended_by_the_one_that_takes_over(scene, asked):
     request = await stop_before(scene, "verify_head")
     if asked:
         await cancel(scene, request.run)
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     await scene.back_up()
 
     row = scene.run_row(request.run)
@@ -111,14 +112,14 @@ async def test_a_dead_run_does_not_refuse_a_backup(scene):
     request = await stop_before(scene, "verify_head")
     refused = await ask()
     assert (refused.status, refused.headers["Location"]) == (409, f"https://app.test/api/runs/{request.run}")
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     assert (await ask()).status == 202
 
 
 async def test_a_sign_of_life_at_the_last_moment_counts(scene, monkeypatch):
     """The run that was taken for dead writes its row just then: it goes on, and the other is skipped."""
     request = await stop_before(scene, "verify_head")
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     put = scene.catalogue.put_run
 
     async def racing(run, etag):

@@ -7,8 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from backup_core.domain.ending import HEARTBEAT_MAX
-from backup_core.orchestrations import copy_blob
+from backup_core.domain.ending import HEARTBEAT_MAX, PAUSE_SECONDS_MAX
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.ports import CopyState
 from tests.activities.acts import cancel, names, stop_before
@@ -78,9 +77,9 @@ async def test_looks_grow_apart_and_history_stays_small(scene):
     assert driver.looks == 100
     assert driver.executions == 1 + 5  # the run, and the waiting in five parts
     waits = driver._waited.total_seconds()
-    assert waits > 90 * copy_blob.PAUSE_MAX * 0.8
+    assert waits > 90 * PAUSE_SECONDS_MAX * 0.8
     assert names(driver).count("start_copy") == 1
-    assert timedelta(seconds=copy_blob.PAUSE_MAX) < HEARTBEAT_MAX / 2
+    assert timedelta(seconds=PAUSE_SECONDS_MAX) < HEARTBEAT_MAX / 2
 
 
 @pytest.mark.parametrize("status", ["failed", "aborted"])
@@ -181,7 +180,7 @@ async def test_a_run_that_died_while_copying_is_taken_over(scene, step):
     """Another generation: nothing was ever committed on the blob it leaves."""
     scene.blobs.copies_held = step in ("start_copy", "check_copy")
     await stop_before(scene, step, full_copy="blob")
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     scene.blobs.copies_held = False
     await scene.back_up(full_copy="blob")
 

@@ -10,13 +10,14 @@ from datetime import timedelta
 import pytest
 
 from backup_core.activities.housekeeping import tidy_disk
+from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import UnexpectedError
 from backup_core.steps.housekeeping import Tidy
 from tests.activities.acts import contents_of, everything_kept, sane
 from tests.activities.ways import WAYS, Wire
 from tests.scene import PAGE
 
-SILENT, DAY = timedelta(minutes=16), timedelta(hours=25)
+SILENT, DAY = HEARTBEAT_MAX + timedelta(minutes=1), timedelta(hours=25)
 HOUSE = Tidy(disk="vm", by="house.20260105", lease="00000000-0000-0000-0000-00000000000a", run_days=180)
 UNPROTECTED = {"a restore to a managed disk"}
 """After these the disk is not backed up any more."""

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from backup_core.api import catalogue, disks, points
+from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.rebuild import DIRTY
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from tests.activities.acts import call, rebuild, stop_before
@@ -167,7 +168,7 @@ async def test_an_uncommitted_twin_is_not_taken_for_the_point(scene):
     """A run died between its backup snapshot and the commit, another finished the target: the later snapshot is the point."""
     scene.write(4, 44)
     await stop_before(scene, "commit_point")
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     await scene.back_up()
     before = values(scene)
     twins = [one for one in scene.points() if one.reason == "finishes an interrupted run"]
@@ -182,7 +183,7 @@ async def test_a_half_written_head_is_not_built_upon(scene):
     """With the head row the proof is lost that nothing else is wrong with a dirty head: the next backup is full."""
     scene.write(4, 44)
     await stop_before(scene, "verify_head")
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     lose(scene, "head")
     await rebuild(scene)
 

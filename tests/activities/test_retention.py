@@ -11,6 +11,7 @@ import pytest
 from backup_core.api import disks
 from backup_core.api.context import respond
 from backup_core.api.http import Request
+from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.records import Pin, Retention
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from tests.activities.acts import keep, rebuild, stop_before
@@ -73,7 +74,7 @@ async def test_a_point_in_use_stays_while_its_run_lives(scene):
     request = await stop_before(scene, "verify_head")
     await scene.catalogue.pin(Pin("vm", oldest.point, request.run), await scene.catalogue.point("vm", oldest.point))
     keeper = scene.run_row(request.run)
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     scene.catalogue._store(
         keeper, next(key for _, key in scene.catalogue.rows if key.endswith(request.run) and key.startswith("run!"))
     )
@@ -81,7 +82,7 @@ async def test_a_point_in_use_stays_while_its_run_lives(scene):
     scene.catalogue.rows["vm", "head"] = replace(row, value=replace(row.value, owner=None))
     await scene.back_up()
     assert oldest.point in [point.point for point in scene.points()]
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     await scene.back_up()
 
     assert oldest.point not in [point.point for point in scene.points()]
@@ -147,7 +148,7 @@ async def test_a_prune_that_dies_is_ended_by_the_next(scene, monkeypatch, call, 
         assert point.state == "deleting" or scene.content(point)
     assert len(died) == 1
     assert len(before) + 1 - len(backup_snapshots(scene)) in (0, 1)
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     await scene.back_up()
     assert [point.state for point in scene.points()] == ["available"] * 2
     assert backup_snapshots(scene) == sorted(point.backup_snapshot for point in scene.points())

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from backup_core.activities.copying import Copying
+from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import managed_disk_id
 from backup_core.domain.repoint import MachineDisk
@@ -84,7 +85,7 @@ async def interrupted():
     """A run died in the middle: the next finishes its target, then goes on with one of its own."""
     stage = await backed_up()
     await stop_before(stage, "verify_head")
-    stage.world.pass_time(timedelta(minutes=16))
+    stage.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     stage.write(9, 90)
     return stage
 
@@ -99,7 +100,7 @@ async def between_two_disks():
     """A restore died after it took the machine's disk away."""
     stage = await backed_up()
     await stopped_before(stage, "move_machine", 2)
-    stage.world.pass_time(timedelta(minutes=16))
+    stage.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     return stage
 
 

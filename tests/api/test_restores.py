@@ -11,6 +11,7 @@ import pytest
 from backup_core.api import restores, runs
 from backup_core.api.context import respond
 from backup_core.api.http import Request
+from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import AccessDeniedError
 from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import managed_disk_id, point_key, snapshot_time
@@ -600,7 +601,7 @@ async def test_a_dead_restore_refuses_no_other(scene):
     key = next(key for _, key in scene.catalogue.rows if key.endswith(first["id"]) and key.startswith("run!"))
     scene.catalogue._store(replace(scene.run_row(first["id"]), state="Running"), key)
     assert (await post(scene, {"adopt": True}))[0] == 409
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     assert (await post(scene, {"adopt": True}))[0] == 202
 
 

@@ -7,13 +7,13 @@ from datetime import timedelta
 
 import pytest
 
+from backup_core.domain.ending import HEARTBEAT_MAX, PAUSE_SECONDS_MAX
 from backup_core.domain.errors import AccessDeniedError, FencedError, MachineRefusedError, RowChangedError
 from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import managed_disk_id
 from backup_core.domain.ranges import GIB, ByteRange
 from backup_core.domain.records import Policy, Slot
 from backup_core.domain.repoint import MachineDisk
-from backup_core.orchestrations.repoint_machine import PAUSE_MAX
 from backup_core.orchestrations.restore_disk import RestoreFailedError
 from backup_core.ports import Fence
 from tests.activities.acts import (
@@ -422,14 +422,14 @@ async def test_a_move_that_shows_no_effect_is_waited_for_and_asks_for_attention(
     await scene.restore(scene.points()[0], driver=driver, **into())
 
     assert held(scene) == TARGET
-    assert driver._waited > timedelta(seconds=10 * PAUSE_MAX)
+    assert driver._waited > timedelta(seconds=10 * PAUSE_SECONDS_MAX)
     assert "takes long" in words[0]
 
 
 async def test_a_machine_without_a_disk_that_cannot_be_settled_fails_the_next_backup(scene):
     """Refused for good while it has neither: visibly, and again, until it can be done."""
     await stopped_before(scene, "move_machine", 2)
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     real = scene.machines.put_disk
 
     async def put_disk(machine, lun, disk):
@@ -452,7 +452,7 @@ async def test_a_restore_that_lost_the_disk_stops_changing_the_machine(scene):
     async def perform(name, asked):
         if name == "move_machine" and len(done) == 1:
             done.append(True)
-            scene.world.pass_time(timedelta(minutes=16))
+            scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
             await scene.back_up()
         if name == "move_machine" and not done:
             done.append(True)

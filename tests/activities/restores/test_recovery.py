@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import MachineChangedError, MachineRefusedError, ServiceUnavailableError
 from backup_core.orchestrations.restore_disk import RestoreFailedError
 from tests.activities.acts import (
@@ -42,7 +43,7 @@ async def test_a_restore_that_dies_is_put_right_by_the_next_backup(scene, step):
     """Terminated in the portal before any of its steps: the machine has one of its disks, backups are of that one."""
     contents = contents_of(scene)
     await stopped_before(scene, step)
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     driver = await scene.back_up()
 
     assert driver.output["state"] == "Succeeded"
@@ -62,7 +63,7 @@ async def test_a_change_of_the_machine_that_was_interrupted_is_brought_to_an_end
     await stopped_before(scene, "move_machine", count if count < 4 else 3)
     if count == 2:
         assert held(scene) is None
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     await scene.back_up()
 
     assert held(scene) == (TARGET if goal == "new" else scene.source().url)
@@ -72,7 +73,7 @@ async def test_a_change_of_the_machine_that_was_interrupted_is_brought_to_an_end
 
 async def test_the_next_restore_brings_it_to_an_end_too(scene):
     await stopped_before(scene, "move_machine", 2)
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     await scene.restore(scene.points()[1], run=AGAIN, target=f"{SOURCE}/vhds/again.vhd", **into())
 
     assert held(scene) == f"{SOURCE}/vhds/again.vhd"
@@ -84,7 +85,7 @@ async def test_the_next_restore_brings_it_to_an_end_too(scene):
 async def test_a_machine_that_cannot_be_settled_fails_the_backup_visibly(scene):
     """Nothing is backed up as if all were well while nobody knows which disk the machine uses."""
     await stopped_before(scene, "move_machine", 2)
-    scene.world.pass_time(timedelta(minutes=16))
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     real = scene.machines.machine
 
     async def down(_):
@@ -241,7 +242,7 @@ async def test_a_delivery_that_hung_decides_nothing_on_what_it_sees_later(scene)
     async def hangs(disk):
         row = await head(disk)
         scene.catalogue.head = head
-        scene.world.pass_time(timedelta(minutes=16))
+        scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
         await scene.back_up()
         return row
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import managed_disk_id, point_key
 from backup_core.domain.records import Slot
@@ -359,7 +360,7 @@ async def test_a_restore_into_the_machine_waits_for_a_backup_at_work(scene):
             assert scene.blob(TARGET).content() == scene.content(scene.points()[0])
             assert held(scene) == scene.source().url
             if len(waited) == 3:
-                scene.world.pass_time(timedelta(minutes=16))
+                scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
         return answer
 
     driver._perform = perform
