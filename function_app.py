@@ -43,18 +43,19 @@ for orchestrator in ORCHESTRATORS.values():
     app.orchestration_trigger(context_name="context")(orchestrator)
 
 
-def activity(step: Step[Any, Any]) -> None:
-    """Register the activity of a step."""
+def activity(step: Step[Any, Any], name: str) -> None:
+    """Register the activity of a step under one of its names."""
 
     async def perform(asked: dict) -> dict:  # type: ignore[type-arg]  # the worker takes bare types only
         return await run_step(step, SERVICES.tools_for, asked, SERVICES.stores)
 
-    perform.__name__ = step.name
+    perform.__name__ = name
     app.activity_trigger(input_name="asked")(perform)
 
 
 for step in STEPS:
-    activity(step)
+    for name in step.names:
+        activity(step, name)
 
 
 async def start_once(client: df.DurableOrchestrationClient, name: str, instance: str, asked: dict[str, Any]) -> None:

@@ -76,6 +76,10 @@ class Host:
         self.origin = ""
         self.start()
 
+    def deploy(self, app: Path) -> None:
+        """Serve the code of another app from the next start on, with the same hub."""
+        self._app = app
+
     def start(self) -> None:
         """Start the process; a hub left by an earlier one is resumed."""
 
@@ -204,6 +208,12 @@ class Workers(Host):
         """Kill -9 of one of them."""
         chosen = self._next()
         super().kill() if chosen is self else chosen.kill()
+
+    def deploy(self, app: Path) -> None:
+        """Serve the code of another app from the next starts on."""
+        super().deploy(app)
+        for one in self._others:
+            one.deploy(app)
 
     def start(self) -> None:
         """Start those that do not run."""

@@ -75,9 +75,11 @@ def test_every_call_that_is_named_exists(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_field_that_is_named_exists(page):
-    """In an answer or a body of the API, or as a parameter of the deployment."""
+    """In an answer or a body of the API, as a parameter of the deployment, or in host.json, with the options of the Durable extension."""
     described = json.dumps(openapi.document(ROUTES, "https://app/api"))
+    options = (REPOSITORY / "tests" / "infra" / "recorded" / "durable-options.json").read_text()
     known = set(re.findall(r'"(\w+)": \{', described)) | set(load(REPOSITORY / "infra" / "main.bicep").of("param"))
+    known |= set(re.findall(r'"(\w+)":', options + (REPOSITORY / "host.json").read_text()))
     text = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     named = {
         word
@@ -198,7 +200,7 @@ def test_the_handbooks_calls_of_the_api_work(calm, machines, tmp_path):
             "NEW_URL": calm.source.blobs,
         }  # fmt: skip
         readme, runbooks = of(API, REPOSITORY / "README.md"), of(API, REPOSITORY / "docs" / "runbooks.md")
-        assert len(readme) == 6
+        assert len(readme) == 7
         assert len(runbooks) == 5
         *before, leaving = readme
         means = [line for line in readme[0] if "() {" in line]

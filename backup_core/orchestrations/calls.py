@@ -163,7 +163,7 @@ def answer_of(answers: type[O], raw: Any) -> O | None:  # noqa: ANN401  any JSON
 
 def attempt(context: Context, step: Step[Any, Any], asked: Sequence[Message]) -> Flow[list[Outcome]]:
     """The step once per input, side by side, tried once: each one's outcome. One that crashed is no fault of the others."""
-    tasks = [context.call_activity(step.name, one.model_dump(mode="json")) for one in asked]
+    tasks = [context.call_activity(step.name_for(context.version), one.model_dump(mode="json")) for one in asked]
     ends = yield from settled(context, tasks)
     return [
         Outcome(fault=Fault(code="Unexpected", message=end.why, retryable=True))
@@ -175,7 +175,7 @@ def attempt(context: Context, step: Step[Any, Any], asked: Sequence[Message]) ->
 
 def _outcome(step: Step[Any, Any], raw: Any) -> Outcome:  # noqa: ANN401  any JSON
     outcome = answer_of(Outcome, raw)
-    if outcome and outcome.step in ("", step.name):
+    if outcome and outcome.step in ("", *step.names):
         return outcome
     message = f"{step.name} was answered by {outcome.step if outcome else 'what is not a step'}; it is called again"
     return Outcome(fault=Fault(code="AnswerLost", message=message, retryable=True))

@@ -12,4 +12,7 @@ from backup_core.steps.housekeeping import HOUSEKEEPING_STEPS
 from backup_core.steps.restore import RESTORE_STEPS
 
 STEPS = (*BACKUP_STEPS, *COPYING_STEPS, *RESTORE_STEPS, *HOUSEKEEPING_STEPS)
-"""Every step; function_app.py registers one activity for each."""
+"""Every step; function_app.py registers an activity for each of its names."""
+
+BY_NAME = {name: step for step in STEPS for name in step.names}
+"""Every step by each of its names."""

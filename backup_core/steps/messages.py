@@ -84,3 +84,16 @@ class Step(Generic[I, O]):
     takes: type[I]
     answers: type[O]
     duty: Callable[[I], Duty] = _BACKUP
+    former: tuple[tuple[str, str], ...] = ()
+    """What orchestrations that began with an older version call it: pairs of version and name. A pair stays as long as
+    histories of its version are recorded.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that a run under way may call it by; the app registers an activity for each."""
+        return (self.name, *(name for _, name in self.former))
+
+    def name_for(self, version: str | None) -> str:
+        """The name that an orchestration calls it by which began with `version`."""
+        return dict(self.former).get(version or "", self.name)

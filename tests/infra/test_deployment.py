@@ -15,7 +15,7 @@ from backup_core.api import access
 from backup_core.api.routes import ROUTES
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.settings import Settings
-from backup_core.steps import STEPS
+from backup_core.steps import BY_NAME
 from backup_core.steps.messages import Step
 from devhost.platform import REPOSITORY, SAMPLE_SETTINGS
 from tests.infra.bicep import load, properties, text, walk
@@ -155,7 +155,7 @@ def functions():
     """Every function of the app: steps, orchestrators, routes, and what function_app.py itself defines with a trigger."""
     tree = ast.parse((REPOSITORY / "function_app.py").read_text())
     defined = {one.name for one in tree.body if isinstance(one, ast.AsyncFunctionDef) and one.decorator_list}
-    return {step.name for step in STEPS} | set(ORCHESTRATORS) | {route.name for route in ROUTES} | defined
+    return set(BY_NAME) | set(ORCHESTRATORS) | {route.name for route in ROUTES} | defined
 
 
 def called(name, seen=None):
@@ -192,7 +192,7 @@ def test_nothing_that_is_off_is_called_by_what_is_on(app):
 def test_each_app_has_its_half():
     """Backups in one, retention and restores in the other: nothing is on that the app could only fail at."""
     needed = {"backup": called("backup_fleet"), "custody": called("restore_disk") | called("keep_house")}
-    every = set(ORCHESTRATORS) | {step.name for step in STEPS}
+    every = set(ORCHESTRATORS) | set(BY_NAME)
     for app, names in needed.items():
         assert every - names == set(OFF[app]) & every
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from backup_core.steps import STEPS
+from backup_core.orchestrations.calls import _outcome
+from backup_core.steps import BY_NAME, STEPS
+from backup_core.steps.messages import Outcome
 from devhost.functions.protocol import EventType
 from devhost.memory.instance import VERSION
 from tests.orchestrations.histories import FOLDER, arcs, fault, load, unseen
 
 RECORDED = [(file.name.split(".")[0], one) for file in sorted(FOLDER.glob("*.jsonl.gz")) for one in load(file)]
-BY_NAME = {step.name: step for step in STEPS}
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,38 @@ def test_a_run_of_before_goes_on(version, recording):
         pytest.fail(told, pytrace=False)
     for name, asked in recording.asked:
         BY_NAME[name].takes.model_validate(asked)
+
+
+def test_a_name_goes_one_version_after_its_last_use():
+    """The version before today's may have runs under way, so its histories are kept; what no kept one calls is needed no more."""
+    kept = {version for version, _ in RECORDED}
+    called = {
+        (version, item["Name"])
+        for version, one in RECORDED
+        for item in one.events
+        if item["EventType"] == EventType.TASK_SCHEDULED
+    }
+    former = {pair for step in STEPS for pair in step.former}
+
+    assert {VERSION, str(int(VERSION) - 1)} - {"0"} <= kept
+    assert {name for _, name in called} <= set(BY_NAME)
+    assert former <= called, "no recorded orchestration of that version calls it by that name"
+
+
+def test_a_renamed_step_is_called_by_the_name_of_the_orchestrations_version():
+    step = replace(STEPS[0], name="newest", former=(("1", "oldest"), ("2", "older")))
+
+    assert step.names == ("newest", "oldest", "older")
+    assert [step.name_for(version) for version in ("1", "2", "3", None)] == ["oldest", "older", "newest", "newest"]
+
+
+def test_an_answer_is_known_by_any_name_of_its_step():
+    """What the former version's activities answered is in histories under the name they had."""
+    step = replace(STEPS[0], name="newest", former=(("1", "oldest"),))
+    said = Outcome(value={}, step="oldest")
+
+    assert _outcome(step, said.model_dump(mode="json")) == said
+    assert _outcome(step, said.model_copy(update={"step": "other"}).model_dump(mode="json")).fault.code == "AnswerLost"
 
 
 def test_every_branch_of_the_orchestrators_is_recorded():
