@@ -164,7 +164,9 @@ class Fire:
             },
             "post_backup": {"kind": "auto"},
             "post_restore": {
-                "restorePoint": self.point, "dryRun": self.rng.random() < 0.8, "repoint": False, "stopVm": False, "adopt": False, "planHash": None,
+                "restorePoint": self.point, "repoint": False, "stopVm": False, "adopt": False,
+                # An empty hash is refused; a dry run takes no notice of one.
+                **({"dryRun": True, "planHash": "0" * 62} if self.rng.random() < 0.8 else {"dryRun": False}),
                 "machine": {"vm": machine_id("fire"), "lun": 0},
                 "target": {
                     "kind": "pageBlob", "account": self.platform.storage.source.blobs, "container": DISKS_CONTAINER,
