@@ -118,4 +118,4 @@ class Aftermath:
             self.invariants.check_point(point)
         if after != before:
             lost = [key for key in before if after.get(key) != before[key]]
-            self.invariants.violated(f"invariant 12: rows did not come back as they were: {lost[:3]}")
+            self.invariants.violated(f"invariant 8: rows did not come back as they were: {lost[:3]}")

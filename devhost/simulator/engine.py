@@ -85,7 +85,7 @@ class Engine:
         """Start an orchestration from outside; its clocks are wrong by `skew`. The id of a living one is refused;
         but whoever starts looks first and starts then, so that of two at one moment the later replaces the other.
         """
-        if self.stage.repeats and self._living(instance) and self.rng.random() < 0.7:
+        if self._living(instance) and (not self.stage.repeats or self.rng.random() < 0.7):
             self.stage.count("starts refused")
             return
         self._arrives(self._created(name, asked, instance, skew, seed), None)
@@ -95,7 +95,7 @@ class Engine:
 
     def _created(self, name: str, asked: Any, instance: str, skew: timedelta, seed: str) -> Instance:  # noqa: ANN401  any JSON
         living = self._living(instance)
-        if living and self.stage.repeats:
+        if living:
             self.stage.count("living orchestrations replaced")
             self.stage.note(f"!! {living.id} is replaced")
             self._remove(living)

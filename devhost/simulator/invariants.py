@@ -1,4 +1,23 @@
-"""What must hold after every step of a history, by the numbers of the project's invariants."""
+"""What must hold after every step of a history.
+
+ 1. The head stays, and each restore point's backup snapshot with it, equal to the point's source snapshot.
+ 2. The app never deletes the source snapshot of the common pair.
+ 3. The head differs from the newest restore point only while its mark says what it is being changed to.
+ 4. The app never deletes the target of an interrupted run.
+ 5. No two runs have the same lease id.
+ 6. The common pair is the newest restore point.
+ 7. A restore point comes once for each source snapshot, stays as it is, and goes only when it was marked as deleting.
+ 8. The metadata of a backup snapshot describes its whole restore point, and a rebuild brings lost rows back exactly.
+ 9. A run that has ended keeps its state.
+10. A restore never touches what was there before it.
+11. A restore that succeeded, or that gave a machine its disk, made a complete disk that equals its restore point.
+12. A machine never ends without a disk, or with one that is gone.
+13. What was adopted holds what was restored.
+14. Retention deletes no point that the policy keeps, that is in use, or that belongs to the common pair.
+15. A run that succeeded has a restore point, and the machine's disk is the one that is backed up.
+16. Lost, late and repeated requests fail no run, and neither does an episode that runs twice: in gentle histories.
+17. No orchestration waits for ever, and each run ends.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +59,7 @@ class Invariants:
         self.stage.learn()
         points = self.check_rows(everything=everything)
         if len({point.source_snapshot for point in points.values()}) != len(points):
-            self.violated("invariant 11: one source snapshot has two restore points")
+            self.violated("invariant 7: one source snapshot has two restore points")
         self._check_head(points)
         self._check_runs()
         self._check_strangers()
@@ -62,14 +81,14 @@ class Invariants:
             known = self.seen.get(key)
             if known and known != point:
                 if as_lost(known) != point:
-                    self.violated(f"invariant 11: restore point {point.point} was changed")
+                    self.violated(f"invariant 7: restore point {point.point} was changed")
                 self._check_expired(point, points)
             self.seen[key] = point
             if point.state == "available" and (not known or everything):
                 self.check_point(point)
         for key in set(self.seen) - set(points):
             if self.seen.pop(key).state != "deleting":
-                self.violated("invariant 11: a restore point was lost")
+                self.violated("invariant 7: a restore point was lost")
             stage.count("points expired")
         return points
 
@@ -87,24 +106,24 @@ class Invariants:
             self.violated(f"invariant 1: restore point {point.point} ({point.reason}) differs from its source snapshot")
         carried = stage.blobs.blobs[stage.tools.head(point.head)].snapshots[point.backup_snapshot].metadata
         if from_point_metadata(carried, point.head, point.backup_snapshot) != point:
-            self.violated(f"invariant 12: the metadata of {point.point} does not describe it")
+            self.violated(f"invariant 8: the metadata of {point.point} does not describe it")
         self.restored[point.point] = content
         origin = point.reason.removeprefix("restored from ")
         if point.kind == "restored" and content != self.restored[origin]:
-            self.violated(f"invariant 18: restore point {point.point} does not hold what {origin} held")
+            self.violated(f"invariant 13: restore point {point.point} does not hold what {origin} held")
 
     def _check_expired(self, point: RestorePoint, points: dict[str, RestorePoint]) -> None:
         """A point may only go when the disk has a retention and enough newer ones stay, the common pair's among them."""
         stage = self.stage
         newer = [one for one in points.values() if one.source_snapshot > point.source_snapshot and one.state == "available"]
         if stage.retention is None or len(newer) < stage.retention.keep_last:
-            self.violated(f"invariant 19: restore point {point.point} expired with {len(newer)} newer ones")
+            self.violated(f"invariant 14: restore point {point.point} expired with {len(newer)} newer ones")
         for pinned, run in stage.pins:
             row = stage.catalogue.rows[DISK, run_key(run)]
             if pinned == point.point and not row.value.ended_for_good and not dead(row, stage.world.now):
-                self.violated(f"invariant 19: restore point {point.point} expired while run {run} used it")
+                self.violated(f"invariant 14: restore point {point.point} expired while run {run} used it")
         if stage.head and stage.head.pair and stage.head.pair.point == point.point:
-            self.violated(f"invariant 19: restore point {point.point} of the common pair expired")
+            self.violated(f"invariant 14: restore point {point.point} of the common pair expired")
 
     # -- head and runs -----------------------------------------------------------------------------------------------------
 
@@ -115,12 +134,12 @@ class Invariants:
         if head.owner:
             holder = self.leases.setdefault(head.owner.lease, head.owner.run)
             if holder != head.owner.run:
-                self.violated("invariant 7: two runs have the same lease id")
+                self.violated("invariant 5: two runs have the same lease id")
         if head.pair is None:
             return
         newest = max(points.values(), key=lambda point: point.source_snapshot)
         if head.pair.point != newest.point:
-            self.violated("invariant 10: the common pair is not the newest restore point")
+            self.violated("invariant 6: the common pair is not the newest restore point")
         source = stage.blob(head.source)
         pair_exists = source is not None and head.pair.source_snapshot in source.snapshots
         if not pair_exists and head.pair.source_snapshot not in stage.deleted_by_others:
@@ -142,7 +161,7 @@ class Invariants:
     def _check_runs(self) -> None:
         for _, run in self.stage.runs():
             if self.ended.get(run.run, run.state) != run.state:
-                self.violated(f"invariant 14: run {run.run} was {self.ended[run.run]} and is {run.state} now")
+                self.violated(f"invariant 9: run {run.run} was {self.ended[run.run]} and is {run.state} now")
             if run.ended_for_good and run.run not in self.ended:
                 self.ended[run.run] = run.state
                 if run.state == "Succeeded":
@@ -158,30 +177,32 @@ class Invariants:
         if self.stage.report.counts["leases broken by the app"]:
             reasons.add("Fenced")
         if code not in reasons:
-            self.violated(f"run {run.run} failed without a reason: {code}: {run.error.message if run.error else ''}")
+            self.violated(
+                f"invariant 16: run {run.run} failed without a reason: {code}: {run.error.message if run.error else ''}"
+            )
 
     def _check_success(self, run: Run) -> None:
         wanted = run.restore
         if wanted is None:
             if not run.points:
-                self.violated(f"invariant 21: run {run.run} succeeded without a restore point")
+                self.violated(f"invariant 15: run {run.run} succeeded without a restore point")
             return
         target = self.stage.blob(wanted.target)
         self.stage.count(f"restores succeeded: {'repoint' if wanted.repoint else 'adopt' if wanted.adopt else 'plain'}")
         if target is None or target.metadata:
-            self.violated(f"invariant 16: restore {run.run} succeeded without its complete disk")
+            self.violated(f"invariant 11: restore {run.run} succeeded without its complete disk")
         if not wanted.adopt and target.content() != self.restored[wanted.point]:
-            self.violated(f"invariant 16: the disk of restore {run.run} differs from its restore point")
+            self.violated(f"invariant 11: the disk of restore {run.run} differs from its restore point")
         if wanted.adopt and not run.points:
-            self.violated(f"invariant 18: restore {run.run} succeeded without adopting its disk")
+            self.violated(f"invariant 13: restore {run.run} succeeded without adopting its disk")
 
     def check_ended(self, waiting: Sequence[Instance]) -> None:
         """Once nothing is under way, nothing waits, and where no run may fail each has ended."""
         for one in waiting:
-            self.violated(f"{one.id} waits for ever: {[task.name or task.kind for task in one.waiting]}")
+            self.violated(f"invariant 17: {one.id} waits for ever: {[task.name or task.kind for task in one.waiting]}")
         for _, run in self.stage.runs() if self.stage.gentle else ():
             if not run.ended_for_good:
-                self.violated(f"run {run.run} is {run.state}, and nobody is at work on it")
+                self.violated(f"invariant 17: run {run.run} is {run.state}, and nobody is at work on it")
 
     # -- disks and machine ------------------------------------------------------------------------------------------------
 
@@ -190,14 +211,14 @@ class Invariants:
         for address, blob in self.stage.strangers.items():
             present = self.stage.blobs.blobs.get(address)
             if present is not blob or blob.content()[:1] != b"\x55" or blob.lease or blob.snapshots:
-                self.violated(f"invariant 15: a restore touched {address}, which was somebody else's")
+                self.violated(f"invariant 10: a restore touched {address}, which was somebody else's")
 
     def _check_machine(self) -> None:
         """No end state leaves the machine without a disk, and what is shown as protected is what the machine uses."""
         stage = self.stage
         head, held = stage.head, stage.machine.at(stage.lun)
         if held is None and not (head and head.repoint):
-            self.violated("invariant 17: the machine has no disk, and nobody is at work on that")
+            self.violated("invariant 12: the machine has no disk, and nobody is at work on that")
         if held and held.source not in self.attached:
             self.attached.add(held.source)
             self._check_attached(held.source)
@@ -207,7 +228,7 @@ class Invariants:
         wanted = next((run.restore for _, run in self.stage.runs() if run.restore and run.restore.target == source), None)
         blob = self.stage.blob(source)
         if wanted and (blob is None or blob.content() != self.restored[wanted.point]):
-            self.violated(f"invariant 16: the machine was given {source}, which is not restore point {wanted.point}")
+            self.violated(f"invariant 11: the machine was given {source}, which is not restore point {wanted.point}")
 
     def check_rest(self) -> None:
         """What holds once nothing is under way any more."""
@@ -216,9 +237,9 @@ class Invariants:
         if stage.machine_changed_by_others or (head and head.repoint):
             return
         if held is None or not held.source.startswith(SOURCE):
-            self.violated("invariant 17: the machine has no disk at rest")
+            self.violated("invariant 12: the machine has no disk at rest")
         if not stage.adopted_by_hand and held.source != stage.policy.source:
-            self.violated(f"invariant 21: the machine uses {held.source}, backed up is {stage.policy.source}")
+            self.violated(f"invariant 15: the machine uses {held.source}, backed up is {stage.policy.source}")
         blob = stage.blob(held.source)
         if blob is None:
-            self.violated(f"invariant 17: the machine uses {held.source}, which is gone")
+            self.violated(f"invariant 12: the machine uses {held.source}, which is gone")

@@ -37,8 +37,6 @@ BACKUPS_ONLY_EVERY = 3
 """One history in so many has no restores: what is rare in backups would drown otherwise."""
 REPEATS_EVERY, REPEATS = 7, 3
 """Three histories in seven have repeated episodes."""
-REPEATS_PLAYED = False
-"""Whether any has: not until the product stands it."""
 GENTLE_EVERY, GENTLE = 10, 7
 """One history in so many has no strangers, no operators and no refusals, only what networks and workers do: requests that are
 lost, late, repeated or busy. In it no run may fail without a reason.
@@ -70,7 +68,7 @@ class Stage:
         self.replayed = seed % REPLAYED_EVERY == 0
         self.restores = seed % BACKUPS_ONLY_EVERY != 0
         self.gentle = seed % GENTLE_EVERY == GENTLE
-        self.repeats = REPEATS_PLAYED and seed % REPEATS_EVERY < REPEATS
+        self.repeats = seed % REPEATS_EVERY < REPEATS
         self.pages = self.rng.randrange(12, 65)
         self.blobs = MemoryPageBlobs(self.world, diff="writes" if seed % 2 else "content")
         self.blobs.copies_held = True

@@ -180,7 +180,7 @@ async def stopped_before(scene, step, count=1, **fields):
 
 def sane(scene):
     """What must hold once nothing is at work any more: whatever happened."""
-    assert held(scene) is not None, "invariant 17"
+    assert held(scene) is not None, "the machine has a disk"
     assert scene.catalogue.rows["vm", "policy"].value.source == held(scene), "backups are of the disk the machine uses"
     assert list(scene.claims()) == [held(scene)]
     assert scene.rows("pin!") == []

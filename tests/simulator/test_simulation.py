@@ -9,8 +9,9 @@ import pytest
 
 from devhost.simulator.bugs import BACKUP_BUGS, RESTORE_BUGS
 from devhost.simulator.command import histories, summary
+from devhost.simulator.episode_bugs import EPISODE_BUGS
 from devhost.simulator.simulation import simulate
-from devhost.simulator.stage import BACKUPS_ONLY_EVERY, GENTLE, GENTLE_EVERY, REPLAYED_EVERY
+from devhost.simulator.stage import BACKUPS_ONLY_EVERY, GENTLE, GENTLE_EVERY, REPEATS, REPEATS_EVERY, REPLAYED_EVERY
 
 HISTORIES = 5000
 BUG_SEEDS = range(50_001, 62_001)
@@ -60,6 +61,12 @@ def test_no_violation_in_five_thousand_histories():
         "a diff hides an allocation",
         "run canceled",
         "sub-orchestrations",
+        "commits refused",
+        "answers delivered twice",
+        "ends told that were never written",
+        "living orchestrations replaced",
+        "starts refused",
+        "fleets",
         "copy ends: success",
         "copy ends: failed",
         "points pinned",
@@ -81,6 +88,18 @@ def test_each_planted_bug_is_caught(bug):
         for seed in BUG_SEEDS:
             worth = seed % REPLAYED_EVERY and (seed % BACKUPS_ONLY_EVERY == 0) == (bug in BACKUP_BUGS)
             worth = worth and (bug in FAILS_GOOD_RUNS or seed % GENTLE_EVERY != GENTLE)
+            if worth and (violation := simulate(seed).violation):
+                print(f"caught by seed {seed}: {violation}")
+                return
+    pytest.fail(f"{bug}: not caught in {len(BUG_SEEDS)} histories")
+
+
+@pytest.mark.parametrize("bug", EPISODE_BUGS)
+def test_each_planted_bug_of_repeated_episodes_is_caught(bug):
+    """What only a second life shows is shown by a history in which no run may fail."""
+    with EPISODE_BUGS[bug]():
+        for seed in BUG_SEEDS:
+            worth = seed % REPLAYED_EVERY and seed % GENTLE_EVERY == GENTLE and seed % REPEATS_EVERY < REPEATS
             if worth and (violation := simulate(seed).violation):
                 print(f"caught by seed {seed}: {violation}")
                 return

@@ -1,0 +1,95 @@
+"""Planted bugs that only repeated episodes show, in the product or in what the host guarantees. Each must be caught."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from backup_core.activities import copies, images, shards, verification
+from backup_core.orchestrations import backup_disk, copy_image, deliver_disk, keep_house, restore_disk, wait_for_disk
+from devhost.memory.instance import DirectInstance, _Answer, _Execution
+
+if TYPE_CHECKING:
+    from devhost.memory.instance import Task
+
+
+@contextmanager
+def lease_from_the_clock() -> Iterator[None]:
+    """The lease depends on when the episode runs, as the SDK's own uuids do: a repeated one has another."""
+    moment, play = datetime.min.replace(tzinfo=UTC), _Execution.play
+
+    def timed(self: _Execution, at: datetime, answer: Any) -> None:  # noqa: ANN401  as the method it replaces
+        nonlocal moment
+        moment = at
+        play(self, at, answer)
+
+    def timely(instance: str, purpose: str, of: str) -> str:
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{instance}/{purpose}/{of}/{moment}"))
+
+    with patch.object(_Execution, "play", timed), ExitStack() as patches:
+        for module in (backup_disk, restore_disk, keep_house):
+            patches.enter_context(patch.object(module, "lease_id", timely))
+        yield
+
+
+@contextmanager
+def one_child_id_for_two() -> Iterator[None]:
+    """Children are named after their parent only: the two copies of a restore begin under one id."""
+    with ExitStack() as patches:
+        for module in (backup_disk, copy_image, deliver_disk, restore_disk, wait_for_disk):
+            patches.enter_context(patch.object(module, "child_id", lambda parent, *_, **__: f"{parent}~"))
+        yield
+
+
+@contextmanager
+def answer_taken_twice() -> Iterator[None]:
+    """The second answer to a call is taken for the next call's."""
+    answer = DirectInstance._answer  # noqa: SLF001  the guard to be removed
+
+    def whichever(self: DirectInstance, task: Task, result: Any, error: Exception | None) -> _Answer | None:  # noqa: ANN401  as the method it replaces
+        own = answer(self, task, result, error)
+        if own or not self.waiting or task.kind != "activity":
+            return own
+        return answer(self, self.waiting[0], result, error)
+
+    with patch.object(DirectInstance, "_answer", whichever):
+        yield
+
+
+@contextmanager
+def own_finished_image_is_a_stranger() -> Iterator[None]:
+    """That an image was proved is not looked up: a second life finds a blob without the run's mark, and fails the run."""
+
+    async def unknown(*_: object) -> None:
+        return
+
+    with ExitStack() as patches:
+        for module in (copies, images, verification):
+            patches.enter_context(patch.object(module, "proof", unknown))
+        yield
+
+
+@contextmanager
+def own_closed_image_is_a_fence() -> Iterator[None]:
+    """That a shard is done is not looked up: a second life writes to the blob that was closed for its comparison."""
+    stored = shards._stored  # noqa: SLF001  the guard to be removed
+
+    async def no_end(tools: Any, name: str) -> Any:  # noqa: ANN401  as the function it replaces
+        return None if name.endswith("-end.json") else await stored(tools, name)
+
+    with patch.object(shards, "_stored", no_end):
+        yield
+
+
+EPISODE_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "lease from the clock": lease_from_the_clock,
+    "one child id for two": one_child_id_for_two,
+    "answer taken twice": answer_taken_twice,
+    "own finished image is a stranger": own_finished_image_is_a_stranger,
+    "own closed image is a fence": own_closed_image_is_a_fence,
+}
+"""Faults of the second life of an episode: shown by gentle histories, in which a repeated episode fails no run."""
