@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from devhost.simulator.stage import Stage
 
 BY_NAME = {step.name: step for step in STEPS}
-REFUSED, REFUSED_AGAIN, ANSWERED_TWICE = 0.06, 0.3, 0.03
-"""How often a commit is refused, a refused one once more, and an answer delivered twice."""
+REFUSED, REFUSED_WITH_CHILDREN, REFUSED_AGAIN, ANSWERED_TWICE = 0.06, 0.2, 0.3, 0.03
+"""How often a commit is refused, one that begins children, a refused one once more, and an answer delivered twice."""
 INVISIBLE = (0, 0, 1, 2, 5)
 """Minutes until a message is delivered again: at once when another worker runs the same episode, else once it is visible."""
 INVISIBLE_LONG = (10, 20)
@@ -158,9 +158,10 @@ class Engine:
         """A message for an orchestration begins an episode. Now and then its commit is refused, and the message comes again."""
         if instance not in self.instances:
             return
-        if self._may_refuse() and self.rng.random() < refused:
+        chance = self.rng.random() if self._may_refuse() else 1
+        if chance < max(refused, REFUSED_WITH_CHILDREN):
             unwritten = instance.rehearse(task, result, error)
-            if unwritten.tasks or unwritten.ended:
+            if any(one.kind == "sub" for one in unwritten.tasks) or (chance < refused and (unwritten.tasks or unwritten.ended)):
                 self._refuse(instance, unwritten, lambda: self._arrives(instance, task, result, error, REFUSED_AGAIN))
                 return
         if task is None:
@@ -193,7 +194,8 @@ class Engine:
             self.stage.count("ends told that were never written")
             self._post(lambda: self._arrives(parent, waited, unwritten.output, unwritten.error), self._when())
         minutes = self.rng.choice(INVISIBLE if self.stage.gentle or self.rng.random() < 0.9 else INVISIBLE_LONG)
-        self.messages.append(Message(again, self.step + 1, self.world.now + timedelta(minutes=minutes)))
+        due = self.step + self.rng.choice([1, 1, self.rng.randrange(1, 100)])
+        self.messages.append(Message(again, due, self.world.now + timedelta(minutes=minutes)))
 
     def _when(self) -> float:
         """At once, later, or after everything else has ended."""
@@ -211,8 +213,9 @@ class Engine:
             self.calls.remove(call)
             self._finished(call)
         for message in [one for one in self.messages if one.due <= self.step and (one.visible or now) <= now]:
-            self.world.tick()  # whatever is repeated is repeated at another moment
-            self._deliver(message)
+            if message in self.messages:  # what came before it may have replaced its sender
+                self.world.tick()  # whatever is repeated is repeated at another moment
+                self._deliver(message)
         # An end may end the one that waited for it, too.
         while ended := [child for child in self.children if child.ended]:
             for child in ended:

@@ -12,6 +12,7 @@ from unittest.mock import patch
 from backup_core.activities import copies, images, shards, verification
 from backup_core.orchestrations import backup_disk, copy_image, deliver_disk, keep_house, restore_disk, wait_for_disk
 from devhost.memory.instance import DirectInstance, _Answer, _Execution
+from devhost.simulator import engine
 
 if TYPE_CHECKING:
     from devhost.memory.instance import Task
@@ -60,6 +61,11 @@ def answer_taken_twice() -> Iterator[None]:
         yield
 
 
+def _children_begun_twice() -> AbstractContextManager[object]:
+    """A second life seldom begins at the moment that matters: let most children have one."""
+    return patch.object(engine, "REFUSED_WITH_CHILDREN", 0.9)
+
+
 @contextmanager
 def own_finished_image_is_a_stranger() -> Iterator[None]:
     """That an image was proved is not looked up: a second life finds a blob without the run's mark, and fails the run."""
@@ -67,7 +73,7 @@ def own_finished_image_is_a_stranger() -> Iterator[None]:
     async def unknown(*_: object) -> None:
         return
 
-    with ExitStack() as patches:
+    with ExitStack() as patches, _children_begun_twice():
         for module in (copies, images, verification):
             patches.enter_context(patch.object(module, "proof", unknown))
         yield
@@ -81,7 +87,7 @@ def own_closed_image_is_a_fence() -> Iterator[None]:
     async def no_end(tools: Any, name: str) -> Any:  # noqa: ANN401  as the function it replaces
         return None if name.endswith("-end.json") else await stored(tools, name)
 
-    with patch.object(shards, "_stored", no_end):
+    with patch.object(shards, "_stored", no_end), _children_begun_twice():
         yield
 
 
