@@ -13,15 +13,23 @@ from backup_core.activities.points import POLICY
 from backup_core.activities.retention import lives, prune
 from backup_core.activities.telling import write_run
 from backup_core.domain.ending import abandonment
-from backup_core.domain.errors import BlobMissingError, LeaseTakenError, RowChangedError, SnapshotsPresentError
-from backup_core.domain.events import DiskTidied
+from backup_core.domain.errors import (
+    BackupError,
+    BlobMissingError,
+    HousekeepingError,
+    LeaseTakenError,
+    RowChangedError,
+    SnapshotsPresentError,
+)
+from backup_core.domain.events import DiskTidied, RunWarned
 from backup_core.domain.metadata import from_metadata, run_of_source_snapshot
 from backup_core.domain.naming import disk_of_run, is_disk_id, policy_name, snapshot_time
+from backup_core.domain.shown import named, shortened
 from backup_core.ports import Guard
 from backup_core.steps.housekeeping import KeptDisks, Tidied
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from backup_core.activities.tools import Tools
     from backup_core.steps.housekeeping import KeptPage, Tidy
@@ -41,20 +49,28 @@ async def list_kept_disks(tools: Tools, asked: KeptPage) -> KeptDisks:
 async def tidy_disk(tools: Tools, asked: Tidy) -> Tidied:
     """Remove the disk's leftovers, a bounded number per call. A repeat finds less, and at last nothing.
 
-    Raises SnapshotMissingError, before it deletes any restore point, when the newest one cannot be seen on the service.
+    Each duty stands alone. Raises HousekeepingError, which names those that failed, after all were tried.
     """
     tidying = _Tidying(tools, asked, await tools.catalogue.now())
-    await tidying.pins()
-    await tidying.source_snapshots()
-    await tidying.blobs()
-    await tidying.documents()
-    await tidying.rows()
-    await tidying.registration()
-    await tidying.points()
+    failed = [fault for duty in tidying.duties if (fault := await _tried(duty))]
     done = tidying.done()
     if any(done.model_dump(exclude={"more"}).values()):
         tools.journal.write(DiskTidied(disk=asked.disk, **done.model_dump(exclude={"more"})))
+    for words in failed:
+        tools.journal.write(RunWarned(disk=asked.disk, run=asked.by, message=shortened(words)))
+    if failed:
+        message = f"disk {asked.disk}: {named(failed)}; the other duties were done; what is left is tried again tomorrow"
+        raise HousekeepingError(message)
     return done
+
+
+async def _tried(duty: Callable[[], Awaitable[None]]) -> str:
+    """Why the duty failed; empty when it is done."""
+    try:
+        await duty()
+    except BackupError as error:
+        return f"{duty.__name__}: {error.code}: {error}"
+    return ""
 
 
 @dataclass
@@ -67,6 +83,18 @@ class _Tidying:
     gone: dict[str, int] = field(default_factory=dict)
     more: bool = False
     _over: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def duties(self) -> tuple[Callable[[], Awaitable[None]], ...]:
+        return (
+            self.pins,
+            self.source_snapshots,
+            self.blobs,
+            self.documents,
+            self.rows,
+            self.registration,
+            self.points,
+        )
 
     def done(self) -> Tidied:
         return Tidied(more=self.more, **self.gone)
@@ -239,7 +267,10 @@ class _Tidying:
             self._count("registrations")
 
     async def points(self) -> None:
-        """Restore points whose retention has ended, where the backups' own prune did not get to them."""
+        """Restore points whose retention has ended, where the backups' own prune did not get to them.
+
+        Raises SnapshotMissingError, before it deletes any, when the newest one cannot be seen on the service.
+        """
         policy = await self.tools.catalogue.policy(self.asked.disk)
         if policy is None or not policy.value.protected or policy.value.retention is None:
             return

@@ -13,6 +13,7 @@ from backup_core.activities.tools import allowed, changes_between, owned, policy
 from backup_core.domain.decision import Decision, Found, automatic_full, decide
 from backup_core.domain.ending import abandonment, dead
 from backup_core.domain.errors import (
+    BackupError,
     BlobMissingError,
     DiffRefusedError,
     NotOwnerError,
@@ -21,11 +22,13 @@ from backup_core.domain.errors import (
     RowExistsError,
     SnapshotMissingError,
 )
+from backup_core.domain.events import RunWarned
 from backup_core.domain.metadata import from_metadata, run_of_source_snapshot
 from backup_core.domain.naming import head_blob_name, point_id, window_id
 from backup_core.domain.progress import percent
 from backup_core.domain.ranges import ByteRange, DiffRange, one_sided
-from backup_core.domain.records import Head, Owner, Run, RunError
+from backup_core.domain.records import EXPIRED_NAMED_MAX, Head, Owner, Run, RunError
+from backup_core.domain.shown import shortened
 from backup_core.steps.backup import Begin, Begun, Finish, NewGeneration, Raised, RaiseEpoch
 from backup_core.steps.copying import Report, Reported
 from backup_core.steps.messages import Fault, Nothing
@@ -50,6 +53,8 @@ def error_of(fault: Fault) -> RunError:
     return RunError(fault.code, fault.message[:ERROR_LENGTH_MAX])
 
 
+WARNINGS_MAX = 20
+"""Warnings a run's row names, each of at most 500 characters; the log has all."""
 CONFLICTS_MAX = 5
 """Times a lost race for a row is tried again before the fault is left to the orchestrator's retry."""
 
@@ -375,23 +380,47 @@ def _progressed(run: Run, report: Report) -> Run:
 async def finish_run(tools: Tools, asked: Finish) -> Nothing:
     """End the run's row and, if the run still owns the disk, release the leases and the ownership. Repeats change nothing."""
     await end_row(tools, asked)
-    await let_go(tools, asked.disk, asked.run, asked.lease, asked.heads)
+    left = await let_go(tools, asked.disk, asked.run, asked.lease, asked.heads)
+    tell_warnings(tools, asked.disk, asked.run, [*asked.warnings, *left])
     return Nothing()
 
 
-async def let_go(tools: Tools, disk: str, run: str, lease: str, heads: Sequence[str]) -> None:
-    """Release the heads' leases and the ownership, if the run still has it."""
+async def let_go(tools: Tools, disk: str, run: str, lease: str, heads: Sequence[str]) -> list[str]:
+    """Release the heads' leases and the ownership, if the run still has it; what could not be released, in words. A lease that
+    stays is broken by the next run.
+    """
+    left: list[str] = []
     for _ in range(CONFLICTS_MAX):
         row = await tools.catalogue.head(disk)
         owner = row.value.owner if row else None
         if row is None or owner is None or (owner.run, owner.lease) != (run, lease):
-            return
-        for name in heads or ([row.value.head] if row.value.head else []):
-            await tools.blobs.release_lease(tools.head(name), lease)
-        try:
+            break
+        names = heads or ([row.value.head] if row.value.head else [])
+        left = await release_leases(tools, [tools.head(name) for name in names], lease)
+        with suppress(RowChangedError):
             await tools.catalogue.put_head(replace(row.value, owner=None), row.etag)
-        except RowChangedError:
-            continue
+    return left
+
+
+async def release_leases(tools: Tools, blobs: Sequence[BlobAddress], lease: str) -> list[str]:
+    """Release each blob's lease; what could not be released, in words. Raises a fault that may pass, after all were tried."""
+    passing: BackupError | None = None
+    left = []
+    for blob in blobs:
+        try:
+            await tools.blobs.release_lease(blob, lease)
+        except BackupError as error:
+            passing = passing or (error if error.retryable else None)
+            left.append(shortened(f"lease of {blob}: {error.code}: {error}"))
+    if passing:
+        raise passing
+    return left
+
+
+def tell_warnings(tools: Tools, disk: str, run: str, warnings: Sequence[str]) -> None:
+    """Tell what failed although the run did what was asked."""
+    for words in warnings:
+        tools.journal.write(RunWarned(disk=disk, run=run, message=words))
 
 
 def in_one(known: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
@@ -425,7 +454,8 @@ async def end_row(tools: Tools, asked: Finish | FinishRestore) -> None:
             phase="done" if asked.state == "Succeeded" else run.phase,
             percent=100 if asked.state == "Succeeded" else run.percent,
             points=tuple(asked.points),
-            expired=in_one(run.expired, asked.expired) if isinstance(asked, Finish) else (),
+            expired=in_one(run.expired, asked.expired)[:EXPIRED_NAMED_MAX] if isinstance(asked, Finish) else (),
+            warnings=tuple(asked.warnings[:WARNINGS_MAX]) if isinstance(asked, Finish) else (),
             error=error_of(asked.fault) if asked.fault else None,
             restore=restored,
         )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.activities.fencing import hold_lease, shut
-from backup_core.activities.ownership import CONFLICTS_MAX, end_row, error_of, let_go, over
+from backup_core.activities.ownership import CONFLICTS_MAX, end_row, error_of, let_go, over, release_leases, tell_warnings
 from backup_core.activities.telling import write_run
 from backup_core.activities.tools import allowed, guard_of, owned
 from backup_core.activities.transfer import intent
@@ -177,12 +177,12 @@ async def finish_restore(tools: Tools, asked: FinishRestore) -> Nothing:
     """End the run's row, then let go of everything it held. Repeats change nothing."""
     await end_row(tools, asked)
     row = await tools.catalogue.run(asked.disk, asked.run)
-    for place in asked.leased:
-        # What is outside the allow-list was never leased: the restore failed for it.
-        if "://" not in place or tools.may_read(place):
-            await tools.blobs.release_lease(tools.image(place), asked.lease)
+    # What is outside the allow-list was never leased: the restore failed for it.
+    places = [place for place in asked.leased if "://" not in place or tools.may_read(place)]
+    left = await release_leases(tools, [tools.image(place) for place in places], asked.lease)
     heads = [place for place in asked.leased if "://" not in place]
-    await let_go(tools, asked.disk, asked.run, asked.owner_lease or asked.lease, heads)
+    left += await let_go(tools, asked.disk, asked.run, asked.owner_lease or asked.lease, heads)
     if row and row.value.restore:
         await tools.catalogue.unpin(Pin(asked.disk, row.value.restore.point, asked.run, asked.lease))
+    tell_warnings(tools, asked.disk, asked.run, list(dict.fromkeys(left)))
     return Nothing()

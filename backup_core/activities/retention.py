@@ -11,6 +11,7 @@ from backup_core.activities.telling import write_run
 from backup_core.activities.tools import owned, policy_of
 from backup_core.domain.ending import abandonment, dead
 from backup_core.domain.errors import RowChangedError
+from backup_core.domain.records import EXPIRED_NAMED_MAX
 from backup_core.domain.retention import verdicts
 from backup_core.steps.backup import Prune, Pruned
 
@@ -46,7 +47,9 @@ async def _tell_expired(tools: Tools, asked: Prune, gone: list[str]) -> None:
         if not gone or row is None or row.value.ended_for_good:
             return
         with suppress(RowChangedError):
-            await tools.catalogue.put_run(replace(row.value, expired=in_one(row.value.expired, gone)), row.etag)
+            await tools.catalogue.put_run(
+                replace(row.value, expired=in_one(row.value.expired, gone)[:EXPIRED_NAMED_MAX]), row.etag
+            )
             return
     message = (
         f"run {asked.by.run}: its row changed {CONFLICTS_MAX} times while deleted restore points were added to it; it may pass"

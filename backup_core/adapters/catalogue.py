@@ -49,7 +49,7 @@ SOURCES = "!sources"
 CLAIM_ATTEMPTS = 5
 PINS_MAX = 100_000
 """Pins read of one disk: each is a restore at work."""
-_NESTED = frozenset({"owner", "pair", "error", "points", "expired", "retention", "machine", "restore"})
+_NESTED = frozenset({"owner", "pair", "error", "points", "expired", "warnings", "retention", "machine", "restore"})
 """Columns that hold JSON."""
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
     kind: TypeAdapter(kind) for kind in (Policy, Head, RestorePoint, Run, Pin, RequestKey)

@@ -380,6 +380,8 @@ class RunAnswer(_Answer):
     ended: datetime | None
     restore_points: list[str]
     expired: list[str]
+    warnings: list[str]
+    """What failed after the restore point was committed."""
     """Restore points it deleted, because their retention had ended."""
     cancel_requested: datetime | None
     error: ErrorAnswer | None
@@ -413,6 +415,7 @@ class RunAnswer(_Answer):
             ended=run.ended,
             restore_points=list(run.points),
             expired=list(run.expired),
+            warnings=list(run.warnings),
             cancel_requested=run.cancel_asked,
             error=ErrorAnswer(code=run.error.code, message=run.error.message) if run.error else None,
             restore=restore,

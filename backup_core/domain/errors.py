@@ -271,6 +271,12 @@ class HeadAlteredError(BackupError):
     code = "HeadAltered"
 
 
+class HousekeepingError(BackupError):
+    """Some of a disk's leftovers could not be removed; the others were."""
+
+    code = "HousekeepingFailed"
+
+
 class TooManyFullsError(BackupError):
     """The disk needed an automatic full backup too often in a row; a person has to look."""
 

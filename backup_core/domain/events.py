@@ -131,6 +131,20 @@ class RunEnded(Event):
 
 
 @dataclass(frozen=True)
+class RunWarned(Event):
+    """Something failed after a run had done what was asked: cleaning, retention, the release of a lease; or a duty of the
+    night, with its orchestration for a run. Told by the last step; a repeat of it tells again.
+    """
+
+    event: ClassVar[str] = "warning"
+    level: ClassVar[str] = "warning"
+
+    disk: str
+    run: str
+    message: str
+
+
+@dataclass(frozen=True)
 class DiskSeen(Event):
     """How a disk stands, by the catalogue. Written for each registered disk by every watch."""
 
@@ -201,4 +215,4 @@ def attention_of(run: Run) -> str:
     return run.restore.attention if run.restore else ""
 
 
-EVENTS: tuple[type[Event], ...] = (PhaseBegun, RunEnded, DiskSeen, FleetSeen, DiskTidied)
+EVENTS: tuple[type[Event], ...] = (PhaseBegun, RunEnded, RunWarned, DiskSeen, FleetSeen, DiskTidied)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
+EXPIRED_NAMED_MAX = 500
+"""Restore points a run's row names: a column holds 32 Ki characters, and what does not fit would keep the run from ending."""
 RunState = Literal["NotStarted", "Running", "Succeeded", "Failed", "Skipped", "Canceled"]
 TERMINAL_STATES: frozenset[str] = frozenset({"Succeeded", "Failed", "Skipped", "Canceled"})
 Phase = Literal[
@@ -219,7 +221,9 @@ class Run:
     retries: int = 0
     points: tuple[str, ...] = ()
     expired: tuple[str, ...] = ()
-    """Restore points the run deleted, because their retention had ended."""
+    """Restore points the run deleted, because their retention had ended: the first EXPIRED_NAMED_MAX of them."""
+    warnings: tuple[str, ...] = ()
+    """What failed after the restore point was committed: it stands all the same."""
     error: RunError | None = None
     cancel_asked: datetime | None = None
     """When somebody asked for the run to be canceled; it ends at its next report."""

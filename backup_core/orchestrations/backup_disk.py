@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from backup_core.domain.ending import CANCELED, canceled_words
 from backup_core.domain.identity import child_id, lease_id
+from backup_core.domain.records import EXPIRED_NAMED_MAX
 from backup_core.domain.sampling import reads_expected
+from backup_core.domain.shown import shortened
 from backup_core.orchestrations import copy_blob, repoint_machine
 from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, progress_shown, show, sub_orchestration
 from backup_core.orchestrations.shard_waves import applied_shards
@@ -109,6 +111,7 @@ class _Backup:
         self.started = going.started if going else now(context).isoformat()
         self.points = list(going.points) if going else []
         self.expired: list[str] = []
+        self.warnings = list(going.warnings) if going else []
         self.retries = Retries(going.retries if going else 0)
         self.heads = list(going.heads) if going else []
         self.fresh_after = going.fresh_after if going else False
@@ -144,16 +147,23 @@ class _Backup:
             transfer, planned, applied = yield from self._prepare(by, _after(transfer, raised))
             yield from self._round(transfer, planned, 0, applied)
         if self.request.prune:
-            yield from self._prune(transfer.by)
+            yield from self._after_commit("retention", self._prune(transfer.by))
         yield from self.finish("Succeeded", None)
         return self.ended("Succeeded")
+
+    def _after_commit(self, what: str, duty: Flow[None]) -> Flow[None]:
+        """A duty after the commit. The restore point stands: what fails here is a warning, and the next duty is tried."""
+        try:
+            yield from duty
+        except StepFailedError as failed:
+            self.warnings.append(shortened(f"{what}: {failed.fault.code}: {failed.fault.message}"))
 
     def _prune(self, by: RunRef) -> Flow[None]:
         """Delete what the retention no longer keeps, a few points at a time."""
         more = True
         while more:
             pruned = yield from call(self.context, PRUNE_POINTS, Prune(by=by), self.retries)
-            self.expired += pruned.expired
+            self.expired = [*self.expired, *pruned.expired][:EXPIRED_NAMED_MAX]
             more = pruned.more and bool(pruned.expired)
 
     def ended(self, state: str) -> dict[str, Any]:
@@ -264,7 +274,10 @@ class _Backup:
         commit = Commit(transfer=transfer, etag=verified.etag, backup_snapshot=backup.snapshot)
         committed = yield from call(self.context, COMMIT_POINT, commit, self.retries)
         self.points.append(committed.point)
-        yield from self._progress(transfer, planned, applied, "cleaning", 0, 0)
+        yield from self._after_commit("progress", self._progress(transfer, planned, applied, "cleaning", 0, 0))
+        yield from self._after_commit("previous source snapshot", self._drop_previous(transfer))
+
+    def _drop_previous(self, transfer: Transfer) -> Flow[None]:
         yield from call(self.context, DROP_PREVIOUS, Clean(transfer=transfer), self.retries)
 
     def _copy(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> Flow[Applied]:
@@ -295,6 +308,7 @@ class _Backup:
             points=self.points,
             heads=self.heads,
             started=self.started,
+            warnings=self.warnings,
             verification=self.verification,
             fresh_after=self.fresh_after,
         )
@@ -319,6 +333,7 @@ class _Backup:
             state=state,
             points=self.points,
             expired=self.expired,
+            warnings=self.warnings,
             fault=fault,
             heads=self.heads,
         )

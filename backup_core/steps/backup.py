@@ -221,6 +221,8 @@ class Finish(Message):
     state: Literal["Succeeded", "Failed", "Canceled"]
     points: list[str] = Field(default_factory=list)
     expired: list[str] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+    """What failed after the restore point was committed."""
     fault: Fault | None = None
     heads: list[str] = Field(default_factory=list)
     """Every head the run leased, so that none stays leased, committed or not."""
@@ -238,6 +240,7 @@ class Going(Message):
     heads: list[str]
     started: str
     """Shown only."""
+    warnings: list[str]
     verification: Verification
     fresh_after: bool
     """A fresh source snapshot follows after this transfer."""

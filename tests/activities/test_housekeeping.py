@@ -11,8 +11,8 @@ from backup_core.activities import points
 from backup_core.activities.housekeeping import list_kept_disks, tidy_disk
 from backup_core.api import disks
 from backup_core.domain.ending import ABANDONED
-from backup_core.domain.errors import RowChangedError, SnapshotMissingError
-from backup_core.domain.events import DiskTidied
+from backup_core.domain.errors import AccessDeniedError, HousekeepingError, RowChangedError
+from backup_core.domain.events import DiskTidied, RunWarned
 from backup_core.domain.metadata import from_metadata
 from backup_core.domain.naming import disk_of_run, run_key
 from backup_core.domain.records import Retention
@@ -366,10 +366,41 @@ async def test_no_point_goes_when_the_newest_cannot_be_seen(scene):
     )
     point = scene.points()[-1]
     del scene.head_blob().snapshots[point.backup_snapshot]
-    with pytest.raises(SnapshotMissingError):
+    with pytest.raises(HousekeepingError, match="points: SnapshotMissing"):
         await tidied(scene)
 
     assert len(scene.points()) == 3
+
+
+@pytest.mark.parametrize("duty", ["pins", "snapshots", "list_documents", "forget_runs", "claims"])
+async def test_a_duty_that_fails_stops_no_other(scene, duty):
+    """What it cannot do is named and told; whatever the others find is removed."""
+    for value in range(3):
+        scene.write(0, value)
+        await scene.back_up(prune=False)
+    scene.catalogue.rows["vm", "policy"] = replace(
+        row := scene.catalogue.rows["vm", "policy"], value=replace(row.value, retention=Retention(1))
+    )
+    scene.documents.texts["vm/policy.json"] = "{}"
+    before = scene.world.before
+
+    async def refused(name):
+        if name == duty:
+            raise AccessDeniedError("a lock; remove it")
+        await before(name)
+
+    scene.world.before = refused
+    with pytest.raises(HousekeepingError, match=r"AccessDenied: a lock; remove it; the other duties were done"):
+        await tidied(scene)
+
+    (told,) = [one for one in scene.journal.events if isinstance(one, DiskTidied)]
+    if duty != "pins":  # retention asks for pins too: without them it deletes nothing
+        assert told.points == 2
+    if duty != "list_documents":
+        assert told.documents > 0
+    if duty != "claims":
+        assert told.registrations == 1
+    assert {one.run for one in scene.journal.events if isinstance(one, RunWarned)} == {"house.20260105"}
 
 
 # -- all disks ---------------------------------------------------------------------------------------------------------------
@@ -492,7 +523,10 @@ async def test_a_disk_that_fails_stops_no_other_and_is_named(scene):
 
     scene.catalogue.forget_runs = broken
     scene.world.pass_time(DAY)
-    with pytest.raises(HouseFailedError, match="leftovers of 1 disks could not be removed: db: RowChanged: row 7"):
+    with pytest.raises(
+        HouseFailedError,
+        match="leftovers of 1 disks could not be removed: db: HousekeepingFailed: disk db: rows: RowChanged: row 7",
+    ):
         await keep_house(scene)
 
     assert not [name for name in scene.documents.texts if name.startswith("vm/vm.")]

@@ -91,7 +91,7 @@ def test_a_broken_query_is_told():
 
 def test_what_must_be_watched_is():
     assert {one["name"] for one in ALERTS} == {
-        "window-missed", "no-run-began", "run-failed", "rpo-over-limit", "verification-mismatch", "quarantine", "unprotected", "stuck", "attention",
+        "window-missed", "no-run-began", "run-failed", "run-warning", "rpo-over-limit", "verification-mismatch", "quarantine", "unprotected", "stuck", "attention",
         "churn", "app-silent", "disks-unseen",
     }  # fmt: skip
     shown = [name for name, _ in workbook_queries()]
@@ -121,12 +121,14 @@ HEALTHY = {
         "kind": "incremental", "trigger": "timer", "window": "", "seconds": 9, "bytes_done": 512, "bytes_streamed": 0, "ranges": 1,
         "requests": 1, "retries": 0, "points": 1, "expired": 0, "churn_ratio": 4.9,
     },
+    "warning": {"disk": "web", "run": "web.20260101T000000Z.timer", "message": "retention: AccessDenied: a lock"},
     "fleet": {"disks": 2, "protected": 2, "overdue": 0, "unseen": 0, "why": ""},
 }  # fmt: skip
 WRONG = [
     ("window-missed", "disk", {"overdue": True}),
     ("no-run-began", "disk", {"window_without_run": "2026-01-01T00:00:00+00:00"}),
     ("run-failed", "run", {"state": "Failed", "code": "SourceMissing"}),
+    ("run-warning", "warning", {}),
     ("rpo-over-limit", "disk", {"rpo_seconds": 26 * HOUR + 1}),
     ("verification-mismatch", "run", {"state": "Failed", "code": "VerificationMismatch"}),
     ("quarantine", "disk", {"quarantined": True}),
