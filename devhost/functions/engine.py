@@ -168,9 +168,11 @@ class Engine:
     def _repeat(self, rows: Sequence[sqlite3.Row]) -> None:
         for row in rows:
             item = json.loads(row["event"])
-            if rule := self.faults.met("repeatMessage", row["id"], protocol.EVENT_NAMES[item["EventType"]]):
+            if not row["copy"] and (
+                rule := self.faults.met("repeatMessage", row["id"], protocol.EVENT_NAMES[item["EventType"]])
+            ):
                 late, at = self._when(rule, row["id"])
-                self.hub.post(row["id"], item, execution=row["execution"], visible_at=at, late=late)
+                self.hub.post(row["id"], item, execution=row["execution"], visible_at=at, late=late, copy=True)
                 self._stirred.set()
 
     def _when(self, rule: Rule, instance_id: str) -> tuple[str | None, float]:
@@ -301,9 +303,10 @@ class Engine:
             async with self._activity_slots:
                 with self.hub:
                     taken = self.hub.take_work(work.number, self.partitions.worker, time.time(), self.partitions.until("work"))
-                    if taken and (rule := self.faults.met("repeatActivity", work.id, work.name)):
+                    if taken and not work.copy and (rule := self.faults.met("repeatActivity", work.id, work.name)):
                         late, at = self._when(rule, work.id)
-                        self.hub.add_work(work.id, work.execution, work.task, work.name, work.input, visible_at=at, late=late)
+                        asked = (work.id, work.execution, work.task, work.name, work.input)
+                        self.hub.add_work(*asked, visible_at=at, late=late, copy=True)
                         self._stirred.set()
                 if taken:
                     with self.partitions.holding("work", [work.number]):

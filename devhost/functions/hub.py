@@ -29,13 +29,13 @@ CREATE TABLE IF NOT EXISTS history(
   id TEXT, position INTEGER, event TEXT NOT NULL, PRIMARY KEY(id, position)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS messages(
   number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, execution TEXT, visible_at REAL NOT NULL,
-  event TEXT NOT NULL, late TEXT);
+  event TEXT NOT NULL, late TEXT, copy INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS messages_by_instance ON messages(id, number);
 CREATE INDEX IF NOT EXISTS messages_by_time ON messages(visible_at);
 CREATE TABLE IF NOT EXISTS work(
   number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, execution TEXT NOT NULL, task INTEGER NOT NULL,
   name TEXT NOT NULL, input TEXT, visible_at REAL NOT NULL DEFAULT 0, worker TEXT,
-  late TEXT);
+  late TEXT, copy INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS late_messages ON messages(late) WHERE late IS NOT NULL;
 CREATE INDEX IF NOT EXISTS late_work ON work(late) WHERE late IS NOT NULL;
 CREATE TABLE IF NOT EXISTS faults(number INTEGER PRIMARY KEY AUTOINCREMENT, rule TEXT NOT NULL);
@@ -48,7 +48,7 @@ BUSY_SECONDS = 30.0
 """How long a transaction waits for another process's."""
 NEVER = 1e15
 """When something is visible that waits for a run's end."""
-WORK = "number, id, execution, task, name, input"
+WORK = "number, id, execution, task, name, input, copy"
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ class Work:
     task: int
     name: str
     input: str | None
+    copy: bool = False
+    """Whether it is a repetition that a rule for faults made; none is repeated again."""
 
 
 class Hub:
@@ -201,11 +203,12 @@ class Hub:
         execution: str | None = None,
         visible_at: float = 0.0,
         late: str | None = None,
+        copy: bool = False,
     ) -> None:
         """Send a message; one for a named execution is ignored by any other. It waits for the end of instance `late`."""
         self.db.execute(
-            "INSERT INTO messages(id, execution, visible_at, event, late) VALUES(?,?,?,?,?)",
-            (instance_id, execution, NEVER if late else visible_at, json.dumps(event), late),
+            "INSERT INTO messages(id, execution, visible_at, event, late, copy) VALUES(?,?,?,?,?,?)",
+            (instance_id, execution, NEVER if late else visible_at, json.dumps(event), late, copy),
         )
 
     def take_messages(self, instance_id: str, now: float, until: float) -> list[sqlite3.Row]:
@@ -316,11 +319,12 @@ class Hub:
         *,
         visible_at: float = 0.0,
         late: str | None = None,
+        copy: bool = False,
     ) -> Work:
         """Record an activity to run; a late one waits for the end of instance `late`."""
         cursor = self.db.execute(
-            "INSERT INTO work(id, execution, task, name, input, visible_at, late) VALUES(?,?,?,?,?,?,?)",
-            (instance_id, execution, task, name, raw_input, NEVER if late else visible_at, late),
+            "INSERT INTO work(id, execution, task, name, input, visible_at, late, copy) VALUES(?,?,?,?,?,?,?,?)",
+            (instance_id, execution, task, name, raw_input, NEVER if late else visible_at, late, copy),
         )
         assert cursor.lastrowid is not None
         return Work(cursor.lastrowid, instance_id, execution, task, name, raw_input)

@@ -89,7 +89,7 @@ def test_an_answer_that_comes_twice_counts_once(faulty):
 
 
 def test_an_activity_that_is_delivered_again_after_the_end(faulty):
-    faulty.faults({"fault": "repeatActivity", "name": "echo", "late": True})
+    faulty.faults({"fault": "repeatActivity", "name": "echo", "late": True, "times": 100})
     before = len(faulty.notes())
     instance = faulty.begin("stamped")
     ended = faulty.until(instance)
@@ -97,6 +97,7 @@ def test_an_activity_that_is_delivered_again_after_the_end(faulty):
 
     first, second = faulty.notes()[before:]
     assert first == second
+    assert faulty.rules()[0]["times"] == 99, "a repetition is not repeated"
     assert faulty.status(instance).json() == ended
 
 

@@ -10,6 +10,8 @@ from tests.conftest import SEED
 from tests.host.conftest import SampleWorkers
 from tests.host.test_episodes import until_notes
 
+pytestmark = pytest.mark.development_host
+
 
 @pytest.fixture
 def both(tmp_path):

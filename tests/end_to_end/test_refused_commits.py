@@ -1,0 +1,265 @@
+"""Each commit of each kind of run refused in turn: what the episode sent goes out, and it runs again, at another moment.
+
+Afterwards all is as if nothing had been: the run succeeded, the bytes are right, nothing is left over, the next run goes on.
+What the first episode sent comes at a random moment: at once, or, its activities, when the run has long ended.
+"""
+
+from __future__ import annotations
+
+import pytest
+import requests
+
+from backup_core.domain.naming import managed_disk_id
+from devhost.disks import vhd_footer
+from devhost.machines import machine_id
+from devhost.platform import EVERY_SECOND, Platform, awaited
+from tests.conftest import SEED
+from tests.disk import PAGE, Disk
+
+pytestmark = [pytest.mark.development_host, pytest.mark.timeout(900)]
+MIB = 1024 * 1024
+SIDE_BY_SIDE = 6
+"""Runs at the same time, of different disks, each with another commit refused."""
+
+
+def own_platform(calm, machines, folder, table, workers=1, **settings):
+    own = {"CATALOGUE_TABLE": table, "HEADS_CONTAINER": f"{table}heads", "PLANS_CONTAINER": f"{table}plans"}
+    common = {"BACKUP_SCHEDULE": EVERY_SECOND, "IN_FLIGHT": "2", "WAVE_SHARDS": "2"}
+    return Platform(folder, storage=calm, machines=machines, settings={**common, **own, **settings}, workers=workers)
+
+
+def refusal(rng, instances, commit):
+    """A rule of devhost/functions/faults.py."""
+    rule = {"fault": "refuseCommit", "instances": instances, "skip": commit}
+    return {**rule, "seconds": rng.uniform(0.0, 0.5), "late": rng.random() < 0.5}
+
+
+def each_commit(platform, rng, disk_for, begin):
+    """Yield (disk, run, the rule it was disturbed by) of each run, ended, until a run had fewer commits than were to pass."""
+    commit = 0
+    while True:
+        disks = [disk_for(commit + number) for number in range(SIDE_BY_SIDE)]
+        rules = [refusal(rng, f"{disk.name}.", commit + number) for number, disk in enumerate(disks)]
+        platform.host.faults(*rules)
+        runs = [begin(disk) for disk in disks]
+        ended = [platform.wait(run) for run in runs]
+        for disk in disks:
+            platform.host.settled(f"{disk.name}.")
+            platform.host.delivered(f"{disk.name}.")
+        hit = [not rule["times"] for rule in platform.host.rules()]
+        platform.host.faults()
+        yield from zip(disks, ended, rules, strict=True)
+        commit += SIDE_BY_SIDE
+        if not all(hit):
+            print(f"{commit - hit.count(False)} commits were refused, one in each run")
+            return
+
+
+def nothing_differs(platform):
+    """The catalogue is what a rebuild would make of the blobs."""
+    found = platform.api("POST", "/catalogue/rebuild", {"dryRun": True}).json()
+    assert (found["value"], found["after"]) == ([], None)
+
+
+def test_backups(calm, machines, tmp_path, rng):
+    with own_platform(calm, machines, tmp_path, "refusedbackups") as platform:
+        disks = [Disk(platform, f"refused{number}", 4 * MIB).protect() for number in range(SIDE_BY_SIDE)]
+        for disk in disks:
+            disk.disturb(rng, 6)
+            disk.back_up()
+
+        def disk_for(commit):
+            disk = disks[commit % SIDE_BY_SIDE]
+            disk.disturb(rng, 4)
+            return disk
+
+        def begin(disk):
+            return platform.api("POST", f"/disks/{disk.name}/backups").json()["id"]
+
+        for disk, run, rule in each_commit(platform, rng, disk_for, begin):
+            told = f"seed {SEED}, {rule}: {run}"
+            assert (run["state"], run["kind"]) == ("Succeeded", "incremental"), told
+            (point,) = run["restorePoints"]
+            disk.moments[point] = bytes(disk.content)
+            assert len(disk.source_snapshots()) == 1, told
+        for disk in disks:
+            disk.check_every_point()
+            disk.service.close()
+        nothing_differs(platform)
+
+
+def test_restores_into_a_machine(calm, machines, tmp_path, rng):
+    """To a page blob, with repoint: the machine has the point, which is adopted once; the next backup is an increment."""
+    with own_platform(calm, machines, tmp_path, "refusedrestores") as platform:
+        disks = []
+        for number in range(SIDE_BY_SIDE):
+            disk = Disk(platform, f"rerefused{number}", 4 * MIB)
+            vm = machines.make(disk.name, data={0: platform.disk_url(f"{disk.name}.vhd")})
+            platform.protect(disk.name, f"{disk.name}.vhd", machine={"vm": vm, "lun": 0})
+            disk.lease = machines.lease(disk.blob.url)
+            for _ in range(2):
+                disk.disturb(rng, 5)
+                disk.back_up()
+            disk.asked = None
+            disks.append(disk)
+
+        def begin(disk):
+            disk.asked = rng.choice(sorted(disk.moments))
+            body = {"restorePoint": disk.asked, "repoint": True}
+            return platform.api("POST", f"/disks/{disk.name}/restores", body).json()["id"]
+
+        for disk, run, rule in each_commit(platform, rng, lambda commit: disks[commit % SIDE_BY_SIDE], begin):
+            told = f"seed {SEED}, {rule}: {run}"
+            assert run["state"] == "Succeeded", told
+            url = machines.source(disk.name, 0)
+            assert url == run["restore"]["target"], told
+            disk.moved(url)
+            disk.lease = machines.lease(url)
+            assert disk.read() == disk.moments[disk.asked], told
+            (adopted,) = run["restorePoints"]
+            disk.moments[adopted] = disk.moments[disk.asked]
+            disk.content = bytearray(disk.moments[adopted])
+        for disk in disks:
+            disk.disturb(rng, 2)
+            assert disk.back_up()["kind"] == "incremental"
+            disk.check_every_point()
+            machines.delete(disk.name)
+            disk.service.close()
+        nothing_differs(platform)
+
+
+def test_restores_to_managed_disks(calm, machines, tmp_path, rng):
+    """One managed disk each, in the machine, byte for byte."""
+    with own_platform(calm, machines, tmp_path, "refusedmanaged") as platform:
+
+        def disk_for(commit):
+            disk = Disk(platform, f"managed{commit}", MIB + 512)
+            disk.write(MIB, vhd_footer(MIB))
+            disk.protect()
+            disk.write(0, rng.randbytes(64 * PAGE))
+            disk.back_up()
+            old = managed_disk_id(machine_id(disk.name), f"{disk.name}-old")
+            made = requests.put(f"{machines.endpoint}{old}", json={"location": "local", "properties": {}}, timeout=9)
+            made.raise_for_status()
+            machines.make(disk.name, data={3: old})
+            return disk
+
+        def begin(disk):
+            asked = {"target": {"kind": "managedDisk"}, "repoint": True, "machine": {"vm": machine_id(disk.name), "lun": 3}}
+            return platform.api("POST", f"/disks/{disk.name}/restores", asked).json()["id"]
+
+        for disk, run, rule in each_commit(platform, rng, disk_for, begin):
+            told = f"seed {SEED}, {rule}: {run}"
+            assert run["state"] == "Succeeded", told
+            new = run["restore"]["managedDisk"]
+            assert machines.source(disk.name, 3) == new, told
+            with platform.blobs(calm.source) as client:
+                content = client.get_blob_client("managed", new.rpartition("/")[2]).download_blob().readall()
+            assert content == bytes(disk.content), told
+            disk.check_every_point()
+            machines.delete(disk.name)
+            disk.service.close()
+        nothing_differs(platform)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_everything_twice(calm, machines, tmp_path, rng, workers):
+    """Every episode on two workers at once, every activity by two, every message twice: a backup and a restore end as usual."""
+    settings = {"DEVHOST_INVISIBLE_SECONDS": "2"}
+    with own_platform(calm, machines, tmp_path, f"twice{workers}", workers=workers, **settings) as platform:
+        disk = Disk(platform, f"twice{workers}", 4 * MIB)
+        vm = machines.make(disk.name, data={0: platform.disk_url(f"{disk.name}.vhd")})
+        platform.protect(disk.name, f"{disk.name}.vhd", machine={"vm": vm, "lun": 0})
+        disk.lease = machines.lease(disk.blob.url)
+        disk.disturb(rng, 5)
+        platform.host.faults(
+            *({"fault": fault, "times": 1000} for fault in ("runTwice", "repeatActivity")),
+            *({"fault": "repeatMessage", "name": name, "times": 1000} for name in ("TaskCompleted", "TimerFired")),
+        )
+        disk.back_up()
+        disk.disturb(rng, 5)
+        disk.back_up()
+        point = rng.choice(sorted(disk.moments))
+        run = platform.restore(disk.name, {"restorePoint": point, "repoint": True})
+        platform.host.settled(f"{disk.name}.")
+        platform.host.delivered(f"{disk.name}.")
+
+        assert run["state"] == "Succeeded", f"seed {SEED}: {run}"
+        disk.moved(machines.source(disk.name, 0))
+        assert disk.read() == disk.moments[point], f"seed {SEED}"
+        (adopted,) = run["restorePoints"]
+        disk.moments[adopted] = disk.moments[point]
+        disk.check_every_point()
+        assert all(rule["times"] < 1000 for rule in platform.host.rules())
+        nothing_differs(platform)
+        machines.delete(disk.name)
+        disk.service.close()
+
+
+def test_a_timers_fleet_of_four_disks(calm, machines, tmp_path, rng):
+    """Of the fleet and of each disk in it: every disk has one point more, and the window ended well."""
+    with own_platform(calm, machines, tmp_path, "refusedfleet") as platform:
+        disks = [Disk(platform, f"fleeting{number}", 4 * MIB).protect() for number in range(4)]
+        for disk in disks:
+            disk.disturb(rng, 4)
+            disk.back_up()
+        window, hit = 0, True
+        while hit:
+            known = {disk.name: set(disk.moments) for disk in disks}
+            for disk in disks:
+                disk.disturb(rng, 3)
+            own = [refusal(rng, f"{disk.name}.", 4 * window + number) for number, disk in enumerate(disks)]
+            platform.host.faults(refusal(rng, "fleet.", window), *own)
+            platform.host.fire("scheduled_backup")
+            window += 1
+            awaited(lambda expected=window: len(platform.host.instances("fleet.")) == expected, "the next window")
+            fleets = platform.host.settled("fleet.")
+            for prefix in ("fleet.", *(f"{disk.name}." for disk in disks)):
+                platform.host.delivered(prefix)
+            hit = any(not rule["times"] for rule in platform.host.rules())
+            platform.host.faults()
+
+            told = f"seed {SEED}, window {window}, {own}"
+            assert {one["runtimeStatus"] for one in fleets} == {"Completed"}, f"{told}: {fleets}"
+            for disk in disks:
+                (fresh,) = {point["id"] for point in disk.points()} - known[disk.name]
+                disk.moments[fresh] = bytes(disk.content)
+                assert len(disk.source_snapshots()) == 1, told
+        assert window > 3
+        for disk in disks:
+            disk.check_every_point()
+            disk.service.close()
+        nothing_differs(platform)
+
+
+def test_the_nights_work(calm, machines, tmp_path, rng):
+    """What is to go goes, once; what is kept stays."""
+    with own_platform(calm, machines, tmp_path, "refusedhouse", PRUNE_AFTER_BACKUP="false") as platform:
+        disks = [Disk(platform, f"nightly{number}", MIB) for number in range(2)]
+        for disk in disks:
+            platform.protect(disk.name, f"{disk.name}.vhd", retention={"keepLast": 1})
+        night, hit = 0, True
+        while hit:
+            for disk in disks:
+                for _ in range(2):
+                    disk.write(0, rng.randbytes(PAGE))
+                    disk.back_up()
+            platform.host.faults(refusal(rng, "house.", night))
+            platform.host.fire("housekeeping")
+            (house,) = platform.host.settled("house.")
+            platform.host.delivered("house.")
+            hit = not platform.host.rules()[0]["times"]
+            platform.host.faults()
+
+            assert house["runtimeStatus"] == "Completed", f"seed {SEED}, commit {night}: {house}"
+            for disk in disks:
+                (kept,) = disk.points()
+                disk.moments = {kept["id"]: bytes(disk.content)}
+                disk.check_every_point()
+            # The next night is another day's; here it is the same.
+            platform.host.call("DELETE", f"/runtime/webhooks/durabletask/instances/{house['instanceId']}").raise_for_status()
+            night += 1
+        assert night > 2
+        for disk in disks:
+            disk.service.close()
+        nothing_differs(platform)
