@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from backup_core.domain.errors import RecordUnreadableError
+from backup_core.domain.fleet import lane_of
 from backup_core.domain.naming import timer_run_id
 from backup_core.steps.backup import FleetDisks, FleetPage, FleetRun
 
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
 
 
 async def list_disks(tools: Tools, asked: FleetPage) -> FleetDisks:
-    """The next slice of protected disks after `asked.after`, each with the run it gets in the window."""
+    """The next slice of the lane's protected disks after `asked.after`, each with the run it gets in the window."""
     window, size = datetime.fromisoformat(asked.window), tools.limits.fleet_disks_max
-    later = [disk for disk in await tools.catalogue.disks() if disk > asked.after]
+    disks = await tools.catalogue.disks()
+    later = [disk for disk in disks if disk > asked.after and lane_of(disk, asked.lanes) == asked.lane]
     due: list[str] = []
     while later and len(due) <= size:
         part, later = later[:size], later[size:]

@@ -42,7 +42,7 @@ async def list_kept_disks(tools: Tools, asked: KeptPage) -> KeptDisks:
         if is_disk_id(folder) and folder > asked.after:
             found.add(folder)
     later = sorted(found)
-    slice_ = later[: tools.limits.fleet_disks_max]
+    slice_ = later[: tools.limits.kept_disks_max]
     return KeptDisks(disks=slice_, more=len(later) > len(slice_))
 
 

@@ -21,6 +21,7 @@ from backup_core.domain.errors import (
     RecordUnreadableError,
     SourceUnfitError,
 )
+from backup_core.domain.fleet import ACTIVE_DISKS_MAX
 from backup_core.domain.naming import BlobAddress, parse_blob_url, parse_resource_id
 from backup_core.domain.ranges import GIB, MIB, ByteRange, DiffRange, windows
 from backup_core.domain.records import Owner, Pin, Slot
@@ -69,8 +70,10 @@ class Limits:
     """Leftovers one call of the housekeeping removes at most."""
     sweep_age_seconds: float = 24 * 3600.0
     """How long a leftover is kept after its run is over."""
-    fleet_disks_max: int = 100
-    """Sub-orchestrations one orchestration starts."""
+    fleet_disks_max: int = ACTIVE_DISKS_MAX
+    """Backups one orchestration starts."""
+    kept_disks_max: int = 100
+    """Disks the housekeeping looks at in one execution."""
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ _LEASES = UUID("6f1d5b0e-6f0a-4d59-9a0e-6b1f4f3d2c11")
 """The namespace of our lease ids. Never to be changed: runs in flight would become strangers to themselves."""
 
 LeasePurpose = Literal["run", "recovery", "tidy"]
-ChildPurpose = Literal["delivery", "head", "image", "blob", "queue", "recovery", "machine", "settle", "page"]
+ChildPurpose = Literal["delivery", "head", "image", "blob", "queue", "recovery", "machine", "settle", "lane"]
 """What a sub-orchestration is for. Each begins with a letter of its own, which stands for it in the id:
 
 `delivery` the new disk of a restore; `head` the head it promotes; `image` the copy of the new disk; `blob` a copy made by the
 service; `queue` the wait for the disk's ownership, `recovery` the same after the delivery broke; `machine` the change of a
-machine's disk, `settle` of one that a dead run has left; `page` more disks of a window.
+machine's disk, `settle` of one that a dead run has left; `lane` some of a window's disks, one after another.
 """
 
 
@@ -47,8 +47,3 @@ def child_id(parent: str, purpose: ChildPurpose, attempt: int = 1) -> str:
         message = f"instance id {child} has {len(child)} characters, {INSTANCE_ID_LENGTH_MAX} are allowed"
         raise ValueError(message)
     return child
-
-
-def page_id(instance: str, page: int) -> str:
-    """The instance id of a further page of a fleet, from the id of any page: it does not grow with the number of pages."""
-    return child_id(instance.partition(CHILD)[0], "page", page)

@@ -1,17 +1,24 @@
-"""A window of the schedule: one backup_disk orchestration per registered disk, none of which stops another."""
+"""A window of the schedule: one backup_disk orchestration per registered disk, none of which stops another.
+
+A few disks are backed up side by side. More of them are shared out to as many lanes, each of which backs up its disks one after
+another: the first restore points are there soon, and no run waits for a worker so long that it would be taken for dead.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from backup_core.domain.identity import page_id
-from backup_core.domain.shown import named
-from backup_core.orchestrations import backup_disk
-from backup_core.orchestrations.calls import Crashed, Flow, Retries, call, settled, show
-from backup_core.steps.backup import LIST_DISKS, BackupRequest, FleetPage, FleetRequest
+from backup_core.domain.identity import child_id
+from backup_core.domain.shown import NAMED_MAX, named
+from backup_core.orchestrations import backup_disk, backup_lane
+from backup_core.orchestrations.backup_lane import state_of, window_backup
+from backup_core.orchestrations.calls import Crashed, Flow, Retries, answer_of, call, settled, show
+from backup_core.steps.backup import LIST_DISKS, FleetPage, FleetRequest, LaneEnd, LaneRequest
 
 if TYPE_CHECKING:
     from backup_core.orchestrations.calls import Context
+    from backup_core.steps.backup import FleetRun
 
 NAME = "backup_fleet"
 
@@ -21,34 +28,39 @@ class FleetFailedError(Exception):
 
 
 def backup_fleet(context: Context) -> Flow[dict[str, Any]]:
-    """The orchestrator. Returns the runs' results by disk; raises when a run failed, after all have ended."""
+    """The orchestrator. Returns how many runs ended in each state; raises when any failed, after all have ended."""
     request = FleetRequest.model_validate(context.get_input())
-    page = yield from call(context, LIST_DISKS, FleetPage(window=request.window, after=request.after), Retries())
+    page = yield from call(context, LIST_DISKS, FleetPage(window=request.window), Retries())
     show(context, {"window": request.window, "disks": len(page.runs), "more": page.more})
-    tasks = {
-        one.disk: context.call_sub_orchestrator(
-            backup_disk.NAME,
-            BackupRequest(
-                disk=one.disk,
-                run=one.run,
-                trigger="timer",
-                window=request.window,
-                wave=request.wave,
-                full_copy=request.full_copy,
-                prune=request.prune,
-            ).model_dump(mode="json"),
-            one.run,
-        )
-        for one in page.runs
-    }
-    if page.more:
-        rest = request.model_copy(update={"after": page.runs[-1].disk, "page": request.page + 1})
-        instance = page_id(context.instance_id, rest.page)
-        tasks[f"disks after {rest.after}"] = context.call_sub_orchestrator(NAME, rest.model_dump(mode="json"), instance)
-    ends = yield from settled(context, list(tasks.values()))
-    results = dict(zip(tasks, ends, strict=True))
-    failed = [f"{name}: {end.why}" for name, end in results.items() if isinstance(end, Crashed)]
-    if failed:
-        message = f"window {request.window}: {len(failed)} of {len(tasks)} failed: {named(failed)}"
+    end = (yield from _lanes(context, request)) if page.more else (yield from _side_by_side(context, request, page.runs))
+    if end.failed:
+        message = f"window {request.window}: {end.failed} of {end.failed + sum(end.ended.values())} failed: {named(end.names)}"
         raise FleetFailedError(message)
-    return {"window": request.window, "runs": results}
+    return {"window": request.window, "runs": end.ended}
+
+
+def _side_by_side(context: Context, request: FleetRequest, runs: list[FleetRun]) -> Flow[LaneEnd]:
+    tasks = [context.call_sub_orchestrator(backup_disk.NAME, window_backup(request, one), one.run) for one in runs]
+    ends = yield from settled(context, tasks)
+    crashed = [f"{one.disk}: {end.why}" for one, end in zip(runs, ends, strict=True) if isinstance(end, Crashed)]
+    ended = Counter(state_of(end) for end in ends if not isinstance(end, Crashed))
+    return LaneEnd(ended=dict(ended), failed=len(crashed), names=crashed[:NAMED_MAX])
+
+
+def _lanes(context: Context, request: FleetRequest) -> Flow[LaneEnd]:
+    tasks = []
+    for lane in range(request.lanes):
+        asked = LaneRequest(fleet=request, lane=lane).model_dump(mode="json")
+        tasks.append(context.call_sub_orchestrator(backup_lane.NAME, asked, child_id(context.instance_id, "lane", lane + 1)))
+    ended, failed, names = Counter[str](), 0, list[str]()
+    for lane, raw in enumerate((yield from settled(context, tasks)), start=1):
+        end = None if isinstance(raw, Crashed) else answer_of(LaneEnd, raw)
+        if end:
+            ended.update(end.ended)
+            failed, names = failed + end.failed, names + end.names
+        else:
+            failed, names = (
+                failed + 1,
+                [*names, f"lane {lane}: {raw.why if isinstance(raw, Crashed) else 'no answer of its own'}"],
+            )
+    return LaneEnd(ended=dict(ended), failed=failed, names=names[:NAMED_MAX])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from backup_core.orchestrations import (
     backup_disk,
     backup_fleet,
+    backup_lane,
     copy_blob,
     copy_image,
     deliver_disk,
@@ -17,6 +18,7 @@ from backup_core.orchestrations import (
 ORCHESTRATORS = {
     backup_disk.NAME: backup_disk.backup_disk,
     backup_fleet.NAME: backup_fleet.backup_fleet,
+    backup_lane.NAME: backup_lane.backup_lane,
     copy_blob.NAME: copy_blob.copy_blob,
     copy_image.NAME: copy_image.copy_image,
     deliver_disk.NAME: deliver_disk.deliver_disk,

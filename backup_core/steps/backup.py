@@ -6,29 +6,49 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from backup_core.domain.fleet import ACTIVE_DISKS_MAX
 from backup_core.domain.records import Kind
 from backup_core.steps.copying import Applied, Comparing, FullCopy, ImageCopy, Opened, Planned, Verification, Verified
 from backup_core.steps.messages import Fault, Message, Nothing, RunRef, Step, always
 
 
 class FleetRequest(Message):
-    """Input of the backup_fleet orchestration: the window, and the slice of disks after the id `after`."""
+    """Input of the backup_fleet orchestration."""
 
     window: str
     """ISO 8601."""
     wave: int
     full_copy: FullCopy = "pages"
     prune: bool = True
+    lanes: int = ACTIVE_DISKS_MAX
+    """How many disks are backed up side by side."""
+
+
+class LaneEnd(Message):
+    """What became of runs: how many ended in each state, how many failed, and the names of some that did, with the reason."""
+
+    ended: dict[str, int] = Field(default_factory=dict)
+    failed: int = 0
+    names: list[str] = Field(default_factory=list)
+
+
+class LaneRequest(Message):
+    """Input of the backup_lane orchestration; `after` and `end` are where a continued-as-new one goes on."""
+
+    fleet: FleetRequest
+    lane: int
     after: str = ""
-    page: int = 1
-    """The slice's number within the window."""
+    end: LaneEnd = LaneEnd()
 
 
 class FleetPage(Message):
-    """A slice of the registered disks, after the id `after`."""
+    """A slice of the disks of a lane, after the id `after`."""
 
     window: str
-    after: str
+    after: str = ""
+    lane: int = 0
+    lanes: int = 1
+    """A disk's lane follows from its id, so that disks which are registered meanwhile move no other."""
 
 
 class FleetRun(Message):

@@ -474,7 +474,7 @@ async def test_disks_that_are_registered_or_have_backups_are_kept_in_order(scene
 
     assert (await list_kept_disks(scene.tools, KeptPage(after=""))).disks == ["db", "vm"]
     assert (await list_kept_disks(scene.tools, KeptPage(after="db"))).disks == ["vm"]
-    scene.with_limits(fleet_disks_max=1)
+    scene.with_limits(kept_disks_max=1)
     assert (await list_kept_disks(scene.tools, KeptPage(after=""))).more
 
 
@@ -490,7 +490,7 @@ async def test_the_orchestration_looks_at_every_disk_until_nothing_is_left(scene
         for value in range(3):
             scene.write(0, value, disk=disk)
             await scene.back_up(disk)
-    scene.with_limits(sweeps_max=1, fleet_disks_max=1)
+    scene.with_limits(sweeps_max=1, kept_disks_max=1)
     scene.world.pass_time(DAY)
     await keep_house(scene)
 

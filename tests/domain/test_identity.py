@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from backup_core.domain.identity import INSTANCE_ID_LENGTH_MAX, ChildPurpose, LeasePurpose, child_id, lease_id, page_id
+from backup_core.domain.identity import INSTANCE_ID_LENGTH_MAX, ChildPurpose, LeasePurpose, child_id, lease_id
 from backup_core.domain.naming import RUN_ID, fleet_instance_id, house_instance_id, http_run_id, is_disk_id, timer_run_id
 
 WINDOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -73,11 +73,3 @@ def test_what_is_started_from_outside_never_looks_like_a_child():
     assert not is_disk_id("a~b")
     assert not any(RUN_ID.fullmatch(one) for one in started[2:])
     assert not re.fullmatch("[0-9a-f]{8}", "timer"), "a call's run is never a window's"
-
-
-def test_the_id_of_a_page_does_not_grow():
-    """A fleet of 5,000 disks has 50 pages, each begun by the one before."""
-    fleet = page = fleet_instance_id(WINDOW)
-    for number in range(2, 60):
-        page = page_id(page, number)
-        assert page == f"{fleet}~p{number}"

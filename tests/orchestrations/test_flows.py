@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from backup_core.activities.tools import Limits
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import SnapshotRateError
+from backup_core.domain.fleet import ACTIVE_DISKS_MAX, lane_of
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.backup_fleet import FleetFailedError
 from backup_core.orchestrations.registry import ORCHESTRATORS
-from backup_core.steps.backup import FleetRequest
+from backup_core.steps.backup import BackupRequest, FleetRequest
 from devhost.memory.driver import Driver
 from tests.scene import Scene
 
@@ -118,18 +123,96 @@ async def test_a_crash_in_a_wave_is_no_fault_of_the_others(scene):
     assert sorted(shards) == [0, 1, 2]
 
 
-async def test_the_fleet_is_taken_in_slices(scene):
-    """More disks than one orchestration starts: the rest goes to another, and all are backed up once."""
+FLEET = FleetRequest(window="2026-01-01T12:00:00+00:00", wave=4)
+
+
+async def fleet(scene, driver=None, **fields):
+    """The output of a window's fan-out."""
+    asked = FLEET.model_copy(update=fields).model_dump(mode="json")
+    return await (driver or scene.driver()).run("backup_fleet", asked, "fleet.20260101T120000Z")
+
+
+async def test_a_fleet_answers_counts(scene):
+    """Not what each disk has answered: of thousands that would be megabytes."""
+    scene.protect("other")
+    assert await fleet(scene) == {"window": FLEET.window, "runs": {"Succeeded": 2}}
+    assert await fleet(scene) == {"window": FLEET.window, "runs": {"ended": 2}}
+
+
+@pytest.mark.parametrize("slice_", [1, 2, 100])
+async def test_many_disks_are_shared_out_to_lanes(scene, slice_):
+    """All are backed up once, whatever an execution takes: each in its own lane, one after another."""
+    names = ["vm", *(f"disk{number}" for number in range(11))]
+    for disk in names[1:]:
+        scene.protect(disk)
+    scene.with_limits(fleet_disks_max=slice_ if slice_ < len(names) else 11)
+    driver, order = scene.driver(), []
+
+    async def perform(name, asked):
+        order.extend([asked["disk"]] if name == "begin" else [])
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    output = await fleet(scene, driver, lanes=3)
+
+    assert output["runs"] == {"Succeeded": 12}
+    for lane in range(3):
+        assert [disk for disk in order if lane_of(disk, 3) == lane] == sorted(
+            disk for disk in names if lane_of(disk, 3) == lane
+        )
+    for disk in names:
+        assert len(scene.points(disk)) == 1
+        assert scene.rows("window!", disk) == [f"{disk}.20260101T120000Z.timer"]
+
+
+async def test_a_failing_disk_of_a_lane_stops_no_other_of_it(scene):
     for number in range(5):
         scene.protect(f"disk{number}")
     scene.with_limits(fleet_disks_max=2)
-    driver = scene.driver()
-    request = FleetRequest(window="2026-01-01T12:00:00+00:00", wave=4)
-    await driver.run("backup_fleet", request.model_dump(mode="json"), "fleet.20260101T120000Z")
+    del scene.blobs.blobs[scene.source("disk2")]
+    with pytest.raises(FleetFailedError, match="1 of 6 failed: disk2: "):
+        await fleet(scene, lanes=1)
 
-    for disk in ("vm", *(f"disk{number}" for number in range(5))):
-        assert len(scene.points(disk)) == 1
-        assert scene.rows("window!", disk) == [f"{disk}.20260101T120000Z.timer"]
+    assert [len(scene.points(f"disk{number}")) for number in range(5)] == [1, 1, 0, 1, 1]
+
+
+async def test_a_lane_that_crashes_is_named(scene):
+    """Nobody says how many of its disks it did; the others are backed up."""
+    for number in range(5):
+        scene.protect(f"disk{number}")
+    scene.with_limits(fleet_disks_max=5)
+    driver = scene.driver()
+
+    async def perform(name, asked):
+        if name == "list_disks" and asked["lane"] == lane_of("vm", 2) and asked["lanes"] == 2:
+            raise RuntimeError("no catalogue")
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    with pytest.raises(FleetFailedError, match=rf"failed: lane {lane_of('vm', 2) + 1}: "):
+        await fleet(scene, driver, lanes=2)
+
+    assert len(scene.points("vm")) == 0
+    others = [f"disk{number}" for number in range(5) if lane_of(f"disk{number}", 2) != lane_of("vm", 2)]
+    assert others
+    assert all(len(scene.points(disk)) == 1 for disk in others)
+
+
+def test_lanes_are_even_and_stay_as_they_are():
+    """5,000 disks on 16 lanes; a disk's lane does not depend on the others."""
+    sizes = Counter(lane_of(f"disk-{number}", ACTIVE_DISKS_MAX) for number in range(5000))
+
+    assert len(sizes) == ACTIVE_DISKS_MAX
+    assert max(sizes.values()) < 1.3 * 5000 / ACTIVE_DISKS_MAX
+
+
+def test_no_run_waits_for_a_worker_until_it_is_taken_for_dead():
+    """A run is heard of again at the latest when the activities before its own have had their time."""
+    durable = json.loads((Path(__file__).parent.parent.parent / "host.json").read_text())["extensions"]["durableTask"]
+    limits, shards = Limits(), BackupRequest.model_fields["wave"].default
+    waits = ACTIVE_DISKS_MAX * shards * limits.shard_seconds / durable["maxConcurrentActivityFunctions"]
+
+    assert waits < HEARTBEAT_MAX.total_seconds() / 2
 
 
 async def test_one_failing_disk_reddens_the_fleet_after_all_have_ended(scene):

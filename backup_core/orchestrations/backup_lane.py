@@ -1,0 +1,58 @@
+"""Some of a window's disks, one after another: what makes that a few of thousands are backed up at the same time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from backup_core.domain.shown import NAMED_MAX, shortened
+from backup_core.orchestrations import backup_disk
+from backup_core.orchestrations.calls import Flow, Retries, call, failure_text, show
+from backup_core.steps.backup import LIST_DISKS, BackupRequest, FleetPage, LaneEnd, LaneRequest
+
+if TYPE_CHECKING:
+    from backup_core.orchestrations.calls import Context
+    from backup_core.steps.backup import FleetRequest, FleetRun
+
+NAME = "backup_lane"
+
+
+def backup_lane(context: Context) -> Flow[dict[str, Any] | None]:
+    """The orchestrator. Returns a LaneEnd; never raises for a disk that failed. A slice of disks per execution."""
+    request = LaneRequest.model_validate(context.get_input())
+    asked = FleetPage(window=request.fleet.window, after=request.after, lane=request.lane, lanes=request.fleet.lanes)
+    page = yield from call(context, LIST_DISKS, asked, Retries())
+    ended, failed, names = Counter(request.end.ended), request.end.failed, list(request.end.names)
+    for one in page.runs:
+        show(context, {"disk": one.disk, "failed": failed, "ended": sum(ended.values())})
+        try:
+            raw = yield context.call_sub_orchestrator(backup_disk.NAME, window_backup(request.fleet, one), one.run)
+        except Exception as error:  # noqa: BLE001  a failed sub-orchestration arrives as a plain Exception
+            failed, names = failed + 1, [*names, shortened(f"{one.disk}: {failure_text(error)}")][:NAMED_MAX]
+        else:
+            ended[state_of(raw)] += 1
+    end = LaneEnd(ended=dict(ended), failed=failed, names=names)
+    if not page.more:
+        return end.model_dump(mode="json")
+    again = request.model_copy(update={"after": page.runs[-1].disk, "end": end})
+    context.continue_as_new(again.model_dump(mode="json"))
+    return None
+
+
+def window_backup(request: FleetRequest, one: FleetRun) -> dict[str, Any]:
+    """Input of the backup of a disk for a window."""
+    asked = BackupRequest(
+        disk=one.disk,
+        run=one.run,
+        trigger="timer",
+        window=request.window,
+        wave=request.wave,
+        full_copy=request.full_copy,
+        prune=request.prune,
+    )
+    return asked.model_dump(mode="json")
+
+
+def state_of(output: Any) -> str:  # noqa: ANN401  any JSON
+    """How a backup ended; `unknown` for another call's output that was taken for it."""
+    return str(output.get("state", "unknown")) if isinstance(output, dict) else "unknown"
