@@ -7,6 +7,7 @@ import random
 import re
 import uuid
 
+import hypothesis
 import pytest
 import schemathesis
 
@@ -15,6 +16,10 @@ from devhost.platform import EVERY_SECOND, HOST_COMMAND, Platform
 from devhost.processes import PATIENCE
 from devhost.storage import Storage
 from tests.disk import Disk
+
+# How long an example takes says nothing of what is tested, and much of the machine.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 SEED = int(os.environ.get("PAGEKEEPER_SEED", random.randrange(10**9)))
 
