@@ -305,6 +305,9 @@ class Catalogue(Protocol):
     async def mark_deleting(self, row: Versioned[RestorePoint]) -> Versioned[RestorePoint]:
         """Set the point's state to `deleting` under the version it was read at. Raises RowChangedError."""
 
+    async def mark_lost(self, row: Versioned[RestorePoint]) -> Versioned[RestorePoint]:
+        """Set the point's state to `lost` under the version it was read at. Raises RowChangedError."""
+
     async def delete_point(self, row: Versioned[RestorePoint]) -> None:
         """Delete the point's row; one that is gone is success. Raises RowChangedError."""
 

@@ -108,6 +108,7 @@ def test_every_runbook_is_there():
     assert headings == [
         "A failed window",
         "A quarantined restore point",
+        "Lost restore points",
         "A lost catalogue",
         "A lost app",
         "A lost source account",
@@ -121,7 +122,7 @@ AZ = {
     "functionapp keys list", "functionapp restart", "group show", "lock create", "lock delete", "network private-dns zone list",
     "network private-endpoint list", "provider register", "resource delete", "resource list", "role assignment delete",
     "role assignment list", "role definition delete", "role definition list", "storage account delete", "storage account show",
-    "storage blob copy start", "storage blob delete", "storage blob list", "storage blob show", "storage container create",
+    "storage blob copy start", "storage blob delete", "storage blob list", "storage blob show", "storage blob undelete", "storage container create",
     "storage container generate-sas", "vm create", "vm disk attach", "vm disk detach",
 }  # fmt: skip
 AZD = {"auth login", "deploy", "env get-value", "env new", "env set", "package", "provision", "up"}

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from backup_core.activities.losses import mark_losses
 from backup_core.activities.points import POLICY
-from backup_core.activities.retention import lives, prune
+from backup_core.activities.retention import all_points, lives, prune
 from backup_core.activities.telling import write_run
 from backup_core.domain.ending import abandonment
 from backup_core.domain.errors import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from backup_core.activities.tools import Tools
+    from backup_core.domain.rebuild import Place
     from backup_core.steps.housekeeping import KeptPage, Tidy
 
 
@@ -83,6 +85,7 @@ class _Tidying:
     gone: dict[str, int] = field(default_factory=dict)
     more: bool = False
     _over: dict[str, bool] = field(default_factory=dict)
+    _listed: tuple[dict[str, Mapping[str, str]], set[Place]] | None = None
 
     @property
     def duties(self) -> tuple[Callable[[], Awaitable[None]], ...]:
@@ -93,6 +96,7 @@ class _Tidying:
             self.documents,
             self.rows,
             self.registration,
+            self.losses,
             self.points,
         )
 
@@ -178,23 +182,35 @@ class _Tidying:
         return mark is None or snapshot in (row.value.pair.source_snapshot, mark.target, mark.base)
 
     async def blobs(self) -> None:
-        """Backup blobs without any snapshot that are not the disk's head: half-made ones, and generations that have expired."""
-        bare: dict[str, Mapping[str, str]] = {}
-        full: set[str] = set()
-        listing = self.tools.blobs.listed(self.tools.backup_account, self.tools.heads_container, f"{self.asked.disk}/")
+        """Backup blobs without any snapshot that are not the disk's head: half-made ones, and generations that have expired.
+
+        One that a restore point names is neither, even if its snapshots are gone.
+        """
+        named_by_points = {row.value.head for row in await all_points(self.tools, self.asked.disk)}
         try:
-            async for one in listing:
-                if one.snapshot:
-                    full.add(one.name)
-                else:
-                    bare[one.name] = one.metadata
+            bare, snapshots = await self._listing()
         except BlobMissingError:
             return
+        kept = named_by_points | {name for name, _ in snapshots}
         for name, metadata in bare.items():
             if not self._may_go_on():
                 return
-            if name not in full and await self._abandoned(name, metadata):
+            if name not in kept and await self._abandoned(name, metadata):
                 await self._delete(name)
+
+    async def _listing(self) -> tuple[dict[str, Mapping[str, str]], set[Place]]:
+        """The disk's backup blobs with their metadata, and their snapshots, as listed once in this call."""
+        if self._listed is None:
+            bare: dict[str, Mapping[str, str]] = {}
+            snapshots: set[Place] = set()
+            tools = self.tools
+            async for one in tools.blobs.listed(tools.backup_account, tools.heads_container, f"{self.asked.disk}/"):
+                if one.snapshot:
+                    snapshots.add((one.name, one.snapshot))
+                else:
+                    bare[one.name] = one.metadata
+            self._listed = bare, snapshots
+        return self._listed
 
     async def _abandoned(self, name: str, metadata: Mapping[str, str]) -> bool:
         mark = from_metadata(metadata)
@@ -266,20 +282,19 @@ class _Tidying:
             await self.tools.documents.put(name, told)
             self._count("registrations")
 
-    async def points(self) -> None:
-        """Restore points whose retention has ended, where the backups' own prune did not get to them.
+    async def losses(self) -> None:
+        """Restore points whose backup snapshots are gone are marked lost. Raises when the backup blobs cannot be listed."""
+        rows = await all_points(self.tools, self.asked.disk)
+        if rows:
+            _, snapshots = await self._listing()
+            more = await mark_losses(self.tools, self.asked.disk, self.asked.by, rows, snapshots)
+            self.more = self.more or more
 
-        Raises SnapshotMissingError, before it deletes any, when the newest one cannot be seen on the service.
-        """
+    async def points(self) -> None:
+        """Restore points whose retention has ended, where the backups' own prune did not get to them."""
         policy = await self.tools.catalogue.policy(self.asked.disk)
         if policy is None or not policy.value.protected or policy.value.retention is None:
             return
-        newest = await self.tools.catalogue.points(self.asked.disk, 1, state="available")
-        if not newest:
-            return
-        point = newest[0].value
-        # Only when the newest point is certainly there may older ones go.
-        await self.tools.blobs.properties(self.tools.head(point.head), point.backup_snapshot)
         pruned = await prune(self.tools, policy.value, self.asked.by)
         self._count("points", len(pruned.expired))
         self.more = self.more or pruned.more

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from backup_core.activities.points import POLICY
+from backup_core.activities.retention import all_points
 from backup_core.activities.tools import changes_between, read_document, side_by_side
 from backup_core.domain.ending import dead
 from backup_core.domain.errors import BlobMissingError, DiffRefusedError, RecordUnreadableError, SnapshotMissingError
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
     from backup_core.domain.rebuild import Place
     from backup_core.domain.records import Versioned
-
-ROWS_PER_LISTING = 1000
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ async def _survey(tools: Tools, disk: str) -> Survey:
     if busy:
         return Survey(disk, busy=busy)
     listed = await _listed(tools, disk)
-    stored = await _rows(tools, disk)
+    stored = await all_points(tools, disk)
     compared = compare(stored, listed.found)
     adopted, quarantined = await _checked(tools, compared)
     rows = {one.value.point: one.value for one in stored}
@@ -143,15 +142,6 @@ async def _listed(tools: Tools, disk: str) -> _Listed:
             mark = from_metadata(blob.metadata)
             listed.epochs += [mark.epoch] if mark else []
     return listed
-
-
-async def _rows(tools: Tools, disk: str) -> list[Versioned[RestorePoint]]:
-    rows: list[Versioned[RestorePoint]] = []
-    while True:
-        page = await tools.catalogue.points(disk, ROWS_PER_LISTING, rows[-1].value.point if rows else "")
-        rows += page
-        if len(page) < ROWS_PER_LISTING:
-            return rows
 
 
 async def _checked(tools: Tools, compared: Compared) -> tuple[tuple[RestorePoint, ...], tuple[tuple[Place, str], ...]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backup_core.activities.ownership import CONFLICTS_MAX, in_one
 from backup_core.activities.telling import write_run
-from backup_core.activities.tools import owned, policy_of
+from backup_core.activities.tools import owned, policy_of, side_by_side
 from backup_core.domain.ending import abandonment, dead
 from backup_core.domain.errors import RowChangedError
 from backup_core.domain.records import EXPIRED_NAMED_MAX
@@ -16,10 +16,11 @@ from backup_core.domain.retention import verdicts
 from backup_core.steps.backup import Prune, Pruned
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
     from backup_core.activities.tools import Tools
     from backup_core.domain.records import Pin, Policy, RestorePoint, Versioned
+    from backup_core.ports import BlobProperties
 
 ROWS_PER_LISTING = 1000
 
@@ -65,9 +66,12 @@ async def prune(tools: Tools, policy: Policy, by: str, still: Callable[[], Await
     """The same for whoever `by` is; `still` is asked before each deletion whether that one may act.
 
     Nobody has to own the disk for it: what the verdicts rest on only changes towards keeping the same points or newer ones.
+
+    Raises SnapshotMissingError, before it deletes any, when one of the newest points, which are to stay in place of what
+    expires, cannot be seen on the service: the night marks such points lost, and then they count no more.
     """
     disk = policy.disk
-    rows = await _points(tools, disk, "" if policy.retention else "deleting")
+    rows = await all_points(tools, disk, "" if policy.retention else "deleting")
     # Read after the rows: a pin set from now on changes a row's version, and its deletion is refused.
     pinned = {pin.point for pin in await tools.catalogue.pins(disk) if await lives(tools, pin, by)}
     head = await tools.catalogue.head(disk)
@@ -75,6 +79,8 @@ async def prune(tools: Tools, policy: Policy, by: str, still: Callable[[], Await
     now = await tools.catalogue.now()
     decided = verdicts([row.value for row in rows], policy.retention, pair, pinned, now, policy.since)
     expired = [verdict.point.point for verdict in decided if verdict.expires]
+    if any(verdict.expires and verdict.point.state == "available" for verdict in decided):
+        await _seen(tools, [verdict.point for verdict in decided if verdict.counts])
     by_id = {row.value.point: row for row in rows}
     gone = []
     # The oldest first, so that what is left after a crash is the newest.
@@ -85,13 +91,28 @@ async def prune(tools: Tools, policy: Policy, by: str, still: Callable[[], Await
     return Pruned(expired=gone, more=len(expired) > tools.limits.prune_points_max)
 
 
-async def _points(tools: Tools, disk: str, state: str) -> list[Versioned[RestorePoint]]:
+async def all_points(tools: Tools, disk: str, state: str = "") -> list[Versioned[RestorePoint]]:
+    """All restore points of the disk, newest first, in `state` when given."""
     rows: list[Versioned[RestorePoint]] = []
     while True:
         page = await tools.catalogue.points(disk, ROWS_PER_LISTING, rows[-1].value.point if rows else "", state)
         rows += page
         if len(page) < ROWS_PER_LISTING:
             return rows
+
+
+async def _seen(tools: Tools, points: list[RestorePoint]) -> None:
+    """Raises unless the backup snapshot of each is there."""
+
+    async def each() -> AsyncIterator[RestorePoint]:
+        for point in points:
+            yield point
+
+    def look(point: RestorePoint) -> Coroutine[Any, Any, BlobProperties]:
+        return tools.blobs.properties(tools.head(point.head), point.backup_snapshot)
+
+    async for _ in side_by_side(each(), look, tools.limits.in_flight):
+        pass
 
 
 async def lives(tools: Tools, pin: Pin, by: str) -> bool:

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from azure.data.tables import TableEntity
     from azure.data.tables.aio import TableClient
 
+    from backup_core.domain.records import PointState
+
 T = TypeVar("T")
 SOURCES = "!sources"
 CLAIM_ATTEMPTS = 5
@@ -342,7 +344,14 @@ class TableCatalogue:
 
     async def mark_deleting(self, row: Versioned[RestorePoint]) -> Versioned[RestorePoint]:
         """Update the state."""
-        marked = replace(row.value, state="deleting")
+        return await self._marked(row, "deleting")
+
+    async def mark_lost(self, row: Versioned[RestorePoint]) -> Versioned[RestorePoint]:
+        """Update the state."""
+        return await self._marked(row, "lost")
+
+    async def _marked(self, row: Versioned[RestorePoint], state: PointState) -> Versioned[RestorePoint]:
+        marked = replace(row.value, state=state)
         etag = await self._put(marked, point_key(marked.point), row.etag)
         return replace(row, value=marked, etag=etag)
 

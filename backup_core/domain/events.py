@@ -145,6 +145,24 @@ class RunWarned(Event):
 
 
 @dataclass(frozen=True)
+class PointsLost(Event):
+    """Backup snapshots of restore points are gone, and no retention has deleted them. Told by the night that found it, before
+    the points are marked `lost`: at least once, and again only where that night was interrupted.
+    """
+
+    event: ClassVar[str] = "lost"
+    level: ClassVar[str] = "error"
+
+    disk: str
+    run: str
+    """The night's orchestration."""
+    points: int
+    oldest: str
+    newest: str
+    """Ids of the oldest and the newest of them."""
+
+
+@dataclass(frozen=True)
 class DiskSeen(Event):
     """How a disk stands, by the catalogue. Written for each registered disk by every watch."""
 
@@ -215,4 +233,4 @@ def attention_of(run: Run) -> str:
     return run.restore.attention if run.restore else ""
 
 
-EVENTS: tuple[type[Event], ...] = (PhaseBegun, RunEnded, RunWarned, DiskSeen, FleetSeen, DiskTidied)
+EVENTS: tuple[type[Event], ...] = (PhaseBegun, RunEnded, RunWarned, PointsLost, DiskSeen, FleetSeen, DiskTidied)

@@ -29,6 +29,8 @@ class Verdict:
     point: RestorePoint
     expires: bool
     reason: str
+    counts: bool = False
+    """Whether older points may go because of it: it is one of the newest that are to be kept."""
 
 
 def verdicts(
@@ -51,10 +53,13 @@ def verdicts(
     for point in ordered:
         if point.state == "available":
             counted.setdefault(point.source if apart else "", []).append(point.point)
-    return [
-        Verdict(point, *_verdict(point, counted.get(point.source if apart else "", []), retention, pair, pinned, now))
-        for point in ordered
-    ]
+    decided = []
+    for point in ordered:
+        available = counted.get(point.source if apart else "", [])
+        expires, reason = _verdict(point, available, retention, pair, pinned, now)
+        counts = retention is not None and point.point in available[: retention.keep_last]
+        decided.append(Verdict(point, expires, reason, counts))
+    return decided
 
 
 def _verdict(

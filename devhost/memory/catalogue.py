@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from datetime import datetime
 
+    from backup_core.domain.records import PointState
     from devhost.memory.world import World
 
 T = TypeVar("T")
@@ -194,7 +195,14 @@ class MemoryCatalogue:
 
     async def mark_deleting(self, row: Versioned[RestorePoint]) -> Versioned[RestorePoint]:
         """Update the state."""
-        marked = replace(row.value, state="deleting")
+        return await self._marked(row, "deleting")
+
+    async def mark_lost(self, row: Versioned[RestorePoint]) -> Versioned[RestorePoint]:
+        """Update the state."""
+        return await self._marked(row, "lost")
+
+    async def _marked(self, row: Versioned[RestorePoint], state: PointState) -> Versioned[RestorePoint]:
+        marked = replace(row.value, state=state)
         return replace(row, value=marked, etag=await self._put(marked, point_key(marked.point), row.etag))
 
     async def delete_point(self, row: Versioned[RestorePoint]) -> None:

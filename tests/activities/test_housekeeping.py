@@ -356,22 +356,6 @@ async def test_points_expire_without_the_backups_own_prune(scene):
     assert [scene.content(point)[:1] for point in scene.points()] == [b"\3", b"\3"]
 
 
-async def test_no_point_goes_when_the_newest_cannot_be_seen(scene):
-    """Somebody deleted its snapshot: older ones are all there is."""
-    for value in range(3):
-        scene.write(0, value)
-        await scene.back_up()
-    scene.catalogue.rows["vm", "policy"] = replace(
-        row := scene.catalogue.rows["vm", "policy"], value=replace(row.value, retention=Retention(1))
-    )
-    point = scene.points()[-1]
-    del scene.head_blob().snapshots[point.backup_snapshot]
-    with pytest.raises(HousekeepingError, match="points: SnapshotMissing"):
-        await tidied(scene)
-
-    assert len(scene.points()) == 3
-
-
 @pytest.mark.parametrize("duty", ["pins", "snapshots", "list_documents", "forget_runs", "claims"])
 async def test_a_duty_that_fails_stops_no_other(scene, duty):
     """What it cannot do is named and told; whatever the others find is removed."""

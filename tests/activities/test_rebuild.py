@@ -289,7 +289,7 @@ async def test_names_that_sort_apart_from_their_slash(scene, top):
 async def test_more_points_than_one_transaction_takes(scene, monkeypatch):
     """In several transactions, the newest first, and exact."""
     monkeypatch.setattr("backup_core.activities.rebuild.ROWS_PER_COMMIT", 2)
-    monkeypatch.setattr("backup_core.activities.rebuild.ROWS_PER_LISTING", 3)
+    monkeypatch.setattr("backup_core.activities.retention.ROWS_PER_LISTING", 3)
     for number in range(4):
         scene.write(number, 90 + number)
         await scene.back_up()

@@ -123,6 +123,7 @@ def test_what_must_never_expire(made, keep, days, pair, pins):
     assert all(one.state == "available" for one in expired)
     assert not {one.point for one in expired} & ({one.point for one in available[:keep]} | pinned)
     assert common is None or common.point not in {one.point for one in expired}
+    assert [one.point for one in decided if one.counts] == available[:keep]
     youngest_gone = NOW - timedelta(days=days)
     assert all(datetime.fromisoformat(one.source_snapshot[:19] + "+00:00") <= youngest_gone for one in expired)
     assert decided == verdicts(list(reversed(points)), Retention(keep, days), common, pinned, NOW)

@@ -92,7 +92,7 @@ def test_a_broken_query_is_told():
 def test_what_must_be_watched_is():
     assert {one["name"] for one in ALERTS} == {
         "window-missed", "no-run-began", "run-failed", "run-warning", "rpo-over-limit", "verification-mismatch", "quarantine", "unprotected", "stuck", "attention",
-        "churn", "app-silent", "disks-unseen",
+        "churn", "app-silent", "disks-unseen", "points-lost",
     }  # fmt: skip
     shown = [name for name, _ in workbook_queries()]
     for what in ("Fleet", "RPO over time", "Runs", "Bytes per run", "Requests per run", "Failures by code"):
@@ -122,6 +122,7 @@ HEALTHY = {
         "requests": 1, "retries": 0, "points": 1, "expired": 0, "churn_ratio": 4.9,
     },
     "warning": {"disk": "web", "run": "web.20260101T000000Z.timer", "message": "retention: AccessDenied: a lock"},
+    "lost": {"disk": "web", "run": "house.20260101", "points": 2, "oldest": "20260101T0000000000000Z", "newest": "20260102T0000000000000Z"},
     "fleet": {"disks": 2, "protected": 2, "overdue": 0, "unseen": 0, "why": ""},
 }  # fmt: skip
 WRONG = [
@@ -136,6 +137,7 @@ WRONG = [
     ("stuck", "disk", {"at_work": "web.20260101T000000Z.timer", "silent_seconds": 1801}),
     ("attention", "disk", {"attention": "Azure takes long"}),
     ("churn", "run", {"churn_ratio": 5.1}),
+    ("points-lost", "lost", {}),
     ("disks-unseen", "fleet", {"unseen": 1}),
 ]
 QUIET = [

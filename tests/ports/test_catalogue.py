@@ -273,6 +273,19 @@ async def test_a_point_is_marked_then_deleted(ports):
     assert await ports.catalogue.point(DISK, point_of(1).point) is None
 
 
+async def test_a_point_is_marked_lost(ports):
+    """Under the version it was decided on."""
+    etag = await ports.catalogue.put_head(Head(DISK), None)
+    await ports.catalogue.commit([point_of(1)], Head(DISK), etag)
+    row = await ports.catalogue.point(DISK, point_of(1).point)
+    marked = await ports.catalogue.mark_lost(row)
+    with pytest.raises(RowChangedError):
+        await ports.catalogue.mark_lost(row)
+
+    assert marked == await ports.catalogue.point(DISK, point_of(1).point)
+    assert marked.value == replace(row.value, state="lost")
+
+
 async def test_pins_compete_with_deletion(ports):
     """A pin changes the point's version; the same pin twice is one; a stale version pins nothing."""
     etag = await ports.catalogue.put_head(Head(DISK), None)
