@@ -32,6 +32,7 @@ from backup_core.adapters.transport import Transport
 from backup_core.api.access import Access
 from backup_core.api.context import Api
 from backup_core.domain.errors import AccessDeniedError, BackupError
+from backup_core.domain.identity import Deployment, catalogue_name
 from backup_core.domain.naming import account_name
 from backup_core.steps.messages import Duty
 
@@ -227,6 +228,7 @@ def build(settings: Settings) -> Services:
     tables = TableServiceClient(
         settings.catalogue_account, credential=sign_in.table("writer", settings.catalogue_account), **_PATIENCE
     )
+    deployment = Deployment(catalogue_name(settings.catalogue_account, settings.catalogue_table))
     catalogue = TableCatalogue(tables.get_table_client(settings.catalogue_table))
     computes = _Computes(settings, sign_in)
     closing: list[Callable[[], Awaitable[None]]] = [tables.close, computes.close]
@@ -254,6 +256,7 @@ def build(settings: Settings) -> Services:
             copying=Copying(blobs, settings.copy_mode, time.monotonic),
             machines=AzureMachines(computes),
             journal=LogJournal(),
+            deployment=deployment,
             machine_groups=settings.machine_groups,
             account_ids=account_ids(settings),
             limits=Limits(in_flight=settings.in_flight),

@@ -10,6 +10,8 @@ from backup_core.activities.points import POLICY
 from backup_core.activities.runner import run_step
 from backup_core.activities.tools import Limits, Tools
 from backup_core.api.context import Api
+from backup_core.domain.identity import Deployment
+from backup_core.domain.metadata import from_metadata
 from backup_core.domain.naming import BlobAddress, policy_name, run_key
 from backup_core.domain.records import Policy, Restoring, Run
 from backup_core.domain.repoint import MachineDisk
@@ -52,7 +54,7 @@ class Scene:
         copying = Copying(self.blobs, copy_mode, lambda: 0.0)
         self.tools = Tools(
             self.blobs, self.catalogue, self.documents, (SOURCE, OTHER), BACKUP, "heads", lambda: 0.0, copying, self.machines,
-            self.journal, limits or Limits(), (GROUP.lower(),),
+            self.journal, Deployment("backup/pagekeeper"), limits or Limits(), (GROUP.lower(),),
             {one: f"{GROUP}/providers/Microsoft.Storage/storageAccounts/{one[8:-5]}" for one in (SOURCE, OTHER)},
         )  # fmt: skip
         self.runs = 0
@@ -144,6 +146,10 @@ class Scene:
 
     def head_blob(self, disk="vm"):
         return self.blobs.blobs[self.tools.head(self.head_row(disk).head)]
+
+    def mark(self, disk="vm"):
+        """The mark on the disk's head."""
+        return from_metadata(self.head_blob(disk).metadata, self.tools.site(self.tools.head(self.head_row(disk).head)))
 
     def content(self, point):
         """The bytes of a restore point's backup snapshot."""

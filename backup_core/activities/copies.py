@@ -31,12 +31,12 @@ async def start_copy(tools: Tools, image: ImageCopy) -> CopyStarted:
     await allowed(tools, image.by)
     if await proof(tools, image):
         return CopyStarted(copy_id=PROVED)
-    destination, metadata, tier = tools.image(image.destination), metadata_of(image), await kept_tier(tools, image)
+    destination, metadata, tier = tools.image(image.destination), metadata_of(tools, image), await kept_tier(tools, image)
     try:
         copy = await tools.blobs.start_copy(tools.image(image.source), image.target, destination, metadata, tier)
     except BlobExistsError:
         found = await tools.blobs.properties(destination)
-        if not is_own(found.metadata, image) or not found.copy:
+        if not is_own(tools, found.metadata, image) or not found.copy:
             raise
         copy = found.copy.copy_id
     return CopyStarted(copy_id=copy)
@@ -88,7 +88,7 @@ async def _ours(tools: Tools, asked: CopyRef, blob: BlobAddress, numbers: tuple[
     state = found.copy
     wanted = (asked.copy_id, "success", image.size)
     seen = (state.copy_id if state else "", state.status if state else "none", found.size)
-    if seen != wanted or not is_own(found.metadata, image) or (numbers and found.sequence_number not in numbers):
+    if seen != wanted or not is_own(tools, found.metadata, image) or (numbers and found.sequence_number not in numbers):
         message = (
             f"{blob}: expected copy {asked.copy_id} complete with {image.size} bytes at epoch {image.by.epoch}; found "
             f"copy {seen[0]} ({seen[1]}) with {found.size} bytes at {found.sequence_number}; the next run copies anew"

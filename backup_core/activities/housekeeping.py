@@ -1,6 +1,7 @@
 """What runs have left behind: snapshots, half-made blobs, documents, pins, old rows. Removed a day after nobody can need it.
 
-Everything here is decided on what the object itself carries, and on the run it names being over. What is in doubt is kept.
+A leftover names its run itself, and that run is over. That proves nothing alone, since copies and snapshots inherit metadata: a
+snapshot of a source must be recorded besides, a blob's mark must name the blob. What is in doubt is kept, and told.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from backup_core.domain.errors import (
     SnapshotsPresentError,
 )
 from backup_core.domain.events import DiskTidied, RunWarned
-from backup_core.domain.metadata import from_metadata, run_of_source_snapshot
-from backup_core.domain.naming import disk_of_run, is_disk_id, policy_name, snapshot_time
+from backup_core.domain.metadata import from_metadata, is_marked, run_of_source_snapshot
+from backup_core.domain.naming import disk_of_run, is_disk_id, point_id, policy_name, snapshot_time
 from backup_core.domain.shown import named, shortened
 from backup_core.ports import Guard
 from backup_core.steps.housekeeping import KeptDisks, Tidied
@@ -58,7 +59,8 @@ async def tidy_disk(tools: Tools, asked: Tidy) -> Tidied:
     done = tidying.done()
     if any(done.model_dump(exclude={"more"}).values()):
         tools.journal.write(DiskTidied(disk=asked.disk, **done.model_dump(exclude={"more"})))
-    for words in failed:
+    kept = [f"kept: {named(tidying.kept)}"] if tidying.kept else []
+    for words in failed + kept:
         tools.journal.write(RunWarned(disk=asked.disk, run=asked.by, message=shortened(words)))
     if failed:
         message = f"disk {asked.disk}: {named(failed)}; the other duties were done; what is left is tried again tomorrow"
@@ -83,6 +85,8 @@ class _Tidying:
     asked: Tidy
     now: datetime
     gone: dict[str, int] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+    """What carries a mark of ours that proves nothing, and why it was kept."""
     more: bool = False
     _over: dict[str, bool] = field(default_factory=dict)
     _listed: tuple[dict[str, Mapping[str, str]], set[Place]] | None = None
@@ -156,12 +160,24 @@ class _Tidying:
         for one in await self.tools.blobs.snapshots(source):
             if not self._may_go_on():
                 return
-            run = run_of_source_snapshot(one.metadata)
+            run = run_of_source_snapshot(one.metadata, self.tools.site(source))
             if not run or not self._old(snapshot_time(one.snapshot)) or not await self._run_is_over(run):
                 continue
-            if not await self._may_be_needed(policy.value.source, one.snapshot, run):
+            if not await self._is_recorded(policy.value.source, one.snapshot, run):
+                self.kept.append(
+                    f"{source} snapshot {one.snapshot}: it names run {run}, and nothing says that this run took it"
+                )
+            elif not await self._may_be_needed(policy.value.source, one.snapshot, run):
                 await self.tools.blobs.delete_snapshot(source, one.snapshot)
                 self._count("snapshots")
+
+    async def _is_recorded(self, source: str, snapshot: str, run: str) -> bool:
+        """Whether the catalogue knows the snapshot by its exact time: as one that the run took, or that of a restore point."""
+        row = await self.tools.catalogue.run(self.asked.disk, run)
+        if row and snapshot in row.value.source_snapshots:
+            return True
+        point = await self.tools.catalogue.point(self.asked.disk, point_id(snapshot))
+        return point is not None and (point.value.source, point.value.source_snapshot) == (source, snapshot)
 
     async def _may_be_needed(self, source: str, snapshot: str, run: str) -> bool:
         """Whether an increment or an interrupted run may start from the snapshot of that run, which is over; also when nobody
@@ -174,11 +190,12 @@ class _Tidying:
             # As long as the disk is its own it may wake up and make the snapshot its target; the next run takes that over.
             return True
         # Read after the owner: who has lost the disk can mark nothing any more, and who finishes a target finds it marked.
+        head = self.tools.head(row.value.head)
         try:
-            found = await self.tools.blobs.properties(self.tools.head(row.value.head))
+            found = await self.tools.blobs.properties(head)
         except BlobMissingError:
             return True
-        mark = from_metadata(found.metadata)
+        mark = from_metadata(found.metadata, self.tools.site(head))
         return mark is None or snapshot in (row.value.pair.source_snapshot, mark.target, mark.base)
 
     async def blobs(self) -> None:
@@ -213,7 +230,9 @@ class _Tidying:
         return self._listed
 
     async def _abandoned(self, name: str, metadata: Mapping[str, str]) -> bool:
-        mark = from_metadata(metadata)
+        mark = from_metadata(metadata, self.tools.site(self.tools.head(name)))
+        if mark is None and is_marked(metadata):
+            self.kept.append(f"backup blob {name}: its mark was not written on it by this deployment")
         if mark is None or mark.disk != self.asked.disk or not await self._run_is_over(mark.run):
             return False
         row = await self.tools.catalogue.head(self.asked.disk)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.activities.proof import give_up, proof
+from backup_core.activities.snapshots import recorded, take_once
 from backup_core.activities.tools import allowed
 from backup_core.activities.transfer import is_own, metadata_of
 from backup_core.domain.errors import (
@@ -24,8 +25,6 @@ from backup_core.domain.errors import (
 from backup_core.domain.metadata import (
     from_metadata,
     restoring_run,
-    run_of_source_snapshot,
-    source_snapshot_metadata,
 )
 from backup_core.domain.tiers import fitting_tier
 from backup_core.ports import Guard
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from backup_core.activities.tools import Tools
+    from backup_core.domain.metadata import Site
     from backup_core.domain.naming import BlobAddress
     from backup_core.domain.records import Head, Versioned
     from backup_core.ports import BlobProperties
@@ -51,12 +51,12 @@ async def open_image(tools: Tools, image: ImageCopy) -> Opened:
     await allowed(tools, image.by)
     if known := await proof(tools, image):
         return Opened(etag=known.etag)
-    blob, metadata = tools.image(image.destination), metadata_of(image)
+    blob, metadata = tools.image(image.destination), metadata_of(tools, image)
     tier = await kept_tier(tools, image)
     try:
         await tools.blobs.create(blob, image.size, image.by.epoch, metadata, tier)
     except BlobExistsError as error:
-        if not is_own((await tools.blobs.properties(blob)).metadata, image):
+        if not is_own(tools, (await tools.blobs.properties(blob)).metadata, image):
             message = f"{error}; a restore never writes onto anything that exists: name another target"
             raise BlobExistsError(message) from error
     return Opened(etag=(await hold_own(tools, blob, image.by)).etag)
@@ -66,20 +66,21 @@ async def hold_own(tools: Tools, blob: BlobAddress, by: RunRef) -> BlobPropertie
     """Lease the blob that the run has made. Raises BlobExistsError for one without its mark: completed and let go of while
     this delivery was late, it may be about to be attached, and is not leased, or let go of again.
     """
-    _require_mark(blob, await tools.blobs.properties(blob), by.run)
+    _require_mark(tools, blob, await tools.blobs.properties(blob), by.run)
     await tools.blobs.acquire_lease(blob, by.lease)
     found = await tools.blobs.properties(blob)
     try:
-        _require_mark(blob, found, by.run)
+        _require_mark(tools, blob, found, by.run)
     except BlobExistsError:
         await tools.blobs.release_lease(blob, by.lease)
         raise
     return found
 
 
-def _require_mark(blob: BlobAddress, found: BlobProperties, run: str) -> None:
-    mark = from_metadata(found.metadata)
-    if restoring_run(found.metadata) != run and (mark is None or mark.run != run):
+def _require_mark(tools: Tools, blob: BlobAddress, found: BlobProperties, run: str) -> None:
+    site = tools.site(blob)
+    mark = from_metadata(found.metadata, site)
+    if restoring_run(found.metadata, site) != run and (mark is None or mark.run != run):
         message = f"{blob}: it does not carry the mark of run {run}, which may have completed it already; nothing was done"
         raise BlobExistsError(message)
 
@@ -114,28 +115,24 @@ async def seal_image(tools: Tools, asked: SealImage) -> Sealed:
             if await _is_marked(tools, blob, image.by.run):
                 raise
             # Another delivery was faster, and has let go of it.
-    taken = await _taken(tools, blob, image.by.run)
+    taken = await recorded(tools, image.by) if asked.snapshots else ()
     if asked.snapshots and not taken:
         message = f"{blob}: it does not carry the mark of restore {image.by.run}, nor a snapshot of its; it is left alone"
         raise UnexpectedAnswerError(message)
     await tools.blobs.release_lease(blob, image.by.lease)
-    return Sealed(snapshot=taken[0] if asked.snapshots else "")
+    return Sealed(snapshot=min(taken, default=""))
 
 
 async def _is_marked(tools: Tools, blob: BlobAddress, run: str) -> bool:
-    return restoring_run((await tools.blobs.properties(blob)).metadata) == run
+    return restoring_run((await tools.blobs.properties(blob)).metadata, tools.site(blob)) == run
 
 
 async def _seal(tools: Tools, asked: SealImage, blob: BlobAddress) -> None:
     by = asked.image.by
     guard = Guard(by.lease, asked.etag)
-    if asked.snapshots and not await _taken(tools, blob, by.run):
-        await tools.blobs.snapshot(blob, source_snapshot_metadata(by.disk, by.run), guard)
+    if asked.snapshots:
+        await take_once(tools, by, blob, guard)
     await tools.blobs.set_metadata(blob, {}, guard)
-
-
-async def _taken(tools: Tools, blob: BlobAddress, run: str) -> list[str]:
-    return [one.snapshot for one in await tools.blobs.snapshots(blob) if run_of_source_snapshot(one.metadata) == run]
 
 
 async def discard_image(tools: Tools, asked: DiscardImage) -> Discarded:
@@ -151,9 +148,9 @@ async def discard_image(tools: Tools, asked: DiscardImage) -> Discarded:
     await give_up(tools, image)
     try:
         found = await tools.blobs.properties(blob)
-        if not _ours(found.metadata, image.by.run):
+        if not _ours(found.metadata, tools.site(blob), image.by.run):
             return Discarded(left=str(blob))
-        if _is_adopted(found.metadata) and not await _may_be_committed_no_more(tools, row, image.by.run):
+        if _is_adopted(found.metadata, tools.site(blob)) and not await _may_be_committed_no_more(tools, row, image.by.run):
             return Discarded(left=str(blob))
         if found.copy and found.copy.status == "pending":
             await tools.blobs.abort_copy(blob, found.copy.copy_id)
@@ -167,8 +164,8 @@ async def discard_image(tools: Tools, asked: DiscardImage) -> Discarded:
     return Discarded(left="")
 
 
-def _is_adopted(metadata: Mapping[str, str]) -> bool:
-    mark = from_metadata(metadata)
+def _is_adopted(metadata: Mapping[str, str], site: Site) -> bool:
+    mark = from_metadata(metadata, site)
     return mark is not None and mark.state == "verified"
 
 
@@ -185,6 +182,6 @@ async def _may_be_committed_no_more(tools: Tools, row: Versioned[Head] | None, r
     return True
 
 
-def _ours(metadata: Mapping[str, str], run: str) -> bool:
-    mark = from_metadata(metadata)
-    return restoring_run(metadata) == run or (mark is not None and mark.run == run and mark.state != "committed")
+def _ours(metadata: Mapping[str, str], site: Site, run: str) -> bool:
+    mark = from_metadata(metadata, site)
+    return restoring_run(metadata, site) == run or (mark is not None and mark.run == run and mark.state != "committed")

@@ -23,7 +23,7 @@ from backup_core.domain.errors import (
     SnapshotMissingError,
 )
 from backup_core.domain.events import RunWarned
-from backup_core.domain.metadata import from_metadata, run_of_source_snapshot
+from backup_core.domain.metadata import from_metadata
 from backup_core.domain.naming import head_blob_name, point_id, window_id
 from backup_core.domain.progress import percent
 from backup_core.domain.ranges import ByteRange, DiffRange, one_sided
@@ -218,8 +218,7 @@ async def _going_on(tools: Tools, asked: Begin, begun: Begun, mark: HeadMark | N
     """
     if mark is not None:
         row = await tools.catalogue.run(asked.disk, asked.run)
-        taken = await tools.blobs.properties(tools.source(mark.source), mark.target)
-        fresh = run_of_source_snapshot(taken.metadata) == asked.run
+        fresh = row is not None and mark.target in row.value.source_snapshots
         way = {"kind": mark.kind, "base": mark.base, "reason": row.value.reason if row else begun.reason}
         finish = {"finish_target": "", "finish_size": 0} if fresh else {"finish_target": mark.target, "finish_size": mark.size}
         begun = begun.model_copy(update=way | finish)
@@ -243,7 +242,7 @@ def _full(disk: str, run: str, epoch: int, source: str, decision: Decision) -> B
 
 async def _look(tools: Tools, head: Head, policy: Policy, before: BlobProperties | None) -> Found:
     assert head.pair is not None
-    mark = from_metadata(before.metadata) if before else None
+    mark = from_metadata(before.metadata, tools.site(tools.head(head.head))) if before else None
     source = tools.source(policy.source) if head.source == policy.source else None
     base_exists = source is not None and await _exists(tools, source, head.pair.source_snapshot)
     dirty = mark is not None and mark.state != "committed"

@@ -30,7 +30,7 @@ async def commit_point(tools: Tools, asked: Commit) -> Committed:
     row = await owned(tools, transfer.by)
     blob = tools.head(transfer.head)
     carried = (await tools.blobs.properties(blob, asked.backup_snapshot)).metadata
-    point = from_point_metadata(carried, transfer.head, asked.backup_snapshot)
+    point = from_point_metadata(carried, tools.site(blob), asked.backup_snapshot)
     if point is None or (point.disk, point.source_snapshot) != (transfer.by.disk, transfer.target):
         message = (
             f"{blob} snapshot {asked.backup_snapshot}: its description is damaged: {dict(carried)}; the point was not committed"
@@ -113,13 +113,13 @@ async def _seal(tools: Tools, asked: Commit) -> None:
     transfer = asked.transfer
     blob = tools.head(transfer.head)
     found = await tools.blobs.properties(blob)
-    mark = from_metadata(found.metadata)
+    mark = from_metadata(found.metadata, tools.site(blob))
     if mark is None or mark.target != transfer.target:
         message = f"{blob}: its mark is not that of source snapshot {transfer.target}; found {mark}"
         raise UnexpectedAnswerError(message)
     etag = found.etag
     if mark.state != "committed":
-        sealed = to_metadata(replace(mark, state="committed"))
+        sealed = to_metadata(replace(mark, state="committed"), tools.site(blob))
         etag = await tools.blobs.set_metadata(blob, sealed, guard_of(transfer.by, asked.etag))
     row = await owned(tools, transfer.by)
     if row.value.head_etag != etag:

@@ -133,13 +133,14 @@ async def _busy(tools: Tools, row: Versioned[Head] | None) -> str:
 async def _listed(tools: Tools, disk: str) -> _Listed:
     listed = _Listed()
     async for blob in tools.blobs.listed(tools.backup_account, tools.heads_container, f"{disk}/"):
+        site = tools.site(tools.head(blob.name))
         if blob.snapshot:
-            point = from_point_metadata(blob.metadata, blob.name, blob.snapshot)
+            point = from_point_metadata(blob.metadata, site, blob.snapshot)
             ours = point is not None and point.disk == disk
             listed.found[blob.name, blob.snapshot] = point if ours else None
             listed.epochs += [point.epoch] if point else []
         else:
-            mark = from_metadata(blob.metadata)
+            mark = from_metadata(blob.metadata, site)
             listed.epochs += [mark.epoch] if mark else []
     return listed
 
@@ -188,11 +189,12 @@ async def _head(tools: Tools, disk: str, row: Versioned[Head] | None, points: li
         return head_of(existing, disk, points, epoch=max(listed.epochs, default=0), head_etag="", doubt="")
     etag, sequence, doubt = "", 0, ""
     try:
-        found = await tools.blobs.properties(tools.head(point.head))
+        at = tools.head(point.head)
+        found = await tools.blobs.properties(at)
     except BlobMissingError:
         pass  # the next run finds that it is gone
     else:
-        mark = from_metadata(found.metadata)
+        mark = from_metadata(found.metadata, tools.site(at))
         etag, sequence = found.etag, found.sequence_number
         clean = mark is not None and mark.state == "committed" and mark.target == point.source_snapshot
         if not clean:

@@ -160,7 +160,7 @@ async def adopt_head(tools: Tools, asked: AdoptHead) -> Opened:
     blob = tools.head(transfer.head)
     found = await tools.blobs.properties(blob)
     wanted = intent(transfer)
-    mark = from_metadata(found.metadata)
+    mark = from_metadata(found.metadata, tools.site(blob))
     if mark is None or (mark.run, mark.target) != (transfer.by.run, transfer.target):
         if mark is None or mark.run != transfer.by.run or found.etag != asked.etag:
             message = (
@@ -168,7 +168,7 @@ async def adopt_head(tools: Tools, asked: AdoptHead) -> Opened:
                 "it is not adopted; the next backup is a full one"
             )
             raise HeadAlteredError(message)
-        verified = to_metadata(wanted.verified(asked.page_map))
+        verified = to_metadata(wanted.verified(asked.page_map), tools.site(blob))
         await tools.blobs.set_metadata(blob, verified, guard_of(transfer.by, found.etag))
     return Opened(etag=await shut(tools, blob, transfer.by.epoch, transfer.by.lease))
 

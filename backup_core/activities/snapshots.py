@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from backup_core.activities.ownership import CONFLICTS_MAX, in_one
 from backup_core.activities.tools import guard_of, owned
-from backup_core.domain.errors import SnapshotMissingError, SourceUnfitError, UnexpectedAnswerError
+from backup_core.domain.errors import (
+    BlobMissingError,
+    RowChangedError,
+    SnapshotMissingError,
+    SourceUnfitError,
+    UnexpectedAnswerError,
+)
 from backup_core.domain.metadata import (
     described,
     from_metadata,
@@ -14,33 +23,28 @@ from backup_core.domain.metadata import (
     source_snapshot_metadata,
     to_point_metadata,
 )
-from backup_core.domain.naming import point_id
+from backup_core.domain.naming import disk_of_run, point_id
 from backup_core.domain.records import RestorePoint
 from backup_core.steps.backup import BackedUp, Clean, Snapshotted, TakeBackup, TakeSnapshot
 from backup_core.steps.messages import Nothing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from backup_core.activities.tools import Tools
-    from backup_core.domain.metadata import HeadMark
+    from backup_core.domain.metadata import HeadMark, Site
     from backup_core.domain.naming import BlobAddress
     from backup_core.domain.records import Head
+    from backup_core.ports import Guard
+    from backup_core.steps.messages import RunRef
 
 
 async def take_source_snapshot(tools: Tools, asked: TakeSnapshot) -> Snapshotted:
     """The run's snapshot of the source: taken now, or found when an earlier delivery took it."""
     await owned(tools, asked.by)
     source = tools.source(asked.by.source)
-    taken = await _taken_of_source(tools, source, asked.by.run)
-    if not taken:
-        await tools.blobs.snapshot(source, source_snapshot_metadata(asked.by.disk, asked.by.run))
-        # Two deliveries at once may both have taken one: both go on with the older, and so does every later delivery.
-        taken = await _taken_of_source(tools, source, asked.by.run)
-    if not taken:
-        message = f"{source}: the snapshot that run {asked.by.run} took is gone; something else deletes snapshots of the disk"
-        raise SnapshotMissingError(message)
-    snapshot = taken[0]
+    snapshot = await take_once(tools, asked.by, source)
     properties = await tools.blobs.properties(source, snapshot)
     if not properties.page_blob:
         message = f"disk {asked.by.disk}: source {source} is no longer a page blob; correct the disk's policy"
@@ -48,9 +52,50 @@ async def take_source_snapshot(tools: Tools, asked: TakeSnapshot) -> Snapshotted
     return Snapshotted(snapshot=snapshot, size=properties.size)
 
 
-async def _taken_of_source(tools: Tools, source: BlobAddress, run: str) -> list[str]:
-    """The source snapshots the run took, oldest first."""
-    return [one.snapshot for one in await tools.blobs.snapshots(source) if run_of_source_snapshot(one.metadata) == run]
+async def take_once(tools: Tools, by: RunRef, disk: BlobAddress, guard: Guard | None = None) -> str:
+    """The run's snapshot of the disk, taken now or by an earlier delivery, and recorded in the run's row: later only that row
+    tells it from one that inherited its metadata.
+    """
+    if known := await recorded(tools, by):
+        return min(known)
+    site = tools.site(disk)
+    fresh = []
+    if not await _oldest(tools, site, by.run):
+        fresh = [await tools.blobs.snapshot(disk, source_snapshot_metadata(site, by.disk, by.run), guard)]
+    # Two deliveries at once may both have taken one: both go on with the older, and so does every later delivery. Younger ones
+    # are not recorded but by who took them: somebody may have copied the oldest onto the disk, and snapshots inherit.
+    taken = await _oldest(tools, site, by.run)
+    if not taken:
+        message = f"{disk}: the snapshot that run {by.run} took is gone; something else deletes snapshots of the disk"
+        raise SnapshotMissingError(message)
+    return min(await _record(tools, by, [*taken, *fresh]))
+
+
+async def _oldest(tools: Tools, site: Site, run: str) -> list[str]:
+    """The oldest snapshot of the disk that names the run, if there is one."""
+    listed = await tools.blobs.snapshots(site.blob)
+    return [one.snapshot for one in listed if run_of_source_snapshot(one.metadata, site) == run][:1]
+
+
+async def recorded(tools: Tools, by: RunRef) -> Sequence[str]:
+    """The snapshots of a disk that the run's row says it took."""
+    row = await tools.catalogue.run(by.disk, by.run)
+    return row.value.source_snapshots if row else ()
+
+
+async def _record(tools: Tools, by: RunRef, taken: list[str]) -> Sequence[str]:
+    """Add the snapshots to the run's row; all that are there now. A run without a row has nothing removed after it."""
+    for _ in range(CONFLICTS_MAX):
+        row = await tools.catalogue.run(by.disk, by.run)
+        if row is None:
+            return taken
+        known = in_one(row.value.source_snapshots, taken)
+        with suppress(RowChangedError):
+            if known != row.value.source_snapshots:
+                await tools.catalogue.put_run(replace(row.value, source_snapshots=known), row.etag)
+            return known
+    message = f"run {by.run}: its row changed {CONFLICTS_MAX} times while its source snapshot was added to it; it may pass"
+    raise RowChangedError(message)
 
 
 async def take_backup_snapshot(tools: Tools, asked: TakeBackup) -> BackedUp:
@@ -58,14 +103,15 @@ async def take_backup_snapshot(tools: Tools, asked: TakeBackup) -> BackedUp:
     transfer = asked.transfer
     row = await owned(tools, transfer.by)
     blob = tools.head(transfer.head)
-    mark = from_metadata((await tools.blobs.properties(blob)).metadata)
+    site = tools.site(blob)
+    mark = from_metadata((await tools.blobs.properties(blob)).metadata, site)
     if mark is None or mark.state == "applying" or mark.target != transfer.target or mark.run != transfer.by.run:
         message = f"{blob}: its mark is not the verified one of run {transfer.by.run}; found {mark}; no snapshot was taken"
         raise UnexpectedAnswerError(message)
     taken = await _taken(tools, blob, mark)
     if not taken:
         point = described(_point(asked, mark.page_map, row.value, await tools.catalogue.now()))
-        await tools.blobs.snapshot(blob, to_point_metadata(point), guard_of(transfer.by, asked.etag))
+        await tools.blobs.snapshot(blob, to_point_metadata(point, site), guard_of(transfer.by, asked.etag))
         # Two deliveries at once may both have taken one: both go on with the older, and so does a rebuild.
         taken = await _taken(tools, blob, mark)
     if not taken:
@@ -80,7 +126,7 @@ async def _taken(tools: Tools, blob: BlobAddress, mark: HeadMark) -> list[str]:
     """The backup snapshots the run took of this target, oldest first."""
     found = []
     for one in await tools.blobs.snapshots(blob):
-        known = from_point_metadata(one.metadata, blob.name, one.snapshot)
+        known = from_point_metadata(one.metadata, tools.site(blob), one.snapshot)
         if known and (known.run, known.source_snapshot, known.page_map) == (mark.run, mark.target, mark.page_map):
             found.append(one.snapshot)
     return found
@@ -132,5 +178,18 @@ async def drop_previous_snapshot(tools: Tools, asked: Clean) -> Nothing:
     # Raises, and so keeps the old one, unless both halves of the new pair are there.
     await tools.blobs.properties(tools.source(point.source), pair.source_snapshot)
     await tools.blobs.properties(tools.head(point.head), pair.backup_snapshot)
-    await tools.blobs.delete_snapshot(tools.source(previous.source), previous.source_snapshot)
+    former = tools.source(previous.source)
+    if await _is_of_disk(tools, former, previous):
+        await tools.blobs.delete_snapshot(former, previous.source_snapshot)
     return Nothing()
+
+
+async def _is_of_disk(tools: Tools, source: BlobAddress, point: RestorePoint) -> bool:
+    """Whether the point's source snapshot is there and says itself that a run of the disk took it: a row alone deletes nothing
+    on a source.
+    """
+    try:
+        found = await tools.blobs.properties(source, point.source_snapshot)
+    except (BlobMissingError, SnapshotMissingError):
+        return False
+    return disk_of_run(run_of_source_snapshot(found.metadata, tools.site(source))) == point.disk

@@ -22,6 +22,7 @@ from backup_core.domain.errors import (
     SourceUnfitError,
 )
 from backup_core.domain.fleet import ACTIVE_DISKS_MAX
+from backup_core.domain.metadata import Site
 from backup_core.domain.naming import BlobAddress, parse_blob_url, parse_resource_id
 from backup_core.domain.ranges import GIB, MIB, ByteRange, DiffRange, windows
 from backup_core.domain.records import Owner, Pin, Slot
@@ -30,6 +31,7 @@ from backup_core.ports import Fence, Guard
 
 if TYPE_CHECKING:
     from backup_core.activities.copying import Copying
+    from backup_core.domain.identity import Deployment
     from backup_core.domain.records import Head, Policy, Versioned
     from backup_core.ports import Catalogue, Documents, Journal, Machines, PageBlobs
     from backup_core.steps.messages import RunRef
@@ -90,6 +92,7 @@ class Tools:
     copying: Copying
     machines: Machines
     journal: Journal
+    deployment: Deployment
     limits: Limits = Limits()
     machine_groups: tuple[str, ...] = ()
     """Resource groups, lower case, whose machines may be given other disks: an allow-list."""
@@ -115,6 +118,10 @@ class Tools:
     def head(self, name: str) -> BlobAddress:
         """The backup blob of that name."""
         return BlobAddress(self.backup_account, self.heads_container, name)
+
+    def site(self, blob: BlobAddress) -> Site:
+        """The blob, as this deployment marks it."""
+        return Site(self.deployment, blob)
 
     def image(self, place: str) -> BlobAddress:
         """The blob of an image: a disk named by its URL, or a backup blob by its name."""

@@ -95,20 +95,22 @@ async def open_head(tools: Tools, transfer: Transfer) -> Opened:
     return Opened(etag=(await tools.blobs.properties(blob)).etag)
 
 
-def metadata_of(image: ImageCopy) -> dict[str, str]:
+def metadata_of(tools: Tools, image: ImageCopy) -> dict[str, str]:
     """What the destination carries while it is being made: a head its intent, a disk only whose it is. A disk that carried a
     mark of ours for good could be taken for a backup one day.
     """
+    site = tools.site(tools.image(image.destination))
     if image.becomes == "disk":
-        return restoring_metadata(image.by.disk, image.by.run)
-    return to_metadata(intent(image))
+        return restoring_metadata(site, image.by.disk, image.by.run)
+    return to_metadata(intent(image), site)
 
 
-def is_own(metadata: Mapping[str, str], image: ImageCopy) -> bool:
+def is_own(tools: Tools, metadata: Mapping[str, str], image: ImageCopy) -> bool:
     """Whether a destination that carries these is being made by this very run, or was, as the image that is asked for."""
+    site = tools.site(tools.image(image.destination))
     if image.becomes == "disk":
-        return restoring_run(metadata) == image.by.run
-    found, mark = from_metadata(metadata), intent(image)
+        return restoring_run(metadata, site) == image.by.run
+    found, mark = from_metadata(metadata, site), intent(image)
     return found is not None and _begun(found) == _begun(mark)
 
 
@@ -131,9 +133,9 @@ def intent(image: ImageCopy) -> HeadMark:
 async def _create(tools: Tools, blob: BlobAddress, mark: HeadMark, transfer: Transfer) -> None:
     try:
         # The blob is born with the epoch as its sequence number: no moment in which an older writer could reach it.
-        await tools.blobs.create(blob, transfer.size, transfer.by.epoch, to_metadata(mark))
+        await tools.blobs.create(blob, transfer.size, transfer.by.epoch, to_metadata(mark, tools.site(blob)))
     except BlobExistsError:
-        if not is_own((await tools.blobs.properties(blob)).metadata, transfer):
+        if not is_own(tools, (await tools.blobs.properties(blob)).metadata, transfer):
             raise
     await tools.blobs.acquire_lease(blob, transfer.by.lease)
 
@@ -141,14 +143,14 @@ async def _create(tools: Tools, blob: BlobAddress, mark: HeadMark, transfer: Tra
 async def _mark(tools: Tools, blob: BlobAddress, mark: HeadMark, transfer: Transfer) -> None:
     found = await tools.blobs.properties(blob)
     etag = found.etag
-    if not is_own(found.metadata, transfer):
+    if not is_own(tools, found.metadata, transfer):
         if etag != transfer.head_etag:
             message = (
                 f"{blob}: changed by somebody else since run {transfer.by.run} began (version {transfer.head_etag}, found "
                 f"{etag}); nothing was written; the next run makes a full backup"
             )
             raise HeadAlteredError(message)
-        etag = await tools.blobs.set_metadata(blob, to_metadata(mark), guard_of(transfer.by, etag))
+        etag = await tools.blobs.set_metadata(blob, to_metadata(mark, tools.site(blob)), guard_of(transfer.by, etag))
     if found.size < transfer.size:
         await tools.blobs.resize(blob, transfer.size, guard_of(transfer.by, etag))
 

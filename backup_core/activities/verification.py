@@ -54,7 +54,7 @@ async def _verify(tools: Tools, asked: Verify) -> Verified:
     so_far = await _so_far(tools, asked, transfer)
     # Read after the version that is compared: a mark that another delivery has set is seen here, or refuses the one set below.
     found = await tools.blobs.properties(head)
-    mark = from_metadata(found.metadata)
+    mark = from_metadata(found.metadata, tools.site(head))
     if mark is None or (mark.run, mark.target) != (transfer.by.run, transfer.target):
         message = f"{head}: its mark is not that of run {transfer.by.run}; found {mark}"
         raise UnexpectedAnswerError(message)
@@ -65,7 +65,7 @@ async def _verify(tools: Tools, asked: Verify) -> Verified:
     reached = await compared(tools, transfer, so_far, found.size, full=full)
     if not reached.done:
         return reached
-    marked = to_metadata(mark.verified(reached.chain))
+    marked = to_metadata(mark.verified(reached.chain), tools.site(head))
     etag = await tools.blobs.set_metadata(head, marked, guard_of(transfer.by, reached.etag))
     return reached.model_copy(update={"etag": etag})
 

@@ -51,7 +51,9 @@ SOURCES = "!sources"
 CLAIM_ATTEMPTS = 5
 PINS_MAX = 100_000
 """Pins read of one disk: each is a restore at work."""
-_NESTED = frozenset({"owner", "pair", "error", "points", "expired", "warnings", "retention", "machine", "restore"})
+_NESTED = frozenset(
+    {"owner", "pair", "error", "points", "expired", "source_snapshots", "warnings", "retention", "machine", "restore"}
+)
 """Columns that hold JSON."""
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
     kind: TypeAdapter(kind) for kind in (Policy, Head, RestorePoint, Run, Pin, RequestKey)

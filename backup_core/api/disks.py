@@ -12,6 +12,7 @@ from backup_core.api.lists import each
 from backup_core.api.models import EARLIEST, DiskAnswer, DiskAsked, DisksAnswer
 from backup_core.api.runs import begun, new_run
 from backup_core.domain.errors import BlobMissingError, HostUnknownError, MachineRefusedError
+from backup_core.domain.metadata import is_marked
 from backup_core.domain.naming import is_disk_id, parse_blob_url, policy_name
 from backup_core.domain.ranges import DISK_BYTES_MAX, PAGE, ByteRange
 from backup_core.domain.records import Policy, Retention
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from backup_core.domain.naming import BlobAddress
     from backup_core.domain.records import Slot
+    from backup_core.ports import BlobProperties
 
 
 async def put_disk(api: Api, request: Request) -> Answer:
@@ -33,11 +35,11 @@ async def put_disk(api: Api, request: Request) -> Answer:
     asked = parsed(request, DiskAsked)
     address = _source(api, asked.source)
     machine = _machine(api, asked)
-    size = await _check_source(api, address)
+    found = await _check_source(api, address)
     existing = await api.catalogue.policy(disk)
     if not asked.follows_on:
         await _check_succession(api, disk, existing.value if existing else None, address)
-    told = await _warnings(api, address, size)
+    told = await _warnings(api, address, found)
     holder = await api.catalogue.claim_source(address.url, disk)
     if holder != disk:
         message = f"source {address} is already protected as disk {holder}; use that id, or another source"
@@ -162,8 +164,8 @@ def _source(api: Api, url: str) -> BlobAddress:
         raise RefusedError(400, "InvalidSource", message, "source") from error
 
 
-async def _check_source(api: Api, address: BlobAddress) -> int:
-    """The source's size in bytes. Raises RefusedError for what cannot be backed up."""
+async def _check_source(api: Api, address: BlobAddress) -> BlobProperties:
+    """The source. Raises RefusedError for what cannot be backed up."""
     try:
         found = await api.tools.blobs.properties(address)
     except BlobMissingError as error:
@@ -185,17 +187,26 @@ async def _check_source(api: Api, address: BlobAddress) -> int:
     if faults:
         message = f"source {address} cannot be protected: {'; '.join(faults)}"
         raise RefusedError(400, "SourceUnfit", message, "source")
-    return found.size
+    return found
 
 
-async def _warnings(api: Api, address: BlobAddress, size: int) -> list[str]:
-    """What a restore of this disk could not do: better known now than on the day it is needed."""
-    end = await api.tools.blobs.read(address, "", ByteRange(size - FOOTER_BYTES, size))
-    faults = vhd_faults(end, size)
-    if not faults:
-        return []
-    told = (
+async def _warnings(api: Api, address: BlobAddress, found: BlobProperties) -> list[str]:
+    """What a restore of this disk could not do, and what would be left of it: better known now than on the day it is needed."""
+    told = []
+    if is_marked(found.metadata):
+        told.append(
+            f"{address} carries metadata of this app: a snapshot or a backup was copied onto it, or a restore never completed "
+            "it. Snapshots that others take of it inherit them, are kept, and are told every night; remove the names that begin "
+            "with pagekeeper_ from the blob's metadata"
+        )
+    end = await api.tools.blobs.read(address, "", ByteRange(found.size - FOOTER_BYTES, found.size))
+    if faults := vhd_faults(end, found.size):
+        told.append(_no_managed_disk(address, faults))
+    return told
+
+
+def _no_managed_disk(address: BlobAddress, faults: Sequence[str]) -> str:
+    return (
         f"{address} can be backed up, and restored to a page blob, but not to a managed disk, which is made of a fixed VHD of "
         f"whole mebibytes and a footer: {'; '.join(faults)}"
     )
-    return [told]

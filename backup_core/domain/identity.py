@@ -6,8 +6,11 @@ for the second time. Both have to be the same actor, and so need the same lease 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID, uuid5
+
+from backup_core.domain.naming import account_name
 
 INSTANCE_ID_LENGTH_MAX = 100
 """Characters of an instance id that Durable Functions promises to take."""
@@ -47,3 +50,22 @@ def child_id(parent: str, purpose: ChildPurpose, attempt: int = 1) -> str:
         message = f"instance id {child} has {len(child)} characters, {INSTANCE_ID_LENGTH_MAX} are allowed"
         raise ValueError(message)
     return child
+
+
+def catalogue_name(endpoint: str, table: str) -> str:
+    """The name of a catalogue, `account/table`: the same however the endpoint is spelt. Table names know no case."""
+    return f"{account_name(endpoint)}/{table}".lower()
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One installation of this app. Its catalogue is its identity: two apps over one catalogue are one deployment."""
+
+    catalogue: str
+    """As `catalogue_name` gives it. What the deployment writes on blobs carries it."""
+    former: frozenset[str] = frozenset()
+    """Catalogues, now lost or given up, whose work this one goes on with: what they wrote counts as its own."""
+
+    def wrote(self, catalogue: str) -> bool:
+        """Whether something that carries the name of that catalogue is this deployment's own."""
+        return catalogue == self.catalogue or catalogue in self.former

@@ -1,4 +1,9 @@
-"""What is written on blobs: enough on each head and backup snapshot to rebuild the catalogue from the blobs alone."""
+"""What is written on blobs: enough on each head and backup snapshot to rebuild the catalogue from the blobs alone.
+
+Metadata do not prove who wrote them: a snapshot inherits those of its blob, a copy those of its source. So each mark names the
+very blob it was written on, and the deployment that wrote it; read from anywhere else it is none. A mark that was inherited on
+the same blob cannot be told from an original: whatever is deleted must be recorded elsewhere besides.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +13,15 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from backup_core.domain.naming import is_disk_id, point_id
+from backup_core.domain.ending import HEARTBEAT_MAX
+from backup_core.domain.naming import is_disk_id, point_id, snapshot_time
 from backup_core.domain.records import Kind, RestorePoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from backup_core.domain.identity import Deployment
+    from backup_core.domain.naming import BlobAddress
 
 SCHEMA = "1"
 _PREFIX = "pagekeeper_"
@@ -20,6 +29,14 @@ _PREFIX = "pagekeeper_"
 IntentState = Literal["applying", "verified", "committed"]
 KINDS: frozenset[str] = frozenset(get_args(Kind))
 _STATES: frozenset[str] = frozenset({"applying", "verified", "committed"})
+
+
+@dataclass(frozen=True)
+class Site:
+    """A blob, and the deployment that writes or reads a mark on it."""
+
+    deployment: Deployment
+    blob: BlobAddress
 
 
 @dataclass(frozen=True)
@@ -49,14 +66,14 @@ class HeadMark:
         return replace(self, state="verified", page_map=page_map)
 
 
-def to_metadata(mark: HeadMark) -> dict[str, str]:
-    """The mark as blob metadata: names a C# identifier could have, ASCII values (Set Blob Metadata)."""
-    return _written("head", asdict(mark))
+def to_metadata(mark: HeadMark, site: Site) -> dict[str, str]:
+    """The mark as metadata of that blob: names a C# identifier could have, ASCII values (Set Blob Metadata)."""
+    return _written("head", site, asdict(mark))
 
 
-def from_metadata(metadata: Mapping[str, str]) -> HeadMark | None:
-    """The mark in a blob's metadata; None when there is none, or not one this version wrote whole."""
-    fields = _read("head", metadata)
+def from_metadata(metadata: Mapping[str, str], site: Site) -> HeadMark | None:
+    """The mark in that blob's metadata; None when there is none that was written on it, or not one this version wrote whole."""
+    fields = _read("head", metadata, site)
     if fields.get("state") not in _STATES:
         return None
     try:
@@ -90,16 +107,19 @@ def described(point: RestorePoint) -> RestorePoint:
     return replace(point, digest=hashlib.sha256(text.encode()).hexdigest())
 
 
-def to_point_metadata(point: RestorePoint) -> dict[str, str]:
-    """What a backup snapshot carries: the whole restore point, so that the catalogue is a function of the blobs."""
+def to_point_metadata(point: RestorePoint, site: Site) -> dict[str, str]:
+    """What a snapshot of that blob carries: the whole restore point, so that the catalogue is a function of the blobs."""
     fields = {name: value for name, value in asdict(point).items() if name not in _PLACE}
     fields["committed"] = point.committed.isoformat()
-    return _written("point", fields | {"digest": point.digest})
+    return _written("point", site, fields | {"digest": point.digest})
 
 
-def from_point_metadata(metadata: Mapping[str, str], head: str, backup_snapshot: str) -> RestorePoint | None:
-    """The restore point of the backup snapshot that carries `metadata`; None unless it is whole and its digest fits."""
-    fields = _read("point", metadata)
+def from_point_metadata(metadata: Mapping[str, str], site: Site, backup_snapshot: str) -> RestorePoint | None:
+    """The restore point of the snapshot of that blob that carries `metadata`; None unless it is whole, its digest fits, and it
+    was written for this very snapshot.
+    """
+    # Of whichever deployment: these lie in a container that belongs to one catalogue, and a lost one has left them behind.
+    fields = _read("point", metadata, site, of_any=True)
     try:
         point = RestorePoint(
             disk=fields["disk"],
@@ -108,7 +128,7 @@ def from_point_metadata(metadata: Mapping[str, str], head: str, backup_snapshot:
             reason=fields["reason"],
             automatic_fulls=int(fields["automatic_fulls"]),
             generation=int(fields["generation"]),
-            head=head,
+            head=site.blob.name,
             source=fields["source"],
             source_snapshot=fields["source_snapshot"],
             previous_source_snapshot=fields.get("previous_source_snapshot", ""),
@@ -124,41 +144,53 @@ def from_point_metadata(metadata: Mapping[str, str], head: str, backup_snapshot:
             verified=fields["verified"],
             committed=datetime.fromisoformat(fields["committed"]),
         )
-        sound = point.kind in KINDS and is_disk_id(point.disk) and point.point == point_id(point.source_snapshot)
-    except (KeyError, ValueError):
+        # A description is made just before its snapshot is taken, by a run that is alive. One much older or newer was inherited
+        # by a snapshot whose content it does not describe.
+        written_for_it = abs(snapshot_time(backup_snapshot) - point.committed) <= HEARTBEAT_MAX
+        known = point.kind in KINDS and is_disk_id(point.disk) and point.point == point_id(point.source_snapshot)
+        sound = known and written_for_it
+    except (KeyError, ValueError, TypeError):
         return None
     return point if sound and described(point).digest == point.digest else None
 
 
-def _written(what: str, fields: Mapping[str, object]) -> dict[str, str]:
-    marked = {"schema": SCHEMA, "what": what, **fields}
+def _written(what: str, site: Site, fields: Mapping[str, object]) -> dict[str, str]:
+    by = {"deployment": site.deployment.catalogue, "blob": site.blob.place}
+    marked = {"schema": SCHEMA, "what": what, **by, **fields}
     return {_PREFIX + name: str(value) for name, value in marked.items() if value != ""}
 
 
-def _read(what: str, metadata: Mapping[str, str]) -> dict[str, str]:
+def _read(what: str, metadata: Mapping[str, str], site: Site, *, of_any: bool = False) -> dict[str, str]:
     fields = {name.removeprefix(_PREFIX): value for name, value in metadata.items() if name.startswith(_PREFIX)}
-    ours = (fields.get("schema"), fields.get("what")) == (SCHEMA, what)
-    return fields if ours else {}
+    here = (fields.get("schema"), fields.get("what"), fields.get("blob")) == (SCHEMA, what, site.blob.place)
+    return fields if here and (of_any or site.deployment.wrote(fields.get("deployment", ""))) else {}
 
 
-def source_snapshot_metadata(disk: str, run: str) -> dict[str, str]:
+def source_snapshot_metadata(site: Site, disk: str, run: str) -> dict[str, str]:
     """What a source snapshot carries, so that a repeated request finds it and a sweep knows whose it was."""
-    return {f"{_PREFIX}disk": disk, f"{_PREFIX}run": run}
+    return _written("source", site, {"disk": disk, "run": run})
 
 
-def restoring_metadata(disk: str, run: str) -> dict[str, str]:
+def restoring_metadata(site: Site, disk: str, run: str) -> dict[str, str]:
     """What a restored disk carries until it is complete; then it carries nothing of ours."""
-    return _written("restoring", {"disk": disk, "run": run})
+    return _written("restoring", site, {"disk": disk, "run": run})
 
 
-def restoring_run(metadata: Mapping[str, str]) -> str:
+def restoring_run(metadata: Mapping[str, str], site: Site) -> str:
     """The restore that is making the disk; empty for every other blob."""
-    return _read("restoring", metadata).get("run", "")
+    return _read("restoring", metadata, site).get("run", "")
 
 
-def run_of_source_snapshot(metadata: Mapping[str, str]) -> str:
-    """The run that took a source snapshot; empty for a snapshot that is not ours."""
-    return metadata.get(f"{_PREFIX}run", "")
+def run_of_source_snapshot(metadata: Mapping[str, str], site: Site) -> str:
+    """The run that a snapshot of the source names as the one that took it; empty for a snapshot that is not ours. It may have
+    been inherited, when somebody copied a snapshot of ours onto its blob.
+    """
+    return _read("source", metadata, site).get("run", "")
+
+
+def is_marked(metadata: Mapping[str, str]) -> bool:
+    """Whether anything of this app is in the metadata, wherever it was written."""
+    return any(name.lower().startswith(_PREFIX) for name in metadata)
 
 
 class PageMapDigest:

@@ -288,6 +288,11 @@ class BlobAddress:
         """The address as a URL, without query."""
         return f"{self.account}/{self.container}/{quote(self.name, safe=URL_SAFE)}"
 
+    @property
+    def place(self) -> str:
+        """The blob as a mark on it names it: `account/container/name`, however the account's endpoint is spelt."""
+        return f"{account_name(self.account)}/{self.container}/{quote(self.name, safe=URL_SAFE)}"
+
     def __str__(self) -> str:
         """The URL, for messages."""
         return self.url

@@ -224,6 +224,8 @@ class Run:
     """Restore points the run deleted, because their retention had ended: the first EXPIRED_NAMED_MAX of them."""
     warnings: tuple[str, ...] = ()
     """What failed after the restore point was committed: it stands all the same."""
+    source_snapshots: tuple[str, ...] = ()
+    """Snapshots of a disk that the run took, written as soon as it knew of each: only these may be removed as its leftovers."""
     error: RunError | None = None
     cancel_asked: datetime | None = None
     """When somebody asked for the run to be canceled; it ends at its next report."""

@@ -88,6 +88,13 @@ class MemoryPageBlobs:
         for page, data in enumerate(pages, first):
             self._change(self.blobs[blob], page, data)
 
+    def copy_over(self, source: BlobAddress, snapshot: str, onto: BlobAddress) -> None:
+        """Somebody's Copy Blob onto a blob that exists: content and metadata are taken over, its snapshots stay."""
+        brought, found = self._found(source, snapshot), self.blobs[onto]
+        found.pages, found.size, found.metadata = dict(brought.pages), brought.size, dict(brought.metadata)
+        found.changed = dict.fromkeys(found.pages, self._world.tick())
+        found.created, found.etag = self._world.now, self._etag()
+
     def end_copy(self, blob: BlobAddress, status: Literal["success", "failed", "aborted"]) -> None:
         """The service ends a pending copy: with the source's content and sequence number, or with nothing at all."""
         found = self.blobs[blob]

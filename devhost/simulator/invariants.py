@@ -104,8 +104,9 @@ class Invariants:
         stage, content = self.stage, self.stage.content(point)
         if content != stage.truth[point.source_snapshot]:
             self.violated(f"invariant 1: restore point {point.point} ({point.reason}) differs from its source snapshot")
-        carried = stage.blobs.blobs[stage.tools.head(point.head)].snapshots[point.backup_snapshot].metadata
-        if from_point_metadata(carried, point.head, point.backup_snapshot) != point:
+        head = stage.tools.head(point.head)
+        carried = stage.blobs.blobs[head].snapshots[point.backup_snapshot].metadata
+        if from_point_metadata(carried, stage.tools.site(head), point.backup_snapshot) != point:
             self.violated(f"invariant 8: the metadata of {point.point} does not describe it")
         self.restored[point.point] = content
         origin = point.reason.removeprefix("restored from ")
@@ -147,7 +148,7 @@ class Invariants:
         blob = stage.blobs.blobs.get(stage.tools.head(head.head))
         if blob is None:
             self.violated("invariant 1: the head was deleted")
-        mark = from_metadata(blob.metadata)
+        mark = from_metadata(blob.metadata, stage.tools.site(stage.tools.head(head.head)))
         if mark and mark.state != "committed" and mark.source == stage.policy.source:
             gone = source is None or mark.target not in source.snapshots
             if gone and mark.target not in stage.deleted_by_others:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from backup_core.activities.copying import Copying
 from backup_core.activities.points import POLICY
 from backup_core.activities.tools import Limits, Tools
+from backup_core.domain.identity import Deployment
 from backup_core.domain.naming import BlobAddress, policy_name, run_key
 from backup_core.domain.ranges import PAGE
 from backup_core.domain.records import Policy, Retention, Versioned
@@ -122,7 +123,7 @@ class Stage:
         self.journal = MemoryJournal()
         return Tools(
             self.blobs, self.catalogue, self.documents, (SOURCE,), BACKUP, "heads", itertools.count().__next__,
-            copying, self.machines, self.journal, limits, (GROUP.lower(),),
+            copying, self.machines, self.journal, Deployment("backup/pagekeeper"), limits, (GROUP.lower(),),
         )  # fmt: skip
 
     # -- looking ----------------------------------------------------------------------------------------------------

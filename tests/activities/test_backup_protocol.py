@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from backup_core.domain.metadata import from_metadata, from_point_metadata, run_of_source_snapshot
+from backup_core.domain.metadata import from_point_metadata, run_of_source_snapshot
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from tests.activities.acts import before_step, names
 from tests.scene import PAGE
@@ -58,10 +58,11 @@ async def test_metadata_describes_each_point(scene):
     await scene.back_up()
 
     for point in scene.points():
-        carried = scene.blobs.blobs[scene.tools.head(point.head)].snapshots[point.backup_snapshot].metadata
-        assert from_point_metadata(carried, point.head, point.backup_snapshot) == point
-        assert from_point_metadata({**carried, "pagekeeper_size": "512"}, point.head, point.backup_snapshot) is None
-    assert from_metadata(scene.head_blob().metadata).state == "committed"
+        head = scene.tools.site(scene.tools.head(point.head))
+        carried = scene.blobs.blobs[head.blob].snapshots[point.backup_snapshot].metadata
+        assert from_point_metadata(carried, head, point.backup_snapshot) == point
+        assert from_point_metadata({**carried, "pagekeeper_size": "512"}, head, point.backup_snapshot) is None
+    assert scene.mark().state == "committed"
 
 
 async def test_growth_reads_the_whole_new_tail(scene):
@@ -278,7 +279,7 @@ async def test_source_snapshots_say_whose_they_are(scene):
     await scene.back_up()
 
     (snapshot,) = scene.blobs.blobs[scene.source()].snapshots.values()
-    assert run_of_source_snapshot(snapshot.metadata).startswith("vm.")
+    assert run_of_source_snapshot(snapshot.metadata, scene.tools.site(scene.source())).startswith("vm.")
 
 
 async def test_the_source_is_never_written_or_leased(scene):

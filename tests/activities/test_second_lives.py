@@ -34,7 +34,7 @@ def seen(stage):
         "points": [(one.run, one.kind, one.reason, one.state, _digest(stage.content(one))) for one in stage.points()],
     }
     for address, blob in stage.blobs.blobs.items():
-        there[f"blob {address}"] = (_digest(blob.content()), blob.lease, _marked(blob))
+        there[f"blob {address}"] = (_digest(blob.content()), blob.lease, _marked(stage.tools.site(address), blob))
         there[f"snapshots of {address}"] = sorted({_digest(one.content()) for one in blob.snapshots.values()})
     for vm, machine in stage.machines.machines.items():
         there[vm] = (machine.power, machine.state, [(disk.lun, disk.source) for disk in machine.disks])
@@ -51,8 +51,8 @@ def _digest(content):
     return f"{len(content)} bytes {hashlib.sha256(content).hexdigest()[:8]}"
 
 
-def _marked(blob):
-    mark = from_metadata(blob.metadata)
+def _marked(site, blob):
+    mark = from_metadata(blob.metadata, site)
     return (mark.state, mark.run, mark.kind, mark.epoch) if mark else dict(blob.metadata)
 
 

@@ -284,3 +284,14 @@ async def test_the_answer_names_the_first_backup(scene):
     answer = await respond(scene.api(), disks.put_disk, request)
 
     assert json.loads(answer.body)["running"] == answer.headers["Operation-Location"]
+
+
+async def test_a_disk_that_carries_marks_of_ours_is_told_so(scene):
+    """Rolled back by a copy of our snapshot: what anybody snapshots from now on inherits them."""
+    blob = scene.blobs.put(scene.source(), MIB + PAGE)
+    scene.blobs.poke(scene.source(), MIB // PAGE, [vhd_footer(MIB)])
+    blob.metadata = {"Pagekeeper_run": "vm.20260101T000001Z.timer"}
+    body = json.dumps({"source": scene.source().url}).encode()
+    (warning,) = (await shown(scene.api(), disks.put_disk, ask(body=body, disk="vm")))[1]["warnings"]
+
+    assert "carries metadata of this app" in warning

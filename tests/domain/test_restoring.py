@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
+from itertools import chain
 from urllib.parse import quote
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup_core.domain.estimate import estimate
-from backup_core.domain.metadata import described, to_point_metadata
+from backup_core.domain.identity import Deployment
+from backup_core.domain.metadata import Site, described, source_snapshot_metadata, to_point_metadata
 from backup_core.domain.naming import (
     DISK_NAME,
     MACHINE_ID,
@@ -130,9 +132,13 @@ def test_lengths_are_those_that_are_sent(letter):
     longest = min((1536 - len(f"{account}/vhds/")) // each, 1024)
     blob = parsed(longest)
     assert len(f"{blob.url}?snapshot=2026-11-22T12%3A00%3A00.0000000Z") + 450 <= 2048
-    point = replace(POINT, source=blob.url)
-    assert sum(len(name) + len(value) for name, value in to_point_metadata(described(point)).items()) < 8192 - 1024
-    assert all(value.isascii() for value in to_point_metadata(described(point)).values())
+    point, site = (
+        replace(POINT, source=blob.url),
+        Site(Deployment("account/pagekeeper"), BlobAddress(account, "heads", POINT.head)),
+    )
+    assert sum(map(len, chain(*source_snapshot_metadata(replace(site, blob=blob), "vm", POINT.run).items()))) < 8192 - 1024
+    assert sum(len(name) + len(value) for name, value in to_point_metadata(described(point), site).items()) < 8192 - 1024
+    assert all(value.isascii() for value in to_point_metadata(described(point), site).values())
     with pytest.raises(ValueError, match=r"as it is sent|must have a container and a blob name"):
         parsed(longest + 1)
 

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backup_core.domain.identity import Deployment
 from backup_core.domain.metadata import (
     HeadMark,
     PageMapDigest,
+    Site,
     described,
     from_metadata,
     from_point_metadata,
@@ -22,6 +24,7 @@ from backup_core.domain.metadata import (
     to_point_metadata,
 )
 from backup_core.domain.naming import (
+    BlobAddress,
     disk_of_run,
     http_run_id,
     is_disk_id,
@@ -34,6 +37,8 @@ from backup_core.domain.progress import _BACKUP_SPAN, _PHASE_SPAN, _RESTORE_SPAN
 from backup_core.domain.records import RestorePoint
 from backup_core.domain.redaction import redacted
 
+HEAD = Site(Deployment("backup/pagekeeper"), BlobAddress("https://backup.blob.core.windows.net", "heads", "h"))
+B = "2026-01-01T00:00:01.0000000Z"
 moments = st.integers(0, 84 * 365 * 86400 * 10**6).map(
     lambda micros: datetime(2016, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
 )
@@ -87,30 +92,33 @@ def test_what_is_no_disk_id(text):
 def test_marks_survive_metadata():
     verified = MARK.verified("ab" * 32)
 
-    assert from_metadata(to_metadata(MARK)) == MARK
-    assert from_metadata(to_metadata(verified)) == verified
-    assert all(name.isidentifier() and value.isascii() for name, value in to_metadata(verified).items())
+    assert from_metadata(to_metadata(MARK, HEAD), HEAD) == MARK
+    assert from_metadata(to_metadata(verified, HEAD), HEAD) == verified
+    assert all(name.isidentifier() and value.isascii() for name, value in to_metadata(verified, HEAD).items())
 
 
 @pytest.mark.parametrize("lost", ["schema", "disk", "generation", "epoch", "run", "state", "source", "target", "size", "kind"])
 def test_incomplete_marks_are_none(lost):
     """A mark this version did not write whole proves nothing."""
-    metadata = to_metadata(MARK)
+    metadata = to_metadata(MARK, HEAD)
     del metadata[f"pagekeeper_{lost}"]
 
-    assert from_metadata(metadata) is None
+    assert from_metadata(metadata, HEAD) is None
 
 
-@pytest.mark.parametrize(("name", "value"), [("state", "done"), ("size", "big"), ("schema", "2")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("state", "done"), ("size", "big"), ("schema", "2"), ("blob", "backup/heads/rescued.vhd"), ("deployment", "backup/other")],
+)
 def test_strange_marks_are_none(name, value):
-    assert from_metadata(to_metadata(MARK) | {f"pagekeeper_{name}": value}) is None
+    assert from_metadata(to_metadata(MARK, HEAD) | {f"pagekeeper_{name}": value}, HEAD) is None
 
 
 POINT = described(
     RestorePoint(
         disk="vm", point="20260101T0000000000001Z", kind="full", reason="first backup", generation=3, head="h",
         source="https://s/c/b", source_snapshot="2026-01-01T00:00:00.0000001Z", previous_source_snapshot="",
-        backup_snapshot="b", size=4096, write_bytes=512, clear_bytes=0, requests=1, epoch=5, run="r", digest="",
+        backup_snapshot=B, size=4096, write_bytes=512, clear_bytes=0, requests=1, epoch=5, run="r", digest="",
         page_map="ab" * 32, verified="v", committed=datetime(2026, 1, 1, tzinfo=UTC),
     )
 )  # fmt: skip
@@ -119,13 +127,13 @@ POINT = described(
 def test_points_survive_metadata():
     """A backup snapshot says everything of its point; where it lies is told by where it lies."""
     for point in (POINT, described(replace(POINT, automatic_fulls=2, previous_source_snapshot="2025-01-01T00:00:00.0000001Z"))):
-        carried = to_point_metadata(point)
+        carried = to_point_metadata(point, HEAD)
 
-        assert from_point_metadata(carried, "h", "b") == point
+        assert from_point_metadata(carried, HEAD, B) == point
         assert all(name.isidentifier() and value.isascii() for name, value in carried.items())
         assert sum(len(name) + len(value) for name, value in carried.items()) < 8192, "the service's limit (Set Blob Metadata)"
-    assert from_metadata(to_point_metadata(POINT)) is None, "a point is no mark"
-    assert from_point_metadata(to_metadata(MARK), "h", "b") is None
+    assert from_metadata(to_point_metadata(POINT, HEAD), HEAD) is None, "a point is no mark"
+    assert from_point_metadata(to_metadata(MARK, HEAD), HEAD, B) is None
 
 
 @pytest.mark.parametrize(
@@ -133,16 +141,16 @@ def test_points_survive_metadata():
 )
 def test_a_description_that_no_version_of_this_app_writes(fields):
     """Whole, with a digest that fits: still no point, since nothing could be done with it."""
-    assert from_point_metadata(to_point_metadata(described(replace(POINT, **fields))), "h", "b") is None
+    assert from_point_metadata(to_point_metadata(described(replace(POINT, **fields)), HEAD), HEAD, B) is None
 
 
-@pytest.mark.parametrize("name", sorted(to_point_metadata(POINT)))
+@pytest.mark.parametrize("name", sorted(set(to_point_metadata(POINT, HEAD)) - {"pagekeeper_deployment"}))
 def test_every_field_of_a_point_counts(name):
     """One that is missing or another makes the description worthless."""
-    carried = to_point_metadata(POINT)
+    carried = to_point_metadata(POINT, HEAD)
 
-    assert from_point_metadata({key: value for key, value in carried.items() if key != name}, "h", "b") is None
-    assert from_point_metadata(carried | {name: carried[name] + "1"}, "h", "b") is None
+    assert from_point_metadata({key: value for key, value in carried.items() if key != name}, HEAD, B) is None
+    assert from_point_metadata(carried | {name: carried[name] + "1"}, HEAD, B) is None
 
 
 @given(st.lists(st.integers(0, 100), unique=True, min_size=1), st.integers(0, 5))

@@ -70,7 +70,7 @@ class Blobs:
 async def measure(port):
     account = f"http://127.0.0.1:{port}/source"
     transport = Transport({account: SharedSasAuthority("sig=x")})
-    tools = Tools(Blobs(PageLists(transport)), None, None, (account,), "", "heads", lambda: 0.0, None, None, None)
+    tools = Tools(Blobs(PageLists(transport)), None, None, (account,), "", "heads", lambda: 0.0, None, None, None, None)
     blob, limits = BlobAddress(account, "vhds", "disk.vhd"), Limits()
 
     async def plan(size):
