@@ -196,8 +196,8 @@ async def _warnings(api: Api, address: BlobAddress, found: BlobProperties) -> li
     if is_marked(found.metadata):
         told.append(
             f"{address} carries metadata of this app: a snapshot or a backup was copied onto it, or a restore never completed "
-            "it. Snapshots that others take of it inherit them, are kept, and are told every night; remove the names that begin "
-            "with pagekeeper_ from the blob's metadata"
+            "it. Snapshots that others take of it inherit them, are kept, and are told every night; remove the names that "
+            "begin with pagekeeper_ from the blob's metadata"
         )
     end = await api.tools.blobs.read(address, "", ByteRange(found.size - FOOTER_BYTES, found.size))
     if faults := vhd_faults(end, found.size):
