@@ -66,6 +66,8 @@ class Limits:
     """What a sampled verification reads."""
     verify_seconds: float = STEP_SECONDS_USUAL
     """A verification returns where to resume after this long."""
+    plan_seconds: float = 20.0
+    """How long a dry run counts what a restore would copy: somebody waits for it, and the front end gives up after 230 s."""
     prune_points_max: int = 20
     """Restore points one call of a prune deletes at most."""
     sweeps_max: int = 200

@@ -498,6 +498,12 @@ class RestorePlanAnswer(_Answer):
     logical_bytes: int
     allocated_bytes: int
     """What one copy copies."""
+    is_lower_bound: bool
+    """Whether `allocatedBytes` and `bytesToCopy` are only what was counted in the 20 s a dry run counts for: a disk with very
+    many ranges has more.
+    """
+    counted_to_bytes: int
+    """How far the disk was counted; `logicalBytes` when all of it was."""
     bytes_to_copy: int
     target: str
     """The new disk; a derived name is the same in the call that presents `planHash`."""

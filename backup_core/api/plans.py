@@ -11,6 +11,7 @@ from backup_core.domain.estimate import estimate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from backup_core.api.allocation import Allocation
     from backup_core.domain.records import RestorePoint, Restoring, Run
 
 
@@ -25,7 +26,7 @@ class Probe:
 def shown_plan(
     wanted: Restoring,
     point: RestorePoint,
-    allocated: tuple[int, int],
+    allocated: Allocation,
     past: Sequence[Run],
     probes: Sequence[Probe],
     plan_hash: str,
@@ -33,11 +34,12 @@ def shown_plan(
     full: bool,
     source: str,
 ) -> RestorePlanAnswer:
-    """The plan; `allocated` are bytes and requests of one copy, `source` is the disk's present source."""
-    copied, puts = allocated
+    """The plan; `allocated` is what one copy copies, `source` is the disk's present source."""
+    copied = allocated.bytes
     restores = [run for run in past if run.restore and run.state == "Succeeded" and run.started and run.ended]
     rates = [(run.bytes_done, (run.ended - run.started).total_seconds()) for run in restores if run.started and run.ended]
-    expected = estimate(copied, puts, copied if full else 0, rates)
+    expected = estimate(copied, allocated.requests, copied if full else 0, rates)
+    most = expected if allocated.whole else estimate(*allocated.at_most, allocated.at_most[0] if full else 0, rates)
     return RestorePlanAnswer(
         disk=point.disk,
         restore_point=point.point,
@@ -45,18 +47,26 @@ def shown_plan(
         taken=point.source_snapshot,
         logical_bytes=point.size,
         allocated_bytes=copied,
+        is_lower_bound=not allocated.whole,
+        counted_to_bytes=allocated.counted_to,
         bytes_to_copy=copied * (2 if wanted.adopt else 1),
         target=wanted.target,
         managed_disk=wanted.managed_disk or None,
         machine=slot_shown(wanted.slot) if wanted.repoint else None,
         adopt=wanted.adopt,
         steps=_steps(wanted, point),
-        expected_seconds=EstimateAnswer(low=expected.low, high=expected.high, basis=expected.basis),
+        expected_seconds=EstimateAnswer(low=expected.low, high=most.high, basis=_basis(expected.basis, allocated)),
         downtime=_downtime(wanted, restores),
         permissions=[PermissionAnswer(action=probe.action, state=probe.state) for probe in probes],
         warnings=[*_succession(point, source), *warnings(wanted)],
         plan_hash=plan_hash,
     )
+
+
+def _basis(basis: str, allocated: Allocation) -> str:
+    if allocated.whole:
+        return basis
+    return f"{basis}; counted up to byte {allocated.counted_to} of {allocated.size}, and for the most all that follows"
 
 
 def _steps(wanted: Restoring, point: RestorePoint) -> list[str]:

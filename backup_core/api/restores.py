@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from backup_core.activities.machines import former_disk, present_disk
+from backup_core.api.allocation import allocation_of
 from backup_core.api.http import (
     Answer,
     RefusedError,
@@ -44,7 +45,7 @@ from backup_core.domain.naming import (
     run_of_stamp,
     stamp_of,
 )
-from backup_core.domain.ranges import ByteRange, windows
+from backup_core.domain.ranges import ByteRange
 from backup_core.domain.records import Restoring, Slot
 from backup_core.domain.vhd import FOOTER_BYTES, vhd_faults
 
@@ -431,16 +432,11 @@ async def _linked(api: Api, action: str, resource: str) -> Probe:
 
 async def _plan(api: Api, world: World, probes: list[Probe]) -> RestorePlanAnswer:
     """The plan of a dry run."""
-    point, allocated, puts = world.point, 0, 0
-    blob = api.restore_tools.head(point.head)
-    for window in windows(point.size, api.restore_tools.limits.window_bytes):
-        async for one in api.restore_tools.blobs.allocated(blob, point.backup_snapshot, window):
-            allocated += one.size
-            puts += -(-one.size // (4 * 1024 * 1024))
+    point = world.point
     plan = shown_plan(
         world.restoring,
         point,
-        (allocated, puts),
+        await allocation_of(api.restore_tools, point),
         world.past,
         probes,
         world.hash,

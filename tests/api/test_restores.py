@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from datetime import timedelta
@@ -173,6 +174,37 @@ async def test_a_dry_run_tells_everything_and_changes_nothing(scene):
     states = {one["action"]: one["state"] for one in plan["permissions"]}
     assert set(states.values()) == {"granted"}
     assert "Microsoft.Compute/virtualMachines/write" in states
+
+
+@pytest.mark.parametrize("slow", ["many ranges", "a request that hangs"])
+async def test_a_dry_run_counts_for_a_bounded_time(scene, slow):
+    """What it has not counted it says; the hash is the one of a whole count."""
+    asked = {"dryRun": True, "target": {"blob": "new.vhd"}}
+    _, whole, _ = await post(scene, asked)
+    listed = scene.blobs.allocated
+    scene.with_limits(window_bytes=4 * PAGE)
+    if slow == "many ranges":
+        ticks = iter(range(0, 1000, 15))
+        scene.tools = replace(scene.tools, monotonic=lambda: float(next(ticks)))
+    else:
+        scene.with_limits(plan_seconds=1.0)
+
+        async def hangs(blob, snapshot, window):
+            if window.start:
+                await asyncio.Event().wait()
+            async for one in listed(blob, snapshot, window):
+                yield one
+
+        scene.blobs.allocated = hangs
+    status, plan, _ = await post(scene, asked)
+
+    assert status == 200
+    assert (whole["isLowerBound"], whole["allocatedBytes"], whole["countedToBytes"]) == (False, 4 * PAGE, 32 * PAGE)
+    assert (plan["isLowerBound"], plan["allocatedBytes"], plan["countedToBytes"]) == (True, 3 * PAGE, 4 * PAGE)
+    assert plan["expectedSeconds"]["high"] >= whole["expectedSeconds"]["high"]
+    assert f"counted up to byte {4 * PAGE} of {32 * PAGE}" in plan["expectedSeconds"]["basis"]
+    digest = slice(restores.DIGEST_LENGTH)
+    assert plan["planHash"][digest] == whole["planHash"][digest]
 
 
 async def test_a_plan_without_a_machine(scene):

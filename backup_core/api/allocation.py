@@ -1,0 +1,56 @@
+"""How much a restore copies, counted for as long as a call may take: the front end gives up after 230 s."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backup_core.activities.tools import changes_between
+from backup_core.domain.ranges import MIB, ByteRange
+
+if TYPE_CHECKING:
+    from backup_core.activities.tools import Tools
+    from backup_core.domain.records import RestorePoint
+
+PUT_BYTES = 4 * MIB
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Bytes and requests of one copy, counted up to the byte `counted_to` of `size`."""
+
+    bytes: int
+    requests: int
+    counted_to: int
+    size: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether all was counted; otherwise there are at least so many."""
+        return self.counted_to == self.size
+
+    @property
+    def at_most(self) -> tuple[int, int]:
+        """Bytes and requests if everything that was not counted is allocated."""
+        rest = self.size - self.counted_to
+        return self.bytes + rest, self.requests + -(-rest // PUT_BYTES)
+
+
+async def allocation_of(tools: Tools, point: RestorePoint) -> Allocation:
+    """What is allocated of the point's backup, counted for `plan_seconds` at most."""
+    began, count, puts, counted_to = tools.monotonic(), 0, 0, 0
+    listed = changes_between(tools, tools.head(point.head), point.backup_snapshot, "", ByteRange(0, point.size))
+    try:
+        # The time-out is for a request that hangs, the look at the clock for ranges that come without end.
+        async with aclosing(listed), asyncio.timeout(tools.limits.plan_seconds):
+            async for one in listed:
+                count += one.range.size
+                puts += -(-one.range.size // PUT_BYTES)
+                counted_to = one.range.end
+                if tools.monotonic() - began > tools.limits.plan_seconds:
+                    return Allocation(count, puts, counted_to, point.size)
+    except TimeoutError:
+        return Allocation(count, puts, counted_to, point.size)
+    return Allocation(count, puts, point.size, point.size)
