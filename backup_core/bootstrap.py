@@ -18,6 +18,7 @@ from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
 from azure.mgmt.compute.aio import ComputeManagementClient
 from azure.storage.blob.aio import BlobServiceClient, ExponentialRetry
 
+from backup_core.activities.claims import claim_container
 from backup_core.activities.copying import Copying
 from backup_core.activities.tools import Limits, Tools
 from backup_core.adapters.answers import code_of
@@ -58,12 +59,13 @@ class Stores:
     _tables: TableServiceClient
     _containers: BlobServiceClient
     _settings: Settings
+    _deployment: Deployment
     _ready: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def ready(self) -> None:
         """Create the table and the containers where they are missing, once; an identity without that right relies on those that
-        the deployment made.
+        the deployment made. Raises ContainerTakenError when a container belongs to another deployment.
         """
         if self._ready:
             return
@@ -88,6 +90,7 @@ class Stores:
             with suppress(AccessDeniedError):
                 made = await self._made("container", name, self._containers.create_container, "ContainerAlreadyExists")
                 created = created or made
+            await claim_container(AzureDocuments(self._containers, name), name, self._deployment)
         return created
 
     @staticmethod
@@ -228,7 +231,9 @@ def build(settings: Settings) -> Services:
     tables = TableServiceClient(
         settings.catalogue_account, credential=sign_in.table("writer", settings.catalogue_account), **_PATIENCE
     )
-    deployment = Deployment(catalogue_name(settings.catalogue_account, settings.catalogue_table))
+    deployment = Deployment(
+        catalogue_name(settings.catalogue_account, settings.catalogue_table), frozenset(settings.former_catalogues)
+    )
     catalogue = TableCatalogue(tables.get_table_client(settings.catalogue_table))
     computes = _Computes(settings, sign_in)
     closing: list[Callable[[], Awaitable[None]]] = [tables.close, computes.close]
@@ -263,7 +268,7 @@ def build(settings: Settings) -> Services:
         )
 
     toolboxes = {duty: tools(duty) for duty in DUTIES}
-    stores = Stores(tables, accounts["writer", settings.backup_account], settings)
+    stores = Stores(tables, accounts["writer", settings.backup_account], settings, deployment)
     api = Api(
         toolboxes["backup"],
         settings.backup_schedule,

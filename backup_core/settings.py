@@ -50,6 +50,10 @@ class Settings(BaseModel):
     heads_container: str = "heads"
     plans_container: str = "plans"
     catalogue_table: str = "pagekeeper"
+    former_catalogues: tuple[str, ...] = ()
+    """Catalogues, as account/table and separated by spaces, that are lost or given up for good. This app takes over their
+    containers and snapshots: for a rebuild into another table or account.
+    """
     managed_identity_client_id: str = ""
     """Client id of the user-assigned identity; empty uses the environment's default credential."""
     source_client_id: str = ""
@@ -129,6 +133,15 @@ class Settings(BaseModel):
             raise ValueError(message)
         return tuple(one.lower() for one in value)
 
+    @field_validator("former_catalogues")
+    @classmethod
+    def _catalogues(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [one for one in value if not re.fullmatch(r"[a-z0-9-]+/[A-Za-z][A-Za-z0-9]{2,62}", one)]
+        if wrong:
+            message = f"expected account/table, such as backups/pagekeeper, found {wrong[0][:200]!r}"
+            raise ValueError(message)
+        return tuple(one.lower() for one in value)
+
     @field_validator("backup_account", "catalogue_account", "arm_endpoint")
     @classmethod
     def _trimmed(cls, value: str) -> str:
@@ -176,7 +189,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         name: environment[name.upper()] for name in Settings.model_fields if environment.get(name.upper())
     }
     faults: list[str] = []
-    for name in ("source_accounts", "source_account_ids", "machine_groups"):
+    for name in ("source_accounts", "source_account_ids", "machine_groups", "former_catalogues"):
         if name in values:
             values[name] = tuple(values[name].split())
     if "development_keys" in values:

@@ -280,7 +280,10 @@ class Platform:
             "DEVELOPMENT": "true",
             "DEVELOPMENT_KEYS": json.dumps({account.name: account.key for account in (source, backup, state)}),
         }
-        return {**sample, **local, **overrides}
+        table = overrides.get("CATALOGUE_TABLE", "").lower()
+        # Containers belong to one catalogue: another table on the same storage is another deployment.
+        own = {"HEADS_CONTAINER": f"{table}-heads", "PLANS_CONTAINER": f"{table}-plans"} if table else {}
+        return {**sample, **local, **own, **overrides}
 
     def __enter__(self) -> Self:
         """Use as a context."""

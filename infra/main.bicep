@@ -197,6 +197,7 @@ var common = {
   HEADS_CONTAINER: 'heads'
   PLANS_CONTAINER: 'plans'
   CATALOGUE_TABLE: 'pagekeeper'
+  FORMER_CATALOGUES: ''
   WAVE_SHARDS: '4'
   COPY_MODE: 'auto'
   FULL_COPY: fullCopy

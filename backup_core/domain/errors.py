@@ -92,6 +92,12 @@ class ContainerMissingError(BlobMissingError):
     code = "ContainerMissing"
 
 
+class ContainerTakenError(BackupError):
+    """A container for backups or plans belongs to another deployment's catalogue."""
+
+    code = "ContainerTaken"
+
+
 class BlobExistsError(BackupError):
     """A blob that was to be created exists already."""
 

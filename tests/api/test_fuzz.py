@@ -305,7 +305,7 @@ def test_the_real_disk_is_as_it_was(fire):
     """Its point is what it was; whatever was protected or restored on the way came from it."""
     with fire.platform.blobs(fire.platform.storage.backup) as client:
         point = next(one for one in fire.disk.points() if one["id"] == fire.point)
-        snapshot = client.get_blob_client("heads", point["blob"], snapshot=point["snapshot"])
+        snapshot = client.get_blob_client(fire.platform.settings["HEADS_CONTAINER"], point["blob"], snapshot=point["snapshot"])
         assert snapshot.download_blob().readall() == fire.disk.moments[fire.point]
 
 

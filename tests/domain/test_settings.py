@@ -184,3 +184,12 @@ def test_the_ids_of_source_accounts_are_matched_by_name():
 def test_ids_that_are_none_or_of_other_accounts():
     assert "SOURCE_ACCOUNT_IDS: expected ids such as" in faults({**GOOD, "SOURCE_ACCOUNT_IDS": "one"})
     assert "is the id of no account of SOURCE_ACCOUNTS" in faults({**GOOD, "SOURCE_ACCOUNT_IDS": ID.format("three")})
+
+
+def test_former_catalogues():
+    """Table names know no case."""
+    assert load({**GOOD, "FORMER_CATALOGUES": "lost/Pagekeeper old/table"}).former_catalogues == (
+        "lost/pagekeeper",
+        "old/table",
+    )
+    assert "FORMER_CATALOGUES: expected account/table" in faults({**GOOD, "FORMER_CATALOGUES": "pagekeeper"})

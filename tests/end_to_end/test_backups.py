@@ -170,7 +170,7 @@ def test_a_diff_that_times_out_is_halved(platform, calm, name):
     assert run["bytesTotal"] == 6 * MIB
     (point,) = platform.points(name)
     with platform.blobs(calm.backup) as client:
-        copied = client.get_blob_client("heads", point["blob"], snapshot=point["snapshot"])
+        copied = client.get_blob_client(platform.settings["HEADS_CONTAINER"], point["blob"], snapshot=point["snapshot"])
         assert [(one.start, one.end) for one in copied.list_page_ranges()] == [
             (one.start, one.end) for one in disk.blob.list_page_ranges()
         ]
@@ -193,7 +193,9 @@ def test_a_retention_prunes_at_the_end_of_each_backup(disk, platform, rng):
     disk.moments = {point["id"]: disk.moments[point["id"]] for point in kept}
     disk.check_every_point()
     with platform.blobs(platform.storage.backup) as client:
-        listed = client.get_container_client("heads").list_blobs(name_starts_with=disk.name, include=["snapshots"])
+        listed = client.get_container_client(platform.settings["HEADS_CONTAINER"]).list_blobs(
+            name_starts_with=disk.name, include=["snapshots"]
+        )
         assert {one.snapshot for one in listed if one.snapshot} == {point["snapshot"] for point in kept}
 
 

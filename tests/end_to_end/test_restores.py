@@ -255,7 +255,12 @@ def test_a_restore_is_canceled_while_it_copies(attached, platform, machines, cal
     assert machines.source(disk.name, 0) == disk.blob.url
     assert not disk.service.get_blob_client("vhds", f"{disk.name}-c.vhd").exists()
     with platform.blobs(calm.backup) as client:
-        heads = [one.name for one in client.get_container_client("heads").list_blobs(name_starts_with=f"{disk.name}/restore-")]
+        heads = [
+            one.name
+            for one in client.get_container_client(platform.settings["HEADS_CONTAINER"]).list_blobs(
+                name_starts_with=f"{disk.name}/restore-"
+            )
+        ]
     assert heads == []
     assert len(disk.points()) == 2
     disk.back_up()

@@ -7,14 +7,24 @@ import json
 import pytest
 
 from backup_core import bootstrap
+from backup_core.activities.claims import claim_container
 from backup_core.activities.runner import run_step
 from backup_core.api import disks
 from backup_core.api.context import respond
 from backup_core.api.http import Request
-from backup_core.domain.errors import ContainerMissingError, RowExistsError, ServiceUnavailableError, TableMissingError
+from backup_core.domain.errors import (
+    ContainerMissingError,
+    ContainerTakenError,
+    RowExistsError,
+    ServiceUnavailableError,
+    TableMissingError,
+)
+from backup_core.domain.identity import Deployment
 from backup_core.domain.records import Head
 from backup_core.steps.backup import LIST_DISKS, FleetPage
 from backup_core.steps.housekeeping import LIST_KEPT, KeptPage
+from devhost.memory.catalogue import MemoryDocuments
+from devhost.memory.world import World
 from tests.ports.conftest import local_settings
 
 
@@ -90,6 +100,49 @@ async def test_a_container_being_deleted_is_not_there(app, calm):
     calm.faults({"verb": "PUT container", "status": 409, "code": "ContainerBeingDeleted", "times": 9})
     with pytest.raises(ServiceUnavailableError):
         await app.ready()
+
+
+async def test_a_container_belongs_to_one_catalogue(app, calm, name):
+    """Another deployment is refused, by words that name both and the way on; whoever says that it takes over gets it for good."""
+
+    def beside(**fields):
+        settings = local_settings(
+            calm, HEADS_CONTAINER=name, PLANS_CONTAINER=f"{name}p", CATALOGUE_TABLE=f"{name}new", **fields
+        )
+        return bootstrap.build(settings)
+
+    mine, theirs = f"{calm.state.name}/{name}", f"{calm.state.name}/{name}new"
+    stranger, heir = beside(), beside(FORMER_CATALOGUES=f"other/table {mine}")
+    former, late = bootstrap.build(app.settings), bootstrap.build(app.settings)
+    try:
+        with pytest.raises(ContainerTakenError, match=f"(?s){mine}.*{theirs}.*FORMER_CATALOGUES"):
+            await stranger.ready()
+        assert (await perform(stranger, LIST_KEPT, KeptPage(after="")))["fault"]["code"] == "ContainerTaken"
+        await former.ready()
+        await heir.ready()
+        await stranger.ready()
+        with pytest.raises(ContainerTakenError, match=f"(?s){theirs}.*{mine}"):
+            await late.ready()
+    finally:
+        for services in (stranger, heir, former, late):
+            await services.close()
+
+
+async def test_of_two_first_claims_one_is_refused():
+    """Both find a container that names nobody; the store decides."""
+    documents = MemoryDocuments(World())
+    look, found = documents.get, []
+
+    async def meanwhile(asked):
+        if not found:
+            found.append(await look(asked))
+            await claim_container(documents, "heads", Deployment("a/table"))
+            return None
+        return await look(asked)
+
+    documents.get = meanwhile
+    with pytest.raises(ContainerTakenError, match="a/table"):
+        await claim_container(documents, "heads", Deployment("b/table"))
 
 
 async def test_conflicts_are_read_by_their_code(app, calm):
