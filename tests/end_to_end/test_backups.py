@@ -219,7 +219,7 @@ def test_a_full_backup_by_copy_blob(calm, tmp_path, name, rng):
         disk.check_every_point()
         instances = {one["instanceId"] for one in platform.host.instances(f"{name}.")}
         assert f"{first['id']}~b1" in instances, "it waits in an orchestration of its own"
-        path = f"/runtime/webhooks/durabletask/instances/{first['id']}.copy?showHistory=true&showHistoryOutput=true"
+        path = f"/runtime/webhooks/durabletask/instances/{first['id']}~b1?showHistory=true&showHistoryOutput=true"
         seen = platform.host.call("GET", path).text + platform.host.log.read_text()
         assert "check_copy" in seen
         assert "sig=" not in seen, "the signature it copies with is made inside the activity and told to nobody"
