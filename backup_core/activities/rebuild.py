@@ -225,8 +225,14 @@ async def _policy(tools: Tools, disk: str, points: list[RestorePoint]) -> Policy
     point = newest(points)
     if stored:
         policy = read_document(POLICY, policy_name(disk), stored)
+        if policy.disk != disk:
+            message = (
+                f"document {policy_name(disk)} is the registration of disk {policy.disk}; delete it, and PUT the disk anew"
+            )
+            raise RecordUnreadableError(message)
+        # Somebody else may have written it: what no call could register is brought back to be looked at, not to be backed up.
         holder = await tools.catalogue.source_holder(policy.source)
-        return policy if holder in (None, disk) else replace(policy, protected=False)
+        return policy if holder in (None, disk) and tools.may_read(policy.source) else replace(policy, protected=False)
     if point is None:
         return None
     moment: datetime = min(one.committed for one in points)

@@ -14,7 +14,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from backup_core.domain.naming import MACHINE_ID
 from backup_core.domain.progress import eta_seconds
-from backup_core.domain.records import Head, PointState, Policy, RestorePoint, Run, Slot
+from backup_core.domain.records import KEEP_LAST_MAX, MIN_AGE_DAYS_MAX, Head, PointState, Policy, RestorePoint, Run, Slot
 from backup_core.domain.status import DiskStatus, Protection
 
 DESCRIPTION_LENGTH_MAX = 500
@@ -45,8 +45,8 @@ def _without_default(schema: JsonDict) -> None:
 class RetentionAsked(_Asked):
     """Which restore points are kept: the newest `keepLast`, and all that are younger than `minAgeDays`."""
 
-    keep_last: int = Field(alias="keepLast", ge=1, le=10_000)
-    min_age_days: int = Field(default=0, alias="minAgeDays", ge=0, le=36_500)
+    keep_last: int = Field(alias="keepLast", ge=1, le=KEEP_LAST_MAX)
+    min_age_days: int = Field(default=0, alias="minAgeDays", ge=0, le=MIN_AGE_DAYS_MAX)
 
 
 class MachineAsked(_Asked):

@@ -21,12 +21,27 @@ Operation = Literal["backup", "restore"]
 PointState = Literal["available", "lost", "quarantined", "deleting"]
 
 
+KEEP_LAST_MAX, MIN_AGE_DAYS_MAX = 10_000, 36_500
+
+
 @dataclass(frozen=True)
 class Retention:
-    """Which restore points a disk keeps: the newest so many, and all that are younger."""
+    """Which restore points a disk keeps: the newest so many, and all that are younger.
+
+    ValueError for what no call may ask for: a row or document that says so is not believed.
+    """
 
     keep_last: int
     min_age_days: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of bounds."""
+        if not 1 <= self.keep_last <= KEEP_LAST_MAX or not 0 <= self.min_age_days <= MIN_AGE_DAYS_MAX:
+            message = (
+                f"retention of the newest {self.keep_last} and {self.min_age_days} days: expected 1 to {KEEP_LAST_MAX} points "
+                f"and 0 to {MIN_AGE_DAYS_MAX} days"
+            )
+            raise ValueError(message)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 
@@ -9,6 +10,7 @@ import pytest
 
 from backup_core.api import catalogue, disks, points
 from backup_core.domain.ending import HEARTBEAT_MAX
+from backup_core.domain.naming import policy_name
 from backup_core.domain.rebuild import DIRTY
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from tests.activities.acts import call, rebuild, stop_before
@@ -376,3 +378,27 @@ async def test_doubt_about_the_head_outlives_a_rebuild(scene):
     await rebuild(scene)
 
     assert (scene.head_row().doubt, scene.head_row().pair.point) == ("it failed", newest.point)
+
+
+FORGED = {
+    "a retention that keeps nothing": ({"retention": {"keep_last": 0, "min_age_days": 0}}, "unreadable"),
+    "a retention of negative age": ({"retention": {"keep_last": 5, "min_age_days": -1}}, "unreadable"),
+    "another disk's registration": ({"disk": "other"}, "unreadable"),
+    "a source that nobody may read": ({"source": "https://elsewhere.test/vhds/vm.vhd"}, "different"),
+    "an alias of a source": ({"source": "https://source.test/vhds/./vm.vhd"}, "different"),
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+async def test_a_registration_that_no_call_could_have_made_protects_nothing(scene, what):
+    """Whoever may write to the backup account may have written it: it is refused, or brought back without protection."""
+    change, state = FORGED[what]
+    lose(scene, "policy")
+    name = policy_name("vm")
+    scene.documents.texts[name] = json.dumps(json.loads(scene.documents.texts[name]) | change)
+    found, _ = await rebuild(scene)
+
+    assert [disk["state"] for disk in found["value"] if disk["disk"] == "vm"] == [state]
+    row = scene.catalogue.rows.get(("vm", "policy"))
+    assert row is None if state == "unreadable" else not row.value.protected
+    assert len(scene.points()) == 4
