@@ -96,18 +96,19 @@ async def test_an_end_is_told_once_though_the_catalogue_fails_in_between(scene):
 
 
 async def test_an_end_whose_writer_died_is_told_by_the_watch_once(scene):
-    """A quarter of an hour later: until then the writer may be about to tell."""
+    """When the run would be taken for dead: until then the writer may be about to tell."""
     run = (await scene.back_up()).output["run"]
     scene.journal.events.clear()
     key = run_key(run)
     row = scene.catalogue.rows["vm", key]
     scene.catalogue.rows["vm", key] = replace(row, value=replace(row.value, untold=True))
-    await watched(scene, minutes=14)
+    late = HEARTBEAT_MAX // timedelta(minutes=1)
+    await watched(scene, minutes=late - 1)
     assert not told(scene, run)[1]
 
     await watched(scene, minutes=2)
     assert [end.state for end in told(scene, run)[1]] == ["Succeeded"]
-    await watched(scene, minutes=15)
+    await watched(scene, minutes=late)
     assert not told(scene, run)[1]
 
 
