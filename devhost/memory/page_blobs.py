@@ -292,7 +292,12 @@ class MemoryPageBlobs:
     async def snapshot(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard | None = None) -> str:
         """Take a snapshot."""
         await self._world.before("snapshot")
-        found = self._guarded(blob, guard) if guard else self._found(blob)
+        name = self.freeze(self._guarded(blob, guard) if guard else self._found(blob), metadata)
+        await self._world.after("snapshot")
+        return name
+
+    def freeze(self, found: Blob, metadata: Mapping[str, str]) -> str:
+        """A snapshot of the blob as it is, by anybody; without metadata it inherits the blob's."""
         self._world.tick()
         name = self._world.now.strftime("%Y-%m-%dT%H:%M:%S.%f") + "0Z"
         frozen = copy.copy(found)
@@ -300,7 +305,6 @@ class MemoryPageBlobs:
         frozen.metadata, frozen.snapshots, frozen.lease = dict(metadata or found.metadata), {}, ""
         frozen.frozen_at = self._world.ticks
         found.snapshots[name] = frozen
-        await self._world.after("snapshot")
         return name
 
     async def snapshots(self, blob: BlobAddress) -> list[SnapshotInfo]:

@@ -7,6 +7,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from backup_core.domain.ending import cancellation
+from backup_core.domain.identity import Deployment
+from backup_core.domain.metadata import Site, run_of_source_snapshot, source_snapshot_metadata
 from backup_core.domain.naming import BlobAddress, restored_blob_name, run_key
 from backup_core.domain.ranges import PAGE
 from backup_core.domain.records import Pin, Restoring, Run, Slot
@@ -154,6 +156,30 @@ class Actors:
             stage.blobs.poke(stage.tools.head(name), 1, [b"\xee" * PAGE])
         elif act == "change machine":
             self._change_machine()
+
+    def foreign_snapshot(self) -> None:
+        """Somebody else takes a snapshot that names a run of ours: of a disk onto which one of ours was copied back, so that it
+        inherits, or as another deployment, whose runs have the same names.
+        """
+        stage, at = self.stage, self.stage.source
+        source = stage.blobs.blobs[at]
+        own = [name for name in sorted(source.snapshots) if (at, name) not in stage.foreign]
+        if not own or (source.lease and not source.lease.startswith(VM)):
+            return
+        copied = self.rng.choice(own)
+        metadata: dict[str, str] = {}
+        if self.rng.random() < 0.5:
+            stage.count("third party: copy S onto its disk")
+            stage.blobs.copy_over(at, copied, at)
+        else:
+            stage.count("third party: another deployment's snapshot")
+            # The window's run there is just about as far as here: each must look for its own snapshot only.
+            owner = stage.head.owner if stage.head else None
+            run = owner.run if owner else run_of_source_snapshot(source.snapshots[copied].metadata, stage.tools.site(at))
+            metadata = source_snapshot_metadata(Site(Deployment("backup/other"), at), DISK, run)
+        name = stage.blobs.freeze(source, metadata)
+        stage.note(f"!! a foreign snapshot {name} after {copied}")
+        stage.foreign.add((at, name))
 
     def _overwrite(self, source: Blob) -> None:
         stage = self.stage

@@ -27,6 +27,7 @@ from backup_core.activities import (
 )
 from backup_core.domain import decision
 from backup_core.domain import retention as rules
+from backup_core.domain.identity import Deployment
 from backup_core.orchestrations import backup_disk, deliver_disk, keep_house, repoint_machine, restore_disk
 from backup_core.orchestrations.calls import call
 from backup_core.steps.backup import COMMIT_POINT
@@ -341,6 +342,22 @@ def sweep_of_the_living() -> AbstractContextManager[None]:
     return _sweeping(_run_is_over=always, _old=lambda *_: True, _may_be_needed=whoever_owns)
 
 
+def sweep_of_what_metadata_names() -> AbstractContextManager[None]:
+    """A snapshot goes for the run that its metadata name, be it recorded or not."""
+
+    async def always(*_: object) -> bool:
+        return True
+
+    return _sweeping(_is_recorded=always)
+
+
+@contextmanager
+def marks_of_any_deployment() -> Iterator[None]:
+    """What another deployment wrote counts as this one's."""
+    with patch.object(Deployment, "wrote", lambda *_: True):
+        yield
+
+
 @contextmanager
 def sweep_of_blobs_with_snapshots() -> Iterator[None]:
     """Every backup blob but the head counts as half-made, and goes with its snapshots."""
@@ -412,6 +429,8 @@ BACKUP_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "sweep of an interrupted target": sweep_of_an_interrupted_target,
     "sweep of the living": sweep_of_the_living,
     "sweep of blobs with snapshots": sweep_of_blobs_with_snapshots,
+    "sweep of what metadata names": sweep_of_what_metadata_names,
+    "marks of any deployment": marks_of_any_deployment,
 }
 """Faults of backups: shown by histories without restores, in which they do not drown."""
 RESTORE_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {

@@ -63,6 +63,7 @@ class Invariants:
         self._check_head(points)
         self._check_runs()
         self._check_strangers()
+        self._check_foreign(points)
         self._check_machine()
 
     def violated(self, what: str) -> NoReturn:
@@ -213,6 +214,15 @@ class Invariants:
             present = self.stage.blobs.blobs.get(address)
             if present is not blob or blob.content()[:1] != b"\x55" or blob.lease or blob.snapshots:
                 self.violated(f"invariant 10: a restore touched {address}, which was somebody else's")
+
+    def _check_foreign(self, points: dict[str, RestorePoint]) -> None:
+        """What others took of a disk is neither deleted nor taken for a run's own, whatever its metadata say."""
+        for at, name in self.stage.foreign:
+            if name not in self.stage.blobs.blobs[at].snapshots and name not in self.stage.deleted_by_others:
+                self.violated(f"the app deleted snapshot {name} of {at}, which somebody else took")
+        foreign = {name for _, name in self.stage.foreign}
+        if taken := [point.point for point in points.values() if point.source_snapshot in foreign]:
+            self.violated(f"restore points {taken} are of snapshots that somebody else took")
 
     def _check_machine(self) -> None:
         """No end state leaves the machine without a disk, and what is shown as protected is what the machine uses."""

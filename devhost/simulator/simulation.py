@@ -137,6 +137,7 @@ class Simulation:
             (3 if ready else 0, lambda: self._disturb_gate(ready)),
             (3, self._fire_timer),
             (4 if engine.messages else 0, engine.wait_for_visibility),
+            (0.5 * harsh * self.stage.inherits, actors.foreign_snapshot),
         ]
         weights = [weight for weight, _ in actions]
         self.rng.choices([action for _, action in actions], weights)[0]()

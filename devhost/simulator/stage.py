@@ -44,6 +44,10 @@ lost, late, repeated or busy. In it no run may fail without a reason.
 """
 
 
+INHERITED_EVERY, INHERITED = 5, 2
+"""One history in so many has snapshots of others that carry our metadata."""
+
+
 class ViolationError(Exception):
     """An invariant does not hold."""
 
@@ -69,6 +73,7 @@ class Stage:
         self.replayed = seed % REPLAYED_EVERY == 0
         self.restores = seed % BACKUPS_ONLY_EVERY != 0
         self.gentle = seed % GENTLE_EVERY == GENTLE
+        self.inherits = seed % INHERITED_EVERY == INHERITED
         self.repeats = seed % REPEATS_EVERY < REPEATS
         self.pages = self.rng.randrange(12, 65)
         self.blobs = MemoryPageBlobs(self.world, diff="writes" if seed % 2 else "content")
@@ -99,6 +104,8 @@ class Stage:
         self.deleted_by_others: set[str] = set()
         self.altered_by_others = False
         self.machine_changed_by_others = False
+        self.foreign: set[tuple[BlobAddress, str]] = set()
+        """Snapshots that others took of a disk, though they name a run of ours: inherited, or another deployment's."""
         self.strangers: dict[BlobAddress, Blob] = {}
         """Blobs of other people where restores want to go."""
         self.adopted_by_hand = False

@@ -51,7 +51,17 @@ def test_no_violation_in_five_thousand_histories():
     ]
     strangers = [
         f"third party: {act}"
-        for act in ("break lease", "delete S", "overwrite", "grow", "shrink", "alter head", "change machine")
+        for act in (
+            "break lease",
+            "delete S",
+            "overwrite",
+            "grow",
+            "shrink",
+            "alter head",
+            "change machine",
+            "copy S onto its disk",
+            "another deployment's snapshot",
+        )
     ]
     others = [
         "crash before checkpoint",
