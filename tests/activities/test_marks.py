@@ -93,6 +93,7 @@ async def test_a_run_goes_on_with_its_own_snapshot_or_none(scene):
             again = await scene.perform(name, given)
             assert taken["value"]["snapshot"] == ours
             assert again["fault"]["code"] == "SnapshotMissing"
+            assert scene.run_row(request.run).source_snapshots == (ours,)
             return again
         return await scene.perform(name, given)
 
