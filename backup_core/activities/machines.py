@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -197,7 +198,9 @@ async def fence_machine(tools: Tools, asked: MoveMachine) -> Moved:
     change, machine, over = await _looked_at(tools, asked)
     present = machine.at(change.slot.lun)
     if present is not None and not over:
-        await tools.machines.put_disk(machine, change.slot.lun, present)
+        # Refused, somebody was faster: then the machine has another version, too.
+        with suppress(MachineChangedError):
+            await tools.machines.put_disk(machine, change.slot.lun, present)
     return Moved(done=False, move="none", holds=holds(change, machine), power=machine.power)
 
 
@@ -238,6 +241,9 @@ async def settle_change(tools: Tools, asked: SettleChange) -> Nothing:
     """
     row = await owned(tools, asked.by)
     change = await stored_change(tools, asked.change)
+    if asked.goal == "new" and await tools.documents.get(turned_name(asked.change, asked.by.epoch)):
+        message = f"disk {asked.by.disk}: {asked.by.run} has turned back from {asked.change}; the next run settles the machine"
+        raise NotOwnerError(message)
     policy = await tools.catalogue.policy(asked.by.disk)
     follows = asked.goal == "new" and policy is not None and policy.value.protected
     moved = None

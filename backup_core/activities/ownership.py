@@ -25,7 +25,7 @@ from backup_core.domain.errors import (
 from backup_core.domain.events import RunWarned
 from backup_core.domain.metadata import from_metadata
 from backup_core.domain.naming import head_blob_name, point_id, window_id
-from backup_core.domain.progress import percent
+from backup_core.domain.progress import hears_of_cancel, is_behind, percent
 from backup_core.domain.ranges import ByteRange, DiffRange, one_sided
 from backup_core.domain.records import EXPIRED_NAMED_MAX, Head, Owner, Run, RunError
 from backup_core.domain.shown import shortened
@@ -328,7 +328,10 @@ async def raise_epoch(tools: Tools, asked: RaiseEpoch) -> Raised:
 
 
 async def report_progress(tools: Tools, report: Report) -> Reported:
-    """Write the run's progress to its row, which is also its heartbeat. Percent never goes back."""
+    """Write the run's progress to its row, which is also its heartbeat. Percent and phase never go back.
+
+    A life of the run's work that is behind where an earlier one came does not hear of a cancel until it is there too.
+    """
     await allowed(tools, report.by)
     for _ in range(CONFLICTS_MAX):
         row = await tools.catalogue.run(report.by.disk, report.by.run)
@@ -340,10 +343,13 @@ async def report_progress(tools: Tools, report: Report) -> Reported:
             await write_run(tools, row, updated)
         except RowChangedError:
             continue
+        heard = report.beside or hears_of_cancel(run.phase, run.percent, report.phase)
+        failed = run.error if run.cancel_asked is None else None
         return Reported(
             percent=updated.percent,
             started=run.started.isoformat() if run.started else "",
-            cancel=run.cancel_asked is not None or run.error is not None,
+            cancel=heard and (run.cancel_asked is not None or failed is not None),
+            fault=Fault(code=failed.code, message=failed.message, retryable=False) if heard and failed else None,
         )
     message = f"run {report.by.run}: its row changed {CONFLICTS_MAX} times while its progress was written; it may pass"
     raise RowChangedError(message)
@@ -353,7 +359,7 @@ def _progressed(run: Run, report: Report) -> Run:
     """The row with what the report tells; numbers only grow."""
     return replace(
         run,
-        phase=report.phase,
+        phase=run.phase if is_behind(run.phase, run.percent, report.phase) else report.phase,
         percent=percent(
             report.phase,
             report.done,

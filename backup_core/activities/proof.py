@@ -58,5 +58,12 @@ async def give_up(tools: Tools, image: ImageCopy) -> None:
     await tools.documents.put(_name(image), ImageEnd().model_dump_json())
 
 
+async def is_given_up(tools: Tools, disk: str, run: str) -> bool:
+    """Whether the restore has given up the head that backups were to go on from."""
+    name = image_end_name(disk, run, "head")
+    stored = await tools.documents.get(name)
+    return stored is not None and read_document(END, name, stored).proof is None
+
+
 def _name(image: ImageCopy) -> str:
     return image_end_name(image.by.disk, image.by.run, image.becomes)

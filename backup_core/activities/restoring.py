@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING
 
 from backup_core.activities.fencing import hold_lease, shut
 from backup_core.activities.ownership import CONFLICTS_MAX, end_row, error_of, let_go, over, release_leases, tell_warnings
+from backup_core.activities.proof import is_given_up
 from backup_core.activities.telling import write_run
 from backup_core.activities.tools import allowed, guard_of, owned
 from backup_core.activities.transfer import intent
 from backup_core.domain.errors import (
     HeadAlteredError,
+    NotOwnerError,
     PointUnavailableError,
     RowChangedError,
     RowExistsError,
 )
 from backup_core.domain.metadata import from_metadata, to_metadata
-from backup_core.domain.naming import repoint_name
+from backup_core.domain.naming import noted_name, repoint_name
 from backup_core.domain.records import Head, Owner, Pin
 from backup_core.steps.copying import Opened
 from backup_core.steps.messages import Nothing
@@ -93,6 +95,9 @@ async def own_disk(tools: Tools, asked: OwnDisk) -> Owned:
     if row is None or row.value.ended_for_good:
         message = f"disk {asked.disk}: restore {asked.run} has ended; nothing was done"
         raise PointUnavailableError(message)
+    if await is_given_up(tools, asked.disk, asked.run):
+        message = f"disk {asked.disk}: restore {asked.run} has given up its head and the disk already; nothing was done"
+        raise NotOwnerError(message)
     for _ in range(CONFLICTS_MAX):
         found = await tools.catalogue.head(asked.disk)
         head = found.value if found else Head(asked.disk)
@@ -131,7 +136,9 @@ async def _taken(tools: Tools, asked: OwnDisk, row: Versioned[Head]) -> Owned:
         # A number above the epoch was set by a stranger: no run builds on that head any more.
         if before and before.sequence_number <= epoch:
             await shut(tools, tools.head(head.head), epoch, asked.lease)
-    return Owned(state="owned", epoch=epoch, source=source, held=held)
+    mine = repoint_name(asked.disk, asked.run)
+    begun = mine if await tools.documents.get(noted_name(mine)) else ""
+    return Owned(state="owned", epoch=epoch, source=source, held=held, repoint=begun)
 
 
 async def note_failure(tools: Tools, asked: NoteFailure) -> Nothing:

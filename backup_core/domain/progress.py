@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from backup_core.domain.records import Phase
+
 _BACKUP_SPAN = {
     "waiting": (0, 0),
     "preparing": (0, 1),
@@ -44,6 +46,23 @@ def verifying_from(copies: int, reads: int) -> int:
     return int(start + (end - start) * min(0.9, max(0.1, share)))
 
 
+def is_behind(present: Phase, percent_so_far: int, reported: Phase) -> bool:
+    """Whether a report tells of an earlier phase than the run's row shows: it is late, or from another life of work that was
+    further already. The first of two rounds ends with "cleaning" below 50 percent; after it the phases begin again.
+    """
+    if present == "done" or (present == "cleaning" and percent_so_far < HALF):
+        return False
+    order = list(_PHASE_SPAN)
+    return order.index(reported) < order.index(present)
+
+
+def hears_of_cancel(present: Phase, percent_so_far: int, reported: Phase) -> bool:
+    """Whether the work that reports is told of a cancel: not while it is behind, since it would leave as it is what an earlier
+    life has begun, such as a change of a machine. There it turns back too.
+    """
+    return not is_behind(present, percent_so_far, reported) or (present, reported) == ("undoing", "repointing")
+
+
 def percent(phase: str, done: int, total: int, before: int, *, rounds_left: int = 0, verifying: int = 0) -> int:
     """Percent of the run in `phase` with `done` of `total` of it behind; at least `before`, at most 99.
 
@@ -60,6 +79,7 @@ def percent(phase: str, done: int, total: int, before: int, *, rounds_left: int 
     return min(99, max(before, value // (1 + rounds_left)))
 
 
+HALF = 50
 TELLING_PERCENT = 5
 """Below it the time so far says nothing about the time left."""
 

@@ -16,7 +16,7 @@ from backup_core.steps.messages import Fault
 
 if TYPE_CHECKING:
     from backup_core.orchestrations.calls import Context
-    from backup_core.steps.copying import CopyProgress
+    from backup_core.steps.copying import CopyProgress, Reported
 
 NAME = "copy_blob"
 PAUSE_FIRST, PAUSE_GROWTH = 5.0, 1.5
@@ -46,16 +46,23 @@ def _waited(context: Context, request: CopyRequest) -> Flow[CopyEnd | None]:
         seen = yield from call(context, CHECK_COPY, ref, retries)
         if seen.status == "success":
             return CopyEnd(state="success", copy_id=ref.copy_id, retries=retries.count)
+        if seen.status == "aborted":
+            # An earlier life of this instance may have ended it, because the run is to end.
+            told = yield from _reported(context, request, seen, retries)
+            if told.cancel:
+                return CopyEnd(state="canceled", fault=told.fault)
         if seen.status != "pending":
             return CopyEnd(
                 state="failed", fault=_fault(f"the service ended it as {seen.status}: {seen.why or 'no reason'}", seen)
             )
-        canceled = yield from _reported(context, request, seen, retries)
+        told = yield from _reported(context, request, seen, retries)
         late = now(context) - datetime.fromisoformat(request.started) > COPY_DEADLINE
-        if canceled or late:
+        if told.cancel or late:
             yield from call(context, ABORT_COPY, ref, retries)
             why = f"it was not complete after {COPY_DEADLINE}; set FULL_COPY to 'pages'"
-            return CopyEnd(state="canceled") if canceled else CopyEnd(state="failed", fault=_fault(why, seen))
+            if told.cancel:
+                return CopyEnd(state="canceled", fault=told.fault)
+            return CopyEnd(state="failed", fault=_fault(why, seen))
         yield context.create_timer(now(context) + timedelta(seconds=pause))
         pause = min(pause * PAUSE_GROWTH, PAUSE_SECONDS_MAX)
     again = request.model_copy(update={"pause": pause, "retries": retries.count})
@@ -68,7 +75,7 @@ def _fault(why: str, seen: CopyProgress) -> Fault:
     return Fault(code="CopyFailed", message=message, retryable=False)
 
 
-def _reported(context: Context, request: CopyRequest, seen: CopyProgress, retries: Retries) -> Flow[bool]:
+def _reported(context: Context, request: CopyRequest, seen: CopyProgress, retries: Retries) -> Flow[Reported]:
     """Progress of the run, which is its heartbeat too; whether it is to be canceled."""
     report = Report(
         by=request.image.by,
@@ -84,4 +91,4 @@ def _reported(context: Context, request: CopyRequest, seen: CopyProgress, retrie
     )
     reported = yield from call(context, REPORT_PROGRESS, report, retries)
     show(context, {"bytesDone": seen.done, "bytesTotal": seen.total, **progress_shown(context, reported)})
-    return reported.cancel
+    return reported

@@ -5,7 +5,7 @@ Both copies of a restore are made by it, side by side: the disk for the machine,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from backup_core.domain.identity import child_id
 from backup_core.domain.sampling import reads_expected
@@ -48,7 +48,11 @@ class _ContinuedAsNewError(Exception):
 
 
 class _CanceledError(Exception):
-    """Leaves the generator when the run is to end."""
+    """Leaves the generator when the run is to end, for somebody asked for it or because of a fault of another part."""
+
+    def __init__(self, fault: Fault | None) -> None:
+        super().__init__()
+        self.fault = fault
 
 
 def copy_image(context: Context) -> Flow[dict[str, Any] | None]:
@@ -58,8 +62,9 @@ def copy_image(context: Context) -> Flow[dict[str, Any] | None]:
         end = yield from copying.flow()
     except _ContinuedAsNewError:
         return None
-    except _CanceledError:
-        end = ImageCopied(state="canceled", retries=copying.retries.count)
+    except _CanceledError as canceled:
+        state: Literal["failed", "canceled"] = "failed" if canceled.fault else "canceled"
+        end = ImageCopied(state=state, fault=canceled.fault, retries=copying.retries.count)
     except StepFailedError as failed:
         end = ImageCopied(state="failed", fault=failed.fault, retries=copying.retries.count)
     return end.model_dump(mode="json")
@@ -114,7 +119,7 @@ class _Copying:
         end = yield from sub_orchestration(self.context, copy_blob.NAME, asked, instance, CopyEnd)
         self.retries.count += end.retries
         if end.state == "canceled":
-            raise _CanceledError
+            raise _CanceledError(end.fault)
         if end.fault:
             raise StepFailedError(end.fault)
         yield from call(self.context, TAKE_OVER_COPY, CopyRef(image=self.image, copy_id=end.copy_id), self.retries)
@@ -144,7 +149,7 @@ class _Copying:
         shown = {"phase": phase, "bytesTotal": planned.write_bytes, "bytesDone": applied.write_bytes}
         show(self.context, {"disk": self.image.by.disk, **progress_shown(self.context, reported), **shown})
         if reported.cancel:
-            raise _CanceledError
+            raise _CanceledError(reported.fault)
 
     def _continue_as_new(self, planned: Planned, shard: int, applied: Applied) -> None:
         going = {

@@ -90,7 +90,7 @@ class _Delivery:
             owned = yield from self._owned()
             if self.begun.adopt:
                 yield from self._sealed()
-            yield from self._repointed(owner(self.by, owned))
+            yield from self._repointed(owner(self.by, owned), begun_before=bool(owned.repoint))
 
     def _sealed(self) -> Flow[None]:
         """The disk is complete. One that is adopted is snapshotted under the disk's ownership only: its snapshot is to be newer
@@ -140,10 +140,10 @@ class _Delivery:
             raise StepFailedError(moved)
         return waited.owned
 
-    def _repointed(self, by: RunRef) -> Flow[None]:
+    def _repointed(self, by: RunRef, *, begun_before: bool) -> Flow[None]:
         assert self.begun.slot is not None
-        # The last moment at which nothing of the machine is touched.
-        yield from self._report(by, "repointing")
+        # The last moment at which nothing of the machine is touched, unless an earlier life has come further.
+        yield from self._report(by, "repointing", leaves=not begun_before)
         asked = RememberMachine(
             by=by,
             slot=self.begun.slot,
@@ -169,7 +169,7 @@ class _Delivery:
         reported = yield from call(self.context, REPORT_PROGRESS, report, self.retries)
         show(self.context, {"disk": by.disk, "phase": phase, **progress_shown(self.context, reported)})
         if reported.cancel and leaves:
-            raise _LeftError(None)
+            raise _LeftError(reported.fault)
 
     def tell(self, fault: Fault) -> Flow[None]:
         """Have the work beside this end too. Not being able to is no reason to fail once more."""

@@ -5,6 +5,7 @@ It never ends while the machine has neither disk: through an outage it keeps its
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,11 @@ from backup_core.steps.restore import (
     FENCE_MACHINE,
     LOOK_AT_MACHINE,
     MOVE_MACHINE,
+    NOTE_FAILURE,
     SETTLE_CHANGE,
     Moved,
     MoveMachine,
+    NoteFailure,
     Repointed,
     RepointRequest,
     SettleChange,
@@ -59,7 +62,7 @@ class _Repointing:
         self.fault, self.attention = request.fault, request.attention
         self.began = request.began or now(context).isoformat()
         self.pause, self.last = request.pause or PAUSE_FIRST, ""
-        self.touched, self.fenced = request.touched, False
+        self.fenced = False
 
     # -- forward, or back ---------------------------------------------------------------------------------------------
 
@@ -67,9 +70,6 @@ class _Repointing:
         """Moves until the goal is reached; None when it goes on as a new execution."""
         for _ in range(MOVES_PER_EXECUTION):
             yield from self._report()
-            if self.goal == "old" and not self.touched:
-                return (yield from self._untouched())
-            self.touched = True
             try:
                 moved = yield from call(self.context, MOVE_MACHINE, self._move(self.goal), self.retries)
                 if moved.done and self.goal == "old" and not self.fenced:
@@ -99,7 +99,6 @@ class _Repointing:
                 "began": self.began,
                 "retries": self.retries.count,
                 "attention": self.attention,
-                "touched": self.touched,
                 "pause": self.pause,
             }
         )
@@ -114,10 +113,6 @@ class _Repointing:
         if self.goal == "old":
             yield from call(self.context, SETTLE_CHANGE, self._settle("old"), self.retries)
         return self._ended(moved)
-
-    def _untouched(self) -> Flow[Repointed]:
-        yield from call(self.context, SETTLE_CHANGE, self._settle("old"), self.retries)
-        return Repointed(holds="old", power="as it was", fault=self.fault)
 
     def _settle(self, goal: Literal["new", "old"]) -> SettleChange:
         return SettleChange(by=self.by, change=self.request.change, goal=goal)
@@ -136,6 +131,7 @@ class _Repointing:
             return None
         if self.goal == "new":
             self.goal, self.fault, self.last = "old", fault, ""
+            yield from self._note(fault)
             return None
         try:
             seen = yield from call(self.context, LOOK_AT_MACHINE, self._move("old"), self.retries)
@@ -156,6 +152,11 @@ class _Repointing:
         )
         yield from self._wait()
         return None
+
+    def _note(self, fault: Fault) -> Flow[None]:
+        """Tell why it goes back: another life of this instance cannot learn it from the machine."""
+        with suppress(StepFailedError):
+            yield from call(self.context, NOTE_FAILURE, NoteFailure(by=self.by, fault=fault), self.retries)
 
     def _wait(self) -> Flow[None]:
         yield self.context.create_timer(now(self.context) + timedelta(seconds=self.pause))
@@ -180,7 +181,8 @@ class _Repointing:
             raise
         if reported.cancel and self.goal == "new":
             message = "canceled on request while the machine was being changed"
-            self.goal, self.fault, self.last = "old", Fault(code=CANCELED, message=message, retryable=False), ""
+            self.fault = reported.fault or Fault(code=CANCELED, message=message, retryable=False)
+            self.goal, self.last = "old", ""
 
     # -- what a dead run left -------------------------------------------------------------------------------------------
 

@@ -230,7 +230,9 @@ class Reported(Message):
     started: str = ""
     """When the run began, ISO 8601: for an estimate of when it ends."""
     cancel: bool
-    """Somebody asked for it, or another part of the run has failed."""
+    """Somebody asked for it, or a part of the run has failed."""
+    fault: Fault | None = None
+    """How that part has failed, when nobody asked."""
 
 
 def _of_image(asked: CopyRef | ApplyShard) -> Duty:

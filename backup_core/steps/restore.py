@@ -136,7 +136,8 @@ class Owned(Message):
     """URL of the disk's blob as it is registered; empty when it is not."""
     busy: str = ""
     repoint: str = ""
-    """The change of a machine that has to be settled first."""
+    """The change of a machine that has to be settled first; of an owner, its own that an earlier life has begun and
+    may have ended."""
     held: str = ""
     """The present head, leased and shut to older writers meanwhile."""
 
@@ -215,8 +216,6 @@ class RepointRequest(Message):
     retries: int = 0
     attention: str = ""
     pause: float = 0.0
-    touched: bool = False
-    """Whether any move was asked for: until then the machine is certainly as it was."""
 
 
 class Repointed(Message):

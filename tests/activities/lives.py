@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections import deque
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from devhost.memory.instance import DirectInstance
@@ -46,7 +47,7 @@ class Hub:
 
     def __init__(self, scene, disturb=None):
         self.scene, self._disturb = scene, disturb
-        self._began = scene.world.now
+        self._waited = timedelta()
         self.lives = {}
         self.begun, self.began = [], []
         """Every life of a child, in order, and its moment."""
@@ -57,7 +58,7 @@ class Hub:
         """What is done when everything has ended."""
 
     def _clock(self):
-        return self._began
+        return self.scene.world.now + self._waited
 
     def begin(self, name, input_, instance_id, parent=None):
         """A new life of the instance; the one that is there, if any, is forgotten."""
@@ -133,6 +134,7 @@ class Hub:
         """Do the task as if nothing had happened; what is to happen before its answer arrives happens then."""
         match task.kind:
             case "timer":
+                self._waited += max(timedelta(), task.fire_at - self._clock())
                 end = (None, None)
             case "sub":
                 if self.lives_on(life):

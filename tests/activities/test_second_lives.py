@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from backup_core.domain.errors import MachineRefusedError
 from backup_core.domain.metadata import from_metadata
+from backup_core.orchestrations.restore_disk import RestoreFailedError
 from backup_core.steps import STEPS
 from backup_core.steps.backup import FleetRequest
-from tests.activities.acts import TARGET, contents_of, everything_kept, into, sane
+from backup_core.steps.housekeeping import HouseRequest
+from tests.activities.acts import RUN, TARGET, cancel, contents_of, everything_kept, held, into, sane
 from tests.activities.lives import (
     Hub,
     child_begun_again,
@@ -95,7 +99,114 @@ async def restore_by_copy(stage):
     sane(stage)
 
 
+def answering(stage, answer):
+    """Let `answer(name, asked)` answer in place of a step, where it has one."""
+    perform = stage.perform
+
+    async def answered(name, asked):
+        return answer(name, asked) or await perform(name, asked)
+
+    stage.perform = answered
+
+
+def fault(code):
+    return {"fault": {"code": code, "message": "told", "retryable": False}, "value": None}
+
+
+def canceling(stage, step, run):
+    """Somebody asks the run to end just before the first delivery of the step."""
+    perform, asked = stage.perform, []
+
+    async def performed(name, input_):
+        if name == step and not asked:
+            asked.append(name)
+            assert (await cancel(stage, run))[0] == 202
+        return await perform(name, input_)
+
+    stage.perform = performed
+
+
+async def back_up_an_untrusted_diff(stage):
+    refused = {"fault": None, "value": {"refused": "the service refused the diff"}}
+    answering(stage, lambda name, asked: refused if name == "plan_transfer" and asked["base"] else None)
+    await stage.back_up()
+    assert stage.points()[-1].kind == "full"
+
+
+async def back_up_and_cancel(stage):
+    request, driver = stage.request(), stage.driver()
+    canceling(stage, "verify_head", request.run)
+    await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+
+async def cancel_a_copy(stage):
+    stage.blobs.copies_held = True
+    request, driver = stage.request(full=True, full_copy="blob"), stage.driver()
+    canceling(stage, "check_copy", request.run)
+    await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+    assert stage.run_row(request.run).state == "Canceled"
+
+
+def as_it_was(stage):
+    """The machine has its old disk, the backups go on with it, and nothing is held."""
+    assert held(stage) == stage.rows("policy")[0].source == stage.source().url
+    assert (stage.rows("pin!"), stage.head_row().owner, stage.head_row().repoint) == ([], None, "")
+
+
+async def cancel_a_restore(stage):
+    """While the machine is about to get its disk."""
+    canceling(stage, "move_machine", RUN)
+    await stage.restore(stage.points()[0], **into())
+    as_it_was(stage)
+
+
+async def restore_in_vain(stage, step, code="AccessDenied", which=lambda asked: True):
+    answering(stage, lambda name, asked: fault(code) if name == step and which(asked) else None)
+    with pytest.raises(RestoreFailedError, match=code):
+        await stage.restore(stage.points()[0], **into())
+    assert held(stage)
+
+
+async def a_wrong_byte(stage):
+    await restore_in_vain(stage, "compare_image", "VerificationMismatch", lambda asked: asked["image"]["becomes"] == "disk")
+    as_it_was(stage)
+
+
+async def a_refused_disk(stage):
+    """Azure takes the old disk out and does not let the new one in."""
+    put = stage.machines.put_disk
+
+    async def refused(machine, lun, disk):
+        if disk and disk.source == TARGET:
+            message = "told"
+            raise MachineRefusedError(message)
+        return await put(machine, lun, disk)
+
+    stage.machines.put_disk = refused
+    with pytest.raises(RestoreFailedError, match="MachineRefused"):
+        await stage.restore(stage.points()[0], **into())
+    as_it_was(stage)
+
+
+async def an_adoption_in_vain(stage):
+    await restore_in_vain(stage, "commit_point")
+
+
+async def tidy_up(stage):
+    stage.world.pass_time(timedelta(hours=25))
+    await stage.driver().run("keep_house", HouseRequest(run_days=180).model_dump(mode="json"), "house.20260109")
+    assert not stage.documents.texts.keys() - {"vm/policy.json"}
+
+
 MORE = {
+    "a diff that is not trusted": (backed_up, back_up_an_untrusted_diff, 3),
+    "a canceled backup": (backed_up, back_up_and_cancel, 2),
+    "a canceled Copy Blob": (backed_up, cancel_a_copy, 2),
+    "a canceled restore": (backed_up, cancel_a_restore, 2),
+    "a restore with a wrong byte": (backed_up, a_wrong_byte, 2),
+    "a restore whose disk is refused": (backed_up, a_refused_disk, 2),
+    "a restore that cannot be adopted": (backed_up, an_adoption_in_vain, 2),
+    "housekeeping": (interrupted, tidy_up, 2),
     "a night, the first": (never_backed_up, a_night, 1),
     "a night, the first by Copy Blob": (never_backed_up, a_night_by_copy, 1),
     "a night": (backed_up, a_night, 3),
@@ -158,20 +269,31 @@ async def test_everything_once_more_after_the_end(way):
     assert stage.dump(with_runs=True) == before
 
 
-@pytest.mark.parametrize("orphans_late", [False, True], ids=["orphans at once", "orphans late"])
 @pytest.mark.parametrize("way", EVERY)
-async def test_a_child_begins_again(way, orphans_late):
-    """Each child of the run at each moment after it began: while it lives, and its first life is forgotten, or after its end."""
+async def test_a_child_begins_again(way):
+    """Each child of the run at each moment after it began: while it lives, and its first life is forgotten, or after its end. What
+    the first life has under way goes on at once, or after everything, in turn.
+    """
     expected, undisturbed = await lived(way)
     faults = []
     for child, life in enumerate(undisturbed.begun):
         for moment in range(undisturbed.began[child], undisturbed.moment):
             try:
-                stage, _ = await lived(way, child_begun_again(moment, child, orphans_late=orphans_late))
+                stage, _ = await lived(way, child_begun_again(moment, child, orphans_late=(moment + child) % 2 == 0))
                 as_if_nothing_had_been(stage, expected)
-            except (Exception, AssertionError) as error:  # all of them are told together
+            except (Exception, AssertionError, pytest.fail.Exception) as error:  # all of them are told together
                 faults.append(f"{life.id} again at {moment}: {error}")
     assert not faults, "\n".join(faults)
+
+
+async def test_every_step_is_tried():
+    """In one of the ways each step runs, and so runs twice."""
+    tried = set()
+    for way in EVERY:
+        _, hub = await lived(way)
+        tried |= {call.name for call in hub.calls}
+
+    assert tried == {step.name for step in STEPS}
 
 
 def test_the_table_names_every_step():
