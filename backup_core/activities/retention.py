@@ -11,6 +11,7 @@ from backup_core.activities.telling import write_run
 from backup_core.activities.tools import owned, policy_of, side_by_side
 from backup_core.domain.ending import abandonment, dead
 from backup_core.domain.errors import RowChangedError
+from backup_core.domain.metadata import from_point_metadata
 from backup_core.domain.records import EXPIRED_NAMED_MAX
 from backup_core.domain.retention import verdicts
 from backup_core.steps.backup import Prune, Pruned
@@ -138,5 +139,15 @@ async def _delete(tools: Tools, row: Versioned[RestorePoint]) -> bool:
     except RowChangedError:
         return False
     await tools.blobs.delete_snapshot(tools.head(row.value.head), row.value.backup_snapshot)
+    await _delete_twins(tools, row.value)
     await tools.catalogue.delete_point(marked)
     return True
+
+
+async def _delete_twins(tools: Tools, point: RestorePoint) -> None:
+    """Delete what another delivery has taken of the same point: it would keep the whole blob, and a rebuild would find it."""
+    head = tools.head(point.head)
+    for one in await tools.blobs.snapshots(head):
+        known = from_point_metadata(one.metadata, point.head, one.snapshot)
+        if known and (known.disk, known.point) == (point.disk, point.point):
+            await tools.blobs.delete_snapshot(head, one.snapshot)
