@@ -8,7 +8,7 @@ import pytest
 
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.orchestrations.shard_waves import CALLS_PER_EXECUTION
-from backup_core.steps.copying import ImageCopy
+from backup_core.steps.copying import CopyRequest, ImageCopy
 from backup_core.steps.messages import Fault, RunRef
 from backup_core.steps.restore import CopyImage, DeliverDisk, RepointRequest, RestoreBegun, RestoreRequest, SlotRef, WaitForDisk
 from devhost.memory.driver import Driver
@@ -389,3 +389,14 @@ async def test_a_delivery_that_another_call_answered_is_begun_again():
 
     assert output["state"] == "Succeeded"
     assert script.names().count("end") == 2
+
+
+@pytest.mark.parametrize("canceled", [True, False])
+async def test_a_copy_that_was_ended_before_its_answer_was_heard(canceled):
+    """An earlier life of the instance ended the copy for a cancel: that is the end of this one too, else it has failed."""
+    seen = {"status": "aborted", "done": 0, "total": 512}
+    script = Script(start_copy={"copy_id": "1"}, check_copy=seen, report_progress={"percent": 50, "cancel": canceled})
+    end = await script.run("copy_blob", CopyRequest(image=IMAGE), f"{RUN}~b1")
+
+    assert end["state"] == ("canceled" if canceled else "failed")
+    assert not any(name == "abort_copy" for name, _, _ in script.driver.calls)
