@@ -148,6 +148,6 @@ async def _delete_twins(tools: Tools, point: RestorePoint) -> None:
     """Delete what another delivery has taken of the same point: it would keep the whole blob, and a rebuild would find it."""
     head = tools.head(point.head)
     for one in await tools.blobs.snapshots(head):
-        known = from_point_metadata(one.metadata, point.head, one.snapshot)
+        known = from_point_metadata(one.metadata, tools.site(head), one.snapshot)
         if known and (known.disk, known.point) == (point.disk, point.point):
             await tools.blobs.delete_snapshot(head, one.snapshot)

@@ -55,13 +55,13 @@ async def test_a_backup_snapshot_that_was_taken_twice_goes_with_its_point(scene)
     """Two deliveries at once may both have taken one; the other would keep the blob, and bring the point back in a rebuild."""
     snapshots = scene.blobs.blobs[scene.tools.head(scene.points()[0].head)].snapshots
     for number, point in enumerate(scene.points()):
-        snapshots[f"2026-01-02T00:00:0{number}.0000000Z"] = snapshots[point.backup_snapshot]
+        snapshots[f"2026-01-01T00:01:0{number}.0000000Z"] = snapshots[point.backup_snapshot]
     kept = scene.points()[-1]
     await scene.back_up()
 
     assert len(scene.points()) == 2
     assert backup_snapshots(scene) == sorted(
-        [*(point.backup_snapshot for point in scene.points()), "2026-01-02T00:00:04.0000000Z"]
+        [*(point.backup_snapshot for point in scene.points()), "2026-01-01T00:01:04.0000000Z"]
     )
     assert scene.content(scene.points()[0]) == snapshots[kept.backup_snapshot].content()
 
