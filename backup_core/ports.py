@@ -152,8 +152,9 @@ class PageBlobs(Protocol):
         """Change the size. Raises FencedError, BlobChangedError."""
 
     async def snapshot(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard | None = None) -> str:
-        """Take a snapshot with its own metadata; returns its id. The ETag does not change. Not idempotent: look in
-        `snapshots` first. Raises BlobMissingError and, with a guard, FencedError, BlobChangedError.
+        """Take a snapshot with its own metadata; returns its id. The ETag does not change. Not idempotent, and never
+        sent twice: after an error there may be one, so look in `snapshots` before it is called again. Raises BlobMissingError
+        and, with a guard, FencedError, BlobChangedError.
         """
 
     async def snapshots(self, blob: BlobAddress) -> list[SnapshotInfo]:
@@ -198,8 +199,10 @@ class PageBlobs(Protocol):
 class Documents(Protocol):
     """Small JSON documents beside the backups: plans, and how far they are carried out."""
 
-    async def put_if_absent(self, name: str, text: str) -> None:
-        """Store the document unless one of that name exists."""
+    async def put_if_absent(self, name: str, text: str) -> bool:
+        """Store the document unless one of that name exists. True when this call has certainly stored it: where an answer was
+        lost and the request sent again, it may be False although nobody else was there.
+        """
 
     async def put(self, name: str, text: str) -> None:
         """Store the document in place of what was there."""

@@ -23,7 +23,7 @@ from backup_core.domain.metadata import (
     source_snapshot_metadata,
     to_point_metadata,
 )
-from backup_core.domain.naming import disk_of_run, point_id
+from backup_core.domain.naming import disk_of_run, point_id, taking_again_name, taking_name
 from backup_core.domain.records import RestorePoint
 from backup_core.steps.backup import BackedUp, Clean, Snapshotted, TakeBackup, TakeSnapshot
 from backup_core.steps.messages import Nothing
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from backup_core.domain.records import Head
     from backup_core.ports import Guard
     from backup_core.steps.messages import RunRef
+
+EMPTY = "{}"
 
 
 async def take_source_snapshot(tools: Tools, asked: TakeSnapshot) -> Snapshotted:
@@ -99,7 +101,10 @@ async def _record(tools: Tools, by: RunRef, taken: list[str]) -> Sequence[str]:
 
 
 async def take_backup_snapshot(tools: Tools, asked: TakeBackup) -> BackedUp:
-    """The snapshot of the verified head, under the lease and that version; found again on a repeat."""
+    """The snapshot of the verified head, under the lease and that version; found again on a repeat.
+
+    The head's snapshots, which are all restore points on it, are listed only where another delivery may have taken one.
+    """
     transfer = asked.transfer
     row = await owned(tools, transfer.by)
     blob = tools.head(transfer.head)
@@ -108,10 +113,19 @@ async def take_backup_snapshot(tools: Tools, asked: TakeBackup) -> BackedUp:
     if mark is None or mark.state == "applying" or mark.target != transfer.target or mark.run != transfer.by.run:
         message = f"{blob}: its mark is not the verified one of run {transfer.by.run}; found {mark}; no snapshot was taken"
         raise UnexpectedAnswerError(message)
-    taken = await _taken(tools, blob, mark)
+    taking = taking_name(transfer.by.disk, transfer.by.run, transfer.target)
+    again = taking_again_name(transfer.by.disk, transfer.by.run, transfer.target)
+    first = await tools.documents.put_if_absent(taking, EMPTY)
+    taken = []
+    if not first:
+        # Before the listing: the first delivery looks for it after it has taken its own.
+        await tools.documents.put_if_absent(again, EMPTY)
+        taken = await _taken(tools, blob, mark)
     if not taken:
         point = described(_point(asked, mark.page_map, row.value, await tools.catalogue.now()))
-        await tools.blobs.snapshot(blob, to_point_metadata(point, site), guard_of(transfer.by, asked.etag))
+        new = await tools.blobs.snapshot(blob, to_point_metadata(point, site), guard_of(transfer.by, asked.etag))
+        if first and await tools.documents.get(again) is None:
+            return BackedUp(snapshot=new)
         # Two deliveries at once may both have taken one: both go on with the older, and so does a rebuild.
         taken = await _taken(tools, blob, mark)
     if not taken:

@@ -190,7 +190,9 @@ class AzurePageBlobs:
     async def snapshot(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard | None = None) -> str:
         """Snapshot Blob with metadata of its own."""
         with translated(f"snapshot {blob}"):
-            answer = await self._client(blob).create_snapshot(dict(metadata), **(_guarded(guard) if guard else {}))
+            guarded = _guarded(guard) if guard else {}
+            # Sent once: a repeat after a lost answer would take another one.
+            answer = await self._client(blob).create_snapshot(dict(metadata), retry_total=0, **guarded)
         return str(answer["snapshot"])
 
     async def snapshots(self, blob: BlobAddress) -> list[SnapshotInfo]:
@@ -266,15 +268,16 @@ class AzureDocuments:
         """Keep documents in `container` of `account`."""
         self._container = account.get_container_client(container)
 
-    async def put_if_absent(self, name: str, text: str) -> None:
+    async def put_if_absent(self, name: str, text: str) -> bool:
         """Put Blob with If-None-Match: *."""
         try:
             await self._container.upload_blob(name, text.encode(), match_condition=MatchConditions.IfMissing)
         except HttpResponseError as error:
             if code_of(error) == "BlobAlreadyExists":
-                return
+                return False
             with translated(f"store document {name}"):
                 raise
+        return True
 
     async def put(self, name: str, text: str) -> None:
         """Put Blob."""

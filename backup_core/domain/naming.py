@@ -186,6 +186,16 @@ def restored_disk_name(disk: str, run: str) -> str:
     return f"{disk[:40]}-restored-{time}-{tail}"
 
 
+def taking_name(disk: str, run: str, target: str) -> str:
+    """Where is kept that a delivery of the run is about to take the backup snapshot of the target."""
+    return f"{disk}/{run}/{point_id(target)}-taking.json"
+
+
+def taking_again_name(disk: str, run: str, target: str) -> str:
+    """Where is kept that another delivery is about to take it as well."""
+    return f"{disk}/{run}/{point_id(target)}-taking-again.json"
+
+
 def repoint_name(disk: str, run: str) -> str:
     """Where a machine's configuration is kept before a run changes it."""
     return f"{disk}/{run}/machine.json"

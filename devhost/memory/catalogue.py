@@ -281,11 +281,13 @@ class MemoryDocuments:
         self.texts: dict[str, str] = {}
         self.changed: dict[str, datetime] = {}
 
-    async def put_if_absent(self, name: str, text: str) -> None:
+    async def put_if_absent(self, name: str, text: str) -> bool:
         """Store unless one exists."""
         await self._world.before("put_document")
+        absent = name not in self.texts
         self._store(name, self.texts.get(name, text))
         await self._world.after("put_document")
+        return absent
 
     async def put(self, name: str, text: str) -> None:
         """Store in place of what was there."""

@@ -260,8 +260,8 @@ async def test_a_diff_without_its_previous_snapshot_is_refused(ports, head):
 
 async def test_documents(ports):
     """The first one of a name stays, unless it is to be replaced."""
-    await ports.documents.put_if_absent("a/b.json", "1")
-    await ports.documents.put_if_absent("a/b.json", "2")
+    assert await ports.documents.put_if_absent("a/b.json", "1") is True
+    assert await ports.documents.put_if_absent("a/b.json", "2") is False
 
     assert await ports.documents.get("a/b.json") == "1"
     await ports.documents.put("a/b.json", "3")

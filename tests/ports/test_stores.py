@@ -94,6 +94,18 @@ async def test_what_cannot_be_made_again_is_no_reason_to_retry(app, calm):
     assert (fault["code"], fault["retryable"]) == ("ContainerMissing", False)
 
 
+async def test_a_snapshot_is_asked_for_once(app, calm):
+    """The SDK would repeat a request whose answer was lost, and there would be two."""
+    tools = app.api.tools
+    blob = tools.head("vm/1/disk.vhd")
+    await tools.blobs.create(blob, 512, 0, {})
+    calm.faults({"verb": "PUT snapshot", "loseReply": True})
+    with pytest.raises(ServiceUnavailableError):
+        await tools.blobs.snapshot(blob, {})
+
+    assert len(await tools.blobs.snapshots(blob)) == 1
+
+
 async def test_a_container_being_deleted_is_not_there(app, calm):
     """409 as for an existing one: only the code tells them apart."""
     app.stores._ready = False
