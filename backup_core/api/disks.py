@@ -6,26 +6,34 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.activities.points import POLICY
-from backup_core.api.context import Api
+from backup_core.api.context import Api, log
 from backup_core.api.http import Answer, RefusedError, Request, answer, disk_of, id_of, parsed, top_of
 from backup_core.api.lists import each
 from backup_core.api.models import EARLIEST, DiskAnswer, DiskAsked, DisksAnswer
 from backup_core.api.runs import begun, new_run
-from backup_core.domain.errors import BlobMissingError, HostUnknownError, MachineRefusedError
+from backup_core.domain.errors import (
+    BackupError,
+    BlobMissingError,
+    HostUnknownError,
+    MachineRefusedError,
+    RowChangedError,
+    RowExistsError,
+)
 from backup_core.domain.metadata import is_marked
 from backup_core.domain.naming import is_disk_id, parse_blob_url, policy_name
 from backup_core.domain.ranges import DISK_BYTES_MAX, PAGE, ByteRange
 from backup_core.domain.records import Policy, Retention
 from backup_core.domain.redaction import redacted
+from backup_core.domain.shown import shortened
 from backup_core.domain.status import RUNS_LOOKED_AT, status_of
 from backup_core.domain.vhd import FOOTER_BYTES, vhd_faults
 from backup_core.domain.windows import next_window
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from backup_core.domain.naming import BlobAddress
-    from backup_core.domain.records import Slot
+    from backup_core.domain.records import Slot, Versioned
     from backup_core.ports import BlobProperties
 
 
@@ -40,10 +48,6 @@ async def put_disk(api: Api, request: Request) -> Answer:
     if not asked.follows_on:
         await _check_succession(api, disk, existing.value if existing else None, address)
     told = await _warnings(api, address, found)
-    holder = await api.catalogue.claim_source(address.url, disk)
-    if holder != disk:
-        message = f"source {address} is already protected as disk {holder}; use that id, or another source"
-        raise RefusedError(409, "SourceAlreadyProtected", message, "source")
     now = api.now()
     created = existing.value.created if existing else now
     same = existing is not None and existing.value.source == address.url
@@ -54,13 +58,47 @@ async def put_disk(api: Api, request: Request) -> Answer:
         source_since=since,
         unprotected=_still_unprotected(existing.value if existing else None, address.url),
     )  # fmt: skip
-    await _store(api, policy, existing.etag if existing else None)
+    await _register(api, policy, existing)
+    # The disk is registered: what fails from here on is told, and is no refusal.
+    told += await _tried("housekeeping makes the copy of the registration beside the backups", _keep_copy(api, policy))
     if existing and existing.value.source != address.url:
-        await api.catalogue.release_source(existing.value.source, disk)
-    headers = await _first_backup(api, request, disk, address.url) if asked.first_backup else {}
+        released = api.catalogue.release_source(existing.value.source, disk)
+        told += await _tried("housekeeping frees the former source for another disk", released)
+    headers: dict[str, str] = {}
+    if asked.first_backup:
+        first = _first_backup(api, request, policy, headers)
+        told += await _tried(f"no first backup was started; POST /api/disks/{disk}/backups", first)
     shown = await _shown(api, request, policy, told)
     shown.running = shown.running or headers.get("Operation-Location")
     return answer(200 if existing else 201, shown, headers)
+
+
+async def _register(api: Api, policy: Policy, existing: Versioned[Policy] | None) -> None:
+    """Claim the source and write the row, or leave both as they were. Raises RefusedError for a source of another disk."""
+    claimed = await api.catalogue.source_holder(policy.source)
+    holder = await api.catalogue.claim_source(policy.source, policy.disk)
+    if holder != policy.disk:
+        message = f"source {policy.source} is already protected as disk {holder}; use that id, or another source"
+        raise RefusedError(409, "SourceAlreadyProtected", message, "source")
+    try:
+        await api.catalogue.put_policy(policy, existing.etag if existing else None)
+    except (RowChangedError, RowExistsError):
+        # Certainly not written. Whoever was faster may have registered this very source: then the claim is theirs too.
+        row = await api.catalogue.policy(policy.disk)
+        if claimed is None and (row is None or row.value.source != policy.source):
+            await api.catalogue.release_source(policy.source, policy.disk)
+        raise
+
+
+async def _tried(consequence: str, duty: Awaitable[object]) -> list[str]:
+    """Do what follows a registration; a warning when that fails."""
+    try:
+        await duty
+    except Exception as error:  # noqa: BLE001  whatever it is, the disk is registered
+        log.warning("after a registration: %s: %s", type(error).__name__, redacted(str(error)))
+        code = error.code if isinstance(error, BackupError) else type(error).__name__
+        return [f"{consequence} ({code}: {redacted(shortened(str(error)))})"]
+    return []
 
 
 async def _check_succession(api: Api, disk: str, existing: Policy | None, address: BlobAddress) -> None:
@@ -95,20 +133,19 @@ def _machine(api: Api, asked: DiskAsked) -> Slot | None:
         raise RefusedError(400, error.code, str(error), "machine.vm") from error
 
 
-async def _store(api: Api, policy: Policy, etag: str | None) -> None:
-    """The row decides; its copy beside the backups brings it back if it is ever lost."""
-    await api.catalogue.put_policy(policy, etag)
+async def _keep_copy(api: Api, policy: Policy) -> None:
+    """Store the registration beside the backups: the row decides, and its copy brings it back if it is ever lost."""
     await api.tools.documents.put(policy_name(policy.disk), POLICY.dump_json(policy).decode())
 
 
-async def _first_backup(api: Api, request: Request, disk: str, source: str) -> dict[str, str]:
-    """Start a backup unless the disk's source has a restore point or the disk a run already; the headers that name it."""
-    row = await api.catalogue.head(disk)
-    pending = [run for run in await api.catalogue.runs(disk, 1) if not run.ended_for_good]
-    if pending or (row and row.value.pair and row.value.source == source):
-        return {}
-    accepted = await begun(api, request, new_run(api, disk, full=False))
-    return {"Operation-Location": accepted.headers["Operation-Location"]}
+async def _first_backup(api: Api, request: Request, policy: Policy, headers: dict[str, str]) -> None:
+    """Start a backup unless the disk's source has a restore point or the disk a run already; `headers` then name it."""
+    row = await api.catalogue.head(policy.disk)
+    pending = [run for run in await api.catalogue.runs(policy.disk, 1) if not run.ended_for_good]
+    if pending or (row and row.value.pair and row.value.source == policy.source):
+        return
+    accepted = await begun(api, request, new_run(api, policy.disk, full=False))
+    headers["Operation-Location"] = accepted.headers["Operation-Location"]
 
 
 async def get_disk(api: Api, request: Request) -> Answer:
@@ -137,7 +174,8 @@ async def delete_disk(api: Api, request: Request) -> Answer:
     row = await api.policy(disk)
     stopped = replace(row.value, protected=False, updated=api.now())
     if row.value.protected:
-        await _store(api, stopped, row.etag)
+        await api.catalogue.put_policy(stopped, row.etag)
+        await _keep_copy(api, stopped)
     runs = await api.catalogue.runs(disk, RUNS_LOOKED_AT)
     if all(run.ended_for_good for run in runs):
         await api.catalogue.release_source(row.value.source, disk)
