@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from backup_core.activities.fencing import shut
 from backup_core.activities.images import hold_own
 from backup_core.domain.errors import BlobExistsError
 from backup_core.steps.messages import RunRef
-from tests.activities.acts import RUN, TARGET, before_step
+from tests.activities.acts import RUN, TARGET, before_step, cancel, held, into
+from tests.scene import VM
 
 
 def overtaken(scene, step, port, method):
@@ -64,6 +66,59 @@ async def test_a_disk_is_sealed_once(restorable, method):
     assert restorable.blob(TARGET).lease == ""
 
 
+async def test_a_shard_that_is_refused_because_it_was_done_is_done(restorable):
+    """The slower one comes to write when the faster one has done the shard, and the image was shut for its comparison."""
+    driver, slower = restorable.driver(), []
+    copy = restorable.blobs.copy_from_url
+
+    async def perform(name, asked):
+        if name != "apply_shard" or asked["image"]["becomes"] != "disk" or slower:
+            return await restorable.perform(name, asked)
+        slower.append(None)
+
+        async def slow(*args):
+            restorable.blobs.copy_from_url = copy
+            answers.append(await restorable.perform(name, asked))
+            await shut(restorable.tools, restorable.tools.image(TARGET), 1, asked["image"]["by"]["lease"])
+            return await copy(*args)
+
+        answers, restorable.blobs.copy_from_url = [], slow
+        slower[0] = await restorable.perform(name, asked)
+        assert slower == answers
+        return answers[0]
+
+    driver._perform = perform
+    await restorable.restore(restorable.points()[0], driver, adopt=True)
+
+    assert slower[0]["fault"] is None
+    assert restorable.run_row(RUN).state == "Succeeded"
+
+
+async def test_no_way_forward_once_it_was_turned_back_from(restorable):
+    """The machine has its old disk again and the change is not settled yet: what was asked for before comes late, and anew."""
+    driver, late = restorable.driver(), []
+
+    async def perform(name, asked):
+        if name == "move_machine" and asked["goal"] == "new" and "move" not in [one for one, _ in late]:
+            late.append(("move", asked))
+            assert (await cancel(restorable, RUN))[0] == 202
+        if name == "settle_change":
+            machine = restorable.machines.machines[VM]
+            move = next(one for what, one in late if what == "move")
+            answers = [await restorable.perform("move_machine", move), await restorable.perform(name, asked | {"goal": "new"})]
+            assert [one["fault"]["code"] for one in answers] == ["NotOwner", "NotOwner"]
+            assert restorable.machines.machines[VM] == machine
+            late.append(("settled", None))
+        return await restorable.perform(name, asked)
+
+    driver._perform = perform
+    await restorable.restore(restorable.points()[0], driver, **into())
+
+    assert [what for what, _ in late] == ["move", "settled"]
+    assert held(restorable) == restorable.source().url
+    assert restorable.run_row(RUN).state == "Canceled"
+
+
 async def test_a_copy_is_taken_over_once(restorable):
     """Later the number is the one by which it was shut for its comparison: it is not set back."""
     taken = []
@@ -88,7 +143,9 @@ async def test_a_disk_that_was_let_go_of_is_not_held_again(restorable):
     """A late delivery that still opens it: the machine is about to take its own lease."""
     await restorable.restore(restorable.points()[0])
     by = RunRef(disk="vm", run=RUN, lease="00000000-0000-0000-0000-00000000000b", epoch=0, source="")
+    asked = restorable.asked["acquire_lease"]
     with pytest.raises(BlobExistsError, match="may have completed it already"):
         await hold_own(restorable.tools, restorable.tools.image(TARGET), by)
 
     assert restorable.blob(TARGET).lease == ""
+    assert restorable.asked["acquire_lease"] == asked, "not even for a moment"
