@@ -9,7 +9,7 @@ import pytest
 
 from backup_core.activities import copying
 from backup_core.activities.tools import BATCH, BATCHES_AHEAD, in_order
-from backup_core.domain.naming import shard_end_name
+from backup_core.domain.naming import cursor_name, shard_end_name
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from tests.scene import PAGE, SOURCE, Scene
 
@@ -161,8 +161,9 @@ async def test_small_shards_store_no_cursor():
     scene.write(0, 1, None, 2)
     await run(scene)
 
-    plan, end = [name for name in scene.documents.texts if name != "vm/policy.json"]
-    assert end == shard_end_name(plan, 0)
+    (plan,) = [name for name in scene.documents.texts if name.endswith("-from-nothing.json")]
+    assert shard_end_name(plan, 0) in scene.documents.texts
+    assert cursor_name(plan, 0) not in scene.documents.texts
 
 
 # -- which way the bytes take -----------------------------------------------------------------------------------------
