@@ -35,12 +35,18 @@ from backup_core.steps.copying import CHECK_COPY, Applied
 from backup_core.steps.restore import MOVE_MACHINE, SETTLE_CHANGE, Repointed
 from devhost.memory.catalogue import MemoryCatalogue
 from devhost.memory.page_blobs import Blob, MemoryPageBlobs
+from devhost.simulator import simulation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from backup_core.domain.naming import BlobAddress
     from backup_core.domain.ranges import ByteRange, DiffRange
+
+
+def _long_histories() -> AbstractContextManager[object]:
+    """Few restores come to their machine while a history is disturbed: in longer ones more do."""
+    return patch.object(simulation, "STEPS_PER_HISTORY", 600)
 
 
 @contextmanager
@@ -236,7 +242,7 @@ def adopt_without_read_back() -> Iterator[None]:
         moved = await move(toolbox, asked)
         return moved.model_copy(update={"done": moved.move in ("none", "attach", "swap"), "holds": asked.goal})
 
-    with patch.dict(runner.ACTIVITIES, {MOVE_MACHINE.name: believing}):
+    with patch.dict(runner.ACTIVITIES, {MOVE_MACHINE.name: believing}), _long_histories():
         yield
 
 
@@ -275,7 +281,7 @@ def repoint_not_undone() -> Iterator[None]:
         yield from call(repointing.context, SETTLE_CHANGE, settle, repointing.retries)
         return Repointed(holds="old", power="", fault=fault)
 
-    with patch.object(repoint_machine._Repointing, "_failed", giving_up):  # noqa: SLF001  see above
+    with patch.object(repoint_machine._Repointing, "_failed", giving_up), _long_histories():  # noqa: SLF001  see above
         yield
 
 
@@ -394,7 +400,7 @@ def half_moved_registrations_stay() -> Iterator[None]:
     async def nothing(*_: object) -> None:
         return
 
-    with patch.object(housekeeping._Tidying, "registration", nothing):  # noqa: SLF001  see above
+    with patch.object(housekeeping._Tidying, "registration", nothing), _long_histories():  # noqa: SLF001  see above
         yield
 
 

@@ -117,6 +117,8 @@ class Simulation:
 
     def _step(self) -> None:
         ready = [gate for gate in self.gates if gate.call.held_until <= self.engine.step]
+        # Changes of the machine are few, and each is worth a disturbance.
+        disturb = 15 if any(gate.name in MACHINE_CALLS for gate in ready) else 3
         actors, engine, harsh = self.actors, self.engine, not self.stage.gentle
         actions: list[tuple[float, Callable[[], None]]] = [
             (6, actors.guest),
@@ -134,7 +136,7 @@ class Simulation:
             (0.8, actors.machine_settles),
             (0.6, engine.duplicate),
             (50 if ready else 0, lambda: self._open_gate(ready)),
-            (3 if ready else 0, lambda: self._disturb_gate(ready)),
+            (disturb if ready else 0, lambda: self._disturb_gate(ready)),
             (3, self._fire_timer),
             (4 if engine.messages else 0, engine.wait_for_visibility),
             (0.5 * harsh * self.stage.inherits, actors.foreign_snapshot),
@@ -147,7 +149,6 @@ class Simulation:
         gate.opened.set_result(None)
 
     def _disturb_gate(self, ready: list[Gate]) -> None:
-        # Changes of the machine are few, and each is worth a disturbance.
         changes = [gate for gate in ready if gate.name in MACHINE_CALLS]
         pool = changes if changes and self.rng.random() < 0.5 else ready
         kinds = ["unavailable", "worker crash", "zombie", "refused", "unknown 409"]
