@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 def _long_histories() -> AbstractContextManager[object]:
-    """Few restores come to their machine while a history is disturbed: in longer ones more do."""
+    """What shows late in a history shows in a longer one: restores at their machine, takeovers, strangers on the head."""
     return patch.object(simulation, "STEPS_PER_HISTORY", 600)
 
 
@@ -65,6 +65,7 @@ def no_fence() -> Iterator[None]:
         patch.object(MemoryPageBlobs, "_fenced", lambda self, address, _: self._found(address)),
         patch.object(transfer, "owned", any_owner),
         patch.object(shards, "allowed", anybody),
+        _long_histories(),
     ):
         yield
 
@@ -175,7 +176,7 @@ def altered_head_is_trusted() -> Iterator[None]:
     async def trust(*_: object) -> bool:
         return True
 
-    with patch("backup_core.activities.ownership._unchanged", trust):
+    with patch("backup_core.activities.ownership._unchanged", trust), _long_histories():
         yield
 
 

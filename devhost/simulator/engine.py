@@ -99,6 +99,10 @@ class Engine:
             self.stage.count("living orchestrations replaced")
             self.stage.note(f"!! {living.id} is replaced")
             self._remove(living)
+        # Not played: a child that a former life begins when the next life has the same one. The engine takes the first one's
+        # end for nobody's then, and the next life waits for ever; nothing an orchestrator does could help.
+        former = [one for one in self.messages if one.begins_child_of and one.begins_child_of.id == instance]
+        self.messages = [message for message in self.messages if message not in former]
         kind = ReplayedInstance if self.stage.replayed else DirectInstance
         created: Instance = kind(ORCHESTRATORS[name], asked, instance, lambda: self.world.now + skew, seed)
         self.instances.append(created)
@@ -136,9 +140,6 @@ class Engine:
 
     def _remove(self, instance: Instance) -> None:
         self.instances.remove(instance)
-        # Not played: a child that a lost life begins when the next life has the same one. The engine then takes the first one's
-        # end for nobody's, and the next life waits for ever; nothing an orchestrator does could help.
-        self.messages = [message for message in self.messages if message.begins_child_of is not instance]
         self.children.pop(instance, None)
         for call in self.calls:
             if call.instance is instance:
