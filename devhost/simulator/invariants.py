@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from backup_core.domain.ending import dead
-from backup_core.domain.metadata import from_metadata, from_point_metadata
+from backup_core.domain.metadata import from_metadata, from_point_metadata, restoring_run
 from backup_core.domain.naming import run_key
 from devhost.simulator.stage import DISK, SOURCE, ViolationError, as_lost
 
@@ -191,7 +191,8 @@ class Invariants:
             return
         target = self.stage.blob(wanted.target)
         self.stage.count(f"restores succeeded: {'repoint' if wanted.repoint else 'adopt' if wanted.adopt else 'plain'}")
-        if target is None or target.metadata:
+        # A stranger may have copied a snapshot onto the disk since, with its metadata: only a restore's mark says "incomplete".
+        if target is None or restoring_run(target.metadata, self.stage.tools.site(self.stage.tools.source(wanted.target))):
             self.violated(f"invariant 11: restore {run.run} succeeded without its complete disk")
         if not wanted.adopt and target.content() != self.restored[wanted.point]:
             self.violated(f"invariant 11: the disk of restore {run.run} differs from its restore point")
