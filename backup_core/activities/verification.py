@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from backup_core.activities.tools import Tools
 
-_ZEROS = bytes(4 * 1024 * 1024)
+_ZEROS = bytes(PUT_BYTES_MAX)
 
 
 QUARANTINE = "the backup blob failed its verification"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from backup_core.activities.rebuild import disks_to_survey
 from backup_core.activities.telling import tell_end
 from backup_core.domain.ending import HEARTBEAT_MAX
-from backup_core.domain.errors import BackupError, UnexpectedError
+from backup_core.domain.errors import BackupError, DiskUnknownError, UnexpectedError
 from backup_core.domain.events import DiskSeen, FleetSeen, attention_of
+from backup_core.domain.fleet import waiting_for_their_turn
+from backup_core.domain.naming import policy_name
 from backup_core.domain.status import RUNS_LOOKED_AT, status_of
+from backup_core.domain.windows import BEGIN_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,18 +26,28 @@ if TYPE_CHECKING:
 SIDE_BY_SIDE = 8
 
 
+@dataclass(frozen=True)
+class Look:
+    """A look at a disk."""
+
+    seen: DiskSeen
+    sign: datetime | None
+    """When its run of the present window was last known to go on; None when there is no such run."""
+
+
 async def watch(tools: Tools, schedule: str, now: datetime) -> FleetSeen:
-    """Tell how each registered disk stands, then that the watch is through. A disk that cannot be read counts as unseen, and
-    the first such one is told with its reason.
+    """Tell how each registered disk stands, then that the watch is through. A disk that cannot be read, or whose registration
+    is lost, counts as unseen, and the first such one is told with its reason. A disk that waits for its turn in the window is
+    told as one whose run is still to come.
 
     Raises ServiceUnavailableError, AccessDeniedError when the disks cannot be listed: then nothing is told, which is an alert.
     """
     turns, unseen = asyncio.Semaphore(SIDE_BY_SIDE), dict[str, BackupError]()
 
-    async def look(disk: str) -> DiskSeen | None:
+    async def look(disk: str) -> Look | None:
         async with turns:
             try:
-                return await disk_seen(tools, disk, schedule, now)
+                return await _looked(tools, disk, schedule, now)
             except BackupError as error:
                 unseen[disk] = error
             except Exception as error:  # noqa: BLE001  a fault of this program must not hide the other disks
@@ -40,10 +55,15 @@ async def watch(tools: Tools, schedule: str, now: datetime) -> FleetSeen:
             return None
 
     disks = await tools.catalogue.disks()
-    found = await asyncio.gather(*(look(disk) for disk in disks))
-    seen = [one for one in found if one]
+    looks = [one for one in await asyncio.gather(*(look(disk) for disk in disks)) if one]
+    waiting = waiting_for_their_turn({one.seen.disk: one.sign for one in looks}, now, BEGIN_MAX)
+    seen = [replace(one.seen, window_without_run="") if one.seen.disk in waiting else one.seen for one in looks]
     for one in seen:
         tools.journal.write(one)
+    try:
+        unseen |= await _lost(tools, {one.disk for one in seen} | set(unseen))
+    except BackupError as error:
+        unseen["registrations beside the backups"] = error
     fleet = FleetSeen(
         disks=len(disks),
         protected=sum(one.protection == "protected" for one in seen),
@@ -74,7 +94,20 @@ async def _let_go(tools: Tools, disk: str) -> None:
             await tools.catalogue.release_source(claim.value, disk, claim.etag)
 
 
-async def disk_seen(tools: Tools, disk: str, schedule: str, now: datetime) -> DiskSeen | None:
+async def _lost(tools: Tools, known: set[str]) -> dict[str, BackupError]:
+    """The disks that the catalogue has forgotten: their registration lies beside their backups, and their row is gone. A table
+    that was deleted is made again empty, and would look like a fleet without disks.
+    """
+    lost: dict[str, BackupError] = {}
+    for disk in await disks_to_survey(tools, ""):
+        if disk in known or await tools.catalogue.policy(disk) or await tools.documents.get(policy_name(disk)) is None:
+            continue
+        message = f"disk {disk} is registered beside its backups and not in the catalogue; it is not backed up until"
+        lost[disk] = DiskUnknownError(f"{message} POST /api/catalogue/rebuild has its rows back")
+    return lost
+
+
+async def _looked(tools: Tools, disk: str, schedule: str, now: datetime) -> Look | None:
     """How the disk stands; None when its registration is gone meanwhile. Ends of its runs that nobody told are told first."""
     policy, head = await tools.catalogue.policy(disk), await tools.catalogue.head(disk)
     if policy is None:
@@ -90,8 +123,9 @@ async def disk_seen(tools: Tools, disk: str, schedule: str, now: datetime) -> Di
     if not policy.value.protected and open_ is None:
         await _let_go(tools, disk)
     doubtful = bool(head and head.value.doubt) or bool(await tools.catalogue.points(disk, 1, state="quarantined"))
-    last = status.last
-    return DiskSeen(
+    last, of_window = status.last, status.window_run
+    sign = None if of_window is None else of_window.ended or (None if silent else now)
+    seen = DiskSeen(
         disk=disk,
         protection=status.protection,
         newest_point=status.newest_point,
@@ -106,3 +140,4 @@ async def disk_seen(tools: Tools, disk: str, schedule: str, now: datetime) -> Di
         silent_seconds=silent,
         attention=attention_of(open_) if open_ else "",
     )
+    return Look(seen, sign)

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backup_core.activities.tools import changes_between
-from backup_core.domain.ranges import MIB, ByteRange
+from backup_core.domain.ranges import PUT_BYTES_MAX, ByteRange
 
 if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
     from backup_core.domain.records import RestorePoint
-
-PUT_BYTES = 4 * MIB
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Allocation:
     def at_most(self) -> tuple[int, int]:
         """Bytes and requests if everything that was not counted is allocated."""
         rest = self.size - self.counted_to
-        return self.bytes + rest, self.requests + -(-rest // PUT_BYTES)
+        return self.bytes + rest, self.requests + -(-rest // PUT_BYTES_MAX)
 
 
 async def allocation_of(tools: Tools, point: RestorePoint) -> Allocation:
@@ -47,7 +45,7 @@ async def allocation_of(tools: Tools, point: RestorePoint) -> Allocation:
         async with aclosing(listed), asyncio.timeout(tools.limits.plan_seconds):
             async for one in listed:
                 count += one.range.size
-                puts += -(-one.range.size // PUT_BYTES)
+                puts += -(-one.range.size // PUT_BYTES_MAX)
                 counted_to = one.range.end
                 if tools.monotonic() - began > tools.limits.plan_seconds:
                     return Allocation(count, puts, counted_to, point.size)

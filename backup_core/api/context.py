@@ -142,7 +142,7 @@ async def respond(api: Api, handler: Handler, request: Request) -> Answer:
         return refusal(503, said, {"Retry-After": RETRY_AFTER_SECONDS})
     except BackupError as error:
         if isinstance(error, STORES_MISSING) and await api.repair():
-            said = ErrorAnswer(code=error.code, message=redacted(f"{error}; it was made again; repeat the request"))
+            said = ErrorAnswer(code=error.code, message=redacted(f"{error}; it was made again, empty; then repeat the request"))
             return refusal(503, said, {"Retry-After": RETRY_AFTER_SECONDS})
         log.error("request failed: %s: %s", error.code, redacted(str(error)))  # noqa: TRY400  the error says it all
         return refusal(502, ErrorAnswer(code=error.code, message=redacted(str(error))))

@@ -91,10 +91,10 @@ async def _register(api: Api, policy: Policy, existing: Versioned[Policy] | None
 
 
 async def _tried(consequence: str, duty: Awaitable[object]) -> list[str]:
-    """Do what follows a registration; a warning when that fails."""
+    """Do what follows a change of a registration; a warning when that fails."""
     try:
         await duty
-    except Exception as error:  # noqa: BLE001  whatever it is, the disk is registered
+    except Exception as error:  # noqa: BLE001  whatever it is, the registration has changed
         log.warning("after a registration: %s: %s", type(error).__name__, redacted(str(error)))
         code = error.code if isinstance(error, BackupError) else type(error).__name__
         return [f"{consequence} ({code}: {redacted(shortened(str(error)))})"]
@@ -173,14 +173,15 @@ async def delete_disk(api: Api, request: Request) -> Answer:
     disk = disk_of(request)
     row = await api.policy(disk)
     stopped = replace(row.value, protected=False, updated=api.now())
+    told: list[str] = []
     if row.value.protected:
         await api.catalogue.put_policy(stopped, row.etag)
-        await _keep_copy(api, stopped)
+        told += await _tried("housekeeping makes the copy of the registration beside the backups", _keep_copy(api, stopped))
     runs = await api.catalogue.runs(disk, RUNS_LOOKED_AT)
     if all(run.ended_for_good for run in runs):
         await api.catalogue.release_source(row.value.source, disk)
     # Else the disk keeps its claim, by which lists and watch know it: the watch gives it up when the run has ended.
-    return answer(200, await _shown(api, request, stopped))
+    return answer(200, await _shown(api, request, stopped, told))
 
 
 async def _shown(api: Api, request: Request, policy: Policy, warnings: Sequence[str] = ()) -> DiskAnswer:

@@ -380,9 +380,9 @@ class RunAnswer(_Answer):
     ended: datetime | None
     restore_points: list[str]
     expired: list[str]
+    """Restore points it deleted, because their retention had ended."""
     warnings: list[str]
     """What failed after the restore point was committed."""
-    """Restore points it deleted, because their retention had ended."""
     cancel_requested: datetime | None
     error: ErrorAnswer | None
     restore: RestoreAnswer | None

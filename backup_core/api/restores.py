@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 PER_PAGE = 1000
 DIGEST_LENGTH = 40
 """Of a plan's digest, in hexadecimal digits."""
-RUNS_LOOKED_AT = 50
+PAST_RUNS_MAX = 50
 """Runs of the disk among which another restore is looked for, and past ones to learn from."""
 
 
@@ -115,12 +115,15 @@ async def post_restore(api: Api, request: Request) -> Answer:
         return answer(200, await _plan(api, world, probes))
     if asked.plan_hash and asked.plan_hash != world.hash:
         message = (
-            "the restore point, the registration or the machine has changed since the dry run; nothing was done; make another"
+            f"disk {disk}: the plan is of another restore than this one to restore point {world.point.point}: this request "
+            "differs from its dry run, or the restore point, the registration or the machine has changed since; nothing was "
+            "done; make the dry run again with this very body"
         )
         raise RefusedError(412, "PlanChanged", message, "planHash")
     denied = [probe.action for probe in probes if probe.state == "denied"]
     if denied:
-        message = f"the app's identity may not {', '.join(denied)}; grant it the roles in the README; nothing was done"
+        may_not = f"the app's identity may not {', '.join(denied)}"
+        message = f"{may_not}; grant it the role Pagekeeper machine there (README, Roles); nothing was done"
         raise RefusedError(403, "PermissionMissing", message)
     await _no_other(api, request, world)
     return await begun(api, request, replace(run, restore=world.restoring), key, digest)
@@ -152,7 +155,7 @@ async def looked_at(api: Api, disk: str, asked: RestoreAsked, run: str, named_by
         old_disk=present.source if present else "",
     )
     named = bool(asked.target.blob) and bool(asked.target.disk or not managed)
-    past = tuple(await api.catalogue.runs(disk, RUNS_LOOKED_AT))
+    past = tuple(await api.catalogue.runs(disk, PAST_RUNS_MAX))
     return World(policy, point, restoring, "" if named else named_by, machine, present, past, former, disk_made)
 
 

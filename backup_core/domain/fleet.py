@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from zlib import crc32
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime, timedelta
 
 ACTIVE_DISKS_MAX = 16
 """Disks backed up side by side. Each has four activities under way as a rule, and a worker runs eight: a run's next sign of
@@ -14,3 +19,15 @@ for dead.
 def lane_of(disk: str, lanes: int) -> int:
     """The lane of a disk: spread evenly, and the same whatever other disks there are."""
     return crc32(disk.encode()) % lanes
+
+
+def waiting_for_their_turn(signs: Mapping[str, datetime | None], now: datetime, gap: timedelta) -> set[str]:
+    """The disks of a window whose run is still to come, because their lane is at work on another one.
+
+    `signs` has each disk of the fleet, and when its run of the window was last known to go on; None where there is none. A lane
+    that gave no sign within `gap` stands still: its disks wait for nothing.
+    """
+    if len(signs) <= ACTIVE_DISKS_MAX:
+        return set()
+    going_on = {lane_of(disk, ACTIVE_DISKS_MAX) for disk, sign in signs.items() if sign and now - sign <= gap}
+    return {disk for disk, sign in signs.items() if not sign and lane_of(disk, ACTIVE_DISKS_MAX) in going_on}

@@ -36,6 +36,8 @@ class DiskStatus:
     """No restore point was taken since the window before the present one, or the machine's disk is not backed up at all."""
     window_without_run: datetime | None
     """The latest window whose run must have begun by now, if no backup of the disk has: the timer did not do its work."""
+    window_run: Run | None
+    """The timer's run of that window or of a later one."""
     last: Run | None
     """The backup that ended last, of those that were not skipped."""
 
@@ -60,6 +62,7 @@ def status_of(policy: Policy, head: Head | None, runs: Sequence[Run], schedule: 
         rpo_seconds=max(0, int((now - taken).total_seconds())) if taken else None,
         overdue=policy.protected and (bool(policy.unprotected) or (taken or policy.since) < due),
         window_without_run=None if is_served else window,
+        window_run=next((run for run in runs if run.window and _began_since(run, window)), None),
         last=last,
     )
 

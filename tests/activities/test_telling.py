@@ -13,11 +13,13 @@ from backup_core.activities.watch import watch
 from backup_core.adapters.journal import LogJournal
 from backup_core.domain.churn import churn_ratio
 from backup_core.domain.ending import HEARTBEAT_MAX
-from backup_core.domain.errors import ServiceUnavailableError
+from backup_core.domain.errors import AccessDeniedError, ServiceUnavailableError
 from backup_core.domain.events import EVENTS, PREFIX, DiskSeen, FleetSeen, PhaseBegun, RunEnded
-from backup_core.domain.naming import run_key, timer_run_id
+from backup_core.domain.fleet import ACTIVE_DISKS_MAX, lane_of
+from backup_core.domain.naming import run_key, timer_run_id, window_id
 from backup_core.domain.progress import eta_seconds
 from backup_core.domain.ranges import MIB
+from backup_core.domain.records import Run
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.restore_disk import RestoreFailedError
 from tests.activities.acts import FINAL, RUN, canceled_before, failing, into, stop_before
@@ -247,6 +249,76 @@ async def test_no_run_is_expected_of_a_disk_that_is_newer_or_stopped(scene):
     scene.catalogue._store(replace(row.value, protected=False), "policy")
     seen, _ = await watched(scene)
     assert seen["vm"].window_without_run == ""
+
+
+@pytest.mark.parametrize(
+    ("disks", "run", "minutes", "others"),
+    [
+        (17, "ended", 31, "wait"),
+        (17, "at work", 120, "wait"),
+        (17, "ended", 62, "are told"),
+        (17, "silent", 120, "are told"),
+        (17, "", 31, "are told"),
+        (16, "ended", 31, "are told"),
+    ],
+)
+async def test_a_disk_whose_lane_is_at_work_waits_for_its_turn(scene, disks, run, minutes, others):
+    """Sixteen disks begin at once; of more, each lane has one at work. A lane that stands still is told."""
+    lane = lane_of("vm", ACTIVE_DISKS_MAX)
+    same = [name for name in (f"disk{number}" for number in range(400)) if lane_of(name, ACTIVE_DISKS_MAX) == lane]
+    for disk in same[: disks - 1]:
+        scene.protect(disk)
+    noon = scene.world.now.replace(hour=12, minute=0, second=0, microsecond=0)
+    moment = noon + timedelta(minutes=minutes)
+    row = Run("vm", timer_run_id("vm", noon), "Running", "timer", full=False, created=noon, window=window_id(noon))
+    if run == "ended":
+        row = replace(row, state="Succeeded", ended=noon + timedelta(minutes=31))
+    scene.world.pass_time((noon if run == "silent" else moment) - scene.world.now)
+    if run:
+        scene.catalogue._store(row, run_key(row.run))
+    scene.world.pass_time(moment - scene.world.now)
+
+    seen, _ = await watched(scene)
+    assert seen["vm"].window_without_run == ("" if run else noon.isoformat())
+    assert {seen[disk].window_without_run for disk in same[: disks - 1]} == {"" if others == "wait" else noon.isoformat()}
+
+
+@pytest.mark.parametrize("claimed", [True, False])
+@pytest.mark.parametrize("lost", [1, 2])
+async def test_a_disk_whose_row_is_lost_counts_as_unseen(scene, lost, claimed):
+    """Its registration beside the backups tells of it. That of a disk whose protection was stopped has its row."""
+    scene.protect("web")
+    await scene.back_up()
+    await scene.back_up(disk="web")
+    rows = scene.catalogue.rows
+    for disk in ("vm", "web")[:lost]:
+        for key in [key for key in rows if disk in key[0]]:
+            del rows[key]
+        if not claimed:
+            await scene.catalogue.release_source(scene.source(disk).url, disk)
+    if lost == 1:
+        scene.catalogue._store(replace(rows["web", "policy"].value, protected=False), "policy")
+        await scene.catalogue.release_source(scene.source("web").url, "web")
+    seen, fleet = await watched(scene)
+
+    assert (seen, fleet.disks, fleet.unseen, fleet.severity) == ({}, lost if claimed else 0, lost, "warning")
+    assert fleet.why.startswith("vm: DiskNotFound: disk vm is registered beside its backups")
+    assert "POST /api/catalogue/rebuild" in fleet.why
+
+
+async def test_backups_that_cannot_be_listed_are_told(scene):
+    await scene.back_up()
+
+    async def folders(*_):
+        message = "no listing today"
+        raise AccessDeniedError(message)
+        yield
+
+    scene.blobs.folders = folders
+    seen, fleet = await watched(scene)
+
+    assert "vm" in seen
+    assert fleet.why == "registrations beside the backups: AccessDenied: no listing today"
 
 
 async def test_a_disk_that_failed_says_how(scene):
