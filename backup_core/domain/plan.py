@@ -8,8 +8,8 @@ from datetime import timedelta
 from backup_core.domain.ranges import DiffRange, requests
 
 COPY_DEADLINE = timedelta(hours=48)
-"""How long a Copy Blob of the service may take, which gives up itself after two weeks. What it reads with is signed for as
-long: nobody says whether a copy outlives the signature it began with.
+"""How long a Copy Blob of the service is waited for, pauses between looks alone; the service itself gives up after two weeks.
+What it reads with is signed for as long: nobody says whether a copy outlives the signature it began with.
 """
 
 

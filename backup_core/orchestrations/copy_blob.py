@@ -5,7 +5,7 @@ It costs no worker time, and its history stays small: after so many looks it con
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from backup_core.domain.ending import PAUSE_SECONDS_MAX
@@ -38,10 +38,10 @@ def _waited(context: Context, request: CopyRequest) -> Flow[CopyEnd | None]:
     retries = Retries(request.retries)
     if not request.copy_id:
         started = yield from call(context, START_COPY, request.image, retries)
-        begun = now(context).isoformat()
-        request = request.model_copy(update={"copy_id": started.copy_id, "started": begun, "pause": PAUSE_FIRST})
+        request = request.model_copy(update={"copy_id": started.copy_id, "pause": PAUSE_FIRST})
     ref = CopyRef(image=request.image, copy_id=request.copy_id)
-    pause = request.pause
+    # Its own pauses and no clock: another life of the same episode must give up at the same look.
+    pause, waited = request.pause, timedelta(seconds=request.waited)
     for _ in range(LOOKS_PER_EXECUTION):
         seen = yield from call(context, CHECK_COPY, ref, retries)
         if seen.status == "success":
@@ -56,16 +56,16 @@ def _waited(context: Context, request: CopyRequest) -> Flow[CopyEnd | None]:
                 state="failed", fault=_fault(f"the service ended it as {seen.status}: {seen.why or 'no reason'}", seen)
             )
         told = yield from _reported(context, request, seen, retries)
-        late = now(context) - datetime.fromisoformat(request.started) > COPY_DEADLINE
-        if told.cancel or late:
+        if told.cancel or waited > COPY_DEADLINE:
             yield from call(context, ABORT_COPY, ref, retries)
             why = f"it was not complete after {COPY_DEADLINE}; set FULL_COPY to 'pages'"
             if told.cancel:
                 return CopyEnd(state="canceled", fault=told.fault)
             return CopyEnd(state="failed", fault=_fault(why, seen))
         yield context.create_timer(now(context) + timedelta(seconds=pause))
+        waited += timedelta(seconds=pause)
         pause = min(pause * PAUSE_GROWTH, PAUSE_SECONDS_MAX)
-    again = request.model_copy(update={"pause": pause, "retries": retries.count})
+    again = request.model_copy(update={"pause": pause, "waited": waited.total_seconds(), "retries": retries.count})
     context.continue_as_new(again.model_dump(mode="json"))
     return None
 

@@ -87,8 +87,9 @@ class CopyRequest(Message):
     image: ImageCopy
     reason: str = ""
     copy_id: str = ""
-    started: str = ""
     pause: float = 0.0
+    waited: float = 0.0
+    """Seconds: the pauses between the looks so far."""
     retries: int = 0
 
 

@@ -66,7 +66,7 @@ def _shown(ending):
 
 LATER = timedelta(minutes=7)
 TIMES = {"started", "began", "seconds"}
-"""Fields of outputs and of the next execution's input that are times: deadlines, and durations that people are shown."""
+"""Fields of outputs and of the next execution's input that are times: when something began, and how long it took, for people."""
 SCHEDULED = {EventType.TASK_SCHEDULED, EventType.SUB_CREATED, EventType.TIMER_CREATED}
 
 

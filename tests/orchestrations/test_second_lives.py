@@ -19,20 +19,7 @@ RECORDED = [one for file in sorted(FOLDER.glob("*.jsonl.gz")) for one in load(fi
 SOURCES = {path.name: ast.parse(path.read_text()) for path in sorted(Path(orchestrations.__file__).parent.glob("*.py"))}
 
 
-KNOWN = pytest.mark.xfail(
-    strict=True, reason="known fault: copy_blob gives up by the episode's time, so one life waits where another aborts the copy"
-)
-
-
-def given_up(recording):
-    """A copy that ended at its deadline."""
-    return recording.orchestrator == "copy_blob" and "was not complete after" in str(recording)
-
-
-@pytest.mark.parametrize(
-    "number",
-    [pytest.param(n, id=f"{n}-{one.orchestrator}", marks=[KNOWN] if given_up(one) else []) for n, one in enumerate(RECORDED)],
-)
+@pytest.mark.parametrize("number", [pytest.param(n, id=f"{n}-{one.orchestrator}") for n, one in enumerate(RECORDED)])
 def test_every_episode_asks_for_the_same_at_another_moment(number):
     """The same activities, sub-orchestrations and timers with the same inputs and ids, and the same end.
 
@@ -74,7 +61,6 @@ MODULES = {"uuid", "random", "secrets", "time", "os"}
 TIMES_SHOWN = {
     ("calls.py", "progress_shown"): "the time left, in the custom status",
     ("backup_disk.py", "__init__"): "when it began, in the custom status",
-    ("copy_blob.py", "_waited"): "a deadline, carried into the next execution",
     ("repoint_machine.py", "__init__"): "the beginning of the downtime, carried into the next execution",
     ("repoint_machine.py", "_ended"): "the downtime, shown to people",
 }
