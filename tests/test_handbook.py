@@ -7,13 +7,12 @@ import os
 import re
 import shlex
 import subprocess
-import time
 
 import pytest
 
 from backup_core.api import openapi
 from backup_core.api.routes import ROUTES
-from devhost.platform import REPOSITORY, Platform
+from devhost.platform import REPOSITORY, Platform, awaited
 from devhost.up import CALL
 from tests.curl import path_with_curl
 from tests.disk import PAGE, Disk
@@ -208,15 +207,7 @@ def test_the_handbooks_calls_of_the_api_work(calm, machines, tmp_path):
         assert means[0] == CALL, "as make up prints it"
         for commands in (*before, *runbooks, leaving):
             script = "\n".join(["set -euo pipefail", "sleep() { command sleep 0.2; }", *means, *commands])
-            ended = subprocess.run(
-                ["/bin/bash", "-c", script],
-                env={**_plain(), **variables, "PATH": path_with_curl(tmp_path)},
-                cwd=tmp_path,
-                text=True,
-                capture_output=True,
-                timeout=120,
-                check=False,
-            )
+            ended = shell(script, variables, tmp_path, 120)
             assert ended.returncode == 0, f"{commands}: {ended.stdout[-1500:]} {ended.stderr[-1500:]}"
             idle(platform)
 
@@ -232,14 +223,20 @@ def test_the_handbooks_calls_of_the_api_work(calm, machines, tmp_path):
     machines.delete("handbook")
 
 
+def shell(script, variables, folder, seconds):
+    """The script as pasted into a shell that has these variables; what it printed, and its status."""
+    environment = {**_plain(), **variables, "PATH": path_with_curl(folder)}
+    return subprocess.run(
+        ["/bin/bash", "-c", script], env=environment, cwd=folder, text=True, capture_output=True, timeout=seconds, check=False
+    )
+
+
 def idle(platform):
-    deadline = time.monotonic() + 60
-    while True:
+    def at_rest():
         runs = platform.api("GET", "/runs", params={"top": 50}).json()["value"]
-        if not [one for one in runs if one["state"] in ("NotStarted", "Running", "Waiting")]:
-            return
-        assert time.monotonic() < deadline, runs
-        time.sleep(0.1)
+        return not [one for one in runs if one["state"] in ("NotStarted", "Running", "Waiting")]
+
+    awaited(at_rest, "the end of all runs", timeout_seconds=60)
 
 
 def test_the_handbooks_calls_end_when_they_are_refused(calm, machines, tmp_path):
@@ -249,15 +246,7 @@ def test_the_handbooks_calls_end_when_they_are_refused(calm, machines, tmp_path)
     with Platform(tmp_path, storage=calm, machines=machines, settings=settings) as platform:
         variables = {"API": f"{platform.host.origin}/api", "KEY": "any", "VM": "x", "DISK_URL": "https://other.example/a/b"}
         script = "\n".join(["sleep() { command sleep 0.2; }", *(line for commands in readme for line in commands)])
-        ended = subprocess.run(
-            ["/bin/bash", "-c", script],
-            env={**_plain(), **variables, "PATH": path_with_curl(tmp_path)},
-            cwd=tmp_path,
-            text=True,
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
+        ended = shell(script, variables, tmp_path, 60)
         runs = platform.api("GET", "/runs").json()["value"]
 
     assert "Traceback" not in ended.stderr

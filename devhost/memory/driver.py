@@ -7,10 +7,12 @@ from collections.abc import Awaitable, Callable, Generator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from devhost.memory.instance import DirectInstance, ShadowedInstance
+from devhost.memory.instance import DirectInstance
+from devhost.memory.replayed import ShadowedInstance
 
 if TYPE_CHECKING:
-    from devhost.memory.instance import Recording, Task
+    from devhost.memory.instance import Task
+    from devhost.memory.replayed import Recording
 
 Perform = Callable[[str, dict[str, Any]], Awaitable[Any]]
 """Runs an activity by name: its JSON answer, or raises."""

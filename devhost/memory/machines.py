@@ -142,7 +142,7 @@ class MemoryMachines:
         if lun is None and held and disk and not held.is_(disk) and found.power != "deallocated":
             message = f"OperationNotAllowed: the OS disk of {machine.vm} is in use"
             raise MachineRefusedError(message)
-        self._refuse_security(found, lun, disk)
+        self._refuse_attachment(found, lun, disk)
         if disk and not (held and held.is_(disk)):
             self._lease(found, disk)
         if held and not (disk and held.is_(disk)):
@@ -152,10 +152,24 @@ class MemoryMachines:
         await self._world.after("put_disk")
         return done
 
-    def _refuse_security(self, machine: Machine, lun: int | None, disk: MachineDisk | None) -> None:
-        """Azure takes an OS disk of the machine's own security type only."""
+    def _refuse_attachment(self, machine: Machine, lun: int | None, disk: MachineDisk | None) -> None:
+        """What Azure refuses, as the emulator does (devhost/arm/refusals.py): managed disks mixed with page blobs, a disk of
+        another machine or zone, an OS disk of another security type.
+        """
+        if disk and any(one.managed != disk.managed for one in machine.disks if one.lun != lun):
+            message = "OperationNotAllowed: Addition of a managed disk to a VM with blob based disks is not supported."
+            raise MachineRefusedError(message)
         managed = self.disks.get(disk.source) if disk and disk.managed else None
-        if lun is None and managed and managed.security_type != machine.security_type:
+        if managed is None:
+            return
+        for owner in self.machines.values():
+            if owner.vm != machine.vm and any(one.source == managed.disk for one in owner.disks):
+                message = f"ConflictingUserInput: disk {managed.disk} is already owned by VM {owner.vm}."
+                raise MachineRefusedError(message)
+        if not managed.sku.endswith("_ZRS") and managed.zones != machine.zones:
+            message = f"BadRequest: disk {managed.disk} is not in the same availability zone as the VM."
+            raise MachineRefusedError(message)
+        if lun is None and managed.security_type != machine.security_type:
             message = "Security type of VM is not compatible with the security type of attached OS Disk."
             raise MachineRefusedError(message)
 

@@ -49,21 +49,22 @@ def _long_histories() -> AbstractContextManager[object]:
     return patch.object(simulation, "STEPS_PER_HISTORY", 600)
 
 
+async def _any_owner(toolbox: tools.Tools, by: Any) -> Any:  # noqa: ANN401  as the function it replaces
+    row = await toolbox.catalogue.head(by.disk)
+    assert row is not None
+    return row
+
+
 @contextmanager
 def no_fence() -> Iterator[None]:
     """Neither ownership, nor lease, nor sequence number is looked at when a run writes."""
-
-    async def any_owner(toolbox: tools.Tools, by: Any) -> Any:  # noqa: ANN401  as the function it replaces
-        row = await toolbox.catalogue.head(by.disk)
-        assert row is not None
-        return row
 
     async def anybody(*_: object) -> None:
         return
 
     with (
         patch.object(MemoryPageBlobs, "_fenced", lambda self, address, _: self._found(address)),
-        patch.object(transfer, "owned", any_owner),
+        patch.object(transfer, "owned", _any_owner),
         patch.object(shards, "allowed", anybody),
         _long_histories(),
     ):
@@ -159,13 +160,7 @@ def source_snapshot_deleted_before_commit() -> Iterator[None]:
 @contextmanager
 def unconditional_commit() -> Iterator[None]:
     """Rows are written whatever their version, and nobody asks who owns the disk before a commit."""
-
-    async def any_owner(toolbox: tools.Tools, by: Any) -> Any:  # noqa: ANN401  as the function it replaces
-        row = await toolbox.catalogue.head(by.disk)
-        assert row is not None
-        return row
-
-    with patch.object(MemoryCatalogue, "_check", lambda *_: None), patch.object(points, "owned", any_owner):
+    with patch.object(MemoryCatalogue, "_check", lambda *_: None), patch.object(points, "owned", _any_owner):
         yield
 
 

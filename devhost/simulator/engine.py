@@ -20,7 +20,8 @@ from backup_core.activities.runner import run_step
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.steps import STEPS
-from devhost.memory.instance import DirectInstance, ReplayedInstance
+from devhost.memory.instance import DirectInstance
+from devhost.memory.replayed import ReplayedInstance
 
 if TYPE_CHECKING:
     from devhost.memory.instance import Instance, Task, Unwritten

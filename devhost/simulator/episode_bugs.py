@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 from backup_core.activities import copies, images, shards, verification
 from backup_core.orchestrations import backup_disk, copy_image, deliver_disk, keep_house, restore_disk, wait_for_disk
-from devhost.memory.instance import DirectInstance, _Answer, _Execution
+from devhost.memory.instance import Answer, DirectInstance, Execution
 from devhost.simulator import engine
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 @contextmanager
 def lease_from_the_clock() -> Iterator[None]:
     """The lease depends on when the episode runs, as the SDK's own uuids do: a repeated one has another."""
-    moment, play = datetime.min.replace(tzinfo=UTC), _Execution.play
+    moment, play = datetime.min.replace(tzinfo=UTC), Execution.play
 
-    def timed(self: _Execution, at: datetime, answer: Any) -> None:  # noqa: ANN401  as the method it replaces
+    def timed(self: Execution, at: datetime, answer: Any) -> None:  # noqa: ANN401  as the method it replaces
         nonlocal moment
         moment = at
         play(self, at, answer)
@@ -31,7 +31,7 @@ def lease_from_the_clock() -> Iterator[None]:
     def timely(instance: str, purpose: str, of: str) -> str:
         return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{instance}/{purpose}/{of}/{moment}"))
 
-    with patch.object(_Execution, "play", timed), ExitStack() as patches:
+    with patch.object(Execution, "play", timed), ExitStack() as patches:
         for module in (backup_disk, restore_disk, keep_house):
             patches.enter_context(patch.object(module, "lease_id", timely))
         yield
@@ -51,7 +51,7 @@ def answer_taken_twice() -> Iterator[None]:
     """The second answer to a call is taken for the next call's."""
     answer = DirectInstance._answer  # noqa: SLF001  the guard to be removed
 
-    def whichever(self: DirectInstance, task: Task, result: Any, error: Exception | None) -> _Answer | None:  # noqa: ANN401  as the method it replaces
+    def whichever(self: DirectInstance, task: Task, result: Any, error: Exception | None) -> Answer | None:  # noqa: ANN401  as the method it replaces
         own = answer(self, task, result, error)
         if own or not self.waiting or task.kind != "activity":
             return own

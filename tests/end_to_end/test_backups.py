@@ -131,8 +131,12 @@ def test_a_busy_service_costs_retries_not_bytes(any_disk, calm, rng):
         {"verb": "GET blob", "url": disk.name, "reset": True, "skip": 1, "times": 1},
         {"verb": disk.copy_verb, "loseReply": True, "skip": 1, "times": 2},
     )
-    disk.back_up()
+    run = disk.back_up()
 
+    met = [one for one in calm.control("GET")["faults"] if one["verb"] == disk.copy_verb]
+    assert len(met) == 2
+    assert all(one["times"] == 0 for one in met), met
+    assert run["bytesTotal"] == run["bytesDone"] == 10 * MIB
     disk.check_every_point()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from devhost.platform import Host, Workers
+from devhost.platform import Host, Workers, awaited
 
 SAMPLE = Path(__file__).parent / "sample_app"
 ENDED = ("Completed", "Failed", "Terminated")
@@ -43,6 +43,11 @@ class Sample:
                 return answer.json()
             time.sleep(0.02)
         raise AssertionError(f"{instance} did not get there: {self.status(instance).text}; {self.log.read_text()[-2000:]}")
+
+    def until_notes(self, accept):
+        """Wait for so many notes, or for `accept(notes)`."""
+        enough = accept if callable(accept) else lambda notes: len(notes) >= accept
+        awaited(lambda: enough(self.notes()), "the sample app's notes")
 
     def run(self, name, asked=None):
         return self.until(self.begin(name, asked))

@@ -34,8 +34,7 @@ def test_an_activity_killed_in_the_middle_runs_again(tmp_path):
     host = SampleHost(tmp_path)
     try:
         instance = host.begin("fan_out", {"count": 2, "seconds": 0.5})
-        while len(host.notes()) < 2:
-            time.sleep(0.01)
+        host.until_notes(2)
         host.kill()
         host.start()
         ended = host.until(instance)

@@ -51,18 +51,11 @@ def test_late_messages_of_an_episode_that_never_was(faulty):
     before = len(faulty.notes())
     instance = faulty.begin("stamped")
     ended = faulty.until(instance)
-    until_notes(faulty, before + 2)
+    faulty.until_notes(before + 2)
 
     second, first = [note.removeprefix("echo ") for note in faulty.notes()[before:]]
     assert first < second == ended["output"]
     assert faulty.status(instance).json() == ended
-
-
-def until_notes(host, count):
-    deadline = time.monotonic() + 20
-    while len(host.notes()) < count:
-        assert time.monotonic() < deadline, host.notes()
-        time.sleep(0.02)
 
 
 def test_two_workers_run_the_same_episode(faulty):
@@ -71,7 +64,7 @@ def test_two_workers_run_the_same_episode(faulty):
     before = len(faulty.notes())
     instance = faulty.begin("stamped")
     ended = faulty.until(instance)
-    until_notes(faulty, before + 2)
+    faulty.until_notes(before + 2)
 
     both = {note.removeprefix("echo ") for note in faulty.notes()[before:]}
     history = faulty.status(instance, showHistory="true").json()["historyEvents"]
@@ -93,7 +86,7 @@ def test_an_activity_that_is_delivered_again_after_the_end(faulty):
     before = len(faulty.notes())
     instance = faulty.begin("stamped")
     ended = faulty.until(instance)
-    until_notes(faulty, before + 2)
+    faulty.until_notes(before + 2)
 
     first, second = faulty.notes()[before:]
     assert first == second
@@ -106,7 +99,7 @@ def test_an_answer_that_is_held_back_past_the_end(faulty):
     faulty.faults({"fault": "holdAnswer", "name": "echo", "late": True})
     before = len(faulty.notes())
     instance = faulty.begin("stamped")
-    until_notes(faulty, before + 1)
+    faulty.until_notes(before + 1)
     shown = faulty.status(instance).json()
     faulty.call("POST", f"{INSTANCES}/{instance}/terminate?reason=enough")
     ended = faulty.until(instance)
@@ -148,11 +141,11 @@ def test_what_a_dead_worker_held_stands_still_for_its_time(tmp_path):
     host = SampleHost(tmp_path, DEVHOST_INVISIBLE_SECONDS=f"{invisible:g}")
     try:
         instance = host.begin("fan_out", {"count": 1, "seconds": 1.0})
-        until_notes(host, 1)
+        host.until_notes(1)
         host.kill()
         killed = time.monotonic()
         host.start()
-        until_notes(host, 2)
+        host.until_notes(2)
         # It was renewed before a third of its time was over.
         assert time.monotonic() - killed > invisible * 0.6
         assert host.until(instance)["output"]["sum"] == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -19,15 +18,6 @@ TWELVE = datetime(2026, 11, 28, 12, tzinfo=UTC)
 HOURLY = Schedule("0 0 * * * *")
 
 
-def wait_for_notes(host, accept, seconds=20):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if accept(host.notes()):
-            return
-        time.sleep(0.05)
-    raise AssertionError(host.notes())
-
-
 def told(host):
     """What each firing was told, and when it was."""
     found = [json.loads(note.removeprefix("told ")) for note in host.notes() if note.startswith("told ")]
@@ -37,7 +27,7 @@ def told(host):
 def test_on_demand(host):
     """The admin address fires it, as the real host's does; an unknown name is not found."""
     host.fire("tick")
-    wait_for_notes(host, lambda notes: "tick past_due=False" in notes and told(host))
+    host.until_notes(lambda notes: "tick past_due=False" in notes and told(host))
 
     (status,) = told(host)
     assert status["Last"] == status["LastUpdated"] == NEVER
@@ -51,13 +41,13 @@ def test_on_schedule_and_past_due(tmp_path):
     host = SampleHost(tmp_path, timers="schedule", SAMPLE_SCHEDULE="* * * * * *")
     missed = Status(TWELVE.replace(year=2020), TWELVE.replace(year=2020) + SECOND, TWELVE.replace(year=2020))
     try:
-        wait_for_notes(host, lambda notes: "tick past_due=False" in notes)
+        host.until_notes(lambda notes: "tick past_due=False" in notes)
         host.kill()
         with sqlite3.connect(tmp_path / "hub.sqlite") as hub:
             hub.execute("UPDATE timer_status SET status=?", (json.dumps(missed.told),))
         before = len(told(host))
         host.start()
-        wait_for_notes(host, lambda notes: len(told(host)) > before + 1)
+        host.until_notes(lambda notes: len(told(host)) > before + 1)
     finally:
         host.stop()
 
@@ -72,7 +62,7 @@ def test_early_firings_serve_each_due_time_once(tmp_path):
     """Half a second early, on time, early again: `Next` tells the due time, and none comes twice or is left out."""
     host = SampleHost(tmp_path, timers="schedule", SAMPLE_SCHEDULE="* * * * * *", **{EARLY: "0.5,0"})
     try:
-        wait_for_notes(host, lambda notes: len(told(host)) >= 4)
+        host.until_notes(lambda notes: len(told(host)) >= 4)
     finally:
         host.stop()
 

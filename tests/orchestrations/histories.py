@@ -26,7 +26,8 @@ from backup_core.orchestrations.registry import ORCHESTRATORS
 from devhost.functions.protocol import EventType, format_time, parse_time
 from devhost.functions.replay import Ending
 from devhost.memory.driver import Driver
-from devhost.memory.instance import VERSION, Recording, replayed
+from devhost.memory.instance import VERSION
+from devhost.memory.replayed import Recording, replayed
 
 FOLDER = Path(__file__).parent / "recorded"
 CODE = Path(orchestrations.__file__).parent

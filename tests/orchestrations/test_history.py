@@ -17,7 +17,7 @@ from backup_core.steps.backup import BackupRequest
 from backup_core.steps.copying import ImageCopy
 from backup_core.steps.messages import RunRef
 from backup_core.steps.restore import CopyImage, RepointRequest, WaitForDisk
-from devhost.memory.instance import ReplayedInstance
+from devhost.memory.replayed import ReplayedInstance
 
 HISTORY_BYTES_MAX = 64 * 1024
 SHARDS = DISK_BYTES_MAX // GIB

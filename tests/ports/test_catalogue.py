@@ -256,11 +256,16 @@ async def test_claims_have_versions(ports):
     assert await ports.catalogue.claims("nobody") == []
 
 
-async def test_a_point_is_marked_then_deleted(ports):
-    """Each under the version it was decided on; gone is gone."""
+async def committed(ports):
+    """A disk with one point; the point's row."""
     etag = await ports.catalogue.put_head(Head(DISK), None)
     await ports.catalogue.commit([point_of(1)], Head(DISK), etag)
-    row = await ports.catalogue.point(DISK, point_of(1).point)
+    return await ports.catalogue.point(DISK, point_of(1).point)
+
+
+async def test_a_point_is_marked_then_deleted(ports):
+    """Each under the version it was decided on; gone is gone."""
+    row = await committed(ports)
     marked = await ports.catalogue.mark_deleting(row)
     with pytest.raises(RowChangedError):
         await ports.catalogue.mark_deleting(row)
@@ -275,9 +280,7 @@ async def test_a_point_is_marked_then_deleted(ports):
 
 async def test_a_point_is_marked_lost(ports):
     """Under the version it was decided on."""
-    etag = await ports.catalogue.put_head(Head(DISK), None)
-    await ports.catalogue.commit([point_of(1)], Head(DISK), etag)
-    row = await ports.catalogue.point(DISK, point_of(1).point)
+    row = await committed(ports)
     marked = await ports.catalogue.mark_lost(row)
     with pytest.raises(RowChangedError):
         await ports.catalogue.mark_lost(row)

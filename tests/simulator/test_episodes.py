@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from devhost.memory.instance import DirectInstance, ReplayedInstance
+from devhost.memory.instance import DirectInstance
+from devhost.memory.replayed import ReplayedInstance
 
 INSTANCE = "someone"
 
