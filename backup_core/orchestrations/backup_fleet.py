@@ -59,8 +59,6 @@ def _lanes(context: Context, request: FleetRequest) -> Flow[LaneEnd]:
             ended.update(end.ended)
             failed, names = failed + end.failed, names + end.names
         else:
-            failed, names = (
-                failed + 1,
-                [*names, f"lane {lane}: {raw.why if isinstance(raw, Crashed) else 'no answer of its own'}"],
-            )
+            why = raw.why if isinstance(raw, Crashed) else "no answer of its own"
+            failed, names = failed + 1, [*names, f"lane {lane}: {why}"]
     return LaneEnd(ended=dict(ended), failed=failed, names=names[:NAMED_MAX])

@@ -75,8 +75,8 @@ class Retries:
 def now(context: Context) -> datetime:
     """When the episode began: the same in every replay, but not when the episode runs a second time.
 
-    So it is good for three things: when a timer fires, what people are shown, and a deadline that is carried into the next
-    execution. It enters no input of a step or of another orchestration; activities ask the catalogue what time it is.
+    So it is good for two things: when a timer fires, and what people are shown. No branch depends on it, and it enters no
+    input of a step or of another orchestration; activities ask the catalogue what time it is.
     """
     return context.current_utc_datetime
 
