@@ -11,8 +11,9 @@ from tests.infra.test_telemetry import QUERIES, raised
 
 
 def heard(platform, wanted):
-    """The newest event for which `wanted` holds, once there is one."""
-    return awaited(lambda: [one for one in platform.host.events() if wanted(one)], "an event that is told")[-1]
+    """The newest event for which `wanted` holds, once there is one: a watch or a night goes through the disks of all tests."""
+    found = awaited(lambda: [one for one in platform.host.events() if wanted(one)], "an event", timeout_seconds=180)
+    return found[-1]
 
 
 def test_a_run_has_a_line_per_phase_and_one_for_its_end(disk, platform):
@@ -43,16 +44,26 @@ def test_the_watch_tells_how_each_disk_stands(disk, platform):
     assert fleet["disks"] >= 1
 
 
-def test_workbook_and_alerts_read_what_a_run_really_tells(disk, platform):
-    """Every field that a query names is in the lines of a backup, a watch and a night; a failed run is heard, a good one is not."""
+def test_workbook_and_alerts_read_what_a_run_really_tells(disk, calm, platform):
+    """Every field that a query names is in the lines of backups, a watch and a night; a failed run, a cleaning that failed and a
+    lost point are heard, a good run is not.
+    """
     disk.write(0, b"\1" * PAGE)
     good = disk.back_up()["id"]
+    calm.faults({"verb": "DELETE blob", "url": disk.name, "status": 409, "code": "BlobImmutableDueToPolicy", "times": 1})
+    warned = disk.back_up()["id"]
+    calm.faults()
+    with platform.blobs(platform.storage.backup) as client:
+        first = disk.points()[-1]
+        client.get_blob_client(platform.settings["HEADS_CONTAINER"], first["blob"], snapshot=first["snapshot"]).delete_blob()
     disk.blob.delete_blob(delete_snapshots="include")
     failed = platform.wait(platform.api("POST", f"/disks/{disk.name}/backups").json()["id"])
     platform.host.fire("watch_disks")
-    platform.host.fire("housekeeping")
     seen = heard(platform, lambda one: one["event"] == "disk" and one["disk"] == disk.name and one["last_status"] == "Failed")
     heard(platform, lambda one: one["event"] == "fleet")
+    platform.host.fire("housekeeping")
+    lost = heard(platform, lambda one: one["event"] == "lost" and one["disk"] == disk.name)
+    warning = heard(platform, lambda one: one["event"] == "warning" and one["run"] == warned)
 
     told = platform.host.events()
     for name, query in QUERIES:
@@ -61,6 +72,8 @@ def test_workbook_and_alerts_read_what_a_run_really_tells(disk, platform):
         assert lines or kind == "tidied", f"{name}: nothing tells of {kind}"  # a clean night has nothing to tell
         for line in lines:
             assert kql.fields(query) <= set(line), name
+    assert raised("warning", warning) == {"run-warning"}
+    assert raised("lost", lost) == {"points-lost"}
     assert all(len(json.dumps(one)) < 1024 for one in told if one.get("state") != "Failed"), "the handbook's cost model says so"
     ends = {one["run"]: one for one in told if one["event"] == "run"}
     assert raised("run", ends[good]) == set()
