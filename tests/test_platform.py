@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -21,7 +20,7 @@ from azure.data.tables import ResourceTypes as TableResources
 from azure.data.tables import generate_account_sas as generate_table_sas
 from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
 
-from devhost.platform import REPOSITORY, Platform
+from devhost.platform import REPOSITORY, Platform, awaited
 from tests.curl import path_with_curl
 from tests.disk import Disk
 from tests.infra import kql
@@ -51,12 +50,10 @@ def command_lines():
 
 def becomes(condition, seconds=15):
     """Whether `condition` comes true in that time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
+    try:
+        return awaited(condition, "a condition", timeout_seconds=seconds)
+    except TimeoutError:
+        return False
 
 
 def gone(pids):

@@ -15,6 +15,7 @@ from azure.core.pipeline.policies import AsyncRetryPolicy
 from azure.core.rest import HttpRequest
 from azure.mgmt.compute.models import Disk, VirtualMachineUpdate
 
+from backup_core.domain.ending import PAUSE_SECONDS_MAX
 from backup_core.domain.errors import (
     AccessDeniedError,
     BackupError,
@@ -41,8 +42,6 @@ WAIT_SECONDS = 90.0
 """How long a change is waited for within a call; an activity is to end within minutes."""
 RETRY_AFTER_MAX = 10.0
 """Seconds of a Retry-After that are slept out within a call."""
-WAIT_SECONDS_MAX = 300
-"""Seconds of a Retry-After that a durable timer waits out before the step is tried again: well below a heartbeat's limit."""
 RUN_TAG = "pagekeeper-run"
 _BUSY = frozenset(
     {"Conflict", "AnotherOperationInProgress", "OperationPreempted", "RetryableError", "AttachDiskWhileBeingDetached"}
@@ -99,7 +98,7 @@ def _fault(error: HttpResponseError, what: str) -> BackupError:
 def _waiting(fault: BackupError, error: HttpResponseError) -> BackupError:
     """The fault with the service's Retry-After, as far as a run may wait without a heartbeat."""
     told = str(getattr(error.response, "headers", {}).get("Retry-After", ""))
-    fault.wait_seconds = min(int(told[:9]), WAIT_SECONDS_MAX) if told.isascii() and told.isdigit() else 0
+    fault.wait_seconds = min(int(told[:9]), int(PAUSE_SECONDS_MAX)) if told.isascii() and told.isdigit() else 0
     return fault
 
 

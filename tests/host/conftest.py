@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -36,13 +35,11 @@ class Sample:
         return self.call("GET", f"/runtime/webhooks/durabletask/instances/{instance}", params=query)
 
     def until(self, instance, accept=lambda shown: shown["runtimeStatus"] in ENDED, seconds=60):
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        def reached():
             answer = self.status(instance)
-            if answer.status_code in (200, 202) and accept(answer.json()):
-                return answer.json()
-            time.sleep(0.02)
-        raise AssertionError(f"{instance} did not get there: {self.status(instance).text}; {self.log.read_text()[-2000:]}")
+            return answer.status_code in (200, 202) and accept(answer.json()) and answer.json()
+
+        return awaited(reached, f"the wanted state of {instance}", timeout_seconds=seconds)
 
     def until_notes(self, accept):
         """Wait for so many notes, or for `accept(notes)`."""
