@@ -21,7 +21,8 @@ from tests.disk import Disk
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-SEED = int(os.environ.get("PAGEKEEPER_SEED", random.randrange(10**9)))
+# Set for the workers of a parallel run as well, which inherit it.
+SEED = int(os.environ.setdefault("PAGEKEEPER_SEED", str(random.randrange(10**9))))
 
 
 def pytest_report_header():
@@ -29,8 +30,13 @@ def pytest_report_header():
 
 
 def pytest_collection_modifyitems(config, items):
-    """On a slower host each test may take longer as well; what only the development host can do is skipped on another."""
+    """On a slower host each test may take longer as well; what only the development host can do is skipped on another.
+
+    What needs the emulator is marked, so that `make quick` can leave it out.
+    """
     for item in items:
+        if "storage" in item.fixturenames:
+            item.add_marker("platform")
         if os.environ.get(HOST_COMMAND) and item.get_closest_marker("development_host"):
             item.add_marker(pytest.mark.skip(reason="needs the development host's faults on demand"))
         own = item.get_closest_marker("timeout")

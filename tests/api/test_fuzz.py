@@ -32,6 +32,7 @@ from devhost.platform import DISKS_CONTAINER, Platform
 from tests.conftest import SEED
 from tests.disk import PAGE, Disk
 
+pytestmark = pytest.mark.timeout(3600)
 REQUESTS = int(os.environ.get("PAGEKEEPER_FUZZ", "2000"))
 SCHEMA = schemathesis.openapi.from_dict(document(ROUTES, "http://127.0.0.1/api"))
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance]
@@ -87,7 +88,7 @@ class Fire:
     """The app with sign-in by roles, one real disk with a restore point and a machine, and what came of all requests."""
 
     def __init__(self, storage, machines, folder):
-        self.rng, self.sent, self.statuses = random.Random(SEED), 0, Counter()
+        self.rng, self.sent, self.generated, self.statuses = random.Random(SEED), 0, 0, Counter()
         self.proxy, self.connections = Proxy(), folder / "connections"
         proxied = f"http://127.0.0.1:{self.proxy.port}"
         environment = {
@@ -248,15 +249,6 @@ class Fire:
             self.judge(route, roles, answer)
 
 
-@pytest.fixture(scope="module")
-def fire(storage, all_machines, tmp_path_factory):
-    storage.reset()
-    all_machines.reset()
-    made = Fire(storage, all_machines, tmp_path_factory.mktemp("fire"))
-    yield made
-    made.close()
-
-
 def generated_calls(fire, route, mode):
     """Requests that the description permits, or forbids."""
 
@@ -272,16 +264,27 @@ def generated_calls(fire, route, mode):
     call()
 
 
-@pytest.mark.timeout(3600)
+@pytest.fixture(scope="module")
+def fire(storage, all_machines, tmp_path_factory):
+    """The app, after all requests: each test here looks at what they did, whichever tests run beside it."""
+    print(f"seed {SEED}, {REQUESTS} requests")
+    storage.reset()
+    all_machines.reset()
+    made = Fire(storage, all_machines, tmp_path_factory.mktemp("fire"))
+    try:
+        for route, mode in CASES:
+            generated_calls(made, route, mode)
+        made.generated = made.sent
+        while made.sent < REQUESTS:
+            made.send(*made.hostile())
+        yield made
+    finally:
+        made.close()
+
+
 def test_hostile_requests(fire):
     """Generated from the description, well formed and not; then by hand, with what attackers try."""
-    print(f"seed {SEED}, {REQUESTS} requests")
-    for route, mode in CASES:
-        generated_calls(fire, route, mode)
-    generated = fire.sent
-    while fire.sent < REQUESTS:
-        fire.send(*fire.hostile())
-    print(f"{generated} generated, {fire.sent - generated} by hand: {dict(sorted(fire.statuses.items()))}")
+    print(f"{fire.generated} generated, {fire.sent - fire.generated} by hand: {dict(sorted(fire.statuses.items()))}")
 
     assert fire.statuses[200] > REQUESTS // 50, "some of them must have meant something"
     assert fire.statuses[400] > REQUESTS // 5
