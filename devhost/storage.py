@@ -105,7 +105,7 @@ class Storage(Served):
         self.control("POST", "faults", list(rules))
 
     def switch(self, **switches: object) -> None:
-        """Turn switches: diff, copies, limits."""
+        """Turn switches: diff, diffEnds, copies, limits."""
         self.control("POST", "switches", switches)
 
     def counts(self) -> dict[str, dict[str, int]]:

@@ -47,7 +47,6 @@ def status_of(policy: Policy, head: Head | None, runs: Sequence[Run], schedule: 
     # What is left of a former source says nothing of the present one.
     pair = head.pair if head and head.source == policy.source else None
     taken = snapshot_time(pair.source_snapshot) if pair else None
-    due = max(overdue_since(schedule, now), policy.since)
     ended = (run for run in runs if run.operation == "backup" and run.ended_for_good and run.state != "Skipped")
     backups = (run for run in ended if run.created >= policy.since.replace(microsecond=0))
     window = window_begun_by(schedule, now)
@@ -60,7 +59,7 @@ def status_of(policy: Policy, head: Head | None, runs: Sequence[Run], schedule: 
         newest_point=pair.point if pair else "",
         last_success=taken,
         rpo_seconds=max(0, int((now - taken).total_seconds())) if taken else None,
-        overdue=policy.protected and (bool(policy.unprotected) or (taken or policy.since) < due),
+        overdue=policy.protected and (bool(policy.unprotected) or (taken or policy.since) < overdue_since(schedule, now)),
         window_without_run=None if is_served else window,
         window_run=next((run for run in runs if run.window and _began_since(run, window)), None),
         last=last,

@@ -66,7 +66,8 @@ function allocated(target, start, end) {
 async function diff(handler, previous, target, context) {
   const created = (doc) => Number(new Date(doc.properties.creationTime));
   if (created(previous) !== created(target)) throw fail(context, 409, "BlobOverwritten");
-  const [start, end] = window_(context, target);
+  const [start, last] = window_(context, target);
+  const end = switches.diffEnds ? Math.max(start, Math.min(last, previous.properties.contentLength)) : last;
   if (switches.diff === "writes") return tracking.since(previous, target, start, end);
   return differing(handler, previous, target, start, end, context);
 }

@@ -4,6 +4,8 @@
 const defaults = () => ({
   // "writes": as the service, every written or cleared page; "content": only pages whose bytes differ.
   diff: "writes",
+  // Whether a diff ends where its previous snapshot ended, so that what a disk has grown by is not in it.
+  diffEnds: false,
   // Copies of at least `pendingFromBytes` stay pending for `pendingMs`; "hold" keeps every copy pending until told.
   copies: { mode: "timed", pendingFromBytes: 8 * 1024 * 1024, pendingMs: 2000 },
   // Per-blob limits: {requestsPerSecond, bytesPerSecond}; null is unlimited.
@@ -16,6 +18,7 @@ const switches = defaults();
 function set(values) {
   const checks = {
     diff: (v) => v === "writes" || v === "content",
+    diffEnds: (v) => typeof v === "boolean",
     copies: (v) => ["timed", "hold"].includes(v.mode) && v.pendingFromBytes >= 0 && v.pendingMs >= 0,
     limits: (v) => v === null || (v.requestsPerSecond > 0 && v.bytesPerSecond > 0),
   };

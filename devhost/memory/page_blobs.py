@@ -73,6 +73,8 @@ class MemoryPageBlobs:
         """Containers in which this app may not write, as far as it asks."""
         self.copies_held = False
         """Copies stay pending until `end_copy`."""
+        self.diffs_end = False
+        """Diffs end where the previous snapshot ended: what a disk has grown by is not in them."""
         self.lies = 0
         """Diffs that are still to hide one page which is newly allocated: an under-reporting service."""
 
@@ -371,7 +373,7 @@ class MemoryPageBlobs:
         if self.lies and hidden is not None:
             self.lies -= 1
             del changes[hidden]
-        ranges = _merged(changes, window, found.size)
+        ranges = _merged(changes, window, min(before.size, found.size) if self.diffs_end else found.size)
         await self._world.after("diff")
         for one in ranges:
             yield one

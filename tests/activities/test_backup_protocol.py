@@ -65,7 +65,10 @@ async def test_metadata_describes_each_point(scene):
     assert scene.mark().state == "committed"
 
 
-async def test_growth_reads_the_whole_new_tail(scene):
+@pytest.mark.parametrize("diffs_end", [False, True])
+async def test_growth_reads_the_whole_new_tail(scene, diffs_end):
+    """Also where a diff ends at the size that the older snapshot had."""
+    scene.blobs.diffs_end = diffs_end
     await scene.back_up()
     blob = scene.blobs.blobs[scene.source()]
     blob.size = 48 * PAGE
@@ -291,7 +294,8 @@ async def test_the_source_is_never_written_or_leased(scene):
     assert (blob.etag, blob.content(), blob.lease) == (*before, "")
 
 
-async def test_the_old_source_snapshot_is_kept_while_the_new_pair_is_in_doubt(scene):
+@pytest.mark.parametrize("half", ["source", "backup"])
+async def test_the_old_source_snapshot_is_kept_while_the_new_pair_is_in_doubt(scene, half):
     """Both halves of the new pair are looked up before the old snapshot goes; when one is missing, nothing is deleted."""
     await scene.back_up()
     (old,) = scene.blobs.blobs[scene.source()].snapshots
@@ -300,7 +304,8 @@ async def test_the_old_source_snapshot_is_kept_while_the_new_pair_is_in_doubt(sc
 
     async def perform(name, asked):
         if name == "drop_previous_snapshot":
-            scene.head_blob().snapshots.pop(scene.head_row().pair.backup_snapshot)
+            blob = scene.head_blob() if half == "backup" else scene.blobs.blobs[scene.source()]
+            blob.snapshots.pop(getattr(scene.head_row().pair, f"{half}_snapshot"))
         return await scene.perform(name, asked)
 
     driver._perform = perform

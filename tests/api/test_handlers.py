@@ -323,6 +323,17 @@ async def test_a_disk_never_backed_up_is_overdue_in_time(api, scene):
     assert (await shown_disk(api))["overdue"] is True
 
 
+async def test_a_disk_that_got_its_source_back_is_not_overdue_for_that(api, scene):
+    """What counts is when its newest restore point was taken, not since when it has the source that this was taken of."""
+    scene.protect()
+    await scene.back_up()
+    scene.world.pass_time(timedelta(hours=1))
+    row = scene.catalogue.rows["vm", "policy"]
+    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, source_since=scene.world.now))
+
+    assert (await shown_disk(api))["overdue"] is False
+
+
 # -- machines and restores ----------------------------------------------------------------------------------------------
 
 

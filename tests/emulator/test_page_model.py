@@ -118,6 +118,19 @@ def test_listings_agree_with_the_model(source, calm, rng, kind):
                 assert set(pages_of(client.list_page_ranges(**window))) == state.allocated(first, last)
 
 
+def test_a_diff_ends_where_it_is_told_to(source, calm):
+    """With its blob, or with the previous snapshot: what a disk has grown by is then in no diff."""
+    blob = source.page_blob("disk", 16)
+    previous = blob.create_snapshot()["snapshot"]
+    blob.resize_blob(32 * PAGE)
+    for page in (3, 20):
+        blob.upload_page(b"\1" * PAGE, page * PAGE, PAGE)
+    for ends, pages in ((False, {3, 20}), (True, {3})):
+        for kind in ("writes", "content"):
+            calm.switch(diff=kind, diffEnds=ends)
+            assert set(pages_of(blob.list_page_ranges(previous_snapshot=previous))) == pages
+
+
 def test_resizes_agree_with_the_model(source, rng):
     """Growing adds empty pages, shrinking drops them for good, and the diff says so."""
     blob, model = source.page_blob("disk", 64), Model(64)

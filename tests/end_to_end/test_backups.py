@@ -107,7 +107,10 @@ def test_bytes_travel_once_and_nothing_is_listed_per_chunk(any_disk, calm):
     assert counts["GET pagelist"]["requests"] == 8
 
 
-def test_growth_end_to_end(disk):
+@pytest.mark.parametrize("ends", [False, True])
+def test_growth_end_to_end(disk, calm, ends):
+    """Also where a diff ends at the size that the older snapshot had."""
+    calm.switch(diffEnds=ends)
     disk.write(0, b"\1" * PAGE)
     disk.back_up()
     disk.blob.resize_blob(20 * MIB)

@@ -215,6 +215,7 @@ async def test_a_source_has_one_disk(ports):
     assert await ports.catalogue.claim_source("https://s/c/other", "two") == "two"
     assert await ports.catalogue.disks() == ["one", "two"]
     await ports.catalogue.release_source("https://s/c/b", "two")
+    assert await ports.catalogue.source_holder("https://s/c/b") == "one"
     await ports.catalogue.release_source("https://s/c/b", "one")
     await ports.catalogue.release_source("https://s/c/b", "one")
 

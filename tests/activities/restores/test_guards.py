@@ -178,6 +178,44 @@ async def test_a_head_that_was_adopted_is_never_discarded(scene):
 
 
 @pytest.mark.parametrize("fields", [into(), {"adopt": True}], ids=["into the machine", "adopted alone"])
+async def test_a_head_that_was_committed_is_never_discarded(scene, fields):
+    """Though the catalogue names another one by then: it holds a restore point."""
+
+    def another_head(asked):
+        row = scene.catalogue.rows["vm", "head"]
+        if asked["image"]["becomes"] == "head":
+            scene.catalogue.rows["vm", "head"] = replace(row, value=replace(row.value, head="vm/another"))
+
+    driver = before_step(scene, "discard_image", another_head)
+    inner = driver._perform
+
+    async def perform(name, asked):
+        answer = await inner(name, asked)
+        lost = {"fault": {**FINAL, "message": "the reply was lost"}, "value": None}
+        return lost if name == "commit_point" else answer
+
+    driver._perform = perform
+    with pytest.raises(RestoreFailedError, match="the reply was lost"):
+        await scene.restore(scene.points()[0], driver=driver, **fields)
+
+    newest = scene.points()[-1]
+    assert newest.kind == "restored"
+    assert scene.head_row().head == "vm/another"
+    assert scene.content(newest) == scene.content(scene.points()[0])
+
+
+@pytest.mark.parametrize("fields", [into(), {"adopt": True}], ids=["into the machine", "adopted alone"])
+async def test_after_an_adoption_no_head_is_leased(scene, fields):
+    """Neither the new one nor the one that the disk had before, whose points are still there."""
+    former = scene.head_row().head
+    await scene.restore(scene.points()[0], **fields)
+
+    leases = {at.name: blob.lease for at, blob in scene.blobs.blobs.items() if at.container == "heads"}
+    assert leases == {former: "", scene.head_row().head: ""}
+    assert former != scene.head_row().head
+
+
+@pytest.mark.parametrize("fields", [into(), {"adopt": True}], ids=["into the machine", "adopted alone"])
 async def test_a_commit_that_hangs_makes_no_point_of_a_head_that_is_discarded(scene, fields):
     """Another delivery of it failed for good, so the restore fails and removes its head; right after that the hung one goes on."""
     commit, delete, hung = scene.catalogue.commit, scene.blobs.delete_own, []

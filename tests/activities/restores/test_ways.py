@@ -162,6 +162,14 @@ async def test_to_another_account(scene):
     assert scene.points()[-1].kind == "incremental"
 
 
+async def test_a_tier_is_not_sent_to_another_account(scene):
+    """Its kind of account may have none: the service would refuse the blob."""
+    scene.blob(scene.source().url).tier = "P30"
+    await scene.restore(scene.points()[0], target=f"{OTHER}/vhds/restored.vhd")
+
+    assert scene.blob(f"{OTHER}/vhds/restored.vhd").tier == ""
+
+
 async def test_a_disk_whose_source_and_registration_are_gone(scene):
     """Point named, target given: the restore points are enough."""
     point = scene.points()[0]
