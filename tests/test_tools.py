@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
+import yaml
 
 from devhost.platform import REPOSITORY
 from tools import audit, setup
@@ -76,6 +80,31 @@ def test_lint_calls_both():
 
     assert "tools/audit.py" in lint
     assert "bandit -q -ll -c pyproject.toml -r backup_core function_app.py devhost tools" in lint
+
+
+def test_pre_commit_runs_what_lint_runs():
+    """From this repository alone: nothing of its hooks is fetched from anywhere."""
+    text = (REPOSITORY / "Makefile").read_text()
+    lint = re.findall(r"\$\(BIN\)/(\S+(?: (?:format|check|tools/\S+))?)", text[text.index("\nlint:") : text.index("\ncloud:")])
+    kept = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = [hook["entry"].removeprefix(".venv/bin/") for one in kept for hook in one["hooks"]]
+
+    assert [one["repo"] for one in kept] == ["local"]
+    assert len(lint) == 6
+    assert [command for command in lint if not any(hook.startswith(command) for hook in hooks)] == []
+    assert len(hooks) == len(lint)
+    assert next(hook for hook in hooks if hook.startswith("bandit")) in text
+
+
+def test_ci_calls_what_anybody_can_run_on_every_python_that_is_supported():
+    """The oldest that pyproject.toml promises, and all after it."""
+    job = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["test"]
+    oldest = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["requires-python"]
+
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    assert os.access(REPOSITORY / ".ci" / "run", os.X_OK)
+    assert job["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    assert oldest == ">=3.11"
 
 
 # -- set-up -----------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import asyncio
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from backup_core import __version__
 from backup_core.activities.rebuild import carry_out, disks_to_survey, survey
 from backup_core.api.context import Api, log
 from backup_core.api.http import Answer, RefusedError, Request, answer, parsed
@@ -81,7 +82,8 @@ async def _look(api: Api) -> HealthAnswer:
     for name, result in zip(checks, results, strict=True):
         if isinstance(result, BaseException):
             log.error("health check %s failed: %s", name, redacted(str(result)))
-    return HealthAnswer(status="ok" if all(value == "ok" for value in shown.values()) else "unhealthy", checks=shown)
+    well = all(value == "ok" for value in shown.values())
+    return HealthAnswer(version=__version__, status="ok" if well else "unhealthy", checks=shown)
 
 
 async def _reach_catalogue(api: Api) -> None:

@@ -526,7 +526,8 @@ class ErrorEnvelope(_Answer):
 
 
 class HealthAnswer(_Answer):
-    """Whether the catalogue and the backup account answer."""
+    """Whether the catalogue and the backup account answer, and which version of the app does."""
 
+    version: str
     status: Literal["ok", "unhealthy"]
     checks: dict[str, str]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic.json_schema import models_json_schema
 
+from backup_core import __version__
 from backup_core.api.http import Answer
 from backup_core.api.models import ErrorEnvelope
 
@@ -34,7 +35,7 @@ def document(routes: Iterable[Route], base: str) -> dict[str, Any]:
         paths.setdefault(f"/{route.path}", {})[route.method.lower()] = _operation(route)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Pagekeeper", "version": "1", "description": "Backups of page-blob disks."},
+        "info": {"title": "Pagekeeper", "version": __version__, "description": "Backups of page-blob disks."},
         "servers": [{"url": base}],
         "security": [{"functionKey": []}],
         "paths": paths,

@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from backup_core import __version__
 from backup_core.domain.redaction import redacted
 
 if TYPE_CHECKING:
@@ -28,9 +29,12 @@ class Event:
 
     @property
     def line(self) -> str:
-        """The event as its line in the log, free of secrets: value by value, since in the line a code would look like one."""
+        """The event as its line in the log, with the app's version, free of secrets: value by value, since in the line a code
+        would look like one.
+        """
         said = {name: redacted(value) if isinstance(value, str) else value for name, value in asdict(self).items()}
-        return PREFIX + json.dumps({"event": self.event, **said}, ensure_ascii=True, separators=(",", ":"))
+        told = {"event": self.event, "version": __version__, **said}
+        return PREFIX + json.dumps(told, ensure_ascii=True, separators=(",", ":"))
 
     @property
     def severity(self) -> str:

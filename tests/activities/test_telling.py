@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 
+from backup_core import __version__
 from backup_core.activities.watch import watch
 from backup_core.adapters.journal import LogJournal
 from backup_core.domain.churn import churn_ratio
@@ -159,15 +160,19 @@ def test_a_line_is_json_with_the_declared_fields_and_no_secret(caplog):
     record = caplog.records[0]
     said = json.loads(record.getMessage().removeprefix(PREFIX))
     assert record.levelname == "WARNING"
-    assert set(said) == {"event", *asdict(event)}
-    assert said == {"event": "phase", **asdict(event), "attention": "https://a.test/x?sig=REDACTED&se=1"}
+    assert said == {
+        "event": "phase",
+        "version": __version__,
+        **asdict(event),
+        "attention": "https://a.test/x?sig=REDACTED&se=1",
+    }
 
 
 def test_a_field_is_not_taken_for_a_secret_by_its_name():
     """Whatever is told under any name arrives: alerts and workbook read codes."""
     for kind in EVENTS:
         event = kind(**{field.name: f"a-{field.name}" for field in fields(kind)})
-        assert json.loads(event.line.removeprefix(PREFIX)) == {"event": kind.event, **asdict(event)}
+        assert json.loads(event.line.removeprefix(PREFIX)) == {"event": kind.event, "version": __version__, **asdict(event)}
 
 
 def test_events_have_names_of_their_own():

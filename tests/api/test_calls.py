@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import requests
 
+from backup_core import __version__
 from backup_core.api.catalogue import HEALTH_PROBE
 from backup_core.api.routes import ROUTES
 from devhost.platform import awaited
@@ -135,12 +136,20 @@ def test_health_tells_the_truth(platform, calm):
         awaited(lambda: platform.api("GET", "/health").json()["status"] == status, f"health to be {status}")
         return platform.api("GET", "/health")
 
-    assert becomes("ok").json() == {"status": "ok", "checks": {"catalogue": "ok", "backupAccount": "ok"}}
+    assert becomes("ok").json() == {
+        "version": __version__,
+        "status": "ok",
+        "checks": {"catalogue": "ok", "backupAccount": "ok"},
+    }
     calm.faults({"url": HEALTH_PROBE, "status": 403, "code": "AuthorizationFailure", "times": 99})
     sick = becomes("unhealthy")
 
     assert sick.status_code == requests.codes.service_unavailable
-    assert sick.json() == {"status": "unhealthy", "checks": {"catalogue": "ok", "backupAccount": "failed"}}
+    assert sick.json() == {
+        "version": __version__,
+        "status": "unhealthy",
+        "checks": {"catalogue": "ok", "backupAccount": "failed"},
+    }
     calm.reset()
     assert becomes("ok").ok
 

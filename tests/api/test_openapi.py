@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 import schemathesis
 
+from backup_core import __version__
 from backup_core.api.openapi import document
 from backup_core.api.routes import ROUTES
 
@@ -17,6 +18,7 @@ SCHEMA = schemathesis.openapi.from_dict(document(ROUTES, "http://127.0.0.1/api")
 def test_every_call_is_described(platform):
     shown = platform.api("GET", "/openapi.json").json()
 
+    assert shown["info"]["version"] == __version__
     assert shown["servers"] == [{"url": f"{platform.host.origin}/api"}]
     described = {(method.upper(), path) for path, methods in shown["paths"].items() for method in methods}
     assert described == {(route.method, f"/{route.path}") for route in ROUTES}
@@ -28,7 +30,7 @@ def test_every_call_is_described(platform):
 def test_an_untrue_answer_would_be_noticed(platform):
     """The check of all answers can fail."""
     answer = platform.api("GET", "/health")
-    answer._content = b'{"status": "fine", "checks": {}}'
+    answer._content = b'{"version": "0", "status": "fine", "checks": {}}'
 
     with pytest.raises(Exception, match="fine"):
         SCHEMA["/health"]["GET"].validate_response(answer)
