@@ -369,4 +369,4 @@ class Platform:
             if time.monotonic() > deadline:
                 message = f"run {run} did not end within {timeout_seconds * PATIENCE:g} s: {answer.text}"
                 raise RunFailedError(message)
-            time.sleep(0.1)
+            time.sleep(0.05)

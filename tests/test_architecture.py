@@ -116,23 +116,22 @@ def strict(tmp_path_factory):
     folder = REPOSITORY / ".venv-strict"
     python = folder / "bin" / "python"
     stamp = folder / ".ready"
-    wanted = (REPOSITORY / "requirements-dev.txt").read_text()
+    wanted = _strict_requirements()
     if not stamp.exists() or stamp.read_text() != wanted:
+        file = tmp_path_factory.mktemp("strict") / "requirements.txt"
+        file.write_text(wanted)
         subprocess.run([PYTHON_313, "-m", "venv", "--clear", str(folder)], check=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "--no-deps"]
-        subprocess.run([*pip, "-r", str(_strict_requirements(tmp_path_factory.mktemp("strict"), wanted))], check=True)
+        subprocess.run([*pip, "-r", str(file)], check=True)
         stamp.write_text(wanted)
     return python
 
 
-def _strict_requirements(folder, text):
-    """The pinned runtime packages and the worker library; the tools are not needed there."""
+def _strict_requirements():
+    """The pinned runtime packages and the worker library; the tools are not needed there, and another one changes nothing."""
     names = set(re.findall(r"^([a-z0-9._-]+)==", (REPOSITORY / "requirements.txt").read_text(), flags=re.MULTILINE))
-    blocks = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)
-    kept = [block for block in blocks if block.split("==")[0] in names or block.startswith("azure-functions-runtime")]
-    file = folder / "requirements.txt"
-    file.write_text("".join(kept))
-    return file
+    blocks = re.split(r"^(?=[a-z0-9])", (REPOSITORY / "requirements-dev.txt").read_text(), flags=re.MULTILINE)
+    return "".join(block for block in blocks if block.split("==")[0] in names or block.startswith("azure-functions-runtime"))
 
 
 def worker(strict, folder, environment):
