@@ -58,8 +58,10 @@ class Aftermath:
             code = row.error.code if row.error else row.state
             full = code == "TooManyAutomaticFulls"
             if not full and not (code == "VerificationMismatch" and self.stage.altered_by_others):
-                self.invariants.violated(f"an undisturbed run brought no point equal to the disk: {code} {row.error}")
-        self.invariants.violated("undisturbed runs go on failing")
+                self.invariants.violated(
+                    f"invariant 19: an undisturbed run brought no point equal to the disk: {code} {row.error}"
+                )
+        self.invariants.violated("invariant 19: undisturbed runs go on failing")
 
     async def _must_restore(self) -> None:
         """After every disturbance an undisturbed restore does what it was asked for, and the next backup is of its disk."""
@@ -69,7 +71,7 @@ class Aftermath:
         await self._come_to_rest()
         ended = self.stage.run(row.run)
         if ended.state != "Succeeded":
-            self.invariants.violated(f"an undisturbed restore {ended.state}: {ended.error}")
+            self.invariants.violated(f"invariant 19: an undisturbed restore {ended.state}: {ended.error}")
         self.stage.adopted_by_hand = self.stage.adopted_by_hand or not (row.restore and row.restore.repoint)
         self.invariants.check_rest()
         await self._must_back_up()
@@ -84,7 +86,7 @@ class Aftermath:
         told = Counter(one.run for one in stage.journal.events if isinstance(one, RunEnded))
         for run in runs:
             if not told[run.run]:
-                self.invariants.violated(f"run {run.run} ended as {run.state}, and nobody was told")
+                self.invariants.violated(f"invariant 20: run {run.run} ended as {run.state}, and nobody was told")
         stage.count("ends told again", sum(times - 1 for times in told.values()))
 
     async def _must_tidy(self) -> None:
@@ -97,9 +99,11 @@ class Aftermath:
         await self._come_to_rest()
         claims = [claim.value for claim in await stage.catalogue.claims(DISK)]
         if set(claims) - {stage.policy.source}:
-            self.invariants.violated(f"the disk holds the claims of {claims}, its source is {stage.policy.source}")
+            self.invariants.violated(
+                f"invariant 21: the disk holds the claims of {claims}, its source is {stage.policy.source}"
+            )
         if stage.told_policy() != stage.policy:
-            self.invariants.violated(f"the copy of the registration is behind: {stage.told_policy()}")
+            self.invariants.violated(f"invariant 21: the copy of the registration is behind: {stage.told_policy()}")
 
     async def _must_rebuild(self) -> None:
         """Rows that are lost come back exactly; what else is found is a verified image that was never committed."""

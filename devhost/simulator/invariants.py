@@ -17,6 +17,10 @@
 15. A run that succeeded has a restore point, and the machine's disk is the one that is backed up.
 16. Lost, late and repeated requests fail no run, and neither does an episode that runs twice: in gentle histories.
 17. No orchestration waits for ever, and each run ends.
+18. What others took of a disk is neither deleted nor taken for a run's own, whatever its metadata say.
+19. At the end an undisturbed backup brings a point equal to the disk, and an undisturbed restore does what it was asked for.
+20. The end of each run is told.
+21. After an undisturbed night the disk claims its own source alone, and the copy of its registration is true.
 """
 
 from __future__ import annotations
@@ -220,10 +224,10 @@ class Invariants:
         """What others took of a disk is neither deleted nor taken for a run's own, whatever its metadata say."""
         for at, name in self.stage.foreign:
             if name not in self.stage.blobs.blobs[at].snapshots and name not in self.stage.deleted_by_others:
-                self.violated(f"the app deleted snapshot {name} of {at}, which somebody else took")
+                self.violated(f"invariant 18: the app deleted snapshot {name} of {at}, which somebody else took")
         foreign = {name for _, name in self.stage.foreign}
         if taken := [point.point for point in points.values() if point.source_snapshot in foreign]:
-            self.violated(f"restore points {taken} are of snapshots that somebody else took")
+            self.violated(f"invariant 18: restore points {taken} are of snapshots that somebody else took")
 
     def _check_machine(self) -> None:
         """No end state leaves the machine without a disk, and what is shown as protected is what the machine uses."""

@@ -204,7 +204,7 @@ class Simulation:
             elif not engine.calls and not engine.deliver_last():
                 break
         else:
-            message = "the runs under way never end"
+            message = "invariant 17: the runs under way never end"
             raise ViolationError(message)
         self.invariants.check(everything=True)
         self.invariants.check_ended(engine.instances)
