@@ -17,6 +17,8 @@ from tests.activities.acts import contents_of, everything_kept, sane
 from tests.activities.ways import WAYS, Wire
 from tests.scene import PAGE
 
+pytestmark = pytest.mark.slow
+
 SILENT, DAY = HEARTBEAT_MAX + timedelta(minutes=1), timedelta(hours=25)
 HOUSE = Tidy(disk="vm", by="house.20260105", lease="00000000-0000-0000-0000-00000000000a", run_days=180)
 UNPROTECTED = {"a restore to a managed disk"}

@@ -12,6 +12,8 @@ from backup_core.domain.errors import BackupError
 from tests.activities.acts import contents_of, everything_kept
 from tests.activities.ways import WAYS, Wire
 
+pytestmark = pytest.mark.slow
+
 READS = {
     "properties", "snapshots", "read", "may_write", "get", "policy", "head", "run", "runs", "point", "points", "pins", "request",
     "source_holder", "claims", "disks", "now", "machine", "managed_disk",

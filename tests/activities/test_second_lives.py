@@ -26,6 +26,8 @@ from tests.activities.lives import (
 )
 from tests.activities.ways import WAYS, backed_up, between_two_disks, interrupted, keeping_one, never_backed_up
 
+pytestmark = pytest.mark.slow
+
 
 def seen(stage):
     """What is there after everything, by name: all but times, versions, and names made of times."""

@@ -19,6 +19,8 @@ from backup_core.steps.messages import RunRef
 from backup_core.steps.restore import CopyImage, RepointRequest, WaitForDisk
 from devhost.memory.replayed import ReplayedInstance
 
+pytestmark = pytest.mark.slow
+
 HISTORY_BYTES_MAX = 64 * 1024
 SHARDS = DISK_BYTES_MAX // GIB
 SNAPSHOT = "2026-01-01T00:00:00.0000000Z"

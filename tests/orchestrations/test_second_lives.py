@@ -15,6 +15,8 @@ from backup_core.orchestrations.calls import sub_orchestration
 from devhost.functions.protocol import EventType
 from tests.orchestrations.histories import FOLDER, differing, load
 
+pytestmark = pytest.mark.slow
+
 RECORDED = [one for file in sorted(FOLDER.glob("*.jsonl.gz")) for one in load(file)]
 SOURCES = {path.name: ast.parse(path.read_text()) for path in sorted(Path(orchestrations.__file__).parent.glob("*.py"))}
 
