@@ -19,6 +19,13 @@ from tests.disk import PAGE, Disk
 from tests.infra.bicep import load
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+LINKED = [
+    *PAGES,
+    *(REPOSITORY / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "backup_core/DESIGN.md")),
+    *sorted((REPOSITORY / "docs" / "adr").glob("*.md")),
+    REPOSITORY / ".github" / "pull_request_template.md",
+]
+"""Pages whose links are followed."""
 LOCAL, API, CLOUD = (
     "# local: run by a test",
     "# the app's API: a test runs this against the local platform",
@@ -51,7 +58,7 @@ def test_every_block_says_where_it_was_run(page):
     assert all("$ " not in line for _, commands in blocks(page) for line in commands)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if target.startswith("http"):
@@ -99,6 +106,24 @@ def test_every_alert_has_its_page():
     for one in alerts:
         assert re.findall(r"^(\d)\. ", sections[one["name"]], re.MULTILINE) == ["1", "2", "3"], one["name"]
         assert f"Severity {one['severity']}" in sections[one["name"]], one["name"]
+
+
+def test_every_decision_has_its_number_its_parts_and_a_place_in_the_index():
+    """In order, without a gap."""
+    index = (REPOSITORY / "docs" / "adr" / "README.md").read_text()
+    rows = re.findall(r"^\| \[(\d{4})\]\((\S+)\) \| (.+) \| ([\d-]+) \|$", index, re.MULTILINE)
+    files = sorted(one.name for one in (REPOSITORY / "docs" / "adr").glob("0*.md"))
+
+    assert [file for _, file, _, _ in rows] == files
+    assert [number for number, _, _, _ in rows] == [f"{place:04d}" for place in range(1, len(files) + 1)]
+    for number, file, title, date in rows:
+        text = (REPOSITORY / "docs" / "adr" / file).read_text()
+        assert text.startswith(f"# {number} {title}\n\n* Status: "), file
+        assert f"\n* Date: {date}\n" in text, file
+        parts = ["Context and Problem Statement", "Considered Options", "Decision Outcome", "Consequences"]
+        assert re.findall(r"^## (.+)$", text, re.MULTILINE) == parts, file
+        options = text[text.index("## Considered Options") : text.index("## Decision Outcome")]
+        assert options.count("\n* ") >= 2, file
 
 
 def test_every_runbook_is_there():

@@ -218,7 +218,7 @@ def leaves(value, name=""):
 def test_each_value_of_host_json_has_its_reason():
     """Those of durableTask have theirs in docs/host-settings.md: see test_host_settings."""
     table = DESIGN[DESIGN.index("## host.json") :]
-    table = table[: table.index("\n## ", 5)]
+    table = table.split("\n## ")[0]
     outside = {name: value for name, value in leaves(HOST) if not name.startswith("extensions.durableTask.")}
     own = re.compile(r"(logging\.logLevel\.Function)\.\w+\.User")
     for name, value in {own.sub(r"\1.<name>.User", name): value for name, value in outside.items()}.items():
