@@ -19,6 +19,7 @@ from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.settings import Settings
 from backup_core.steps import BY_NAME, STEPS
 from devhost.platform import REPOSITORY
+from devhost.processes import PATIENCE
 
 TIMERS = 4
 
@@ -140,7 +141,7 @@ def worker(strict, folder, environment):
         [str(strict), str(script), str(folder)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=120 * PATIENCE,
         check=False,
         env={**os.environ, **environment},
     )

@@ -15,6 +15,7 @@ from azure.core.exceptions import ResourceExistsError
 from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 
 from devhost.platform import REPOSITORY
+from devhost.processes import PATIENCE
 from tools.cloud import AZ, AZCOPY
 
 
@@ -123,7 +124,7 @@ def test_each_point_comes_back_by_the_command_lines_themselves(disk, calm, rng, 
             env={**environment, **variables},
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=200 * PATIENCE,
             check=False,
         )
 

@@ -11,6 +11,7 @@ from backup_core.adapters.page_lists import PageListParser
 from backup_core.domain.errors import UnexpectedAnswerError
 from backup_core.domain.ranges import ByteRange
 from devhost.platform import REPOSITORY
+from devhost.processes import PATIENCE
 
 WINDOW = ByteRange(0, 1 << 30)
 HEAD = b'\xef\xbb\xbf<?xml version="1.0" encoding="utf-8"?>\n'
@@ -75,7 +76,12 @@ def test_what_is_not_a_page_list_is_refused(body):
 def test_a_million_ranges_are_listed_and_planned_in_little_memory():
     """In a process of its own, against a server that makes the answers up: peak memory is at most 60 MB higher."""
     ended = subprocess.run(
-        [sys.executable, "-m", "tests.ports.million"], cwd=REPOSITORY, capture_output=True, text=True, timeout=180, check=False
+        [sys.executable, "-m", "tests.ports.million"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=180 * PATIENCE,
+        check=False,
     )
     print(ended.stdout)
 
