@@ -14,6 +14,7 @@ from backup_core.adapters.answers import code_of, fault_of, no_answer
 from backup_core.domain.errors import (
     AccessDeniedError,
     BlobChangedError,
+    BlobExistsError,
     BlobMissingError,
     UnexpectedAnswerError,
 )
@@ -141,9 +142,16 @@ class AzurePageBlobs:
         """Copy Blob with If-None-Match: *. The source is signed: between accounts a token is not taken."""
         with translated(f"copy {source} {snapshot} to {destination}"):
             url = await self._data.signed_source(source, snapshot)
-            answer: dict[str, Any] = await self._client(destination).start_copy_from_url(
-                url, metadata=dict(metadata), match_condition=MatchConditions.IfMissing, **_tiered(tier)
-            )
+            try:
+                answer: dict[str, Any] = await self._client(destination).start_copy_from_url(
+                    url, metadata=dict(metadata), match_condition=MatchConditions.IfMissing, **_tiered(tier)
+                )
+            except HttpResponseError as error:
+                # Until the blob is complete that is told, and not that it exists; waiting would not help, a copy takes hours.
+                if code_of(error) == "PendingCopyOperation":
+                    message = f"{destination} exists, and is being copied to; nothing was written"
+                    raise BlobExistsError(message) from error
+                raise
         return str(answer["copy_id"])
 
     async def abort_copy(self, blob: BlobAddress, copy_id: str) -> None:

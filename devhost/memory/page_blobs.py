@@ -237,7 +237,7 @@ class MemoryPageBlobs:
             raise CopySourceRefusedError(message)
         brought = self._found(source, snapshot)
         if destination in self.blobs:
-            message = f"{destination} exists"
+            message = f"{destination} exists{', and is being copied to' if self.blobs[destination].arriving else ''}"
             raise BlobExistsError(message)
         made = self.put(destination, brought.size)
         made.metadata, made.sequence_number, made.tier = dict(metadata), brought.sequence_number, tier

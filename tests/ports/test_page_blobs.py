@@ -305,7 +305,7 @@ async def test_a_copy_blob_to_a_new_blob(ports):
 
 
 async def test_a_pending_copy_is_ended(ports, request):
-    """While it is pending nothing can be done to the blob; aborted, it is there without content."""
+    """While it is pending the blob exists, and nothing can be done to it; aborted, it is there without content."""
     if ports.kind == "memory":
         ports.blobs.copies_held = True
     else:
@@ -315,6 +315,8 @@ async def test_a_pending_copy_is_ended(ports, request):
     copy_id = await ports.blobs.start_copy(source, snapshot, address, {"mine": "yes"})
     state = (await ports.blobs.properties(address)).copy
     assert (state.status, state.done_bytes, state.total_bytes) == ("pending", 0, 16 * PAGE)
+    with pytest.raises(BlobExistsError, match="copied"):
+        await ports.blobs.start_copy(source, snapshot, address, {"mine": "yes"})
     with pytest.raises(ServiceUnavailableError):
         await ports.blobs.acquire_lease(address, str(uuid.uuid4()))
     await ports.blobs.abort_copy(address, copy_id)
