@@ -172,6 +172,14 @@ class Host:
             if not token:
                 return sorted(found, key=lambda one: str(one["createdTime"]))
 
+    def family(self, instance: str) -> list[dict[str, Any]]:
+        """The instance and all that it has begun, and they again."""
+        found = self.instances()
+        known = {instance}
+        while more := {one["instanceId"] for one in found if one.get("parentInstanceId") in known} - known:
+            known |= more
+        return [one for one in found if one["instanceId"] in known]
+
     def settled(self, prefix: str, *, timeout_seconds: float = 60.0) -> list[dict[str, Any]]:
         """Instances, once there are some and none of them runs: a run's row ends before its orchestration does."""
 

@@ -20,12 +20,11 @@ _LEASES = UUID("6f1d5b0e-6f0a-4d59-9a0e-6b1f4f3d2c11")
 """The namespace of our lease ids. Never to be changed: runs in flight would become strangers to themselves."""
 
 LeasePurpose = Literal["run", "recovery", "tidy"]
-ChildPurpose = Literal["delivery", "head", "image", "blob", "queue", "recovery", "machine", "settle", "lane"]
+ChildPurpose = Literal["delivery", "head", "lane"]
 """What a sub-orchestration is for. Each begins with a letter of its own, which stands for it in the id:
 
-`delivery` the new disk of a restore; `head` the head it promotes; `image` the copy of the new disk; `blob` a copy made by the
-service; `queue` the wait for the disk's ownership, `recovery` the same after the delivery broke; `machine` the change of a
-machine's disk, `settle` of one that a dead run has left; `lane` some of a window's disks, one after another.
+`delivery` the new disk of a restore; `head` the head it promotes; `lane` some of a window's disks, one after another. Only what
+is begun from outside, and so once, names its children; all others have the extension's ids: see `sub_orchestration`.
 """
 
 
@@ -42,8 +41,7 @@ def lease_id(instance: str, purpose: LeasePurpose, of: str) -> str:
 def child_id(parent: str, purpose: ChildPurpose, attempt: int = 1) -> str:
     """The instance id of a sub-orchestration. `attempt` counts what a parent starts for the purpose, in all its executions.
 
-    The longest run id, 89 characters, has room for children in three generations, with 9, 9 and 999 attempts. ValueError for
-    an id that is longer than Durable Functions takes.
+    ValueError for an id that is longer than Durable Functions takes.
     """
     child = f"{parent}{CHILD}{purpose[0]}{attempt}"
     if len(child) > INSTANCE_ID_LENGTH_MAX:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from backup_core.domain.ending import CANCELED, canceled_words
-from backup_core.domain.identity import child_id, lease_id
+from backup_core.domain.identity import lease_id
 from backup_core.domain.records import EXPIRED_NAMED_MAX
 from backup_core.domain.sampling import reads_expected
 from backup_core.domain.shown import shortened
@@ -187,8 +187,7 @@ class _Backup:
     def _settle(self, begun: Begun) -> Flow[None]:
         """A restore died while it changed a machine: bring that to an end first, forward or back."""
         asked = RepointRequest(by=self._ref(begun), change=begun.repoint, goal="")
-        instance = child_id(self.context.instance_id, "settle")
-        ended = yield from sub_orchestration(self.context, repoint_machine.NAME, asked, instance, Repointed)
+        ended = yield from sub_orchestration(self.context, repoint_machine.NAME, asked, Repointed)
         if ended.fault:
             raise StepFailedError(ended.fault)
 
@@ -236,9 +235,7 @@ class _Backup:
     def _copy_whole(self, transfer: Transfer) -> Flow[Applied]:
         """Have the service make the new head by one Copy Blob, and take it over."""
         asked = CopyRequest(image=transfer.image, reason=transfer.reason)
-        # Each restore point of the run has a copy of its own at most.
-        instance = child_id(self.context.instance_id, "blob", attempt=len(self.points) + 1)
-        end = yield from sub_orchestration(self.context, copy_blob.NAME, asked, instance, CopyEnd)
+        end = yield from sub_orchestration(self.context, copy_blob.NAME, asked, CopyEnd)
         self.retries.count += end.retries
         if end.state == "canceled":
             raise _CanceledError(COPYING)

@@ -26,7 +26,8 @@ def backup_lane(context: Context) -> Flow[dict[str, Any] | None]:
     for one in page.runs:
         show(context, {"disk": one.disk, "failed": failed, "ended": sum(ended.values())})
         try:
-            raw = yield context.call_sub_orchestrator(backup_disk.NAME, window_backup(request.fleet, one), one.run)
+            # Under an id of its own, as in `sub_orchestration`: a lane may be begun twice.
+            raw = yield context.call_sub_orchestrator(backup_disk.NAME, window_backup(request.fleet, one))
         except Exception as error:  # noqa: BLE001  a failed sub-orchestration arrives as a plain Exception
             failed, names = failed + 1, [*names, shortened(f"{one.disk}: {failure_text(error)}")][:NAMED_MAX]
         else:

@@ -48,7 +48,7 @@ class Context(Protocol):
 
     def get_input(self) -> Any: ...  # noqa: ANN401, D102  the SDK's own names and types
     def call_activity(self, name: str, input_: Any) -> Any: ...  # noqa: ANN401, D102
-    def call_sub_orchestrator(self, name: str, input_: Any, instance_id: str) -> Any: ...  # noqa: ANN401, D102
+    def call_sub_orchestrator(self, name: str, input_: Any, instance_id: str | None = None) -> Any: ...  # noqa: ANN401, D102
     def task_all(self, tasks: list[Any]) -> Any: ...  # noqa: ANN401, D102
     def create_timer(self, fire_at: datetime) -> Any: ...  # noqa: ANN401, D102
     def set_custom_status(self, status: Any) -> None: ...  # noqa: ANN401, D102
@@ -133,18 +133,22 @@ def wave(context: Context, step: Step[I, O], asked: Sequence[I], retries: Retrie
         yield context.create_timer(now(context) + max(pause, longest))
 
 
-def sub_orchestration(context: Context, name: str, asked: Message, instance: str, answers: type[O]) -> Flow[O]:
-    """Another orchestration's output. Raises StepFailedError when it failed or was terminated: it could not say why itself."""
+def sub_orchestration(context: Context, name: str, asked: Message, answers: type[O]) -> Flow[O]:
+    """Another orchestration's output. Raises StepFailedError when it failed or was terminated: it could not say why itself.
+
+    Its id is the extension's, of this execution and the number of the call. Under an id of ours, what a former life of this
+    instance has begun could come late and replace what this life waits for; its end would be told to the former life.
+    """
     for _ in range(BEGINNINGS_MAX):
         try:
-            raw = yield context.call_sub_orchestrator(name, asked.model_dump(mode="json"), instance)
+            raw = yield context.call_sub_orchestrator(name, asked.model_dump(mode="json"))
         except Exception as error:
-            fault = Fault(code="Unexpected", message=f"{instance}: {failure_text(error)}", retryable=False)
+            fault = Fault(code="Unexpected", message=f"{name} of {context.instance_id}: {failure_text(error)}", retryable=False)
             raise StepFailedError(fault) from error
         output = answer_of(answers, raw)
         if output:
             return output
-    message = f"{instance}: answered {BEGINNINGS_MAX} times with what is not its own"
+    message = f"{name} of {context.instance_id}: answered {BEGINNINGS_MAX} times with what is not its own"
     raise StepFailedError(Fault(code="Unexpected", message=message, retryable=False))
 
 

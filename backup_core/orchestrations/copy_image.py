@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from backup_core.domain.identity import child_id
 from backup_core.domain.sampling import reads_expected
 from backup_core.orchestrations import copy_blob
 from backup_core.orchestrations.calls import (
@@ -115,8 +114,7 @@ class _Copying:
 
     def _whole(self) -> Flow[Applied]:
         """Have the service make the blob by one Copy Blob, and take it over."""
-        asked, instance = CopyRequest(image=self.image), child_id(self.context.instance_id, "blob")
-        end = yield from sub_orchestration(self.context, copy_blob.NAME, asked, instance, CopyEnd)
+        end = yield from sub_orchestration(self.context, copy_blob.NAME, CopyRequest(image=self.image), CopyEnd)
         self.retries.count += end.retries
         if end.state == "canceled":
             raise _CanceledError(end.fault)

@@ -7,7 +7,6 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from backup_core.domain.identity import child_id
 from backup_core.orchestrations import copy_image, repoint_machine, wait_for_disk
 from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, progress_shown, show, sub_orchestration
 from backup_core.orchestrations.wait_for_disk import owner
@@ -110,8 +109,7 @@ class _Delivery:
             full_copy=self.request.full_copy,
             verification=self.request.verification,
         )
-        instance = child_id(self.context.instance_id, "image")
-        copied = yield from sub_orchestration(self.context, copy_image.NAME, asked, instance, ImageCopied)
+        copied = yield from sub_orchestration(self.context, copy_image.NAME, asked, ImageCopied)
         self.retries.count += copied.retries
         if copied.state != "success":
             raise _LeftError(copied.fault)
@@ -130,8 +128,7 @@ class _Delivery:
 
     def _owned(self) -> Flow[Owned]:
         """From here on no backup runs: it would be of the disk that is just being replaced."""
-        asked, instance = WaitForDisk(by=self.by), child_id(self.context.instance_id, "queue")
-        waited = yield from sub_orchestration(self.context, wait_for_disk.NAME, asked, instance, Waited)
+        waited = yield from sub_orchestration(self.context, wait_for_disk.NAME, WaitForDisk(by=self.by), Waited)
         if waited.owned is None:
             raise _LeftError(None if waited.canceled else waited.fault)
         self._reached(owned=waited.owned)
@@ -156,8 +153,7 @@ class _Delivery:
         remembered = yield from call(self.context, REMEMBER_MACHINE, asked, self.retries)
         self._reached(change=remembered.change, old_disk=remembered.old_disk)
         wanted = RepointRequest(by=by, change=remembered.change, goal="new")
-        instance = child_id(self.context.instance_id, "machine")
-        machine = yield from sub_orchestration(self.context, repoint_machine.NAME, wanted, instance, Repointed)
+        machine = yield from sub_orchestration(self.context, repoint_machine.NAME, wanted, Repointed)
         self._reached(machine=machine)
         if machine.fault:
             raise _LeftError(None if machine.fault.code == "Canceled" else machine.fault)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from backup_core.domain.ending import CANCELED
-from backup_core.domain.identity import child_id, lease_id
+from backup_core.domain.identity import ChildPurpose, child_id, lease_id
 from backup_core.domain.naming import restored_head_name
 from backup_core.domain.outcome import Outcome as Ending
 from backup_core.domain.outcome import end_words
@@ -56,14 +56,13 @@ from backup_core.steps.restore import (
 )
 
 if TYPE_CHECKING:
-    from backup_core.domain.identity import ChildPurpose
     from backup_core.orchestrations.calls import Context
     from backup_core.steps.restore import RestoreBegun
 
 NAME = "restore_disk"
 State = Literal["Succeeded", "Failed", "Canceled"]
-_Part = tuple[str, DeliverDisk | CopyImage, str, type[Delivered | ImageCopied]]
-"""A sub-orchestration: name, input, instance, and what it answers."""
+_Part = tuple[str, DeliverDisk | CopyImage, ChildPurpose, type[Delivered | ImageCopied]]
+"""A sub-orchestration: name, input, what it is for, and what it answers."""
 
 
 class RestoreFailedError(Exception):
@@ -145,7 +144,7 @@ class _Restore:
     def _side_by_side(self, by: RunRef, begun: RestoreBegun, head: ImageCopy) -> Flow[tuple[Delivered, ImageCopied | None]]:
         """The machine's disk, and the backups' head: neither waits for the other."""
         delivery = DeliverDisk(request=self.request, by=by, begun=begun)
-        parts: list[_Part] = [(deliver_disk.NAME, delivery, self._child("delivery"), Delivered)]
+        parts: list[_Part] = [(deliver_disk.NAME, delivery, "delivery", Delivered)]
         if begun.adopt:
             promotion = CopyImage(
                 image=head,
@@ -153,11 +152,11 @@ class _Restore:
                 full_copy=self.request.full_copy,
                 verification=self.request.verification,
             )
-            parts.append((copy_image.NAME, promotion, self._child("head"), ImageCopied))
+            parts.append((copy_image.NAME, promotion, "head", ImageCopied))
         ends = yield from settled(self.context, [self._begun(part) for part in parts])
         for position, part in enumerate(parts):
             if not isinstance(ends[position], Crashed) and answer_of(part[-1], ends[position]) is None:
-                ends[position : position + 1] = yield from settled(self.context, [self._begun(part)])
+                ends[position : position + 1] = yield from settled(self.context, [self._begun(part, 2)])
         if isinstance(ends[0], Crashed):
             delivered = yield from self._recovered(by, begun, ends[0].why)
         else:
@@ -168,9 +167,9 @@ class _Restore:
         self.retries.count += delivered.retries + promoted.retries
         return delivered, promoted
 
-    def _begun(self, part: _Part) -> Any:  # noqa: ANN401  a durable task
-        name, asked, instance, _ = part
-        return self.context.call_sub_orchestrator(name, asked.model_dump(mode="json"), instance)
+    def _begun(self, part: _Part, attempt: int = 1) -> Any:  # noqa: ANN401  a durable task
+        name, asked, purpose, _ = part
+        return self.context.call_sub_orchestrator(name, asked.model_dump(mode="json"), self._child(purpose, attempt))
 
     def _recovered(self, by: RunRef, begun: RestoreBegun, why: str) -> Flow[Delivered]:
         """The delivery broke, or was terminated in the portal: nobody says how far it was. A machine it may have been changing
@@ -184,13 +183,13 @@ class _Restore:
             return Delivered(state="failed", fault=fault)
         # Whatever part of the delivery is alive must not touch the machine any more: the disk is owned anew, without it.
         self.owner_lease = lease_id(self.context.instance_id, "recovery", self.request.run)
-        owned = yield from self._own(by, "recovery", self.owner_lease)
+        owned = yield from self._own(by, self.owner_lease)
         return Delivered(state="failed", fault=fault, owned=owned)
 
-    def _own(self, by: RunRef, purpose: Literal["queue", "recovery"], lease: str = "") -> Flow[Owned | None]:
+    def _own(self, by: RunRef, lease: str = "") -> Flow[Owned | None]:
         """Become the disk's owner; None when the run is canceled meanwhile. What a dead change left is settled there."""
         asked = WaitForDisk(by=by, lease=lease)
-        waited = yield from sub_orchestration(self.context, wait_for_disk.NAME, asked, self._child(purpose), Waited)
+        waited = yield from sub_orchestration(self.context, wait_for_disk.NAME, asked, Waited)
         if waited.fault:
             raise StepFailedError(waited.fault)
         return waited.owned
@@ -218,7 +217,7 @@ class _Restore:
 
     def _adopt(self, by: RunRef, begun: RestoreBegun, head: ImageCopy, promoted: ImageCopied) -> Flow[State]:
         """Make the new disk's snapshot and the promoted head's the common pair of a new generation, in one commit."""
-        owned = self.delivered.owned or (yield from self._own(by, "queue"))
+        owned = self.delivered.owned or (yield from self._own(by))
         if owned is None:
             return "Canceled"
         if not self.delivered.machine and (moved := source_moved(begun, owned)):
@@ -262,8 +261,8 @@ class _Restore:
         self.end.adopted = committed.point
         return "Succeeded"
 
-    def _child(self, purpose: ChildPurpose) -> str:
-        return child_id(self.context.instance_id, purpose)
+    def _child(self, purpose: ChildPurpose, attempt: int = 1) -> str:
+        return child_id(self.context.instance_id, purpose, attempt)
 
     # -- the end ------------------------------------------------------------------------------------------------------------
 

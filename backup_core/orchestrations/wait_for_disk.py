@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from backup_core.domain.ending import PAUSE_SECONDS_MAX
-from backup_core.domain.identity import child_id
 from backup_core.orchestrations import repoint_machine
 from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, show, sub_orchestration
 from backup_core.steps.copying import REPORT_PROGRESS, Report
@@ -75,7 +74,6 @@ def _settle(context: Context, by: RunRef, owned: Owned, number: int) -> Flow[Non
         message = f"disk {by.disk}: {SETTLINGS_MAX} changes of machines were settled and there is one more: {owned.repoint}"
         raise StepFailedError(Fault(code="MachineBusy", message=f"{message}; look at the machine", retryable=False))
     asked = RepointRequest(by=by, change=owned.repoint, goal="")
-    instance = child_id(context.instance_id, "settle", number)
-    ended = yield from sub_orchestration(context, repoint_machine.NAME, asked, instance, Repointed)
+    ended = yield from sub_orchestration(context, repoint_machine.NAME, asked, Repointed)
     if ended.fault:
         raise StepFailedError(ended.fault)

@@ -31,6 +31,7 @@ from devhost.functions.replay import Replay
 if TYPE_CHECKING:
     from collections.abc import Collection, Coroutine, Sequence
 
+    from devhost.functions.episodes import Child
     from devhost.functions.faults import Rule
     from devhost.functions.hub import Hub, Instance, Work
     from devhost.functions.index import App, AppFunction
@@ -86,6 +87,7 @@ class Engine:
         self._past: dict[str, tuple[str, list[str]]] = {}
         self.partitions, self.faults = Partitions(hub, app.invisible_seconds), Faults(hub)
         self._early: dict[str, set[int]] = {}
+        self._held: dict[str, asyncio.Event] = {}
         self._activities: set[int] = set()
         self._stirred = asyncio.Event()
 
@@ -224,6 +226,7 @@ class Engine:
         with self.hub as hub:
             refusal = self.faults.met("refuseCommit", instance.id, instance.name)
             sent = episode.send(hub, hub.root(instance.id) if refusal and refusal.late else None)
+            sent.woken.update(child.instance for child in sent.children if self._begun(child, instance.id))
         with self.hub as hub:
             history = None if refusal else episode.commit(hub, sent)
             if history is not None and (early := self._early.pop(instance.id, None)):
@@ -243,6 +246,24 @@ class Engine:
             self._stirred.set()
         for instance_id in sent.woken:
             self.wake(instance_id)
+
+    def _begun(self, child: Child, parent: str) -> bool:
+        """Create it in this transaction; or later, under a rule, and answer False."""
+        rule = self.faults.met("holdChild", parent, child.name)
+        if rule:
+            self.spawn(self._begin_late(child, self._held.setdefault(child.name, asyncio.Event()), rule.seconds))
+            return False
+        self.hub.create(*child)
+        if held := self._held.pop(child.name, None):
+            held.set()
+        return True
+
+    async def _begin_late(self, child: Child, next_one: asyncio.Event, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(next_one.wait(), seconds)
+        with self.hub:
+            self.hub.create(*child)
+        self.wake(child.instance)
 
     def _put_off(self, numbers: Collection[int], seconds: float) -> None:
         """Make messages visible again after so many seconds."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from devhost.functions import protocol
 from devhost.functions.protocol import Event, EventType
@@ -68,12 +68,23 @@ def _has_start(events: Sequence[Event]) -> bool:
     return bool(events) and events[0]["EventType"] == EventType.EXECUTION_STARTED
 
 
+class Child(NamedTuple):
+    """An instance to be created: the arguments of `Hub.create`."""
+
+    instance: str
+    name: str
+    raw_input: str
+    version: str | None
+    parent: tuple[str, str, int]
+
+
 @dataclass
 class Sent:
     """What an episode sent: activities, the instances that have something to read, and its own history events."""
 
     work: list[Work] = field(default_factory=list)
     woken: set[str] = field(default_factory=set)
+    children: list[Child] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     has_timers: bool = False
     late: str | None = None
@@ -92,7 +103,9 @@ class Episode:
     """The version of children that name none."""
 
     def send(self, hub: Hub, late: str | None = None) -> Sent:
-        """Send all messages; a transaction of its own, before the commit. Activities wait for the end of instance `late`."""
+        """Send all messages but those that begin children; a transaction of its own, before the commit. Activities wait for the
+        end of instance `late`.
+        """
         sent, ending = Sent(late=late), self.replay.ending
         for sequence in sorted(self.replay.scheduled):
             sent.events.append(self._schedule(hub, sequence, self.replay.scheduled[sequence], sent))
@@ -149,8 +162,7 @@ class Episode:
         parent, version = (instance.id, instance.execution, sequence), task.version or self.version
         # A living instance of that id is replaced without a word. An id that begins with @ is an entity's: the caller waits.
         if not task.instance.startswith("@"):
-            hub.create(task.instance, task.name, json.dumps(task.input), version, parent)
-            sent.woken.add(task.instance)
+            sent.children.append(Child(task.instance, task.name, json.dumps(task.input), version, parent))
         return protocol.event(
             EventType.SUB_CREATED, sequence, Name=task.name, Version=version, InstanceId=task.instance, Input=None
         )

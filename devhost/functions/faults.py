@@ -5,7 +5,8 @@
     DELETE /admin/devhost/faults   no rules
     GET    /admin/devhost/queued?instances=PREFIX   how much is still to be done
 
-A rule: {"fault": KIND, "instances": "prefix of instance ids", "name": "", "skip": 0, "times": 1, "seconds": 0, "late": false}
+A rule: {"fault": KIND, "instances": "prefix of ids", "name": "", "skip": 0, "times": 1, "seconds": 0, "late": false}
+It is about the instances whose own id, or that of the instance at the top of all their parents, begins so.
 
 | KIND | what happens | `name` |
 |---|---|---|
@@ -14,6 +15,7 @@ A rule: {"fault": KIND, "instances": "prefix of instance ids", "name": "", "skip
 | repeatMessage | a message is delivered once more, `seconds` later | of the event, as in historyEvents |
 | repeatActivity | an activity is run by two workers; the second begins `seconds` later | of the activity |
 | holdAnswer | an activity's answer arrives `seconds` later | of the activity |
+| holdChild | a child begins after the next one of its name was begun, and `seconds` later at the latest | of the orchestrator |
 
 `late` waits, instead of `seconds`, for the end of the run: of the instance at the top of all parents. Of a refused commit, the
 activities that were sent come late. The rules lie in the hub: all its workers follow them, and a restart does not lose them.
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from devhost.functions.hub import Hub
 
 PATH, QUEUED_PATH = "/admin/devhost/faults", "/admin/devhost/queued"
-KINDS = ("refuseCommit", "runTwice", "repeatMessage", "repeatActivity", "holdAnswer")
+KINDS = ("refuseCommit", "runTwice", "repeatMessage", "repeatActivity", "holdAnswer", "holdChild")
 
 
 @dataclass
@@ -48,10 +50,10 @@ class Rule:
     seconds: float = 0.0
     late: bool = False
 
-    def meets(self, kind: str, instance_id: str, name: str) -> bool:
-        """Whether it speaks of this occurrence, and is not used up."""
+    def meets(self, kind: str, instances: tuple[str, str], name: str) -> bool:
+        """Whether it speaks of this occurrence, and is not used up; `instances` are the instance and the one at the top."""
         named = not self.name or self.name.lower() == name.lower()
-        return self.fault == kind and self.times > 0 and named and instance_id.startswith(self.instances)
+        return self.fault == kind and self.times > 0 and named and any(one.startswith(self.instances) for one in instances)
 
 
 class Faults:
@@ -65,7 +67,7 @@ class Faults:
         """The rule that this occurrence falls under, which is one nearer to its end afterwards; None for the usual course."""
         for number, text in self._hub.rules():
             rule = Rule(**json.loads(text))
-            if not rule.meets(kind, instance_id, name):
+            if not rule.meets(kind, (instance_id, self._hub.root(instance_id)), name):
                 continue
             due = rule.skip == 0
             rule.skip, rule.times = max(0, rule.skip - 1), rule.times - due

@@ -178,16 +178,18 @@ class Hub:
         return instance_id
 
     def queued(self, prefix: str, now: float) -> dict[str, int]:
-        """What is to be done for instances whose ids begin with `prefix`.
+        """What is to be done for instances whose ids, or the ids at the top of all their parents, begin with `prefix`.
 
         That is every activity, and each message that is visible or waits for a run's end; no timer that is not due.
         """
-        mine, given = "substr(id, 1, ?)=?", (len(prefix), prefix)
         asked = {
-            "work": (f"SELECT COUNT(*) FROM work WHERE {mine}", given),  # noqa: S608  fixed words
-            "messages": (f"SELECT COUNT(*) FROM messages WHERE {mine} AND (visible_at<=? OR late IS NOT NULL)", (*given, now)),  # noqa: S608  fixed words
+            "work": self.db.execute("SELECT id FROM work"),
+            "messages": self.db.execute("SELECT id FROM messages WHERE visible_at<=? OR late IS NOT NULL", (now,)),
         }
-        return {what: self.db.execute(*query).fetchone()[0] for what, query in asked.items()}
+        return {
+            what: sum(row["id"].startswith(prefix) or self.root(row["id"]).startswith(prefix) for row in rows)
+            for what, rows in asked.items()
+        }
 
     def rules(self) -> list[tuple[int, str]]:
         """Number and JSON of the rules for faults."""

@@ -76,7 +76,7 @@ class DrivenContext:
         """Ask for an activity."""
         return Task("activity", name, input_)
 
-    def call_sub_orchestrator(self, name: str, input_: Any, instance_id: str) -> Task:  # noqa: ANN401  any JSON
+    def call_sub_orchestrator(self, name: str, input_: Any, instance_id: str = "") -> Task:  # noqa: ANN401  any JSON
         """Ask for a sub-orchestration."""
         return Task("sub", name, input_, instance_id)
 
@@ -197,6 +197,7 @@ class Execution:
     def _number(self, task: Task) -> None:
         if task.number < 0:
             task.number, task.execution = len(self.asked), self.name
+            task.instance = task.instance or f"{task.execution}:{task.number}"
             self.asked.append(task)
 
     def _joined(self) -> Task:

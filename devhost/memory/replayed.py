@@ -242,7 +242,7 @@ class ShadowedInstance(DirectInstance):
 
 
 def _same(one: Task, other: Task) -> bool:
-    return (one.kind, one.name, one.instance) == (other.kind, other.name, other.instance)
+    return (one.kind, one.name, one.number) == (other.kind, other.name, other.number)
 
 
 def _plain(input_: Any) -> Any:  # noqa: ANN401  any JSON

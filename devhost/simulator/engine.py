@@ -89,6 +89,9 @@ class Engine:
         if self._living(instance) and (not self.stage.repeats or self.rng.random() < 0.7):
             self.stage.count("starts refused")
             return
+        # Not played: a run of a fleet that its former life begins after the present one has. The fleet then waits for ever, and
+        # nobody misses its end: its runs end, the next window is another fleet's. What begins once alone names its children.
+        self.messages = [one for one in self.messages if one.begins_child_of is None or one.begins_child_of.id != instance]
         self._arrives(self._created(name, asked, instance, skew, seed), None)
 
     def _living(self, instance: str) -> Instance | None:
@@ -100,10 +103,6 @@ class Engine:
             self.stage.count("living orchestrations replaced")
             self.stage.note(f"!! {living.id} is replaced")
             self._remove(living)
-        # Not played: a child that a former life begins when the next life has the same one. The engine takes the first one's
-        # end for nobody's then, and the next life waits for ever; nothing an orchestrator does could help.
-        former = [one for one in self.messages if one.begins_child_of and one.begins_child_of.id == instance]
-        self.messages = [message for message in self.messages if message not in former]
         kind = ReplayedInstance if self.stage.replayed else DirectInstance
         created: Instance = kind(ORCHESTRATORS[name], asked, instance, lambda: self.world.now + skew, seed)
         self.instances.append(created)
@@ -188,8 +187,8 @@ class Engine:
         self.stage.note(f"!! a commit of {instance.id} is refused")
         for task in unwritten.tasks:
             task.sent = True
-            begins = instance if task.kind == "sub" else None
             deliver: Callable[[], None] = lambda task=task: self._send(instance, task)  # type: ignore[misc]  # noqa: E731
+            begins = instance if task.kind == "sub" else None
             self.messages.append(Message(deliver, self._when(), begins_child_of=begins))
         if unwritten.ended and instance in self.children:
             parent, waited = self.children[instance]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from backup_core.activities import copies, images, shards, verification
-from backup_core.orchestrations import backup_disk, copy_image, deliver_disk, keep_house, restore_disk, wait_for_disk
-from devhost.memory.instance import Answer, DirectInstance, Execution
+from backup_core.orchestrations import backup_disk, keep_house, restore_disk
+from devhost.memory.instance import Answer, DirectInstance, DrivenContext, Execution
 from devhost.simulator import engine
 
 if TYPE_CHECKING:
@@ -40,9 +40,19 @@ def lease_from_the_clock() -> Iterator[None]:
 @contextmanager
 def one_child_id_for_two() -> Iterator[None]:
     """Children are named after their parent only: the two copies of a restore begin under one id."""
-    with ExitStack() as patches:
-        for module in (backup_disk, copy_image, deliver_disk, restore_disk, wait_for_disk):
-            patches.enter_context(patch.object(module, "child_id", lambda parent, *_, **__: f"{parent}~"))
+    with patch.object(restore_disk, "child_id", lambda parent, *_: f"{parent}~"):
+        yield
+
+
+@contextmanager
+def one_child_id_in_all_lives() -> Iterator[None]:
+    """Every child is named after its parent and its kind: what a former life has begun replaces what this one waits for."""
+    call = DrivenContext.call_sub_orchestrator
+
+    def named(self: DrivenContext, name: str, input_: Any, instance_id: str = "") -> Task:  # noqa: ANN401  any JSON
+        return call(self, name, input_, instance_id or f"{self.instance_id}~{name}")
+
+    with patch.object(DrivenContext, "call_sub_orchestrator", named), _children_begun_twice():
         yield
 
 
@@ -94,6 +104,7 @@ def own_closed_image_is_a_fence() -> Iterator[None]:
 EPISODE_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "lease from the clock": lease_from_the_clock,
     "one child id for two": one_child_id_for_two,
+    "one child id in all lives": one_child_id_in_all_lives,
     "answer taken twice": answer_taken_twice,
     "own finished image is a stranger": own_finished_image_is_a_stranger,
     "own closed image is a fence": own_closed_image_is_a_fence,

@@ -197,7 +197,7 @@ async def test_a_waiting_that_breaks_fails_the_run_visibly(scene):
         yield
 
     driver.orchestrators = driver.orchestrators | {"copy_blob": broken}
-    with pytest.raises(BackupFailedError, match=r"Unexpected.*~b1: .*terminated in the portal"):
+    with pytest.raises(BackupFailedError, match=r"Unexpected: copy_blob of .*terminated in the portal"):
         await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
 
     assert scene.run_row(request.run).state == "Failed"

@@ -162,6 +162,31 @@ def test_restores_to_managed_disks(calm, machines, tmp_path, rng):
         nothing_differs(platform)
 
 
+def test_what_a_former_life_has_begun_comes_late(calm, machines, tmp_path, rng):
+    """The delivery of a restore is begun twice, and the copy that its former life began arrives after the present life's: that
+    one is heard of all the same. Under one id it was replaced, and the restore waited for ever: so on the real extension.
+    """
+    with own_platform(calm, machines, tmp_path, "latechild") as platform:
+        disk = Disk(platform, "latechild", 4 * MIB).protect()
+        disk.disturb(rng, 6)
+        point = disk.back_up()["restorePoints"][0]
+        platform.host.faults(
+            {"fault": "refuseCommit", "instances": "latechild.", "name": "restore_disk", "skip": 1, "seconds": 2},
+            {"fault": "holdChild", "instances": "latechild.", "name": "copy_image", "seconds": 30},
+        )
+        run = platform.restore(disk.name, {"restorePoint": point, "target": {"blob": "late.vhd"}}, timeout_seconds=60)
+        platform.host.delivered("latechild.")
+        begun = [one for one in platform.host.instances() if one["name"] == "copy_image"]
+
+        assert run["state"] == "Succeeded", f"seed {SEED}: {run}"
+        assert [rule["times"] for rule in platform.host.rules()] == [0, 0]
+        assert [one["runtimeStatus"] for one in begun] == ["Completed"] * 2, "both lives' copies went their way"
+        disk.moved(run["restore"]["target"])
+        assert disk.read() == disk.moments[point]
+        disk.check_every_point()
+        disk.service.close()
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_everything_twice(calm, machines, tmp_path, rng, workers):
     """Every episode on two workers at once, every activity by two, every message twice: a backup and a restore end as usual."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from backup_core import orchestrations
 from backup_core.domain.naming import RUN_ID
-from backup_core.orchestrations import backup_disk, deliver_disk
-from backup_core.orchestrations.calls import sub_orchestration
+from backup_core.orchestrations import backup_disk, restore_disk
 from devhost.functions.protocol import EventType
 from tests.orchestrations.histories import FOLDER, differing, load
 
@@ -35,11 +35,11 @@ def test_what_depends_on_the_moment_is_found(planted, monkeypatch):
     """Seen from the other side: three ways to write it wrong."""
     if planted == "a child's id by the clock":
 
-        def child(context, name, asked, instance, answers):
-            return sub_orchestration(context, name, asked, f"{instance}-{context.current_utc_datetime:%H%M}", answers)
+        def child(self, purpose, attempt=1):
+            return f"{self.context.instance_id}~{purpose}{attempt}-{self.context.current_utc_datetime:%H%M}"
 
-        monkeypatch.setattr(deliver_disk, "sub_orchestration", child)
-        suspects = [one for one in RECORDED if one.orchestrator == "deliver_disk"]
+        monkeypatch.setattr(restore_disk._Restore, "_child", child)
+        suspects = [one for one in RECORDED if one.orchestrator == "restore_disk" and begun_by(one)]
     else:
         made = backup_disk._Backup.__init__
 
@@ -107,20 +107,46 @@ def test_the_time_of_an_episode_is_for_timers_and_for_people():
 # -- sub-orchestrations --------------------------------------------------------------------------------------------------
 
 
-def test_a_child_lives_under_an_id_of_its_parent_and_of_nobody_else():
-    """Its parent's id, a letter for the purpose, a number for the attempt; but a fleet's backups, whose runs nobody else names.
+def begun_by(recording):
+    """Name and id of each child."""
+    return [(one["Name"], one["InstanceId"]) for one in recording.events if one["EventType"] == EventType.SUB_CREATED]
 
-    Begun again under the same id is only the same child, when another call's answer was taken for its own.
+
+def test_a_child_lives_under_an_id_of_its_parent_and_of_nobody_else():
+    """The extension's, which is the execution's and the number of the call; or its parent's id, a letter for the purpose, a number
+    for the attempt; but a fleet's backups, whose runs nobody else names.
     """
-    begun = 0
+    begun = Counter()
     for recording in RECORDED:
-        children = [(one["Name"], one["InstanceId"]) for one in recording.events if one["EventType"] == EventType.SUB_CREATED]
-        begun += len(children)
+        children = begun_by(recording)
+        execution = recording.events[1]["OrchestrationInstance"]["ExecutionId"]
         assert len(set(children)) == len({instance for _, instance in children}), "one id for two of its children"
         for name, instance in children:
-            if recording.orchestrator in ("backup_fleet", "backup_lane") and name == "backup_disk":
-                assert RUN_ID.fullmatch(instance)["tail"] == "timer"
+            if name == "backup_disk" and (run := RUN_ID.fullmatch(instance)):
+                assert (recording.orchestrator in ("backup_fleet", "backup_lane"), run["tail"]) == (True, "timer")
+            elif re.fullmatch(re.escape(execution) + ":[0-9]+", instance):
+                begun["extension"] += 1
             else:
                 assert re.fullmatch(re.escape(recording.instance) + "~[a-z][1-9][0-9]*", instance)
-                assert not RUN_ID.fullmatch(instance)
-    assert begun > 10
+                begun["parent"] += 1
+    assert min(begun["extension"], begun["parent"]) > 0
+
+
+def asked_for(node):
+    """The arguments of a call that begins a child."""
+    return node.args if called(node, "call_sub_orchestrator") or called(node, "sub_orchestration") else []
+
+
+def test_only_what_begins_once_names_its_children():
+    """A parent that may itself be a child may be begun twice: the children of both lives need different ids."""
+    naming = {
+        file
+        for file, tree in SOURCES.items()
+        for node in ast.walk(tree)
+        if called(node, "call_sub_orchestrator") and (len(node.args) > 2 or node.keywords)
+    }
+    started_from_outside = {"restore_disk.py", "backup_fleet.py"}
+
+    assert naming == started_from_outside
+    begun = {ast.unparse(argument) for tree in SOURCES.values() for node in ast.walk(tree) for argument in asked_for(node)}
+    assert not begun & {f"{file.removesuffix('.py')}.NAME" for file in started_from_outside}
