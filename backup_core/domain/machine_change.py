@@ -1,0 +1,179 @@
+"""The change of a machine's disk as a rule: the next step, from what is known, and what a step's result adds to that.
+
+One rule leads forward to the new disk, back to the old one, and resolves a change that an abandoned run left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias, get_args
+
+from backup_core.domain.repoint import Goal, Holds, Move
+
+MOVES_PER_EXECUTION = 16
+"""Moves before the instance continues as new, so that its history stays small."""
+RESOLVING_MOVES_MAX = 40
+"""Moves for a change that an abandoned run left. With the pauses between them about two hours: then the run that asked
+fails visibly.
+"""
+
+Step = Literal["report", "fence", "look", "move", "note_failure", "pause", "close_change", "continue_as_new", "end"]
+"""`fence` rejects every earlier request that may still be in flight. `close_change` forgets the stored change; when the machine
+has the new disk, the disk's registration follows it.
+"""
+End = Literal["reached", "kept", "lost", "unresolved"]
+"""`reached`: the goal was read back. `kept`: going on was refused, and the machine keeps what it has. `lost`: the run may not act
+any more. `unresolved`: the change stays stored for the next run.
+"""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the machine has in the slot, as a step read it."""
+
+    holds: Holds
+    reached: bool = False
+    """Whether the goal was read back."""
+    move: Move = "none"
+    """What was done towards the goal."""
+
+
+HOLDS: tuple[Holds, ...] = get_args(Holds)
+MOVES: tuple[Move, ...] = ("wait", "deallocate", "detach", "attach", "swap", "start")
+Result: TypeAlias = Seen | Literal["done", "cancel", "temporary", "final"]
+"""`temporary` and `final` are failures: whether a later attempt of the step may succeed."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of the change. Made by `start`."""
+
+    abandoned: bool
+    """Whether an abandoned run left the change. It is not canceled, and it has no progress of its own to report."""
+    goal: Goal | None
+    """None until an abandoned change was looked at."""
+    moves_left: int
+    holds: Holds | Literal["unknown"] = "unknown"
+    last: Move | None = None
+    """The move before the next one; None after a turn."""
+    reported: bool = False
+    """Whether progress was reported since the last move: it is the sign of life, and brings the request to cancel."""
+    fenced: bool = False
+    reached: bool = False
+    """Whether the old disk was read back, which counts once the machine is fenced and it is read back again."""
+    refused: bool = False
+    """Whether Azure refuses the way back for good."""
+    pausing: bool = False
+    untold: bool = False
+    """Whether the other parts of the run have still to be told why it goes back."""
+    end: End | None = None
+    """How the change ends; None with no moves left: it was never done."""
+    closed: bool = False
+    """Whether nothing has to be closed at the end."""
+
+
+def start(goal: Goal | None) -> State:
+    """The state at the beginning of an execution; without a goal an abandoned change is resolved."""
+    if goal is None:
+        return State(abandoned=True, goal=None, moves_left=RESOLVING_MOVES_MAX, reported=True)
+    return State(abandoned=False, goal=goal, moves_left=MOVES_PER_EXECUTION)
+
+
+def next_step(state: State) -> Step:
+    """The next step. `end` is the last one."""
+    if state.end:
+        return "end" if state.closed else "close_change"
+    if state.pausing:
+        return "pause"
+    if state.untold:
+        return "note_failure"
+    if state.refused or (state.fenced and state.goal is None):
+        return "look"
+    if (state.abandoned or state.reached) and not state.fenced:
+        return "fence"
+    if state.moves_left == 0:
+        return "end" if state.abandoned else "continue_as_new"
+    return "move" if state.reported else "report"
+
+
+def after(state: State, step: Step, result: Result) -> State:
+    """The state once the step had that result, one of its `results`."""
+    if isinstance(result, Seen):
+        return _seen(state, step, result)
+    if result in ("temporary", "final"):
+        return _failed(state, step, final=result == "final")
+    match step:
+        case "report" if result == "cancel" and state.goal == "new":
+            return replace(state, reported=True, goal="old", last=None)
+        case "report":
+            return replace(state, reported=True)
+        case "pause":
+            return replace(state, pausing=False)
+        case "note_failure":
+            return replace(state, untold=False)
+    return replace(state, closed=True)
+
+
+def _seen(state: State, step: Step, seen: Seen) -> State:
+    state = replace(state, holds=seen.holds)
+    if step == "move":
+        return _moved(state, seen)
+    if step == "fence":
+        return replace(state, fenced=True, reached=False, last=None, reported=state.abandoned)
+    if state.abandoned:
+        return replace(state, goal="new" if seen.reached else "old")
+    if seen.holds in ("old", "other"):
+        return replace(state, end="kept")
+    return replace(state, refused=False, pausing=True, reported=False)
+
+
+def _moved(state: State, seen: Seen) -> State:
+    moved = replace(state, last=seen.move, moves_left=state.moves_left - 1, reported=state.abandoned)
+    if not seen.reached:
+        return replace(moved, pausing=seen.move in ("wait", state.last))
+    if state.goal == "old" and not state.fenced:
+        # A move towards the new disk may still be in flight, from a worker that died.
+        return replace(moved, reached=True)
+    # A new disk waits for its adoption, which closes the change.
+    return replace(moved, end="reached", closed=not state.abandoned and state.goal == "new")
+
+
+def _failed(state: State, step: Step, *, final: bool) -> State:
+    if step == "note_failure":
+        return replace(state, untold=False)
+    if step == "report" and not final:
+        # A row that cannot be written now is no reason to stop half-way.
+        return replace(state, reported=True)
+    if step in ("report", "close_change") or (state.abandoned and step != "move"):
+        # Another run owns the disk, or nothing can be written: that run, or the next one, resolves the change.
+        return replace(state, holds="unknown", end="lost", closed=True)
+    if state.abandoned:
+        unresolved = not final or state.holds == "nothing"
+        return replace(state, end="unresolved" if unresolved else "kept", closed=unresolved)
+    again = replace(state, reported=False, reached=False, moves_left=state.moves_left - (step == "move"))
+    if step == "look":
+        return replace(again, refused=False, pausing=True)
+    if not final:
+        return replace(again, pausing=True)
+    if state.goal == "new":
+        return replace(again, goal="old", untold=True, last=None)
+    return replace(again, refused=True)
+
+
+def results(state: State, step: Step) -> Iterator[Result]:
+    """Every result that a step may have in a state."""
+    if step in ("pause", "note_failure", "report", "close_change"):
+        yield "done"
+    if step in ("continue_as_new", "end", "pause"):
+        return
+    yield "temporary"
+    yield "final"
+    if step == "report":
+        yield "cancel"
+    if step in ("fence", "look"):
+        yield from map(Seen, HOLDS)
+    if step == "move":
+        yield from (Seen(holds, move=move) for holds in HOLDS for move in MOVES if move == "wait" or holds != "other")
+    if step in ("look", "move"):
+        yield Seen(state.goal or "new", reached=True)

@@ -1,0 +1,118 @@
+"""The rule of a machine's change, over every state that any order of results leads to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from backup_core.domain import machine_change
+from backup_core.domain.machine_change import Seen, after, next_step, start
+from tools.diagrams import transitions
+
+MOVES = 4
+"""How many are left matters only when none is."""
+OWN, BACK, ABANDONED = (transitions(machine_change, [replace(start(goal), moves_left=MOVES)]) for goal in ("new", "old", None))
+ALL = [*OWN, *BACK, *ABANDONED]
+ENDS = [one.before for one in ALL if one.step == "end"]
+
+
+def test_what_is_explored_is_what_begins():
+    assert start("new").moves_left == machine_change.MOVES_PER_EXECUTION
+    assert start(None).moves_left == machine_change.RESOLVING_MOVES_MAX
+    assert {one.step for one in [*OWN, *ABANDONED]} == set(machine_change.Step.__args__)
+    assert {state.end for state in ENDS} == {None, *machine_change.End.__args__}
+
+
+def test_no_end_with_neither_disk():
+    """A run goes on until the machine has a disk, or until it may not act. Only a change that an abandoned run left is kept
+    stored, with the failure of whoever asked.
+    """
+    without = [state for state in ENDS if state.holds == "nothing"]
+
+    assert without
+    assert all(state.abandoned and state.end in ("unresolved", None) for state in without)
+
+
+def test_no_change_is_closed_while_the_machine_has_neither_disk():
+    closing = [one.before for one in ALL if one.step == "close_change"]
+
+    assert closing
+    assert {state.holds for state in closing} == {"new", "old", "other"}
+    assert all(state.fenced for state in closing if state.end == "reached"), "an earlier request may still be in flight"
+
+
+def test_an_end_that_is_kept_leaves_nothing_open():
+    """But for a new disk that waits for its adoption, and a change that another run resolves."""
+    for state in ENDS:
+        if state.end in ("reached", "kept"):
+            assert state.closed
+            assert state.holds in ("new", "old", "other")
+    waiting = [state for state in ENDS if not state.abandoned and state.end == "reached" and state.goal == "new"]
+    assert {state.holds for state in waiting} == {"new"}
+
+
+def test_no_move_towards_the_new_disk_after_the_goal_turned_back():
+    for one in ALL:
+        if one.before.goal == "old" and one.after:
+            assert one.after.goal == "old", one
+
+
+def test_a_turn_is_told_or_was_asked_for():
+    """A life of the instance that begins again learns of it there."""
+    turns = [one for one in OWN if one.after and one.before.goal != one.after.goal]
+
+    assert {(one.step, one.result, next_step(one.after)) for one in turns} == {
+        ("report", "cancel", "move"),
+        ("move", "final", "note_failure"),
+    }
+
+
+def test_the_old_disk_counts_once_nothing_is_in_flight():
+    """It is fenced, and read back by a move after that."""
+    for state in (state for state in ENDS if state.goal == "old" and state.end == "reached"):
+        assert state.fenced
+        assert state.holds == "old"
+    first = after(replace(start("old"), reported=True), "move", Seen("old", reached=True))
+    assert next_step(first) == "fence"
+    again = after(first, "fence", Seen("old"))
+    assert (next_step(again), again.end) == ("report", None)
+
+
+def test_a_step_that_failed_and_may_succeed_later_is_repeated_after_a_pause():
+    for one in OWN:
+        if one.result == "temporary" and one.step in ("move", "fence", "look"):
+            assert next_step(one.after) == "pause", one
+
+
+def test_every_move_follows_a_sign_of_life():
+    """Through an outage, too: else the run would be taken for dead."""
+    assert all(one.before.reported for one in OWN if one.step == "move")
+    moved = [one.after for one in [*OWN, *BACK] if one.step == "move" and not one.after.end]
+    assert not any(state.reported for state in moved)
+
+
+def test_a_cancel_turns_back_and_never_ends_it():
+    canceled = [one for one in OWN if one.result == "cancel"]
+
+    assert {one.before.goal for one in canceled} == {"new", "old"}
+    assert all(one.after.goal == "old" and one.after.end is None for one in canceled)
+
+
+def test_an_abandoned_change_is_fenced_before_it_is_looked_at():
+    """It goes on with the new disk exactly where that is there: the registration follows then."""
+    for one in ABANDONED:
+        if one.step in ("look", "move"):
+            assert one.before.fenced
+        if one.step == "look" and isinstance(one.result, Seen):
+            assert one.after.goal == ("new" if one.result.reached else "old")
+    assert not {one.step for one in ABANDONED} & {"report", "note_failure", "continue_as_new"}
+
+
+def test_every_way_leads_to_an_end():
+    """From each state some order of results does; none is left in which nothing can be done."""
+    leads = {one.before for one in ALL if one.step in ("end", "continue_as_new")}
+    while True:
+        more = {one.before for one in ALL if one.after in leads} - leads
+        if not more:
+            break
+        leads |= more
+    assert {one.before for one in ALL} == leads
