@@ -23,8 +23,8 @@ Step = Literal["report", "fence", "look", "move", "note_failure", "pause", "clos
 has the new disk, the disk's registration follows it.
 """
 End = Literal["reached", "kept", "lost", "unresolved"]
-"""`reached`: the goal was read back. `kept`: going on was refused, and the machine keeps what it has. `lost`: the run may not act
-any more. `unresolved`: the change stays stored for the next run.
+"""`reached`: the goal was read back. `kept`: going on was refused, and the machine keeps what it has. `lost`: the run may not
+act any more. `unresolved`: the change stays stored for the next run.
 """
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from backup_core.domain.ending import CANCELED, canceled_words
 from backup_core.domain.identity import lease_id
@@ -10,7 +10,8 @@ from backup_core.domain.records import EXPIRED_NAMED_MAX
 from backup_core.domain.sampling import reads_expected
 from backup_core.domain.shown import shortened
 from backup_core.orchestrations import copy_blob, repoint_machine
-from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, progress_shown, show, sub_orchestration
+from backup_core.orchestrations.calls import Flow, Left, Retries, StepFailedError, call, now, show, sub_orchestration
+from backup_core.orchestrations.kit import continue_as_new, report
 from backup_core.orchestrations.shard_waves import applied_shards
 from backup_core.steps.backup import (
     BEGIN,
@@ -42,7 +43,6 @@ from backup_core.steps.backup import (
 )
 from backup_core.steps.copying import (
     PLAN_TRANSFER,
-    REPORT_PROGRESS,
     TAKE_OVER_COPY,
     Applied,
     CopyEnd,
@@ -65,18 +65,6 @@ NAME = "backup_disk"
 COPYING: Phase = "copying"
 
 
-class _ContinuedAsNewError(Exception):
-    """Leaves the generator after continue_as_new was asked for."""
-
-
-class _CanceledError(Exception):
-    """Leaves the generator when somebody asked for the run to be canceled."""
-
-    def __init__(self, phase: str) -> None:
-        super().__init__(phase)
-        self.fault = Fault(code=CANCELED, message=canceled_words(f"while {phase}"), retryable=False)
-
-
 class BackupFailedError(Exception):
     """Ends the orchestration as Failed, so that the portal shows red; the run's row has the same code and message."""
 
@@ -89,16 +77,19 @@ def backup_disk(context: Context) -> Flow[dict[str, Any] | None]:
     backup = _Backup(context, request)
     try:
         return (yield from backup.flow())
-    except _ContinuedAsNewError:
-        return None
-    except _CanceledError as canceled:
-        yield from backup.finish("Canceled", canceled.fault)
-        return backup.ended("Canceled")
-    except StepFailedError as failed:
-        fault = failed.fault
-    yield from backup.finish("Failed", fault)
-    message = f"run {request.run}: {fault.code}: {fault.message}"
+    except Left as left:
+        if left.state == "continued":
+            return None
+        yield from backup.finish("Canceled" if left.state == "canceled" else "Failed", left.fault)
+        if left.state == "canceled":
+            return backup.ended("Canceled")
+        message = f"run {request.run}: {left}"
     raise BackupFailedError(message)
+
+
+def _canceled(phase: str) -> Left:
+    """Leaves when somebody asked for the run to be canceled."""
+    return Left("canceled", Fault(code=CANCELED, message=canceled_words(f"while {phase}"), retryable=False))
 
 
 class _Backup:
@@ -238,7 +229,7 @@ class _Backup:
         end = yield from sub_orchestration(self.context, copy_blob.NAME, asked, CopyEnd)
         self.retries.count += end.retries
         if end.state == "canceled":
-            raise _CanceledError(COPYING)
+            raise _canceled(COPYING)
         if end.fault:
             raise StepFailedError(end.fault)
         taken = CopyRef(image=transfer.image, copy_id=end.copy_id)
@@ -295,7 +286,7 @@ class _Backup:
         # Requests are the measure: they count small writes and clears, which bytes would hide.
         yield from self._progress(transfer, planned, applied, "copying", applied.puts + applied.clears, planned.requests)
 
-    def _continue_as_new(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> None:
+    def _continue_as_new(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> NoReturn:
         going = Going(
             transfer=transfer,
             planned=planned,
@@ -309,8 +300,7 @@ class _Backup:
             verification=self.verification,
             fresh_after=self.fresh_after,
         )
-        self.context.continue_as_new(self.request.model_copy(update={"going": going}).model_dump(mode="json"))
-        raise _ContinuedAsNewError
+        continue_as_new(self.context, self.request.model_copy(update={"going": going}))
 
     def _verify(self, transfer: Transfer, planned: Planned, applied: Applied) -> Flow[Verified]:
         asked = Verify(transfer=transfer)
@@ -339,16 +329,13 @@ class _Backup:
     # -- what people see --------------------------------------------------------------------------------------------
 
     def _report(self, by: RunRef, phase: Phase, begun: Begun) -> Flow[None]:
-        report = Report(
-            by=by, phase=phase, rounds_left=int(self.fresh_after), kind=begun.kind, reason=begun.reason,
-            retries=self.retries.count,
-        )  # fmt: skip
-        yield from self._send(report, {"kind": begun.kind})
+        progress = Report(by=by, phase=phase, rounds_left=int(self.fresh_after), kind=begun.kind, reason=begun.reason)
+        yield from self._send(progress, {"kind": begun.kind})
 
     def _progress(
         self, transfer: Transfer, planned: Planned, applied: Applied, phase: Phase, done: int, total: int, verified: int = 0
     ) -> Flow[None]:
-        report = Report(
+        progress = Report(
             by=transfer.by,
             phase=phase,
             done=done,
@@ -357,17 +344,16 @@ class _Backup:
             kind=transfer.kind,
             reason=transfer.reason,
             requests_verified=verified,
-            retries=self.retries.count,
         ).measured(planned, applied)
         details = {"kind": transfer.kind, "bytesTotal": planned.write_bytes, "bytesDone": applied.write_bytes}
-        yield from self._send(report, {**details, "ranges": planned.ranges})
+        yield from self._send(progress, {**details, "ranges": planned.ranges})
 
-    def _send(self, report: Report, details: dict[str, Any]) -> Flow[None]:
+    def _send(self, progress: Report, details: dict[str, Any]) -> Flow[None]:
         """Report progress; leave when the run is to be canceled. Once the point is committed it is too late for that."""
-        reported = yield from call(self.context, REPORT_PROGRESS, report, self.retries)
-        show(self.context, self._shown(report.phase) | progress_shown(self.context, reported) | details)
-        if reported.cancel and report.phase != "cleaning":
-            raise _CanceledError(report.phase)
+        details = self._shown(progress.phase) | details
+        reported = yield from report(self.context, progress, self.retries, **details)
+        if reported.cancel and progress.phase != "cleaning":
+            raise _canceled(progress.phase)
 
     def _shown(self, phase: str) -> dict[str, Any]:
         return {"disk": self.request.disk, "phase": phase, "started": self.started, "retries": self.retries.count}

@@ -13,7 +13,7 @@ from backup_core.domain.identity import child_id
 from backup_core.domain.shown import NAMED_MAX, named
 from backup_core.orchestrations import backup_disk, backup_lane
 from backup_core.orchestrations.backup_lane import state_of, window_backup
-from backup_core.orchestrations.calls import Crashed, Flow, Retries, answer_of, call, settled, show
+from backup_core.orchestrations.calls import Child, Crashed, Flow, Retries, call, children, settled, show
 from backup_core.steps.backup import LIST_DISKS, FleetPage, FleetRequest, LaneEnd, LaneRequest
 
 if TYPE_CHECKING:
@@ -48,17 +48,17 @@ def _side_by_side(context: Context, request: FleetRequest, runs: list[FleetRun])
 
 
 def _lanes(context: Context, request: FleetRequest) -> Flow[LaneEnd]:
-    tasks = []
-    for lane in range(request.lanes):
-        asked = LaneRequest(fleet=request, lane=lane).model_dump(mode="json")
-        tasks.append(context.call_sub_orchestrator(backup_lane.NAME, asked, child_id(context.instance_id, "lane", lane + 1)))
+    lanes = [
+        Child(
+            backup_lane.NAME, LaneRequest(fleet=request, lane=lane), LaneEnd, (child_id(context.instance_id, "lane", lane + 1),)
+        )
+        for lane in range(request.lanes)
+    ]
     ended, failed, names = Counter[str](), 0, list[str]()
-    for lane, raw in enumerate((yield from settled(context, tasks)), start=1):
-        end = None if isinstance(raw, Crashed) else answer_of(LaneEnd, raw)
-        if end:
+    for lane, end in enumerate((yield from children(context, lanes)), start=1):
+        if isinstance(end, Crashed):
+            failed, names = failed + 1, [*names, f"lane {lane}: {end.why}"]
+        else:
             ended.update(end.ended)
             failed, names = failed + end.failed, names + end.names
-        else:
-            why = raw.why if isinstance(raw, Crashed) else "no answer of its own"
-            failed, names = failed + 1, [*names, f"lane {lane}: {why}"]
     return LaneEnd(ended=dict(ended), failed=failed, names=names[:NAMED_MAX])

@@ -1,4 +1,4 @@
-"""Calling steps from an orchestrator: the only file that knows the Durable API, and the part of it that may be used.
+"""Calling steps and sub-orchestrations: what is yielded to Durable Functions, and the part of its API that may be used.
 
 Plain calls that answer outcomes, in waves, with durable timers between attempts: `call_activity_with_retry` numbers its
 tasks differently from the extension when other work is open (azure-functions-durable 1.x), and a sliding `task_any` window
@@ -11,18 +11,15 @@ import contextlib
 from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from backup_core.domain.progress import eta_seconds
 from backup_core.domain.shown import bounded, shortened
 from backup_core.steps.messages import Fault, Message, Outcome, Step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from backup_core.steps.copying import ImageCopy, Reported
 
 I = TypeVar("I", bound=Message)
 O = TypeVar("O", bound=Message)
@@ -55,13 +52,23 @@ class Context(Protocol):
     def continue_as_new(self, input_: Any) -> None: ...  # noqa: ANN401, D102
 
 
-class StepFailedError(Exception):
+class Left(Exception):  # noqa: N818  control flow, not an error of the program
+    """Leaves an orchestrator whose end is decided: failed with a fault, canceled, or continued as new."""
+
+    def __init__(self, state: Literal["failed", "canceled", "continued"], fault: Fault | None = None) -> None:
+        """Keep both; the exception's message is the fault's."""
+        super().__init__(f"{fault.code}: {fault.message}" if fault else state)
+        self.state, self.fault = state, fault
+
+
+class StepFailedError(Left):
     """A step failed for good; `fault` says how."""
+
+    fault: Fault
 
     def __init__(self, fault: Fault) -> None:
         """Keep the fault; its message is the exception's."""
-        super().__init__(f"{fault.code}: {fault.message}")
-        self.fault = fault
+        super().__init__("failed", fault)
 
 
 class Retries:
@@ -89,18 +96,6 @@ def show(context: Context, status: dict[str, Any]) -> None:
 def failure_text(error: Exception) -> str:
     """What a failed activity or sub-orchestration is said to have failed with; nothing is read out of it."""
     return shortened(str(error)) or "it failed"
-
-
-def progress_shown(context: Context, reported: Reported) -> dict[str, int]:
-    """Percent and, once it can be told, about how many seconds are left: for the custom status."""
-    started = datetime.fromisoformat(reported.started) if reported.started else None
-    left = eta_seconds(started, now(context), reported.percent)
-    return {"percent": reported.percent} | ({} if left is None else {"etaSeconds": left})
-
-
-def beside(image: ImageCopy) -> bool:
-    """Whether the copy is a restore's promotion, which goes on beside the run's main work."""
-    return bool(image.by.pin) and image.becomes == "head"
 
 
 def call(context: Context, step: Step[I, O], asked: I, retries: Retries) -> Flow[O]:
@@ -133,23 +128,51 @@ def wave(context: Context, step: Step[I, O], asked: Sequence[I], retries: Retrie
         yield context.create_timer(now(context) + max(pause, longest))
 
 
-def sub_orchestration(context: Context, name: str, asked: Message, answers: type[O]) -> Flow[O]:
-    """Another orchestration's output. Raises StepFailedError when it failed or was terminated: it could not say why itself.
+@dataclass(frozen=True)
+class Child(Generic[O]):
+    """A sub-orchestration to be started: its name, its input, and what it answers."""
 
-    Its id is the extension's, of this execution and the number of the call. Under an id of ours, what a former life of this
-    instance has begun could come late and replace what this life waits for; its end would be told to the former life.
+    name: str
+    input: Message
+    answers: type[O]
+    ids: tuple[str, ...] = ()
+    """The id of each attempt, where the parent is never started twice. Usually empty: then the ids are the extension's, of this
+    execution and the number of the call. Under an id of ours, what a former life of the parent has started could come late and
+    replace what this life waits for; its end would be told to the former life.
     """
-    for _ in range(BEGINNINGS_MAX):
-        try:
-            raw = yield context.call_sub_orchestrator(name, asked.model_dump(mode="json"))
-        except Exception as error:
-            fault = Fault(code="Unexpected", message=f"{name} of {context.instance_id}: {failure_text(error)}", retryable=False)
-            raise StepFailedError(fault) from error
-        output = answer_of(answers, raw)
-        if output:
-            return output
-    message = f"{name} of {context.instance_id}: answered {BEGINNINGS_MAX} times with what is not its own"
-    raise StepFailedError(Fault(code="Unexpected", message=message, retryable=False))
+
+    @property
+    def attempts(self) -> list[str | None]:
+        """The id of each time that it may be started."""
+        return list(self.ids) or [None] * BEGINNINGS_MAX
+
+
+def sub_orchestration(context: Context, name: str, asked: Message, answers: type[O]) -> Flow[O]:
+    """Another orchestration's output. Raises StepFailedError when it failed or was terminated: it could not say why itself."""
+    (end,) = yield from children(context, [Child(name, asked, answers)])
+    if isinstance(end, Crashed):
+        message = f"{name} of {context.instance_id}: {end.why}"
+        raise StepFailedError(Fault(code="Unexpected", message=message, retryable=False))
+    return end
+
+
+def children(context: Context, wanted: Sequence[Child[O]]) -> Flow[list[O | Crashed]]:
+    """The output of each sub-orchestration, or how it crashed, once all have ended. One that another call answered is started
+    again.
+    """
+    ends: list[O | Crashed | None] = [None] * len(wanted)
+    for attempt in range(BEGINNINGS_MAX):
+        open_ = [n for n, child in enumerate(wanted) if ends[n] is None and attempt < len(child.attempts)]
+        tasks = [
+            context.call_sub_orchestrator(child.name, child.input.model_dump(mode="json"), child.attempts[attempt])
+            for child in (wanted[n] for n in open_)
+        ]
+        for n, raw in zip(open_, (yield from settled(context, tasks)), strict=True):
+            ends[n] = raw if isinstance(raw, Crashed) else answer_of(wanted[n].answers, raw)
+    return [
+        Crashed(f"answered {len(child.attempts)} times with what is not its own") if end is None else end
+        for child, end in zip(wanted, ends, strict=True)
+    ]
 
 
 def answer_of(answers: type[O], raw: Any) -> O | None:  # noqa: ANN401  any JSON
@@ -196,9 +219,10 @@ def settled(context: Context, tasks: Sequence[Any]) -> Flow[list[Any]]:
     """Each task's output, or how it crashed, once all have ended."""
     if not tasks:
         return []
-    # It raises the first failure and forgets the other results, so each task is read below.
-    with contextlib.suppress(Exception):
-        yield context.task_all(list(tasks))
+    if len(tasks) > 1:
+        # It raises the first failure and forgets the other results, so each task is read below.
+        with contextlib.suppress(Exception):
+            yield context.task_all(list(tasks))
     ends: list[Any] = []
     for task in tasks:
         try:

@@ -5,24 +5,15 @@ Both copies of a restore are made by it, side by side: the disk for the machine,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from backup_core.domain.sampling import reads_expected
 from backup_core.orchestrations import copy_blob
-from backup_core.orchestrations.calls import (
-    Flow,
-    Retries,
-    StepFailedError,
-    beside,
-    call,
-    progress_shown,
-    show,
-    sub_orchestration,
-)
+from backup_core.orchestrations.calls import Flow, Left, Retries, StepFailedError, call, sub_orchestration
+from backup_core.orchestrations.kit import beside, concluded, continue_as_new, report
 from backup_core.orchestrations.shard_waves import applied_shards
 from backup_core.steps.copying import (
     PLAN_TRANSFER,
-    REPORT_PROGRESS,
     TAKE_OVER_COPY,
     Applied,
     CopyEnd,
@@ -42,31 +33,10 @@ if TYPE_CHECKING:
 NAME = "copy_image"
 
 
-class _ContinuedAsNewError(Exception):
-    """Leaves the generator after continue_as_new was asked for."""
-
-
-class _CanceledError(Exception):
-    """Leaves the generator when the run is to end, for somebody asked for it or because of a fault of another part."""
-
-    def __init__(self, fault: Fault | None) -> None:
-        super().__init__()
-        self.fault = fault
-
-
 def copy_image(context: Context) -> Flow[dict[str, Any] | None]:
     """The orchestrator. Returns an ImageCopied; never raises for an expected failure."""
     copying = _Copying(context, CopyImage.model_validate(context.get_input()))
-    try:
-        end = yield from copying.flow()
-    except _ContinuedAsNewError:
-        return None
-    except _CanceledError as canceled:
-        state: Literal["failed", "canceled"] = "failed" if canceled.fault else "canceled"
-        end = ImageCopied(state=state, fault=canceled.fault, retries=copying.retries.count)
-    except StepFailedError as failed:
-        end = ImageCopied(state="failed", fault=failed.fault, retries=copying.retries.count)
-    return end.model_dump(mode="json")
+    return (yield from concluded(copying.flow(), copying.left))
 
 
 class _Copying:
@@ -75,6 +45,10 @@ class _Copying:
     def __init__(self, context: Context, request: CopyImage) -> None:
         self.context, self.request, self.image = context, request, request.image
         self.retries = Retries(request.retries)
+
+    def left(self, state: Literal["failed", "canceled"], fault: Fault | None) -> ImageCopied:
+        """The end of a copy that was not completed: a cancel with a fault is because another part of the run has failed."""
+        return ImageCopied(state="failed" if fault else state, fault=fault, retries=self.retries.count)
 
     def flow(self) -> Flow[ImageCopied]:
         request = self.request
@@ -117,7 +91,7 @@ class _Copying:
         end = yield from sub_orchestration(self.context, copy_blob.NAME, CopyRequest(image=self.image), CopyEnd)
         self.retries.count += end.retries
         if end.state == "canceled":
-            raise _CanceledError(end.fault)
+            raise Left(state="canceled", fault=end.fault)
         if end.fault:
             raise StepFailedError(end.fault)
         yield from call(self.context, TAKE_OVER_COPY, CopyRef(image=self.image, copy_id=end.copy_id), self.retries)
@@ -134,22 +108,15 @@ class _Copying:
 
     def _report(self, phase: Phase, planned: Planned, applied: Applied, done: int, total: int, verified: int = 0) -> Flow[None]:
         """A sign of life, progress for people; leaves when the run is to end."""
-        report = Report(
-            by=self.image.by,
-            phase=phase,
-            done=done,
-            total=total,
-            requests_verified=verified,
-            retries=self.retries.count,
-            beside=beside(self.image),
+        progress = Report(
+            by=self.image.by, phase=phase, done=done, total=total, requests_verified=verified, beside=beside(self.image)
         ).measured(planned, applied)
-        reported = yield from call(self.context, REPORT_PROGRESS, report, self.retries)
-        shown = {"phase": phase, "bytesTotal": planned.write_bytes, "bytesDone": applied.write_bytes}
-        show(self.context, {"disk": self.image.by.disk, **progress_shown(self.context, reported), **shown})
+        amounts = {"bytesTotal": planned.write_bytes, "bytesDone": applied.write_bytes}
+        reported = yield from report(self.context, progress, self.retries, **amounts)
         if reported.cancel:
-            raise _CanceledError(reported.fault)
+            raise Left(state="canceled", fault=reported.fault)
 
-    def _continue_as_new(self, planned: Planned, shard: int, applied: Applied) -> None:
+    def _continue_as_new(self, planned: Planned, shard: int, applied: Applied) -> NoReturn:
         going = {
             "image": self.image,
             "planned": planned,
@@ -157,8 +124,7 @@ class _Copying:
             "applied": applied,
             "retries": self.retries.count,
         }
-        self.context.continue_as_new(self.request.model_copy(update=going).model_dump(mode="json"))
-        raise _ContinuedAsNewError
+        continue_as_new(self.context, self.request.model_copy(update=going))
 
 
 def failed(message: str) -> ImageCopied:

@@ -4,13 +4,17 @@ then given to the machine under the disk's ownership.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from backup_core.domain.disk_delivery import State, after, next_step
+from backup_core.domain.ending import CANCELED
 from backup_core.orchestrations import copy_image, repoint_machine, wait_for_disk
-from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, progress_shown, show, sub_orchestration
+from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, sub_orchestration
+from backup_core.orchestrations.kit import report
 from backup_core.orchestrations.wait_for_disk import owner
-from backup_core.steps.copying import REPORT_PROGRESS, ImageCopy, Report
+from backup_core.steps.copying import ImageCopy, Report
 from backup_core.steps.messages import Fault
 from backup_core.steps.restore import (
     IMPORT_DISK,
@@ -33,6 +37,9 @@ from backup_core.steps.restore import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backup_core.domain.disk_delivery import Result, Step
     from backup_core.domain.records import Phase
     from backup_core.orchestrations.calls import Context
     from backup_core.steps.messages import RunRef
@@ -40,69 +47,56 @@ if TYPE_CHECKING:
 
 NAME = "deliver_disk"
 IMPORT_PAUSE = timedelta(seconds=30)
-IMPORT_LOOKS_MAX = 60
-"""Half an hour: Azure imports a VHD in minutes, since its pages are copied by reference."""
-
-
-class _LeftError(Exception):
-    """Leaves the generator with the run's end decided."""
-
-    def __init__(self, fault: Fault | None) -> None:
-        super().__init__("canceled" if fault is None else fault.code)
-        self.fault = fault
 
 
 def deliver_disk(context: Context) -> Flow[dict[str, Any]]:
     """The orchestrator. Returns a Delivered; never raises for an expected failure."""
-    delivery = _Delivery(context, DeliverDisk.model_validate(context.get_input()))
-    fault: Fault | None
-    try:
-        yield from delivery.flow()
-    except StepFailedError as failed:
-        fault = failed.fault
-    except _LeftError as left:
-        fault = left.fault
-    else:
-        return delivery.end.model_copy(update={"state": "success"}).model_dump(mode="json")
-    if fault is None:
-        return delivery.end.model_copy(update={"state": "canceled"}).model_dump(mode="json")
-    yield from delivery.tell(fault)
-    return delivery.end.model_copy(update={"state": "failed", "fault": fault}).model_dump(mode="json")
+    return (yield from _Delivery(context, DeliverDisk.model_validate(context.get_input())).flow())
 
 
 class _Delivery:
-    """One execution of the orchestrator; `end` grows with what is reached."""
+    """One execution of the orchestrator: the state of the rule, and what was reached."""
 
     def __init__(self, context: Context, asked: DeliverDisk) -> None:
         self.context, self.request, self.by, self.begun = context, asked.request, asked.by, asked.begun
-        self.end = Delivered(state="failed")
+        begun = asked.begun
+        self.state = State(adopts=begun.adopt, imports=bool(begun.managed_disk), repoints=begun.repoint)
+        self.reached = Delivered(state="failed")
+        self.fault: Fault | None = None
         self.retries = Retries()
+        self.steps: dict[Step, Callable[[], Flow[Result]]] = {
+            "copy": self._copy,
+            "seal": self._seal,
+            "report_importing": lambda: self._report("importing"),
+            "import_disk": self._import,
+            "pause": self._pause,
+            "own": self._own,
+            "report_repointing": lambda: self._report("repointing"),
+            "store_change": self._store_change,
+            "repoint": self._repoint,
+            "report_promoting": lambda: self._report("promoting"),
+            "note_failure": self._note_failure,
+        }
 
-    def flow(self) -> Flow[None]:
-        copied = yield from self._copied()
-        self._reached(etag=copied.etag)
-        if not self.begun.adopt:
-            yield from self._sealed()
-        if self.begun.managed_disk:
-            yield from self._imported()
-        if self.begun.repoint:
-            owned = yield from self._owned()
-            if self.begun.adopt:
-                yield from self._sealed()
-            yield from self._repointed(owner(self.by, owned), begun_before=bool(owned.repoint))
+    def flow(self) -> Flow[dict[str, Any]]:
+        while (step := next_step(self.state)) != "end":
+            self.state = after(self.state, step, (yield from self._result(step)))
+        end: dict[str, Any] = {"state": self.state.end, "retries": self.retries.count}
+        if self.state.end in ("failed", "timed_out"):
+            end |= {"state": "failed", "fault": self.fault}
+        return self.reached.model_copy(update=end).model_dump(mode="json")
 
-    def _sealed(self) -> Flow[None]:
-        """The disk is complete. One that is adopted is snapshotted under the disk's ownership only: its snapshot is to be newer
-        than that of every other restore point.
-        """
-        asked = SealImage(image=disk_image(self.by, self.begun), etag=self.end.etag, snapshots=self.begun.adopt)
-        sealed = yield from call(self.context, SEAL_IMAGE, asked, self.retries)
-        self._reached(sealed=True, snapshot=sealed.snapshot)
+    def _result(self, step: Step) -> Flow[Result]:
+        try:
+            return (yield from self.steps[step]())
+        except StepFailedError as failed:
+            self.fault = failed.fault
+            return "failed"
 
-    def _reached(self, **fields: Any) -> None:  # noqa: ANN401  the fields of Delivered
-        self.end = self.end.model_copy(update={**fields, "retries": self.retries.count})
+    def _keep(self, **fields: Any) -> None:  # noqa: ANN401  the fields of Delivered
+        self.reached = self.reached.model_copy(update=fields)
 
-    def _copied(self) -> Flow[ImageCopied]:
+    def _copy(self) -> Flow[Result]:
         asked = CopyImage(
             image=disk_image(self.by, self.begun),
             wave=self.request.wave,
@@ -112,37 +106,46 @@ class _Delivery:
         copied = yield from sub_orchestration(self.context, copy_image.NAME, asked, ImageCopied)
         self.retries.count += copied.retries
         if copied.state != "success":
-            raise _LeftError(copied.fault)
-        return copied
+            return self._left(copied.fault)
+        self._keep(etag=copied.etag)
+        return "done"
 
-    def _imported(self) -> Flow[None]:
+    def _left(self, fault: Fault | None) -> Result:
+        self.fault = fault
+        return "failed" if fault else "canceled"
+
+    def _seal(self) -> Flow[Result]:
+        asked = SealImage(image=disk_image(self.by, self.begun), etag=self.reached.etag, snapshots=self.begun.adopt)
+        sealed = yield from call(self.context, SEAL_IMAGE, asked, self.retries)
+        self._keep(sealed=True, snapshot=sealed.snapshot)
+        return "done"
+
+    def _import(self) -> Flow[Result]:
         asked = ImportDisk(by=self.by, disk=self.begun.managed_disk, target=self.begun.target, slot=self.begun.slot)
-        for _ in range(IMPORT_LOOKS_MAX):
-            yield from self._report(self.by, "importing")
-            imported = yield from call(self.context, IMPORT_DISK, asked, self.retries)
-            if imported.done:
-                return
-            yield self.context.create_timer(now(self.context) + IMPORT_PAUSE)
-        message = f"managed disk {self.begun.managed_disk} was not complete after half an hour; look at it in the portal"
-        raise StepFailedError(Fault(code="ImportTimedOut", message=message, retryable=False))
+        imported = yield from call(self.context, IMPORT_DISK, asked, self.retries)
+        return "done" if imported.done else "pending"
 
-    def _owned(self) -> Flow[Owned]:
-        """From here on no backup runs: it would be of the disk that is just being replaced."""
+    def _pause(self) -> Flow[Result]:
+        yield self.context.create_timer(now(self.context) + IMPORT_PAUSE)
+        return "done"
+
+    def _own(self) -> Flow[Result]:
         waited = yield from sub_orchestration(self.context, wait_for_disk.NAME, WaitForDisk(by=self.by), Waited)
         if waited.owned is None:
-            raise _LeftError(None if waited.canceled else waited.fault)
-        self._reached(owned=waited.owned)
-        moved = source_moved(self.begun, waited.owned)
-        if moved:
-            raise StepFailedError(moved)
-        return waited.owned
+            return self._left(None if waited.canceled else waited.fault)
+        self._keep(owned=waited.owned)
+        if moved := source_moved(self.begun, waited.owned):
+            return self._left(moved)
+        return "resumed" if waited.owned.repoint else "done"
 
-    def _repointed(self, by: RunRef, *, begun_before: bool) -> Flow[None]:
+    @property
+    def _owner(self) -> RunRef:
+        return owner(self.by, self.reached.owned) if self.reached.owned else self.by
+
+    def _store_change(self) -> Flow[Result]:
         assert self.begun.slot is not None
-        # The last moment at which nothing of the machine is touched, unless an earlier life has come further.
-        yield from self._report(by, "repointing", leaves=not begun_before)
         asked = RememberMachine(
-            by=by,
+            by=self._owner,
             slot=self.begun.slot,
             expected=self.begun.old_disk,
             target=self.begun.target,
@@ -151,28 +154,32 @@ class _Delivery:
             stop_vm=self.begun.stop_vm,
         )
         remembered = yield from call(self.context, REMEMBER_MACHINE, asked, self.retries)
-        self._reached(change=remembered.change, old_disk=remembered.old_disk)
-        wanted = RepointRequest(by=by, change=remembered.change, goal="new")
+        self._keep(change=remembered.change, old_disk=remembered.old_disk)
+        return "done"
+
+    def _repoint(self) -> Flow[Result]:
+        wanted = RepointRequest(by=self._owner, change=self.reached.change, goal="new")
         machine = yield from sub_orchestration(self.context, repoint_machine.NAME, wanted, Repointed)
-        self._reached(machine=machine)
+        self._keep(machine=machine)
         if machine.fault:
-            raise _LeftError(None if machine.fault.code == "Canceled" else machine.fault)
-        if self.begun.adopt:
-            yield from self._report(by, "promoting", leaves=False)
+            return self._left(None if machine.fault.code == CANCELED else machine.fault)
+        return "done"
 
-    def _report(self, by: RunRef, phase: Phase, *, leaves: bool = True) -> Flow[None]:
-        report = Report(by=by, phase=phase, retries=self.retries.count)
-        reported = yield from call(self.context, REPORT_PROGRESS, report, self.retries)
-        show(self.context, {"disk": by.disk, "phase": phase, **progress_shown(self.context, reported)})
-        if reported.cancel and leaves:
-            raise _LeftError(reported.fault)
+    def _report(self, phase: Phase) -> Flow[Result]:
+        reported = yield from report(self.context, Report(by=self._owner, phase=phase), self.retries)
+        if not reported.cancel:
+            return "done"
+        self.fault = reported.fault
+        return "stopped" if reported.fault else "canceled"
 
-    def tell(self, fault: Fault) -> Flow[None]:
+    def _note_failure(self) -> Flow[Result]:
         """Have the work beside this end too. Not being able to is no reason to fail once more."""
-        try:
-            yield from call(self.context, NOTE_FAILURE, NoteFailure(by=self.by, fault=fault), self.retries)
-        except StepFailedError:
-            return
+        if self.fault is None:
+            message = f"managed disk {self.begun.managed_disk} was not complete after half an hour; look at it in the portal"
+            self.fault = Fault(code="ImportTimedOut", message=message, retryable=False)
+        with suppress(StepFailedError):
+            yield from call(self.context, NOTE_FAILURE, NoteFailure(by=self.by, fault=self.fault), self.retries)
+        return "done"
 
 
 def source_moved(begun: RestoreBegun, owned: Owned) -> Fault | None:

@@ -1,17 +1,18 @@
-"""Giving a machine another disk: moves until the goal is read back. What fails or is canceled goes back to the old disk.
+"""Giving a machine another disk: the steps that `domain/machine_change.py` names, until the goal is read back.
 
-It never ends while the machine has neither disk: through an outage it keeps its state, tries again, and asks for attention.
+Through an outage it keeps its state, tries again, and asks for attention.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from backup_core.domain.ending import CANCELED, PAUSE_SECONDS_MAX
-from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, show
-from backup_core.steps.copying import REPORT_PROGRESS, Report
+from backup_core.domain.ending import CANCELED
+from backup_core.domain.machine_change import Seen, after, next_step, start
+from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now
+from backup_core.orchestrations.kit import Pauses, concluded, continue_as_new, report
+from backup_core.steps.copying import Report
 from backup_core.steps.messages import Fault
 from backup_core.steps.restore import (
     FENCE_MACHINE,
@@ -28,192 +29,147 @@ from backup_core.steps.restore import (
 )
 
 if TYPE_CHECKING:
-    from typing import Literal
-
+    from backup_core.domain.machine_change import Result, Step
+    from backup_core.domain.records import Phase
+    from backup_core.domain.repoint import Goal
     from backup_core.orchestrations.calls import Context
 
 NAME = "repoint_machine"
-PAUSE_FIRST, PAUSE_GROWTH = 5.0, 1.5
-"""Seconds between looks while the machine is being changed, and between attempts during an outage; how they grow."""
-MOVES_PER_EXECUTION = 16
-SETTLING_MOVES_MAX = 40
-"""With the pauses between them about two hours: then whoever asked fails visibly."""
+_BUSY = Fault(code="MachineBusy", message="it is being changed without end", retryable=False)
+_CANCEL = Fault(code=CANCELED, message="canceled on request while the machine was being changed", retryable=False)
 
 
 def repoint_machine(context: Context) -> Flow[dict[str, Any] | None]:
     """The orchestrator. Returns a Repointed; never raises for an expected failure."""
-    request = RepointRequest.model_validate(context.get_input())
-    repointing = _Repointing(context, request)
-    end: Repointed | None
-    try:
-        end = yield from (repointing.flow() if request.goal else repointing.settled())
-    except StepFailedError as failed:
-        end = Repointed(holds="unknown", power="", fault=failed.fault)
-    return end.model_dump(mode="json") if end else None
+    change = _Change(context, RepointRequest.model_validate(context.get_input()))
+    return (yield from concluded(change.flow(), lambda _, fault: Repointed(holds="unknown", power="", fault=fault)))
 
 
-class _Repointing:
-    """One execution of the orchestrator."""
+class _Change:
+    """One execution of the orchestrator: the state of the rule, and what people are told."""
 
     def __init__(self, context: Context, request: RepointRequest) -> None:
         self.context, self.request, self.by = context, request, request.by
-        self.retries = Retries(request.retries)
-        self.goal: Literal["new", "old"] = "old" if request.goal == "old" else "new"
-        self.fault, self.attention = request.fault, request.attention
+        self.retries, self.pauses = Retries(request.retries), Pauses(context, request.pause)
         self.began = request.began or now(context).isoformat()
-        self.pause, self.last = request.pause or PAUSE_FIRST, ""
-        self.fenced = False
+        self.state = start(request.goal or None)
+        self.power, self.attention = "", request.attention
+        self.turned = request.fault
+        """Why the goal is the old disk again."""
+        self.newest = _BUSY
+        """The newest failure, or the cancel."""
 
-    # -- forward, or back ---------------------------------------------------------------------------------------------
+    def flow(self) -> Flow[Repointed]:
+        while (step := next_step(self.state)) != "end":
+            if step == "continue_as_new":
+                self._continue_as_new()
+            before, result = self.state, (yield from self._result(step))
+            self.state = after(before, step, result)
+            if (before.goal, self.state.goal) == ("new", "old"):
+                self.turned = self.newest
+            self._explain(step, result)
+        return self._ended()
 
-    def flow(self) -> Flow[Repointed | None]:
-        """Moves until the goal is reached; None when it goes on as a new execution."""
-        for _ in range(MOVES_PER_EXECUTION):
-            yield from self._report()
-            try:
-                moved = yield from call(self.context, MOVE_MACHINE, self._move(self.goal), self.retries)
-                if moved.done and self.goal == "old" and not self.fenced:
-                    # A move towards the new disk may still be under way from a worker that died: shut it out, look again.
-                    yield from call(self.context, FENCE_MACHINE, self._move("old"), self.retries)
-                    self.fenced, self.last = True, ""
-                    continue
-            except StepFailedError as failed:
-                end = yield from self._failed(failed.fault)
-                if end:
-                    return end
-                continue
-            if moved.done:
-                return (yield from self._reached(moved))
-            if moved.move in ("wait", self.last):
-                long = self.pause >= PAUSE_SECONDS_MAX
-                words = f"Azure takes long: the machine is not through with '{moved.move}'; look at it; the run goes on"
-                self.attention = words if long else ""
-                yield from self._wait()
-            else:
-                self.pause, self.attention = PAUSE_FIRST, ""
-            self.last = moved.move
-        again = self.request.model_copy(
-            update={
-                "goal": self.goal,
-                "fault": self.fault,
-                "began": self.began,
-                "retries": self.retries.count,
-                "attention": self.attention,
-                "pause": self.pause,
-            }
-        )
-        self.context.continue_as_new(again.model_dump(mode="json"))
-        return None
+    # -- the steps ------------------------------------------------------------------------------------------------------
 
-    def _move(self, goal: Literal["new", "old"]) -> MoveMachine:
+    def _result(self, step: Step) -> Flow[Result]:
+        try:
+            return (yield from self._performed(step))
+        except StepFailedError as failed:
+            self.newest = failed.fault
+            return "temporary" if failed.fault.retryable else "final"
+
+    def _performed(self, step: Step) -> Flow[Result]:
+        goal: Goal = self.state.goal or "new"
+        match step:
+            case "report":
+                return (yield from self._reported())
+            case "pause":
+                yield from self.pauses.pause()
+            case "note_failure":
+                # Another life of this instance cannot learn from the machine why it goes back.
+                yield from call(self.context, NOTE_FAILURE, NoteFailure(by=self.by, fault=self.turned or _BUSY), self.retries)
+            case "fence":
+                return self._seen((yield from call(self.context, FENCE_MACHINE, self._move("old"), self.retries)))
+            case "look":
+                return self._seen((yield from call(self.context, LOOK_AT_MACHINE, self._move(goal), self.retries)))
+            case "move":
+                return self._seen((yield from call(self.context, MOVE_MACHINE, self._move(goal), self.retries)))
+            case "close_change":
+                goal = "new" if self.state.holds == "new" else "old"
+                settle = SettleChange(by=self.by, change=self.request.change, goal=goal)
+                yield from call(self.context, SETTLE_CHANGE, settle, self.retries)
+        return "done"
+
+    def _move(self, goal: Goal) -> MoveMachine:
         return MoveMachine(by=self.by, change=self.request.change, goal=goal)
 
-    def _reached(self, moved: Moved) -> Flow[Repointed]:
-        """The goal was read back. A machine that has its old disk again is done with; the new one waits for its adoption."""
-        if self.goal == "old":
-            yield from call(self.context, SETTLE_CHANGE, self._settle("old"), self.retries)
-        return self._ended(moved)
+    def _seen(self, moved: Moved) -> Seen:
+        self.power = moved.power
+        return Seen(moved.holds, reached=moved.done, move=moved.move)
 
-    def _settle(self, goal: Literal["new", "old"]) -> SettleChange:
-        return SettleChange(by=self.by, change=self.request.change, goal=goal)
+    def _reported(self) -> Flow[Result]:
+        phase: Phase = "undoing" if self.state.goal == "old" else "repointing"
+        progress = Report(by=self.by, phase=phase, attention=self.attention)
+        reported = yield from report(self.context, progress, self.retries)
+        if not reported.cancel:
+            return "done"
+        self.newest = reported.fault or _CANCEL
+        return "cancel"
 
-    def _ended(self, moved: Moved) -> Repointed:
+    def _continue_as_new(self) -> None:
+        again = {
+            "goal": self.state.goal,
+            "fault": self.turned,
+            "began": self.began,
+            "retries": self.retries.count,
+            "attention": self.attention,
+            "pause": self.pauses.seconds,
+        }
+        continue_as_new(self.context, self.request.model_copy(update=again))
+
+    # -- what people see ------------------------------------------------------------------------------------------------
+
+    def _explain(self, step: Step, result: Result) -> None:
+        """Say why somebody should look while the change waits."""
+        seen = isinstance(result, Seen)
+        if step == "move" and seen and not self.state.pausing and not self.state.reached:
+            self.pauses.shorten()
+            self.attention = ""
+        elif self.state.pausing:
+            self.attention = self._waiting_words(step, seen=seen)
+
+    def _waiting_words(self, step: Step, *, seen: bool) -> str:
+        fault = self.newest
+        if step == "move" and seen:
+            words = f"Azure takes long: the machine is not through with '{self.state.last}'; look at it; the run goes on"
+            return words if self.pauses.longest else ""
+        if step == "look" and seen:
+            has = "no disk" if self.state.holds == "nothing" else "the new disk"
+            refused = f"the machine has {has} there and Azure refuses to give it the old one: {fault.message}"
+            return f"{refused}; correct that, it goes on by itself"
+        if step == "look":
+            return f"the machine cannot be seen ({fault.message}); it is not known to have its old disk"
+        return f"{fault.code}: {fault.message}; nothing is lost, it goes on as soon as Azure answers"
+
+    def _ended(self) -> Repointed:
+        """The end, in the one place where there is one."""
+        state = self.state
         seconds = int((now(self.context) - datetime.fromisoformat(self.began)).total_seconds())
-        return Repointed(holds=moved.holds, power=moved.power, fault=self.fault, seconds=seconds)
-
-    def _failed(self, fault: Fault) -> Flow[Repointed | None]:
-        """What may pass is waited out. What does not turns the goal back to the old disk; and when even that is refused, it
-        ends only if the machine has one of its disks.
-        """
-        if fault.retryable:
-            self.attention = f"{fault.code}: {fault.message}; nothing is lost, it goes on as soon as Azure answers"
-            yield from self._wait()
-            return None
-        if self.goal == "new":
-            self.goal, self.fault, self.last = "old", fault, ""
-            yield from self._note(fault)
-            return None
-        try:
-            seen = yield from call(self.context, LOOK_AT_MACHINE, self._move("old"), self.retries)
-        except StepFailedError as blind:
-            self.attention = f"the machine cannot be seen ({blind.fault.message}); it is not known to have its old disk"
-            yield from self._wait()
-            return None
-        if seen.holds in ("old", "other"):
-            self.fault = self.fault or fault
-            message = f"{self.fault.message}; going back: {fault.message}"
-            self.fault = self.fault.model_copy(update={"message": message})
-            yield from call(self.context, SETTLE_CHANGE, self._settle("old"), self.retries)
-            return self._ended(seen)
-        has = "no disk" if seen.holds == "nothing" else "the new disk"
-        self.attention = (
-            f"the machine has {has} there and Azure refuses to give it the old one: {fault.message}; correct that, it goes on "
-            "by itself"
-        )
-        yield from self._wait()
-        return None
-
-    def _note(self, fault: Fault) -> Flow[None]:
-        """Tell why it goes back: another life of this instance cannot learn it from the machine."""
-        with suppress(StepFailedError):
-            yield from call(self.context, NOTE_FAILURE, NoteFailure(by=self.by, fault=fault), self.retries)
-
-    def _wait(self) -> Flow[None]:
-        yield self.context.create_timer(now(self.context) + timedelta(seconds=self.pause))
-        self.pause = min(self.pause * PAUSE_GROWTH, PAUSE_SECONDS_MAX)
-
-    def _report(self) -> Flow[None]:
-        """A sign of life, and whether the run is to end: then it goes back. When even that fails, it goes on all the same."""
-        report = Report(
-            by=self.by,
-            phase="repointing" if self.goal == "new" else "undoing",
-            retries=self.retries.count,
-            attention=self.attention,
-        )
-        shown = {"disk": self.by.disk, "phase": report.phase}
-        show(self.context, shown | ({"needsAttention": self.attention} if self.attention else {}))
-        try:
-            reported = yield from call(self.context, REPORT_PROGRESS, report, self.retries)
-        except StepFailedError as failed:
-            # Its row cannot be written. Only another owner is a reason to stop: then that one settles the machine.
-            if failed.fault.retryable:
-                return
-            raise
-        if reported.cancel and self.goal == "new":
-            message = "canceled on request while the machine was being changed"
-            self.fault = reported.fault or Fault(code=CANCELED, message=message, retryable=False)
-            self.goal, self.last = "old", ""
-
-    # -- what a dead run left -------------------------------------------------------------------------------------------
-
-    def settled(self) -> Flow[Repointed]:
-        """Forward when the machine has the new disk, back to the old one when it has neither; a fault when Azure does not let
-        it: then the run that asked fails, visibly, and the next one tries again.
-        """
-        # Whatever the dead run sent may still be under way: from here on it is refused.
-        yield from call(self.context, FENCE_MACHINE, self._move("old"), self.retries)
-        seen = yield from call(self.context, LOOK_AT_MACHINE, self._move("new"), self.retries)
-        self.goal = "new" if seen.done else "old"
-        for _ in range(SETTLING_MOVES_MAX):
-            try:
-                moved = yield from call(self.context, MOVE_MACHINE, self._move(self.goal), self.retries)
-            except StepFailedError as failed:
-                if failed.fault.retryable or seen.holds == "nothing":
-                    return Repointed(holds=seen.holds, power=seen.power, fault=_unsettled(failed.fault))
-                break  # it has one of its disks, or somebody gave it a third one: that is its end state
-            seen = moved
-            if moved.done:
-                break
-            if moved.move == "wait":
-                yield from self._wait()
-        else:
-            fault = Fault(code="MachineBusy", message="it is being changed without end", retryable=False)
-            return Repointed(holds=seen.holds, power=seen.power, fault=_unsettled(fault))
-        yield from call(self.context, SETTLE_CHANGE, self._settle("new" if seen.holds == "new" else "old"), self.retries)
-        return self._ended(seen)
+        fault = self.turned
+        match state.end:
+            case "lost":
+                return Repointed(holds="unknown", power="", fault=self.newest)
+            case "unresolved" | None:
+                fault = _unresolved(self.newest if state.end else _BUSY)
+                return Repointed(holds=state.holds, power=self.power, fault=fault)
+            case "kept" if not state.abandoned:
+                first = fault or self.newest
+                fault = first.model_copy(update={"message": f"{first.message}; going back: {self.newest.message}"})
+        return Repointed(holds=state.holds, power=self.power, fault=fault, seconds=seconds)
 
 
-def _unsettled(fault: Fault) -> Fault:
+def _unresolved(fault: Fault) -> Fault:
     words = (
         f"a restore that died was changing a machine, and that could not be brought to an end: {fault.message}; look at the "
         "machine; the next run tries again"

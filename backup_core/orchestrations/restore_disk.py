@@ -1,34 +1,35 @@
-"""The restore of one disk: pin the point; side by side the new disk (and its machine) and the new head; adopt; let go.
+"""The restore of one disk: the steps that `domain/disk_restore.py` names, one after another.
 
 The disk's protection changes only in the adoption, after everything it rests on was proved and read back.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from backup_core.domain.disk_restore import Begun, Copied, State, after, next_step
 from backup_core.domain.ending import CANCELED
-from backup_core.domain.identity import ChildPurpose, child_id, lease_id
+from backup_core.domain.identity import child_id, lease_id
 from backup_core.domain.naming import restored_head_name
 from backup_core.domain.outcome import Outcome as Ending
 from backup_core.domain.outcome import end_words
 from backup_core.orchestrations import copy_image, deliver_disk, wait_for_disk
 from backup_core.orchestrations.calls import (
+    Child,
     Crashed,
     Flow,
     Retries,
     StepFailedError,
-    answer_of,
     call,
-    progress_shown,
-    settled,
+    children,
     show,
     sub_orchestration,
 )
 from backup_core.orchestrations.deliver_disk import disk_image, source_moved
+from backup_core.orchestrations.kit import report
 from backup_core.orchestrations.wait_for_disk import owner
 from backup_core.steps.backup import COMMIT_POINT, TAKE_BACKUP, Commit, TakeBackup, Transfer
-from backup_core.steps.copying import REPORT_PROGRESS, ImageCopy, Report
+from backup_core.steps.copying import ImageCopy, Report
 from backup_core.steps.messages import Fault, RunRef
 from backup_core.steps.restore import (
     ADOPT_HEAD,
@@ -48,6 +49,7 @@ from backup_core.steps.restore import (
     ImageCopied,
     NoteFailure,
     Owned,
+    RestoreBegun,
     RestoreRequest,
     SealImage,
     SettleChange,
@@ -56,13 +58,14 @@ from backup_core.steps.restore import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backup_core.domain.disk_restore import MachineHas, Result, Step
+    from backup_core.domain.identity import ChildPurpose
     from backup_core.orchestrations.calls import Context
-    from backup_core.steps.restore import RestoreBegun
 
 NAME = "restore_disk"
-State = Literal["Succeeded", "Failed", "Canceled"]
-_Part = tuple[str, DeliverDisk | CopyImage, ChildPurpose, type[Delivered | ImageCopied]]
-"""A sub-orchestration: name, input, what it is for, and what it answers."""
+_NOT_BEGUN = RestoreBegun(state="ended")
 
 
 class RestoreFailedError(Exception):
@@ -71,211 +74,196 @@ class RestoreFailedError(Exception):
 
 def restore_disk(context: Context) -> Flow[dict[str, Any]]:
     """The orchestrator. Returns {run, state, end}; a failed restore raises after its end was written."""
-    request = RestoreRequest.model_validate(context.get_input())
-    restore = _Restore(context, request)
-    fault: Fault | None = None
-    state: State = "Succeeded"
-    try:
-        begun = yield from restore.begin()
-        if begun is None:
-            return {"run": request.run, "state": "ended"}
-        state, fault = yield from restore.flow(begun)
-    except StepFailedError as failed:
-        state, fault = "Failed", failed.fault
-    words = yield from restore.finish(state, fault)
-    if state == "Failed" and fault:
-        message = f"run {request.run}: {fault.code}: {fault.message}; {words}"
-        raise RestoreFailedError(message)
-    return {"run": request.run, "state": state, "end": words}
+    return (yield from _Restore(context, RestoreRequest.model_validate(context.get_input())).flow())
 
 
 class _Restore:
-    """One execution of the orchestrator: what it has learned so far. Rebuilt by every replay."""
+    """One execution of the orchestrator: the state of the rule, and what the steps answered. Rebuilt by every replay."""
 
     def __init__(self, context: Context, request: RestoreRequest) -> None:
         self.context, self.request = context, request
         self.lease = lease_id(context.instance_id, "run", request.run)
         self.retries = Retries()
-        self.points: list[str] = []
-        self.leased: list[str] = []
-        self.owner_lease = ""
-        self.end = Ending()
-        self.delivered = Delivered(state="failed")
+        self.state = State()
+        self.fault: Fault | None = None
+        self.why = self.words = self.owner_lease = self.point = self.left = self.left_head = ""
+        self.begun, self.delivered, self.promoted = _NOT_BEGUN, Delivered(state="failed"), ImageCopied(state="failed")
+        self.owned: Owned | None = None
+        self.head_etag = self.backup_snapshot = ""
+        self.steps: dict[Step, Callable[[], Flow[Result]]] = {
+            "begin": self._begin,
+            "copy": self._copy,
+            "note_failure": self._note_failure,
+            "recover": self._recover,
+            "own": self._own,
+            "report": self._report,
+            "seal": self._seal,
+            "adopt_head": self._adopt_head,
+            "take_backup": self._take_backup,
+            "commit": self._commit,
+            "close_change": self._close_change,
+            "discard_disk": self._discard_disk,
+            "discard_head": self._discard_head,
+            "finish": self._finish,
+        }
 
-    def begin(self) -> Flow[RestoreBegun | None]:
+    def flow(self) -> Flow[dict[str, Any]]:
+        while (step := next_step(self.state)) != "end":
+            self.state = after(self.state, step, (yield from self._result(step)))
+        end = self.state.end
+        if end == "ended":
+            self._show("done", why=self.why)
+            return {"run": self.request.run, "state": end}
+        self._show("done", state=end, end=self.words, percent=100 if end == "Succeeded" else None)
+        if end == "Failed" and self.fault:
+            message = f"run {self.request.run}: {self.fault.code}: {self.fault.message}; {self.words}"
+            raise RestoreFailedError(message)
+        return {"run": self.request.run, "state": end, "end": self.words}
+
+    def _result(self, step: Step) -> Flow[Result]:
+        try:
+            return (yield from self.steps[step]())
+        except StepFailedError as failed:
+            if step == "finish":
+                raise
+            self.fault = failed.fault
+            return "failed"
+
+    def _begin(self) -> Flow[Result]:
         self._show("preparing")
         asked = BeginRestore(disk=self.request.disk, run=self.request.run, lease=self.lease)
         begun = yield from call(self.context, BEGIN_RESTORE, asked, self.retries)
-        if begun.state == "go":
-            return begun
-        self._show("done", why=begun.why)
-        return None
+        if begun.state == "ended":
+            self.why = begun.why
+            return "ended"
+        self.begun = begun
+        return Begun(repoints=begun.repoint, adopts=begun.adopt)
 
-    # -- the flow -------------------------------------------------------------------------------------------------------
+    # -- the two copies -------------------------------------------------------------------------------------------------
 
-    def flow(self, begun: RestoreBegun) -> Flow[tuple[State, Fault | None]]:
-        by = RunRef(
-            disk=self.request.disk, run=self.request.run, lease=self.lease, epoch=0, source=begun.source, pin=begun.point
-        )
-        self._show("copying", follow=self._child("delivery"))
-        self.end = Ending(target=begun.target, managed_disk=begun.managed_disk, slot=_slot(begun), point=begun.point)
-        head = self._head_image(by, begun)
-        self.leased = [begun.target, *([head.destination] if begun.adopt else [])]
-        self.delivered, promoted = yield from self._side_by_side(by, begun, head)
-        delivered = self.delivered
-        self.end.old_disk = delivered.old_disk
-        if delivered.owned and delivered.owned.held:
-            self.leased.append(delivered.owned.held)
-        if delivered.machine:
-            self.end.holds, self.end.power = delivered.machine.holds, delivered.machine.power
-        state, fault = _ended(delivered.state, delivered.fault)
-        if state == "Succeeded" and promoted is not None:
-            state, fault = yield from self._taken_up(by, begun, head, promoted)
-        if self.end.holds == "new" and not self.points:
-            # The machine writes to the new disk from now on, so backups must be of that one, point or no point.
-            yield from self._settle(by)
-        self.end.complete = self.delivered.sealed
-        if not self.delivered.sealed:
-            self.end.left = yield from self._discard(disk_image(by, begun))
-        if begun.adopt and not self.points:
-            self.end.left_head = yield from self._discard(head)
-        return state, fault
-
-    def _side_by_side(self, by: RunRef, begun: RestoreBegun, head: ImageCopy) -> Flow[tuple[Delivered, ImageCopied | None]]:
+    def _copy(self) -> Flow[Result]:
         """The machine's disk, and the backups' head: neither waits for the other."""
-        delivery = DeliverDisk(request=self.request, by=by, begun=begun)
-        parts: list[_Part] = [(deliver_disk.NAME, delivery, "delivery", Delivered)]
+        self._show("copying", follow=self._child("delivery"))
+        request, begun = self.request, self.begun
+        delivery = DeliverDisk(request=request, by=self._by, begun=begun)
+        parts: list[Child[Any]] = [Child(deliver_disk.NAME, delivery, Delivered, self._ids("delivery"))]
         if begun.adopt:
             promotion = CopyImage(
-                image=head,
-                wave=self.request.wave,
-                full_copy=self.request.full_copy,
-                verification=self.request.verification,
+                image=self._head, wave=request.wave, full_copy=request.full_copy, verification=request.verification
             )
-            parts.append((copy_image.NAME, promotion, "head", ImageCopied))
-        ends = yield from settled(self.context, [self._begun(part) for part in parts])
-        for position, part in enumerate(parts):
-            if not isinstance(ends[position], Crashed) and answer_of(part[-1], ends[position]) is None:
-                ends[position : position + 1] = yield from settled(self.context, [self._begun(part, 2)])
-        if isinstance(ends[0], Crashed):
-            delivered = yield from self._recovered(by, begun, ends[0].why)
+            parts.append(Child(copy_image.NAME, promotion, ImageCopied, self._ids("head")))
+        delivered, *promoted = yield from children(self.context, parts)
+        for one in promoted:
+            self.promoted = copy_image.failed(one.why) if isinstance(one, Crashed) else one
+        if isinstance(delivered, Crashed):
+            # Nobody says how far it was.
+            message = f"the delivery of the disk broke: {delivered.why}"
+            self.fault = Fault(code="Unexpected", message=message, retryable=False)
         else:
-            delivered = Delivered.model_validate(ends[0])
-        if not begun.adopt:
-            return delivered, None
-        promoted = copy_image.failed(ends[1].why) if isinstance(ends[1], Crashed) else ImageCopied.model_validate(ends[1])
-        self.retries.count += delivered.retries + promoted.retries
-        return delivered, promoted
+            self.delivered, self.owned = delivered, delivered.owned
+            self.retries.count += delivered.retries + self.promoted.retries
+            self.fault = delivered.fault if delivered.state != "success" else self.promoted.fault
+        return Copied(
+            delivered="crashed" if isinstance(delivered, Crashed) else delivered.state,
+            promoted=self.promoted.state if promoted else None,
+            owned=self.owned is not None,
+            sealed=self.delivered.sealed,
+            holds=self._holds(crashed=isinstance(delivered, Crashed)),
+        )
 
-    def _begun(self, part: _Part, attempt: int = 1) -> Any:  # noqa: ANN401  a durable task
-        name, asked, purpose, _ = part
-        return self.context.call_sub_orchestrator(name, asked.model_dump(mode="json"), self._child(purpose, attempt))
+    def _note_failure(self) -> Flow[Result]:
+        """What is alive of the delivery ends at its next report."""
+        assert self.fault is not None
+        yield from call(self.context, NOTE_FAILURE, NoteFailure(by=self._by, fault=self.fault), self.retries)
+        return "done"
 
-    def _recovered(self, by: RunRef, begun: RestoreBegun, why: str) -> Flow[Delivered]:
-        """The delivery broke, or was terminated in the portal: nobody says how far it was. A machine it may have been changing
-        is settled before anything else.
-        """
-        fault = Fault(code="Unexpected", message=f"the delivery of the disk broke: {why}", retryable=False)
-        # Its own parts may be alive: they leave at their next report.
-        yield from call(self.context, NOTE_FAILURE, NoteFailure(by=by, fault=fault), self.retries)
-        self.end.holds = "unknown" if begun.repoint else ""
-        if not begun.repoint:
-            return Delivered(state="failed", fault=fault)
-        # Whatever part of the delivery is alive must not touch the machine any more: the disk is owned anew, without it.
+    def _recover(self) -> Flow[Result]:
         self.owner_lease = lease_id(self.context.instance_id, "recovery", self.request.run)
-        owned = yield from self._own(by, self.owner_lease)
-        return Delivered(state="failed", fault=fault, owned=owned)
+        return (yield from self._wait(self.owner_lease))
 
-    def _own(self, by: RunRef, lease: str = "") -> Flow[Owned | None]:
-        """Become the disk's owner; None when the run is canceled meanwhile. What a dead change left is settled there."""
-        asked = WaitForDisk(by=by, lease=lease)
+    def _wait(self, lease: str = "") -> Flow[Result]:
+        """Become the disk's owner, which resolves an abandoned change of a machine, too."""
+        asked = WaitForDisk(by=self._by, lease=lease)
         waited = yield from sub_orchestration(self.context, wait_for_disk.NAME, asked, Waited)
         if waited.fault:
             raise StepFailedError(waited.fault)
-        return waited.owned
+        self.owned = waited.owned
+        return "done" if waited.owned else "canceled"
 
-    # -- adoption ---------------------------------------------------------------------------------------------------------
+    # -- adoption -------------------------------------------------------------------------------------------------------
 
-    def _taken_up(
-        self, by: RunRef, begun: RestoreBegun, head: ImageCopy, promoted: ImageCopied
-    ) -> Flow[tuple[State, Fault | None]]:
-        """Backups go on from the new disk as increments, when the promotion succeeded too."""
-        state, fault = _ended(promoted.state, promoted.fault)
-        if state != "Succeeded":
-            return state, fault
-        try:
-            return (yield from self._adopt(by, begun, head, promoted)), None
-        except StepFailedError as failed:
-            return "Failed", failed.fault
-
-    def _settle(self, by: RunRef) -> Flow[None]:
-        assert self.delivered.owned is not None
-        by = owner(by, self.delivered.owned)
-        settle = SettleChange(by=by, change=self.delivered.change, goal="new")
-        yield from call(self.context, SETTLE_CHANGE, settle, self.retries)
-        self.end.follows = True
-
-    def _adopt(self, by: RunRef, begun: RestoreBegun, head: ImageCopy, promoted: ImageCopied) -> Flow[State]:
-        """Make the new disk's snapshot and the promoted head's the common pair of a new generation, in one commit."""
-        owned = self.delivered.owned or (yield from self._own(by))
-        if owned is None:
-            return "Canceled"
-        if not self.delivered.machine and (moved := source_moved(begun, owned)):
+    def _own(self) -> Flow[Result]:
+        result = yield from self._wait()
+        if self.owned and (moved := source_moved(self.begun, self.owned)):
             raise StepFailedError(moved)
-        if owned.held and owned.held not in self.leased:
-            self.leased.append(owned.held)
-        image, by = disk_image(by, begun), owner(by, owned)
-        report = Report(by=by, phase="adopting", retries=self.retries.count)
-        reported = yield from call(self.context, REPORT_PROGRESS, report, self.retries)
-        self._show("adopting", **progress_shown(self.context, reported))
-        if reported.cancel and not self.delivered.machine:
-            return "Canceled"
-        if not self.delivered.sealed:
-            seal = SealImage(image=image, etag=self.delivered.etag, snapshots=True)
-            sealed = yield from call(self.context, SEAL_IMAGE, seal, self.retries)
-            self.delivered = self.delivered.model_copy(update={"sealed": True, "snapshot": sealed.snapshot})
-        transfer = Transfer(
+        return result
+
+    def _report(self) -> Flow[Result]:
+        progress = Report(by=self._owner, phase="adopting")
+        reported = yield from report(self.context, progress, self.retries, restore=True)
+        return "canceled" if reported.cancel else "done"
+
+    def _seal(self) -> Flow[Result]:
+        seal = SealImage(image=self._image, etag=self.delivered.etag, snapshots=True)
+        sealed = yield from call(self.context, SEAL_IMAGE, seal, self.retries)
+        self.delivered = self.delivered.model_copy(update={"snapshot": sealed.snapshot})
+        return "done"
+
+    @property
+    def _transfer(self) -> Transfer:
+        """The new disk's snapshot and the promoted head, as the common pair of a new generation."""
+        begun, by = self.begun, self._owner
+        return Transfer(
             by=by.model_copy(update={"source": begun.target}),
             source=begun.target,
             target=self.delivered.snapshot,
-            destination=head.destination,
+            destination=self._head.destination,
             kind="restored",
-            generation=owned.epoch,
+            generation=by.epoch,
             reason=f"restored from {begun.point}",
             automatic=False,
             head_etag="",
             size=begun.size,
         )
-        asked = AdoptHead(transfer=transfer, etag=promoted.etag, page_map=promoted.page_map)
+
+    def _adopt_head(self) -> Flow[Result]:
+        asked = AdoptHead(transfer=self._transfer, etag=self.promoted.etag, page_map=self.promoted.page_map)
         opened = yield from call(self.context, ADOPT_HEAD, asked, self.retries)
-        take = TakeBackup(
-            transfer=transfer,
-            etag=opened.etag,
-            applied=promoted.applied,
-            compared=promoted.compared,
-        )
+        self.head_etag = opened.etag
+        return "done"
+
+    def _take_backup(self) -> Flow[Result]:
+        promoted = self.promoted
+        take = TakeBackup(transfer=self._transfer, etag=self.head_etag, applied=promoted.applied, compared=promoted.compared)
         taken = yield from call(self.context, TAKE_BACKUP, take, self.retries)
-        commit = Commit(transfer=transfer, etag=opened.etag, backup_snapshot=taken.snapshot, moves_from=owned.source)
-        committed = yield from call(self.context, COMMIT_POINT, commit, self.retries)
-        self.points.append(committed.point)
-        self.end.adopted = committed.point
-        return "Succeeded"
+        self.backup_snapshot = taken.snapshot
+        return "done"
 
-    def _child(self, purpose: ChildPurpose, attempt: int = 1) -> str:
-        return child_id(self.context.instance_id, purpose, attempt)
-
-    # -- the end ------------------------------------------------------------------------------------------------------------
-
-    def _head_image(self, by: RunRef, begun: RestoreBegun) -> ImageCopy:
-        return ImageCopy(
-            by=by,
-            source=begun.head,
-            target=begun.snapshot,
-            destination=restored_head_name(self.request.disk, self.request.run),
-            kind="restored",
-            generation=0,
-            size=begun.size,
+    def _commit(self) -> Flow[Result]:
+        commit = Commit(
+            transfer=self._transfer,
+            etag=self.head_etag,
+            backup_snapshot=self.backup_snapshot,
+            moves_from=self.owned.source if self.owned else "",
         )
+        committed = yield from call(self.context, COMMIT_POINT, commit, self.retries)
+        self.point = committed.point
+        return "done"
+
+    def _close_change(self) -> Flow[Result]:
+        settle = SettleChange(by=self._owner, change=self.delivered.change, goal="new")
+        yield from call(self.context, SETTLE_CHANGE, settle, self.retries)
+        return "done"
+
+    # -- the end --------------------------------------------------------------------------------------------------------
+
+    def _discard_disk(self) -> Flow[Result]:
+        self.left = yield from self._discard(self._image)
+        return "done"
+
+    def _discard_head(self) -> Flow[Result]:
+        self.left_head = yield from self._discard(self._head)
+        return "done"
 
     def _discard(self, image: ImageCopy) -> Flow[str]:
         """Remove an unfinished blob; its name when that cannot be done."""
@@ -285,42 +273,95 @@ class _Restore:
             return image.destination
         return discarded.left
 
-    def finish(self, state: State, fault: Fault | None) -> Flow[str]:
-        """Write the restore's end, in words, and let go of everything."""
-        words = end_words(self.end)
+    def _finish(self) -> Flow[Result]:
+        """Write the restore's end, in words, and release everything."""
+        state, machine = self.state.end, self.delivered.machine
+        assert state != "ended"
+        self.words = end_words(self._ending())
         if state == "Canceled":
-            fault = Fault(code=CANCELED, message=f"canceled on request; {words}", retryable=False)
-        machine = self.delivered.machine
+            self.fault = Fault(code=CANCELED, message=f"canceled on request; {self.words}", retryable=False)
         asked = FinishRestore(
             disk=self.request.disk,
             run=self.request.run,
             lease=self.lease,
             state=state,
-            end=words,
-            points=self.points,
-            fault=fault,
+            end=self.words,
+            points=[self.point] if self.point else [],
+            fault=None if state == "Succeeded" else self.fault,
             old_disk=self.delivered.old_disk,
             downtime_seconds=machine.seconds if machine else None,
-            leased=self.leased,
+            leased=self._leased(),
             owner_lease=self.owner_lease,
         )
         yield from call(self.context, FINISH_RESTORE, asked, self.retries)
-        self._show("done", state=state, end=words, percent=100 if state == "Succeeded" else None)
-        return words
+        return "done"
+
+    def _ending(self) -> Ending:
+        """What is known of the end."""
+        if not self.state.copied:
+            return Ending()
+        begun, machine = self.begun, self.delivered.machine
+        return Ending(
+            point=begun.point,
+            target=begun.target,
+            managed_disk=begun.managed_disk,
+            slot=(begun.slot.vm, begun.slot.lun) if begun.slot and begun.repoint else None,
+            complete=self.state.sealed,
+            left=self.left,
+            left_head=self.left_head,
+            old_disk=self.delivered.old_disk,
+            holds=self.state.copied.holds,
+            power=machine.power if machine else "",
+            adopted=self.point,
+            follows="close_change" in self.state.done,
+        )
+
+    def _leased(self) -> list[str]:
+        """The blobs that the run may have leased."""
+        if not self.state.copied:
+            return []
+        held = self.owned.held if self.owned else ""
+        return [self.begun.target, *([self._head.destination] if self.begun.adopt else []), *([held] if held else [])]
+
+    # -- who acts, on what ----------------------------------------------------------------------------------------------
+
+    def _ids(self, purpose: ChildPurpose) -> tuple[str, ...]:
+        return tuple(self._child(purpose, attempt) for attempt in (1, 2))
+
+    def _child(self, purpose: ChildPurpose, attempt: int = 1) -> str:
+        return child_id(self.context.instance_id, purpose, attempt)
+
+    @property
+    def _by(self) -> RunRef:
+        request, begun = self.request, self.begun
+        return RunRef(disk=request.disk, run=request.run, lease=self.lease, epoch=0, source=begun.source, pin=begun.point)
+
+    @property
+    def _owner(self) -> RunRef:
+        return owner(self._by, self.owned) if self.owned else self._by
+
+    @property
+    def _image(self) -> ImageCopy:
+        return disk_image(self._by, self.begun)
+
+    @property
+    def _head(self) -> ImageCopy:
+        return ImageCopy(
+            by=self._by,
+            source=self.begun.head,
+            target=self.begun.snapshot,
+            destination=restored_head_name(self.request.disk, self.request.run),
+            kind="restored",
+            generation=0,
+            size=self.begun.size,
+        )
+
+    def _holds(self, *, crashed: bool) -> MachineHas:
+        machine = self.delivered.machine
+        if machine:
+            return machine.holds
+        return "unknown" if crashed and self.begun.repoint else ""
 
     def _show(self, phase: str, **details: Any) -> None:  # noqa: ANN401  any JSON
         shown = {name: value for name, value in details.items() if value is not None}
         show(self.context, {"disk": self.request.disk, "phase": phase, "restore": True} | shown)
-
-
-def _slot(begun: RestoreBegun) -> tuple[str, int | None] | None:
-    return (begun.slot.vm, begun.slot.lun) if begun.slot and begun.repoint else None
-
-
-def _ended(state: Literal["success", "failed", "canceled"], fault: Fault | None) -> tuple[State, Fault | None]:
-    match state:
-        case "success":
-            return "Succeeded", None
-        case "canceled":
-            return "Canceled", None
-    return "Failed", fault

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from backup_core.orchestrations.calls import Flow, wave
 from backup_core.steps.copying import APPLY_SHARD, Applied, ApplyShard
@@ -28,7 +28,7 @@ def applied_shards(
     retries: Retries,
     *,
     report: Callable[[Applied], Flow[None]],
-    continue_as_new: Callable[[int, Applied], None],
+    continue_as_new: Callable[[int, Applied], NoReturn],
 ) -> Flow[Applied]:
     """All shards from `progress` (next shard, what is done) on. A shard answers what was done in it so far, and is called again
     until it is done. `continue_as_new` leaves the generator.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from backup_core.domain.ending import PAUSE_SECONDS_MAX
 from backup_core.orchestrations import repoint_machine
-from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, show, sub_orchestration
-from backup_core.steps.copying import REPORT_PROGRESS, Report
+from backup_core.orchestrations.calls import Flow, Left, Retries, StepFailedError, call, sub_orchestration
+from backup_core.orchestrations.kit import LOOKS_PER_EXECUTION, Pauses, concluded, continue_as_new, report
+from backup_core.steps.copying import Report
 from backup_core.steps.messages import Fault, RunRef
 from backup_core.steps.restore import OWN_DISK, OwnDisk, Owned, Repointed, RepointRequest, Waited, WaitForDisk
 
@@ -16,9 +15,6 @@ if TYPE_CHECKING:
     from backup_core.orchestrations.calls import Context
 
 NAME = "wait_for_disk"
-PAUSE_FIRST, PAUSE_GROWTH = 5.0, 1.5
-"""Seconds before the second look, and how the pause grows."""
-LOOKS_PER_EXECUTION = 24
 SETTLINGS_MAX = 9
 """Former changes of machines that are settled: there is at most one at a time, and nobody leaves another one meanwhile."""
 
@@ -26,23 +22,20 @@ SETTLINGS_MAX = 9
 def wait_for_disk(context: Context) -> Flow[dict[str, Any] | None]:
     """The orchestrator. Returns a Waited; never raises for an expected failure."""
     request = WaitForDisk.model_validate(context.get_input())
-    try:
-        end = yield from _waited(context, request)
-    except StepFailedError as failed:
-        end = Waited(fault=failed.fault)
-    return end.model_dump(mode="json") if end else None
+    flow = _waited(context, request)
+    return (yield from concluded(flow, lambda state, fault: Waited(canceled=state == "canceled", fault=fault)))
 
 
-def _waited(context: Context, request: WaitForDisk) -> Flow[Waited | None]:
-    retries, by, pause = Retries(request.retries), request.by, request.pause or PAUSE_FIRST
+def _waited(context: Context, request: WaitForDisk) -> Flow[Waited]:
+    retries, by, pauses = Retries(request.retries), request.by, Pauses(context, request.pause)
     settlings = request.settlings
+    asked = OwnDisk(
+        disk=by.disk,
+        run=by.run,
+        lease=request.lease or by.lease,
+        supersedes=by.lease if request.lease else "",
+    )
     for _ in range(LOOKS_PER_EXECUTION):
-        asked = OwnDisk(
-            disk=by.disk,
-            run=by.run,
-            lease=request.lease or by.lease,
-            supersedes=by.lease if request.lease else "",
-        )
         owned = yield from call(context, OWN_DISK, asked, retries)
         if owned.state == "unsettled":
             settlings += 1
@@ -51,16 +44,13 @@ def _waited(context: Context, request: WaitForDisk) -> Flow[Waited | None]:
         if owned.state == "owned":
             return Waited(owned=owned)
         words = f"waits for run {owned.busy}, which is at work on the disk"
-        report = Report(by=by, phase="queued", retries=retries.count, attention=words)
-        reported = yield from call(context, REPORT_PROGRESS, report, retries)
-        show(context, {"disk": by.disk, "phase": "queued", "waitsFor": owned.busy})
+        progress = Report(by=by, phase="queued", attention=words)
+        reported = yield from report(context, progress, retries, waitsFor=owned.busy)
         if reported.cancel:
-            return Waited(canceled=True)
-        yield context.create_timer(now(context) + timedelta(seconds=pause))
-        pause = min(pause * PAUSE_GROWTH, PAUSE_SECONDS_MAX)
-    again = request.model_copy(update={"pause": pause, "retries": retries.count, "settlings": settlings})
-    context.continue_as_new(again.model_dump(mode="json"))
-    return None
+            raise Left(state="canceled")
+        yield from pauses.pause()
+    again = {"pause": pauses.seconds, "retries": retries.count, "settlings": settlings}
+    continue_as_new(context, request.model_copy(update=again))
 
 
 def owner(by: RunRef, owned: Owned, lease: str = "") -> RunRef:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from backup_core.domain.repoint import Holds, Move
 from backup_core.steps.backup import Transfer
 from backup_core.steps.copying import Applied, Comparing, FullCopy, ImageCopy, Opened, Planned, Verification, Verified
 from backup_core.steps.messages import Fault, Message, Nothing, RunRef, Step, always
@@ -189,8 +190,8 @@ class Moved(Message):
     """How far it is. `done`: the goal was read back."""
 
     done: bool
-    move: str
-    holds: Literal["new", "old", "nothing", "other"]
+    move: Move
+    holds: Holds
     power: str
 
 

@@ -25,14 +25,13 @@ from backup_core.activities import (
     verification,
     watch,
 )
-from backup_core.domain import decision
+from backup_core.domain import decision, disk_delivery, machine_change
 from backup_core.domain import retention as rules
 from backup_core.domain.identity import Deployment
 from backup_core.orchestrations import backup_disk, deliver_disk, keep_house, repoint_machine, restore_disk
-from backup_core.orchestrations.calls import call
 from backup_core.steps.backup import COMMIT_POINT
 from backup_core.steps.copying import CHECK_COPY, Applied
-from backup_core.steps.restore import MOVE_MACHINE, SETTLE_CHANGE, Repointed
+from backup_core.steps.restore import MOVE_MACHINE
 from devhost.memory.catalogue import MemoryCatalogue
 from devhost.memory.page_blobs import Blob, MemoryPageBlobs
 from devhost.simulator import simulation
@@ -268,38 +267,28 @@ def metadata_trusted_after_an_aborted_copy() -> Iterator[None]:
 @contextmanager
 def repoint_not_undone() -> Iterator[None]:
     """What fails on the way to the new disk ends there, wherever the machine is then."""
-    failed = repoint_machine._Repointing._failed  # noqa: SLF001  the guard to be removed
+    rule = machine_change.after
 
-    def giving_up(repointing: Any, fault: Any) -> Any:  # noqa: ANN401  as the method it replaces
-        if fault.retryable or repointing.goal == "old":
-            return (yield from failed(repointing, fault))
-        settle = repointing._settle("old")  # noqa: SLF001  see above
-        yield from call(repointing.context, SETTLE_CHANGE, settle, repointing.retries)
-        return Repointed(holds="old", power="", fault=fault)
+    def giving_up(state: Any, step: Any, result: Any) -> Any:  # noqa: ANN401  as the function it replaces
+        if (state.goal, step, result) == ("new", "move", "final"):
+            return replace(state, holds="old", end="kept")
+        return rule(state, step, result)
 
-    with patch.object(repoint_machine._Repointing, "_failed", giving_up), _long_histories():  # noqa: SLF001  see above
+    with patch.object(repoint_machine, "after", giving_up), _long_histories():
         yield
 
 
 @contextmanager
 def adopted_snapshot_taken_early() -> Iterator[None]:
     """A disk that is to be adopted is snapshotted as soon as it is complete, while backups go on."""
-    flow = deliver_disk._Delivery.flow  # noqa: SLF001  the guard to be removed
+    rule = disk_delivery.next_step
 
-    def hasty(delivery: Any) -> Any:  # noqa: ANN401  as the method it replaces
-        copied = delivery._copied  # noqa: SLF001  see above
-
-        def sealing() -> Any:  # noqa: ANN401  see above
-            image = yield from copied()
-            delivery._reached(etag=image.etag)  # noqa: SLF001  see above
-            yield from delivery._sealed()  # noqa: SLF001  see above
-            return image
-
-        delivery._copied = sealing  # noqa: SLF001  see above
-        return (yield from flow(delivery))
+    def hasty(state: Any) -> Any:  # noqa: ANN401  as the function it replaces
+        early = state.end == "success" and "copy" in state.done and "seal" not in state.done
+        return "seal" if early else rule(state)
 
     with (
-        patch.object(deliver_disk._Delivery, "flow", hasty),  # noqa: SLF001  see above
+        patch.object(deliver_disk, "next_step", hasty),
         patch.object(points, "older_than_the_pair", lambda *_: False),
     ):
         yield

@@ -61,7 +61,7 @@ def test_what_depends_on_the_moment_is_found(planted, monkeypatch):
 FORBIDDEN = {"new_uuid", "new_guid", "uuid1", "uuid4", "utcnow", "today", "urandom", "getrandom", "monotonic", "perf_counter"}
 MODULES = {"uuid", "random", "secrets", "time", "os"}
 TIMES_SHOWN = {
-    ("calls.py", "progress_shown"): "the time left, in the custom status",
+    ("kit.py", "progress_shown"): "the time left, in the custom status",
     ("backup_disk.py", "__init__"): "when it began, in the custom status",
     ("repoint_machine.py", "__init__"): "the beginning of the downtime, carried into the next execution",
     ("repoint_machine.py", "_ended"): "the downtime, shown to people",

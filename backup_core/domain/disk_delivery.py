@@ -1,0 +1,112 @@
+"""The delivery of a restored disk as a rule: copied and proved, sealed, imported, given to its machine; or left on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+IMPORT_LOOKS_MAX = 60
+"""Looks at an import, which takes minutes, because Azure copies a VHD's pages by reference. With the pauses half an hour."""
+
+Step = Literal[
+    "copy",
+    "seal",
+    "report_importing",
+    "import_disk",
+    "pause",
+    "own",
+    "report_repointing",
+    "store_change",
+    "repoint",
+    "report_promoting",
+    "note_failure",
+    "end",
+]
+REPORTS: tuple[Step, ...] = ("report_importing", "report_repointing", "report_promoting")
+Result = Literal["done", "pending", "resumed", "canceled", "stopped", "failed"]
+"""`pending`: not complete yet. `resumed`: done, and an earlier life of this delivery has begun to change the machine.
+`stopped`: another part of the run has failed.
+"""
+End = Literal["success", "canceled", "failed", "timed_out"]
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of the delivery, and what it is to do: `adopts`, `imports` and `repoints`."""
+
+    adopts: bool
+    imports: bool
+    repoints: bool
+    done: frozenset[Step] = frozenset()
+    """The steps that were done; after `seal` the disk is complete, after `own` no backup runs any more."""
+    resumed: bool = False
+    reported: bool = False
+    """Whether progress was reported since the last other step."""
+    pausing: bool = False
+    looks_left: int = IMPORT_LOOKS_MAX
+    end: End = "success"
+
+
+def next_step(state: State) -> Step:
+    """The next step. `end` is the last one."""
+    if state.end != "success":
+        return "end" if state.end == "canceled" or "note_failure" in state.done else "note_failure"
+    if "copy" not in state.done:
+        return "copy"
+    if "seal" not in state.done and ("own" in state.done or not state.adopts):
+        # The snapshot of an adopted disk must be newer than every other restore point's. Once the disk is owned no backup runs.
+        return "seal"
+    if state.imports and "import_disk" not in state.done:
+        return _importing(state)
+    return _repointing(state) if state.repoints else "end"
+
+
+def _importing(state: State) -> Step:
+    if state.pausing:
+        return "pause"
+    return "import_disk" if state.reported else "report_importing"
+
+
+def _repointing(state: State) -> Step:
+    if "own" not in state.done:
+        return "own"
+    if "store_change" not in state.done:
+        return "store_change" if state.reported else "report_repointing"
+    if "repoint" not in state.done:
+        return "repoint"
+    return "end" if state.reported or not state.adopts else "report_promoting"
+
+
+def after(state: State, step: Step, result: Result) -> State:
+    """The state once the step had that result, one of its `results`."""
+    # The last moment to leave is before the machine is touched, unless an earlier life of the delivery has touched it.
+    stays = step == "report_promoting" or (step == "report_repointing" and state.resumed)
+    if result == "failed" or (result == "stopped" and not stays):
+        return replace(state, end="failed")
+    if result == "canceled" and not stays:
+        return replace(state, end="canceled")
+    state = replace(state, reported=step in REPORTS)
+    if step == "pause":
+        return replace(state, pausing=False, end=state.end if state.looks_left else "timed_out")
+    if result == "pending":
+        return replace(state, pausing=True, looks_left=state.looks_left - 1)
+    return replace(state, done=state.done | {step}, resumed=state.resumed or result == "resumed")
+
+
+def results(_: State, step: Step) -> Iterator[Result]:
+    """Every result that a step may have."""
+    if step == "end":
+        return
+    yield "done"
+    if step in ("pause", "note_failure"):
+        return
+    yield "failed"
+    if step in ("copy", "own", "repoint") or step in REPORTS:
+        yield "canceled"
+    if step in REPORTS:
+        yield "stopped"
+    if step == "own":
+        yield "resumed"
+    if step == "import_disk":
+        yield "pending"

@@ -1,0 +1,190 @@
+"""The restore of a disk as a rule: pin, copy, adopt, remove what is not needed, finish.
+
+Nothing is removed before the disk's protection is what it will be. Every way ends by `finish`, unless the run had ended before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Literal, TypeAlias, get_args
+
+from backup_core.domain.repoint import Holds
+
+Step = Literal[
+    "begin",
+    "copy",
+    "note_failure",
+    "recover",
+    "own",
+    "report",
+    "seal",
+    "adopt_head",
+    "take_backup",
+    "commit",
+    "close_change",
+    "discard_disk",
+    "discard_head",
+    "finish",
+    "end",
+]
+"""`copy`: the new disk and its machine, and beside that the promoted head. `recover`: own the disk in place of a delivery that
+crashed, so that what is alive of it may not act any more, and resolve its change of the machine. `close_change`: forget that
+change, and have the disk's registration follow the machine. A discard never fails: it answers what is left.
+"""
+Part = Literal["success", "failed", "canceled"]
+End = Literal["Succeeded", "Failed", "Canceled", "ended"]
+"""`ended`: the run had ended before; nothing was done."""
+MachineHas = Holds | Literal["", "unknown"]
+"""What the machine has; empty when it was not touched."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What is wanted of the restore: the machine is changed, the disk is adopted."""
+
+    repoints: bool
+    adopts: bool
+
+
+@dataclass(frozen=True)
+class Copied:
+    """How both parts ended."""
+
+    delivered: Part | Literal["crashed"]
+    promoted: Part | None
+    """None when no head was to be promoted."""
+    owned: bool = False
+    sealed: bool = False
+    holds: MachineHas = ""
+
+
+Result: TypeAlias = Begun | Copied | Literal["done", "ended", "canceled", "failed"]
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of the restore."""
+
+    wanted: Begun | None = None
+    copied: Copied | None = None
+    done: frozenset[Step] = frozenset()
+    """The steps after the copies that were done."""
+    end: End = "Succeeded"
+    """How the restore ends, as far as is known."""
+    aborted: bool = False
+    """Whether a step failed that everything after it needs, but for the end: what is left is named there."""
+
+    @property
+    def owned(self) -> bool:
+        """Whether the run owns the disk."""
+        return "own" in self.done or (self.copied is not None and self.copied.owned)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the new disk is complete, and no longer this run's to write."""
+        return "seal" in self.done or (self.copied is not None and self.copied.sealed)
+
+
+def next_step(state: State) -> Step:
+    """The next step. `end` is the last one."""
+    if state.end == "ended" or "finish" in state.done:
+        return "end"
+    if state.aborted:
+        return "finish"
+    if state.wanted is None:
+        return "begin"
+    if state.copied is None:
+        return "copy"
+    if state.copied.delivered == "crashed":
+        if "note_failure" not in state.done:
+            return "note_failure"
+        if state.wanted.repoints and "recover" not in state.done:
+            return "recover"
+    if state.wanted.adopts and state.end == "Succeeded" and "commit" not in state.done:
+        return _adopting(state)
+    return _cleaning_up(state, state.copied.holds, adopts=state.wanted.adopts)
+
+
+def _adopting(state: State) -> Step:
+    if not state.owned:
+        return "own"
+    if "report" not in state.done:
+        return "report"
+    if not state.sealed:
+        return "seal"
+    steps: tuple[Step, ...] = ("adopt_head", "take_backup", "commit")
+    return next(step for step in steps if step not in state.done)
+
+
+def _cleaning_up(state: State, holds: MachineHas, *, adopts: bool) -> Step:
+    committed = "commit" in state.done
+    if holds == "new" and not committed and "close_change" not in state.done:
+        # The machine writes to the new disk from now on, so backups must be of that one, restore point or none.
+        return "close_change"
+    if not state.sealed and "discard_disk" not in state.done:
+        return "discard_disk"
+    if adopts and not committed and "discard_head" not in state.done:
+        return "discard_head"
+    return "finish"
+
+
+def after(state: State, step: Step, result: Result) -> State:
+    """The state once the step had that result, one of its `results`."""
+    if isinstance(result, Begun):
+        return replace(state, wanted=result)
+    if isinstance(result, Copied):
+        return replace(state, copied=result, end=_end(result))
+    if result == "ended":
+        return replace(state, end="ended")
+    if result == "failed":
+        return replace(state, end="Failed", aborted=step in ("begin", "note_failure", "recover", "close_change"))
+    # A machine that has the new disk is not left to go on without backups.
+    untouched = state.copied is not None and not state.copied.holds
+    if result == "canceled" and (step == "own" or (step == "report" and untouched)):
+        return replace(state, end="Canceled")
+    return replace(state, done=state.done | {step})
+
+
+def _end(copied: Copied) -> End:
+    """The delivery's end, and where that succeeded the promotion's."""
+    part = copied.promoted if copied.delivered == "success" else copied.delivered
+    if part is None or part == "success":
+        return "Succeeded"
+    return "Canceled" if part == "canceled" else "Failed"
+
+
+def results(state: State, step: Step) -> Iterator[Result]:
+    """Every result that a step may have in a state."""
+    match step:
+        case "begin":
+            yield from (Begun(repoints=repoints, adopts=adopts) for repoints, adopts in product((True, False), repeat=2))
+            yield from ("ended", "failed")
+        case "copy" if state.wanted:
+            yield from _copies(state.wanted)
+        case "own" | "report" | "recover":
+            yield from ("done", "canceled", "failed")
+        case "finish" | "discard_disk" | "discard_head":
+            yield "done"
+        case "end":
+            return
+        case _:
+            yield from ("done", "failed")
+
+
+def _copies(wanted: Begun) -> Iterator[Copied]:
+    """Every way in which both parts may end."""
+    for promoted in get_args(Part) if wanted.adopts else [None]:
+        yield Copied("crashed", promoted, holds="unknown" if wanted.repoints else "")
+        for delivered in ("failed", "canceled"):
+            yield Copied(delivered, promoted)
+            yield Copied(delivered, promoted, sealed=not wanted.adopts)
+            if wanted.repoints:
+                yield Copied(delivered, promoted, owned=True, sealed=not wanted.adopts)
+                yield from (Copied(delivered, promoted, owned=True, sealed=True, holds=one) for one in _HELD)
+        has: MachineHas = "new" if wanted.repoints else ""
+        yield Copied("success", promoted, owned=wanted.repoints, sealed=wanted.repoints or not wanted.adopts, holds=has)
+
+
+_HELD: tuple[MachineHas, ...] = (*get_args(Holds), "unknown")
