@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -79,7 +78,7 @@ def _repointing(state: State) -> Step:
 
 
 def after(state: State, step: Step, result: Result) -> State:
-    """The state once the step had that result, one of its `results`."""
+    """The state once the step had that result."""
     # The last moment to leave is before the machine is touched, unless an earlier life of the delivery has touched it.
     stays = step == "report_promoting" or (step == "report_repointing" and state.resumed)
     if result == "failed" or (result == "stopped" and not stays):
@@ -92,21 +91,3 @@ def after(state: State, step: Step, result: Result) -> State:
     if result == "pending":
         return replace(state, pausing=True, looks_left=state.looks_left - 1)
     return replace(state, done=state.done | {step}, resumed=state.resumed or result == "resumed")
-
-
-def results(_: State, step: Step) -> Iterator[Result]:
-    """Every result that a step may have."""
-    if step == "end":
-        return
-    yield "done"
-    if step in ("pause", "note_failure"):
-        return
-    yield "failed"
-    if step in ("copy", "own", "repoint") or step in REPORTS:
-        yield "canceled"
-    if step in REPORTS:
-        yield "stopped"
-    if step == "own":
-        yield "resumed"
-    if step == "import_disk":
-        yield "pending"

@@ -5,10 +5,8 @@ Nothing is removed before the disk's protection is what it will be. Every way en
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import product
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 from backup_core.domain.repoint import Holds
 
@@ -131,7 +129,7 @@ def _cleaning_up(state: State, holds: MachineHas, *, adopts: bool) -> Step:
 
 
 def after(state: State, step: Step, result: Result) -> State:
-    """The state once the step had that result, one of its `results`."""
+    """The state once the step had that result."""
     if isinstance(result, Begun):
         return replace(state, wanted=result)
     if isinstance(result, Copied):
@@ -153,38 +151,3 @@ def _end(copied: Copied) -> End:
     if part is None or part == "success":
         return "Succeeded"
     return "Canceled" if part == "canceled" else "Failed"
-
-
-def results(state: State, step: Step) -> Iterator[Result]:
-    """Every result that a step may have in a state."""
-    match step:
-        case "begin":
-            yield from (Begun(repoints=repoints, adopts=adopts) for repoints, adopts in product((True, False), repeat=2))
-            yield from ("ended", "failed")
-        case "copy" if state.wanted:
-            yield from _copies(state.wanted)
-        case "own" | "report" | "recover":
-            yield from ("done", "canceled", "failed")
-        case "finish" | "discard_disk" | "discard_head":
-            yield "done"
-        case "end":
-            return
-        case _:
-            yield from ("done", "failed")
-
-
-def _copies(wanted: Begun) -> Iterator[Copied]:
-    """Every way in which both parts may end."""
-    for promoted in get_args(Part) if wanted.adopts else [None]:
-        yield Copied("crashed", promoted, holds="unknown" if wanted.repoints else "")
-        for delivered in ("failed", "canceled"):
-            yield Copied(delivered, promoted)
-            yield Copied(delivered, promoted, sealed=not wanted.adopts)
-            if wanted.repoints:
-                yield Copied(delivered, promoted, owned=True, sealed=not wanted.adopts)
-                yield from (Copied(delivered, promoted, owned=True, sealed=True, holds=one) for one in _HELD)
-        has: MachineHas = "new" if wanted.repoints else ""
-        yield Copied("success", promoted, owned=wanted.repoints, sealed=wanted.repoints or not wanted.adopts, holds=has)
-
-
-_HELD: tuple[MachineHas, ...] = (*get_args(Holds), "unknown")

@@ -5,9 +5,8 @@ One rule leads forward to the new disk, back to the old one, and resolves a chan
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 from backup_core.domain.repoint import Goal, Holds, Move
 
@@ -39,8 +38,6 @@ class Seen:
     """What was done towards the goal."""
 
 
-HOLDS: tuple[Holds, ...] = get_args(Holds)
-MOVES: tuple[Move, ...] = ("wait", "deallocate", "detach", "attach", "swap", "start")
 Result: TypeAlias = Seen | Literal["done", "cancel", "temporary", "final"]
 """`temporary` and `final` are failures: whether a later attempt of the step may succeed."""
 
@@ -98,7 +95,7 @@ def next_step(state: State) -> Step:
 
 
 def after(state: State, step: Step, result: Result) -> State:
-    """The state once the step had that result, one of its `results`."""
+    """The state once the step had that result."""
     if isinstance(result, Seen):
         return _seen(state, step, result)
     if result in ("temporary", "final"):
@@ -159,21 +156,3 @@ def _failed(state: State, step: Step, *, final: bool) -> State:
     if state.goal == "new":
         return replace(again, goal="old", untold=True, last=None)
     return replace(again, refused=True)
-
-
-def results(state: State, step: Step) -> Iterator[Result]:
-    """Every result that a step may have in a state."""
-    if step in ("pause", "note_failure", "report", "close_change"):
-        yield "done"
-    if step in ("continue_as_new", "end", "pause"):
-        return
-    yield "temporary"
-    yield "final"
-    if step == "report":
-        yield "cancel"
-    if step in ("fence", "look"):
-        yield from map(Seen, HOLDS)
-    if step == "move":
-        yield from (Seen(holds, move=move) for holds in HOLDS for move in MOVES if move == "wait" or holds != "other")
-    if step in ("look", "move"):
-        yield Seen(state.goal or "new", reached=True)

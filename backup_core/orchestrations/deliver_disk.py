@@ -159,7 +159,11 @@ class _Delivery:
 
     def _repoint(self) -> Flow[Result]:
         wanted = RepointRequest(by=self._owner, change=self.reached.change, goal="new")
-        machine = yield from sub_orchestration(self.context, repoint_machine.NAME, wanted, Repointed)
+        try:
+            machine = yield from sub_orchestration(self.context, repoint_machine.NAME, wanted, Repointed)
+        except StepFailedError as failed:
+            # Nobody says what the machine has.
+            machine = Repointed(holds="unknown", power="", fault=failed.fault)
         self._keep(machine=machine)
         if machine.fault:
             return self._left(None if machine.fault.code == CANCELED else machine.fault)

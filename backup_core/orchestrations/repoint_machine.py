@@ -29,6 +29,8 @@ from backup_core.steps.restore import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from backup_core.domain.machine_change import Result, Step
     from backup_core.domain.records import Phase
     from backup_core.domain.repoint import Goal
@@ -58,6 +60,15 @@ class _Change:
         """Why the goal is the old disk again."""
         self.newest = _BUSY
         """The newest failure, or the cancel."""
+        self.steps: dict[Step, Callable[[], Flow[Result]]] = {
+            "report": self._report,
+            "fence": self._fence,
+            "look": self._look,
+            "move": self._move,
+            "note_failure": self._note_failure,
+            "pause": self._pause,
+            "close_change": self._close_change,
+        }
 
     def flow(self) -> Flow[Repointed]:
         while (step := next_step(self.state)) != "end":
@@ -74,41 +85,43 @@ class _Change:
 
     def _result(self, step: Step) -> Flow[Result]:
         try:
-            return (yield from self._performed(step))
+            return (yield from self.steps[step]())
         except StepFailedError as failed:
             self.newest = failed.fault
             return "temporary" if failed.fault.retryable else "final"
 
-    def _performed(self, step: Step) -> Flow[Result]:
-        goal: Goal = self.state.goal or "new"
-        match step:
-            case "report":
-                return (yield from self._reported())
-            case "pause":
-                yield from self.pauses.pause()
-            case "note_failure":
-                # Another life of this instance cannot learn from the machine why it goes back.
-                yield from call(self.context, NOTE_FAILURE, NoteFailure(by=self.by, fault=self.turned or _BUSY), self.retries)
-            case "fence":
-                return self._seen((yield from call(self.context, FENCE_MACHINE, self._move("old"), self.retries)))
-            case "look":
-                return self._seen((yield from call(self.context, LOOK_AT_MACHINE, self._move(goal), self.retries)))
-            case "move":
-                return self._seen((yield from call(self.context, MOVE_MACHINE, self._move(goal), self.retries)))
-            case "close_change":
-                goal = "new" if self.state.holds == "new" else "old"
-                settle = SettleChange(by=self.by, change=self.request.change, goal=goal)
-                yield from call(self.context, SETTLE_CHANGE, settle, self.retries)
+    def _fence(self) -> Flow[Result]:
+        return self._seen((yield from call(self.context, FENCE_MACHINE, self._towards("old"), self.retries)))
+
+    def _look(self) -> Flow[Result]:
+        return self._seen((yield from call(self.context, LOOK_AT_MACHINE, self._towards(self.state.goal), self.retries)))
+
+    def _move(self) -> Flow[Result]:
+        return self._seen((yield from call(self.context, MOVE_MACHINE, self._towards(self.state.goal), self.retries)))
+
+    def _pause(self) -> Flow[Result]:
+        yield from self.pauses.pause()
         return "done"
 
-    def _move(self, goal: Goal) -> MoveMachine:
-        return MoveMachine(by=self.by, change=self.request.change, goal=goal)
+    def _note_failure(self) -> Flow[Result]:
+        """Tell why it goes back: another life of this instance cannot learn that from the machine."""
+        yield from call(self.context, NOTE_FAILURE, NoteFailure(by=self.by, fault=self.turned or _BUSY), self.retries)
+        return "done"
+
+    def _close_change(self) -> Flow[Result]:
+        goal: Goal = "new" if self.state.holds == "new" else "old"
+        settle = SettleChange(by=self.by, change=self.request.change, goal=goal)
+        yield from call(self.context, SETTLE_CHANGE, settle, self.retries)
+        return "done"
+
+    def _towards(self, goal: Goal | None) -> MoveMachine:
+        return MoveMachine(by=self.by, change=self.request.change, goal=goal or "new")
 
     def _seen(self, moved: Moved) -> Seen:
         self.power = moved.power
         return Seen(moved.holds, reached=moved.done, move=moved.move)
 
-    def _reported(self) -> Flow[Result]:
+    def _report(self) -> Flow[Result]:
         phase: Phase = "undoing" if self.state.goal == "old" else "repointing"
         progress = Report(by=self.by, phase=phase, attention=self.attention)
         reported = yield from report(self.context, progress, self.retries)

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 from backup_core.domain import machine_change
 from backup_core.domain.machine_change import Seen, after, next_step, start
-from tools.diagrams import transitions
+from tools.rules import CHANGE, LEFT, transitions
 
-MOVES = 4
-"""How many are left matters only when none is."""
-OWN, BACK, ABANDONED = (transitions(machine_change, [replace(start(goal), moves_left=MOVES)]) for goal in ("new", "old", None))
+OWN, BACK, ABANDONED = (transitions(replace(CHANGE, starts=(start,))) for start in CHANGE.starts)
 ALL = [*OWN, *BACK, *ABANDONED]
 ENDS = [one.before for one in ALL if one.step == "end"]
 
 
 def test_what_is_explored_is_what_begins():
+    for first, goal in zip(CHANGE.starts, ("new", "old", None), strict=True):
+        assert first == replace(start(goal), moves_left=LEFT)
     assert start("new").moves_left == machine_change.MOVES_PER_EXECUTION
     assert start(None).moves_left == machine_change.RESOLVING_MOVES_MAX
     assert {one.step for one in [*OWN, *ABANDONED]} == set(machine_change.Step.__args__)
@@ -105,14 +105,3 @@ def test_an_abandoned_change_is_fenced_before_it_is_looked_at():
         if one.step == "look" and isinstance(one.result, Seen):
             assert one.after.goal == ("new" if one.result.reached else "old")
     assert not {one.step for one in ABANDONED} & {"report", "note_failure", "continue_as_new"}
-
-
-def test_every_way_leads_to_an_end():
-    """From each state some order of results does; none is left in which nothing can be done."""
-    leads = {one.before for one in ALL if one.step in ("end", "continue_as_new")}
-    while True:
-        more = {one.before for one in ALL if one.after in leads} - leads
-        if not more:
-            break
-        leads |= more
-    assert {one.before for one in ALL} == leads

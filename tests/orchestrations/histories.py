@@ -22,6 +22,7 @@ import coverage
 import pytest
 
 from backup_core import orchestrations
+from backup_core.domain import disk_delivery, disk_restore, machine_change
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from devhost.functions.protocol import EventType, format_time, parse_time
 from devhost.functions.replay import Ending
@@ -30,7 +31,11 @@ from devhost.memory.instance import VERSION
 from devhost.memory.replayed import Recording, replayed
 
 FOLDER = Path(__file__).parent / "recorded"
-CODE = Path(orchestrations.__file__).parent
+CODE = [
+    *sorted(Path(orchestrations.__file__).parent.glob("*.py")),
+    *(Path(rule.__file__) for rule in (disk_delivery, disk_restore, machine_change)),
+]
+"""The orchestrators, and the rules that say their next steps."""
 RETURNS = ("RETURN_VALUE", "RETURN_CONST")
 """Where a function ends in earnest: a yield and an exception are told to a tracer as returns too."""
 
@@ -113,7 +118,7 @@ def arcs(recording):
 
     def enter(frame, _event, _argument):
         path, outside = Path(frame.f_code.co_filename), -frame.f_code.co_firstlineno
-        if path.parent != CODE:
+        if path not in CODE:
             return None
         resumed = frame.f_lineno != frame.f_code.co_firstlineno
         before = frame.f_lineno if resumed else outside
@@ -140,9 +145,9 @@ def arcs(recording):
 
 def unseen(taken):
     """The branches of the orchestrators' functions, and the lines, that none of those `taken` is or leads to."""
-    by_file = defaultdict(list)
+    by_file, files = defaultdict(list), {path.name: str(path) for path in CODE}
     for name, *arc in taken:
-        by_file[str(CODE / name)].append(tuple(arc))
+        by_file[files[name]].append(tuple(arc))
     with TemporaryDirectory() as folder:
         data = coverage.CoverageData(basename=f"{folder}/taken")
         data.add_arcs(by_file)
@@ -150,11 +155,11 @@ def unseen(taken):
         report = Path(folder) / "report.json"
         measured = coverage.Coverage(data_file=f"{folder}/taken", config_file=False, branch=True)
         measured.load()
-        measured.json_report(sorted(map(str, CODE.glob("*.py"))), outfile=str(report))
-        files = json.loads(report.read_text())["files"]
+        measured.json_report(sorted(map(str, CODE)), outfile=str(report))
+        measured = json.loads(report.read_text())["files"]
     return [
         f"{Path(file).name}, {function}: {what}"
-        for file, found in files.items()
+        for file, found in measured.items()
         for function, gaps in found["functions"].items()
         if function  # else outside of all
         for what in [

@@ -341,6 +341,28 @@ async def test_a_half_made_disk_that_cannot_be_removed_is_named():
     assert NEW in end["end"], end["end"]
 
 
+async def test_a_change_of_the_machine_that_breaks():
+    """Terminated in the portal: nobody says what the machine has, so the end does not say that it was not touched."""
+    machine = answers(RuntimeError("terminated"))
+    script = Script({"copy_image": answers(COPIED), "repoint_machine": machine})
+    end = await restored(script, repoint=True)
+
+    assert end["state"] == "Failed"
+    assert "terminated" in end["fault"]["message"]
+    assert "VM web-1 is settled by the next run that owns the disk; look at it" in end["end"], end["end"]
+    assert "settle_change" not in script.names()
+
+
+async def test_an_end_that_cannot_be_written_fails_the_orchestration():
+    """It is not begun again: the watch, or the next run of the disk, ends the run."""
+    delivered = {"state": "success", "etag": '"1"', "sealed": True}
+    script = Script({"deliver_disk": answers(delivered)}, finish_restore=REFUSED)
+    with pytest.raises(Exception, match="MachineRefused: not this one"):
+        await script.run("restore_disk", RestoreRequest(disk="vm", run=RUN))
+
+    assert script.names().count("finish_restore") == 1
+
+
 # -- answers of other calls -----------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,202 @@
+"""The rules of a restore and of its delivery, over every state that any order of results leads to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+
+from backup_core.domain import disk_delivery, disk_restore
+from backup_core.domain.disk_restore import Begun, Copied, after, next_step
+from tools.diagrams import DOCUMENT, document
+from tools.rules import CHANGE, DELIVERY, RESTORE, transitions
+
+RESTORES, DELIVERIES = transitions(RESTORE), transitions(DELIVERY)
+ADOPTION = ("adopt_head", "take_backup", "commit")
+DISCARDS = ("discard_disk", "discard_head")
+
+
+def step_states(step):
+    """Every state in which it is the next step."""
+    found = [one.before for one in RESTORES if one.step == step]
+    assert found, step
+    return found
+
+
+@pytest.mark.parametrize(("rule", "module"), [(RESTORE, disk_restore), (DELIVERY, disk_delivery)])
+def test_every_step_is_taken(rule, module):
+    assert {one.step for one in transitions(rule)} == set(get_args(module.Step))
+
+
+@pytest.mark.parametrize("rule", [RESTORE, DELIVERY, CHANGE], ids=["restore", "delivery", "change"])
+def test_every_state_has_a_way_to_the_end(rule):
+    found = transitions(rule)
+    leads = {one.before for one in found if one.step in ("end", "continue_as_new")}
+    while more := {one.before for one in found if one.after in leads} - leads:
+        leads |= more
+
+    assert {one.before for one in found} == leads
+
+
+# -- the restore --------------------------------------------------------------------------------------------------------
+
+
+def test_every_path_ends_in_finish():
+    """Once, and nothing comes after it. Only a run that had ended before has nothing to finish."""
+    for one in RESTORES:
+        if one.step == "end":
+            assert (one.before.end == "ended") != ("finish" in one.before.done)
+        if one.after and next_step(one.after) == "end":
+            assert one.step == "finish" or one.result == "ended"
+
+
+def test_no_step_is_taken_twice():
+    for one in RESTORES:
+        assert one.step not in one.before.done
+        assert one.after is None or one.before.done <= one.after.done
+
+
+def test_a_restore_that_failed_once_has_failed():
+    for one in RESTORES:
+        if one.before.end == "Failed" and one.after:
+            assert one.after.end == "Failed"
+        if one.result == "failed":
+            assert one.after.end == "Failed"
+
+
+def test_nothing_is_adopted_unless_both_copies_are_proved_and_the_disk_is_owned():
+    for state in [*step_states("adopt_head"), *step_states("take_backup"), *step_states("commit")]:
+        assert (state.copied.delivered, state.copied.promoted) == ("success", "success")
+        assert state.wanted.adopts
+        assert state.owned
+        assert state.sealed
+        assert "report" in state.done, "a cancel was asked about"
+    for state in step_states("commit"):
+        assert {"adopt_head", "take_backup"} <= state.done
+
+
+def test_the_snapshot_of_the_new_disk_is_taken_under_ownership():
+    assert all(state.owned for state in step_states("seal"))
+    for one in DELIVERIES:
+        if one.step == "seal" and one.before.adopts:
+            assert "own" in one.before.done
+
+
+def test_success_is_what_was_asked_for():
+    for state in step_states("finish"):
+        if state.end == "Succeeded":
+            assert state.sealed
+            assert not state.aborted
+            assert "commit" in state.done or not state.wanted.adopts
+            assert state.copied.holds == ("new" if state.wanted.repoints else "")
+            assert {"commit", "close_change"} & state.done or not state.wanted.repoints
+
+
+@pytest.mark.parametrize("step", DISCARDS)
+def test_the_registration_follows_the_machine_before_anything_is_discarded(step):
+    for state in step_states(step):
+        if state.copied.holds == "new":
+            assert "close_change" in state.done
+
+
+@pytest.mark.parametrize("step", DISCARDS)
+def test_nothing_is_discarded_before_the_work_on_it_has_ended(step):
+    """Nothing that needs the disk's ownership follows a discard, which may give it up."""
+    for one in RESTORES:
+        if one.step == step:
+            assert next_step(one.after) in ("discard_head", "finish")
+            assert "commit" not in one.before.done
+            assert one.before.end != "Succeeded"
+
+
+def test_a_sealed_disk_is_never_discarded():
+    assert not any(state.sealed for state in step_states("discard_disk"))
+    assert not any(state.copied.holds == "new" for state in step_states("discard_disk"))
+
+
+def test_a_committed_head_is_never_discarded():
+    assert not any("commit" in state.done for state in step_states("discard_head"))
+
+
+def test_what_is_unfinished_is_removed_unless_it_cannot_be_known():
+    """A step that aborts the rest says that nobody may act for the run, or that nothing can be written."""
+    for state in step_states("finish"):
+        if state.copied and not state.aborted:
+            assert state.sealed or "discard_disk" in state.done
+            assert "commit" in state.done or "discard_head" in state.done or not state.wanted.adopts
+
+
+def test_a_crashed_delivery_is_stopped_before_anything_else():
+    """What is alive of it is told to end; where it may be changing a machine, it may not act any more either."""
+    for one in RESTORES:
+        if one.before.copied and one.before.copied.delivered == "crashed" and one.step not in ("note_failure", "recover"):
+            assert one.before.aborted or "note_failure" in one.before.done or one.step == "end"
+            if one.step in DISCARDS and one.before.wanted.repoints:
+                assert "recover" in one.before.done
+    assert not any(state.copied.delivered == "crashed" for state in step_states("report"))
+
+
+def test_a_cancel_is_heard_until_the_machine_has_the_new_disk():
+    for state in step_states("report"):
+        ended = after(state, "report", "canceled").end
+        assert ended == ("Succeeded" if state.copied.holds else "Canceled")
+
+
+def test_a_failure_beside_decides_only_where_the_delivery_succeeded():
+    started = after(disk_restore.State(), "begin", Begun(repoints=False, adopts=True))
+
+    assert after(started, "copy", Copied("success", "failed")).end == "Failed"
+    assert after(started, "copy", Copied("canceled", "failed")).end == "Canceled"
+    assert after(started, "copy", Copied("failed", "canceled")).end == "Failed"
+
+
+# -- the delivery -------------------------------------------------------------------------------------------------------
+
+
+def delivery_states(step):
+    found = [one.before for one in DELIVERIES if one.step == step]
+    assert found, step
+    return found
+
+
+def test_a_disk_is_used_only_once_it_is_complete():
+    for state in delivery_states("repoint"):
+        assert {"copy", "seal", "own", "store_change"} <= state.done
+        assert "import_disk" in state.done or not state.imports
+
+
+def test_success_of_a_delivery_is_all_that_was_wanted():
+    for state in delivery_states("end"):
+        if state.end == "success":
+            assert ("repoint" in state.done) == state.repoints
+            assert ("import_disk" in state.done) == state.imports
+            assert ("seal" in state.done) == (state.repoints or not state.adopts)
+
+
+def test_a_failed_delivery_tells_the_others_and_a_canceled_one_does_not():
+    for state in delivery_states("end"):
+        assert ("note_failure" in state.done) == (state.end in ("failed", "timed_out"))
+
+
+def test_no_delivery_leaves_between_the_two_disks():
+    """A cancel is heard for the last time before the machine is touched, and not there by a life that follows one that has."""
+    for one in DELIVERIES:
+        if one.result in ("canceled", "stopped"):
+            touched = "repoint" in one.before.done or (one.before.resumed and one.step == "report_repointing")
+            assert (one.after.end == "success") == touched, one
+
+
+def test_every_wait_for_an_import_is_bounded():
+    assert disk_delivery.State(adopts=False, imports=True, repoints=False).looks_left == disk_delivery.IMPORT_LOOKS_MAX
+    last = disk_delivery.after(replace(delivery_states("pause")[0], looks_left=0), "pause", "done")
+    assert last.end == "timed_out"
+    assert all(state.looks_left > 0 for state in delivery_states("import_disk"))
+    assert all(one.before.reported for one in DELIVERIES if one.step == "import_disk"), "a sign of life before each look"
+
+
+# -- the page -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_diagrams_are_those_of_the_rules():
+    assert DOCUMENT.read_text() == document(), "run: python -m tools.diagrams"
