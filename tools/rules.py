@@ -117,7 +117,10 @@ CHANGE = Rule(
     machine_change.next_step, machine_change.after, change_results,
 )  # fmt: skip
 DELIVERY = Rule(
-    tuple(disk_delivery.State(*wanted, looks_left=LEFT) for wanted in product((False, True), repeat=3)),
+    tuple(
+        disk_delivery.State(adopts, imports, repoints, looks_left=LEFT)
+        for adopts, imports, repoints in product((False, True), repeat=3)
+    ),
     disk_delivery.next_step, disk_delivery.after, delivery_results,
 )  # fmt: skip
 RESTORE = Rule((disk_restore.State(),), disk_restore.next_step, disk_restore.after, restore_results)

@@ -158,6 +158,10 @@ def functions():
     return set(BY_NAME) | set(ORCHESTRATORS) | {route.name for route in ROUTES} | defined
 
 
+SHARED = ("backup_core.orchestrations.kit", "backup_core.orchestrations.shard_waves")
+"""What orchestrators have their steps called by."""
+
+
 def called(name, seen=None):
     """Everything that an orchestrator may call, itself included: by the steps and the orchestrations its module names."""
     seen = set() if seen is None else seen
@@ -168,7 +172,7 @@ def called(name, seen=None):
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         if isinstance(node, ast.Attribute) and node.attr == "NAME":
             called(node.value.id, seen)
-        if isinstance(node, ast.ImportFrom) and node.module == "backup_core.orchestrations.shard_waves":
+        if isinstance(node, ast.ImportFrom) and node.module in SHARED:
             seen |= {one.name for one in vars(importlib.import_module(node.module)).values() if isinstance(one, Step)}
     seen |= {one.name for one in vars(module).values() if isinstance(one, Step)}
     return seen
