@@ -18,7 +18,7 @@ ASKED = FleetPage(window="2026-11-28T00:00:00Z", after="")
 class Context:
     """Takes every call; what is yielded is answered by the test."""
 
-    version = "1"
+    version, instance_id = "1", "run"
 
     def __init__(self):
         self.shown = None
@@ -44,12 +44,12 @@ def test_a_crashed_activity_is_told_in_a_bounded_text():
 
 
 def test_a_failed_child_is_told_in_a_bounded_text():
-    flow = sub_orchestration(Context(), "copy_image", ASKED, "run.copy", FleetPage)
+    flow = sub_orchestration(Context(), "copy_image", ASKED, FleetPage)
     next(flow)
     with pytest.raises(StepFailedError) as failed:
         flow.throw(Exception(LONG))
 
-    assert failed.value.fault.message == "run.copy: " + LONG[: FAILURE_CHARS_MAX - 1] + CUT
+    assert failed.value.fault.message == "copy_image of run: " + LONG[: FAILURE_CHARS_MAX - 1] + CUT
 
 
 def test_a_status_that_is_too_long_is_cut():
