@@ -54,7 +54,7 @@ def test_every_block_says_where_it_was_run(page):
     assert {mark for mark, _ in blocks(page)} <= {LOCAL, API, CLOUD}
     fences = re.findall(r"^ *```(\w*)$", page.read_text(), re.MULTILINE)
     assert set(fences[1::2]) <= {""}, "a fence is not closed"
-    assert set(fences[::2]) <= {"bash", ""}
+    assert set(fences[::2]) <= {"bash", "mermaid", ""}
     assert all("$ " not in line for _, commands in blocks(page) for line in commands)
 
 
