@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test quick style lint up simulate fuzz bench record cloud setup lock format clean
+.PHONY: help demo test quick style lint up simulate fuzz mutants bench record cloud setup lock format clean
 
 help:
 	@echo "make demo   back up a real disk twice on the local platform and prove every restore point"
@@ -14,6 +14,7 @@ help:
 	@echo "make up     start the local platform to play with; Ctrl-C stops it"
 	@echo "make simulate SEEDS=50000 [FIRST=0]   disturb the backup protocol from seeds; SEED=n tells one history"
 	@echo "make fuzz REQUESTS=50000   hostile HTTP requests at the running app"
+	@echo "make mutants [ONLY=word]   break each guard of the product in turn; a test must notice"
 	@echo "make record   add to the recorded histories what an orchestrator's new branches leave behind"
 	@echo "make bench [SHORT=1]   requests, bytes and time of a backup, beside the SDK's own loops"
 	@echo "make lint   format, lint, types, import contracts, security checks"
@@ -34,6 +35,9 @@ simulate: $(READY)
 REQUESTS ?= 50000
 fuzz: $(READY)
 	@PAGEKEEPER_FUZZ=$(REQUESTS) $(BIN)/python -m pytest tests/api/test_fuzz.py
+
+mutants: $(READY)
+	@$(BIN)/python -m tests.mutants --only "$(ONLY)"
 
 record: $(READY)
 	@$(BIN)/python -m tests.orchestrations.histories

@@ -271,7 +271,7 @@ class _Tidying:
                 return
             run = one.name.split("/")[1]
             kept = one.name.endswith("/machine.json") and (row is None or row.value.repoint == one.name)
-            if disk_of_run(run) is None or kept or not self._old(one.changed):
+            if kept or not self._old(one.changed):
                 continue
             if await self._run_is_over(run):
                 await self.tools.documents.delete(one.name)

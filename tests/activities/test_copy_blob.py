@@ -156,6 +156,20 @@ async def test_only_the_runs_own_complete_copy_is_taken_over(scene, trick):
     assert (blob.lease, blob.sequence_number) == ("", 4711), "what is not ours is not touched"
 
 
+async def test_a_copy_whose_number_stays_what_it_was_is_not_taken_over(scene):
+    """The number is read back: at another one than the run's epoch nothing would be fenced."""
+    scene.blobs.copies_held = False
+
+    async def in_vain(blob, number, guard):
+        return scene.blobs.blobs[blob].etag
+
+    scene.blobs.set_sequence_number = in_vain
+    with pytest.raises(BackupFailedError, match=r"CopyFailed.* at 4711"):
+        await scene.back_up(full_copy="blob")
+
+    assert scene.points() == []
+
+
 async def test_every_step_of_it_twice(scene):
     """A second delivery finds the copy, the lease and the number as they are."""
     scene.blobs.copies_held = False

@@ -216,6 +216,23 @@ async def test_a_commit_that_was_decided_on_an_older_head_row_is_refused(scene):
     assert (scene.points(), scene.head_row().owner.run) == ([], "vm.other")
 
 
+async def test_a_run_that_loses_the_disk_while_it_seals_records_nothing(scene, monkeypatch):
+    """The head row is another owner's by then: the version of the head is not this run's to tell."""
+    asked, mark = await about_to(scene, "commit_point"), scene.blobs.set_metadata
+
+    async def meanwhile(*changed):
+        etag = await mark(*changed)
+        row = scene.catalogue.rows["vm", "head"]
+        await scene.catalogue.put_head(row.value.owned_by(Owner("vm.other", SOMEBODY, 99)), row.etag)
+        return etag
+
+    monkeypatch.setattr(scene.blobs, "set_metadata", meanwhile)
+    answer = await scene.perform("commit_point", asked)
+
+    assert answer["fault"]["code"] == "NotOwner"
+    assert scene.head_row().head_etag == asked["etag"]
+
+
 @pytest.mark.parametrize("mark", ["of another target", "written to"])
 async def test_only_the_verified_head_of_the_point_is_recorded(scene, mark):
     """What was done to the head after its snapshot is never the version that the next increment starts from."""

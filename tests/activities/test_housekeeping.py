@@ -19,7 +19,8 @@ from backup_core.domain.records import Retention
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.keep_house import NAME, ROUNDS_MAX, HouseFailedError
 from backup_core.steps.housekeeping import HouseRequest, KeptPage, Tidy
-from tests.activities.acts import RUN, TARGET, call, held, into, stop_before, stopped_before
+from tests.activities.acts import FINAL, RUN, TARGET, call, failing, held, into, stop_before, stopped_before
+from tests.scene import PAGE
 
 DAY = timedelta(hours=25)
 LEASE = "00000000-0000-0000-0000-00000000000a"
@@ -155,7 +156,8 @@ async def test_a_stored_change_of_a_machine_stays_until_it_is_settled(restorable
     name = restorable.head_row().repoint
     old = held(restorable)
 
-    await tidied(restorable)
+    for _ in range(2):  # in the first night its run is ended, which is a change of the run
+        await tidied(restorable)
     assert name in restorable.documents.texts
     await restorable.back_up()
     assert (held(restorable), restorable.head_row().repoint) == (old, "")
@@ -174,6 +176,98 @@ async def test_snapshots_of_other_people_and_other_disks_stay(scene):
 
     await tidied(scene)
     assert {theirs, others, forged} <= set(blob.snapshots)
+
+
+def lose_rows(stage, *kinds):
+    """Rows whose key begins so are lost."""
+    for key in [key for key in stage.catalogue.rows if key[1].startswith(kinds)]:
+        del stage.catalogue.rows[key]
+
+
+async def test_what_is_young_stays_though_its_run_is_not_known(scene):
+    """The row of the run that uses it may be lost, and the run at work: only time tells."""
+    await scene.back_up()
+    for _ in range(2):
+        request = scene.request()
+        failed = failing(scene, "drop_previous_snapshot", FINAL)
+        await failed.run("backup_disk", request.model_dump(mode="json"), request.run)
+    first, *needed = sorted(snapshots(scene))
+    assert len(needed) == 2
+    lose_rows(scene, "run!")
+    documents = set(scene.documents.texts)
+
+    await tidied(scene, timedelta())
+    assert (snapshots(scene), set(scene.documents.texts)) == ({first, *needed}, documents)
+    await tidied(scene)
+    assert snapshots(scene) == set(needed)
+    assert scene.documents.texts.keys() == {"vm/policy.json"}
+
+
+async def test_snapshots_stay_while_the_pair_is_of_another_source(scene):
+    """Nobody can say what the first increment of the new source will start from."""
+    await scene.back_up()
+    row = scene.catalogue.rows["vm", "policy"]
+    scene.blobs.put(scene.source("new"), 32 * PAGE)
+    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, source=scene.source("new").url))
+    with pytest.raises(BackupFailedError):
+        await failed_after_snapshot(scene)
+    taken = set(scene.blobs.blobs[scene.source("new")].snapshots)
+
+    await tidied(scene)
+    assert len(taken) == 1
+    assert set(scene.blobs.blobs[scene.source("new")].snapshots) == taken
+
+
+async def test_the_pairs_snapshot_stays_whatever_the_mark_says(scene):
+    await scene.back_up()
+    for name in ("target", "base"):
+        scene.head_blob().metadata[f"pagekeeper_{name}"] = "2020-01-01T00:00:00.0000000Z"
+
+    await tidied(scene)
+    assert snapshots(scene) == {scene.head_row().pair.source_snapshot}
+
+
+@pytest.mark.parametrize("lost", ["points", "all rows"])
+async def test_a_committed_head_without_points_stays(scene, lost):
+    """Its points and their snapshots are gone, by whatever hand: while the catalogue names it, or names nothing."""
+    await scene.back_up()
+    found = heads(scene)
+    scene.head_blob().snapshots.clear()
+    lose_rows(scene, "point!", *(("head", "run!") if lost == "all rows" else ()))
+
+    await tidied(scene)
+    assert heads(scene) == found
+
+
+async def test_a_half_made_head_that_names_another_disk_stays(scene):
+    """Its mark contradicts itself: by its run it would be this disk's."""
+    await stop_before(scene, "verify_head")
+    (at,) = [at for at in scene.blobs.blobs if at.container == "heads"]
+    scene.blobs.blobs[at].metadata["pagekeeper_disk"] = "db"
+
+    await tidied(scene)
+    assert heads(scene) == [at.name]
+
+
+async def test_a_claim_that_was_just_made_stays(scene):
+    """Its registration follows in a moment."""
+    scene.world.pass_time(DAY)
+    await scene.catalogue.claim_source(scene.source("new").url, "vm")
+
+    await tidied(scene, timedelta())
+    assert scene.claims() == {scene.source().url: "vm", scene.source("new").url: "vm"}
+
+
+async def test_points_of_a_stopped_disk_stay(scene):
+    """Nothing new is made of it any more: what there is may be all that is left of the disk."""
+    for value in range(2):
+        scene.write(0, value)
+        await scene.back_up(prune=False)
+    row = scene.catalogue.rows["vm", "policy"]
+    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, retention=Retention(1), protected=False))
+
+    await tidied(scene)
+    assert len(scene.points()) == 2
 
 
 # -- what goes ---------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from backup_core.activities.housekeeping import tidy_disk
+from backup_core.activities.losses import mark_losses
 from backup_core.api import disks, points
 from backup_core.domain.errors import ContainerMissingError, HousekeepingError, ServiceUnavailableError, SnapshotMissingError
 from backup_core.domain.events import PointsLost
@@ -145,6 +146,27 @@ async def test_what_a_prune_is_deleting_is_not_lost(scene, part):
 
     assert told(scene) == []
     assert at.point not in {point.point for point in scene.points()}, "the night's own retention ends what the other one began"
+
+
+async def test_what_a_dead_prune_was_deleting_is_not_lost(scene):
+    """Its snapshot is gone, its row says why: the night's own retention ends it, and nobody is told of a loss."""
+    keep(scene, 4)
+    row = await scene.catalogue.mark_deleting(await scene.catalogue.point("vm", scene.points()[0].point))
+    vanish(scene, row.value)
+    await night(scene)
+
+    assert told(scene) == []
+    assert states(scene) == ["available"] * 4
+
+
+async def test_a_pair_that_was_committed_while_the_night_looked_stays(scene):
+    """The rows were read before its commit: that it is not among them says nothing."""
+    rows = [await scene.catalogue.point("vm", point.point) for point in scene.points()]
+    head = scene.head_row()
+    await mark_losses(scene.tools, "vm", "house", rows[:-1], {(row.value.head, row.value.backup_snapshot) for row in rows})
+
+    assert scene.head_row() == head
+    assert states(scene) == ["available"] * 5
 
 
 async def test_a_night_that_dies_before_it_marks_tells_again(scene):

@@ -8,7 +8,7 @@ from backup_core.activities.fencing import shut
 from backup_core.activities.images import hold_own
 from backup_core.domain.errors import BlobExistsError
 from backup_core.steps.messages import RunRef
-from tests.activities.acts import RUN, TARGET, before_step, cancel, held, into
+from tests.activities.acts import RUN, TARGET, before_step, cancel, held, into, stopped_before
 from tests.scene import VM
 
 
@@ -137,6 +137,24 @@ async def test_a_copy_is_taken_over_once(restorable):
 
     assert taken
     assert restorable.run_row(RUN).state == "Succeeded"
+
+
+async def test_a_disk_that_is_let_go_of_while_it_is_leased_is_free(restorable):
+    """Another delivery completes it between the look and the lease: the machine must be able to take its own."""
+    await stopped_before(restorable, "compare_image", adopt=False)
+    at, acquire = restorable.tools.image(TARGET), restorable.blobs.acquire_lease
+    restorable.blobs.blobs[at].lease = ""
+
+    async def meanwhile(blob, lease):
+        await acquire(blob, lease)
+        restorable.blobs.blobs[blob].metadata = {}
+
+    restorable.blobs.acquire_lease = meanwhile
+    by = RunRef(disk="vm", run=RUN, lease="00000000-0000-0000-0000-00000000000b", epoch=0, source="")
+    with pytest.raises(BlobExistsError, match="may have completed it already"):
+        await hold_own(restorable.tools, at, by)
+
+    assert restorable.blob(TARGET).lease == ""
 
 
 async def test_a_disk_that_was_let_go_of_is_not_held_again(restorable):

@@ -10,6 +10,7 @@ import pytest
 
 from backup_core.api import catalogue, disks, points
 from backup_core.domain.ending import HEARTBEAT_MAX
+from backup_core.domain.metadata import described, to_point_metadata
 from backup_core.domain.naming import policy_name
 from backup_core.domain.rebuild import DIRTY
 from backup_core.orchestrations.backup_disk import BackupFailedError
@@ -194,6 +195,16 @@ async def test_a_half_written_head_is_not_built_upon(scene):
     assert (scene.points()[-1].kind, scene.points()[-1].reason) == ("full", DIRTY)
 
 
+@pytest.mark.parametrize(("name", "value"), [("state", "verified"), ("target", "2020-01-01T00:00:00.0000000Z")])
+async def test_a_head_whose_mark_is_not_of_the_newest_point_is_not_built_upon(scene, name, value):
+    """Not committed, or for another snapshot, though its content is the point's: some run has not come to its end there."""
+    scene.head_blob().metadata[f"pagekeeper_{name}"] = value
+    lose(scene, "head")
+    await rebuild(scene)
+
+    assert scene.head_row().doubt == DIRTY
+
+
 async def test_a_head_altered_meanwhile_is_not_built_upon(scene):
     scene.blobs.poke(scene.tools.head(scene.head_row().head), 1, [b"\xee" * PAGE])
     lose(scene, "head")
@@ -336,12 +347,15 @@ async def test_a_rebuild_that_dies_leaves_nothing_untrue(scene, monkeypatch):
     assert values(scene) == before
 
 
-async def test_another_disks_snapshot_is_not_adopted(scene):
-    """A whole description, of another disk, on a blob that lies under this one's name."""
+@pytest.mark.parametrize("written", ["on another blob", "on this blob"])
+async def test_another_disks_snapshot_is_not_adopted(scene, written):
+    """A whole description, of another disk, on a blob that lies under this one's name; be it of that very blob."""
     scene.protect("other")
     await scene.back_up("other")
     point, foreign = scene.points()[1], scene.points("other")[0]
     carried = scene.blobs.blobs[scene.tools.head(foreign.head)].snapshots[foreign.backup_snapshot].metadata
+    if written == "on this blob":
+        carried = to_point_metadata(described(replace(point, disk="other")), scene.tools.site(scene.tools.head(point.head)))
     scene.blobs.blobs[scene.tools.head(point.head)].snapshots[point.backup_snapshot].metadata = dict(carried)
     lose(scene, next(key for owner, key in scene.catalogue.rows if key.endswith(point.point) and owner == "vm"))
     done, _ = await rebuild(scene)

@@ -93,6 +93,8 @@ async def test_a_change_that_is_over_moves_nothing(scene):
             move = next(one for step, one, _ in driver.calls if step == "move_machine")
             machine = scene.machines.machines[VM]
             late.extend([await scene.perform(step, move | {"goal": "old"}) for step in MACHINE_STEPS])
+            await scene.perform("remember_machine", next(one for step, one, _ in driver.calls if step == "remember_machine"))
+            assert scene.head_row().repoint == "", "it is not begun again"
             assert scene.machines.machines[VM] == machine
         return answer
 
@@ -101,6 +103,58 @@ async def test_a_change_that_is_over_moves_nothing(scene):
 
     assert [one["fault"]["code"] if one["fault"] else one["value"]["holds"] for one in late] == ["NotOwner", "new", "new"]
     assert held(scene) == TARGET
+
+
+async def test_another_restores_change_is_left_to_it(scene):
+    """The head row names the change that is under way; whoever calls for another one moves nothing, and does not look as if."""
+    driver = await stopped_before(scene, "move_machine", 2)
+    move = next(asked for name, asked, _ in driver.calls if name == "move_machine")
+    row = scene.catalogue.rows["vm", "head"]
+    scene.catalogue.rows["vm", "head"] = replace(row, value=replace(row.value, repoint=f"vm/{AGAIN}/machine.json"))
+    machine = scene.machines.machines[VM]
+
+    for step in MACHINE_STEPS:
+        assert (await scene.perform(step, move))["fault"]["code"] == "NotOwner", step
+        assert scene.machines.machines[VM] == machine
+
+
+async def test_only_this_change_is_settled(scene):
+    """A call that comes late, for a change that is over, leaves the present one noted."""
+    driver = await stopped_before(scene, "move_machine", 2)
+    (move,) = [asked for name, asked, _ in driver.calls if name == "move_machine"]
+    row = scene.catalogue.rows["vm", "head"]
+    present = f"vm/{AGAIN}/machine.json"
+    scene.catalogue.rows["vm", "head"] = replace(row, value=replace(row.value, repoint=present))
+    settle = {"by": move["by"], "change": move["change"], "goal": "old"}
+
+    assert (await scene.perform("settle_change", settle))["fault"] is None
+    assert scene.head_row().repoint == present
+    scene.catalogue.rows["vm", "head"] = row
+    stranger = settle | {"by": move["by"] | {"epoch": 99}}
+    assert (await scene.perform("settle_change", stranger))["fault"]["code"] == "NotOwner"
+    assert scene.head_row().repoint == move["change"]
+
+
+async def test_a_managed_disk_is_not_imported_late(scene):
+    """The restore has ended, somebody has deleted the disk: it is not made anew."""
+    old, new = managed_disk_id(VM, "old"), managed_disk_id(VM, "new")
+    scene.machines.disks[old] = ManagedDisk(old, "Succeeded", "", 512)
+    scene.machines.machines.clear()
+    scene.machines.add(VM, MachineDisk("old", old, managed=True, lun=0))
+    done = await scene.restore(scene.points()[0], **into(managed_disk=new, adopt=False, old_disk=old))
+    asked = next(asked for name, asked, _ in done.calls if name == "import_disk")
+    assert held(scene) == new
+    scene.machines.machines.clear()
+    scene.machines.add(VM, MachineDisk("old", old, managed=True, lun=0))
+    del scene.machines.disks[new]
+
+    assert (await scene.perform("import_disk", asked))["fault"]["code"] == "NotOwner"
+    assert new not in scene.machines.disks
+
+
+def test_only_machines_of_the_allow_list_are_changed(scene):
+    with pytest.raises(MachineRefusedError, match="MACHINE_GROUPS"):
+        scene.tools.slot(VM.replace("resourceGroups/web", "resourceGroups/payroll"), 0)
 
 
 # -- images -----------------------------------------------------------------------------------------------------------
@@ -204,15 +258,105 @@ async def test_a_head_that_was_committed_is_never_discarded(scene, fields):
     assert scene.content(newest) == scene.content(scene.points()[0])
 
 
-@pytest.mark.parametrize("fields", [into(), {"adopt": True}], ids=["into the machine", "adopted alone"])
-async def test_after_an_adoption_no_head_is_leased(scene, fields):
+@pytest.mark.parametrize(
+    "fields", [into(), {"adopt": True}, into(adopt=False)], ids=["into the machine", "adopted alone", "not adopted"]
+)
+async def test_after_a_restore_no_head_is_leased(scene, fields):
     """Neither the new one nor the one that the disk had before, whose points are still there."""
     former = scene.head_row().head
     await scene.restore(scene.points()[0], **fields)
 
     leases = {at.name: blob.lease for at, blob in scene.blobs.blobs.items() if at.container == "heads"}
     assert leases == {former: "", scene.head_row().head: ""}
-    assert former != scene.head_row().head
+    assert (former != scene.head_row().head) == fields["adopt"]
+
+
+async def copied_only(scene):
+    """A restore that died before it compared its disk: the image."""
+    driver = await stopped_before(scene, "compare_image", adopt=False)
+    return next(asked for name, asked, _ in driver.calls if name == "open_image")
+
+
+@pytest.mark.parametrize("why", ["its restore has ended", "somebody else holds it"])
+async def test_an_image_is_discarded_by_its_restore_alone(scene, why):
+    image = await copied_only(scene)
+    if why == "somebody else holds it":
+        scene.blob(TARGET).lease = "00000000-0000-0000-0000-000000000009"
+    else:
+        await scene.catalogue.unpin(scene.rows("pin!")[0])
+    answer = await scene.perform("discard_image", {"image": image})
+
+    assert (answer["fault"] or {}).get("code") == ("NotOwner" if why == "its restore has ended" else None)
+    assert answer["fault"] or answer["value"]["left"] == TARGET
+    assert scene.blob(TARGET) is not None
+
+
+async def test_an_image_that_was_given_up_is_not_made_anew(scene):
+    """Nor compared, be it there again: a second life of the copying comes after the discard."""
+    image = await copied_only(scene)
+    assert (await scene.perform("discard_image", {"image": image}))["value"]["left"] == ""
+
+    for step, asked in (("open_image", image), ("compare_image", {"image": image, "full": True})):
+        assert (await scene.perform(step, asked))["fault"]["code"] == "NotOwner", step
+        assert scene.blob(TARGET) is None
+
+
+async def test_a_disk_of_unknown_origin_is_not_sealed(scene):
+    """It carries nothing of the restore, and no snapshot of it is recorded: it may be anybody's."""
+    driver = await stopped_before(scene, "seal_image")
+    scene.blob(TARGET).metadata, lease = {}, scene.blob(TARGET).lease
+    (opened,) = [asked for name, asked, _ in driver.calls if name == "open_image" and asked["becomes"] == "disk"]
+    answer = await scene.perform("seal_image", {"image": opened, "etag": scene.blob(TARGET).etag, "snapshots": True})
+
+    assert "it is left alone" in answer["fault"]["message"]
+    assert (scene.blob(TARGET).lease, scene.blob(TARGET).snapshots) == (lease, {})
+
+
+async def test_a_head_is_not_discarded_while_its_machine_is_to_be_settled(scene):
+    """The ownership, which a commit needs, cannot be given up before: so a commit may still be under way."""
+    driver = await stopped_before(scene, "commit_point")
+    (head,) = [asked for name, asked, _ in driver.calls if name == "open_image" and asked["becomes"] == "head"]
+    owner = scene.head_row().owner
+    assert scene.head_row().repoint
+    answer = await scene.perform("discard_image", {"image": head})
+
+    assert answer["value"]["left"].endswith(head["destination"])
+    assert scene.blobs.blobs[scene.tools.head(head["destination"])]
+    assert scene.head_row().owner == owner
+
+
+async def test_a_restore_that_gave_its_head_up_does_not_own_the_disk_again(scene):
+    """Its ownership went with the head: a step that comes late would have both."""
+    driver = await stopped_before(scene, "commit_point", adopt=True)
+    (head,) = [asked for name, asked, _ in driver.calls if name == "open_image" and asked["becomes"] == "head"]
+    asked = next(asked for name, asked, _ in driver.calls if name == "own_disk")
+    assert (await scene.perform("discard_image", {"image": head}))["value"]["left"] == ""
+    assert scene.head_row().owner is None
+
+    assert (await scene.perform("own_disk", asked))["fault"]["code"] == "NotOwner"
+    assert scene.head_row().owner is None
+
+
+async def test_a_head_of_another_run_is_not_adopted(scene):
+    """By its mark; its version is the one that was proved."""
+
+    def another(asked):
+        scene.blobs.blobs[scene.tools.head(asked["transfer"]["destination"])].metadata["pagekeeper_run"] = AGAIN
+
+    with pytest.raises(RestoreFailedError, match="HeadAltered"):
+        await scene.restore(scene.points()[0], driver=before_step(scene, "adopt_head", another), adopt=True)
+
+    assert len(scene.points()) == 3
+
+
+async def test_only_the_restore_itself_notes_its_failure(scene):
+    driver = await stopped_before(scene, "compare_image")
+    by = next(asked for name, asked, _ in driver.calls if name == "open_image")["by"]
+    fault = {"code": "Unexpected", "message": "told", "retryable": False}
+    asked = {"by": by | {"lease": "00000000-0000-0000-0000-000000000009"}, "fault": fault}
+
+    assert (await scene.perform("note_failure", asked))["fault"]["code"] == "NotOwner"
+    assert scene.run_row(RUN).error is None
 
 
 @pytest.mark.parametrize("fields", [into(), {"adopt": True}], ids=["into the machine", "adopted alone"])
