@@ -40,14 +40,26 @@ def test_no_change_is_closed_while_the_machine_has_neither_disk():
     assert all(state.fenced for state in closing if state.end == "reached"), "an earlier request may still be in flight"
 
 
-def test_an_end_that_is_kept_leaves_nothing_open():
-    """But for a new disk that waits for its adoption, and a change that another run resolves."""
-    for state in ENDS:
-        if state.end in ("reached", "kept"):
-            assert state.closed
-            assert state.holds in ("new", "old", "other")
-    waiting = [state for state in ENDS if not state.abandoned and state.end == "reached" and state.goal == "new"]
-    assert {state.holds for state in waiting} == {"new"}
+def test_a_change_is_closed_at_its_end():
+    """But for a new disk of one's own, which waits for its adoption, and for what another run resolves."""
+    for one in ALL:
+        if one.after and one.after.end and not one.before.end:
+            waits = one.after.end in ("lost", "unresolved") or (one.after.holds == "new" and not one.before.abandoned)
+            assert next_step(one.after) == ("end" if waits else "close_change"), one
+            assert one.after.end != "reached" or one.after.holds == one.after.goal
+
+
+def test_a_move_that_shows_no_effect_is_waited_for():
+    for one in [*OWN, *BACK, *ABANDONED]:
+        if one.step == "move" and isinstance(one.result, Seen) and not one.result.reached:
+            again = one.result.move in ("wait", one.before.last)
+            assert (next_step(one.after) == "pause") == again, one
+
+
+def test_an_abandoned_change_is_left_to_the_next_run_when_azure_does_not_answer():
+    for one in ABANDONED:
+        if one.step == "move" and one.result == "temporary":
+            assert one.after.end == "unresolved", one
 
 
 def test_no_move_towards_the_new_disk_after_the_goal_turned_back():
