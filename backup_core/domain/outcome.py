@@ -17,8 +17,9 @@ class Outcome:
     slot: tuple[str, int | None] | None = None
     """Machine and LUN, when the machine was to get the disk."""
     complete: bool = False
+    removed: bool = False
+    """The unfinished disk was removed, or what is left of it is named in `left`; otherwise nobody tried."""
     left: str = ""
-    """The unfinished disk, when it could not be removed."""
     left_head: str = ""
     old_disk: str = ""
     holds: str = ""
@@ -43,9 +44,12 @@ def _disk(end: Outcome) -> str:
     if end.complete:
         managed = f" (managed disk {end.managed_disk})" if end.managed_disk else ""
         return f"the new disk {end.target}{managed} is complete and equal to it"
-    if end.left:
-        return f"an unfinished disk is left and may be deleted: {end.left}"
-    return "the unfinished disk was removed"
+    if end.removed and not end.left:
+        return "the unfinished disk was removed"
+    if end.holds in ("nothing", "unknown") or not end.removed:
+        # It may be complete, and the machine's.
+        return f"the new disk may be there, complete or not: {end.target}; look at the machine before you delete it"
+    return f"an unfinished disk is left and may be deleted: {end.left}"
 
 
 def _machine(end: Outcome) -> list[str]:

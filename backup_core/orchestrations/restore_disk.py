@@ -307,6 +307,7 @@ class _Restore:
             managed_disk=begun.managed_disk,
             slot=(begun.slot.vm, begun.slot.lun) if begun.slot and begun.repoint else None,
             complete=self.state.sealed,
+            removed="discard_disk" in self.state.done,
             left=self.left,
             left_head=self.left_head,
             old_disk=self.delivered.old_disk,

@@ -192,13 +192,21 @@ def test_what_is_no_machine_id(text):
     [
         (Outcome(), "nothing was begun; restore points, machines and the disk's protection are unchanged"),
         (
-            Outcome(point="p", target="t"),
+            Outcome(point="p", target="t", removed=True),
             (
                 "restore point p is unchanged; the unfinished disk was removed; no machine was changed; the disk's protection is "
                 "unchanged"
             ),
         ),
-        (Outcome(point="p", target="t", left="t"), "an unfinished disk is left and may be deleted: t"),
+        (Outcome(point="p", target="t", removed=True, left="t"), "an unfinished disk is left and may be deleted: t"),
+        (
+            Outcome(point="p", target="t", slot=("/x/web", 0), holds="unknown"),
+            "the new disk may be there, complete or not: t; look at the machine before you delete it",
+        ),
+        (
+            Outcome(point="p", target="t", removed=True, left="t", slot=("/x/web", 0), holds="unknown"),
+            "look at the machine before you delete it; data disk at LUN 0 of VM web is settled by the next run",
+        ),
         (
             Outcome(point="p", target="t", complete=True, slot=("/x/web", 0), holds="old", power="running"),
             "uses the old disk again",

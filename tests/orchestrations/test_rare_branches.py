@@ -309,6 +309,7 @@ async def test_a_broken_delivery_whose_machine_cannot_be_owned():
 
     assert end["state"] == "Failed"
     assert end["fault"]["message"] == "not this one"
+    assert f"the new disk may be there, complete or not: {NEW}; look at the machine before you delete it" in end["end"]
     assert "VM web-1 is settled by the next run that owns the disk; look at it" in end["end"], end["end"]
 
 
