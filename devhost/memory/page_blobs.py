@@ -90,10 +90,16 @@ class MemoryPageBlobs:
         for page, data in enumerate(pages, first):
             self._change(self.blobs[blob], page, data)
 
-    def copy_over(self, source: BlobAddress, snapshot: str, onto: BlobAddress) -> None:
-        """Somebody's Copy Blob onto a blob that exists: content and metadata are taken over, its snapshots stay."""
-        brought, found = self._found(source, snapshot), self.blobs[onto]
+    def copy_over(self, source: BlobAddress, snapshot: str, onto: BlobAddress, lease: str = "") -> None:
+        """Somebody's Copy Blob onto a blob that exists: content, metadata and sequence number are taken over, its snapshots and
+        its lease stay. Raises FencedError for a leased blob without its `lease`, ServiceUnavailableError while a copy is pending.
+        """
+        brought, found = self._found(source, snapshot), self._settled(onto)
+        if found.lease != lease:
+            message = f"{onto}: lease {lease or 'none'} does not hold it"
+            raise FencedError(message)
         found.pages, found.size, found.metadata = dict(brought.pages), brought.size, dict(brought.metadata)
+        found.sequence_number = brought.sequence_number
         found.changed = dict.fromkeys(found.pages, self._world.tick())
         found.created, found.etag = self._world.now, self._etag()
 

@@ -170,7 +170,10 @@ class Actors:
         metadata: dict[str, str] = {}
         if self.rng.random() < 0.5:
             stage.count("third party: copy S onto its disk")
+            # The machine is stopped and its lease broken for that; started again, it takes the disk as before.
+            lease, source.lease = source.lease, ""
             stage.blobs.copy_over(at, copied, at)
+            source.lease = lease
         else:
             stage.count("third party: another deployment's snapshot")
             # The window's run there is just about as far as here: each must look for its own snapshot only.

@@ -52,6 +52,15 @@ class Ports:
         await self.overwrite(address, content)
         return address, await self.blobs.snapshot(address, {})
 
+    async def copy_over(self, source, snapshot, onto, lease=""):
+        """Somebody's Copy Blob onto a blob of the same account that exists."""
+        if self.kind == "memory":
+            self.blobs.copy_over(source, snapshot, onto, lease)
+            return
+        account = self.blobs._accounts[source.account]
+        taken = account.get_blob_client(source.container, source.name, snapshot or None)
+        await account.get_blob_client(onto.container, onto.name).start_copy_from_url(taken.url, destination_lease=lease or None)
+
     async def overwrite(self, address, content):
         """Write over a source, as its guest does."""
         if self.kind == "memory":

@@ -6,6 +6,7 @@ import uuid
 from datetime import timedelta
 
 import pytest
+from azure.core.exceptions import HttpResponseError
 
 from backup_core.domain.errors import (
     BlobChangedError,
@@ -302,6 +303,32 @@ async def test_a_copy_blob_to_a_new_blob(ports):
     await ports.blobs.acquire_lease(address, lease)
     await ports.blobs.set_sequence_number(address, 4, Guard(lease, (await ports.blobs.properties(address)).etag))
     assert (await ports.blobs.properties(address)).sequence_number == 4
+
+
+async def test_somebodys_copy_over_a_blob(ports, head):
+    """Content, metadata and sequence number are the source's afterwards; snapshots and lease stay. A leased blob asks for its
+    lease, any other for none: refused, nothing has changed.
+    """
+    address, fence = head
+    source = ports.address("disk")
+    await ports.blobs.create(source, WHOLE.end, 9, {"theirs": "yes"})
+    await ports.overwrite(source, page(7) * 16)
+    taken, kept = await ports.blobs.snapshot(source, {}), await ports.blobs.snapshot(address, {})
+    before, unleased = await ports.blobs.properties(address), await ports.blobs.properties(source)
+    for onto, lease in ((address, ""), (address, str(uuid.uuid4())), (source, fence.lease)):
+        with pytest.raises((FencedError, HttpResponseError)) as refused:
+            await ports.copy_over(source, taken, onto, lease)
+        assert getattr(refused.value, "status_code", 412) == 412
+    assert (await ports.blobs.properties(address), await ports.blobs.properties(source)) == (before, unleased)
+
+    await ports.copy_over(source, taken, address, fence.lease)
+    found = await ports.blobs.properties(address)
+    assert (found.sequence_number, dict(found.metadata)) == (9, {"theirs": "yes"})
+    assert await ports.blobs.read(address, "", WHOLE) == page(7) * 16
+    assert [one.snapshot for one in await ports.blobs.snapshots(address)] == [kept]
+    with pytest.raises(FencedError):
+        await ports.write(address, 0, page(1), fence)
+    await ports.write(address, 0, page(1), Fence(fence.lease, 9))
 
 
 async def test_a_pending_copy_is_ended(ports, request):
