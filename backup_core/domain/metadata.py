@@ -102,14 +102,14 @@ _PLACE = ("state", "head", "backup_snapshot", "digest")
 
 def described(point: RestorePoint) -> RestorePoint:
     """The point with the digest of what its backup snapshot will say of it."""
-    fields = {name: str(value) for name, value in asdict(point).items() if name not in _PLACE}
+    fields = {name: str(value) for name, value in vars(point).items() if name not in _PLACE}
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return replace(point, digest=hashlib.sha256(text.encode()).hexdigest())
 
 
 def to_point_metadata(point: RestorePoint, site: Site) -> dict[str, str]:
     """What a snapshot of that blob carries: the whole restore point, so that the catalogue is a function of the blobs."""
-    fields = {name: value for name, value in asdict(point).items() if name not in _PLACE}
+    fields = {name: value for name, value in vars(point).items() if name not in _PLACE}
     fields["committed"] = point.committed.isoformat()
     return _written("point", site, fields | {"digest": point.digest})
 

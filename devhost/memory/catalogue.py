@@ -94,6 +94,7 @@ class MemoryCatalogue:
         held = self.claimed.get(source)
         if held and held.value == disk and etag in (None, held.etag):
             del self.claimed[source]
+            self._world.tick()
         await self._world.after("release_source")
 
     async def disks(self) -> list[str]:
@@ -212,6 +213,7 @@ class MemoryCatalogue:
         if (row.value.disk, key) in self.rows:
             self._check(row.value.disk, key, row.etag)
             del self.rows[row.value.disk, key]
+            self._world.tick()
         await self._world.after("delete_point")
 
     async def pin(self, pin: Pin, row: Versioned[RestorePoint]) -> None:
@@ -228,6 +230,7 @@ class MemoryCatalogue:
         """Delete the pin."""
         await self._world.before("unpin")
         self.rows.pop((pin.disk, f"pin!{pin.point}!{pin.run}"), None)
+        self._world.tick()
         await self._world.after("unpin")
 
     async def pins(self, disk: str) -> list[Pin]:
@@ -261,6 +264,7 @@ class MemoryCatalogue:
         old += [key for key in requests if self.rows[disk, key].changed < before]
         for key in old[:limit]:
             row = self.rows.pop((disk, key)).value
+            self._world.tick()
             if key.startswith("run!") and row.window:
                 self.rows.pop((disk, f"window!{row.window}"), None)
         await self._world.after("forget_runs")

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from devhost.memory.world import World
 
 DiffKind = Literal["writes", "content"]
+BLANK = bytes(PAGE)
+"""A page that was never written, or was cleared."""
 
 
 @dataclass
@@ -57,7 +59,11 @@ class Blob:
 
     def content(self) -> bytes:
         """All bytes."""
-        return b"".join(self.pages.get(page, bytes(PAGE)) for page in range(self.size // PAGE))
+        return b"".join(self.pages.get(page, BLANK) for page in range(self.size // PAGE))
+
+    def holds(self, other: Blob) -> bool:
+        """Whether both hold the same bytes."""
+        return self.size == other.size and (self.pages == other.pages or self.content() == other.content())
 
 
 class MemoryPageBlobs:
@@ -202,6 +208,7 @@ class MemoryPageBlobs:
                 message = f"{blob}: it has snapshots"
                 raise SnapshotsPresentError(message)
             del self.blobs[blob]
+            self._world.tick()
         await self._world.after("delete_own")
 
     async def may_write(self, account: str, container: str) -> bool:
@@ -217,12 +224,14 @@ class MemoryPageBlobs:
             message = f"{blob}: another lease holds it"
             raise LeaseTakenError(message)
         found.lease = lease
+        self._world.tick()
         await self._world.after("acquire_lease")
 
     async def break_lease(self, blob: BlobAddress) -> None:
         """End whatever lease there is."""
         await self._world.before("break_lease")
         self._found(blob).lease = ""
+        self._world.tick()
         await self._world.after("break_lease")
 
     async def release_lease(self, blob: BlobAddress, lease: str) -> None:
@@ -231,6 +240,7 @@ class MemoryPageBlobs:
         found = self.blobs.get(blob)
         if found and found.lease == lease:
             found.lease = ""
+            self._world.tick()
         await self._world.after("release_lease")
 
     async def start_copy(
@@ -352,6 +362,7 @@ class MemoryPageBlobs:
         found = self.blobs.get(blob)
         if found:
             found.snapshots.pop(snapshot, None)
+            self._world.tick()
         await self._world.after("delete_snapshot")
 
     async def allocated(self, blob: BlobAddress, snapshot: str, window: ByteRange) -> AsyncIterator[ByteRange]:
@@ -388,8 +399,7 @@ class MemoryPageBlobs:
         if self.diff_kind == "writes":
             pages = [page for page, tick in now.changed.items() if tick > before.frozen_at]
         else:
-            blank = bytes(PAGE)
-            pages = [page for page in range(now.size // PAGE) if now.pages.get(page, blank) != before.pages.get(page, blank)]
+            pages = [page for page in range(now.size // PAGE) if now.pages.get(page, BLANK) != before.pages.get(page, BLANK)]
         return {page: page not in now.pages for page in pages}
 
     async def read(self, blob: BlobAddress, snapshot: str, part: ByteRange) -> bytes:
@@ -397,8 +407,7 @@ class MemoryPageBlobs:
         await self._world.before("read")
         assert part.size <= PUT_BYTES_MAX
         found = self._found(blob, snapshot)
-        blank = bytes(PAGE)
-        data = b"".join(found.pages.get(page, blank) for page in range(part.start // PAGE, part.end // PAGE))
+        data = b"".join(found.pages.get(page, BLANK) for page in range(part.start // PAGE, part.end // PAGE))
         await self._world.after("read")
         return data
 
@@ -416,7 +425,7 @@ class MemoryPageBlobs:
             message = f"{source} cannot be read by the account of {head}"
             raise CopySourceRefusedError(message)
         found = self._found(source, snapshot)
-        data = b"".join(found.pages.get(page, bytes(PAGE)) for page in range(part.start // PAGE, part.end // PAGE))
+        data = b"".join(found.pages.get(page, BLANK) for page in range(part.start // PAGE, part.end // PAGE))
         self._write(head, part, data, fence)
         await self._world.after("copy_from_url")
 

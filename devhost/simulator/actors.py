@@ -35,7 +35,7 @@ class Actors:
         stage = self.stage
         attached = stage.machine.at(stage.lun)
         url = attached.source if attached and not attached.managed and self.rng.random() < 0.8 else stage.policy.source
-        blob, address = stage.blob(url), stage.tools.source(url)
+        blob, address = stage.blob(url), stage.address(url)
         if blob is None or (blob.lease and not blob.lease.startswith(VM)):
             return  # a restore is still making it
         size = blob.size // PAGE
@@ -140,6 +140,7 @@ class Actors:
         act = self.rng.choice(acts)
         stage.count(f"third party: {act}")
         stage.note(f"!! third party: {act}")
+        stage.world.tick()
         if act == "break lease" and head:
             head.lease = ""
         elif act == "delete S" and source.snapshots:

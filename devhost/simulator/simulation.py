@@ -7,7 +7,9 @@ Invariants are checked after every step. All randomness comes from the seed, so 
 from __future__ import annotations
 
 import asyncio
+import selectors
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from backup_core.domain.errors import (
@@ -68,22 +70,25 @@ class Simulation:
             self.invariants.check_before_deletion()
         if name == "break_lease":
             self.stage.count("leases broken by the app")
-        await self._gate(name, "before")
+        if opened := self._gate(name, "before"):
+            await opened
 
     async def _after(self, name: str) -> None:
         if name == "snapshot":
             self.stage.learn()
-        await self._gate(name, "after")
+        if opened := self._gate(name, "after"):
+            await opened
 
-    async def _gate(self, name: str, stage: str) -> None:
+    def _gate(self, name: str, stage: str) -> asyncio.Future[None] | None:
+        """What the port call has to wait for, if it waits for the scheduler."""
         call = caller.get(None)
         if call is None:
-            return  # the simulation itself asks
+            return None  # the simulation itself asks
         if self.rng.random() > _worth(call.task.name, name, stage):
-            return
+            return None
         gate = Gate(call, name, stage, asyncio.get_running_loop().create_future())
         self.gates.append(gate)
-        await gate.opened
+        return gate.opened
 
     async def _settled(self) -> None:
         # Everything released has come to its next gate when the loop has nothing left to run.
@@ -232,6 +237,7 @@ _READS = frozenset({"pins"}) | frozenset(
 )
 
 
+@cache
 def _worth(step: str, name: str, stage: str) -> float:
     """How often a port call waits for the scheduler: effects always, their replies often, reads and progress seldom."""
     if step == "report_progress":
@@ -243,4 +249,13 @@ def _worth(step: str, name: str, stage: str) -> float:
 
 def simulate(seed: int, *, keep_trace: bool = False) -> Report:
     """Make the history of `seed`."""
-    return asyncio.run(Simulation(seed, keep_trace=keep_trace).run())
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(_NoFiles())) as runner:
+        return runner.run(Simulation(seed, keep_trace=keep_trace).run())
+
+
+class _NoFiles(selectors.SelectSelector):
+    """Nothing is ever read or written, so the loop need not ask the system before each turn whether anything can be."""
+
+    def select(self, timeout: float | None = None) -> list[Any]:  # noqa: ARG002  nobody waits
+        """Nothing, at once."""
+        return []

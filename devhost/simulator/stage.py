@@ -70,6 +70,7 @@ class Stage:
         self.seed, self.rng = seed, random.Random(seed)  # noqa: S311  replayable choices
         self.report, self._keep_trace = Report(seed), keep_trace
         self.world = World(before, after)
+        self._addresses: dict[str, BlobAddress] = {}
         self.replayed = seed % REPLAYED_EVERY == 0
         self.restores = seed % BACKUPS_ONLY_EVERY != 0
         self.gentle = seed % GENTLE_EVERY == GENTLE
@@ -144,7 +145,7 @@ class Stage:
     @property
     def source(self) -> BlobAddress:
         """The blob that is backed up."""
-        return self.tools.source(self.policy.source)
+        return self.address(self.policy.source)
 
     @property
     def head(self) -> Head | None:
@@ -177,19 +178,29 @@ class Stage:
 
     def blob(self, url: str) -> Blob | None:
         """A blob by its URL."""
-        return self.blobs.blobs.get(self.tools.source(url))
+        return self.blobs.blobs.get(self.address(url))
+
+    def address(self, url: str) -> BlobAddress:
+        """The blob that a URL names: there are few, and they are looked for in every step."""
+        if url not in self._addresses:
+            self._addresses[url] = self.tools.source(url)
+        return self._addresses[url]
 
     def store(self, row: Any, key: str) -> None:  # noqa: ANN401  any record
         """Write a row past every gate, as the API does."""
         self.catalogue._store(row, key)  # noqa: SLF001  see above
 
-    def content(self, point: RestorePoint) -> bytes:
-        """The bytes of a restore point's backup snapshot. Raises ViolationError when it is gone."""
+    def snapshot(self, point: RestorePoint) -> Blob:
+        """A restore point's backup snapshot. Raises ViolationError when it is gone."""
         blob = self.blobs.blobs.get(self.tools.head(point.head))
         if blob is None or point.backup_snapshot not in blob.snapshots:
             message = f"invariant 1: the backup snapshot of {point.point} is gone"
             raise ViolationError(message)
-        return blob.snapshots[point.backup_snapshot].content()
+        return blob.snapshots[point.backup_snapshot]
+
+    def content(self, point: RestorePoint) -> bytes:
+        """The bytes of a restore point's backup snapshot. Raises ViolationError when it is gone."""
+        return self.snapshot(point).content()
 
     def learn(self) -> None:
         """What each source snapshot holds, as soon as it exists."""
