@@ -68,7 +68,10 @@ def _moment(text: str) -> datetime | None:
     """The time in an id; None for digits that are no time."""
     try:
         # Several times as fast as strptime; each key of a run and of a restore point is made by it.
-        return datetime(*map(int, (text[:4], text[4:6], text[6:8], text[9:11], text[11:13], text[13:15])), tzinfo=UTC)
+        year, month, day, hour, minute, second = map(
+            int, (text[:4], text[4:6], text[6:8], text[9:11], text[11:13], text[13:15])
+        )
+        return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError:
         return None
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from backup_core.domain.errors import RecordUnreadableError, RowChangedError, RowExistsError
+from backup_core.domain.errors import RecordUnreadableError, RowChangedError, RowExistsError, UnexpectedAnswerError
 from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_key_bounds
 from backup_core.domain.records import Head, Pin, Policy, RequestKey, RestorePoint, Run, Versioned
 from backup_core.ports import ListedDocument
@@ -54,6 +55,8 @@ class MemoryCatalogue:
             raise RowChangedError(message)
 
     def _store(self, row: Any, key: str) -> str:  # noqa: ANN401  any record
+        if isinstance(row, Run):
+            _refuse_what_is_too_long(row)
         etag = f"W/{self._world.tick()}"
         self.rows[row.disk, key] = Versioned(row, etag, self._world.now)
         return etag
@@ -259,7 +262,8 @@ class MemoryCatalogue:
         """Delete old rows."""
         await self._world.before("forget_runs")
         runs = sorted(key for owner, key in self.rows if owner == disk and key.startswith("run!"))
-        old = [key for key in runs[1:] if key >= run_key_bounds(None, before)[0] and self.rows[disk, key].value.ended_for_good]
+        read = {key: self._read(disk, key).value for key in runs}
+        old = [key for key in runs[1:] if key >= run_key_bounds(None, before)[0] and read[key].ended_for_good]
         requests = [key for owner, key in self.rows if owner == disk and key.startswith("request!")]
         old += [key for key in requests if self.rows[disk, key].changed < before]
         for key in old[:limit]:
@@ -274,6 +278,18 @@ class MemoryCatalogue:
         """The world's time."""
         await self._world.before("now")
         return self._world.now
+
+
+TEXT_CHARS_MAX = 32 * 1024
+"""Of a table's text column: 64 KiB in UTF-16."""
+
+
+def _refuse_what_is_too_long(run: Run) -> None:
+    """A run's lists are the only columns that grow; each is stored as one text."""
+    for name in ("points", "expired", "warnings", "source_snapshots"):
+        if len(listed := getattr(run, name)) and len(json.dumps(listed)) > TEXT_CHARS_MAX:
+            message = f"{run.run}: PropertyValueTooLarge: {name} has more than {TEXT_CHARS_MAX} characters"
+            raise UnexpectedAnswerError(message)
 
 
 class MemoryDocuments:

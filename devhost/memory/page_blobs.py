@@ -15,6 +15,7 @@ from backup_core.domain.errors import (
     CopySourceRefusedError,
     DiffRefusedError,
     FencedError,
+    HostUnknownError,
     LeaseTakenError,
     ServiceUnavailableError,
     SnapshotMissingError,
@@ -28,6 +29,7 @@ from backup_core.ports import BlobProperties, CopyState, Fence, Guard, ListedBlo
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
 
+    from backup_core.domain.errors import BackupError
     from devhost.memory.world import World
 
 DiffKind = Literal["writes", "content"]
@@ -77,6 +79,11 @@ class MemoryPageBlobs:
         """Accounts whose blobs other accounts cannot read: Put Page From URL is refused."""
         self.closed: set[tuple[str, str]] = set()
         """Containers in which this app may not write, as far as it asks."""
+        self.undeletable: dict[str, type[BackupError]] = {}
+        """Accounts in which nothing can be deleted, and what the service says: an immutability policy, a right taken away."""
+        self.refused_deletions = 0
+        self.gone: set[str] = set()
+        """Accounts that name servers know no more."""
         self.copies_held = False
         """Copies stay pending until `end_copy`."""
         self.diffs_end = False
@@ -98,7 +105,7 @@ class MemoryPageBlobs:
 
     def copy_over(self, source: BlobAddress, snapshot: str, onto: BlobAddress, lease: str = "") -> None:
         """Somebody's Copy Blob onto a blob that exists: content, metadata and sequence number are taken over, its snapshots and
-        its lease stay. Raises FencedError for a leased blob without its `lease`, ServiceUnavailableError while a copy is pending.
+        lease stay. Raises FencedError for a leased blob without its `lease`, ServiceUnavailableError while a copy is pending.
         """
         brought, found = self._found(source, snapshot), self._settled(onto)
         if found.lease != lease:
@@ -134,7 +141,20 @@ class MemoryPageBlobs:
         blob.changed[page] = self._world.tick()
         blob.etag = self._etag()
 
+    def _reach(self, account: str) -> None:
+        if account in self.gone:
+            message = f"{account}: no name server knows this host"
+            raise HostUnknownError(message)
+
+    def _refuse_deletion(self, account: str) -> None:
+        self._reach(account)
+        if account in self.undeletable:
+            self.refused_deletions += 1
+            message = f"{account}: nothing can be deleted here for now"
+            raise self.undeletable[account](message)
+
     def _found(self, address: BlobAddress, snapshot: str = "") -> Blob:
+        self._reach(address.account)
         blob = self.blobs.get(address)
         if snapshot:
             if blob is None or snapshot not in blob.snapshots:
@@ -192,6 +212,7 @@ class MemoryPageBlobs:
     ) -> None:
         """Create an empty page blob where nothing is."""
         await self._world.before("create")
+        self._reach(blob.account)
         if blob in self.blobs:
             message = f"{blob} exists"
             raise BlobExistsError(message)
@@ -202,6 +223,7 @@ class MemoryPageBlobs:
     async def delete_own(self, blob: BlobAddress, guard: Guard, *, bare: bool = False) -> None:
         """Delete the blob with its snapshots."""
         await self._world.before("delete_own")
+        self._refuse_deletion(blob.account)
         if blob in self.blobs:
             self._guarded(blob, guard)
             if bare and self.blobs[blob].snapshots:
@@ -237,6 +259,7 @@ class MemoryPageBlobs:
     async def release_lease(self, blob: BlobAddress, lease: str) -> None:
         """Let go of the lease."""
         await self._world.before("release_lease")
+        self._reach(blob.account)
         found = self.blobs.get(blob)
         if found and found.lease == lease:
             found.lease = ""
@@ -248,6 +271,7 @@ class MemoryPageBlobs:
     ) -> str:
         """A pending copy; `end_copy` ends it, at once unless copies are `held`."""
         await self._world.before("start_copy")
+        self._reach(destination.account)
         if source.account in self.unreachable:
             message = f"{source} cannot be read by the account of {destination}"
             raise CopySourceRefusedError(message)
@@ -267,6 +291,7 @@ class MemoryPageBlobs:
     async def abort_copy(self, blob: BlobAddress, copy_id: str) -> None:
         """End a pending copy."""
         await self._world.before("abort_copy")
+        self._reach(blob.account)
         found = self.blobs.get(blob)
         if found and found.arriving and found.copy and found.copy.copy_id == copy_id:
             self.end_copy(blob, "aborted")
@@ -328,6 +353,7 @@ class MemoryPageBlobs:
     async def snapshots(self, blob: BlobAddress) -> list[SnapshotInfo]:
         """All snapshots, oldest first."""
         await self._world.before("snapshots")
+        self._reach(blob.account)
         found = self.blobs.get(blob)
         listed = [SnapshotInfo(name, dict(one.metadata)) for name, one in sorted(found.snapshots.items())] if found else []
         await self._world.after("snapshots")
@@ -336,6 +362,7 @@ class MemoryPageBlobs:
     async def folders(self, account: str, container: str) -> AsyncIterator[str]:
         """First segments of names."""
         await self._world.before("folders")
+        self._reach(account)
         inside = [one.name for one in self.blobs if (one.account, one.container) == (account, container)]
         for name in {name.partition("/")[0] for name in inside if "/" in name}:
             yield name
@@ -343,6 +370,7 @@ class MemoryPageBlobs:
     async def listed(self, account: str, container: str, prefix: str) -> AsyncIterator[ListedBlob]:
         """Blobs and snapshots by name."""
         await self._world.before("listed")
+        self._reach(account)
         found = []
         for address in sorted(self.blobs, key=lambda one: one.name):
             if (address.account, address.container) == (account, container) and address.name.startswith(prefix):
@@ -359,6 +387,7 @@ class MemoryPageBlobs:
             message = f"{blob}: {snapshot!r} is not a snapshot id; nothing was deleted"
             raise UnexpectedAnswerError(message)
         await self._world.before("delete_snapshot")
+        self._refuse_deletion(blob.account)
         found = self.blobs.get(blob)
         if found:
             found.snapshots.pop(snapshot, None)

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from backup_core.domain.ending import cancellation
+from backup_core.domain.errors import AccessDeniedError, UnexpectedAnswerError
 from backup_core.domain.identity import Deployment
-from backup_core.domain.metadata import Site, run_of_source_snapshot, source_snapshot_metadata
-from backup_core.domain.naming import BlobAddress, restored_blob_name, run_key
+from backup_core.domain.metadata import Site, described, run_of_source_snapshot, source_snapshot_metadata, to_point_metadata
+from backup_core.domain.naming import BlobAddress, point_id, point_key, policy_name, restored_blob_name, run_key
 from backup_core.domain.ranges import PAGE
 from backup_core.domain.records import Pin, Restoring, Run, Slot
 from backup_core.domain.repoint import MachineDisk
-from devhost.simulator.stage import DISK, SOURCE, VM
+from devhost.simulator.stage import BACKUP, BYSTANDER, DISK, PILE, SOURCE, VM
 
 if TYPE_CHECKING:
     from devhost.memory.page_blobs import Blob
     from devhost.simulator.stage import Stage
+
+
+REFUSALS = (UnexpectedAnswerError, AccessDeniedError)
+"""What 409 BlobImmutableDueToPolicy or ScopeLocked, and 403 AuthorizationPermissionMismatch come to."""
+UNREADABLE_DOCUMENT = f'{{"disk": "{BYSTANDER}", "verification": "by newer means"}}'
+
+
+def snapshot_name(moment: datetime) -> str:
+    """The name of a snapshot that is taken then."""
+    return f"{moment:%Y-%m-%dT%H:%M:%S.%f}0Z"
 
 
 class Actors:
@@ -184,6 +195,78 @@ class Actors:
         name = stage.blobs.freeze(source, metadata)
         stage.note(f"!! a foreign snapshot {name} after {copied}")
         stage.foreign.add((at, name))
+
+    # -- what cannot be read, removed or named ------------------------------------------------------------------------------
+
+    def damage(self) -> None:
+        """A row or document cannot be read: it is damaged, or a newer version wrote it. Of this disk it is read again later."""
+        stage, rows = self.stage, self.stage.catalogue.rows
+        if stage.gentle or self.rng.random() < 0.5:
+            self.blind_bystander()
+            return
+        readable = ("policy", "head", "run!", "point!", "pin!")
+        key = self.rng.choice(sorted(key for disk, key in rows if disk == DISK and key.startswith(readable)))
+        stage.count("rows unreadable for a while")
+        stage.note(f"!! row {key} cannot be read")
+        stage.catalogue.damaged.add((DISK, key))
+
+    def blind_bystander(self) -> None:
+        """Something of the other disk cannot be read any more."""
+        stage = self.stage
+        if stage.unreadable_of_bystander:
+            return
+        run = next(key for disk, key in stage.catalogue.rows if disk == BYSTANDER and key.startswith("run!"))
+        what = stage.unreadable_of_bystander = self.rng.choice(["policy", "head", run, "document"])
+        stage.count("rows and documents unreadable for good")
+        stage.note(f"!! {what} of disk {BYSTANDER} cannot be read")
+        if what == "document":
+            stage.documents.texts[policy_name(BYSTANDER)] = UNREADABLE_DOCUMENT
+        else:
+            stage.catalogue.damaged.add((BYSTANDER, what))
+
+    def mend(self) -> None:
+        """What could not be read of this disk can be read again: the newer version is back."""
+        damaged = self.stage.catalogue.damaged
+        damaged -= {row for row in damaged if row[0] == DISK}
+
+    def refuse_cleaning(self) -> None:
+        """Nothing can be deleted in an account, by an immutability policy or for want of a right, or the account is gone;
+        or that is over.
+        """
+        blobs, stage = self.stage.blobs, self.stage
+        if blobs.undeletable or blobs.gone:
+            blobs.undeletable.clear()
+            blobs.gone.clear()
+            return
+        account = self.rng.choice([SOURCE, BACKUP])
+        if not stage.gentle and self.rng.random() < 0.2:
+            stage.count("accounts gone")
+            blobs.gone.add(account)
+        else:
+            stage.count("deletions refused for a while")
+            blobs.undeletable[account] = self.rng.choice(REFUSALS)
+        stage.note(f"!! {account} is {'gone' if blobs.gone else 'closed to deletions'}")
+
+    def pile_up(self) -> None:
+        """The disk has more restore points than it keeps: somebody has shortened its retention after years."""
+        stage = self.stage
+        head = stage.head
+        newest = next((one for one in stage.points().values() if head and head.pair and one.point == head.pair.point), None)
+        if newest is None or stage.pile:
+            return
+        stage.count("long lists")
+        blob, at = stage.blobs.blobs[stage.tools.head(newest.head)], stage.tools.head(newest.head)
+        copied = stage.snapshot(newest)
+        content, began = copied.content(), datetime(2020, 1, 1, tzinfo=UTC)
+        for number in range(PILE):
+            stage.world.tick()
+            taken, name = snapshot_name(began + timedelta(hours=number)), snapshot_name(stage.world.now)
+            old = replace(newest, point=point_id(taken), source_snapshot=taken, backup_snapshot=name, committed=stage.world.now)
+            old = described(old)
+            blob.snapshots[name] = replace(copied, metadata=to_point_metadata(old, stage.tools.site(at)))
+            stage.truth[taken] = content
+            stage.store(old, point_key(old.point))
+            stage.pile.add(old.point)
 
     def _overwrite(self, source: Blob) -> None:
         stage = self.stage

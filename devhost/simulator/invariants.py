@@ -21,19 +21,25 @@
 19. At the end an undisturbed backup brings a point equal to the disk, and an undisturbed restore does what it was asked for.
 20. The end of each run is told.
 21. After an undisturbed night the disk claims its own source alone, and the copy of its registration is true.
+22. Each window for which its timer fired, early, late or twice, has one run, and no other moment has any.
+23. What cannot be read of one disk is named, and hinders no other disk.
+24. A cleaning that fails fails no run and hinders no other duty; a later night does it.
+25. Each run's end is written, and named within bounds, however much the run has done.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from datetime import datetime
 from typing import TYPE_CHECKING, NoReturn
 
 from backup_core.domain.ending import dead
 from backup_core.domain.metadata import from_metadata, from_point_metadata, restoring_run
-from backup_core.domain.naming import run_key
+from backup_core.domain.naming import fleet_instance_id, run_key
 from devhost.simulator.stage import DISK, SOURCE, ViolationError, as_lost
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from backup_core.domain.records import RestorePoint, Run
     from devhost.memory.instance import Instance
@@ -83,8 +89,8 @@ class Invariants:
     def check_rows(self, *, everything: bool = False) -> dict[str, RestorePoint]:
         """Points come once, stay as they are, and go only when they may."""
         stage, points = self.stage, self.stage.points()
-        for (_, key), row in stage.catalogue.rows.items():
-            if key.startswith("pin!") and (row.value.point, row.value.run) not in stage.pins:
+        for (disk, key), row in stage.catalogue.rows.items():
+            if key.startswith("pin!") and disk == DISK and (row.value.point, row.value.run) not in stage.pins:
                 stage.pins.append((row.value.point, row.value.run))
         for key, point in points.items():
             known = self.seen.get(key)
@@ -208,6 +214,17 @@ class Invariants:
         if wanted.adopt and not run.points:
             self.violated(f"invariant 13: restore {run.run} succeeded without adopting its disk")
 
+    def check_windows(self, begun: Collection[str]) -> None:
+        """Once nothing is under way: `begun` are the orchestrations that were started from outside."""
+        runs = Counter(run.window for _, run in self.stage.runs() if run.window)
+        for window in self.stage.windows:
+            if fleet_instance_id(moment_of(window)) not in begun:
+                self.violated(f"invariant 22: the timer fired for window {window}, and nothing began")
+            if self.stage.gentle and runs[window] != 1:
+                self.violated(f"invariant 22: window {window} has {runs[window]} runs")
+        if other := [window for window in runs if window not in self.stage.windows]:
+            self.violated(f"invariant 22: runs for windows {other}, for which no timer fired")
+
     def check_ended(self, waiting: Sequence[Instance]) -> None:
         """Once nothing is under way, nothing waits, and where no run may fail each has ended."""
         for one in waiting:
@@ -264,3 +281,8 @@ class Invariants:
         blob = stage.blob(held.source)
         if blob is None:
             self.violated(f"invariant 12: the machine uses {held.source}, which is gone")
+
+
+def moment_of(window: str) -> datetime:
+    """The moment that names a window of the schedule."""
+    return datetime.fromisoformat(window)

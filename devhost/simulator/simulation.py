@@ -22,6 +22,8 @@ from backup_core.domain.errors import (
     UnexpectedAnswerError,
 )
 from backup_core.domain.events import DiskTidied
+from backup_core.steps.backup import PRUNE_POINTS
+from backup_core.steps.housekeeping import TIDY_DISK
 from devhost.simulator.actors import Actors
 from devhost.simulator.aftermath import Aftermath
 from devhost.simulator.engine import Engine, caller
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 STEPS_PER_HISTORY = 300
 LATE_CALLS = frozenset({"write", "copy_from_url", "clear", "put_disk"})
 """Requests that may arrive long after whoever sent them is dead."""
+HURRY = 0.02
+"""How much less a port call waits for the scheduler in the steps that remove a thousand restore points."""
 MACHINE_CALLS = frozenset({"put_disk", "deallocate", "start"})
 
 
@@ -62,6 +66,7 @@ class Simulation:
         self.engine = Engine(self.stage)
         self.starts = Starts(self.stage, self.engine, self.actors)
         self.gates: list[Gate] = []
+        self.hurried = {PRUNE_POINTS.name, TIDY_DISK.name} if self.stage.long else set[str]()
 
     # -- gates ----------------------------------------------------------------------------------------------------
 
@@ -84,7 +89,7 @@ class Simulation:
         call = caller.get(None)
         if call is None:
             return None  # the simulation itself asks
-        if self.rng.random() > _worth(call.task.name, name, stage):
+        if self.rng.random() > _worth(call.task.name, name, stage) * (HURRY if call.task.name in self.hurried else 1):
             return None
         gate = Gate(call, name, stage, asyncio.get_running_loop().create_future())
         self.gates.append(gate)
@@ -108,7 +113,7 @@ class Simulation:
                 self._step()
                 await self._settled()
                 self.invariants.check()
-            await Aftermath(self.stage, self.starts, self.invariants, self.come_to_rest).check()
+            await Aftermath(self.stage, self.starts, self.invariants, self.actors, self.come_to_rest).check()
         except ViolationError as violation:
             self.stage.report.violation = str(violation)
         finally:
@@ -145,6 +150,10 @@ class Simulation:
             (3, self._fire_timer),
             (4 if engine.messages else 0, engine.wait_for_visibility),
             (0.5 * harsh * self.stage.inherits, actors.foreign_snapshot),
+            (0.6 * self.stage.unreadable, actors.damage),
+            (0.6 * self.stage.unreadable, actors.mend),
+            (1.5 * self.stage.failing, actors.refuse_cleaning),
+            (20 * (self.stage.long and not self.stage.pile), actors.pile_up),
         ]
         weights = [weight for weight, _ in actions]
         self.rng.choices([action for _, action in actions], weights)[0]()
@@ -194,6 +203,8 @@ class Simulation:
         engine, stage = self.engine, self.stage
         engine.quiet = True
         stage.blobs.lies = 0
+        stage.blobs.gone.clear()
+        self.actors.mend()
         for _ in range(20_000):
             engine.step += 1
             await self._settled()

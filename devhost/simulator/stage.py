@@ -14,7 +14,7 @@ from backup_core.activities.tools import Limits, Tools
 from backup_core.domain.identity import Deployment
 from backup_core.domain.naming import BlobAddress, policy_name, run_key
 from backup_core.domain.ranges import PAGE
-from backup_core.domain.records import Policy, Retention, Versioned
+from backup_core.domain.records import Head, Policy, Retention, Run, Versioned
 from backup_core.domain.repoint import Machine, MachineDisk
 from backup_core.domain.sampling import Samples
 from devhost.memory.catalogue import MemoryCatalogue, MemoryDocuments
@@ -24,12 +24,14 @@ from devhost.memory.page_blobs import MemoryPageBlobs
 from devhost.memory.world import World
 
 if TYPE_CHECKING:
-    from backup_core.domain.records import Head, RestorePoint, Run
+    from backup_core.domain.records import RestorePoint
     from backup_core.steps.copying import FullCopy
     from devhost.memory.page_blobs import Blob
     from devhost.memory.world import Gate
 
 SOURCE, BACKUP, DISK = "https://source.test", "https://backup.test", "vm"
+BYSTANDER = "bad"
+"""Another disk, where histories have one."""
 GROUP = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/web"
 VM = f"{GROUP}/providers/Microsoft.Compute/virtualMachines/web-1"
 REPLAYED_EVERY = 100
@@ -46,6 +48,16 @@ lost, late, repeated or busy. In it no run may fail without a reason.
 
 INHERITED_EVERY, INHERITED = 5, 2
 """One history in so many has snapshots of others that carry our metadata."""
+TIMED_EVERY, TIMED = 11, 4
+"""One history in so many has timers that fire early, late or twice; the schedule says which window each is meant for."""
+UNREADABLE_EVERY, UNREADABLE = 13, 5
+"""One history in so many has rows and documents that cannot be read: for good of another disk, for a while of this one."""
+FAILING_EVERY, FAILING = 9, 4
+"""One history in so many has cleanings that fail: nothing can be deleted in an account for a while, or the account is gone."""
+LONG_EVERY, LONG = 500, 61
+"""One history in so many has more expired restore points than a row or a message can name."""
+PILE = 1250
+"""So many ids are longer than a column of the table."""
 
 
 class ViolationError(Exception):
@@ -62,11 +74,38 @@ class Report:
     trace: list[str] = field(default_factory=list)
 
 
-class Stage:
+class Known:
+    """What is known to be true of a history, whatever the app believes."""
+
+    def __init__(self) -> None:
+        """Nothing has happened yet."""
+        self.truth: dict[str, bytes] = {}
+        """What each source snapshot holds."""
+        self.pins: list[tuple[str, str]] = []
+        """(point, run) of every pin ever set."""
+        self.deleted_by_others: set[str] = set()
+        self.altered_by_others = False
+        self.machine_changed_by_others = False
+        self.unreadable_of_bystander = ""
+        """The row of the other disk that cannot be read, or `document`."""
+        self.pile: set[str] = set()
+        """Restore points of long ago, all expired."""
+        self.windows: Counter[str] = Counter()
+        """How often a timer fired for each window."""
+        self.foreign: set[tuple[BlobAddress, str]] = set()
+        """Snapshots that others took of a disk, though they name a run of ours: inherited, or another deployment's."""
+        self.strangers: dict[BlobAddress, Blob] = {}
+        """Blobs of other people where restores want to go."""
+        self.adopted_by_hand = False
+        """A restore was adopted without its machine being given the disk: the operator does that."""
+
+
+class Stage(Known):
     """Everything a history happens to. All choices come from its seed."""
 
     def __init__(self, seed: int, before: Gate, after: Gate, *, keep_trace: bool) -> None:
         """`before` and `after` are asked around each effect of a port call."""
+        super().__init__()
         self.seed, self.rng = seed, random.Random(seed)  # noqa: S311  replayable choices
         self.report, self._keep_trace = Report(seed), keep_trace
         self.world = World(before, after)
@@ -76,6 +115,10 @@ class Stage:
         self.gentle = seed % GENTLE_EVERY == GENTLE
         self.inherits = seed % INHERITED_EVERY == INHERITED
         self.repeats = seed % REPEATS_EVERY < REPEATS
+        self.timed = seed % TIMED_EVERY == TIMED
+        self.unreadable = seed % UNREADABLE_EVERY == UNREADABLE
+        self.failing = seed % FAILING_EVERY == FAILING
+        self.long = seed % LONG_EVERY == LONG
         self.pages = self.rng.randrange(12, 65)
         self.blobs = MemoryPageBlobs(self.world, diff="writes" if seed % 2 else "content")
         self.blobs.copies_held = True
@@ -86,31 +129,19 @@ class Stage:
         if self.full_copy == "pages" and self.rng.random() < 0.3:
             self.blobs.unreachable.add(SOURCE)
         self.tools = self._tools()
-        self.retention = Retention(self.rng.choice([1, 2, 4])) if self.rng.random() < 0.6 else None
+        self.retention = Retention(self.rng.choice([1, 2, 4])) if self.rng.random() < 0.6 or self.long else None
         first = BlobAddress(SOURCE, "vhds", "vm.vhd")
         self.blobs.put(first, self.pages * PAGE)
         policy = Policy(DISK, first.url, "", self.world.now, self.world.now, retention=self.retention)
         self.catalogue.rows[DISK, "policy"] = Versioned(policy, "W/0", self.world.now)
         self.catalogue.claim(first.url, DISK)
         self.documents._store(policy_name(DISK), POLICY.dump_json(policy).decode())  # noqa: SLF001  past every gate
+        if self.unreadable:
+            self._register_bystander()
         self.lun = self.rng.choice([0, 0, None])
         self.blobs.put(BlobAddress(SOURCE, "vhds", "other.vhd"), 8 * PAGE)
         self.machines.add(VM, MachineDisk("vm-disk", first.url, managed=False, lun=self.lun))
         self.machines.slow = self.rng.random() < 0.5
-        # What is known to be true.
-        self.truth: dict[str, bytes] = {}
-        """What each source snapshot holds."""
-        self.pins: list[tuple[str, str]] = []
-        """(point, run) of every pin ever set."""
-        self.deleted_by_others: set[str] = set()
-        self.altered_by_others = False
-        self.machine_changed_by_others = False
-        self.foreign: set[tuple[BlobAddress, str]] = set()
-        """Snapshots that others took of a disk, though they name a run of ours: inherited, or another deployment's."""
-        self.strangers: dict[BlobAddress, Blob] = {}
-        """Blobs of other people where restores want to go."""
-        self.adopted_by_hand = False
-        """A restore was adopted without its machine being given the disk: the operator does that."""
 
     def _tools(self) -> Tools:
         limits = Limits(
@@ -125,7 +156,8 @@ class Stage:
             shard_seconds=self.rng.choice([1, 100]),
             # Longer than a dead run's silence, short enough to come true often.
             sweep_age_seconds=self.rng.choice([1000, 4000]),
-            sweeps_max=self.rng.choice([1, 3, 200]),
+            # Where something cannot be removed, one call must be able to do the rest.
+            sweeps_max=self.rng.choice([1, 3, 200]) if not self.failing else 200,
         )
         copying = Copying(self.blobs, self.rng.choice(["auto", "stream"]), lambda: 0.0)
         self.journal = MemoryJournal()
@@ -133,6 +165,17 @@ class Stage:
             self.blobs, self.catalogue, self.documents, (SOURCE,), BACKUP, "heads", itertools.count().__next__,
             copying, self.machines, self.journal, Deployment("backup/pagekeeper"), limits, (GROUP.lower(),),
         )  # fmt: skip
+
+    def _register_bystander(self) -> None:
+        at, now = BlobAddress(SOURCE, "vhds", f"{BYSTANDER}.vhd"), self.world.now
+        self.blobs.put(at, 8 * PAGE)
+        policy = Policy(BYSTANDER, at.url, "", now, now)
+        run = f"{BYSTANDER}.20251231T000000Z.timer"
+        self.store(policy, "policy")
+        self.store(Head(BYSTANDER), "head")
+        self.store(Run(BYSTANDER, run, "Succeeded", "timer", full=False, created=now, ended=now), run_key(run))
+        self.catalogue.claim(at.url, BYSTANDER)
+        self.documents._store(policy_name(BYSTANDER), POLICY.dump_json(policy).decode())  # noqa: SLF001  past every gate
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
@@ -170,11 +213,13 @@ class Stage:
 
     def runs(self) -> list[tuple[str, Run]]:
         """All rows of runs, with their keys."""
-        return [(key, row.value) for (_, key), row in self.catalogue.rows.items() if key.startswith("run!")]
+        rows = self.catalogue.rows.items()
+        return [(key, row.value) for (disk, key), row in rows if key.startswith("run!") and disk == DISK]
 
     def points(self) -> dict[str, RestorePoint]:
         """All rows of restore points, by key."""
-        return {key: row.value for (_, key), row in self.catalogue.rows.items() if key.startswith("point!")}
+        rows = self.catalogue.rows.items()
+        return {key: row.value for (disk, key), row in rows if key.startswith("point!") and disk == DISK}
 
     def blob(self, url: str) -> Blob | None:
         """A blob by its URL."""

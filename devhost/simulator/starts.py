@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from backup_core.domain.naming import fleet_instance_id
+from backup_core.domain.naming import fleet_instance_id, house_instance_id, timer_run_id, window_id
+from backup_core.domain.windows import next_window, window_fired
 from backup_core.steps.backup import BackupRequest, FleetRequest
 from backup_core.steps.housekeeping import HouseRequest
 from backup_core.steps.restore import RestoreRequest
-from devhost.simulator.stage import DISK
+from devhost.simulator.stage import DISK, ViolationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from backup_core.domain.records import Run
     from devhost.simulator.actors import Actors
     from devhost.simulator.engine import Engine
     from devhost.simulator.stage import Stage
+
+
+EVERY_QUARTER, EVERY_HOUR = "0 */15 * * * *", "0 30 * * * *"
+EARLY = tuple(-timedelta(milliseconds=one) for one in (1, 4, 40, 1300))
+"""How early timers have fired."""
 
 
 class Starts:
@@ -25,11 +33,19 @@ class Starts:
         """Start them on `engine`."""
         self.stage, self.engine, self.actors, self.rng = stage, engine, actors, stage.rng
         self._runs = self._houses = 0
+        self.begun: set[str] = set()
+        """Instances that timers have started: there is one for each time a timer is due."""
+        self._due: dict[str, datetime] = {}
 
     def backup(self) -> None:
         """A window of the schedule; now and then its timer fires twice."""
         self.engine.forget_ended()
-        if sum(one.id.startswith((DISK, "fleet")) for one in self.engine.at_work()) >= 2:
+        at_work = sum(one.id.startswith((DISK, "fleet")) for one in self.engine.at_work())
+        # Where no run may fail, none may be silent while the time of a window is awaited.
+        if at_work >= (1 if self.stage.timed and self.stage.gentle else 2):
+            return
+        if self.stage.timed:
+            self._backup_timer()
             return
         if self._runs and self.rng.random() < 0.15:
             self.stage.count("timer fired twice")
@@ -37,11 +53,40 @@ class Starts:
             self._runs += 1
         run = f"{DISK}.20260101T{self._runs // 60 % 24:02d}{self._runs % 60:02d}00Z.timer"
         window = f"2026-01-01T{self._runs // 60 % 24:02d}:{self._runs % 60:02d}:00+00:00"
-        if self.stage.repeats and self._runs % 2:
+        if (self.stage.repeats or self.stage.unreadable) and self._runs % 2:
             self._start_fleet(window)
             return
         full = self.rng.random() < 0.08
         self._start(run, window=window, full=full, skew=timedelta(minutes=self.rng.choice([0, 0, 60, -60])))
+
+    # -- timers as they are ---------------------------------------------------------------------------------------------------
+
+    def _backup_timer(self) -> None:
+        for window, due in self._fired(EVERY_QUARTER):
+            self.stage.windows[window_id(due)] += 1
+            if fleet_instance_id(window) in self.begun:
+                self.stage.count("starts refused")
+                continue
+            self.begun.add(fleet_instance_id(window))
+            self._start_fleet(window.isoformat())
+
+    def _fired(self, schedule: str) -> Iterator[tuple[datetime, datetime]]:
+        """The timer's next due time comes: for each time it fires, the moment that the app takes it for, and the due time.
+        It fires early, in time or late, now and then once more, and tells when it was due, when it is due next, or nothing.
+        """
+        world = self.stage.world
+        due = next_window(schedule, max(world.now, self._due.get(schedule, world.now)))
+        self._due[schedule] = due
+        off = self.rng.choice([*EARLY, timedelta(), timedelta(milliseconds=20), timedelta(minutes=4)])
+        told = self.rng.choice([due.isoformat(), next_window(schedule, due).isoformat(), ""])
+        self.stage.count("timers fired early" if off < timedelta() else "timers fired")
+        world.pass_time(max(timedelta(), due + off - world.now))
+        self.stage.note(f"-- the timer that was due at {due} fires")
+        yield window_fired(schedule, told, world.now), due
+        if self.rng.random() < 0.3:
+            self.stage.count("timer fired twice")
+            world.pass_time(max(timedelta(), due - world.now))
+            yield window_fired(schedule, told, world.now), due
 
     def undisturbed_backup(self, *, full: bool) -> str:
         """A backup after everything; its run."""
@@ -75,12 +120,27 @@ class Starts:
         number = self.stage.report.counts["runs"]
         self.engine.start("backup_fleet", request.model_dump(mode="json"), fleet, timedelta(), f"{self.stage.seed}:{number}")
 
+    def undisturbed_fleet(self) -> str:
+        """A window of all disks after everything; the run of this one."""
+        self._runs += 1
+        window = datetime(2026, 1, 5, tzinfo=UTC) + timedelta(minutes=self._runs)
+        self.stage.windows[window_id(window)] += 1
+        self.begun.add(fleet_instance_id(window))
+        self._start_fleet(window.isoformat())
+        return timer_run_id(DISK, window)
+
     def keep_house(self) -> None:
         """A night's housekeeping."""
         self._houses += 1
         self.stage.count("housekeepings")
         self.stage.note("-- housekeeping")
         house = f"house.{self._houses}"
+        if self.stage.timed and not self.stage.gentle:
+            for due, meant in self._fired(EVERY_HOUR):
+                house = house_instance_id(due)
+                if due != meant:
+                    message = f"invariant 22: the night of {meant} was taken for that of {due}"
+                    raise ViolationError(message)
         # Forgetting runs has a meaning only after months.
         asked = HouseRequest(run_days=365).model_dump(mode="json")
         self.engine.start("keep_house", asked, house, timedelta(), f"{self.stage.seed}:{house}")

@@ -11,7 +11,16 @@ from devhost.simulator.bugs import BACKUP_BUGS, RESTORE_BUGS
 from devhost.simulator.command import histories, summary
 from devhost.simulator.episode_bugs import EPISODE_BUGS
 from devhost.simulator.simulation import simulate
-from devhost.simulator.stage import BACKUPS_ONLY_EVERY, GENTLE, GENTLE_EVERY, REPEATS, REPEATS_EVERY, REPLAYED_EVERY
+from devhost.simulator.stage import (
+    BACKUPS_ONLY_EVERY,
+    GENTLE,
+    GENTLE_EVERY,
+    LONG_EVERY,
+    REPEATS,
+    REPEATS_EVERY,
+    REPLAYED_EVERY,
+)
+from devhost.simulator.trouble_bugs import TROUBLE_BUGS
 
 HISTORIES = 5000
 BUG_SEEDS = range(50_501, 62_501)
@@ -87,7 +96,13 @@ def test_no_violation_in_five_thousand_histories():
         *(f"restores succeeded: {how}" for how in ("repoint", "adopt", "plain")),
         "restores onto the live disk",
         "restores onto a stranger's blob",
+        "timers fired early",
+        "rows unreadable for a while",
+        "rows and documents unreadable for good",
+        "deletions refused for a while",
+        "accounts gone",
     ]
+    assert counts["long lists"] >= HISTORIES // LONG_EVERY // 2
     assert [name for name in disturbances + strangers + others if counts[name] < 100] == []
 
 
@@ -99,6 +114,18 @@ def test_each_planted_bug_is_caught(bug):
             worth = seed % REPLAYED_EVERY and (seed % BACKUPS_ONLY_EVERY == 0) == (bug in BACKUP_BUGS)
             worth = worth and (bug in FAILS_GOOD_RUNS or seed % GENTLE_EVERY != GENTLE)
             if worth and (violation := simulate(seed).violation):
+                print(f"caught by seed {seed}: {violation}")
+                return
+    pytest.fail(f"{bug}: not caught in {len(BUG_SEEDS)} histories")
+
+
+@pytest.mark.parametrize("bug", TROUBLE_BUGS)
+def test_each_planted_bug_of_trouble_is_caught(bug):
+    """Early timers, unreadable rows, failing cleanings, long lists: shown by a history that has the trouble."""
+    planted = TROUBLE_BUGS[bug]
+    with planted.bug():
+        for seed in BUG_SEEDS:
+            if seed % REPLAYED_EVERY and seed % planted.every == planted.at and (violation := simulate(seed).violation):
                 print(f"caught by seed {seed}: {violation}")
                 return
     pytest.fail(f"{bug}: not caught in {len(BUG_SEEDS)} histories")
