@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from backup_core.ports import BlobProperties
 
 ROWS_PER_LISTING = 1000
+Taken = dict[str, list[str]]
+"""A head's snapshots by the restore point that each was taken for."""
 
 
 async def prune_points(tools: Tools, asked: Prune) -> Pruned:
@@ -83,11 +85,11 @@ async def prune(tools: Tools, policy: Policy, by: str, still: Callable[[], Await
     if any(verdict.expires and verdict.point.state == "available" for verdict in decided):
         await _seen(tools, [verdict.point for verdict in decided if verdict.counts])
     by_id = {row.value.point: row for row in rows}
-    gone = []
+    gone, taken = [], dict[str, Taken]()
     # The oldest first, so that what is left after a crash is the newest.
     for point in reversed(expired[-tools.limits.prune_points_max :]):
         await still()
-        if await _delete(tools, by_id[point]):
+        if await _delete(tools, by_id[point], taken):
             gone.append(point)
     return Pruned(expired=gone, more=len(expired) > tools.limits.prune_points_max)
 
@@ -132,22 +134,34 @@ async def lives(tools: Tools, pin: Pin, by: str) -> bool:
     return False
 
 
-async def _delete(tools: Tools, row: Versioned[RestorePoint]) -> bool:
-    """Delete the point; False when its row was changed meanwhile: then it is kept."""
+async def _delete(tools: Tools, row: Versioned[RestorePoint], taken: dict[str, Taken]) -> bool:
+    """Delete the point; False when its row was changed meanwhile: then it is kept. `taken` has the heads that were listed."""
     try:
         marked = await tools.catalogue.mark_deleting(row)
     except RowChangedError:
         return False
     await tools.blobs.delete_snapshot(tools.head(row.value.head), row.value.backup_snapshot)
-    await _delete_twins(tools, row.value)
+    await _delete_twins(tools, row.value, taken)
     await tools.catalogue.delete_point(marked)
     return True
 
 
-async def _delete_twins(tools: Tools, point: RestorePoint) -> None:
-    """Delete what another delivery has taken of the same point: it would keep the whole blob, and a rebuild would find it."""
-    head = tools.head(point.head)
+async def _delete_twins(tools: Tools, point: RestorePoint, taken: dict[str, Taken]) -> None:
+    """Delete what another delivery has taken of the same point: it would keep the whole blob, and a rebuild would find it.
+
+    A head is listed once, however many of its points expire: nobody takes a snapshot of a point that a newer one follows.
+    """
+    if point.head not in taken:
+        taken[point.head] = await _taken(tools, point.disk, point.head)
+    for snapshot in taken[point.head].get(point.point, []):
+        if snapshot != point.backup_snapshot:
+            await tools.blobs.delete_snapshot(tools.head(point.head), snapshot)
+
+
+async def _taken(tools: Tools, disk: str, name: str) -> Taken:
+    head, taken = tools.head(name), Taken()
     for one in await tools.blobs.snapshots(head):
         known = from_point_metadata(one.metadata, tools.site(head), one.snapshot)
-        if known and (known.disk, known.point) == (point.disk, point.point):
-            await tools.blobs.delete_snapshot(head, one.snapshot)
+        if known and known.disk == disk:
+            taken.setdefault(known.point, []).append(one.snapshot)
+    return taken

@@ -130,8 +130,12 @@ def is_snapshot_id(text: str) -> bool:
 
 
 def snapshot_time(snapshot: str) -> datetime:
-    """The moment of a snapshot, to the microsecond."""
-    return datetime.strptime(snapshot[:26] + "Z", "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    """The moment of a snapshot, to the microsecond. ValueError for what is no snapshot's timestamp."""
+    if not is_snapshot_id(snapshot):
+        message = f"{snapshot[:80]!r} is not a snapshot id"
+        raise ValueError(message)
+    year, month, day, hour, minute, second, micro = map(int, re.split("[^0-9]", snapshot[:26]))
+    return datetime(year, month, day, hour, minute, second, micro, tzinfo=UTC)
 
 
 def is_point_id(text: str) -> bool:

@@ -252,7 +252,7 @@ class Actors:
         stage = self.stage
         head = stage.head
         newest = next((one for one in stage.points().values() if head and head.pair and one.point == head.pair.point), None)
-        if newest is None or stage.pile:
+        if newest is None:
             return
         stage.count("long lists")
         blob, at = stage.blobs.blobs[stage.tools.head(newest.head)], stage.tools.head(newest.head)

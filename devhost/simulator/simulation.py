@@ -153,7 +153,7 @@ class Simulation:
             (0.6 * self.stage.unreadable, actors.damage),
             (0.6 * self.stage.unreadable, actors.mend),
             (1.5 * self.stage.failing, actors.refuse_cleaning),
-            (20 * (self.stage.long and not self.stage.pile), actors.pile_up),
+            (20 * self.stage.pile_is_due, actors.pile_up),
         ]
         weights = [weight for weight, _ in actions]
         self.rng.choices([action for _, action in actions], weights)[0]()

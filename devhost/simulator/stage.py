@@ -201,6 +201,11 @@ class Stage(Known):
         """The machine."""
         return self.machines.machines[VM]
 
+    @property
+    def pile_is_due(self) -> bool:
+        """Whether the disk is to have many points, and has the first."""
+        return self.long and not self.pile and self.head is not None and self.head.pair is not None
+
     def told_policy(self) -> Policy | None:
         """The copy of the registration beside the backups."""
         stored = self.documents.texts.get(policy_name(DISK))

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from backup_core.activities.retention import prune
 from backup_core.api import disks
 from backup_core.api.context import respond
 from backup_core.api.http import Request
@@ -80,6 +81,22 @@ async def test_more_than_one_call_deletes(scene):
 
     assert [name for name, _, _ in driver.calls].count("prune_points") == 4
     assert len(scene.points()) == 2
+
+
+async def test_a_head_is_listed_once_for_all_that_goes_with_one_call(scene, monkeypatch):
+    """However many points expire: a head with thousands of them is megabytes of listing."""
+    keep(scene, 1)
+    listings, listed = [], scene.blobs.snapshots
+
+    async def counted(blob):
+        listings.append(blob.name)
+        return await listed(blob)
+
+    monkeypatch.setattr(scene.blobs, "snapshots", counted)
+    pruned = await prune(scene.tools, scene.rows("policy")[0], "house.20260105")
+
+    assert len(pruned.expired) > 1
+    assert listings == [scene.head_row().head]
 
 
 async def test_a_point_in_use_stays_while_its_run_lives(scene):

@@ -8,9 +8,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from backup_core.domain.errors import RecordUnreadableError, RowChangedError, RowExistsError, ServiceUnavailableError
+from backup_core.domain.errors import (
+    RecordUnreadableError,
+    RowChangedError,
+    RowExistsError,
+    ServiceUnavailableError,
+    UnexpectedAnswerError,
+)
 from backup_core.domain.naming import run_key
 from backup_core.domain.records import (
+    EXPIRED_NAMED_MAX,
     CommonPair,
     Head,
     Owner,
@@ -101,6 +108,17 @@ async def test_a_row_that_cannot_be_read_is_named(ports, damage):
         with pytest.raises(RecordUnreadableError, match=f"disk {DISK}: row '{key}'"):
             await reading
     assert await ports.catalogue.runs("disk-2", 5) == [other]
+
+
+async def test_a_list_that_is_too_long_for_a_column_is_refused(ports):
+    """A text column holds 32 Ki characters, and a list is stored as one text. Refused, the row is as before."""
+    run = run_of(1)
+    etag = await ports.catalogue.put_run(run, None)
+    with pytest.raises(UnexpectedAnswerError, match="PropertyValueTooLarge"):
+        await ports.catalogue.put_run(replace(run, expired=("20261122T1200000000000Z",) * 1250), etag)
+
+    assert (await ports.catalogue.run(DISK, run.run)).value == run
+    await ports.catalogue.put_run(replace(run, expired=("20261122T1200000000000Z",) * EXPIRED_NAMED_MAX), etag)
 
 
 async def test_updates_name_their_version(ports):
