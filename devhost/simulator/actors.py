@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 REFUSALS = (UnexpectedAnswerError, AccessDeniedError)
 """What 409 BlobImmutableDueToPolicy or ScopeLocked, and 403 AuthorizationPermissionMismatch come to."""
+ACTS = ("break lease", "delete S", "overwrite", "grow", "shrink", "alter head", "change machine")
+"""What strangers do."""
 UNREADABLE_DOCUMENT = f'{{"disk": "{BYSTANDER}", "verification": "by newer means"}}'
 
 
@@ -147,8 +149,7 @@ class Actors:
         name = stage.head.head if stage.head else ""
         head = stage.blobs.blobs.get(stage.tools.head(name)) if name else None
         source = stage.blobs.blobs[stage.source]
-        acts = ["break lease", "delete S", "overwrite", "grow", "shrink", "alter head", "change machine"]
-        act = self.rng.choice(acts)
+        act = self.rng.choice(ACTS)
         stage.count(f"third party: {act}")
         stage.note(f"!! third party: {act}")
         stage.world.tick()
@@ -176,7 +177,7 @@ class Actors:
         stage, at = self.stage, self.stage.source
         source = stage.blobs.blobs[at]
         own = [name for name in sorted(source.snapshots) if (at, name) not in stage.foreign]
-        if not own or (source.lease and not source.lease.startswith(VM)):
+        if not own or SOURCE in stage.blobs.gone or (source.lease and not source.lease.startswith(VM)):
             return
         copied = self.rng.choice(own)
         metadata: dict[str, str] = {}

@@ -292,8 +292,12 @@ class Aftermath:
     # -- long lists ------------------------------------------------------------------------------------------------------------
 
     def _must_have_ended_long_lists(self) -> None:
-        """What has expired is gone, however much it was, but for what somebody uses."""
+        """What has expired is gone, however much it was, but for what somebody uses, and the newest of each source."""
         stage = self.stage
-        used = {point for point, _ in stage.pins}
-        if left := [one.point for one in stage.points().values() if one.point in stage.pile - used]:
+        assert stage.retention
+        newest = sorted((one for one in stage.points().values() if one.state == "available"), key=lambda one: one.point)
+        kept = {point for point, _ in stage.pins}
+        for source in {one.source for one in newest}:
+            kept |= set([one.point for one in newest if one.source == source][-stage.retention.keep_last :])
+        if left := [one.point for one in stage.points().values() if one.point in stage.pile - kept]:
             self.invariants.violated(f"invariant 25: {len(left)} of {len(stage.pile)} expired restore points are still there")

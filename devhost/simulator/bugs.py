@@ -34,7 +34,7 @@ from backup_core.steps.copying import CHECK_COPY, Applied
 from backup_core.steps.restore import MOVE_MACHINE
 from devhost.memory.catalogue import MemoryCatalogue
 from devhost.memory.page_blobs import Blob, MemoryPageBlobs
-from devhost.simulator import simulation
+from devhost.simulator import actors, simulation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -170,7 +170,12 @@ def altered_head_is_trusted() -> Iterator[None]:
     async def trust(*_: object) -> bool:
         return True
 
-    with patch("backup_core.activities.ownership._unchanged", trust), _long_histories():
+    # It shows only where the head was altered before an increment that leaves those pages alone: strangers do nothing else.
+    with (
+        patch("backup_core.activities.ownership._unchanged", trust),
+        patch.object(actors, "ACTS", ("alter head",)),
+        _long_histories(),
+    ):
         yield
 
 
@@ -253,7 +258,7 @@ def metadata_trusted_after_an_aborted_copy() -> Iterator[None]:
     async def believe(toolbox: tools.Tools, _: Any, blob: BlobAddress, __: object = ()) -> Any:  # noqa: ANN401  as the function it replaces
         return await toolbox.blobs.properties(blob)
 
-    async def read_nothing(_: Any, __: Any, so_far: Any, ___: int) -> Any:  # noqa: ANN401  as the function it replaces
+    async def read_nothing(_: Any, __: Any, so_far: Any, ___: int, **____: bool) -> Any:  # noqa: ANN401  as the function it replaces
         return so_far.model_copy(update={"done": True})
 
     with (

@@ -54,8 +54,10 @@ UNREADABLE_EVERY, UNREADABLE = 13, 5
 """One history in so many has rows and documents that cannot be read: for good of another disk, for a while of this one."""
 FAILING_EVERY, FAILING = 9, 4
 """One history in so many has cleanings that fail: nothing can be deleted in an account for a while, or the account is gone."""
-LONG_EVERY, LONG = 500, 61
-"""One history in so many has more expired restore points than a row or a message can name."""
+LONG_EVERY, LONG = 500, 67
+"""One history in so many has more expired restore points than a row or a message can name. All of them are gentle: a run that
+cannot end is taken for dead elsewhere, and ended by the next.
+"""
 PILE = 1250
 """So many ids are longer than a column of the table."""
 

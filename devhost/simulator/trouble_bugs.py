@@ -115,9 +115,9 @@ def failed_deletion_is_forgotten() -> Iterator[None]:
 
 @contextmanager
 def all_that_expired_is_named() -> Iterator[None]:
-    """A run's row names every restore point that the run deleted."""
+    """The end of a run names every restore point that the run deleted."""
     with ExitStack() as patches:
-        for module in (backup_disk, ownership, retention):
+        for module in (backup_disk, ownership):
             patches.enter_context(patch.object(module, "EXPIRED_NAMED_MAX", 10_000))
         yield
 
