@@ -12,9 +12,10 @@ from devhost.platform import REPOSITORY
 from devhost.simulator import aftermath, invariants
 from devhost.simulator.bugs import BACKUP_BUGS, RESTORE_BUGS
 from devhost.simulator.episode_bugs import EPISODE_BUGS
+from devhost.simulator.trouble_bugs import TROUBLE_BUGS
 
 PAGE = (REPOSITORY / "docs" / "protocol.md").read_text()
-BUGS = {*BACKUP_BUGS, *RESTORE_BUGS, *EPISODE_BUGS}
+BUGS = {*BACKUP_BUGS, *RESTORE_BUGS, *EPISODE_BUGS, *TROUBLE_BUGS}
 
 
 def rows(first):
