@@ -31,6 +31,7 @@ from backup_core.domain.naming import (
     point_id,
     point_key,
     run_key,
+    snapshot_time,
     timer_run_id,
 )
 from backup_core.domain.progress import _BACKUP_SPAN, _PHASE_SPAN, _RESTORE_SPAN, eta_seconds, percent, verifying_from
@@ -259,3 +260,15 @@ def test_ordinary_text_is_left_alone():
     text = "disk vm: snapshot 2026-01-01T00:00:00.0000000Z of https://a.test/c/b is gone; digest " + "ab" * 32
 
     assert redacted(text) == text
+
+
+@given(st.datetimes())
+def test_the_moment_of_a_snapshot_is_its_name(moment):
+    """To the microsecond; the seventh decimal is beyond that."""
+    assert snapshot_time(f"{moment.isoformat(timespec='microseconds')}7Z") == moment.replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize("text", ["", "2026-02-30T00:00:00.0000000Z", "2026-01-01T24:00:00.0000000Z", "2026-01-01T00:00:00Z"])
+def test_what_is_no_snapshots_name_has_no_moment(text):
+    with pytest.raises(ValueError):  # noqa: PT011  of whichever part
+        snapshot_time(text)
