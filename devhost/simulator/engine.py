@@ -173,13 +173,11 @@ class Engine:
     def _may_refuse(self) -> bool:
         if not self.stage.repeats or self.quiet:
             return False
+        if not self.stage.gentle:
+            return True
         # Where no run may fail, none may stand still for so long that it is taken for dead.
-        rows = [
-            row
-            for (_, key), row in self.stage.catalogue.rows.items()
-            if key.startswith("run!") and row.value.state == "Running"
-        ]
-        return not self.stage.gentle or all(self.world.now - row.changed < HEARTBEAT_MAX / 3 for row in rows)
+        rows = [row for (_, key), row in self.stage.catalogue.rows.items() if key.startswith("run!")]
+        return all(self.world.now - row.changed < HEARTBEAT_MAX / 3 for row in rows if row.value.state == "Running")
 
     def _refuse(self, instance: Instance, unwritten: Unwritten, again: Callable[[], None]) -> None:
         """The episode's messages go out without its history; the message that began it is delivered again."""
