@@ -241,7 +241,7 @@ GUARDS = (
           "    except RowChangedError:\n        return False", "    except RowChangedError:\n        marked = row",
           ("activities/test_retention.py::test_a_pin_at_the_last_moment_wins",)),
     Guard("activities/retention.py", "snapshots of other points stay",
-          "(known.disk, known.point) == (point.disk, point.point)", "known.disk == point.disk",
+          "in taken[point.head].get(point.point, []):", "in sum(taken[point.head].values(), []):",
           ("activities/test_retention.py::test_the_end_of_a_backup_prunes",)),
     Guard("activities/retention.py", "the pin of a run that is alive counts",
           "        if not dead(row, now):\n            return True\n", "",
