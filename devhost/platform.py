@@ -1,6 +1,6 @@
 """The whole local platform: the storage emulator and a Functions host serving the repository's function_app.py.
 
-The host is the development host, or another one that HOST_COMMAND names: see "Another host" in backup_core/DESIGN.md.
+The host is the development host, or another one that HOST_COMMAND names: see "Another host" in docs/architecture.md.
 """
 
 from __future__ import annotations

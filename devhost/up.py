@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devhost.disks import FOOTER_BYTES, vhd_footer
-from devhost.platform import DISKS_CONTAINER, Platform
+from devhost.platform import DISKS_CONTAINER, REPOSITORY, Platform
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 PLAY_BYTES = 64 * 1024 * 1024
 DISKS = {"play": "play-vm", "web": "web-vm"}
 """Disks to play with, each in a machine of its own: one for the printed lines, one for the handbook's."""
-CALL = """call() { curl --fail-with-body --silent --show-error -H "x-functions-key: $KEY" "$@"; }"""
-"""As in the handbook."""
+FUNCTIONS = [line for line in (REPOSITORY / "docs" / "deploy.md").read_text().splitlines() if "() {" in line]
+"""The handbook's functions for the shell: what its calls are made with."""
 
 
 def main() -> int:
@@ -44,6 +44,7 @@ def main() -> int:
 
 def _told(platform: Platform, machines: Mapping[str, str]) -> str:
     api, storage = platform.host.origin + "/api", platform.storage
+    functions = "\n  ".join(FUNCTIONS)
     play = json.dumps({"source": platform.disk_url("play.vhd"), "machine": {"vm": machines["play"], "lun": 0}})
     return f"""The local platform runs:
   Functions host   {api:<36} process {platform.host.pid}
@@ -68,7 +69,7 @@ What the handbook's calls need, for a second disk (no key is asked for here, any
   export API={api} KEY=any
   export DISK_URL={platform.disk_url("web.vhd")}
   export VM={machines["web"]}
-  {CALL}
+  {functions}
   export SOURCE_CONNECTION='{storage.source.connection_string}'
   export BACKUP_CONNECTION='{storage.backup.connection_string}'
 

@@ -46,7 +46,7 @@ param entraClientId string = ''
 @description('When every disk is backed up: NCRONTAB of six fields, UTC. Empty: every 12 hours.')
 param backupSchedule string = ''
 
-@description('How full backups are copied: see FULL_COPY in the README. With blob the identities that read may also ask for user delegation keys.')
+@description('How full backups are copied: see FULL_COPY in docs/settings.md. With blob the identities that read may also ask for user delegation keys.')
 @allowed(['pages', 'blob'])
 param fullCopy string = 'pages'
 

@@ -13,7 +13,7 @@ import pytest
 from backup_core.api import openapi
 from backup_core.api.routes import ROUTES
 from devhost.platform import REPOSITORY, Platform, awaited
-from devhost.up import CALL
+from devhost.up import FUNCTIONS
 from tests.curl import path_with_curl
 from tests.disk import PAGE, Disk
 from tests.infra.bicep import load
@@ -21,7 +21,7 @@ from tests.infra.bicep import load
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 LINKED = [
     *PAGES,
-    *(REPOSITORY / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "backup_core/DESIGN.md")),
+    *(REPOSITORY / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((REPOSITORY / "docs" / "adr").glob("*.md")),
     REPOSITORY / ".github" / "pull_request_template.md",
 ]
@@ -31,6 +31,8 @@ LOCAL, API, CLOUD = (
     "# the app's API: a test runs this against the local platform",
     "# cloud: not run here",
 )
+CHAPTERS = [REPOSITORY / "docs" / f"{name}.md" for name in ("deploy", "operate", "restore", "upgrade", "uninstall")]
+"""With calls of the API, in the order a reader comes to them."""
 MIB = 1024 * 1024
 
 
@@ -176,7 +178,7 @@ def test_what_is_listed_after_an_uninstall_is_what_the_app_leaves(platform, name
     """The key by which the handbook finds the app's snapshots of a source."""
     disk = Disk(platform, name, MIB).protect()
     disk.back_up()
-    (key,) = set(re.findall(r"\[\?snapshot && metadata\.(\w+)\]", (REPOSITORY / "README.md").read_text()))
+    (key,) = set(re.findall(r"\[\?snapshot && metadata\.(\w+)\]", (REPOSITORY / "docs" / "uninstall.md").read_text()))
     with platform.blobs(platform.storage.source) as client:
         listed = client.get_container_client("vhds").list_blobs(name, include=["snapshots", "metadata"])
         left = [one.metadata for one in listed if one.snapshot]
@@ -224,14 +226,13 @@ def test_the_handbooks_calls_of_the_api_work(calm, machines, tmp_path):
             "API": f"{platform.host.origin}/api", "KEY": "any", "VM": vm, "DISK_URL": platform.disk_url("web.vhd"),
             "NEW_URL": calm.source.blobs,
         }  # fmt: skip
-        readme, runbooks = of(API, REPOSITORY / "README.md"), of(API, REPOSITORY / "docs" / "runbooks.md")
-        assert len(readme) == 7
+        chapters, runbooks = of(API, *CHAPTERS), of(API, REPOSITORY / "docs" / "runbooks.md")
+        assert len(chapters) == 7
         assert len(runbooks) == 5
-        *before, leaving = readme
-        means = [line for line in readme[0] if "() {" in line]
-        assert means[0] == CALL, "as make up prints it"
+        *before, leaving = chapters
+        assert len(FUNCTIONS) == 4, "as make up prints them"
         for commands in (*before, *runbooks, leaving):
-            script = "\n".join(["set -euo pipefail", "sleep() { command sleep 0.2; }", *means, *commands])
+            script = "\n".join(["set -euo pipefail", "sleep() { command sleep 0.2; }", *FUNCTIONS, *commands])
             ended = shell(script, variables, tmp_path, 120)
             assert ended.returncode == 0, f"{commands}: {ended.stdout[-1500:]} {ended.stderr[-1500:]}"
             idle(platform)
@@ -246,6 +247,29 @@ def test_the_handbooks_calls_of_the_api_work(calm, machines, tmp_path):
             drill.delete_blob()
         disk.service.close()
     machines.delete("handbook")
+
+
+@pytest.mark.timeout(300)
+def test_the_calls_of_the_readme_work(calm, machines, tmp_path):
+    """One backup and one restore, with nothing but what `make up` prints."""
+    (commands,) = of(API, REPOSITORY / "README.md")
+    settings = {"CATALOGUE_TABLE": "readme", "HEADS_CONTAINER": "readme", "PLANS_CONTAINER": "readmeplans"}
+    with Platform(tmp_path, storage=calm, machines=machines, settings=settings) as platform:
+        disk = Disk(platform, "readme", MIB)
+        disk.write(0, b"\1" * PAGE)
+        variables = {"API": f"{platform.host.origin}/api", "KEY": "any", "DISK_URL": platform.disk_url("readme.vhd")}
+        script = "\n".join(["set -euo pipefail", "sleep() { command sleep 0.2; }", *FUNCTIONS, *commands])
+        ended = shell(script, variables, tmp_path, 120)
+        assert ended.returncode == 0, f"{ended.stdout[-1500:]} {ended.stderr[-1500:]}"
+        idle(platform)
+
+        runs = platform.api("GET", "/runs", params={"disk": "web"}).json()["value"]
+        assert sorted((one["operation"], one["state"]) for one in runs) == [("backup", "Succeeded"), ("restore", "Succeeded")]
+        with platform.blobs(calm.source) as client:
+            copy = client.get_blob_client("vhds", "web-copy.vhd")
+            assert copy.download_blob().readall() == bytes(disk.content)
+            copy.delete_blob()
+        disk.service.close()
 
 
 def shell(script, variables, folder, seconds):
@@ -267,10 +291,10 @@ def idle(platform):
 def test_the_handbooks_calls_end_when_they_are_refused(calm, machines, tmp_path):
     """As pasted into a shell, which goes on after an error: no endless loop, no traceback, and nothing is done unguarded."""
     settings = {"CATALOGUE_TABLE": "refusals", "HEADS_CONTAINER": "refusals", "PLANS_CONTAINER": "refusalsplans"}
-    readme = of(API, REPOSITORY / "README.md")
+    chapters = of(API, *CHAPTERS)
     with Platform(tmp_path, storage=calm, machines=machines, settings=settings) as platform:
         variables = {"API": f"{platform.host.origin}/api", "KEY": "any", "VM": "x", "DISK_URL": "https://other.example/a/b"}
-        script = "\n".join(["sleep() { command sleep 0.2; }", *(line for commands in readme for line in commands)])
+        script = "\n".join(["sleep() { command sleep 0.2; }", *(line for commands in chapters for line in commands)])
         ended = shell(script, variables, tmp_path, 60)
         runs = platform.api("GET", "/runs").json()["value"]
 

@@ -74,9 +74,9 @@ _MISSING = frozenset({"BlobNotFound", "ResourceNotFound", ""})
 _NO_SUCH_HOST = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 _FIREWALL = (
     "the account's firewall does not admit the app, or the signature does not cover the request: admit the app's network in "
-    "the account's networking settings (the README's private network does), then look at the roles"
+    "the account's networking settings (docs/deploy.md has a private network), then look at the roles"
 )
-_ROLE = "grant the app's identity the role in the README on that account; a new assignment takes some minutes to work"
+_ROLE = "grant the app's identity the role in docs/security.md on that account; a new assignment takes some minutes to work"
 _KEY = (
     "the key, signature or token is wrong or has expired: correct it, or the app's clock; the app needs neither key nor "
     "signature where it has a managed identity"
@@ -85,7 +85,7 @@ _CUSTOMER_KEY = (
     "the blob is encrypted with a key that comes with each request, which this app does not have: copy the disk to a blob that "
     "is encrypted with the account's own"
 )
-_UNSIGNED = "the request carried no authorisation: give the app a managed identity with the roles in the README"
+_UNSIGNED = "the request carried no authorisation: give the app a managed identity with the roles in docs/security.md"
 _REFUSED: Mapping[str, str] = {
     "AuthorizationFailure": _FIREWALL,
     "AuthorizationSourceIPMismatch": _FIREWALL,
@@ -177,8 +177,8 @@ def fault_of(status: int, code: str, text: str, what: str, *, snapshot: bool = F
     if code == "CannotVerifyCopySource":
         # One code for six situations: missing, unauthorised, firewalled, conditions. None is a fault of the destination.
         message = (
-            f"{detail}; the backup account cannot read the source: check the source account's firewall and the app's roles in "
-            "the README, or set COPY_MODE to 'stream' and FULL_COPY to 'pages'"
+            f"{detail}; the backup account cannot read the source: check the source account's firewall and the app's roles "
+            "(docs/security.md), or set COPY_MODE to 'stream' and FULL_COPY to 'pages'"
         )
         return CopySourceRefusedError(message)
     if status in (400, 409) and code in DIFF_REFUSALS:
@@ -206,7 +206,7 @@ def _refused(code: str) -> str:
             "the account's own encryption key cannot be used: give the account access to its key vault again, and see that the "
             "key is there and enabled"
         )
-    return "look the code up in Azure Storage's list of error codes; the roles that the app needs are in the README"
+    return "look the code up in Azure Storage's list of error codes; the roles that the app needs are in docs/security.md"
 
 
 def no_answer(error: BaseException, what: str) -> BackupError:

@@ -85,7 +85,9 @@ def _fault(error: HttpResponseError, what: str) -> BackupError:
     if status == 412 or code == "PreconditionFailed":
         return MachineChangedError(f"{said}; it was changed by somebody else in between; it is looked at again")
     if status in (401, 403):
-        return AccessDeniedError(f"{said}; grant the app's identity the roles in the README on the machine's resource group")
+        return AccessDeniedError(
+            f"{said}; grant the app's identity the roles in docs/security.md on the machine's resource group"
+        )
     if not status and not code:
         return ServiceUnavailableError(f"{what}: no whole answer; it may pass")
     if status in (408, 429) or status >= 500:

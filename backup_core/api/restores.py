@@ -123,7 +123,7 @@ async def post_restore(api: Api, request: Request) -> Answer:
     denied = [probe.action for probe in probes if probe.state == "denied"]
     if denied:
         may_not = f"the app's identity may not {', '.join(denied)}"
-        message = f"{may_not}; grant it the role Pagekeeper machine there (README, Roles); nothing was done"
+        message = f"{may_not}; grant it the role Pagekeeper machine there (docs/security.md); nothing was done"
         raise RefusedError(403, "PermissionMissing", message)
     await _no_other(api, request, world)
     return await begun(api, request, replace(run, restore=world.restoring), key, digest)

@@ -1,4 +1,4 @@
-"""The README's way to restore a point with this app gone, call by call, by nothing but the storage service."""
+"""The handbook's way to restore a point with this app gone, call by call, by nothing but the storage service."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tools.cloud import AZ, AZCOPY
 
 
 def commands():
-    """The lines of the README's section."""
-    section = (REPOSITORY / "README.md").read_text().partition("### With this app gone")[2].partition("\n## ")[0]
+    """The lines of the handbook's section."""
+    section = (REPOSITORY / "docs" / "restore.md").read_text().partition("## With this app gone")[2].partition("\n## ")[0]
     blocks = re.findall(r"```bash\n(.*?)```", section, flags=re.DOTALL)
     return [line for block in blocks for line in block.strip().splitlines() if not line.startswith("#")]
 

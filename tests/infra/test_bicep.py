@@ -189,7 +189,9 @@ def test_azd_finds_everything():
         assert default, one
         if params[name].has_default:
             assert text(params[name].node.children[-1]).strip("'") == default.group(1), f"{name}: two defaults"
-    table = dict(re.findall(r"^\| `(PAGEKEEPER_\w+)` \| `?(\w*)`? \|", (REPOSITORY / "README.md").read_text(), re.MULTILINE))
+    table = dict(
+        re.findall(r"^\| `(PAGEKEEPER_\w+)` \| `?(\w*)`? \|", (REPOSITORY / "docs" / "deploy.md").read_text(), re.MULTILINE)
+    )
     defaults = dict(re.findall(r"\$\{(PAGEKEEPER_\w+)=(\w*)\}", (INFRA / "main.parameters.json").read_text()))
     assert {name: default.replace("empty", "") for name, default in table.items()}.items() <= defaults.items()
     assert len(table) > 5

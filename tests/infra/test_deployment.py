@@ -27,7 +27,7 @@ READ = {name.upper() for name in Settings.model_fields}
 ONLY_LOCAL = {"DEVELOPMENT", "DEVELOPMENT_KEYS"}
 BY_PLATFORM = {"WEBSITE_AUTH_ENABLED", "WEBSITE_HOSTNAME"}
 OF_THE_HOST = {"AzureFunctionsJobHost__extensions__durableTask__hubName"}
-README = (REPOSITORY / "README.md").read_text()
+DOCS = REPOSITORY / "docs"
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
@@ -69,9 +69,9 @@ def test_the_deployment_has_the_samples_values():
     assert {"BACKUP_SCHEDULE", "FULL_COPY", "SIGN_IN", "WAVE_SHARDS", "RUN_DAYS"} <= set(given("app"))
 
 
-def test_the_readme_lists_every_setting_with_its_default():
-    section = README[README.index("\n## Settings") : README.index("\n### Roles")]
-    rows = dict(re.findall(r"^\| (`[A-Z_`, ]+`) \| ([^|]+) \|", section, re.MULTILINE))
+def test_every_setting_is_listed_with_its_default():
+    page = (DOCS / "settings.md").read_text()
+    rows = dict(re.findall(r"^\| (`[A-Z_`, ]+`) \| ([^|]+) \|", page, re.MULTILINE))
     listed = {name: default for names, default in rows.items() for name in re.findall(r"[A-Z_]+", names)}
 
     assert set(listed) == READ - BY_PLATFORM
@@ -90,8 +90,8 @@ ROLES = json.loads((INFRA / "roles.json").read_text())
 PREFIX = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/"
 
 
-def test_the_readmes_table_of_roles_is_what_is_deployed():
-    table = README[README.index("### Roles") : README.index("### Signing in")]
+def test_the_table_of_roles_is_what_is_deployed():
+    table = (DOCS / "security.md").read_text().partition("## Signing in")[0]
     rows = re.findall(r"^\| (Pagekeeper [a-z ]+) \| ([^|]+) \| ([^|]+) \|", table, re.MULTILINE)
 
     assert {name: (scope, sorted(re.findall(r"`([^`]+)`", actions))) for name, scope, actions in rows} == {
@@ -208,7 +208,6 @@ def test_starters_are_known():
 # -- host.json ----------------------------------------------------------------------------------------------------------------
 
 HOST = json.loads((REPOSITORY / "host.json").read_text())
-DESIGN = (REPOSITORY / "backup_core" / "DESIGN.md").read_text()
 
 
 def leaves(value, name=""):
@@ -220,14 +219,13 @@ def leaves(value, name=""):
 
 
 def test_each_value_of_host_json_has_its_reason():
-    """Those of durableTask have theirs in docs/host-settings.md: see test_host_settings."""
-    table = DESIGN[DESIGN.index("## host.json") :]
-    table = table.split("\n## ")[0]
+    """Those of durableTask have a table of their own: see test_host_settings."""
+    table = (DOCS / "host-settings.md").read_text().partition("## The other keys of host.json")[2]
     outside = {name: value for name, value in leaves(HOST) if not name.startswith("extensions.durableTask.")}
     own = re.compile(r"(logging\.logLevel\.Function)\.\w+\.User")
     for name, value in {own.sub(r"\1.<name>.User", name): value for name, value in outside.items()}.items():
         row = next((line for line in table.splitlines() if f"`{name}`" in line), "")
-        assert row, f"{name} is not in DESIGN.md"
+        assert row, f"{name} is not in docs/host-settings.md"
         assert f"`{value}`" in row or f"`{str(value).lower()}`" in row, f"{name}: another value"
         assert len(row.split("|")[3].split()) >= 4, f"{name}: no reason"
 
