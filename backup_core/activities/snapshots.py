@@ -70,7 +70,7 @@ async def take_once(tools: Tools, by: RunRef, disk: BlobAddress, guard: Guard | 
     if not taken:
         message = f"{disk}: the snapshot that run {by.run} took is gone; something else deletes snapshots of the disk"
         raise SnapshotMissingError(message)
-    return min(await _record(tools, by, [*taken, *fresh]))
+    return min(await _record(tools, by, listed=taken, fresh=fresh))
 
 
 async def _oldest(tools: Tools, site: Site, run: str) -> list[str]:
@@ -85,17 +85,22 @@ async def recorded(tools: Tools, by: RunRef) -> Sequence[str]:
     return row.value.source_snapshots if row else ()
 
 
-async def _record(tools: Tools, by: RunRef, taken: list[str]) -> Sequence[str]:
-    """Add the snapshots to the run's row; all that are there now. A run without a row has nothing removed after it."""
+async def _record(tools: Tools, by: RunRef, *, listed: list[str], fresh: list[str]) -> Sequence[str]:
+    """Add the snapshots to the run's row; all that are there now. A run without a row has nothing removed after it.
+
+    What was `listed` and not taken by this delivery counts only while the run has recorded none and has not ended: when a
+    delivery that hung lists, a stranger's snapshot that inherited the run's mark may be the oldest.
+    """
     for _ in range(CONFLICTS_MAX):
         row = await tools.catalogue.run(by.disk, by.run)
         if row is None:
-            return taken
-        known = in_one(row.value.source_snapshots, taken)
+            return [*listed, *fresh]
+        late = bool(row.value.source_snapshots) or row.value.ended_for_good
+        known = in_one(row.value.source_snapshots, fresh if late else [*listed, *fresh])
         with suppress(RowChangedError):
             if known != row.value.source_snapshots:
                 await tools.catalogue.put_run(replace(row.value, source_snapshots=known), row.etag)
-            return known
+            return known or listed
     message = f"run {by.run}: its row changed {CONFLICTS_MAX} times while its source snapshot was added to it; it may pass"
     raise RowChangedError(message)
 

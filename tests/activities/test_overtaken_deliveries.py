@@ -7,14 +7,19 @@ import pytest
 from backup_core.activities.fencing import shut
 from backup_core.activities.images import hold_own
 from backup_core.domain.errors import BlobExistsError
+from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.steps.messages import RunRef
 from tests.activities.acts import RUN, TARGET, before_step, cancel, held, into, stopped_before
 from tests.scene import VM
 
 
-def overtaken(scene, step, port, method):
+async def nothing():
+    """Nothing happens meanwhile."""
+
+
+def overtaken(scene, step, port, method, meanwhile=nothing):
     """A driver whose `step` is delivered twice: one comes to its first call of the method, then the other runs to its end, whose
-    answer counts.
+    answer counts; then what happens `meanwhile`, and the slower one goes on.
     """
     driver, answers = scene.driver(), []
 
@@ -27,6 +32,7 @@ def overtaken(scene, step, port, method):
             setattr(port, method, real)
             found = await real(*args, **fields) if method == "properties" else None
             answers.append(await scene.perform(name, asked))
+            await meanwhile()
             return found or await real(*args, **fields)
 
         setattr(port, method, slow)
@@ -45,6 +51,25 @@ async def test_both_go_on_with_the_older_source_snapshot(scene):
     (target,) = [answer["value"] for name, _, answer in driver.calls if name == "take_source_snapshot"]
     assert driver.slower["value"] == target
     assert scene.run_row(request.run).state == "Succeeded"
+
+
+async def test_a_strangers_snapshot_is_not_recorded_by_a_delivery_that_hung(scene):
+    """Before it listed, the run's snapshot was copied onto the disk and deleted: the oldest that names the run is theirs."""
+    request, theirs = scene.request(), []
+
+    async def rolled_back():
+        (ours,) = scene.run_row(request.run).source_snapshots
+        scene.blobs.copy_over(scene.source(), ours, scene.source())
+        theirs.append(await scene.blobs.snapshot(scene.source(), {}))
+        await scene.blobs.delete_snapshot(scene.source(), ours)
+
+    driver = overtaken(scene, "take_source_snapshot", scene.blobs, "snapshots", rolled_back)
+    with pytest.raises(BackupFailedError, match="SnapshotMissing"):
+        await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    row = scene.run_row(request.run)
+    assert len(row.source_snapshots) == 1
+    assert not set(theirs) & set(row.source_snapshots)
 
 
 async def test_a_head_is_marked_verified_once(scene):
