@@ -14,6 +14,7 @@ from backup_core.api import openapi
 from backup_core.api.routes import ROUTES
 from devhost.platform import REPOSITORY, Platform, awaited
 from devhost.up import FUNCTIONS
+from tests.activities.test_backup_protocol import STEPS_OF_A_BACKUP
 from tests.curl import path_with_curl
 from tests.disk import PAGE, Disk
 from tests.infra.bicep import load
@@ -96,6 +97,15 @@ def test_every_field_that_is_named_exists(page):
         if "Microsoft" not in one
     }
     assert named - known - {"managedDisk", "pageBlob"} == set()
+
+
+def test_the_tour_goes_where_the_code_goes():
+    """Every step of a backup, in their order, each with the file that has its activity."""
+    rows = re.findall(r"^\| `(\w+)` \| \[\w+\.py\]\(([^)]+)\)", (REPOSITORY / "docs" / "tour.md").read_text(), re.MULTILINE)
+    for step, file in rows:
+        text = (REPOSITORY / "docs" / file).resolve().read_text()
+        assert f"\nasync def {step}(" in text, step
+    assert [step for step, _ in rows if step != "report_progress"] == STEPS_OF_A_BACKUP
 
 
 def test_every_alert_has_its_page():

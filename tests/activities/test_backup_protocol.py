@@ -13,6 +13,12 @@ from backup_core.orchestrations.backup_disk import BackupFailedError
 from tests.activities.acts import before_step, names
 from tests.scene import PAGE
 
+STEPS_OF_A_BACKUP = [
+    "begin", "take_source_snapshot", "plan_transfer", "open_head", "apply_shard", "verify_head",
+    "take_backup_snapshot", "commit_point", "drop_previous_snapshot", "prune_points", "finish_run",
+]  # fmt: skip
+"""In their order, where nothing goes wrong; reports of progress come between them."""
+
 
 async def test_a_full_then_increments(scene):
     """Every point keeps the bytes its disk had; only the newest source snapshot stays."""
@@ -35,10 +41,7 @@ async def test_the_order_of_steps(scene):
     """Verified before the backup snapshot, committed before the old source snapshot goes."""
     driver = await scene.back_up()
 
-    assert names(driver) == [
-        "begin", "take_source_snapshot", "plan_transfer", "open_head", "apply_shard", "verify_head",
-        "take_backup_snapshot", "commit_point", "drop_previous_snapshot", "prune_points", "finish_run",
-    ]  # fmt: skip
+    assert names(driver) == STEPS_OF_A_BACKUP
 
 
 async def test_an_empty_diff_commits_a_point_and_transfers_nothing(scene):
