@@ -10,6 +10,7 @@ from backup_core.activities.points import POLICY
 from backup_core.activities.runner import run_step
 from backup_core.activities.tools import Limits, Tools
 from backup_core.api.context import Api
+from backup_core.domain.digests import digest_of_request
 from backup_core.domain.identity import Deployment
 from backup_core.domain.metadata import from_metadata
 from backup_core.domain.naming import BlobAddress, policy_name, run_key
@@ -108,7 +109,7 @@ class Scene:
         wanted = Restoring(point.point, target, **fields)
         row = Run(disk, run, "NotStarted", "http", full=False, created=self.world.now, operation="restore", restore=wanted)
         self.catalogue._store(row, run_key(run))
-        return RestoreRequest(disk=disk, run=run)
+        return RestoreRequest(disk=disk, run=run, wanted=digest_of_request(wanted))
 
     async def restore(self, point, driver=None, **fields):
         """One restore to its end; the driver, with what it called."""

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from backup_core.activities.points import moved_policy, registration_moved
-from backup_core.activities.tools import allowed, owned, read_document
+from backup_core.activities.tools import allowed, held_document, owned, read_document
+from backup_core.domain.digests import digest_of
 from backup_core.domain.errors import (
     MachineChangedError,
     MachineRefusedError,
     NotOwnerError,
+    RecordAlteredError,
     SlotTakenError,
-    UnexpectedAnswerError,
 )
 from backup_core.domain.managed import replacement
 from backup_core.domain.naming import noted_name, repoint_name, turned_name
 from backup_core.domain.ranges import GIB, PAGE
 from backup_core.domain.records import Slot
-from backup_core.domain.repoint import Change, Machine, MachineDisk, holds, next_move
+from backup_core.domain.repoint import Change, Machine, MachineDisk, holds, next_move, same_disk
 from backup_core.steps.messages import Nothing
 from backup_core.steps.restore import Imported, Moved, Remembered
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from backup_core.domain.errors import BackupError
     from backup_core.domain.managed import ManagedDisk
     from backup_core.domain.records import Policy
-    from backup_core.steps.restore import ImportDisk, MoveMachine, RememberMachine, SettleChange
+    from backup_core.domain.repoint import Move
+    from backup_core.steps.restore import ChangeRef, ImportDisk, MoveMachine, RememberMachine, SettleChange
 
 CHANGE = TypeAdapter(Change)
 EMPTY = "{}"
@@ -99,13 +101,35 @@ async def remember_machine(tools: Tools, asked: RememberMachine) -> Remembered:
         await tools.documents.put_if_absent(name, CHANGE.dump_json(change).decode())
         stored = await tools.documents.get(name)
         assert stored is not None
-    change = read_document(CHANGE, name, stored)
+    change, digest = read_document(CHANGE, name, stored), digest_of(stored)
+    _require_asked(asked, name, change)
     if await tools.documents.get(noted_name(name)) is None:
         if row.value.repoint != name:
-            await tools.catalogue.put_head(replace(row.value, repoint=name), row.etag)
+            await tools.catalogue.put_head(replace(row.value, repoint=name, repoint_digest=digest), row.etag)
         # From now on a change that the head row does not name is over, and a late delivery does not begin it again.
         await tools.documents.put_if_absent(noted_name(name), EMPTY)
-    return Remembered(change=name, old_disk=change.old.source)
+    return Remembered(change=name, old_disk=change.old.source, known=stored)
+
+
+def _require_asked(asked: RememberMachine, name: str, change: Change) -> None:
+    """Raise RecordAlteredError unless the stored change is the one that is asked for: it may have been there before."""
+    slot, target = Slot(asked.slot.vm, asked.slot.lun), asked.managed_disk or asked.target
+    wanted = (asked.by.disk, asked.by.run, slot, asked.target, target, asked.stop_vm or slot.lun is None)
+    found = (change.disk, change.run, change.slot, change.target, change.new.source, change.deallocates)
+    old = _old_disk(asked)
+    if found != wanted or (old and not same_disk(change.old.source, old)):
+        message = (
+            f"document {name}: somebody else wrote it: expected {slot} to get {target} in place of {old or 'what it has'}, "
+            f"found {change.slot} to get {change.new.source} in place of {change.old.source}; nothing was done; find out who "
+            "may write to the plans container, and restore again"
+        )
+        raise RecordAlteredError(message)
+
+
+def _old_disk(asked: RememberMachine) -> str:
+    """The disk that is to be replaced; empty when a managed one is, and nobody has named it."""
+    known = asked.expected or asked.by.source
+    return known if not asked.managed_disk or known.startswith("/subscriptions/") else ""
 
 
 def change_of(asked: RememberMachine, slot: Slot, machine: Machine) -> Change:
@@ -148,13 +172,15 @@ def present_disk(machine: Machine, slot: Slot, source: str, *, managed: bool) ->
     return found
 
 
-async def stored_change(tools: Tools, name: str) -> Change:
-    """A stored change. Raises UnexpectedAnswerError when it is gone."""
-    stored = await tools.documents.get(name)
-    if stored is None:
-        message = f"document {name}, which says what a machine had before a restore, is gone; look at the machine yourself"
-        raise UnexpectedAnswerError(message)
-    return read_document(CHANGE, name, stored)
+async def stored_change(tools: Tools, asked: ChangeRef, *, compares: bool) -> Change:
+    """The change, as the orchestration knows it itself, else as it is stored. `compares`: it must be stored just so in any
+    case, which is asked on the way forward only. Raises UnexpectedAnswerError when it is gone, RecordAlteredError for another.
+    """
+    if compares or not asked.known:
+        digest = digest_of(asked.known) if asked.known else asked.digest
+        gone = "it says what a machine had before a restore; look at the machine yourself"
+        stored = await held_document(tools, CHANGE, asked.change, digest, gone)
+    return read_document(CHANGE, asked.change, asked.known) if asked.known else stored
 
 
 async def move_machine(tools: Tools, asked: MoveMachine) -> Moved:
@@ -167,7 +193,7 @@ async def move_machine(tools: Tools, asked: MoveMachine) -> Moved:
     change, machine, over = await _looked_at(tools, asked)
     if over or await _turned_back(tools, asked):
         if holds(change, machine) == asked.goal:
-            return Moved(done=True, move="none", holds=asked.goal, power=machine.power)
+            return _seen(change, machine, done=True)
         raise NotOwnerError(_over_words(asked))
     slot = change.slot
     move = next_move(change, machine, asked.goal)
@@ -181,14 +207,20 @@ async def move_machine(tools: Tools, asked: MoveMachine) -> Moved:
             await tools.machines.put_disk(machine, slot.lun, wanted)
         case "start":
             await tools.machines.start(slot.vm)
-    return Moved(done=move == "none", move=move, holds=holds(change, machine), power=machine.power)
+    return _seen(change, machine, done=move == "none", move=move)
+
+
+def _seen(change: Change, machine: Machine, *, done: bool, move: Move = "none") -> Moved:
+    """What the machine was read to have."""
+    held = machine.at(change.slot.lun)
+    source = held.source if held else ""
+    return Moved(done=done, move=move, holds=holds(change, machine), power=machine.power, source=source)
 
 
 async def look_at_machine(tools: Tools, asked: MoveMachine) -> Moved:
     """What the machine has now; nothing is changed. `done` is whether its last change succeeded and it has the goal."""
     change, machine, _ = await _looked_at(tools, asked)
-    held = holds(change, machine)
-    return Moved(done=held == asked.goal and machine.state == "Succeeded", move="none", holds=held, power=machine.power)
+    return _seen(change, machine, done=holds(change, machine) == asked.goal and machine.state == "Succeeded")
 
 
 async def fence_machine(tools: Tools, asked: MoveMachine) -> Moved:
@@ -201,7 +233,7 @@ async def fence_machine(tools: Tools, asked: MoveMachine) -> Moved:
         # Refused, somebody was faster: then the machine has another version, too.
         with suppress(MachineChangedError):
             await tools.machines.put_disk(machine, change.slot.lun, present)
-    return Moved(done=False, move="none", holds=holds(change, machine), power=machine.power)
+    return _seen(change, machine, done=False)
 
 
 async def _looked_at(tools: Tools, asked: MoveMachine) -> tuple[Change, Machine, bool]:
@@ -210,7 +242,7 @@ async def _looked_at(tools: Tools, asked: MoveMachine) -> tuple[Change, Machine,
     The machine is looked at first: whoever owns the disk after that writes the machine before anything else, and so what is
     decided on this look is refused. The other way round a late delivery could be the owner, wait, and see the later state.
     """
-    change = await stored_change(tools, asked.change)
+    change = await stored_change(tools, asked, compares=asked.goal == "new")
     machine = await tools.machines.machine(tools.slot(change.slot.vm, change.slot.lun).vm)
     row = await owned(tools, asked.by)
     if row.value.repoint and row.value.repoint != asked.change:
@@ -240,7 +272,7 @@ async def settle_change(tools: Tools, asked: SettleChange) -> Nothing:
     repeat.
     """
     row = await owned(tools, asked.by)
-    change = await stored_change(tools, asked.change)
+    change = await stored_change(tools, asked, compares=False)
     if asked.goal == "new" and await tools.documents.get(turned_name(asked.change, asked.by.epoch)):
         message = f"disk {asked.by.disk}: {asked.by.run} has turned back from {asked.change}; the next run settles the machine"
         raise NotOwnerError(message)
@@ -251,7 +283,7 @@ async def settle_change(tools: Tools, asked: SettleChange) -> Nothing:
         moved = replace(policy, value=_unprotected(policy.value, change)) if change.new.managed else None
         moved = moved or await moved_policy(tools, asked.by.disk, change.target)
     if row.value.repoint == asked.change:
-        await tools.catalogue.commit([], replace(row.value, repoint=""), row.etag, policy=moved)
+        await tools.catalogue.commit([], row.value.settled(), row.etag, policy=moved)
     if follows and not change.new.managed:
         await registration_moved(tools, asked.by.disk, change.old.source)
     return Nothing()

@@ -172,7 +172,9 @@ async def _go(tools: Tools, asked: Begin, policy: Policy, row: Versioned[Head]) 
     assert head.owner is not None
     epoch = head.owner.epoch
     if head.repoint:
-        return Begun(state="unsettled", epoch=epoch, source=policy.source, repoint=head.repoint)
+        return Begun(
+            state="unsettled", epoch=epoch, source=policy.source, repoint=head.repoint, repoint_digest=head.repoint_digest
+        )
     found, etag, mark, held = None, "", None, ""
     if head.pair is not None:
         blob = tools.head(head.head)

@@ -95,7 +95,8 @@ async def registration_moved(tools: Tools, disk: str, former: str) -> None:
 
 def _advanced(asked: Commit, point: RestorePoint, head: Head) -> Head:
     return replace(
-        head,
+        # A restore's point ends the change of its machine in the same moment.
+        head.settled() if asked.moves_from else head,
         source=point.source,
         generation=point.generation,
         head=point.head,
@@ -103,8 +104,6 @@ def _advanced(asked: Commit, point: RestorePoint, head: Head) -> Head:
         pair=pair_of(point),
         automatic_fulls=point.automatic_fulls,
         doubt="",
-        # A restore's point ends the change of its machine in the same moment.
-        repoint="" if asked.moves_from else head.repoint,
     )
 
 

@@ -11,14 +11,16 @@ from backup_core.activities.proof import is_given_up
 from backup_core.activities.telling import write_run
 from backup_core.activities.tools import allowed, guard_of, owned
 from backup_core.activities.transfer import intent
+from backup_core.domain.digests import digest_of_request
 from backup_core.domain.errors import (
     HeadAlteredError,
     NotOwnerError,
     PointUnavailableError,
+    RecordAlteredError,
     RowChangedError,
     RowExistsError,
 )
-from backup_core.domain.metadata import from_metadata, to_metadata
+from backup_core.domain.metadata import from_metadata, from_point_metadata, to_metadata
 from backup_core.domain.naming import noted_name, repoint_name
 from backup_core.domain.records import Head, Owner, Pin
 from backup_core.steps.copying import Opened
@@ -27,7 +29,7 @@ from backup_core.steps.restore import Owned, RestoreBegun, SlotRef
 
 if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
-    from backup_core.domain.records import Restoring, Run, Versioned
+    from backup_core.domain.records import RestorePoint, Restoring, Run, Versioned
     from backup_core.steps.restore import AdoptHead, BeginRestore, FinishRestore, NoteFailure, OwnDisk
 
 
@@ -41,6 +43,13 @@ async def begin_restore(tools: Tools, asked: BeginRestore) -> RestoreBegun:
         if row is None or row.value.ended_for_good or row.value.restore is None:
             return RestoreBegun(state="ended", why=f"run {asked.run} has ended, or is not known")
         wanted = row.value.restore
+        if asked.wanted and digest_of_request(wanted) != asked.wanted:
+            message = (
+                f"row of restore {asked.run}: somebody else wrote it: it asks for point {wanted.point} on {wanted.target}, "
+                "which is not what the call asked for in all; nothing was done; find out who may write to the catalogue, and "
+                "restore again"
+            )
+            raise RecordAlteredError(message)
         mine = Pin(asked.disk, wanted.point, asked.run, asked.lease)
         others = [pin for pin in await tools.catalogue.pins(asked.disk) if pin.run == asked.run and pin != mine]
         if others:
@@ -65,6 +74,7 @@ async def _pinned(tools: Tools, run: Run, wanted: Restoring, pin: Pin) -> Restor
             "choose another of the disk's restore points"
         )
         raise PointUnavailableError(message)
+    await _require_described(tools, found.value)
     await tools.catalogue.pin(pin, found)
     point, slot = found.value, wanted.slot
     policy = await tools.catalogue.policy(run.disk)
@@ -84,6 +94,20 @@ async def _pinned(tools: Tools, run: Run, wanted: Restoring, pin: Pin) -> Restor
         old_disk=wanted.old_disk,
         adopt=wanted.adopt,
     )
+
+
+async def _require_described(tools: Tools, point: RestorePoint) -> None:
+    """Raise RecordAlteredError unless the point's row is what its backup snapshot says of itself."""
+    blob = tools.head(point.head)
+    carried = (await tools.blobs.properties(blob, point.backup_snapshot)).metadata
+    said = from_point_metadata(carried, tools.site(blob), point.backup_snapshot)
+    if said is None or replace(said, state=point.state) != point:
+        message = (
+            f"disk {point.disk}: the row of restore point {point.point} differs from what {blob} snapshot "
+            f"{point.backup_snapshot} says of itself; nothing was done; POST /api/catalogue/rebuild corrects the row, or "
+            "quarantines the point"
+        )
+        raise RecordAlteredError(message)
 
 
 async def own_disk(tools: Tools, asked: OwnDisk) -> Owned:
@@ -129,7 +153,7 @@ async def _taken(tools: Tools, asked: OwnDisk, row: Versioned[Head]) -> Owned:
     source = policy.value.source if policy else ""
     # The restore's own change is under way, not left by somebody: unless it owns the disk anew, because its delivery died.
     if head.repoint and (asked.supersedes or head.repoint != repoint_name(asked.disk, asked.run)):
-        return Owned(state="unsettled", epoch=epoch, source=source, repoint=head.repoint)
+        return Owned(state="unsettled", epoch=epoch, source=source, repoint=head.repoint, repoint_digest=head.repoint_digest)
     if head.head:
         before = await hold_lease(tools, asked.disk, head.owner, tools.head(head.head))
         held = head.head if before else ""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from backup_core.activities.tools import allowed, fence_of, read_document
+from backup_core.activities.tools import allowed, fence_of, held_document, read_document
 from backup_core.activities.transfer import PLAN, work
-from backup_core.domain.errors import FencedError, UnexpectedAnswerError
+from backup_core.domain.errors import FencedError, RecordAlteredError, UnexpectedAnswerError
 from backup_core.domain.naming import cursor_name, shard_end_name
 from backup_core.domain.ranges import ByteRange, DiffRange, requests
 from backup_core.steps.copying import Applied, ApplyShard, ShardApplied
@@ -44,22 +44,19 @@ async def apply_shard(tools: Tools, asked: ApplyShard) -> ShardApplied:
     """
     image = asked.image
     await allowed(tools, image.by)
-    stored = await tools.documents.get(image.plan)
-    if stored is None:
-        message = f"plan {image.plan} of run {image.by.run} is gone; start the run again"
-        raise UnexpectedAnswerError(message)
-    shard = read_document(PLAN, image.plan, stored).shards[asked.shard]
+    plan = await held_document(tools, PLAN, image.plan, image.plan_digest, "start the run again")
+    shard = plan.shards[asked.shard]
     name, end = cursor_name(image.plan, asked.shard), shard_end_name(image.plan, asked.shard)
-    if done := await _stored(tools, end):
-        return ShardApplied(applied=done.applied, at=done.at, done=True)
-    cursor = await _stored(tools, name) or Cursor(at=shard.start, applied=Applied())
+    if done := await _ended(tools, end, shard, image):
+        return done
+    cursor = await _stored(tools, name, shard) or Cursor(at=shard.start, applied=Applied())
     copying = _Copying(tools, image, name, cursor)
     try:
         reached = await copying.run(ByteRange(cursor.at, shard.end)) if cursor.at < shard.end else cursor
     except FencedError:
         # The run itself closes the blob for its comparison, once another delivery has done the shard and stored that.
-        if done := await _stored(tools, end):
-            return ShardApplied(applied=done.applied, at=done.at, done=True)
+        if done := await _ended(tools, end, shard, image):
+            return done
         raise
     if copying.complete:
         _check(reached.applied, shard, image)
@@ -67,9 +64,26 @@ async def apply_shard(tools: Tools, asked: ApplyShard) -> ShardApplied:
     return ShardApplied(applied=reached.applied, at=reached.at, done=copying.complete)
 
 
-async def _stored(tools: Tools, name: str) -> Cursor | None:
+async def _stored(tools: Tools, name: str, shard: Shard) -> Cursor | None:
+    """How far the shard came. Raises RecordAlteredError for a place outside of it."""
     stored = await tools.documents.get(name)
-    return read_document(CURSOR, name, stored) if stored else None
+    cursor = read_document(CURSOR, name, stored) if stored else None
+    if cursor and not shard.start <= cursor.at <= shard.end:
+        message = (
+            f"document {name}: it says that all before {cursor.at} is done, expected a place in shard [{shard.start}, "
+            f"{shard.end}); somebody else wrote it; nothing was done; the next run copies anew"
+        )
+        raise RecordAlteredError(message)
+    return cursor
+
+
+async def _ended(tools: Tools, name: str, shard: Shard, image: ImageCopy) -> ShardApplied | None:
+    """What another delivery has stored at the shard's end, once it is what was planned."""
+    done = await _stored(tools, name, shard)
+    if done is None:
+        return None
+    _check(done.applied, shard, image)
+    return ShardApplied(applied=done.applied, at=done.at, done=True)
 
 
 @dataclass

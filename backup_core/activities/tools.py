@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from backup_core.domain.digests import digest_of
 from backup_core.domain.ending import STEP_SECONDS_USUAL
 from backup_core.domain.errors import (
     AccountIdMissingError,
     DiskUnknownError,
     MachineRefusedError,
     NotOwnerError,
+    RecordAlteredError,
     RecordUnreadableError,
     SourceUnfitError,
+    UnexpectedAnswerError,
 )
 from backup_core.domain.fleet import ACTIVE_DISKS_MAX
 from backup_core.domain.metadata import Site
@@ -260,6 +263,25 @@ def read_document(adapter: TypeAdapter[T], name: str, text: str) -> T:
             "or delete the document"
         )
         raise RecordUnreadableError(message) from None
+
+
+async def held_document(tools: Tools, adapter: TypeAdapter[T], name: str, digest: str, gone: str) -> T:
+    """The value in the document that the orchestration was handed the digest of; `gone` says what is next without it. An empty
+    digest was handed by a version that made none.
+
+    Raises UnexpectedAnswerError when there is none, RecordAlteredError for any other.
+    """
+    stored = await tools.documents.get(name)
+    if stored is None:
+        message = f"document {name} is gone; {gone}"
+        raise UnexpectedAnswerError(message)
+    if digest and digest_of(stored) != digest:
+        message = (
+            f"document {name}: somebody else wrote it: expected SHA-256 {digest}, as the run has stored it, found "
+            f"{digest_of(stored)}; nothing was done by it; find out who may write to the plans container; {gone}"
+        )
+        raise RecordAlteredError(message)
+    return read_document(adapter, name, stored)
 
 
 async def policy_of(tools: Tools, disk: str) -> Policy:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from backup_core.activities.tools import allowed, changes_between, guard_of, owned, read_document
+from backup_core.domain.digests import digest_of
 from backup_core.domain.errors import BlobExistsError, DiffRefusedError, HeadAlteredError
 from backup_core.domain.metadata import HeadMark, from_metadata, restoring_metadata, restoring_run, to_metadata
 from backup_core.domain.naming import plan_name
@@ -63,6 +64,7 @@ async def plan_transfer(tools: Tools, asked: ImageCopy) -> Planned:
     plan = read_document(PLAN, name, stored)
     return Planned(
         plan=name,
+        digest=digest_of(stored),
         shards=len(plan.shards),
         write_bytes=plan.write_bytes,
         clear_bytes=plan.clear_bytes,

@@ -26,6 +26,7 @@ from backup_core.api.http import (
 from backup_core.api.lists import newest_runs
 from backup_core.api.models import BackupAsked, RestoreAnswer, RunAnswer, RunsAnswer, slot_shown
 from backup_core.api.plans import next_steps, warnings
+from backup_core.domain.digests import digest_of_request
 from backup_core.domain.ending import cancellation
 from backup_core.domain.errors import RowChangedError, RowExistsError, ServiceUnavailableError
 from backup_core.domain.naming import disk_of_run, http_run_id, is_disk_id
@@ -120,6 +121,7 @@ async def started(api: Api, request: Request, run: Run) -> Answer:
             wave=api.wave_shards,
             full_copy=api.full_copy,
             verification=api.restore_verification,
+            wanted=digest_of_request(run.restore) if run.restore else "",
         )
     else:
         name = START_BACKUP

@@ -191,6 +191,12 @@ class RecordUnreadableError(BackupError):
     code = "RecordUnreadable"
 
 
+class RecordAlteredError(BackupError):
+    """A row or document is not what the run's own history says: somebody else wrote it. Nothing is done by it."""
+
+    code = "RecordAltered"
+
+
 class DiskUnknownError(BackupError):
     """No disk is registered under this id."""
 

@@ -126,6 +126,12 @@ class Head:
     """Why the head must not be built upon any more: a quarantine, lifted by the commit of a new generation."""
     repoint: str = ""
     """Document of a VM change that was begun and neither finished nor undone; whoever owns the disk next settles it."""
+    repoint_digest: str = ""
+    """Digest of that document; empty when a version wrote the row that did not say."""
+
+    def settled(self) -> Head:
+        """The same head without a change of a machine under way."""
+        return replace(self, repoint="", repoint_digest="")
 
     def owned_by(self, owner: Owner) -> Head:
         """The same head under a new owner and its epoch."""

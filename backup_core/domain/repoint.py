@@ -37,12 +37,17 @@ class MachineDisk:
     """What else the machine says of it, in Azure's own words: kept when it comes back, and by what takes its place."""
 
     def is_(self, other: MachineDisk) -> bool:
-        """Whether both are the same disk. Resource ids compare without regard to case; URLs by host and path, because a machine
-        may still name its VHD by http.
-        """
-        if self.managed or other.managed:
-            return self.source.lower() == other.source.lower()
-        return _place(self.source) == _place(other.source)
+        """Whether both are the same disk."""
+        return same_disk(self.source, other.source)
+
+
+def same_disk(one: str, other: str) -> bool:
+    """Whether two sources are the same disk. Resource ids compare without regard to case; URLs by host and path, because a
+    machine may still name its VHD by http.
+    """
+    if "://" in one and "://" in other:
+        return _place(one) == _place(other)
+    return one.lower() == other.lower()
 
 
 def _place(url: str) -> tuple[str, str]:

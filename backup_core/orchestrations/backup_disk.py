@@ -177,7 +177,7 @@ class _Backup:
 
     def _settle(self, begun: Begun) -> Flow[None]:
         """A restore died while it changed a machine: bring that to an end first, forward or back."""
-        asked = RepointRequest(by=self._ref(begun), change=begun.repoint, goal="")
+        asked = RepointRequest(by=self._ref(begun), change=begun.repoint, digest=begun.repoint_digest, goal="")
         ended = yield from sub_orchestration(self.context, repoint_machine.NAME, asked, Repointed)
         if ended.fault:
             raise StepFailedError(ended.fault)
@@ -217,6 +217,7 @@ class _Backup:
             target=target,
             size=size,
             plan=planned.plan,
+            plan_digest=planned.digest,
         )
         if planned.whole:
             return transfer, planned, (yield from self._copy_whole(transfer))

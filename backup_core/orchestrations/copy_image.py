@@ -61,7 +61,7 @@ class _Copying:
             # Planned first: a point that cannot be read leaves nothing behind.
             planned, applied = (yield from call(self.context, PLAN_TRANSFER, self.image, self.retries)), Applied()
             planned = planned.model_copy(update={"reads": self._reads()})
-            self.image = self.image.model_copy(update={"plan": planned.plan})
+            self.image = self.image.model_copy(update={"plan": planned.plan, "plan_digest": planned.digest})
             yield from call(self.context, OPEN_IMAGE, self.image, self.retries)
         applied = yield from applied_shards(
             self.context,

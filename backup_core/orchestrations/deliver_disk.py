@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from backup_core.domain.disk_delivery import State, after, next_step
 from backup_core.domain.ending import CANCELED
+from backup_core.domain.repoint import same_disk
 from backup_core.orchestrations import copy_image, repoint_machine, wait_for_disk
 from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, sub_orchestration
 from backup_core.orchestrations.kit import report
@@ -154,16 +155,22 @@ class _Delivery:
             stop_vm=self.begun.stop_vm,
         )
         remembered = yield from call(self.context, REMEMBER_MACHINE, asked, self.retries)
-        self._keep(change=remembered.change, old_disk=remembered.old_disk)
+        self._keep(change=remembered.change, known=remembered.known, old_disk=remembered.old_disk)
         return "done"
 
     def _repoint(self) -> Flow[Result]:
-        wanted = RepointRequest(by=self._owner, change=self.reached.change, goal="new")
+        wanted = RepointRequest(by=self._owner, change=self.reached.change, known=self.reached.known, goal="new")
         try:
             machine = yield from sub_orchestration(self.context, repoint_machine.NAME, wanted, Repointed)
         except StepFailedError as failed:
             # Nobody says what the machine has.
             machine = Repointed(holds="unknown", power="", fault=failed.fault)
+        target = self.begun.managed_disk or self.begun.target
+        # By what this run was asked for, whatever the stored change says.
+        if not machine.fault and machine.source and not same_disk(machine.source, target):
+            message = f"the machine has {machine.source}, expected {target}, read back after its change; look at the machine"
+            fault = Fault(code="SlotTaken", message=message, retryable=False)
+            machine = machine.model_copy(update={"holds": "other", "fault": fault})
         self._keep(machine=machine)
         if machine.fault:
             return self._left(None if machine.fault.code == CANCELED else machine.fault)

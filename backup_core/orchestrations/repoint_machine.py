@@ -55,7 +55,7 @@ class _Change:
         self.retries, self.pauses = Retries(request.retries), Pauses(context, request.pause)
         self.began = request.began or now(context).isoformat()
         self.state = start(request.goal or None)
-        self.power, self.attention = "", request.attention
+        self.power, self.source, self.attention = "", "", request.attention
         self.turned = request.fault
         """Why the goal is the old disk again."""
         self.newest = _BUSY
@@ -110,15 +110,15 @@ class _Change:
 
     def _close_change(self) -> Flow[Result]:
         goal: Goal = "new" if self.state.holds == "new" else "old"
-        settle = SettleChange(by=self.by, change=self.request.change, goal=goal)
+        settle = SettleChange(**self.request.ref(), goal=goal)
         yield from call(self.context, SETTLE_CHANGE, settle, self.retries)
         return "done"
 
     def _towards(self, goal: Goal | None) -> MoveMachine:
-        return MoveMachine(by=self.by, change=self.request.change, goal=goal or "new")
+        return MoveMachine(**self.request.ref(), goal=goal or "new")
 
     def _seen(self, moved: Moved) -> Seen:
-        self.power = moved.power
+        self.power, self.source = moved.power, moved.source
         return Seen(moved.holds, reached=moved.done, move=moved.move)
 
     def _report(self) -> Flow[Result]:
@@ -179,7 +179,7 @@ class _Change:
             case "kept" if not state.abandoned:
                 first = fault or self.newest
                 fault = first.model_copy(update={"message": f"{first.message}; going back: {self.newest.message}"})
-        return Repointed(holds=state.holds, power=self.power, fault=fault, seconds=seconds)
+        return Repointed(holds=state.holds, power=self.power, fault=fault, seconds=seconds, source=self.source)
 
 
 def _unresolved(fault: Fault) -> Fault:

@@ -131,7 +131,7 @@ class _Restore:
 
     def _begin(self) -> Flow[Result]:
         self._show("preparing")
-        asked = BeginRestore(disk=self.request.disk, run=self.request.run, lease=self.lease)
+        asked = BeginRestore(disk=self.request.disk, run=self.request.run, lease=self.lease, wanted=self.request.wanted)
         begun = yield from call(self.context, BEGIN_RESTORE, asked, self.retries)
         if begun.state == "ended":
             self.why = begun.why
@@ -251,7 +251,8 @@ class _Restore:
         return "done"
 
     def _close_change(self) -> Flow[Result]:
-        settle = SettleChange(by=self._owner, change=self.delivered.change, goal="new")
+        delivered = self.delivered
+        settle = SettleChange(by=self._owner, change=delivered.change, known=delivered.known, goal="new")
         yield from call(self.context, SETTLE_CHANGE, settle, self.retries)
         return "done"
 

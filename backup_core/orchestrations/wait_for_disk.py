@@ -63,7 +63,7 @@ def _settle(context: Context, by: RunRef, owned: Owned, number: int) -> Flow[Non
     if number > SETTLINGS_MAX:
         message = f"disk {by.disk}: {SETTLINGS_MAX} changes of machines were settled and there is one more: {owned.repoint}"
         raise StepFailedError(Fault(code="MachineBusy", message=f"{message}; look at the machine", retryable=False))
-    asked = RepointRequest(by=by, change=owned.repoint, goal="")
+    asked = RepointRequest(by=by, change=owned.repoint, digest=owned.repoint_digest, goal="")
     ended = yield from sub_orchestration(context, repoint_machine.NAME, asked, Repointed)
     if ended.fault:
         raise StepFailedError(ended.fault)

@@ -119,6 +119,7 @@ class Begun(Message):
     """How much content is compared before the point is committed."""
     repoint: str = ""
     """The change of a machine that has to be settled first."""
+    repoint_digest: str = ""
     points: list[str] = Field(default_factory=list)
     """Restore points the run has made in an earlier life, and does not come to again."""
 

@@ -35,12 +35,15 @@ class ImageCopy(Message):
     generation: int
     size: int
     plan: str = ""
+    plan_digest: str = ""
+    """Of the stored plan: a step does nothing by another one."""
 
 
 class Planned(Message):
     """The stored plan, or why the diff cannot be trusted."""
 
     plan: str = ""
+    digest: str = ""
     shards: int = 0
     write_bytes: int = 0
     clear_bytes: int = 0

@@ -20,6 +20,8 @@ class RestoreRequest(Message):
     wave: int = 4
     full_copy: FullCopy = "pages"
     verification: Verification = "full"
+    wanted: str = ""
+    """Digest of what is wanted: a row that says otherwise is not carried out. Empty from a version that made none."""
 
 
 class BeginRestore(Message):
@@ -28,6 +30,7 @@ class BeginRestore(Message):
     disk: str
     run: str
     lease: str
+    wanted: str = ""
 
 
 class RestoreBegun(Message):
@@ -139,6 +142,8 @@ class Owned(Message):
     repoint: str = ""
     """The change of a machine that has to be settled first; of an owner, its own that an earlier life has begun and
     may have ended."""
+    repoint_digest: str = ""
+    """Of the change that has to be settled."""
     held: str = ""
     """The present head, leased and shut to older writers meanwhile."""
 
@@ -172,17 +177,32 @@ class RememberMachine(Message):
 
 
 class Remembered(Message):
-    """Where the change is stored."""
+    """Where the change is stored, and what it is: all later steps are held to it."""
 
     change: str
     old_disk: str
+    known: str = ""
+    """The change as it is stored; empty from a version that did not say."""
 
 
-class MoveMachine(Message):
-    """Bring the machine one move nearer to the goal."""
+class ChangeRef(Message):
+    """A stored change of a machine, and what the asking orchestration knows of it itself."""
 
     by: RunRef
     change: str
+    known: str = ""
+    """The change, as the step answered that stored it; empty in a run that settles what another has left."""
+    digest: str = ""
+    """In such a run: the digest of the document, as the head row says it."""
+
+    def ref(self) -> dict[str, Any]:
+        """Which change, and what is known of it, as fields."""
+        return {name: getattr(self, name) for name in ChangeRef.model_fields}
+
+
+class MoveMachine(ChangeRef):
+    """Bring the machine one move nearer to the goal."""
+
     goal: Literal["new", "old"]
 
 
@@ -193,23 +213,21 @@ class Moved(Message):
     move: Move
     holds: Holds
     power: str
+    source: str = ""
+    """What the machine has there, read back; empty when it has nothing, or a version answered that did not say."""
 
 
-class SettleChange(Message):
+class SettleChange(ChangeRef):
     """The machine is where it shall be: the stored change is over. After `new` the registration follows the machine, without a
     point of its own: the next backup is a full one.
     """
 
-    by: RunRef
-    change: str
     goal: Literal["new", "old"]
 
 
-class RepointRequest(Message):
+class RepointRequest(ChangeRef):
     """Input of the repoint_machine orchestration. An empty `goal` settles what a dead run left: forward or back."""
 
-    by: RunRef
-    change: str
     goal: Literal["new", "old", ""]
     fault: Fault | None = None
     """Why the goal is the old disk again."""
@@ -227,6 +245,8 @@ class Repointed(Message):
     power: str
     fault: Fault | None = None
     seconds: int = 0
+    source: str = ""
+    """What that is, as Azure names it."""
 
 
 class DeliverDisk(Message):
@@ -270,6 +290,8 @@ class Delivered(Message):
     owned: Owned | None = None
     machine: Repointed | None = None
     change: str = ""
+    known: str = ""
+    """The change itself."""
     old_disk: str = ""
     retries: int = 0
 

@@ -94,8 +94,8 @@ def own_closed_image_is_a_fence() -> Iterator[None]:
     """That a shard is done is not looked up: a second life writes to the blob that was closed for its comparison."""
     stored = shards._stored  # noqa: SLF001  the guard to be removed
 
-    async def no_end(tools: Any, name: str) -> Any:  # noqa: ANN401  as the function it replaces
-        return None if name.endswith("-end.json") else await stored(tools, name)
+    async def no_end(tools: Any, name: str, shard: Any) -> Any:  # noqa: ANN401  as the function it replaces
+        return None if name.endswith("-end.json") else await stored(tools, name, shard)
 
     with patch.object(shards, "_stored", no_end), _children_begun_twice():
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from backup_core.domain.digests import digest_of_request
 from backup_core.domain.naming import fleet_instance_id, house_instance_id, timer_run_id, window_id
 from backup_core.domain.windows import next_window, window_fired
 from backup_core.steps.backup import BackupRequest, FleetRequest
@@ -167,6 +168,7 @@ class Starts:
             wave=self.rng.choice([1, 2, 4]),
             full_copy=self.stage.full_copy,
             verification=self.rng.choice(["full", "full", "sampled"]),
+            wanted=digest_of_request(row.restore) if row.restore else "",
         )
         skew = timedelta(minutes=self.rng.choice([0, 0, 60, -60]))
         self.engine.start("restore_disk", request.model_dump(mode="json"), row.run, skew, f"{self.stage.seed}:{row.run}")
