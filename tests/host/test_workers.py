@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from devhost.functions.hub import Hub
 from devhost.functions.partitions import Partitions
+from devhost.platform import awaited
 from tests.conftest import SEED
 from tests.host.conftest import SampleWorkers
 
@@ -20,15 +23,18 @@ def both(tmp_path):
 
 
 def test_activities_and_orchestrations_are_divided_among_the_workers(both):
-    """Each does some of both; the answers come together whoever gave them."""
-    # Ids of their own: by chance, all of them may fall to one worker.
-    instances = [both.begin("workers", {"count": 8}, f"divided{number}") for number in range(8)]
-    ended = [both.until(instance)["output"] for instance in instances]
+    """Each does some of both, once the partitions are divided; the answers come together whoever gave them."""
+    rounds = itertools.count()
 
-    activities = {process for *processes, _ in ended for process in processes}
-    orchestrations = {process for *_, process in ended}
-    assert len(activities) == 2
-    assert orchestrations == activities
+    def divided():
+        # Ids of their own: by chance, all of them may fall to one worker.
+        number = next(rounds)
+        instances = [both.begin("workers", {"count": 8}, f"divided{number}-{one}") for one in range(8)]
+        ended = [both.until(instance)["output"] for instance in instances]
+        activities = {process for *processes, _ in ended for process in processes}
+        return len(activities) == 2 and activities == {process for *_, process in ended}
+
+    awaited(divided, "activities and orchestrations in both workers")
 
 
 def test_a_worker_dies_and_the_other_goes_on_with_its_part(both, rng):
