@@ -65,7 +65,7 @@ class Child:
     ) -> None:
         """Start `command` in `folder` and wait until `is_ready` accepted one of its lines: `timeout_seconds` times PATIENCE."""
         self.log, self._recent = log, deque[str](maxlen=40)
-        self._ready = threading.Event()
+        self._ready, self._decided = False, threading.Event()
         self._process = subprocess.Popen(  # noqa: S603  the caller's own command
             command,
             cwd=folder,
@@ -79,7 +79,9 @@ class Child:
         )
         self._reader = threading.Thread(target=self._read, args=(is_ready,), daemon=True)
         self._reader.start()
-        if not self._ready.wait(timeout_seconds * PATIENCE) or self._process.poll() is not None:
+        self._decided.wait(timeout_seconds * PATIENCE)
+        # Not by the exit status alone: output ends a moment before its process does.
+        if not self._ready or self._process.poll() is not None:
             self.kill()
             message = f"{command[0]} did not become ready; its output ends with:\n" + "\n".join(self._recent)
             raise ChildFailedError(message)
@@ -91,9 +93,10 @@ class Child:
                 log.write(line)
                 log.flush()
                 self._recent.append(line.rstrip())
-                if not self._ready.is_set() and is_ready(line):
-                    self._ready.set()
-        self._ready.set()  # ended: the waiter looks at the exit status
+                if not self._ready and is_ready(line):
+                    self._ready = True
+                    self._decided.set()
+        self._decided.set()
 
     @property
     def pid(self) -> int:

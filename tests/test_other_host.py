@@ -12,7 +12,7 @@ from azure.data.tables import TableServiceClient
 from azure.storage.blob import BlobServiceClient
 
 from devhost.platform import HOST_COMMAND, REPOSITORY, Platform
-from devhost.processes import ChildFailedError
+from devhost.processes import Child, ChildFailedError
 
 TELLING = """
 import json, os, pathlib, sys
@@ -49,6 +49,13 @@ def test_a_host_that_is_none_is_told(tmp_path, calm, monkeypatch):
 
     with pytest.raises(ChildFailedError, match="no such host"):
         Platform(tmp_path, storage=calm, settings={"CATALOGUE_TABLE": "another"})
+
+
+def test_a_process_whose_output_ends_before_it_is_ready_has_failed(tmp_path):
+    """Also while it has not ended yet: its exit status comes a moment later."""
+    closing = "import os, sys; print('not yet', flush=True); os.close(1); os.close(2); sys.stdin.read()"
+    with pytest.raises(ChildFailedError, match="not yet"):
+        Child([sys.executable, "-c", closing], tmp_path / "log", folder=tmp_path, environment={}, is_ready=lambda _: False)
 
 
 def test_what_the_host_stores_is_no_request_of_the_app(calm):
