@@ -45,9 +45,9 @@ async def begin_restore(tools: Tools, asked: BeginRestore) -> RestoreBegun:
         wanted = row.value.restore
         if asked.wanted and digest_of_request(wanted) != asked.wanted:
             message = (
-                f"row of restore {asked.run}: somebody else wrote it: it asks for point {wanted.point} on {wanted.target}, "
-                "which is not what the call asked for in all; nothing was done; find out who may write to the catalogue, and "
-                "restore again"
+                f"row of restore {asked.run}: somebody else wrote it: it asks for point {wanted.point} on {wanted.target}, and "
+                f"differs from what the call asked for (SHA-256 {asked.wanted}, found {digest_of_request(wanted)}); nothing "
+                "was done; find out who may write to the catalogue, and restore again"
             )
             raise RecordAlteredError(message)
         mine = Pin(asked.disk, wanted.point, asked.run, asked.lease)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from backup_core.activities.fencing import shut
 from backup_core.activities.images import hold_own
+from backup_core.activities.snapshots import take_once
 from backup_core.domain.errors import BlobExistsError
+from backup_core.domain.metadata import source_snapshot_metadata
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.steps.messages import RunRef
-from tests.activities.acts import RUN, TARGET, before_step, cancel, held, into, stopped_before
+from tests.activities.acts import RUN, TARGET, before_step, cancel, held, into, stop_before, stopped_before
 from tests.scene import VM
 
 
@@ -70,6 +74,22 @@ async def test_a_strangers_snapshot_is_not_recorded_by_a_delivery_that_hung(scen
     row = scene.run_row(request.run)
     assert len(row.source_snapshots) == 1
     assert not set(theirs) & set(row.source_snapshots)
+
+
+async def test_a_strangers_snapshot_is_not_recorded_for_a_run_that_has_ended(scene):
+    """The run died before it recorded its snapshot, which was copied onto the disk and deleted: theirs is the oldest."""
+    request = await stop_before(scene, "take_source_snapshot")
+    source, site = scene.source(), scene.tools.site(scene.source())
+    ours = await scene.blobs.snapshot(source, source_snapshot_metadata(site, "vm", request.run))
+    scene.blobs.copy_over(source, ours, source)
+    await scene.blobs.snapshot(source, {})
+    await scene.blobs.delete_snapshot(source, ours)
+    row = await scene.catalogue.run("vm", request.run)
+    await scene.catalogue.put_run(replace(row.value, state="Failed", ended=scene.world.now), row.etag)
+
+    by = RunRef(disk="vm", run=request.run, lease=scene.head_row().owner.lease, epoch=1, source=source.url)
+    await take_once(scene.tools, by, source)
+    assert scene.run_row(request.run).source_snapshots == ()
 
 
 async def test_a_head_is_marked_verified_once(scene):
