@@ -359,6 +359,19 @@ class Platform:
             raise RunFailedError(json.dumps(run))
         return run
 
+    def rebuild(self, **asked: Any) -> dict[str, Any]:  # noqa: ANN401  fields of the body
+        """Rebuild the catalogue, or make a dry run of it, and wait for its end, whatever it is."""
+        answer = self.api("POST", "/catalogue/rebuild", asked)
+        if answer.status_code != requests.codes.accepted:
+            raise RunFailedError(answer.text)
+        path = f"/catalogue/rebuilds/{answer.json()['id']}"
+
+        def ended() -> dict[str, Any]:
+            shown: dict[str, Any] = self.api("GET", path).json()
+            return shown if shown["state"] != "Running" else {}
+
+        return awaited(ended, "the rebuild's end", timeout_seconds=120)
+
     def wait(
         self, run: str, *, timeout_seconds: float = 120.0, seen: Callable[[dict[str, Any]], None] = lambda _: None
     ) -> dict[str, Any]:

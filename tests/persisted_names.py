@@ -38,6 +38,7 @@ from backup_core.domain.metadata import (
 )
 from backup_core.domain.naming import BlobAddress
 from backup_core.domain.plan import Plan
+from backup_core.domain.rebuild import Found, Rebuild
 from backup_core.domain.records import Head, Pin, Policy, RequestKey, RestorePoint, Run, Versioned
 from backup_core.domain.repoint import Change
 from backup_core.orchestrations.registry import ORCHESTRATORS
@@ -47,6 +48,7 @@ from backup_core.steps.backup import BackupRequest, FleetRequest, LaneEnd, LaneR
 from backup_core.steps.copying import CopyEnd, CopyRequest
 from backup_core.steps.housekeeping import HouseRequest
 from backup_core.steps.messages import Outcome
+from backup_core.steps.rebuild import RebuildRequest
 from backup_core.steps.restore import (
     CopyImage,
     DeliverDisk,
@@ -67,6 +69,7 @@ ORCHESTRATIONS = {
     "copy_image": (CopyImage, ImageCopied),
     "deliver_disk": (DeliverDisk, Delivered),
     "keep_house": (HouseRequest, None),
+    "rebuild_catalogue": (RebuildRequest, None),
     "repoint_machine": (RepointRequest, Repointed),
     "restore_disk": (RestoreRequest, None),
     "wait_for_disk": (WaitForDisk, Waited),
@@ -75,6 +78,7 @@ ORCHESTRATIONS = {
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 DISK, TAKEN, BASE = "vm", "2026-01-02T03:04:05.1234567Z", "2026-01-01T03:04:05.7654321Z"
+REBUILD = naming.rebuild_id(MOMENT, "0123abcd")
 RUN, POINT = naming.timer_run_id(DISK, MOMENT), naming.point_id(TAKEN)
 GIVEN = {"disk": DISK, "run": RUN, "point": POINT, "source_snapshot": TAKEN, "window": naming.window_id(MOMENT)}
 """Values that examples need to be what they are."""
@@ -233,6 +237,10 @@ def _documents() -> dict[str, Any]:
         change: shape(Change),
         naming.noted_name(change): {},
         naming.turned_name(change, 7): {},
+        naming.REBUILD_AT_WORK: "str",
+        naming.rebuild_name(REBUILD): shape(Rebuild),
+        naming.rebuild_cancel_name(REBUILD): {},
+        naming.rebuilt_name(REBUILD, DISK, 1): shape(Found),
     }
 
 
@@ -262,6 +270,7 @@ def _ids() -> dict[str, Any]:
         "restore point": POINT,
         "fleet": naming.fleet_instance_id(MOMENT),
         "housekeeping": naming.house_instance_id(MOMENT),
+        "rebuild": REBUILD,
         "children": {one: child_id(RUN, one) for one in get_args(ChildPurpose)},
         "leases": {one: lease_id(RUN, one, RUN) for one in get_args(LeasePurpose)},
         "head": naming.head_blob_name(DISK, 7, RUN),

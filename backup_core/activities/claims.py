@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from backup_core.ports import Documents
 
 CLAIM = "catalogue.json"
-"""The document's name. All others begin with a disk's id and a slash."""
+"""The document's name. All others lie in a folder."""
 _HOLDER = TypeAdapter(dict[str, str])
 
 

@@ -47,6 +47,8 @@ class Survey:
     """The registration to bring back."""
     claim: str = ""
     """The source whose claim is to be brought back."""
+    floor: str = ""
+    """The oldest source snapshot of the points that were looked at, when older ones are left for another part."""
 
 
 @dataclass
@@ -62,22 +64,26 @@ async def disks_to_survey(tools: Tools, after: str) -> list[str]:
     return sorted(disk for disk in found if disk > after)
 
 
-async def survey(tools: Tools, disk: str) -> Survey:
-    """Compare a disk's rows with its blobs. Changes nothing."""
+async def survey(tools: Tools, disk: str, below: str = "", down_to: str = "") -> Survey:
+    """Compare a disk's rows with its blobs, the newest points first, a bounded number of them. Changes nothing.
+
+    A part after the first looks at points without a row whose source snapshots are older than `below`, and at nothing else.
+    `down_to` is the oldest one of a part that was cut before; empty cuts it here.
+    """
     try:
-        return await _survey(tools, disk)
+        return await _survey(tools, disk, below, down_to)
     except RecordUnreadableError as error:
         return Survey(disk, unreadable=str(error))
 
 
-async def _survey(tools: Tools, disk: str) -> Survey:
+async def _survey(tools: Tools, disk: str, below: str, down_to: str) -> Survey:
     row = await tools.catalogue.head(disk)
     busy = await _busy(tools, row)
     if busy:
         return Survey(disk, busy=busy)
     listed = await _listed(tools, disk)
     stored = await all_points(tools, disk)
-    compared = compare(stored, listed.found)
+    compared, floor = compare(stored, listed.found).part(below, down_to, tools.limits.rebuilt_points_max)
     adopted, quarantined = await _checked(tools, compared)
     rows = {one.value.point: one.value for one in stored}
     rows |= {one.value.point: one.value for one in compared.changed} | {one.point: one for one in adopted}
@@ -94,6 +100,7 @@ async def _survey(tools: Tools, disk: str) -> Survey:
         quarantined=quarantined,
         head=head if differs or adopted or compared.changed else None,
         head_differs=differs,
+        floor=floor,
         head_etag=row.etag if row else None,
         policy=lost_policy,
         claim=claim,

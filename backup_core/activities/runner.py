@@ -14,6 +14,7 @@ from backup_core.activities import (
     machines,
     ownership,
     points,
+    rebuilding,
     restoring,
     retention,
     shards,
@@ -47,8 +48,9 @@ from backup_core.steps.copying import (
     START_COPY,
     TAKE_OVER_COPY,
 )
-from backup_core.steps.housekeeping import LIST_KEPT, TIDY_DISK
+from backup_core.steps.housekeeping import LIST_KEPT, TIDY_DISK, TIDY_REBUILDS
 from backup_core.steps.messages import Duty, Fault, Message, Outcome, Step
+from backup_core.steps.rebuild import FINISH_REBUILD, LIST_REBUILD, REBUILD_DISK, REPORT_REBUILD
 from backup_core.steps.restore import (
     ADOPT_HEAD,
     BEGIN_RESTORE,
@@ -111,6 +113,11 @@ ACTIVITIES: dict[str, Callable[[Tools, Any], Awaitable[Message]]] = {
     FINISH_RESTORE.name: restoring.finish_restore,
     LIST_KEPT.name: housekeeping.list_kept_disks,
     TIDY_DISK.name: housekeeping.tidy_disk,
+    TIDY_REBUILDS.name: rebuilding.tidy_rebuilds,
+    LIST_REBUILD.name: rebuilding.list_rebuild_disks,
+    REBUILD_DISK.name: rebuilding.rebuild_disk,
+    REPORT_REBUILD.name: rebuilding.report_rebuild,
+    FINISH_REBUILD.name: rebuilding.finish_rebuild,
 }
 
 

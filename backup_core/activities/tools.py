@@ -80,7 +80,9 @@ class Limits:
     fleet_disks_max: int = ACTIVE_DISKS_MAX
     """Backups one orchestration starts."""
     kept_disks_max: int = 100
-    """Disks the housekeeping looks at in one execution."""
+    """Disks the housekeeping, or a rebuild, lists at a time."""
+    rebuilt_points_max: int = 100
+    """Restore points without a row that one call of a rebuild checks: of 8 TiB each takes some 130 requests."""
 
 
 @dataclass(frozen=True)

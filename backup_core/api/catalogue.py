@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-from hashlib import sha256
+import re
+import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core import __version__
-from backup_core.activities.rebuild import carry_out, disks_to_survey, survey
-from backup_core.api.context import Api, log
-from backup_core.api.http import Answer, RefusedError, Request, answer, parsed
+from backup_core.activities.rebuilding import AT_WORK, FOUND, HASH_LENGTH, at_work, store_rebuild, stored_rebuild
+from backup_core.activities.tools import read_document
+from backup_core.api.context import RETRY_AFTER_SECONDS, Api, log
+from backup_core.api.http import Answer, RefusedError, Request, answer, id_of, parsed, top_of
 from backup_core.api.models import HealthAnswer, QuarantinedAnswer, RebuildAnswer, RebuildAsked, RebuiltDisk
+from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import BlobMissingError, ContainerMissingError
-from backup_core.domain.naming import BlobAddress, is_disk_id
+from backup_core.domain.naming import (
+    DISK_ID,
+    REBUILD_AT_WORK,
+    BlobAddress,
+    is_rebuild_id,
+    rebuild_cancel_name,
+    rebuild_id,
+    rebuild_name,
+    rebuild_of_stamp,
+    rebuilt_folder,
+)
+from backup_core.domain.rebuild import Rebuild
 from backup_core.domain.redaction import redacted
+from backup_core.steps.rebuild import RebuildRequest
 
 if TYPE_CHECKING:
-    from backup_core.activities.rebuild import Survey
+    from collections.abc import Sequence
 
+    from backup_core.domain.rebuild import Found
+
+START_REBUILD = "rebuild_catalogue"
+REBUILT_PART = re.compile(DISK_ID.pattern + r"\.[0-9]{6}")
 
 HEALTH_PROBE = "pagekeeper-health-probe"
 
@@ -25,44 +45,125 @@ HEALTH_PROBE = "pagekeeper-health-probe"
 async def post_rebuild(api: Api, request: Request) -> Answer:
     """Compare the catalogue with the blobs, and bring it back where it differs: first as a dry run, then with its hash."""
     asked = parsed(request, RebuildAsked)
-    if asked.after and not is_disk_id(asked.after):
-        message = f"{asked.after[:80]!r} is not a disk id"
-        raise RefusedError(400, "InvalidRequest", message, "after")
-    if not asked.dry_run and not asked.plan_hash:
+    plan = "" if asked.dry_run else await _planned(api, asked.plan_hash)
+    at = await at_work(api.tools)
+    known = await _ended_if_dead(api, at) if at else None
+    if known and known.state == "Running":
+        url = _url(request, at)
+        message = f"rebuild {at} is at work; follow it at {url}"
+        raise RefusedError(409, "RebuildRunning", message, url, headers={"Location": url})
+    rebuild = Rebuild(rebuild_id(api.now(), secrets.token_hex(4)), "Running", await api.catalogue.now(), plan)
+    await store_rebuild(api.tools, rebuild)
+    # Of two calls at once the later one has its way: the steps of the other find that they may not act.
+    await api.tools.documents.put(REBUILD_AT_WORK, AT_WORK.dump_json(rebuild.rebuild).decode())
+    wanted = RebuildRequest(rebuild=rebuild.rebuild, plan=plan)
+    try:
+        await request.start(START_REBUILD, rebuild.rebuild, wanted.model_dump(mode="json"))
+    except Exception:
+        await store_rebuild(api.tools, replace(rebuild, state="Failed", ended=await api.catalogue.now()))
+        raise
+    headers = {"Operation-Location": _url(request, rebuild.rebuild), "Retry-After": RETRY_AFTER_SECONDS}
+    return answer(202, _rebuild_shown(rebuild), headers)
+
+
+async def _planned(api: Api, plan_hash: str | None) -> str:
+    """The dry run with that hash. Raises RefusedError."""
+    if not plan_hash:
         message = "planHash is missing; make a dry run first, look at what it would do, and present its planHash"
         raise RefusedError(400, "DryRunFirst", message, "planHash")
-    disks = await disks_to_survey(api.tools, asked.after)
-    surveys = [await survey(api.tools, disk) for disk in disks[: asked.top]]
-    after = disks[asked.top - 1] if len(disks) > asked.top else None
-    value = [shown for one in surveys if (shown := _shown(one)).state != "unchanged"]
-    plan_hash = sha256("\n".join([*(one.model_dump_json() for one in value), after or ""]).encode()).hexdigest()
-    if not asked.dry_run:
-        if asked.plan_hash != plan_hash:
-            message = "the catalogue or the blobs have changed since the dry run; nothing was written; make a new one"
-            raise RefusedError(412, "PlanChanged", message, "planHash")
-        for one in surveys:
-            await carry_out(api.tools, one)
-    return answer(
-        200, RebuildAnswer(dry_run=asked.dry_run, value=value, examined=len(surveys), plan_hash=plan_hash, after=after)
+    plan = rebuild_of_stamp(plan_hash[HASH_LENGTH:])
+    known = await stored_rebuild(api.tools, plan) if plan else None
+    if known is None or known.plan_hash != plan_hash:
+        message = "no dry run has this hash; nothing was written; make a new one"
+        raise RefusedError(412, "PlanChanged", message, "planHash")
+    return known.rebuild
+
+
+async def _ended_if_dead(api: Api, rebuild: str) -> Rebuild | None:
+    """What is kept of the rebuild; one that gave no sign of life for long is ended here."""
+    known = await stored_rebuild(api.tools, rebuild)
+    if known and known.state == "Running":
+        changed = [one.changed async for one in api.tools.documents.listed(rebuild_name(rebuild))]
+        now = await api.catalogue.now()
+        if changed and now - changed[0] > HEARTBEAT_MAX:
+            known = replace(known, state="Failed", ended=now)
+            await store_rebuild(api.tools, known)
+    return known
+
+
+async def _rebuild(api: Api, request: Request) -> Rebuild:
+    rebuild = request.route.get("rebuild", "")
+    known = await _ended_if_dead(api, rebuild) if is_rebuild_id(rebuild) else None
+    if known is None:
+        message = f"no rebuild {rebuild[:80]!r} is known; POST /api/catalogue/rebuild begins one"
+        raise RefusedError(404, "RebuildNotFound", message, "rebuild")
+    return known
+
+
+async def get_rebuild(api: Api, request: Request) -> Answer:
+    """How far a rebuild is, and what it found: disks that differ, are busy, or cannot be read."""
+    known, top = await _rebuild(api, request), top_of(request)
+    after = id_of(request, "after", REBUILT_PART.fullmatch, "part of a disk that a rebuild found")
+    folder = rebuilt_folder(known.rebuild)
+    names = [one.name async for one in api.tools.documents.listed(folder) if one.name > f"{folder}{after}.json" or not after]
+    parts = []
+    for name in names[:top]:
+        text = await api.tools.documents.get(name)
+        parts += [_found_shown(read_document(FOUND, name, text))] if text else []
+    last = names[top - 1].removeprefix(folder).removesuffix(".json") if len(names) > top else None
+    path = f"catalogue/rebuilds/{known.rebuild}"
+    return answer(200, _rebuild_shown(known, parts, request.next_link(path, last)))
+
+
+async def post_rebuild_cancel(api: Api, request: Request) -> Answer:
+    """Ask a rebuild to end. What it has brought back stays."""
+    known = await _rebuild(api, request)
+    if known.state in ("Succeeded", "Failed"):
+        message = f"rebuild {known.rebuild} has ended as {known.state}"
+        raise RefusedError(409, "RebuildEnded", message, "rebuild")
+    if known.state == "Canceled":
+        return answer(200, _rebuild_shown(known))
+    await api.tools.documents.put(rebuild_cancel_name(known.rebuild), "{}")
+    return answer(202, _rebuild_shown(known), {"Operation-Location": _url(request, known.rebuild)})
+
+
+def _url(request: Request, rebuild: str) -> str:
+    return f"{request.base}/catalogue/rebuilds/{rebuild}"
+
+
+def _rebuild_shown(known: Rebuild, parts: Sequence[RebuiltDisk] = (), next_link: str | None = None) -> RebuildAnswer:
+    tally = known.tally
+    return RebuildAnswer(
+        id=known.rebuild,
+        state=known.state,
+        dry_run=not known.plan,
+        created=known.created,
+        ended=known.ended,
+        examined=tally.examined,
+        different=tally.different,
+        busy=tally.busy,
+        unreadable=tally.unreadable,
+        changed=tally.changed,
+        failed=tally.failed,
+        failures=list(tally.names),
+        plan_hash=known.plan_hash or None,
+        value=list(parts),
+        next_link=next_link,
     )
 
 
-def _shown(found: Survey) -> RebuiltDisk:
-    lost = [row.value.point for row in found.changed if row.value.state == "lost"]
-    different = found.adopted or found.changed or found.quarantined or found.head or found.policy or found.claim
+def _found_shown(found: Found) -> RebuiltDisk:
     return RebuiltDisk(
         disk=found.disk,
-        state="unreadable" if found.unreadable else "busy" if found.busy else "different" if different else "unchanged",
-        running=found.busy or None,
-        why=found.unreadable or None,
-        adopted=[point.point for point in found.adopted],
-        corrected=[row.value.point for row in found.changed if row.value.state == "available"],
-        lost=lost,
-        quarantined=[
-            *(QuarantinedAnswer(blob=head, snapshot=snapshot, why=why) for (head, snapshot), why in found.quarantined),
-        ],
-        head_row="rebuilt" if found.head_differs else "right",
-        registration="rebuilt" if found.policy or found.claim else "right",
+        state=found.state,
+        running=found.running or None,
+        why=found.why or None,
+        adopted=list(found.adopted),
+        corrected=list(found.corrected),
+        lost=list(found.lost),
+        quarantined=[QuarantinedAnswer(blob=head, snapshot=snapshot, why=why) for head, snapshot, why in found.quarantined],
+        head_row="rebuilt" if found.head_row else "right",
+        registration="rebuilt" if found.registration else "right",
     )
 
 

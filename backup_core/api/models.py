@@ -154,11 +154,7 @@ class RebuildAsked(_Asked):
 
     dry_run: bool = Field(default=True, alias="dryRun")
     plan_hash: PlanHash = Field(default=None, alias="planHash", json_schema_extra=_without_default)
-    """The hash a dry run answered; needed when `dryRun` is false."""
-    after: str = Field(default="", max_length=63)
-    """Only disks after this id."""
-    top: int = Field(default=100, ge=1, le=1000)
-    """At most so many disks."""
+    """The hash a dry run came to; needed when `dryRun` is false."""
 
 
 class _Answer(BaseModel):
@@ -440,14 +436,16 @@ class QuarantinedAnswer(_Answer):
 
 
 class RebuiltDisk(_Answer):
-    """What the rebuild found, or did, for one disk."""
+    """What the rebuild found, or did, for one disk; of a disk with very many points there are several, the newest first."""
 
     disk: str
-    state: Literal["unchanged", "different", "busy", "unreadable"]
-    """`busy`: a run is at work on the disk, its rows are left alone. `unreadable`: so are rows that cannot be read."""
+    state: Literal["unchanged", "different", "busy", "unreadable", "changed"]
+    """`busy`: a run is at work on the disk, its rows are left alone. `unreadable`: so are rows that cannot be read. `changed`:
+    it is not as the dry run has shown it, and was left alone.
+    """
     running: str | None
     why: str | None
-    """What cannot be read, and what to do."""
+    """What cannot be read, or has changed, and what to do."""
     adopted: list[str]
     """Restore points whose rows were lost."""
     corrected: list[str]
@@ -460,16 +458,27 @@ class RebuiltDisk(_Answer):
 
 
 class RebuildAnswer(_Answer):
-    """A slice of the catalogue compared with the blobs."""
+    """The catalogue compared with the blobs: how far that is, and a page of what was found."""
 
+    id: str
+    state: Literal["Running", "Succeeded", "Failed", "Canceled"]
     dry_run: bool
-    value: list[RebuiltDisk]
-    """Disks that differ or are busy."""
+    created: datetime
+    ended: datetime | None
     examined: int
-    plan_hash: str
-    """To be presented by the call that carries it out."""
-    after: str | None
-    """Where to go on; null when this was the last slice."""
+    different: int
+    busy: int
+    unreadable: int
+    changed: int
+    """Not as the dry run has shown them, and left alone."""
+    failed: int
+    failures: list[str]
+    """Some that could not be looked at, and why."""
+    plan_hash: str | None
+    """Of a dry run that has succeeded: to be presented by the call that carries it out."""
+    value: list[RebuiltDisk]
+    """Disks that differ, are busy or cannot be read, as far as they were looked at."""
+    next_link: str | None
 
 
 class EstimateAnswer(_Answer):

@@ -23,7 +23,7 @@ from backup_core.api.models import (
     RunAnswer,
     RunsAnswer,
 )
-from backup_core.domain.naming import DISK_ID, POINT_ID, RUN_ID
+from backup_core.domain.naming import DISK_ID, POINT_ID, REBUILD_ID, RUN_ID
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,6 +76,7 @@ _TEXT = {"type": "string"}
 _TIME = {"type": "string", "format": "date-time"}
 DISK = Parameter("disk", "path", _TEXT | {"pattern": f"^{DISK_ID.pattern}$"}, "the disk's id")
 RUN = Parameter("run", "path", _TEXT | {"pattern": f"^{RUN_ID.pattern.replace('?P<', '?<')}$"}, "the run's id")
+REBUILD = Parameter("rebuild", "path", _TEXT | {"pattern": f"^{REBUILD_ID.pattern.replace('?P<', '?<')}$"}, "the rebuild's id")
 POINT = Parameter("point", "path", _TEXT | {"pattern": f"^{POINT_ID.pattern}$"}, "the restore point's id")
 TOP = Parameter("top", "query", {"type": "integer", "minimum": 1, "maximum": TOP_MAX, "default": TOP_DEFAULT}, "page size")
 AFTER = Parameter("after", "query", _TEXT, "the last id of the page before")
@@ -170,7 +171,31 @@ ROUTES = (
         roles=OPERATORS,
     ),
     Route(
-        "post_rebuild", "POST", "catalogue/rebuild", catalogue.post_rebuild, {200: RebuildAnswer}, RebuildAsked, roles=RESTORE
+        "post_rebuild",
+        "POST",
+        "catalogue/rebuild",
+        catalogue.post_rebuild,
+        {202: RebuildAnswer},
+        RebuildAsked,
+        starts=True,
+        roles=RESTORE,
+    ),
+    Route(
+        "get_rebuild",
+        "GET",
+        "catalogue/rebuilds/{rebuild}",
+        catalogue.get_rebuild,
+        {200: RebuildAnswer},
+        parameters=(REBUILD, TOP, AFTER),
+    ),
+    Route(
+        "post_rebuild_cancel",
+        "POST",
+        "catalogue/rebuilds/{rebuild}/cancel",
+        catalogue.post_rebuild_cancel,
+        {200: RebuildAnswer, 202: RebuildAnswer},
+        parameters=(REBUILD,),
+        roles=RESTORE,
     ),
     Route("get_openapi", "GET", "openapi.json", get_openapi, {200: None}),
     Route("health", "GET", "health", catalogue.get_health, {200: HealthAnswer, 503: HealthAnswer}, roles=()),

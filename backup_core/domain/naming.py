@@ -11,6 +11,8 @@ _UNFIT = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff\ufffe\uffff]")
 """What a page-blob disk's name cannot hold: control characters, a backslash, and what the XML of a listing cannot say."""
 DISK_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 RUN_ID = re.compile(r"(?P<disk>[a-z0-9][a-z0-9-]{0,62})\.(?P<time>[0-9]{8}T[0-9]{6}Z)\.(?P<tail>timer|[0-9a-f]{8})")
+REBUILD_STEM = "catalogue.rebuild."
+REBUILD_ID = re.compile(r"catalogue\.rebuild\.(?P<time>[0-9]{8}T[0-9]{6}Z)\.[0-9a-f]{8}")
 POINT_ID = re.compile(r"[0-9]{8}T[0-9]{13}Z")
 _SNAPSHOT_ID = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{7}Z")
 _RESTORED = re.compile(r"(?<=.)(-restored-[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8})+\Z", re.ASCII | re.DOTALL)
@@ -56,6 +58,29 @@ def fleet_instance_id(window: datetime) -> str:
 def house_instance_id(due: datetime) -> str:
     """The orchestration instance of the housekeeping that was due then."""
     return f"house.{_compact(due)}"
+
+
+def rebuild_id(asked_at: datetime, token: str) -> str:
+    """The id of a rebuild asked for by a call: four parts, where a run has three; `token` is eight hexadecimal digits."""
+    return f"{REBUILD_STEM}{_compact(asked_at)}.{token}"
+
+
+def is_rebuild_id(text: str) -> bool:
+    """Whether `text` may be a rebuild's id."""
+    match = REBUILD_ID.fullmatch(text)
+    return match is not None and _moment(match["time"][:-1]) is not None
+
+
+def stamp_of_rebuild(rebuild: str) -> str:
+    """What a rebuild's id has beside its stem, in digits."""
+    return "".join(re.findall(r"[0-9a-f]+", rebuild.removeprefix(REBUILD_STEM)))
+
+
+def rebuild_of_stamp(stamp: str) -> str | None:
+    """The rebuild with that stamp; None when it is none."""
+    match = re.fullmatch(r"([0-9]{8})([0-9]{6})([0-9a-f]{8})", stamp, re.ASCII)
+    rebuild = f"{REBUILD_STEM}{match[1]}T{match[2]}Z.{match[3]}" if match else ""
+    return rebuild if is_rebuild_id(rebuild) else None
 
 
 def disk_of_run(run: str) -> str | None:
@@ -225,6 +250,32 @@ def plan_name(disk: str, run: str, target: str, base: str, becomes: str = "head"
     """
     what = "" if becomes == "head" else f"-{becomes}"
     return f"{disk}/{run}/{point_id(target)}-from-{point_id(base) if base else 'nothing'}{what}.json"
+
+
+REBUILDS = "_rebuilds/"
+"""Where rebuilds keep what they find: no disk's id begins so."""
+REBUILD_AT_WORK = f"{REBUILDS}at-work.json"
+"""Which rebuild may act."""
+
+
+def rebuild_name(rebuild: str) -> str:
+    """Where is kept how far a rebuild is."""
+    return f"{REBUILDS}{rebuild}.json"
+
+
+def rebuild_cancel_name(rebuild: str) -> str:
+    """Where is kept that somebody asked for the rebuild to be canceled."""
+    return f"{REBUILDS}{rebuild}-cancel.json"
+
+
+def rebuilt_folder(rebuild: str) -> str:
+    """Before the names of all that a rebuild found."""
+    return f"{REBUILDS}{rebuild}/"
+
+
+def rebuilt_name(rebuild: str, disk: str, part: int) -> str:
+    """Where is kept what a rebuild found for a part of a disk."""
+    return f"{rebuilt_folder(rebuild)}{disk}.{part:06d}.json"
 
 
 def policy_name(disk: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
 
 from backup_core.domain.records import Head, RestorePoint, Versioned, pair_of
+from backup_core.domain.shown import NAMED_MAX, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +15,77 @@ if TYPE_CHECKING:
 Place = tuple[str, str]
 """(head, backup snapshot)."""
 DIRTY = "the catalogue was rebuilt while the backup blob was half written"
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a rebuild came to: disks by what was found, and the names of some that failed, with the reason."""
+
+    examined: int = 0
+    different: int = 0
+    busy: int = 0
+    unreadable: int = 0
+    changed: int = 0
+    """Not as the dry run had found them: left alone."""
+    failed: int = 0
+    names: tuple[str, ...] = ()
+
+    def with_disk(self, states: Iterable[str], why: str = "") -> Tally:
+        """One disk more, whose parts were found so; `why` names one that could not be looked at."""
+        found = set(states)
+        return replace(
+            self,
+            examined=self.examined + 1,
+            failed=self.failed + bool(why),
+            names=(*self.names, shortened(why))[:NAMED_MAX] if why else self.names,
+            **{state: getattr(self, state) + (state in found) for state in ("different", "busy", "unreadable", "changed")},
+        )
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """One comparison of the whole catalogue with the blobs: a dry run, or one that carries out what a dry run has shown."""
+
+    rebuild: str
+    state: Literal["Running", "Succeeded", "Failed", "Canceled"]
+    created: datetime
+    plan: str = ""
+    """The dry run that is carried out; empty is a dry run."""
+    tally: Tally = field(default_factory=Tally)
+    ended: datetime | None = None
+    plan_hash: str = ""
+    """Of a dry run that has succeeded."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a rebuild found, and did unless it is a dry run, for a part of a disk: a bounded number of its points."""
+
+    disk: str
+    state: Literal["unchanged", "different", "busy", "unreadable", "changed"]
+    running: str = ""
+    why: str = ""
+    adopted: tuple[str, ...] = ()
+    corrected: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    quarantined: tuple[tuple[str, str, str], ...] = ()
+    """Blob, snapshot, why."""
+    head_row: bool = False
+    """Whether the head row is made again."""
+    registration: bool = False
+    floor: str = ""
+    """The oldest source snapshot of the part's missing points; empty when no part follows."""
+
+    def within(self, planned: Found) -> bool:
+        """Whether everything found is in what was planned: then it may be carried out. Less is what has been done already."""
+        pairs = [
+            (self.adopted, planned.adopted),
+            (self.corrected, planned.corrected),
+            (self.lost, planned.lost),
+            (self.quarantined, planned.quarantined),
+        ]
+        more = (self.head_row and not planned.head_row) or (self.registration and not planned.registration)
+        return not more and all(set(mine) <= set(others) for mine, others in pairs)
 
 
 @dataclass(frozen=True)
@@ -25,6 +98,17 @@ class Compared:
     """Rows to be replaced, with the versions they were read at."""
     damaged: tuple[Place, ...] = ()
     """Backup snapshots whose description is not whole."""
+
+    def part(self, below: str, down_to: str, points_max: int) -> tuple[Compared, str]:
+        """The missing points older than `below`, the newest so many of them or those down to `down_to`, and with the first part
+        all the rest; besides the oldest of these when even older ones are left, else empty.
+        """
+        older = [point for point in self.missing if not below or point.source_snapshot < below]
+        chosen = [point for point in older if point.source_snapshot >= down_to] if down_to else older[-points_max:]
+        floor = chosen[0].source_snapshot if len(chosen) < len(older) and chosen else ""
+        if below:
+            return Compared(tuple(chosen)), floor
+        return replace(self, missing=tuple(chosen)), floor
 
 
 def compare(rows: Sequence[Versioned[RestorePoint]], found: Mapping[Place, RestorePoint | None]) -> Compared:

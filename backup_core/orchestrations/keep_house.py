@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 from backup_core.domain.identity import lease_id
 from backup_core.domain.shown import NAMED_MAX, named
 from backup_core.orchestrations.calls import Flow, Retries, attempt, call, show
-from backup_core.steps.housekeeping import LIST_KEPT, TIDY_DISK, HouseRequest, KeptPage, Tidied, Tidy
+from backup_core.steps.housekeeping import (
+    LIST_KEPT,
+    TIDY_DISK,
+    TIDY_REBUILDS,
+    HouseRequest,
+    KeptPage,
+    Tidied,
+    Tidy,
+    TidyRebuilds,
+)
 
 if TYPE_CHECKING:
     from backup_core.orchestrations.calls import Context
@@ -37,6 +46,9 @@ def keep_house(context: Context) -> Flow[dict[str, Any] | None]:
         again = request.model_copy(update={"after": page.disks[-1], "failed": failed[:NAMED_MAX]})
         context.continue_as_new(again.model_dump(mode="json"))
         return None
+    (outcome,) = yield from attempt(context, TIDY_REBUILDS, [TidyRebuilds(run_days=request.run_days)])
+    if outcome.fault:
+        failed.append(f"of rebuilds: {outcome.fault.code}: {outcome.fault.message}")
     if failed:
         message = f"leftovers of {len(failed)} disks could not be removed: {named(failed)}"
         raise HouseFailedError(message)

@@ -56,7 +56,20 @@ class Tidied(Message):
     more: bool = False
 
 
+class TidyRebuilds(Message):
+    """Remove what rebuilds of long ago have kept of themselves."""
+
+    run_days: int
+
+
+class RebuildsTidied(Message):
+    """How many documents went."""
+
+    documents: int
+
+
 LIST_KEPT = Step("list_kept_disks", KeptPage, KeptDisks, always("retention"))
 TIDY_DISK = Step("tidy_disk", Tidy, Tidied, always("retention"))
+TIDY_REBUILDS = Step("tidy_rebuilds", TidyRebuilds, RebuildsTidied, always("retention"))
 
-HOUSEKEEPING_STEPS: tuple[Step[Any, Any], ...] = (LIST_KEPT, TIDY_DISK)
+HOUSEKEEPING_STEPS: tuple[Step[Any, Any], ...] = (LIST_KEPT, TIDY_DISK, TIDY_REBUILDS)

@@ -8,9 +8,8 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from backup_core.activities.rebuild import carry_out, survey
+from backup_core.activities.rebuild import carry_out, disks_to_survey, survey
 from backup_core.activities.watch import watch
-from backup_core.api import catalogue as catalogue_calls
 from backup_core.api import disks, runs
 from backup_core.api.context import Api, respond
 from backup_core.api.http import Request
@@ -155,10 +154,12 @@ class Aftermath:
         for key in before:
             if self.rng.random() < 0.6:
                 del catalogue.rows[key]
+        if self.stage.unreadable and self.stage.unreadable_of_bystander == "document":
+            del catalogue.rows[BYSTANDER, "policy"]
+            self.stage.documents.texts[policy_name(BYSTANDER)] = UNREADABLE_DOCUMENT
+        unreadable = await self._rebuild()
         if self.stage.unreadable:
-            await self._rebuild_beside_the_unreadable()
-        else:
-            await carry_out(self.stage.tools, await survey(self.stage.tools, DISK))
+            self._must_name_the_unreadable(unreadable)
         self.stage.count("rebuilds")
         after = {key: catalogue.rows[key].value for key in before if key in catalogue.rows}
         extra = {
@@ -203,24 +204,33 @@ class Aftermath:
     def _is_named(self, text: str) -> bool:
         return text.startswith(f"{BYSTANDER}: RecordUnreadable") and f"'{self.stage.unreadable_of_bystander}'" in text
 
-    async def _called(self, handler: Any, body: dict[str, Any] | None = None) -> dict[str, Any]:  # noqa: ANN401  a handler
-        content = b"" if body is None else json.dumps(body).encode()
+    async def _called(self, handler: Any) -> dict[str, Any]:  # noqa: ANN401  a handler
         api = Api(self.stage.tools, "0 0 */12 * * *", 4, now=lambda: self.world.now)
-        reply = await respond(api, handler, Request("https://app.test/api", {}, {}, content, {}))
+        reply = await respond(api, handler, Request("https://app.test/api", {}, {}, b"", {}))
         answer: dict[str, Any] = json.loads(reply.body)
         if reply.status != 200:
             self.invariants.violated(f"invariant 23: {handler.__name__}: {reply.status} {answer}")
         return answer
 
-    async def _rebuild_beside_the_unreadable(self) -> None:
-        """One call for all disks brings this one's rows back, and says of the other what cannot be read."""
-        stage, what = self.stage, self.stage.unreadable_of_bystander
-        if what == "document":
-            del stage.catalogue.rows[BYSTANDER, "policy"]
-            stage.documents.texts[policy_name(BYSTANDER)] = UNREADABLE_DOCUMENT
-        plan = await self._called(catalogue_calls.post_rebuild, {})
-        done = await self._called(catalogue_calls.post_rebuild, {"dryRun": False, "planHash": plan["planHash"]})
-        unreadable = {one["disk"]: one["why"] for one in done["value"] if one["state"] == "unreadable"}
+    async def _rebuild(self) -> dict[str, str]:
+        """Bring the rows of every disk back, part by part; why a disk could not be, by its id."""
+        unreadable: dict[str, str] = {}
+        for disk in await disks_to_survey(self.stage.tools, ""):
+            below = ""
+            while True:
+                found = await survey(self.stage.tools, disk, below)
+                if found.unreadable:
+                    unreadable[disk] = found.unreadable
+                    break
+                await carry_out(self.stage.tools, found)
+                below = found.floor
+                if not below:
+                    break
+        return unreadable
+
+    def _must_name_the_unreadable(self, unreadable: dict[str, str]) -> None:
+        """The rebuild of all disks brings this one's rows back, and says of the other what cannot be read."""
+        what = self.stage.unreadable_of_bystander
         named = policy_name(BYSTANDER) if what == "document" else what
         if not what.startswith("run!") and named not in unreadable.get(BYSTANDER, ""):
             self.invariants.violated(f"invariant 23: the rebuild does not name {named}: {unreadable}")

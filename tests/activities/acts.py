@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from backup_core.api import catalogue, runs
 from backup_core.api.context import respond
 from backup_core.api.http import Request
+from backup_core.domain.naming import REBUILDS
 from backup_core.domain.records import Retention, Slot
+from backup_core.orchestrations.rebuild_catalogue import RebuildFailedError
 from backup_core.steps.backup import BACKUP_STEPS
 from backup_core.steps.copying import COPYING_STEPS
 from tests.scene import SOURCE, VM
@@ -102,17 +106,45 @@ def keep(scene, last, days=0):
     scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, retention=Retention(last, days)))
 
 
-async def rebuild(scene, **asked):
-    """A dry run, which changes nothing, then the real one; what it answered."""
-    before = scene.dump(with_runs=True)
-    status, dry = await call(scene, catalogue.post_rebuild, asked or None)
-    assert (status, dry["dryRun"]) == (200, True)
-    assert scene.dump(with_runs=True) == before
-    status, done = await call(scene, catalogue.post_rebuild, {**asked, "dryRun": False, "planHash": dry["planHash"]})
-    assert status == 200
+async def rebuild(scene):
+    """A dry run, which changes nothing, then the real one; what it came to, and another dry run after it."""
+    before = without_rebuilds(scene)
+    dry = await rebuilt(scene)
+    assert (dry["state"], dry["dryRun"]) == ("Succeeded", True)
+    assert without_rebuilds(scene) == before
+    done = await rebuilt(scene, dryRun=False, planHash=dry["planHash"])
+    assert done["state"] == "Succeeded"
     assert done["value"] == dry["value"]
-    status, again = await call(scene, catalogue.post_rebuild, asked or None)
-    return done, again
+    return done, await rebuilt(scene)
+
+
+def without_rebuilds(scene):
+    """Everything there is, but for what rebuilds keep of themselves."""
+    blobs, rows, texts, claims = scene.dump(with_runs=True)
+    return blobs, rows, {name: text for name, text in texts.items() if not name.startswith(REBUILDS)}, claims
+
+
+async def rebuilt(scene, driver=None, **asked):
+    """A rebuild to its end, as a call shows it then."""
+    rebuild, start = await asked_for_a_rebuild(scene, **asked)
+    with suppress(RebuildFailedError):
+        await (driver or scene.driver()).run(*start)
+    return (await call(scene, catalogue.get_rebuild, rebuild=rebuild))[1]
+
+
+async def asked_for_a_rebuild(scene, **asked):
+    """The id of a rebuild that is accepted, and what its orchestration is started with: name, input, instance."""
+    started = []
+
+    async def start(name, instance, input_):
+        started.append((name, input_, instance))
+
+    request = Request("https://app.test/api", body=json.dumps(asked).encode(), start=start)
+    reply = await respond(scene.api(), catalogue.post_rebuild, request)
+    assert reply.status == 202, reply.body
+    (one,) = started
+    scene.world.pass_time(timedelta(seconds=1))
+    return json.loads(reply.body)["id"], one
 
 
 # -- restores --------------------------------------------------------------------------------------------------------

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import timedelta
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
 from backup_core.api import catalogue, disks, points
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.metadata import described, to_point_metadata
-from backup_core.domain.naming import policy_name
+from backup_core.domain.naming import REBUILD_AT_WORK, policy_name
 from backup_core.domain.rebuild import DIRTY
 from backup_core.orchestrations.backup_disk import BackupFailedError
-from tests.activities.acts import call, rebuild, stop_before
+from backup_core.orchestrations.rebuild_catalogue import RebuildFailedError
+from tests.activities.acts import asked_for_a_rebuild, call, failing, rebuild, rebuilt, stop_before, without_rebuilds
 from tests.scene import PAGE, Scene
 
 
@@ -238,65 +240,175 @@ async def test_a_zombie_of_before_cannot_write_afterwards(scene):
 async def test_a_disk_at_work_is_left_alone(scene):
     await stop_before(scene, "commit_point")
     lose(scene, "point!")
-    before = scene.dump(with_runs=True)
-    _, dry = await call(scene, catalogue.post_rebuild)
+    before = without_rebuilds(scene)
+    dry = await rebuilt(scene)
     (shown,) = dry["value"]
 
     assert (shown["state"], shown["adopted"], shown["running"][:3]) == ("busy", [], "vm.")
-    await call(scene, catalogue.post_rebuild, {"dryRun": False, "planHash": dry["planHash"]})
-    assert scene.dump(with_runs=True) == before
+    done = await rebuilt(scene, dryRun=False, planHash=dry["planHash"])
+    assert (done["value"], done["busy"], without_rebuilds(scene)) == ([shown], 1, before)
 
 
 async def test_a_real_run_needs_its_dry_run(scene):
-    """Without a hash it is refused; after a change in between too; nothing is written."""
+    """Without a hash it is refused, with a strange one, with that of a run that was no dry one; nothing is written."""
     lose(scene, "point!")
     before = scene.dump(with_runs=True)
     status, refused = await call(scene, catalogue.post_rebuild, {"dryRun": False})
     assert (status, refused["error"]["code"]) == (400, "DryRunFirst")
-    status, refused = await call(scene, catalogue.post_rebuild, {"dryRun": False, "planHash": "0" * 64})
-    assert (status, refused["error"]["code"]) == (412, "PlanChanged")
+    for strange in ("0" * 64, "0" * 40 + "20260101000000" + "0000abcd"):
+        status, refused = await call(scene, catalogue.post_rebuild, {"dryRun": False, "planHash": strange})
+        assert (status, refused["error"]["code"]) == (412, "PlanChanged")
     assert scene.dump(with_runs=True) == before
 
 
-async def test_disks_come_in_slices(scene):
-    """More disks than one call takes: `after` says where to go on; a disk without blobs is looked at too."""
-    for number in range(3):
-        scene.protect(f"disk{number}")
-        await scene.back_up(f"disk{number}")
-    scene.protect("empty")
+async def test_only_what_the_dry_run_has_shown_is_carried_out(scene):
+    """A row that is lost after the dry run stays lost, its disk is named, and the others come back."""
+    scene.protect("other")
+    await scene.back_up("other")
+    first, second = scene.points()[:2]
+    lose(scene, next(key for _, key in scene.catalogue.rows if key.endswith(first.point)))
+    gone = next(key for _, key in scene.catalogue.rows if key.endswith(scene.points("other")[0].point))
+    lose(scene, gone)
+    dry = await rebuilt(scene)
+    lose(scene, next(key for _, key in scene.catalogue.rows if key.endswith(second.point)))
+    there = len(scene.points())
+
+    done = await rebuilt(scene, dryRun=False, planHash=dry["planHash"])
+
+    assert (done["state"], done["changed"]) == ("Failed", 1)
+    assert [(one["disk"], one["state"]) for one in done["value"]] == [("other", "different"), ("vm", "changed")]
+    assert "make a new dry run" in done["value"][1]["why"]
+    assert (len(scene.points("other")), len(scene.points())) == (1, there)
+
+
+async def test_what_was_brought_back_meanwhile_is_no_hindrance(scene):
+    """Of a rebuild that died in the middle: the same dry run is carried out by another one."""
     before = values(scene)
     lose(scene, "point!", "head")
-    after, seen = "", []
-    while after is not None:
-        done, _ = await rebuild(scene, after=after, top=2)
-        seen += [one["disk"] for one in done["value"]]
-        after = done["after"]
+    dry = await rebuilt(scene)
+    await rebuild(scene)
+    lose(scene, next(key for _, key in scene.catalogue.rows if key.endswith(scene.points()[0].point)))
+    done = await rebuilt(scene, dryRun=False, planHash=dry["planHash"])
 
-    assert seen == ["disk0", "disk1", "disk2", "vm"]
+    assert done["state"] == "Succeeded"
     assert values(scene) == before
 
 
-@pytest.mark.parametrize("top", [1, 2, 100])
-async def test_names_that_sort_apart_from_their_slash(scene, top):
+@pytest.mark.parametrize("limit", [1, 2, 100])
+async def test_disks_and_points_come_in_slices(scene, limit):
     """`vm-2/…` comes before `vm/…` in a listing, `vm` before `vm-2` among the disks: none is taken for empty, none left out."""
     for disk in ("vm-2", "vm0", "vm-2-3"):
         scene.protect(disk)
         await scene.back_up(disk)
-    before = values(scene)
-    after, seen = "", []
-    while after is not None:
-        done, _ = await rebuild(scene, after=after, top=top)
-        assert done["value"] == []
-        seen.append(done["examined"])
-        after = done["after"]
-    assert sum(seen) == 4
+    scene.protect("empty")
+    before, points = values(scene), [point.point for point in reversed(scene.points())]
+    scene.with_limits(kept_disks_max=limit, rebuilt_points_max=limit)
+    assert (await rebuilt(scene))["examined"] == 5
     lose(scene, "point!", "head")
-    after = ""
-    while after is not None:
-        done, _ = await rebuild(scene, after=after, top=top)
-        after = done["after"]
+    done, again = await rebuild(scene)
 
+    assert sorted(one["disk"] for one in done["value"]) == sorted(["vm-2", "vm-2-3", "vm0"] + ["vm"] * -(-4 // limit))
+    assert [point for one in done["value"] if one["disk"] == "vm" for point in sorted(one["adopted"], reverse=True)] == points
+    assert (done["examined"], done["different"], again["value"]) == (5, 4, [])
     assert values(scene) == before
+
+
+async def test_what_was_found_is_listed_by_page(scene):
+    for number in range(3):
+        scene.protect(f"disk{number}")
+        await scene.back_up(f"disk{number}")
+    lose(scene, "point!")
+    dry = await rebuilt(scene)
+    query, seen = {"top": "1"}, []
+    while query:
+        _, page = await call(scene, catalogue.get_rebuild, query=query, rebuild=dry["id"])
+        seen += page["value"]
+        query = dict(parse_qsl(urlsplit(page["nextLink"] or "").query))
+
+    assert seen == dry["value"]
+    assert len(seen) == 4
+
+
+async def test_one_rebuild_at_a_time(scene):
+    """Another is refused while one is at work, told where to follow that one; one that is dead is ended by the next."""
+    first, _ = await asked_for_a_rebuild(scene)
+    status, refused = await call(scene, catalogue.post_rebuild)
+    assert (status, refused["error"]["code"]) == (409, "RebuildRunning")
+    assert refused["error"]["target"].endswith(first)
+    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
+    second, (name, input_, instance) = await asked_for_a_rebuild(scene)
+
+    assert (await call(scene, catalogue.get_rebuild, rebuild=first))[1]["state"] == "Failed"
+    await scene.driver().run(name, input_, instance)
+    assert (await call(scene, catalogue.get_rebuild, rebuild=second))[1]["state"] == "Succeeded"
+
+
+async def test_a_rebuild_that_was_replaced_writes_nothing(scene):
+    """Two calls at the same moment: the steps of the one that is not named find that they may not act."""
+    lose(scene, "point!")
+    plan = await rebuilt(scene)
+    _, (name, input_, instance) = await asked_for_a_rebuild(scene, dryRun=False, planHash=plan["planHash"])
+    scene.documents._store(REBUILD_AT_WORK, '"catalogue.rebuild.20260101T000000Z.0000abcd"')
+    before = without_rebuilds(scene)
+    with pytest.raises(RebuildFailedError, match="NotOwner"):
+        await scene.driver().run(name, input_, instance)
+
+    assert without_rebuilds(scene) == before
+    assert (await call(scene, catalogue.get_rebuild, rebuild=instance))[1]["state"] == "Failed"
+
+
+async def test_a_rebuild_is_canceled_between_two_disks(scene):
+    """What it has brought back stays; a second cancel changes nothing; one that has succeeded is not canceled."""
+    for number in range(9):
+        scene.protect(f"disk{number}")
+        await scene.back_up(f"disk{number}")
+    lose(scene, "point!")
+    dry = await rebuilt(scene)
+    rebuild_, (name, input_, instance) = await asked_for_a_rebuild(scene, dryRun=False, planHash=dry["planHash"])
+    driver = scene.driver()
+
+    async def perform(step, asked):
+        if step == "rebuild_disk" and asked["disk"] == "disk3":
+            assert (await call(scene, catalogue.post_rebuild_cancel, rebuild=rebuild_))[0] == 202
+        return await scene.perform(step, asked)
+
+    driver._perform = perform
+    output = await driver.run(name, input_, instance)
+
+    assert output == {"state": "Canceled", "examined": 8, "different": 8}
+    assert (len(scene.points("disk7")), len(scene.points("disk8")), len(scene.points())) == (1, 0, 0)
+    assert (await call(scene, catalogue.post_rebuild_cancel, rebuild=rebuild_))[0] == 200
+    status, refused = await call(scene, catalogue.post_rebuild_cancel, rebuild=dry["id"])
+    assert (status, refused["error"]["code"]) == (409, "RebuildEnded")
+
+
+async def test_a_disk_that_fails_stops_no_other(scene):
+    """A fault that may pass is waited out; one that does not is named, after all others were looked at."""
+    scene.protect("other")
+    await scene.back_up("other")
+    lose(scene, "point!")
+    driver, faults = scene.driver(), {"vm": 99, "other": 2}
+
+    async def perform(name, asked):
+        if name == "rebuild_disk" and faults[asked["disk"]]:
+            faults[asked["disk"]] -= 1
+            final = asked["disk"] == "vm"
+            return {"fault": {"code": "Told", "message": "told", "retryable": not final}, "value": None}
+        return await scene.perform(name, asked)
+
+    driver._perform = perform
+    dry = await rebuilt(scene, driver)
+
+    assert (dry["state"], dry["failed"], dry["failures"], dry["planHash"]) == ("Failed", 1, ["vm: Told: told"], None)
+    assert [one["disk"] for one in dry["value"]] == ["other"]
+    assert (faults["vm"], dry["examined"]) == (98, 2)
+
+
+async def test_a_list_that_cannot_be_read_fails_the_rebuild(scene):
+    driver = failing(scene, "list_rebuild_disks", {"code": "AccessDenied", "retryable": False})
+    dry = await rebuilt(scene, driver)
+
+    assert (dry["state"], dry["failures"]) == ("Failed", ["the list of disks: AccessDenied: told"])
 
 
 async def test_more_points_than_one_transaction_takes(scene, monkeypatch):
@@ -336,10 +448,10 @@ async def test_a_rebuild_that_dies_leaves_nothing_untrue(scene, monkeypatch):
         done.append(True)
         return await commit(*asked)
 
-    _, dry = await call(scene, catalogue.post_rebuild)
+    dry = await rebuilt(scene)
     monkeypatch.setattr(scene.catalogue, "commit", dying)
-    status, _ = await call(scene, catalogue.post_rebuild, {"dryRun": False, "planHash": dry["planHash"]})
-    assert status == 500
+    died = await rebuilt(scene, dryRun=False, planHash=dry["planHash"])
+    assert (died["state"], died["failed"]) == ("Failed", 1)
     assert scene.head_row().pair.point in [point.point for point in scene.points()]
     monkeypatch.setattr(scene.catalogue, "commit", commit)
     await rebuild(scene)
@@ -367,7 +479,7 @@ async def test_another_disks_snapshot_is_not_adopted(scene, written):
 async def test_a_source_that_another_disk_took_over_is_not_claimed_back(scene):
     lose(scene, "policy")
     scene.catalogue.claim(scene.source().url, "other")
-    await rebuild(scene, after="other")
+    await rebuild(scene)
     _, shown = await call(scene, disks.get_disk, disk="vm")
 
     assert shown["protected"] is False

@@ -16,7 +16,7 @@ from backup_core.orchestrations.restore_disk import RestoreFailedError
 from backup_core.steps import STEPS
 from backup_core.steps.backup import FleetRequest
 from backup_core.steps.housekeeping import HouseRequest
-from tests.activities.acts import RUN, TARGET, cancel, contents_of, everything_kept, held, into, sane
+from tests.activities.acts import RUN, TARGET, cancel, contents_of, everything_kept, held, into, rebuilt, sane
 from tests.activities.lives import (
     Hub,
     child_begun_again,
@@ -200,6 +200,18 @@ async def tidy_up(stage):
     assert not stage.documents.texts.keys() - {"vm/policy.json"}
 
 
+async def rebuild_everything(stage):
+    """Rows are lost; a dry run and what carries it out bring them back."""
+    before = {key: row.value for key, row in stage.catalogue.rows.items() if key[1].startswith(("point!", "head"))}
+    for key in before:
+        del stage.catalogue.rows[key]
+    stage.with_limits(rebuilt_points_max=1)
+    dry = await rebuilt(stage)
+    done = await rebuilt(stage, dryRun=False, planHash=dry["planHash"])
+    assert (dry["state"], done["state"], done["value"]) == ("Succeeded", "Succeeded", dry["value"])
+    assert {key: stage.catalogue.rows[key].value for key in before} == before
+
+
 MORE = {
     "a diff that is not trusted": (backed_up, back_up_an_untrusted_diff, 3),
     "a canceled backup": (backed_up, back_up_and_cancel, 2),
@@ -217,6 +229,7 @@ MORE = {
     "a night that settles a machine": (between_two_disks, a_night, 3),
     "a restore that is adopted": (backed_up, adopt, 3),
     "a restore by Copy Blob": (backed_up, restore_by_copy, 3),
+    "a rebuild": (backed_up, rebuild_everything, 2),
 }
 EVERY = WAYS | MORE
 

@@ -120,6 +120,7 @@ def test_a_reader_changes_nothing_and_only_the_restore_operator_restores():
         "post_backup": ("Backup.Operator",),
         "post_restore": ("Restore.Operator",),
         "post_rebuild": ("Restore.Operator",),
+        "post_rebuild_cancel": ("Restore.Operator",),
         "post_cancel": ("Backup.Operator", "Restore.Operator"),
     }
 
@@ -141,7 +142,12 @@ def test_each_call_asks_for_its_role(signing_in):
     assert signing_in.api("GET", "/disks").status_code == 401
     assert "WWW-Authenticate" in signing_in.api("GET", "/disks").headers
     for route in ROUTES:
-        path = "/" + route.path.format(disk="d", point="20261122T1200000000000Z", run="d.20261122T120000Z.timer")
+        path = "/" + route.path.format(
+            disk="d",
+            point="20261122T1200000000000Z",
+            run="d.20261122T120000Z.timer",
+            rebuild="catalogue.rebuild.20261122T120000Z.0123abcd",
+        )
         for role in ALL:
             status = signing_in.api(route.method, path, headers=headers(role)).status_code
             allowed = not route.roles or role in route.roles

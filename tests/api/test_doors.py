@@ -8,11 +8,14 @@ from dataclasses import replace
 
 import pytest
 
+from backup_core.activities.rebuilding import FOUND, store_rebuild
 from backup_core.api import catalogue, disks, points, runs
 from backup_core.api.context import respond
 from backup_core.api.http import Request
 from backup_core.api.routes import ROUTES
 from backup_core.domain.errors import ContainerMissingError, HostUnknownError
+from backup_core.domain.naming import rebuilt_name
+from backup_core.domain.rebuild import Found, Rebuild
 from devhost.disks import vhd_footer
 from tests.scene import PAGE, Scene
 
@@ -44,11 +47,16 @@ async def many(scene):
     await scene.back_up("vm")
     scene.write(1, 1)
     await scene.back_up("vm")
+    await store_rebuild(scene.tools, Rebuild(REBUILD, "Succeeded", scene.world.now))
+    for disk in ("vm", "vn"):
+        scene.documents._store(rebuilt_name(REBUILD, disk, 1), FOUND.dump_json(Found(disk, "different")).decode())
 
 
+REBUILD = "catalogue.rebuild.20260101T000000Z.0123abcd"
 LISTS = {
     "get_disks": (disks.get_disks, {}),
     "get_restore_points": (points.get_points, {"state": "available", "from": "2020-01-01T00:00:00Z"}),
+    "get_rebuild": (catalogue.get_rebuild, {}),
     "get_runs": (runs.get_runs, {"disk": "vm", "state": "Succeeded", "to": "2100-01-01T00:00:00+00:00"}),
 }
 
@@ -63,7 +71,7 @@ async def test_the_next_page_repeats_what_is_known_and_nothing_else(scene, name)
     await many(scene)
     handler, filters = LISTS[name]
     sent = {**filters, "top": "1", "code": "SECRETKEY", "x": "1", "after2": "y"}
-    status, page = await shown(scene.api(), handler, ask(sent, disk="vm"))
+    status, page = await shown(scene.api(), handler, ask(sent, disk="vm", rebuild=REBUILD))
 
     assert status == 200
     address, _, query = page["nextLink"].partition("?")
@@ -181,14 +189,14 @@ def test_a_body_that_is_called_something_else_is_not_read(disk, platform, kind):
     ],
 )
 def test_what_clients_call_json_is_read(platform, kind):
-    answer = platform.api("POST", "/catalogue/rebuild", data=b'{"top": 0}', headers={"Content-Type": kind})
+    answer = platform.api("POST", "/catalogue/rebuild", data=b'{"dryRun": 0.5}', headers={"Content-Type": kind})
 
-    assert (answer.status_code, answer.json()["error"]["details"][0]["target"]) == (400, "top")
+    assert (answer.status_code, answer.json()["error"]["details"][0]["target"]) == (400, "dryRun")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-le"])
 def test_json_is_utf_8(platform, encoding):
-    answer = platform.api("POST", "/catalogue/rebuild", data='{"top": 1}'.encode(encoding))
+    answer = platform.api("POST", "/catalogue/rebuild", data='{"dryRun": true}'.encode(encoding))
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "InvalidJson")
 

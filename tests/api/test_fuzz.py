@@ -174,10 +174,15 @@ class Fire:
                     "blob": f"fire-{self.sent}.vhd",
                 },
             },
-            "post_rebuild": {"dryRun": True, "top": 5, "after": "a"},
+            "post_rebuild": {"dryRun": True},
         }.get(route.name)  # fmt: skip
         return {
-            "path": {"disk": "fire", "point": self.point, "run": "fire.20260101T000000Z.timer"},
+            "path": {
+                "disk": "fire",
+                "point": self.point,
+                "run": "fire.20260101T000000Z.timer",
+                "rebuild": "catalogue.rebuild.20260101T000000Z.0123abcd",
+            },
             "query": {one.name: "" for one in route.parameters if one.place == "query"},
             "headers": {one.name: UUID for one in route.parameters if one.place == "header"},
             "body": body,

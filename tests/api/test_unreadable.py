@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from backup_core.activities.tools import read_document
 from backup_core.activities.transfer import PLAN
 from backup_core.activities.watch import watch
-from backup_core.api import catalogue, disks, runs
+from backup_core.api import disks, runs
 from backup_core.api.context import respond
 from backup_core.api.http import Request
 from backup_core.api.lists import newest_runs
 from backup_core.domain.errors import RecordUnreadableError
 from backup_core.domain.naming import policy_name, run_key
 from backup_core.domain.records import Run
+from tests.activities.acts import rebuilt
 from tests.scene import Scene
 
 NAMES = ("one", "three", "two")
@@ -106,13 +107,13 @@ async def test_a_rebuild(scene, what):
         scene.documents.texts[policy_name("two")] = '{"disk": "two", "verification": "by newer means"}'
     lost = next(key for key in scene.catalogue.rows if key[0] == "one" and key[1].startswith("point!"))
     del scene.catalogue.rows[lost]
-    _, plan = await call(scene, catalogue.post_rebuild, {})
-    status, done = await call(scene, catalogue.post_rebuild, {"dryRun": False, "planHash": plan["planHash"]})
+    plan = await rebuilt(scene)
+    done = await rebuilt(scene, dryRun=False, planHash=plan["planHash"])
 
     assert {disk["disk"]: disk["state"] for disk in done["value"]} == {"one": "different", "two": "unreadable"}
     why = done["value"][1]["why"]
     assert ("point!" if what == "row" else policy_name("two")) in why
-    assert status == 200
+    assert (done["state"], done["unreadable"]) == ("Succeeded", 1)
     assert lost in scene.catalogue.rows
 
 

@@ -147,7 +147,12 @@ def test_the_app_roles_are_those_the_code_asks_for():
 # -- functions that are off -------------------------------------------------------------------------------------------------
 
 OFF = json.loads((INFRA / "switches.json").read_text())
-STARTED_BY_ROUTE = {"put_disk": "backup_disk", "post_backup": "backup_disk", "post_restore": "restore_disk"}
+STARTED_BY_ROUTE = {
+    "put_disk": "backup_disk",
+    "post_backup": "backup_disk",
+    "post_restore": "restore_disk",
+    "post_rebuild": "rebuild_catalogue",
+}
 STARTED_BY_TIMER = {"scheduled_backup": "backup_fleet", "housekeeping": "keep_house"}
 
 
@@ -195,7 +200,10 @@ def test_nothing_that_is_off_is_called_by_what_is_on(app):
 
 def test_each_app_has_its_half():
     """Backups in one, retention and restores in the other: nothing is on that the app could only fail at."""
-    needed = {"backup": called("backup_fleet"), "custody": called("restore_disk") | called("keep_house")}
+    needed = {
+        "backup": called("backup_fleet") | called("rebuild_catalogue"),
+        "custody": called("restore_disk") | called("keep_house"),
+    }
     every = set(ORCHESTRATORS) | set(BY_NAME)
     for app, names in needed.items():
         assert every - names == set(OFF[app]) & every

@@ -6,10 +6,13 @@ from datetime import UTC, datetime
 
 import pytest
 
+from backup_core.orchestrations.keep_house import HouseFailedError
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.orchestrations.shard_waves import CALLS_PER_EXECUTION
 from backup_core.steps.copying import CopyRequest, ImageCopy
+from backup_core.steps.housekeeping import HouseRequest
 from backup_core.steps.messages import Fault, RunRef
+from backup_core.steps.rebuild import RebuildRequest
 from backup_core.steps.restore import CopyImage, DeliverDisk, RepointRequest, RestoreBegun, RestoreRequest, SlotRef, WaitForDisk
 from devhost.memory.driver import Driver
 
@@ -424,3 +427,41 @@ async def test_a_copy_that_was_ended_before_its_answer_was_heard(canceled):
 
     assert end["state"] == ("canceled" if canceled else "failed")
     assert not any(name == "abort_copy" for name, _, _ in script.driver.calls)
+
+
+# -- rebuilds and housekeeping ---------------------------------------------------------------------------------------------
+
+
+async def test_a_rebuild_of_many_disks_goes_on_as_another_execution():
+    """Its history stays small, and nothing is counted twice."""
+    disks = [f"d{number:03d}" for number in range(201)]
+    script = Script(
+        list_rebuild_disks=[{"disks": disks, "more": False}, {"disks": disks[200:], "more": False}],
+        rebuild_disk=[{"disk": disk, "part": 1, "state": "unchanged", "digest": "", "below": ""} for disk in disks],
+        report_rebuild={"goes_on": True},
+    )
+    output = await script.run("rebuild_catalogue", RebuildRequest(rebuild="catalogue.rebuild.20260102T030405Z.0000abcd"))
+
+    assert output == {"state": "Succeeded", "examined": 201, "different": 0}
+    assert [one["disk"] for one in script.inputs("rebuild_disk")] == disks
+    assert [one["after"] for one in script.inputs("list_rebuild_disks")] == ["", "d199"]
+
+
+async def test_what_was_found_for_another_disk_is_no_answer():
+    """A second life may be answered by what the first one asked for: it asks again."""
+    mine = {"disk": "vm", "part": 1, "state": "unchanged", "digest": "", "below": ""}
+    script = Script(
+        list_rebuild_disks={"disks": ["vm"], "more": False},
+        rebuild_disk=[mine | {"disk": "other"}, mine | {"part": 2}, mine],
+        report_rebuild={"goes_on": True},
+    )
+    output = await script.run("rebuild_catalogue", RebuildRequest(rebuild="catalogue.rebuild.20260102T030405Z.0000abcd"))
+
+    assert output["examined"] == 1
+    assert len(script.inputs("rebuild_disk")) == 3
+
+
+async def test_a_night_whose_rebuilds_cannot_be_removed_fails():
+    script = Script(list_kept_disks={"disks": [], "more": False}, tidy_rebuilds=REFUSED)
+    with pytest.raises(HouseFailedError, match="of rebuilds: MachineRefused"):
+        await script.run("keep_house", HouseRequest(run_days=180), "house.20260109")

@@ -1,0 +1,165 @@
+"""The rebuild as an operation: one at a time, followed and canceled by its documents; a repeat finds done what is done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from backup_core.activities.rebuild import carry_out, disks_to_survey, survey
+from backup_core.activities.tools import read_document
+from backup_core.domain.digests import digest_of
+from backup_core.domain.errors import NotOwnerError, RowChangedError, RowExistsError
+from backup_core.domain.naming import (
+    REBUILD_AT_WORK,
+    REBUILDS,
+    rebuild_cancel_name,
+    rebuild_name,
+    rebuilt_name,
+    stamp_of_rebuild,
+)
+from backup_core.domain.rebuild import Found, Rebuild
+from backup_core.steps.housekeeping import RebuildsTidied
+from backup_core.steps.messages import Nothing
+from backup_core.steps.rebuild import DiskRebuilt, RebuildDisks, RebuildReported
+
+if TYPE_CHECKING:
+    from backup_core.activities.rebuild import Survey
+    from backup_core.activities.tools import Tools
+    from backup_core.steps.housekeeping import TidyRebuilds
+    from backup_core.steps.rebuild import FinishRebuild, RebuildDisk, RebuildPage, RebuildReport
+
+REBUILD, FOUND, AT_WORK = TypeAdapter(Rebuild), TypeAdapter(Found), TypeAdapter(str)
+HASH_LENGTH = 40
+
+
+async def stored_rebuild(tools: Tools, rebuild: str) -> Rebuild | None:
+    """What is kept of a rebuild. Raises RecordUnreadableError."""
+    text = await tools.documents.get(rebuild_name(rebuild))
+    return read_document(REBUILD, rebuild_name(rebuild), text) if text else None
+
+
+async def store_rebuild(tools: Tools, value: Rebuild) -> None:
+    """Keep it."""
+    await tools.documents.put(rebuild_name(value.rebuild), REBUILD.dump_json(value).decode())
+
+
+async def at_work(tools: Tools) -> str:
+    """The rebuild that may act; empty when none was ever asked for."""
+    text = await tools.documents.get(REBUILD_AT_WORK)
+    return read_document(AT_WORK, REBUILD_AT_WORK, text) if text else ""
+
+
+async def _owned(tools: Tools, rebuild: str) -> Rebuild:
+    """What is kept of it, while it may act. Raises NotOwnerError."""
+    known = await stored_rebuild(tools, rebuild)
+    if known is None or known.state != "Running" or await at_work(tools) != rebuild:
+        message = f"{rebuild} has ended, or another rebuild has taken its place; nothing was done"
+        raise NotOwnerError(message)
+    return known
+
+
+async def list_rebuild_disks(tools: Tools, asked: RebuildPage) -> RebuildDisks:
+    """The next slice of disks after `asked.after`: registered ones, and those that only have backups any more."""
+    await _owned(tools, asked.rebuild)
+    later = await disks_to_survey(tools, asked.after)
+    slice_ = later[: tools.limits.kept_disks_max]
+    return RebuildDisks(disks=slice_, more=len(later) > len(slice_))
+
+
+async def rebuild_disk(tools: Tools, asked: RebuildDisk) -> DiskRebuilt:
+    """Compare a part of a disk, and unless it is a dry run bring its rows back: exactly what the dry run has shown, or less,
+    where that is done already. What is found is stored; a repeat answers that.
+    """
+    await _owned(tools, asked.rebuild)
+    name = rebuilt_name(asked.rebuild, asked.disk, asked.part)
+    if text := await tools.documents.get(name):
+        return _answered(asked, read_document(FOUND, name, text), text)
+    found = await (_carried_out(tools, asked) if asked.plan else _found(tools, asked))
+    if found.state == "unchanged" and not found.floor:
+        return DiskRebuilt(disk=asked.disk, part=asked.part, state="unchanged", digest="", below="")
+    await tools.documents.put_if_absent(name, FOUND.dump_json(found).decode())
+    text = await tools.documents.get(name) or ""
+    return _answered(asked, read_document(FOUND, name, text), text)
+
+
+def _answered(asked: RebuildDisk, found: Found, text: str) -> DiskRebuilt:
+    return DiskRebuilt(disk=asked.disk, part=asked.part, state=found.state, digest=digest_of(text), below=found.floor)
+
+
+async def _found(tools: Tools, asked: RebuildDisk) -> Found:
+    return shown(await survey(tools, asked.disk, asked.below), first=asked.part == 1)
+
+
+async def _carried_out(tools: Tools, asked: RebuildDisk) -> Found:
+    name = rebuilt_name(asked.plan, asked.disk, asked.part)
+    text = await tools.documents.get(name)
+    planned = read_document(FOUND, name, text) if text else Found(asked.disk, "unchanged")
+    there = await survey(tools, asked.disk, asked.below, planned.floor)
+    found = shown(there, first=asked.part == 1)
+    if found.state in ("busy", "unreadable"):
+        return replace(found, floor="")
+    if not found.within(planned):
+        why = "it differs from what the dry run has shown; nothing was written for it; make a new dry run"
+        return Found(asked.disk, "changed", why=why)
+    try:
+        await carry_out(tools, there)
+    except RowExistsError as error:
+        # Another delivery was faster: asked again, it finds that done.
+        raise RowChangedError(str(error)) from error
+    return planned if planned.state == "different" else found
+
+
+def shown(found: Survey, *, first: bool = True) -> Found:
+    """What a survey found, by names; the head row counts with a disk's first part."""
+    different = found.adopted or found.changed or found.quarantined or (found.head and first) or found.policy or found.claim
+    return Found(
+        disk=found.disk,
+        state="unreadable" if found.unreadable else "busy" if found.busy else "different" if different else "unchanged",
+        running=found.busy,
+        why=found.unreadable,
+        adopted=tuple(point.point for point in found.adopted),
+        corrected=tuple(row.value.point for row in found.changed if row.value.state == "available"),
+        lost=tuple(row.value.point for row in found.changed if row.value.state == "lost"),
+        quarantined=tuple((head, snapshot, why) for (head, snapshot), why in found.quarantined),
+        head_row=found.head_differs and first,
+        registration=bool(found.policy or found.claim),
+        floor=found.floor,
+    )
+
+
+async def report_rebuild(tools: Tools, asked: RebuildReport) -> RebuildReported:
+    """A sign of life, and how far it is; whether it goes on."""
+    try:
+        known = await _owned(tools, asked.rebuild)
+    except NotOwnerError:
+        return RebuildReported(goes_on=False)
+    if await tools.documents.get(rebuild_cancel_name(asked.rebuild)):
+        return RebuildReported(goes_on=False)
+    await store_rebuild(tools, replace(known, tally=max(known.tally, asked.tally, key=lambda one: one.examined)))
+    return RebuildReported(goes_on=True)
+
+
+async def finish_rebuild(tools: Tools, asked: FinishRebuild) -> Nothing:
+    """Keep its end. One that has ended stays as it is."""
+    known = await stored_rebuild(tools, asked.rebuild)
+    if known and known.state == "Running":
+        succeeded = asked.state == "Succeeded" and not known.plan
+        plan_hash = digest_of(asked.chain)[:HASH_LENGTH] + stamp_of_rebuild(known.rebuild) if succeeded else ""
+        now = await tools.catalogue.now()
+        await store_rebuild(tools, replace(known, state=asked.state, tally=asked.tally, ended=now, plan_hash=plan_hash))
+    return Nothing()
+
+
+async def tidy_rebuilds(tools: Tools, asked: TidyRebuilds) -> RebuildsTidied:
+    """Remove what rebuilds kept that many days ago, a bounded number per call: none is at work for so long."""
+    oldest, gone = await tools.catalogue.now() - timedelta(days=asked.run_days), 0
+    async for one in tools.documents.listed(REBUILDS):
+        if gone == tools.limits.sweeps_max:
+            break
+        if one.changed < oldest:
+            await tools.documents.delete(one.name)
+            gone += 1
+    return RebuildsTidied(documents=gone)
