@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from backup_core.activities.rebuild import carry_out, disks_to_survey, survey
+from backup_core.activities import rebuild
 from backup_core.activities.watch import watch
 from backup_core.api import disks, runs
 from backup_core.api.context import Api, respond
 from backup_core.api.http import Request
+from backup_core.domain.errors import BackupError
 from backup_core.domain.events import DiskSeen, FleetSeen, RunEnded, RunWarned
 from backup_core.domain.metadata import from_metadata, from_point_metadata, run_of_source_snapshot, source_snapshot_metadata
 from backup_core.domain.naming import plan_name, policy_name, run_key
@@ -215,14 +216,17 @@ class Aftermath:
     async def _rebuild(self) -> dict[str, str]:
         """Bring the rows of every disk back, part by part; why a disk could not be, by its id."""
         unreadable: dict[str, str] = {}
-        for disk in await disks_to_survey(self.stage.tools, ""):
+        for disk in await rebuild.disks_to_survey(self.stage.tools, ""):
             below = ""
             while True:
-                found = await survey(self.stage.tools, disk, below)
+                try:
+                    found = await rebuild.survey(self.stage.tools, disk, below)
+                except BackupError as error:
+                    self.invariants.violated(f"invariant 23: disk {disk} stops the rebuild of all: {error}")
                 if found.unreadable:
                     unreadable[disk] = found.unreadable
                     break
-                await carry_out(self.stage.tools, found)
+                await rebuild.carry_out(self.stage.tools, found)
                 below = found.floor
                 if not below:
                     break

@@ -67,7 +67,11 @@ def unreadable_disk_hides_the_list() -> AbstractContextManager[object]:
 
 def unreadable_disk_stops_the_rebuild() -> AbstractContextManager[object]:
     """A rebuild of all disks is refused when one of them cannot be read."""
-    return patch("backup_core.api.catalogue.survey", rebuild._survey)  # noqa: SLF001  the guard to be removed
+
+    async def unguarded(tools: Tools, disk: str, below: str = "", down_to: str = "") -> rebuild.Survey:
+        return await rebuild._survey(tools, disk, below, down_to)  # noqa: SLF001  the guard to be removed
+
+    return patch.object(rebuild, "survey", unguarded)
 
 
 # -- cleanings that fail ------------------------------------------------------------------------------------------------------
