@@ -193,6 +193,9 @@ class Invariants:
         reasons = {"", "SourceMoved", "RestorePointUnavailable", "ServiceUnavailable"}
         if self.stage.report.counts["leases broken by the app"]:
             reasons.add("Fenced")
+        # Another restore of the disk changed the machine before this one could.
+        if any(other.restore and other.restore.repoint and other.run != run.run for _, other in self.stage.runs()):
+            reasons.add("SlotTaken")
         if code not in reasons:
             self.violated(
                 f"invariant 16: run {run.run} failed without a reason: {code}: {run.error.message if run.error else ''}"
