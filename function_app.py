@@ -14,13 +14,13 @@ from backup_core.activities.watch import watch
 from backup_core.api.context import Api, respond
 from backup_core.api.http import Answer, Request, Start, cannot_start
 from backup_core.api.routes import ROUTES, Route
-from backup_core.domain.naming import fleet_instance_id, house_instance_id
+from backup_core.domain.naming import cleanup_instance_id, fleet_instance_id
 from backup_core.domain.windows import window_fired
-from backup_core.orchestrations import backup_fleet, keep_house
+from backup_core.orchestrations import backup_fleet, clean_up_disks
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.steps import STEPS
 from backup_core.steps.backup import FleetRequest
-from backup_core.steps.housekeeping import HouseRequest
+from backup_core.steps.housekeeping import CleanupRequest
 from backup_core.steps.messages import Step
 
 SETTINGS = settings.load(os.environ)
@@ -46,8 +46,8 @@ for orchestrator in ORCHESTRATORS.values():
 def activity(step: Step[Any, Any], name: str) -> None:
     """Register the activity of a step under one of its names."""
 
-    async def perform(asked: dict) -> dict:  # type: ignore[type-arg]  # the worker takes bare types only
-        return await run_step(step, SERVICES.tools_for, asked, SERVICES.stores)
+    async def perform(request: dict) -> dict:  # type: ignore[type-arg]  # the worker takes bare types only
+        return await run_step(step, SERVICES.tools_for, request, SERVICES.stores)
 
     perform.__name__ = name
     app.activity_trigger(input_name="asked")(perform)
@@ -58,10 +58,10 @@ for step in STEPS:
         activity(step, name)
 
 
-async def start_once(client: df.DurableOrchestrationClient, name: str, instance: str, asked: dict[str, Any]) -> None:
+async def start_once(client: df.DurableOrchestrationClient, name: str, instance: str, request: dict[str, Any]) -> None:
     """Start an orchestration unless there is, or was, an instance of that id."""
     if not (await client.get_status(instance)).instance_id:
-        await client.start_new(name, instance, asked)
+        await client.start_new(name, instance, request)
 
 
 # -- timers -----------------------------------------------------------------------------------------------------
@@ -91,8 +91,8 @@ async def scheduled_backup(timer: func.TimerRequest, client: df.DurableOrchestra
 async def housekeeping(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:
     """Remove what runs have left behind: once for each time it is due."""
     due = window_fired(SETTINGS.housekeeping_schedule, told_due(timer), datetime.now(UTC))
-    request = HouseRequest(run_days=SETTINGS.run_days)
-    await start_once(client, keep_house.NAME, house_instance_id(due), request.model_dump(mode="json"))
+    request = CleanupRequest(run_days=SETTINGS.run_days)
+    await start_once(client, clean_up_disks.NAME, cleanup_instance_id(due), request.model_dump(mode="json"))
 
 
 @app.timer_trigger(schedule="%HOUSEKEEPING_SCHEDULE%", arg_name="timer", run_on_startup=False, use_monitor=True)
@@ -118,11 +118,11 @@ async def served(route: Route, req: func.HttpRequest, start: Start = cannot_star
     headers = {name.lower(): value for name, value in req.headers.items()}
     request = Request(SERVICES.api.base(req.url), req.route_params, req.params, req.get_body(), headers, start)
 
-    async def handle(api: Api, asked: Request) -> Answer:
+    async def handle(api: Api, step_input: Request) -> Answer:
         roles = api.access.admit(req.url, headers, route.roles)
         if not route.anonymous:  # strangers make the app work for nothing but what their call remembers
             await api.prepare()
-        return await route.handler(api, replace(asked, roles=roles))
+        return await route.handler(api, replace(step_input, roles=roles))
 
     reply = await respond(SERVICES.api, handle, request)
     return func.HttpResponse(reply.body, status_code=reply.status, headers=dict(reply.headers), mimetype="application/json")
@@ -135,8 +135,8 @@ def http(route: Route) -> None:
         return await served(route, req)
 
     async def starting_call(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
-        async def start(name: str, instance: str, asked: dict[str, Any]) -> None:
-            await start_once(client, name, instance, asked)
+        async def start(name: str, instance: str, request: dict[str, Any]) -> None:
+            await start_once(client, name, instance, request)
 
         return await served(route, req, start=start)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backup_core.domain.managed import ManagedDisk
     from backup_core.domain.naming import BlobAddress
     from backup_core.domain.ranges import ByteRange, DiffRange
-    from backup_core.domain.records import Head, Pin, Policy, RequestKey, RestorePoint, Run, Versioned
+    from backup_core.domain.records import Head, Pin, Registration, RequestKey, RestorePoint, Run, Versioned
     from backup_core.domain.repoint import Machine, MachineDisk
 
 
@@ -255,11 +255,11 @@ class Catalogue(Protocol):
     async def begin_request(self, run: Run, request: RequestKey) -> None:
         """Insert the run's row and its request's row together. Raises RowExistsError and inserts neither."""
 
-    async def policy(self, disk: str) -> Versioned[Policy] | None:
-        """The disk's policy."""
+    async def registration(self, disk: str) -> Versioned[Registration] | None:
+        """The disk's registration."""
 
-    async def put_policy(self, policy: Policy, etag: str | None) -> str:
-        """Insert (no etag) or update the policy. Raises RowExistsError, RowChangedError."""
+    async def put_registration(self, registration: Registration, etag: str | None) -> str:
+        """Insert (no etag) or update the registration. Raises RowExistsError, RowChangedError."""
 
     async def head(self, disk: str) -> Versioned[Head] | None:
         """The disk's head row."""
@@ -282,10 +282,11 @@ class Catalogue(Protocol):
         head: Head,
         head_etag: str | None,
         changed: Sequence[Versioned[RestorePoint]] = (),
-        policy: Versioned[Policy] | None = None,
+        registration: Versioned[Registration] | None = None,
     ) -> str:
-        """Insert the points, replace the `changed` ones and the `policy` (values with the versions they were decided on), and
-        insert or update the head row, in one transaction of at most ROWS_PER_COMMIT other rows; returns the head row's ETag.
+        """Insert the points, replace the `changed` ones and the `registration` (values with the versions they were decided
+        on), and insert or update the head row, in one transaction of at most ROWS_PER_COMMIT other rows; returns the head row's
+        ETag.
         Raises RowExistsError, RowChangedError.
         """
 

@@ -31,8 +31,8 @@ def main(arguments: list[str]) -> int:
             parser.add_argument("--seeds", type=int, default=5000, help="how many histories")
             parser.add_argument("--first", type=int, default=0, help="the first seed")
             parser.add_argument("--seed", type=int, help="one history, with its trace")
-            asked = parser.parse_args(options)
-            return command.main(asked.seeds, asked.first, asked.seed)
+            request = parser.parse_args(options)
+            return command.main(request.seeds, request.first, request.seed)
     print("usage: python -m devhost demo [--telemetry FILE] | up | bench | simulate")
     return 2
 

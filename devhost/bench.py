@@ -39,7 +39,7 @@ from backup_core.steps.backup import BackupRequest
 from backup_core.steps.restore import RestoreRequest
 from devhost.memory.catalogue import MemoryDocuments
 from devhost.memory.driver import Driver
-from devhost.memory.world import World
+from devhost.memory.world import InMemoryServices
 from devhost.storage import Storage
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Bench:
                 blob.upload_page(secrets.token_bytes(change.range.size), change.range.start, change.range.size)
         services = bootstrap.build(self._settings(mode))
         # Plans are kept aside, so that every byte counted is content of the disk.
-        aside = MemoryDocuments(World())
+        aside = MemoryDocuments(InMemoryServices())
         toolboxes = {duty: replace(tools, documents=aside) for duty, tools in services.toolboxes.items()}
         services = replace(services, toolboxes=toolboxes)
         try:
@@ -174,14 +174,14 @@ class Bench:
         cost = Cost(f"Pagekeeper, {mode} mode", 0.0, 0.0, 0, 0)
         listings = 0
 
-        async def perform(name: str, asked: dict[str, Any]) -> Any:  # noqa: ANN401  any JSON
+        async def perform(name: str, step_input: dict[str, Any]) -> Any:  # noqa: ANN401  any JSON
             nonlocal cost, listings
             if name not in COPYING:
-                return await run_step(BY_NAME[name], services.tools_for, asked)
+                return await run_step(BY_NAME[name], services.tools_for, step_input)
             answer: list[Any] = []
 
             async def copy() -> None:
-                answer.append(await run_step(BY_NAME[name], services.tools_for, asked))
+                answer.append(await run_step(BY_NAME[name], services.tools_for, step_input))
 
             step = await self._measured(cost.name, copy)
             listings += self.storage.counts().get("GET pagelist", {}).get("requests", 0)
@@ -205,12 +205,12 @@ class Bench:
         cost, read, put = Cost(f"Pagekeeper, {mode} mode, two copies", 0.0, 0.0, 0, 0), 0, 0
         copied: dict[str, int] = {}
 
-        async def perform(name: str, asked: dict[str, Any]) -> Any:  # noqa: ANN401  any JSON
+        async def perform(name: str, step_input: dict[str, Any]) -> Any:  # noqa: ANN401  any JSON
             nonlocal cost, read, put
             answer: list[Any] = []
 
             async def step() -> None:
-                answer.append(await run_step(BY_NAME[name], services.tools_for, asked))
+                answer.append(await run_step(BY_NAME[name], services.tools_for, step_input))
 
             one = await self._measured(cost.name, step)
             counts = self.storage.counts()
@@ -218,7 +218,9 @@ class Bench:
                 read += counts.get("GET blob", {}).get("bytesOut", 0)
             if name in COPYING:
                 put += sum(counts.get(verb, {}).get("requests", 0) for verb in PUTS)
-                copied[f"{asked['image']['destination']}:{asked['shard']}"] = answer[0]["value"]["applied"]["write_bytes"]
+                copied[f"{step_input['image']['destination']}:{step_input['shard']}"] = answer[0]["value"]["applied"][
+                    "write_bytes"
+                ]
                 cost = replace(
                     cost, seconds=cost.seconds + one.seconds, cpu_seconds=cost.cpu_seconds + one.cpu_seconds,
                     requests=cost.requests + one.requests, through=cost.through + one.through,

@@ -104,9 +104,9 @@ class Demo:
 
     def _restore(self, platform: Platform, moment: Moment) -> dict[str, Any] | None:
         """Restore the first point into the VM; the run, or None when what the VM has then is not the disk of that moment."""
-        asked = {"restorePoint": moment.run["restorePoints"][0], "repoint": True}
+        request = {"restorePoint": moment.run["restorePoints"][0], "repoint": True}
         self._say(f"Asking what a restore of the first point would do (POST /api/disks/{DISK}/restores, dryRun)")
-        plan = platform.api("POST", f"/disks/{DISK}/restores", {**asked, "dryRun": True}).json()
+        plan = platform.api("POST", f"/disks/{DISK}/restores", {**request, "dryRun": True}).json()
         for number, step in enumerate(plan["steps"], 1):
             self.console.print(f"  {number}. {step}")
         expected = plan["expectedSeconds"]
@@ -115,7 +115,7 @@ class Demo:
         )
         self.console.print(f"  downtime: {plan['downtime']}")
         self._say("Restoring it into the running VM, with the plan's hash")
-        answer = platform.api("POST", f"/disks/{DISK}/restores", {**asked, "planHash": plan["planHash"]})
+        answer = platform.api("POST", f"/disks/{DISK}/restores", {**request, "planHash": plan["planHash"]})
         if answer.status_code != ACCEPTED:
             self.console.print(f"  [red]refused: {answer.text}[/]")
             return None

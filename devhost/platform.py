@@ -359,9 +359,9 @@ class Platform:
             raise RunFailedError(json.dumps(run))
         return run
 
-    def rebuild(self, **asked: Any) -> dict[str, Any]:  # noqa: ANN401  fields of the body
+    def rebuild(self, **request: Any) -> dict[str, Any]:  # noqa: ANN401  fields of the body
         """Rebuild the catalogue, or make a dry run of it, and wait for its end, whatever it is."""
-        answer = self.api("POST", "/catalogue/rebuild", asked)
+        answer = self.api("POST", "/catalogue/rebuild", request)
         if answer.status_code != requests.codes.accepted:
             raise RunFailedError(answer.text)
         path = f"/catalogue/rebuilds/{answer.json()['id']}"

@@ -36,16 +36,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("-s", "--silent", action="store_true")
     parser.add_argument("-S", "--show-error", action="store_true")
     parser.add_argument("url")
-    asked = parser.parse_args(arguments)
-    headers = dict(one.split(": ", 1) for one in asked.header)
-    if asked.data is not None:
+    request = parser.parse_args(arguments)
+    headers = dict(one.split(": ", 1) for one in request.header)
+    if request.data is not None:
         headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
-    method = asked.request or ("GET" if asked.data is None else "POST")
-    answer = requests.request(method, asked.url, data=asked.data, headers=headers, timeout=60)
-    if asked.include:
+    method = request.request or ("GET" if request.data is None else "POST")
+    answer = requests.request(method, request.url, data=request.data, headers=headers, timeout=60)
+    if request.include:
         print(f"HTTP/1.1 {answer.status_code} {answer.reason}", *(f"{n}: {v}" for n, v in answer.headers.items()), "", sep="\n")
     sys.stdout.write(answer.text)
-    if asked.fail_with_body and not answer.ok:
+    if request.fail_with_body and not answer.ok:
         print(f"curl: ({FAILED}) The requested URL returned error: {answer.status_code}", file=sys.stderr)
         return FAILED
     return 0

@@ -39,40 +39,40 @@ from backup_core.domain.metadata import (
 from backup_core.domain.naming import BlobAddress
 from backup_core.domain.plan import Plan
 from backup_core.domain.rebuild import Found, Rebuild
-from backup_core.domain.records import Head, Pin, Policy, RequestKey, RestorePoint, Run, Versioned
+from backup_core.domain.records import Head, Pin, Registration, RequestKey, RestorePoint, Run, Versioned
 from backup_core.domain.repoint import Change
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.settings import Settings
 from backup_core.steps import BY_NAME
-from backup_core.steps.backup import BackupRequest, FleetRequest, LaneEnd, LaneRequest
-from backup_core.steps.copying import CopyEnd, CopyRequest
-from backup_core.steps.housekeeping import HouseRequest
+from backup_core.steps.backup import BackupRequest, FleetRequest, LaneRequest, LaneResult
+from backup_core.steps.copying import CopyBlobRequest, CopyBlobResult
+from backup_core.steps.housekeeping import CleanupRequest
 from backup_core.steps.messages import Outcome
 from backup_core.steps.rebuild import RebuildRequest
 from backup_core.steps.restore import (
-    CopyImage,
-    DeliverDisk,
-    Delivered,
-    ImageCopied,
-    Repointed,
+    CopyImageRequest,
+    CopyImageResult,
+    DeliverRequest,
+    DeliverResult,
     RepointRequest,
+    RepointResult,
     RestoreRequest,
-    Waited,
-    WaitForDisk,
+    WaitRequest,
+    WaitResult,
 )
 
 ORCHESTRATIONS = {
     "backup_disk": (BackupRequest, None),
     "backup_fleet": (FleetRequest, None),
-    "backup_lane": (LaneRequest, LaneEnd),
-    "copy_blob": (CopyRequest, CopyEnd),
-    "copy_image": (CopyImage, ImageCopied),
-    "deliver_disk": (DeliverDisk, Delivered),
-    "keep_house": (HouseRequest, None),
+    "backup_lane": (LaneRequest, LaneResult),
+    "copy_blob": (CopyBlobRequest, CopyBlobResult),
+    "copy_image": (CopyImageRequest, CopyImageResult),
+    "deliver_disk": (DeliverRequest, DeliverResult),
+    "clean_up_disks": (CleanupRequest, None),
     "rebuild_catalogue": (RebuildRequest, None),
-    "repoint_machine": (RepointRequest, Repointed),
+    "repoint_machine": (RepointRequest, RepointResult),
     "restore_disk": (RestoreRequest, None),
-    "wait_for_disk": (WaitForDisk, Waited),
+    "wait_for_disk": (WaitRequest, WaitResult),
 }
 """Input of each, and the output that another orchestration reads; None where nobody does."""
 
@@ -174,8 +174,8 @@ def example(kind: Any, name: str = "") -> Any:
 
 
 def _orchestration(name: str) -> dict[str, Any]:
-    asked, answers = ORCHESTRATIONS[name]
-    return {"input": shape(asked)} | ({"output": shape(answers)} if answers else {})
+    request, answers = ORCHESTRATIONS[name]
+    return {"input": shape(request)} | ({"output": shape(answers)} if answers else {})
 
 
 class _Table:
@@ -198,13 +198,13 @@ async def _rows() -> dict[str, Any]:
     table = _Table()
     catalogue = TableCatalogue(table)  # type: ignore[arg-type]
     point, run = example(RestorePoint), example(Run)
-    await catalogue.put_policy(example(Policy), None)
+    await catalogue.put_registration(example(Registration), None)
     await catalogue.begin_window(run)
     await catalogue.begin_request(run, example(RequestKey))
     await catalogue.commit([point], example(Head), None)
     await catalogue.pin(example(Pin), Versioned(point, "1", MOMENT))
     await catalogue.claim_source("https://account.blob.core.windows.net/vhds/vm.vhd", DISK)
-    kinds = {"policy": Policy, "head": Head, "run": Run, "point": RestorePoint, "pin": Pin, "request": RequestKey}
+    kinds = {"registration": Registration, "head": Head, "run": Run, "point": RestorePoint, "pin": Pin, "request": RequestKey}
     rows: dict[str, Any] = {}
     for entity in table.written:
         keys = {name: entity[name] for name in ("PartitionKey", "RowKey")}
@@ -226,7 +226,7 @@ def _documents() -> dict[str, Any]:
     plan, change = naming.plan_name(DISK, RUN, TAKEN, BASE), naming.repoint_name(DISK, RUN)
     return {
         CLAIM: {"catalogue": "str"},
-        naming.policy_name(DISK): shape(Policy),
+        naming.registration_name(DISK): shape(Registration),
         plan: shape(Plan),
         naming.plan_name(DISK, RUN, TAKEN, "", "disk"): shape(Plan),
         naming.cursor_name(plan, 7): shape(Cursor),
@@ -262,21 +262,21 @@ def _metadata() -> dict[str, Any]:
 
 def _ids() -> dict[str, Any]:
     """Ids and the names of blobs that are made from them."""
-    asked = naming.http_run_id(DISK, MOMENT + timedelta(seconds=1), "0123abcd")
+    request = naming.http_run_id(DISK, MOMENT + timedelta(seconds=1), "0123abcd")
     return {
         "run of a window": RUN,
-        "run of a call": asked,
+        "run of a call": request,
         "window": naming.window_id(MOMENT),
         "restore point": POINT,
         "fleet": naming.fleet_instance_id(MOMENT),
-        "housekeeping": naming.house_instance_id(MOMENT),
+        "housekeeping": naming.cleanup_instance_id(MOMENT),
         "rebuild": REBUILD,
         "children": {one: child_id(RUN, one) for one in get_args(ChildPurpose)},
         "leases": {one: lease_id(RUN, one, RUN) for one in get_args(LeasePurpose)},
         "head": naming.head_blob_name(DISK, 7, RUN),
-        "promoted head": naming.restored_head_name(DISK, asked),
-        "restored disk": naming.restored_blob_name("folder/vm.vhd", asked),
-        "managed disk": naming.restored_disk_name(DISK, asked),
+        "promoted head": naming.restored_head_name(DISK, request),
+        "restored disk": naming.restored_blob_name("folder/vm.vhd", request),
+        "managed disk": naming.restored_disk_name(DISK, request),
     }
 
 

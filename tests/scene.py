@@ -6,15 +6,15 @@ from collections import Counter
 from dataclasses import replace
 
 from backup_core.activities.copying import Copying
-from backup_core.activities.points import POLICY
+from backup_core.activities.points import REGISTRATION
 from backup_core.activities.runner import run_step
 from backup_core.activities.tools import Limits, Tools
 from backup_core.api.context import Api
 from backup_core.domain.digests import digest_of_request
 from backup_core.domain.identity import Deployment
 from backup_core.domain.metadata import from_metadata
-from backup_core.domain.naming import BlobAddress, policy_name, run_key
-from backup_core.domain.records import Policy, Restoring, Run
+from backup_core.domain.naming import BlobAddress, registration_name, run_key
+from backup_core.domain.records import Registration, Restoring, Run
 from backup_core.domain.repoint import MachineDisk
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.steps import STEPS
@@ -25,7 +25,7 @@ from devhost.memory.driver import Driver
 from devhost.memory.journal import MemoryJournal
 from devhost.memory.machines import MemoryMachines
 from devhost.memory.page_blobs import MemoryPageBlobs
-from devhost.memory.world import World
+from devhost.memory.world import InMemoryServices
 
 PAGE = 512
 SOURCE, BACKUP, OTHER = "https://source.test", "https://backup.test", "https://other.test"
@@ -35,18 +35,18 @@ VM = f"{GROUP}/providers/Microsoft.Compute/virtualMachines/web-1"
 
 
 class Scene:
-    """One world with disks in it. `asked` counts the port calls by name."""
+    """One world with disks in it. `port_calls` counts the port calls by name."""
 
     def __init__(self, *, diff="writes", copy_mode="auto", limits=None, before=None, after=None):
-        self.asked = Counter()
+        self.port_calls = Counter()
 
         async def counted(name):
-            self.asked[name] += 1
+            self.port_calls[name] += 1
             if before:
                 await before(name)
 
         gates = {key: gate for key, gate in (("before", counted), ("after", after)) if gate}
-        self.world = World(**gates)
+        self.world = InMemoryServices(**gates)
         self.blobs = MemoryPageBlobs(self.world, diff=diff)
         self.catalogue = MemoryCatalogue(self.world)
         self.documents = MemoryDocuments(self.world)
@@ -67,18 +67,18 @@ class Scene:
         """Make the source blob and register it; the blob itself, to write on."""
         blob = self.blobs.put(self.source(disk), pages * PAGE)
         now = self.world.now
-        policy = Policy(disk, self.source(disk).url, "", now, now)
-        self.catalogue.claim(policy.source, disk)
-        self.catalogue._store(policy, "policy")
-        self.documents._store(policy_name(disk), POLICY.dump_json(policy).decode())
+        registration = Registration(disk, self.source(disk).url, "", now, now)
+        self.catalogue.claim(registration.source, disk)
+        self.catalogue._store(registration, "registration")
+        self.documents._store(registration_name(disk), REGISTRATION.dump_json(registration).decode())
         return blob
 
     def write(self, first, *pages, disk="vm"):
         """Write pages given as a byte value, or None to clear."""
         self.blobs.poke(self.source(disk), first, [None if page is None else bytes([page]) * PAGE for page in pages])
 
-    async def perform(self, name, asked):
-        return await run_step(BY_NAME[name], lambda _: self.tools, asked)
+    async def perform(self, name, request):
+        return await run_step(BY_NAME[name], lambda _: self.tools, request)
 
     def driver(self):
         return Driver(ORCHESTRATORS, self.perform, lambda: self.world.now)

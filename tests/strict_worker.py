@@ -60,14 +60,14 @@ class Worker:
 
         self.library = azure_functions_runtime
         self.library.start_threadpool_executor()
-        asked = Message(
+        request = Message(
             request=Message(worker_init_request=Message(capabilities={}, function_app_directory=folder)),
             properties={"host": "127.0.0.1", "protos": PROTOS},
         )
-        answer = await self.library.worker_init_request(asked)
+        answer = await self.library.worker_init_request(request)
         if answer.result.status != StatusResult.Success:
             raise SystemExit(answer.result.exception.message)
-        answer = await self.library.functions_metadata_request(asked)
+        answer = await self.library.functions_metadata_request(request)
         if answer.result.status != StatusResult.Success:
             raise SystemExit(answer.result.exception.message)
         self.functions = {one.name: one for one in answer.function_metadata_results}
@@ -106,8 +106,8 @@ async def main(folder):
     first = actions[0].get("functionName") or actions[0]["compoundActions"][0]["functionName"]
     print(f"orchestrator answered: {first}")
 
-    by = {"disk": "strict", "run": "strict.20260101T000000Z.timer", "lease": "x", "epoch": 1, "source": "x"}
-    answer = await worker.invoke("take_source_snapshot", asked={"string": json.dumps({"by": by})})
+    actor = {"disk": "strict", "run": "strict.20260101T000000Z.timer", "lease": "x", "epoch": 1, "source": "x"}
+    answer = await worker.invoke("take_source_snapshot", step_input={"string": json.dumps({"actor": actor})})
     print(f"activity answered: fault {json.loads(getattr(answer, 'json', None) or answer.string)['fault']['code']}")
 
     request = Message(

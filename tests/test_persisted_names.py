@@ -53,7 +53,7 @@ def test_persisted_names_stay():
 
 def test_a_renamed_field_is_told_with_what_to_do():
     present = json.loads(LIST.read_text())
-    present["steps"]["begin"]["takes"]["holder"] = present["steps"]["begin"]["takes"].pop("lease")
+    present["steps"]["begin_backup"]["takes"]["holder"] = present["steps"]["begin_backup"]["takes"].pop("lease")
 
     told = changes(json.loads(LIST.read_text()), present)
 
@@ -77,8 +77,8 @@ def test_nothing_that_is_stored_is_left_out():
     for step in persisted_names.BY_NAME.values():
         shape(step.takes, seen=seen)
         shape(step.answers, seen=seen)
-    for asked, answers in ORCHESTRATIONS.values():
-        shape(asked, seen=seen)
+    for request, answers in ORCHESTRATIONS.values():
+        shape(request, seen=seen)
         if answers:
             shape(answers, seen=seen)
     for kind in (persisted_names.Outcome, persisted_names.ImageEnd, persisted_names.Cursor):

@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parent.parent
 TIMEOUT_SECONDS = 120
 
 
-def asked() -> str:
+def request() -> str:
     """What pip-audit says of requirements.txt, as JSON; its complaint when it broke off."""
     command = [
         sys.executable, "-m", "pip_audit", "--requirement", "requirements.txt", "--require-hashes", "--disable-pip",
@@ -57,6 +57,6 @@ def loud(why: str) -> str:
 
 
 if __name__ == "__main__":
-    status, words = judged(asked())
+    status, words = judged(request())
     print(words)
     sys.exit(status)

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any, get_args
 
 from backup_core.domain import disk_delivery, disk_restore, machine_change
-from backup_core.domain.disk_restore import Begun, Copied, MachineHas, Part
+from backup_core.domain.disk_restore import BeginBackupResult, Copied, MachineHas, Part
 from backup_core.domain.machine_change import Seen
 from backup_core.domain.repoint import Holds, Move
 
@@ -18,7 +18,7 @@ MOVES: tuple[Move, ...] = ("wait", "deallocate", "detach", "attach", "swap", "st
 
 def change_results(state: machine_change.State, step: machine_change.Step) -> Iterator[machine_change.Result]:
     """Every result that a step of a machine's change may have in a state."""
-    if step in ("pause", "note_failure", "report", "close_change"):
+    if step in ("pause", "record_failure", "report", "close_change"):
         yield "done"
     if step in ("continue_as_new", "end", "pause"):
         return
@@ -39,7 +39,7 @@ def delivery_results(_: disk_delivery.State, step: disk_delivery.Step) -> Iterat
     if step == "end":
         return
     yield "done"
-    if step in ("pause", "note_failure"):
+    if step in ("pause", "record_failure"):
         return
     yield "failed"
     if step in ("copy", "own", "repoint", *disk_delivery.REPORTS):
@@ -56,7 +56,9 @@ def restore_results(state: disk_restore.State, step: disk_restore.Step) -> Itera
     """Every result that a step of a restore may have in a state."""
     match step:
         case "begin":
-            yield from (Begun(repoints=repoints, adopts=adopts) for repoints, adopts in product((True, False), repeat=2))
+            yield from (
+                BeginBackupResult(repoints=repoints, adopts=adopts) for repoints, adopts in product((True, False), repeat=2)
+            )
             yield from ("ended", "failed")
         case "copy" if state.wanted:
             yield from delivered(state.wanted)
@@ -70,7 +72,7 @@ def restore_results(state: disk_restore.State, step: disk_restore.Step) -> Itera
             yield from ("done", "failed")
 
 
-def delivered(wanted: Begun) -> Iterator[Copied]:
+def delivered(wanted: BeginBackupResult) -> Iterator[Copied]:
     """Every way in which both copies may end: each end of the delivery's rule, or a crash, beside each end of the head."""
     promoted: tuple[Part | None, ...] = get_args(Part) if wanted.adopts else (None,)
     yield from (Copied("crashed", one, holds="unknown" if wanted.repoints else "") for one in promoted)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from backup_core.activities.images import hold_own, kept_tier
 from backup_core.activities.proof import proof
-from backup_core.activities.tools import allowed
+from backup_core.activities.tools import require_right_to_act
 from backup_core.activities.transfer import is_own, metadata_of
 from backup_core.domain.errors import BlobExistsError, CopyFailedError
 from backup_core.ports import Guard
-from backup_core.steps.copying import CopyProgress, CopyRef, CopyStarted, ImageCopy, Opened
+from backup_core.steps.copying import CheckCopyResult, CopyRef, ImageCopy, OpenResult, StartCopyResult
 from backup_core.steps.messages import Nothing
 
 if TYPE_CHECKING:
@@ -23,14 +23,14 @@ PROVED = "proved"
 """Stands for the copy of an image that is complete and proved: nobody asks the service for it any more."""
 
 
-async def start_copy(tools: Tools, image: ImageCopy) -> CopyStarted:
+async def start_copy(tools: Tools, image: ImageCopy) -> StartCopyResult:
     """Begin to copy the snapshot to the run's new blob; a copy that an earlier delivery began is found again.
 
     The metadata is given, since a copy would otherwise take over the source's. Raises CopySourceRefusedError.
     """
-    await allowed(tools, image.by)
+    await require_right_to_act(tools, image.actor)
     if await proof(tools, image):
-        return CopyStarted(copy_id=PROVED)
+        return StartCopyResult(copy_id=PROVED)
     destination, metadata, tier = tools.image(image.destination), metadata_of(tools, image), await kept_tier(tools, image)
     try:
         copy = await tools.blobs.start_copy(tools.image(image.source), image.target, destination, metadata, tier)
@@ -39,58 +39,58 @@ async def start_copy(tools: Tools, image: ImageCopy) -> CopyStarted:
         if not is_own(tools, found.metadata, image) or not found.copy:
             raise
         copy = found.copy.copy_id
-    return CopyStarted(copy_id=copy)
+    return StartCopyResult(copy_id=copy)
 
 
-async def check_copy(tools: Tools, asked: CopyRef) -> CopyProgress:
+async def check_copy(tools: Tools, request: CopyRef) -> CheckCopyResult:
     """How far the copy is. Another copy than the one asked for counts as failed."""
-    await allowed(tools, asked.image.by)
-    if await proof(tools, asked.image):
-        return CopyProgress(status="success", done=asked.image.size, total=asked.image.size)
-    state = (await tools.blobs.properties(tools.image(asked.image.destination))).copy
-    if state is None or state.copy_id != asked.copy_id:
-        return CopyProgress(status="failed", done=0, total=asked.image.size, why="another copy was made onto the blob")
-    return CopyProgress(status=state.status, done=state.done_bytes, total=state.total_bytes, why=state.description)
+    await require_right_to_act(tools, request.image.actor)
+    if await proof(tools, request.image):
+        return CheckCopyResult(status="success", done=request.image.size, total=request.image.size)
+    state = (await tools.blobs.properties(tools.image(request.image.destination))).copy
+    if state is None or state.copy_id != request.copy_id:
+        return CheckCopyResult(status="failed", done=0, total=request.image.size, why="another copy was made onto the blob")
+    return CheckCopyResult(status=state.status, done=state.done_bytes, total=state.total_bytes, why=state.description)
 
 
-async def abort_copy(tools: Tools, asked: CopyRef) -> Nothing:
+async def abort_copy(tools: Tools, request: CopyRef) -> Nothing:
     """End the copy; one that has ended already is left as it is."""
-    await allowed(tools, asked.image.by)
-    await tools.blobs.abort_copy(tools.image(asked.image.destination), asked.copy_id)
+    await require_right_to_act(tools, request.image.actor)
+    await tools.blobs.abort_copy(tools.image(request.image.destination), request.copy_id)
     return Nothing()
 
 
-async def take_over_copy(tools: Tools, asked: CopyRef) -> Opened:
+async def take_over_copy(tools: Tools, request: CopyRef) -> OpenResult:
     """Make the finished copy the run's own: leased, at the run's epoch, read back. Raises CopyFailedError unless the blob is
     this run's own complete copy; metadata alone proves nothing, an aborted copy has them too.
     """
-    image = asked.image
-    await allowed(tools, image.by)
+    image = request.image
+    await require_right_to_act(tools, image.actor)
     if known := await proof(tools, image):
-        return Opened(etag=known.etag)
+        return OpenResult(etag=known.etag)
     destination = tools.image(image.destination)
-    found = await _ours(tools, asked, destination)
-    await hold_own(tools, destination, image.by)
-    if found.sequence_number not in _numbers(asked):
+    found = await _ours(tools, request, destination)
+    await hold_own(tools, destination, image.actor)
+    if found.sequence_number not in _numbers(request):
         # The copy took over the source's, which may be anything. Nobody else writes here.
-        await tools.blobs.set_sequence_number(destination, image.by.epoch, Guard(image.by.lease, found.etag))
-    return Opened(etag=(await _ours(tools, asked, destination, _numbers(asked))).etag)
+        await tools.blobs.set_sequence_number(destination, image.actor.epoch, Guard(image.actor.lease, found.etag))
+    return OpenResult(etag=(await _ours(tools, request, destination, _numbers(request))).etag)
 
 
-def _numbers(asked: CopyRef) -> tuple[int, int]:
+def _numbers(request: CopyRef) -> tuple[int, int]:
     """Sequence numbers of a copy that was taken over: the epoch, or the next one, by which it is shut for its comparison."""
-    return asked.image.by.epoch, asked.image.by.epoch + 1
+    return request.image.actor.epoch, request.image.actor.epoch + 1
 
 
-async def _ours(tools: Tools, asked: CopyRef, blob: BlobAddress, numbers: tuple[int, ...] = ()) -> BlobProperties:
-    image = asked.image
+async def _ours(tools: Tools, request: CopyRef, blob: BlobAddress, numbers: tuple[int, ...] = ()) -> BlobProperties:
+    image = request.image
     found = await tools.blobs.properties(blob)
     state = found.copy
-    wanted = (asked.copy_id, "success", image.size)
+    wanted = (request.copy_id, "success", image.size)
     seen = (state.copy_id if state else "", state.status if state else "none", found.size)
     if seen != wanted or not is_own(tools, found.metadata, image) or (numbers and found.sequence_number not in numbers):
         message = (
-            f"{blob}: expected copy {asked.copy_id} complete with {image.size} bytes at epoch {image.by.epoch}; found "
+            f"{blob}: expected copy {request.copy_id} complete with {image.size} bytes at epoch {image.actor.epoch}; found "
             f"copy {seen[0]} ({seen[1]}) with {found.size} bytes at {found.sequence_number}; the next run copies anew"
         )
         raise CopyFailedError(message)

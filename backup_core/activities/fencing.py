@@ -46,11 +46,11 @@ async def hold_lease(tools: Tools, disk: str, owner: Owner, blob: BlobAddress) -
             await tools.blobs.break_lease(blob)
     except BlobMissingError:
         return None
-    message = f"{blob}: its lease was broken {ATTEMPTS} times, and each time taken by somebody else; it may pass"
+    message = f"{blob}: its lease was broken {ATTEMPTS} times, and each time taken by somebody else; temporary failure"
     raise ServiceUnavailableError(message)
 
 
-async def shut(tools: Tools, blob: BlobAddress, number: int, lease: str) -> str:
+async def fence_off(tools: Tools, blob: BlobAddress, number: int, lease: str) -> str:
     """Raise the blob's sequence number to `number`: from now on whatever was sent under a lower one is refused. Returns the
     ETag.
 
@@ -72,5 +72,5 @@ async def shut(tools: Tools, blob: BlobAddress, number: int, lease: str) -> str:
             return await tools.blobs.set_sequence_number(blob, number, Guard(lease, found.etag))
         except BlobChangedError:
             continue  # a write that was under way arrived: look again
-    message = f"{blob}: it was written to {ATTEMPTS} times while its sequence number was to be {number}; it may pass"
+    message = f"{blob}: it was written to {ATTEMPTS} times while its sequence number was to be {number}; temporary failure"
     raise ServiceUnavailableError(message)

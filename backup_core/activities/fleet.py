@@ -9,30 +9,30 @@ from typing import TYPE_CHECKING
 from backup_core.domain.errors import RecordUnreadableError
 from backup_core.domain.fleet import lane_of
 from backup_core.domain.naming import timer_run_id
-from backup_core.steps.backup import FleetDisks, FleetPage, FleetRun
+from backup_core.steps.backup import FleetPage, FleetPageResult, FleetRun
 
 if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
 
 
-async def list_disks(tools: Tools, asked: FleetPage) -> FleetDisks:
+async def list_disks(tools: Tools, request: FleetPage) -> FleetPageResult:
     """The next slice of the lane's protected disks after `asked.after`, each with the run it gets in the window."""
-    window, size = datetime.fromisoformat(asked.window), tools.limits.fleet_disks_max
+    window, size = datetime.fromisoformat(request.window), tools.limits.fleet_disks_max
     disks = await tools.catalogue.disks()
-    later = [disk for disk in disks if disk > asked.after and lane_of(disk, asked.lanes) == asked.lane]
+    later = [disk for disk in disks if disk > request.after and lane_of(disk, request.lanes) == request.lane]
     due: list[str] = []
     while later and len(due) <= size:
         part, later = later[:size], later[size:]
         stopped = await asyncio.gather(*(_is_stopped(tools, disk) for disk in part))
         due += [disk for disk, no_longer in zip(part, stopped, strict=True) if not no_longer]
     runs = [FleetRun(disk=disk, run=timer_run_id(disk, window)) for disk in due[:size]]
-    return FleetDisks(runs=runs, more=len(due) > size)
+    return FleetPageResult(runs=runs, more=len(due) > size)
 
 
 async def _is_stopped(tools: Tools, disk: str) -> bool:
     """Whether the disk is listed only for a run that is still at work. One that cannot be read gets its run: that says why."""
     try:
-        row = await tools.catalogue.policy(disk)
+        row = await tools.catalogue.registration(disk)
     except RecordUnreadableError:
         return False
     return row is not None and not row.value.protected

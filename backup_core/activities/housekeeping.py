@@ -11,60 +11,60 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from backup_core.activities.losses import mark_losses
-from backup_core.activities.points import POLICY
+from backup_core.activities.points import REGISTRATION
 from backup_core.activities.retention import all_points, lives, prune
 from backup_core.activities.telling import write_run
 from backup_core.domain.ending import abandonment
 from backup_core.domain.errors import (
     BackupError,
     BlobMissingError,
-    HousekeepingError,
+    CleanupError,
     LeaseTakenError,
     RowChangedError,
     SnapshotsPresentError,
 )
-from backup_core.domain.events import DiskTidied, RunWarned
+from backup_core.domain.events import DiskCleaned, RunWarned
 from backup_core.domain.metadata import from_metadata, is_marked, run_of_source_snapshot
-from backup_core.domain.naming import disk_of_run, is_disk_id, point_id, policy_name, snapshot_time
+from backup_core.domain.naming import disk_of_run, is_disk_id, point_id, registration_name, snapshot_time
 from backup_core.domain.shown import named, shortened
 from backup_core.ports import Guard
-from backup_core.steps.housekeeping import KeptDisks, Tidied
+from backup_core.steps.housekeeping import CleanupResult, DiskPageResult
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from backup_core.activities.tools import Tools
     from backup_core.domain.rebuild import Place
-    from backup_core.steps.housekeeping import KeptPage, Tidy
+    from backup_core.steps.housekeeping import CleanUpDisk, DiskPage
 
 
-async def list_kept_disks(tools: Tools, asked: KeptPage) -> KeptDisks:
+async def list_backed_up_disks(tools: Tools, request: DiskPage) -> DiskPageResult:
     """The next slice of disks after `asked.after`: registered ones, and those that only have backups any more."""
-    found = {disk for disk in await tools.catalogue.disks() if disk > asked.after}
+    found = {disk for disk in await tools.catalogue.disks() if disk > request.after}
     async for folder in tools.blobs.folders(tools.backup_account, tools.heads_container):
-        if is_disk_id(folder) and folder > asked.after:
+        if is_disk_id(folder) and folder > request.after:
             found.add(folder)
     later = sorted(found)
-    slice_ = later[: tools.limits.kept_disks_max]
-    return KeptDisks(disks=slice_, more=len(later) > len(slice_))
+    slice_ = later[: tools.limits.cleanup_disks_max]
+    return DiskPageResult(disks=slice_, more=len(later) > len(slice_))
 
 
-async def tidy_disk(tools: Tools, asked: Tidy) -> Tidied:
+async def clean_up_disk(tools: Tools, request: CleanUpDisk) -> CleanupResult:
     """Remove the disk's leftovers, a bounded number per call. A repeat finds less, and at last nothing.
 
-    Each duty stands alone. Raises HousekeepingError, which names those that failed, after all were tried.
+    Each duty stands alone. Raises CleanupError, which names those that failed, after all were tried.
     """
-    tidying = _Tidying(tools, asked, await tools.catalogue.now())
+    tidying = _Cleanup(tools, request, await tools.catalogue.now())
     failed = [fault for duty in tidying.duties if (fault := await _tried(duty))]
     done = tidying.done()
     if any(done.model_dump(exclude={"more"}).values()):
-        tools.journal.write(DiskTidied(disk=asked.disk, **done.model_dump(exclude={"more"})))
+        tools.journal.write(DiskCleaned(disk=request.disk, **done.model_dump(exclude={"more"})))
     kept = [f"kept: {named(tidying.kept)}"] if tidying.kept else []
     for words in failed + kept:
-        tools.journal.write(RunWarned(disk=asked.disk, run=asked.by, message=shortened(words)))
+        tools.journal.write(RunWarned(disk=request.disk, run=request.actor, message=shortened(words)))
     if failed:
-        message = f"disk {asked.disk}: {named(failed)}; the other duties were done; what is left is tried again tomorrow"
-        raise HousekeepingError(message)
+        message = f"disk {request.disk}: {named(failed)}; the other duties were done; what is left is tried again tomorrow"
+        raise CleanupError(message)
     return done
 
 
@@ -78,11 +78,11 @@ async def _tried(duty: Callable[[], Awaitable[None]]) -> str:
 
 
 @dataclass
-class _Tidying:
+class _Cleanup:
     """One call: what it may still remove, what it has learned of runs."""
 
     tools: Tools
-    asked: Tidy
+    request: CleanUpDisk
     now: datetime
     gone: dict[str, int] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
@@ -104,8 +104,8 @@ class _Tidying:
             self.points,
         )
 
-    def done(self) -> Tidied:
-        return Tidied(more=self.more, **self.gone)
+    def done(self) -> CleanupResult:
+        return CleanupResult(more=self.more, **self.gone)
 
     def _may_go_on(self) -> bool:
         if sum(self.gone.values()) < self.tools.limits.sweeps_max:
@@ -122,21 +122,21 @@ class _Tidying:
 
     async def _run_is_over(self, run: str) -> bool:
         """Whether the run, of this disk, has been over for long. One that gave no sign of life for so long is ended here."""
-        if disk_of_run(run) != self.asked.disk:
+        if disk_of_run(run) != self.request.disk:
             return False
         if run not in self._over:
             self._over[run] = await self._look_at(run)
         return self._over[run]
 
     async def _look_at(self, run: str) -> bool:
-        row = await self.tools.catalogue.run(self.asked.disk, run)
+        row = await self.tools.catalogue.run(self.request.disk, run)
         if row is None:
             return True
         if not self._old(row.changed):
             return False
         if not row.value.ended_for_good:
             try:
-                await write_run(self.tools, row, abandonment(row.value, self.asked.by, self.now))
+                await write_run(self.tools, row, abandonment(row.value, self.request.actor, self.now))
             except RowChangedError:
                 return False  # it gave a sign of life in this moment
         return True
@@ -145,45 +145,45 @@ class _Tidying:
 
     async def pins(self) -> None:
         """Pins of runs that are over or dead count no more."""
-        for pin in await self.tools.catalogue.pins(self.asked.disk):
+        for pin in await self.tools.catalogue.pins(self.request.disk):
             if not self._may_go_on():
                 return
-            if not await lives(self.tools, pin, self.asked.by):
+            if not await lives(self.tools, pin, self.request.actor):
                 self._count("pins")
 
     async def source_snapshots(self) -> None:
         """Snapshots a run has taken of the disk, but for those an increment or an interrupted run starts from."""
-        policy = await self.tools.catalogue.policy(self.asked.disk)
-        if policy is None or not self.tools.may_read(policy.value.source):
+        registration = await self.tools.catalogue.registration(self.request.disk)
+        if registration is None or not self.tools.may_read(registration.value.source):
             return
-        source = self.tools.source(policy.value.source)
+        source = self.tools.source(registration.value.source)
         for one in await self.tools.blobs.snapshots(source):
             if not self._may_go_on():
                 return
             run = run_of_source_snapshot(one.metadata, self.tools.site(source))
             if not run or not self._old(snapshot_time(one.snapshot)) or not await self._run_is_over(run):
                 continue
-            if not await self._is_recorded(policy.value.source, one.snapshot, run):
+            if not await self._is_recorded(registration.value.source, one.snapshot, run):
                 self.kept.append(
                     f"{source} snapshot {one.snapshot}: it names run {run}, and nothing says that this run took it"
                 )
-            elif not await self._may_be_needed(policy.value.source, one.snapshot, run):
+            elif not await self._may_be_needed(registration.value.source, one.snapshot, run):
                 await self.tools.blobs.delete_snapshot(source, one.snapshot)
                 self._count("snapshots")
 
     async def _is_recorded(self, source: str, snapshot: str, run: str) -> bool:
         """Whether the catalogue knows the snapshot by its exact time: as one that the run took, or that of a restore point."""
-        row = await self.tools.catalogue.run(self.asked.disk, run)
+        row = await self.tools.catalogue.run(self.request.disk, run)
         if row and snapshot in row.value.source_snapshots:
             return True
-        point = await self.tools.catalogue.point(self.asked.disk, point_id(snapshot))
+        point = await self.tools.catalogue.point(self.request.disk, point_id(snapshot))
         return point is not None and (point.value.source, point.value.source_snapshot) == (source, snapshot)
 
     async def _may_be_needed(self, source: str, snapshot: str, run: str) -> bool:
         """Whether an increment or an interrupted run may start from the snapshot of that run, which is over; also when nobody
         can say so for certain. To be asked after the run was found to be over, for each snapshot anew.
         """
-        row = await self.tools.catalogue.head(self.asked.disk)
+        row = await self.tools.catalogue.head(self.request.disk)
         if row is None or row.value.pair is None or row.value.source != source:
             return True
         if row.value.owner and row.value.owner.run == run:
@@ -203,7 +203,7 @@ class _Tidying:
 
         One that a restore point names is neither, even if its snapshots are gone.
         """
-        named_by_points = {row.value.head for row in await all_points(self.tools, self.asked.disk)}
+        named_by_points = {row.value.head for row in await all_points(self.tools, self.request.disk)}
         try:
             bare, snapshots = await self._listing()
         except BlobMissingError:
@@ -221,7 +221,7 @@ class _Tidying:
             bare: dict[str, Mapping[str, str]] = {}
             snapshots: set[Place] = set()
             tools = self.tools
-            async for one in tools.blobs.listed(tools.backup_account, tools.heads_container, f"{self.asked.disk}/"):
+            async for one in tools.blobs.listed(tools.backup_account, tools.heads_container, f"{self.request.disk}/"):
                 if one.snapshot:
                     snapshots.add((one.name, one.snapshot))
                 else:
@@ -233,9 +233,9 @@ class _Tidying:
         mark = from_metadata(metadata, self.tools.site(self.tools.head(name)))
         if mark is None and is_marked(metadata):
             self.kept.append(f"backup blob {name}: its mark was not written on it by this deployment")
-        if mark is None or mark.disk != self.asked.disk or not await self._run_is_over(mark.run):
+        if mark is None or mark.disk != self.request.disk or not await self._run_is_over(mark.run):
             return False
-        row = await self.tools.catalogue.head(self.asked.disk)
+        row = await self.tools.catalogue.head(self.request.disk)
         if row is None:
             return mark.state != "committed"
         return row.value.head != name
@@ -249,24 +249,24 @@ class _Tidying:
             if found.copy and found.copy.status == "pending":
                 await blobs.abort_copy(blob, found.copy.copy_id)
             try:
-                await blobs.acquire_lease(blob, self.asked.lease)
+                await blobs.acquire_lease(blob, self.request.lease)
             except LeaseTakenError:
                 # Its run is over, so that lease protects nothing any more.
                 await blobs.break_lease(blob)
-                await blobs.acquire_lease(blob, self.asked.lease)
+                await blobs.acquire_lease(blob, self.request.lease)
             etag = (await blobs.properties(blob)).etag
-            await blobs.delete_own(blob, Guard(self.asked.lease, etag), bare=True)
+            await blobs.delete_own(blob, Guard(self.request.lease, etag), bare=True)
         except BlobMissingError:
             return
         except SnapshotsPresentError:
-            await blobs.release_lease(blob, self.asked.lease)
+            await blobs.release_lease(blob, self.request.lease)
             return
         self._count("blobs")
 
     async def documents(self) -> None:
         """Plans and cursors of runs that are over, but for the stored change of a machine that is still to be settled."""
-        row = await self.tools.catalogue.head(self.asked.disk)
-        async for one in self.tools.documents.listed(f"{self.asked.disk}/"):
+        row = await self.tools.catalogue.head(self.request.disk)
+        async for one in self.tools.documents.listed(f"{self.request.disk}/"):
             if not self._may_go_on():
                 return
             run = one.name.split("/")[1]
@@ -280,7 +280,9 @@ class _Tidying:
     async def rows(self) -> None:
         """Rows of runs and requests that are older than they are kept."""
         limit = self.tools.limits.sweeps_max
-        gone = await self.tools.catalogue.forget_runs(self.asked.disk, self.now - timedelta(days=self.asked.run_days), limit)
+        gone = await self.tools.catalogue.forget_runs(
+            self.request.disk, self.now - timedelta(days=self.request.run_days), limit
+        )
         self._count("runs", gone)
         self.more = self.more or gone >= limit
 
@@ -288,32 +290,32 @@ class _Tidying:
         """Claims of sources the disk does not have any more, and a copy of its registration that is behind: somebody died while
         it moved. A claim is made, or made again, just before the registration follows it: an old one has been followed or not.
         """
-        claims = await self.tools.catalogue.claims(self.asked.disk)
-        row = await self.tools.catalogue.policy(self.asked.disk)
+        claims = await self.tools.catalogue.claims(self.request.disk)
+        row = await self.tools.catalogue.registration(self.request.disk)
         if row is None or not self._old(row.changed):
             return
         for claim in claims:
             if self._old(claim.changed) and not (row.value.protected and row.value.source == claim.value):
-                await self.tools.catalogue.release_source(claim.value, self.asked.disk, claim.etag)
+                await self.tools.catalogue.release_source(claim.value, self.request.disk, claim.etag)
                 self._count("registrations")
-        name, told = policy_name(self.asked.disk), POLICY.dump_json(row.value).decode()
+        name, told = registration_name(self.request.disk), REGISTRATION.dump_json(row.value).decode()
         if await self.tools.documents.get(name) != told:
             await self.tools.documents.put(name, told)
             self._count("registrations")
 
     async def losses(self) -> None:
         """Restore points whose backup snapshots are gone are marked lost. Raises when the backup blobs cannot be listed."""
-        rows = await all_points(self.tools, self.asked.disk)
+        rows = await all_points(self.tools, self.request.disk)
         if rows:
             _, snapshots = await self._listing()
-            more = await mark_losses(self.tools, self.asked.disk, self.asked.by, rows, snapshots)
+            more = await mark_losses(self.tools, self.request.disk, self.request.actor, rows, snapshots)
             self.more = self.more or more
 
     async def points(self) -> None:
         """Restore points whose retention has ended, where the backups' own prune did not get to them."""
-        policy = await self.tools.catalogue.policy(self.asked.disk)
-        if policy is None or not policy.value.protected or policy.value.retention is None:
+        registration = await self.tools.catalogue.registration(self.request.disk)
+        if registration is None or not registration.value.protected or registration.value.retention is None:
             return
-        pruned = await prune(self.tools, policy.value, self.asked.by)
+        pruned = await prune(self.tools, registration.value, self.request.actor)
         self._count("points", len(pruned.expired))
         self.more = self.more or pruned.more

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from backup_core.activities.proof import give_up, proof
 from backup_core.activities.snapshots import recorded, take_once
-from backup_core.activities.tools import allowed
+from backup_core.activities.tools import require_right_to_act
 from backup_core.activities.transfer import is_own, metadata_of
 from backup_core.domain.errors import (
     BlobChangedError,
@@ -28,8 +28,8 @@ from backup_core.domain.metadata import (
 )
 from backup_core.domain.tiers import fitting_tier
 from backup_core.ports import Guard
-from backup_core.steps.copying import Opened
-from backup_core.steps.restore import Discarded, Sealed
+from backup_core.steps.copying import OpenResult
+from backup_core.steps.restore import DiscardResult, SealResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,39 +40,39 @@ if TYPE_CHECKING:
     from backup_core.domain.records import Head, Versioned
     from backup_core.ports import BlobProperties
     from backup_core.steps.copying import ImageCopy
-    from backup_core.steps.messages import RunRef
+    from backup_core.steps.messages import Actor
     from backup_core.steps.restore import DiscardImage, SealImage
 
 
-async def open_image(tools: Tools, image: ImageCopy) -> Opened:
+async def open_image(tools: Tools, image: ImageCopy) -> OpenResult:
     """Make the blob where nothing is; one that is proved already is not touched. Raises BlobExistsError and changes nothing
     where something else is.
     """
-    await allowed(tools, image.by)
+    await require_right_to_act(tools, image.actor)
     if known := await proof(tools, image):
-        return Opened(etag=known.etag)
+        return OpenResult(etag=known.etag)
     blob, metadata = tools.image(image.destination), metadata_of(tools, image)
     tier = await kept_tier(tools, image)
     try:
-        await tools.blobs.create(blob, image.size, image.by.epoch, metadata, tier)
+        await tools.blobs.create(blob, image.size, image.actor.epoch, metadata, tier)
     except BlobExistsError as error:
         if not is_own(tools, (await tools.blobs.properties(blob)).metadata, image):
             message = f"{error}; a restore never writes onto anything that exists: name another target"
             raise BlobExistsError(message) from error
-    return Opened(etag=(await hold_own(tools, blob, image.by)).etag)
+    return OpenResult(etag=(await hold_own(tools, blob, image.actor)).etag)
 
 
-async def hold_own(tools: Tools, blob: BlobAddress, by: RunRef) -> BlobProperties:
+async def hold_own(tools: Tools, blob: BlobAddress, actor: Actor) -> BlobProperties:
     """Lease the blob that the run has made. Raises BlobExistsError for one without its mark: completed and let go of while
     this delivery was late, it may be about to be attached, and is not leased, or let go of again.
     """
-    _require_mark(tools, blob, await tools.blobs.properties(blob), by.run)
-    await tools.blobs.acquire_lease(blob, by.lease)
+    _require_mark(tools, blob, await tools.blobs.properties(blob), actor.run)
+    await tools.blobs.acquire_lease(blob, actor.lease)
     found = await tools.blobs.properties(blob)
     try:
-        _require_mark(tools, blob, found, by.run)
+        _require_mark(tools, blob, found, actor.run)
     except BlobExistsError:
-        await tools.blobs.release_lease(blob, by.lease)
+        await tools.blobs.release_lease(blob, actor.lease)
         raise
     return found
 
@@ -89,9 +89,9 @@ async def kept_tier(tools: Tools, image: ImageCopy) -> str:
     """The tier for the new disk, when somebody chose one for the disk that is restored: that, or the smallest that fits. Empty
     for a head, and when the disk is gone or in another account.
     """
-    if image.becomes == "head" or not image.by.source:
+    if image.becomes == "head" or not image.actor.source:
         return ""
-    live = tools.source(image.by.source)
+    live = tools.source(image.actor.source)
     if live.account != tools.image(image.destination).account:
         return ""
     try:
@@ -100,68 +100,68 @@ async def kept_tier(tools: Tools, image: ImageCopy) -> str:
         return ""
 
 
-async def seal_image(tools: Tools, asked: SealImage) -> Sealed:
+async def seal_image(tools: Tools, request: SealImage) -> SealResult:
     """Snapshot the proved disk, take the run's mark from it, and let go of it, so that a machine can take its own lease.
 
     Each part is found done on a repeat. Raises BlobChangedError when it is not the version that was proved.
     """
-    image = asked.image
-    await allowed(tools, image.by)
+    image = request.image
+    await require_right_to_act(tools, image.actor)
     blob = tools.image(image.destination)
-    if await _is_marked(tools, blob, image.by.run):
+    if await _is_marked(tools, blob, image.actor.run):
         try:
-            await _seal(tools, asked, blob)
+            await _seal(tools, request, blob)
         except (BlobChangedError, FencedError):
-            if await _is_marked(tools, blob, image.by.run):
+            if await _is_marked(tools, blob, image.actor.run):
                 raise
             # Another delivery was faster, and has let go of it.
-    taken = await recorded(tools, image.by) if asked.snapshots else ()
-    if asked.snapshots and not taken:
-        message = f"{blob}: it does not carry the mark of restore {image.by.run}, nor a snapshot of its; it is left alone"
+    taken = await recorded(tools, image.actor) if request.snapshots else ()
+    if request.snapshots and not taken:
+        message = f"{blob}: it does not carry the mark of restore {image.actor.run}, nor a snapshot of its; it is left alone"
         raise UnexpectedAnswerError(message)
-    await tools.blobs.release_lease(blob, image.by.lease)
-    return Sealed(snapshot=min(taken, default=""))
+    await tools.blobs.release_lease(blob, image.actor.lease)
+    return SealResult(snapshot=min(taken, default=""))
 
 
 async def _is_marked(tools: Tools, blob: BlobAddress, run: str) -> bool:
     return restoring_run((await tools.blobs.properties(blob)).metadata, tools.site(blob)) == run
 
 
-async def _seal(tools: Tools, asked: SealImage, blob: BlobAddress) -> None:
-    by = asked.image.by
-    guard = Guard(by.lease, asked.etag)
-    if asked.snapshots:
-        await take_once(tools, by, blob, guard)
+async def _seal(tools: Tools, request: SealImage, blob: BlobAddress) -> None:
+    actor = request.image.actor
+    guard = Guard(actor.lease, request.etag)
+    if request.snapshots:
+        await take_once(tools, actor, blob, guard)
     await tools.blobs.set_metadata(blob, {}, guard)
 
 
-async def discard_image(tools: Tools, asked: DiscardImage) -> Discarded:
+async def discard_image(tools: Tools, request: DiscardImage) -> DiscardResult:
     """Remove the unfinished blob, if it is certainly this run's own and nobody else holds it; otherwise say what is left. With
     an adopted head the run's ownership of the disk goes.
     """
-    image = asked.image
-    await allowed(tools, image.by)
+    image = request.image
+    await require_right_to_act(tools, image.actor)
     blob = tools.image(image.destination)
-    row = await tools.catalogue.head(image.by.disk)
+    row = await tools.catalogue.head(image.actor.disk)
     if row and image.destination == row.value.head:
-        return Discarded(left=str(blob))
+        return DiscardResult(left=str(blob))
     await give_up(tools, image)
     try:
         found = await tools.blobs.properties(blob)
-        if not _ours(found.metadata, tools.site(blob), image.by.run):
-            return Discarded(left=str(blob))
-        if _is_adopted(found.metadata, tools.site(blob)) and not await _may_be_committed_no_more(tools, row, image.by.run):
-            return Discarded(left=str(blob))
+        if not _ours(found.metadata, tools.site(blob), image.actor.run):
+            return DiscardResult(left=str(blob))
+        if _is_adopted(found.metadata, tools.site(blob)) and not await _may_be_committed_no_more(tools, row, image.actor.run):
+            return DiscardResult(left=str(blob))
         if found.copy and found.copy.status == "pending":
             await tools.blobs.abort_copy(blob, found.copy.copy_id)
-        await tools.blobs.acquire_lease(blob, image.by.lease)
+        await tools.blobs.acquire_lease(blob, image.actor.lease)
         etag = (await tools.blobs.properties(blob)).etag
-        await tools.blobs.delete_own(blob, Guard(image.by.lease, etag))
+        await tools.blobs.delete_own(blob, Guard(image.actor.lease, etag))
     except BlobMissingError:
-        return Discarded(left="")
+        return DiscardResult(left="")
     except (LeaseTakenError, FencedError, BlobChangedError, ServiceUnavailableError):
-        return Discarded(left=str(blob))
-    return Discarded(left="")
+        return DiscardResult(left=str(blob))
+    return DiscardResult(left="")
 
 
 def _is_adopted(metadata: Mapping[str, str], site: Site) -> bool:

@@ -20,7 +20,7 @@ PAIR_LOST = "the backup snapshot of the newest restore point is gone"
 
 
 async def mark_losses(
-    tools: Tools, disk: str, by: str, rows: Sequence[Versioned[RestorePoint]], listed: Collection[Place]
+    tools: Tools, disk: str, actor: str, rows: Sequence[Versioned[RestorePoint]], listed: Collection[Place]
 ) -> bool:
     """Mark as `lost` what the rows say and the listing lacks, each looked up once more, and tell so before it is marked.
 
@@ -38,7 +38,7 @@ async def mark_losses(
     gone = [row for suspect in looked_at if (row := await _gone(tools, suspect.value))]
     if gone:
         ids = sorted(row.value.point for row in gone)
-        tools.journal.write(PointsLost(disk=disk, run=by, points=len(ids), oldest=ids[0], newest=ids[-1]))
+        tools.journal.write(PointsLost(disk=disk, run=actor, points=len(ids), oldest=ids[0], newest=ids[-1]))
     marked = set()
     for row in gone:
         # Changed meanwhile: somebody begins to use it, or deletes what is left of it. The next night looks again.

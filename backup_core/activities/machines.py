@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from backup_core.activities.points import moved_policy, registration_moved
-from backup_core.activities.tools import allowed, held_document, owned, read_document
+from backup_core.activities.points import moved_registration, registration_moved
+from backup_core.activities.tools import held_document, read_document, require_ownership, require_right_to_act
 from backup_core.domain.digests import digest_of
 from backup_core.domain.errors import (
     MachineChangedError,
@@ -24,61 +24,61 @@ from backup_core.domain.ranges import GIB, PAGE
 from backup_core.domain.records import Slot
 from backup_core.domain.repoint import Change, Machine, MachineDisk, holds, next_move, same_disk
 from backup_core.steps.messages import Nothing
-from backup_core.steps.restore import Imported, Moved, Remembered
+from backup_core.steps.restore import ImportResult, MoveResult, StoreChangeResult
 
 if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
     from backup_core.domain.errors import BackupError
     from backup_core.domain.managed import ManagedDisk
-    from backup_core.domain.records import Policy
+    from backup_core.domain.records import Registration
     from backup_core.domain.repoint import Move
-    from backup_core.steps.restore import ChangeRef, ImportDisk, MoveMachine, RememberMachine, SettleChange
+    from backup_core.steps.restore import ChangeRef, CloseChange, ImportDisk, MoveMachine, StoreChange
 
 CHANGE = TypeAdapter(Change)
 EMPTY = "{}"
 """A document that says all by being there."""
 
 
-async def import_disk(tools: Tools, asked: ImportDisk) -> Imported:
+async def import_disk(tools: Tools, request: ImportDisk) -> ImportResult:
     """Make the managed disk, or look how far it is. Done is what was read back, never what a change answered. Raises
     MachineRefusedError where a disk of that name is not this run's, and AccountIdMissingError.
     """
-    await allowed(tools, asked.by)
-    found = await tools.machines.managed_disk(asked.disk)
+    await require_right_to_act(tools, request.actor)
+    found = await tools.machines.managed_disk(request.disk)
     if found is None:
-        wanted, location = await _wanted(tools, asked)
-        account = tools.account_id(tools.source(asked.target))
+        wanted, location = await _wanted(tools, request)
+        account = tools.account_id(tools.source(request.target))
         refused: BackupError | None = None
         try:
             await tools.machines.import_disk(wanted, account, location)
         except (MachineRefusedError, MachineChangedError) as error:
             # It may be refused for the disk that a request of this run has made whose answer was lost.
             refused = error
-        found = await tools.machines.managed_disk(asked.disk)
+        found = await tools.machines.managed_disk(request.disk)
         if refused and (found is None or found.state == "Failed"):
             raise refused
         if found is None:
-            return Imported(done=False)
-    if found.run != asked.by.run or (found.source and found.source != asked.target):
+            return ImportResult(done=False)
+    if found.run != request.actor.run or (found.source and found.source != request.target):
         message = (
-            f"managed disk {asked.disk} exists and was not made by {asked.by.run} of {asked.target}; it is left alone; name "
-            "another one"
+            f"managed disk {request.disk} exists and was not made by {request.actor.run} of {request.target}; it is left "
+            "alone; name another one"
         )
         raise MachineRefusedError(message)
     if found.state == "Failed":
-        message = f"managed disk {asked.disk}: Azure could not import {asked.target}; delete the disk, and restore again"
+        message = f"managed disk {request.disk}: Azure could not import {request.target}; delete the disk, and restore again"
         raise MachineRefusedError(message)
-    return Imported(done=found.state == "Succeeded")
+    return ImportResult(done=found.state == "Succeeded")
 
 
-async def _wanted(tools: Tools, asked: ImportDisk) -> tuple[ManagedDisk, str]:
+async def _wanted(tools: Tools, request: ImportDisk) -> tuple[ManagedDisk, str]:
     """The managed disk to be made, and its region."""
-    assert asked.slot is not None
-    slot = tools.slot(asked.slot.vm, asked.slot.lun)
+    assert request.slot is not None
+    slot = tools.slot(request.slot.vm, request.slot.lun)
     machine = await tools.machines.machine(slot.vm)
     former = await former_disk(tools, machine, slot.lun)
-    size = (await tools.blobs.properties(tools.source(asked.target))).size
-    wanted = replacement(asked.disk, asked.by.run, asked.target, size, machine, slot.lun, former)
+    size = (await tools.blobs.properties(tools.source(request.target))).size
+    wanted = replacement(request.disk, request.actor.run, request.target, size, machine, slot.lun, former)
     return wanted, machine.location
 
 
@@ -88,35 +88,35 @@ async def former_disk(tools: Tools, machine: Machine, lun: int | None) -> Manage
     return await tools.machines.managed_disk(present.source) if present and present.managed else None
 
 
-async def remember_machine(tools: Tools, asked: RememberMachine) -> Remembered:
+async def store_change(tools: Tools, request: StoreChange) -> StoreChangeResult:
     """Store what the machine has and what it is to get, and note in the head row that a change is under way. Nothing of the
     machine is changed here. Raises SlotTakenError when the machine does not use the disk that is restored.
     """
-    row = await owned(tools, asked.by)
-    slot = tools.slot(asked.slot.vm, asked.slot.lun)
-    name = repoint_name(asked.by.disk, asked.by.run)
+    row = await require_ownership(tools, request.actor)
+    slot = tools.slot(request.slot.vm, request.slot.lun)
+    name = repoint_name(request.actor.disk, request.actor.run)
     stored = await tools.documents.get(name)
     if stored is None:
-        change = change_of(asked, slot, await tools.machines.machine(slot.vm))
+        change = change_of(request, slot, await tools.machines.machine(slot.vm))
         await tools.documents.put_if_absent(name, CHANGE.dump_json(change).decode())
         stored = await tools.documents.get(name)
         assert stored is not None
     change, digest = read_document(CHANGE, name, stored), digest_of(stored)
-    _require_asked(asked, name, change)
+    _require_asked(request, name, change)
     if await tools.documents.get(noted_name(name)) is None:
         if row.value.repoint != name:
             await tools.catalogue.put_head(replace(row.value, repoint=name, repoint_digest=digest), row.etag)
         # From now on a change that the head row does not name is over, and a late delivery does not begin it again.
         await tools.documents.put_if_absent(noted_name(name), EMPTY)
-    return Remembered(change=name, old_disk=change.old.source, known=stored)
+    return StoreChangeResult(change=name, old_disk=change.old.source, known=stored)
 
 
-def _require_asked(asked: RememberMachine, name: str, change: Change) -> None:
+def _require_asked(request: StoreChange, name: str, change: Change) -> None:
     """Raise RecordAlteredError unless the stored change is the one that is asked for: it may have been there before."""
-    slot, target = Slot(asked.slot.vm, asked.slot.lun), asked.managed_disk or asked.target
-    wanted = (asked.by.disk, asked.by.run, slot, asked.target, target, asked.stop_vm or slot.lun is None)
+    slot, target = Slot(request.slot.vm, request.slot.lun), request.managed_disk or request.target
+    wanted = (request.actor.disk, request.actor.run, slot, request.target, target, request.stop_vm or slot.lun is None)
     found = (change.disk, change.run, change.slot, change.target, change.new.source, change.deallocates)
-    old = _old_disk(asked)
+    old = _old_disk(request)
     if found != wanted or (old and not same_disk(change.old.source, old)):
         message = (
             f"document {name}: somebody else wrote it: expected {slot} to get {target} in place of {old or 'what it has'}, "
@@ -126,29 +126,29 @@ def _require_asked(asked: RememberMachine, name: str, change: Change) -> None:
         raise RecordAlteredError(message)
 
 
-def _old_disk(asked: RememberMachine) -> str:
+def _old_disk(request: StoreChange) -> str:
     """The disk that is to be replaced; empty when a managed one is, and nobody has named it."""
-    known = asked.expected or asked.by.source
-    return known if not asked.managed_disk or known.startswith("/subscriptions/") else ""
+    known = request.expected or request.actor.source
+    return known if not request.managed_disk or known.startswith("/subscriptions/") else ""
 
 
-def change_of(asked: RememberMachine, slot: Slot, machine: Machine) -> Change:
+def change_of(request: StoreChange, slot: Slot, machine: Machine) -> Change:
     """What is to be changed on the machine. Raises SlotTakenError unless it has the expected disk there."""
-    old = present_disk(machine, slot, asked.expected or asked.by.source, managed=bool(asked.managed_disk))
-    if asked.managed_disk:
-        new = replace(old, name=asked.managed_disk.rpartition("/")[2], source=asked.managed_disk, size_gb=None)
+    old = present_disk(machine, slot, request.expected or request.actor.source, managed=bool(request.managed_disk))
+    if request.managed_disk:
+        new = replace(old, name=request.managed_disk.rpartition("/")[2], source=request.managed_disk, size_gb=None)
     else:
-        same_size = old.size_gb is not None and old.size_gb * GIB == asked.size - PAGE
-        new = replace(old, source=asked.target, size_gb=old.size_gb if same_size else None)
+        same_size = old.size_gb is not None and old.size_gb * GIB == request.size - PAGE
+        new = replace(old, source=request.target, size_gb=old.size_gb if same_size else None)
     return Change(
-        disk=asked.by.disk,
-        run=asked.by.run,
+        disk=request.actor.disk,
+        run=request.actor.run,
         slot=slot,
         old=old,
         new=new,
         was_running=machine.power == "running",
-        deallocates=slot.lun is None or asked.stop_vm,
-        target=asked.target,
+        deallocates=slot.lun is None or request.stop_vm,
+        target=request.target,
     )
 
 
@@ -172,32 +172,32 @@ def present_disk(machine: Machine, slot: Slot, source: str, *, managed: bool) ->
     return found
 
 
-async def stored_change(tools: Tools, asked: ChangeRef, *, compares: bool) -> Change:
+async def stored_change(tools: Tools, request: ChangeRef, *, compares: bool) -> Change:
     """The change, as the orchestration knows it itself, else as it is stored. `compares`: it must be stored just so in any
     case, which is asked on the way forward only. Raises UnexpectedAnswerError when it is gone, RecordAlteredError for another.
     """
-    if compares or not asked.known:
-        digest = digest_of(asked.known) if asked.known else asked.digest
+    if compares or not request.known:
+        digest = digest_of(request.known) if request.known else request.digest
         gone = "it says what a machine had before a restore; look at the machine yourself"
-        stored = await held_document(tools, CHANGE, asked.change, digest, gone)
-    return read_document(CHANGE, asked.change, asked.known) if asked.known else stored
+        stored = await held_document(tools, CHANGE, request.change, digest, gone)
+    return read_document(CHANGE, request.change, request.known) if request.known else stored
 
 
-async def move_machine(tools: Tools, asked: MoveMachine) -> Moved:
+async def move_machine(tools: Tools, request: MoveMachine) -> MoveResult:
     """Look at the machine and make the next move towards the goal. The goal counts as reached only as read back by a call that
     had nothing to do. Raises SlotTakenError when somebody else put a third disk there.
 
     A change that is over is not taken up again, nor a way forward that this run has turned back from: such a call only looks,
     and raises NotOwnerError unless the machine has the goal.
     """
-    change, machine, over = await _looked_at(tools, asked)
-    if over or await _turned_back(tools, asked):
-        if holds(change, machine) == asked.goal:
+    change, machine, end_if_dead = await _looked_at(tools, request)
+    if end_if_dead or await _turned_back(tools, request):
+        if holds(change, machine) == request.goal:
             return _seen(change, machine, done=True)
-        raise NotOwnerError(_over_words(asked))
+        raise NotOwnerError(_over_words(request))
     slot = change.slot
-    move = next_move(change, machine, asked.goal)
-    wanted = change.new if asked.goal == "new" else change.old
+    move = next_move(change, machine, request.goal)
+    wanted = change.new if request.goal == "new" else change.old
     match move:
         case "deallocate":
             await tools.machines.deallocate(slot.vm)
@@ -210,88 +210,91 @@ async def move_machine(tools: Tools, asked: MoveMachine) -> Moved:
     return _seen(change, machine, done=move == "none", move=move)
 
 
-def _seen(change: Change, machine: Machine, *, done: bool, move: Move = "none") -> Moved:
+def _seen(change: Change, machine: Machine, *, done: bool, move: Move = "none") -> MoveResult:
     """What the machine was read to have."""
     held = machine.at(change.slot.lun)
     source = held.source if held else ""
-    return Moved(done=done, move=move, holds=holds(change, machine), power=machine.power, source=source)
+    return MoveResult(done=done, move=move, holds=holds(change, machine), power=machine.power, source=source)
 
 
-async def look_at_machine(tools: Tools, asked: MoveMachine) -> Moved:
+async def inspect_machine(tools: Tools, request: MoveMachine) -> MoveResult:
     """What the machine has now; nothing is changed. `done` is whether its last change succeeded and it has the goal."""
-    change, machine, _ = await _looked_at(tools, asked)
-    return _seen(change, machine, done=holds(change, machine) == asked.goal and machine.state == "Succeeded")
+    change, machine, _ = await _looked_at(tools, request)
+    return _seen(change, machine, done=holds(change, machine) == request.goal and machine.state == "Succeeded")
 
 
-async def fence_machine(tools: Tools, asked: MoveMachine) -> Moved:
+async def fence_machine(tools: Tools, request: MoveMachine) -> MoveResult:
     """Write what the machine has there once more, which gives it another version: a move that was decided before, and is still
     under way somewhere, is refused from now on. What the machine had is answered. After the change is over nothing is written.
     """
-    change, machine, over = await _looked_at(tools, asked)
+    change, machine, end_if_dead = await _looked_at(tools, request)
     present = machine.at(change.slot.lun)
-    if present is not None and not over:
+    if present is not None and not end_if_dead:
         # Refused, somebody was faster: then the machine has another version, too.
         with suppress(MachineChangedError):
             await tools.machines.put_disk(machine, change.slot.lun, present)
     return _seen(change, machine, done=False)
 
 
-async def _looked_at(tools: Tools, asked: MoveMachine) -> tuple[Change, Machine, bool]:
+async def _looked_at(tools: Tools, request: MoveMachine) -> tuple[Change, Machine, bool]:
     """The stored change, its machine, and whether the change is over, while the asking run owns the disk. Raises NotOwnerError.
 
     The machine is looked at first: whoever owns the disk after that writes the machine before anything else, and so what is
     decided on this look is refused. The other way round a late delivery could be the owner, wait, and see the later state.
     """
-    change = await stored_change(tools, asked, compares=asked.goal == "new")
+    change = await stored_change(tools, request, compares=request.goal == "new")
     machine = await tools.machines.machine(tools.slot(change.slot.vm, change.slot.lun).vm)
-    row = await owned(tools, asked.by)
-    if row.value.repoint and row.value.repoint != asked.change:
-        raise NotOwnerError(_over_words(asked))
+    row = await require_ownership(tools, request.actor)
+    if row.value.repoint and row.value.repoint != request.change:
+        raise NotOwnerError(_over_words(request))
     return change, machine, not row.value.repoint
 
 
-def _over_words(asked: MoveMachine) -> str:
-    return f"disk {asked.by.disk}: the change {asked.change} of its machine is over, or was turned back from; nothing was done"
+def _over_words(request: MoveMachine) -> str:
+    return f"disk {request.actor.disk}: the change {request.change} of its machine was closed or turned back; nothing was done"
 
 
-async def _turned_back(tools: Tools, asked: MoveMachine) -> bool:
+async def _turned_back(tools: Tools, request: MoveMachine) -> bool:
     """Whether this owner of the disk has turned back, and the call still wants to go forward; notes it when it turns back.
 
     Asked after the machine was looked at: who turns back writes the machine later than it notes that, so that a move which
     was decided on an older look is refused.
     """
-    name = turned_name(asked.change, asked.by.epoch)
-    if asked.goal == "old":
+    name = turned_name(request.change, request.actor.epoch)
+    if request.goal == "old":
         await tools.documents.put_if_absent(name, EMPTY)
         return False
     return await tools.documents.get(name) is not None
 
 
-async def settle_change(tools: Tools, asked: SettleChange) -> Nothing:
+async def close_change(tools: Tools, request: CloseChange) -> Nothing:
     """The change is over: forget it, and after `new` have the registration follow the machine. Each part is found done on a
     repeat.
     """
-    row = await owned(tools, asked.by)
-    change = await stored_change(tools, asked, compares=False)
-    if asked.goal == "new" and await tools.documents.get(turned_name(asked.change, asked.by.epoch)):
-        message = f"disk {asked.by.disk}: {asked.by.run} has turned back from {asked.change}; the next run settles the machine"
+    row = await require_ownership(tools, request.actor)
+    change = await stored_change(tools, request, compares=False)
+    if request.goal == "new" and await tools.documents.get(turned_name(request.change, request.actor.epoch)):
+        message = (
+            f"disk {request.actor.disk}: {request.actor.run} has turned back from {request.change}; the next run completes the "
+            "change of the machine"
+        )
         raise NotOwnerError(message)
-    policy = await tools.catalogue.policy(asked.by.disk)
-    follows = asked.goal == "new" and policy is not None and policy.value.protected
+    registration = await tools.catalogue.registration(request.actor.disk)
+    follows = request.goal == "new" and registration is not None and registration.value.protected
     moved = None
-    if follows and policy is not None:
-        moved = replace(policy, value=_unprotected(policy.value, change)) if change.new.managed else None
-        moved = moved or await moved_policy(tools, asked.by.disk, change.target)
-    if row.value.repoint == asked.change:
-        await tools.catalogue.commit([], row.value.settled(), row.etag, policy=moved)
+    if follows and registration is not None:
+        moved = replace(registration, value=_unprotected(registration.value, change)) if change.new.managed else None
+        moved = moved or await moved_registration(tools, request.actor.disk, change.target)
+    if row.value.repoint == request.change:
+        await tools.catalogue.commit([], row.value.settled(), row.etag, registration=moved)
     if follows and not change.new.managed:
-        await registration_moved(tools, asked.by.disk, change.old.source)
+        await registration_moved(tools, request.actor.disk, change.old.source)
     return Nothing()
 
 
-def _unprotected(policy: Policy, change: Change) -> Policy:
+def _unprotected(registration: Registration, change: Change) -> Registration:
     words = (
         f"{change.slot} uses managed disk {change.new.source} since {change.run}; managed disks are not backed up: protect the "
         "VM by other means, then DELETE this disk (its restore points stay)"
     )
-    return replace(policy, unprotected=words)
+    return replace(registration, unprotected=words)

@@ -7,10 +7,10 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from backup_core.activities.fencing import hold_lease, shut
-from backup_core.activities.telling import tell_end, tell_phase, write_run
-from backup_core.activities.tools import allowed, changes_between, owned, policy_of
-from backup_core.domain.decision import Decision, Found, automatic_full, decide
+from backup_core.activities.fencing import fence_off, hold_lease
+from backup_core.activities.telling import emit_phase, emit_run_end, write_run
+from backup_core.activities.tools import changes_between, registration_of, require_ownership, require_right_to_act
+from backup_core.domain.decision import Decision, HeadFindings, automatic_full, decide
 from backup_core.domain.ending import abandonment, dead
 from backup_core.domain.errors import (
     BackupError,
@@ -29,8 +29,8 @@ from backup_core.domain.progress import hears_of_cancel, is_behind, percent
 from backup_core.domain.ranges import ByteRange, DiffRange, one_sided
 from backup_core.domain.records import EXPIRED_NAMED_MAX, Head, Owner, Run, RunError
 from backup_core.domain.shown import shortened
-from backup_core.steps.backup import Begin, Begun, Finish, NewGeneration, Raised, RaiseEpoch
-from backup_core.steps.copying import Report, Reported
+from backup_core.steps.backup import BeginBackup, BeginBackupResult, BeginNewGeneration, FinishRun, RaiseEpoch, RaiseEpochResult
+from backup_core.steps.copying import ReportProgress, ReportResult
 from backup_core.steps.messages import Fault, Nothing
 from backup_core.steps.restore import FinishRestore
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
     from backup_core.domain.metadata import HeadMark
     from backup_core.domain.naming import BlobAddress
-    from backup_core.domain.records import Policy, Versioned
+    from backup_core.domain.records import Registration, Versioned
     from backup_core.ports import BlobProperties
     from backup_core.steps.restore import OwnDisk
 
@@ -48,7 +48,7 @@ ERROR_LENGTH_MAX = 4000
 """A table's text column holds 32 Ki characters; an error that long helps nobody."""
 
 
-def error_of(fault: Fault) -> RunError:
+def run_error(fault: Fault) -> RunError:
     """The fault as a run's row keeps it."""
     return RunError(fault.code, fault.message[:ERROR_LENGTH_MAX])
 
@@ -62,72 +62,73 @@ CONFLICTS_MAX = 5
 # -- begin ------------------------------------------------------------------------------------------------------
 
 
-async def begin(tools: Tools, asked: Begin) -> Begun:
+async def begin_backup(tools: Tools, request: BeginBackup) -> BeginBackupResult:
     """Make the run the disk's owner and say what to do.
 
     Repeated with the same lease it answers the same. It refuses a run that has ended, and a second instance of a running
     one, and changes nothing for them.
     """
-    policy = await policy_of(tools, asked.disk)
-    if not policy.protected:
-        message = f"disk {asked.disk}: protection was stopped; PUT /api/disks/{asked.disk} takes it up again"
+    registration = await registration_of(tools, request.disk)
+    if not registration.protected:
+        message = f"disk {request.disk}: protection was stopped; PUT /api/disks/{request.disk} takes it up again"
         raise NotProtectedError(message)
-    if not await _own_row(tools, asked):
-        return Begun(state="ended", why=f"run {asked.run} has ended or was begun by another orchestration")
-    if policy.unprotected:
+    if not await _own_row(tools, request):
+        return BeginBackupResult(state="ended", why=f"run {request.run} has ended or was begun by another orchestration")
+    if registration.unprotected:
         # After its row is there: each window is to be seen as failed, not only in the portal.
-        message = f"disk {asked.disk}: {policy.unprotected}"
+        message = f"disk {request.disk}: {registration.unprotected}"
         raise NotProtectedError(message)
     for _ in range(CONFLICTS_MAX):
-        row = await tools.catalogue.head(asked.disk)
-        head = row.value if row else Head(asked.disk)
+        row = await tools.catalogue.head(request.disk)
+        head = row.value if row else Head(request.disk)
         owner = head.owner
-        if owner and owner.run == asked.run:
-            if owner.lease != asked.lease:
-                return Begun(state="ended", why=f"another orchestration of run {asked.run} is at work")
+        if owner and owner.run == request.run:
+            if owner.lease != request.lease:
+                return BeginBackupResult(state="ended", why=f"another orchestration of run {request.run} is at work")
             assert row is not None
-            return await _go(tools, asked, policy, row)
-        if owner and not await over(tools, asked, owner):
-            return await _skip(tools, asked, owner)
-        taken = head.owned_by(Owner(asked.run, asked.lease, head.epoch + 1))
+            return await _go(tools, request, registration, row)
+        if owner and not await end_if_dead(tools, request, owner):
+            return await _skip(tools, request, owner)
+        taken = head.owned_by(Owner(request.run, request.lease, head.epoch + 1))
         try:
             await tools.catalogue.put_head(taken, row.etag if row else None)
         except (RowChangedError, RowExistsError):
             continue
-        taken_row = await tools.catalogue.head(asked.disk)
+        taken_row = await tools.catalogue.head(request.disk)
         if taken_row and taken_row.value.owner == taken.owner:
-            return await _go(tools, asked, policy, taken_row)
+            return await _go(tools, request, registration, taken_row)
     message = (
-        f"disk {asked.disk}: its head row changed {CONFLICTS_MAX} times while run {asked.run} tried to own it; it may pass"
+        f"disk {request.disk}: its head row changed {CONFLICTS_MAX} times while run {request.run} tried to own it; "
+        "temporary failure"
     )
     raise RowChangedError(message)
 
 
-async def _own_row(tools: Tools, asked: Begin) -> bool:
+async def _own_row(tools: Tools, request: BeginBackup) -> bool:
     """Make the run's row say Running; False when the run has ended already, or its window is another run's."""
-    row = await tools.catalogue.run(asked.disk, asked.run)
+    row = await tools.catalogue.run(request.disk, request.run)
     if row is None:
         now = await tools.catalogue.now()
         fresh = Run(
-            disk=asked.disk,
-            run=asked.run,
+            disk=request.disk,
+            run=request.run,
             state="Running",
-            trigger=asked.trigger,
-            full=asked.full,
+            trigger=request.trigger,
+            full=request.full,
             created=now,
             started=now,
             phase="preparing",
-            window=window_id(datetime.fromisoformat(asked.window)) if asked.window else "",
+            window=window_id(datetime.fromisoformat(request.window)) if request.window else "",
         )
         try:
             if fresh.window:
                 await tools.catalogue.begin_window(fresh)
-                tell_phase(tools, None, fresh)
+                emit_phase(tools, None, fresh)
             else:
                 await write_run(tools, None, fresh)
         except RowExistsError:
             pass  # another delivery of this step was faster: its row is the run's row
-        row = await tools.catalogue.run(asked.disk, asked.run)
+        row = await tools.catalogue.run(request.disk, request.run)
         if row is None:
             return False
     if row.value.ended_for_good:
@@ -138,10 +139,10 @@ async def _own_row(tools: Tools, asked: Begin) -> bool:
     return True
 
 
-async def over(tools: Tools, asked: Begin | OwnDisk, owner: Owner) -> bool:
+async def end_if_dead(tools: Tools, request: BeginBackup | OwnDisk, owner: Owner) -> bool:
     """Whether the owning run has ended, or is dead and is ended here: nothing may stay Running for ever."""
     for _ in range(CONFLICTS_MAX):
-        row = await tools.catalogue.run(asked.disk, owner.run)
+        row = await tools.catalogue.run(request.disk, owner.run)
         if row is None or row.value.ended_for_good:
             return True
         now = await tools.catalogue.now()
@@ -149,64 +150,64 @@ async def over(tools: Tools, asked: Begin | OwnDisk, owner: Owner) -> bool:
             return False
         # A conflict is a sign of life, or the same end written by another delivery: the row says which.
         with suppress(RowChangedError):
-            await write_run(tools, row, abandonment(row.value, asked.run, now))
+            await write_run(tools, row, abandonment(row.value, request.run, now))
     return False
 
 
-async def _skip(tools: Tools, asked: Begin, owner: Owner) -> Begun:
-    row = await tools.catalogue.run(asked.disk, asked.run)
+async def _skip(tools: Tools, request: BeginBackup, owner: Owner) -> BeginBackupResult:
+    row = await tools.catalogue.run(request.disk, request.run)
     assert row is not None
     if row.value.ended_for_good:
-        return Begun(state="ended", why=f"run {asked.run} has ended")
+        return BeginBackupResult(state="ended", why=f"run {request.run} has ended")
     why = f"run {owner.run} was at work on the disk"
     ended = replace(row.value, state="Skipped", reason=why, ended=await tools.catalogue.now(), phase="done")
     await write_run(tools, row, ended)
-    return Begun(state="skipped", why=why)
+    return BeginBackupResult(state="skipped", why=why)
 
 
 # -- owned: fence, look, decide -----------------------------------------------------------------------------------
 
 
-async def _go(tools: Tools, asked: Begin, policy: Policy, row: Versioned[Head]) -> Begun:
+async def _go(tools: Tools, request: BeginBackup, registration: Registration, row: Versioned[Head]) -> BeginBackupResult:
     head = row.value
     assert head.owner is not None
     epoch = head.owner.epoch
     if head.repoint:
-        return Begun(
-            state="unsettled", epoch=epoch, source=policy.source, repoint=head.repoint, repoint_digest=head.repoint_digest
+        return BeginBackupResult(
+            state="unsettled", epoch=epoch, source=registration.source, repoint=head.repoint, repoint_digest=head.repoint_digest
         )
-    found, etag, mark, held = None, "", None, ""
+    found, etag, mark, leased_head = None, "", None, ""
     if head.pair is not None:
         blob = tools.head(head.head)
-        before = await hold_lease(tools, asked.disk, head.owner, blob)
-        found = await _look(tools, head, policy, before)
-        mark, held = found.mark, head.head if before else ""
+        before = await hold_lease(tools, request.disk, head.owner, blob)
+        found = await _look(tools, head, registration, before)
+        mark, leased_head = found.mark, head.head if before else ""
         # A head that a stranger has raised cannot be fenced, and is not built upon. One that is being compared stays shut.
         if before is not None:
-            etag = await shut(tools, blob, epoch, asked.lease) if before.sequence_number <= epoch else before.etag
-    decision = decide(head, policy.source, found, full_asked=asked.full)
+            etag = await fence_off(tools, blob, epoch, request.lease) if before.sequence_number <= epoch else before.etag
+    decision = decide(head, registration.source, found, full_requested=request.full)
     if decision.kind == "full":
-        begun = _full(asked.disk, asked.run, epoch, policy.source, decision)
-        return begun.model_copy(update={"held": held, "verification": policy.verification})
+        begun = _full(request.disk, request.run, epoch, registration.source, decision)
+        return begun.model_copy(update={"leased_head": leased_head, "verification": registration.verification})
     assert head.pair is not None
-    begun = Begun(
+    begun = BeginBackupResult(
         state="go",
         epoch=epoch,
-        source=policy.source,
+        source=registration.source,
         kind="incremental",
         reason=decision.reason,
         generation=head.generation,
         head=head.head,
         head_etag=etag,
-        held=held,
+        leased_head=leased_head,
         base=head.pair.source_snapshot,
         finish_target=decision.finish_target,
         finish_size=mark.size if mark and decision.finish_target else 0,
-        verification=policy.verification,
+        verification=registration.verification,
     )
-    if mark is None or mark.run != asked.run:
+    if mark is None or mark.run != request.run:
         return begun
-    return await _going_on(tools, asked, begun, mark if _is_own(mark, head.owner) else None)
+    return await _going_on(tools, request, begun, mark if _is_own(mark, head.owner) else None)
 
 
 def _is_own(mark: HeadMark | None, owner: Owner) -> bool:
@@ -214,23 +215,23 @@ def _is_own(mark: HeadMark | None, owner: Owner) -> bool:
     return mark is not None and (mark.run, mark.epoch) == (owner.run, owner.epoch)
 
 
-async def _going_on(tools: Tools, asked: Begin, begun: Begun, mark: HeadMark | None) -> Begun:
+async def _going_on(tools: Tools, request: BeginBackup, begun: BeginBackupResult, mark: HeadMark | None) -> BeginBackupResult:
     """The same way again that the run's earlier life has gone: each step finds what it has done. `mark` is what it is doing
     with the head in its present epoch, if anything; the target that it finished before is a restore point of its own.
     """
     if mark is not None:
-        row = await tools.catalogue.run(asked.disk, asked.run)
+        row = await tools.catalogue.run(request.disk, request.run)
         fresh = row is not None and mark.target in row.value.source_snapshots
         way = {"kind": mark.kind, "base": mark.base, "reason": row.value.reason if row else begun.reason}
         finish = {"finish_target": "", "finish_size": 0} if fresh else {"finish_target": mark.target, "finish_size": mark.size}
         begun = begun.model_copy(update=way | finish)
-    before = await tools.catalogue.point(asked.disk, point_id(begun.base)) if begun.base else None
-    return begun.model_copy(update={"points": [before.value.point] if before and before.value.run == asked.run else []})
+    before = await tools.catalogue.point(request.disk, point_id(begun.base)) if begun.base else None
+    return begun.model_copy(update={"points": [before.value.point] if before and before.value.run == request.run else []})
 
 
-def _full(disk: str, run: str, epoch: int, source: str, decision: Decision) -> Begun:
+def _full(disk: str, run: str, epoch: int, source: str, decision: Decision) -> BeginBackupResult:
     # A generation is numbered by the epoch of the run that began it: unique and growing, with nothing more to keep.
-    return Begun(
+    return BeginBackupResult(
         state="go",
         epoch=epoch,
         source=source,
@@ -242,14 +243,14 @@ def _full(disk: str, run: str, epoch: int, source: str, decision: Decision) -> B
     )
 
 
-async def _look(tools: Tools, head: Head, policy: Policy, before: BlobProperties | None) -> Found:
+async def _look(tools: Tools, head: Head, registration: Registration, before: BlobProperties | None) -> HeadFindings:
     assert head.pair is not None
     mark = from_metadata(before.metadata, tools.site(tools.head(head.head))) if before else None
-    source = tools.source(policy.source) if head.source == policy.source else None
+    source = tools.source(registration.source) if head.source == registration.source else None
     base_exists = source is not None and await _exists(tools, source, head.pair.source_snapshot)
     dirty = mark is not None and mark.state != "committed"
     target_exists = source is not None and dirty and mark is not None and await _exists(tools, source, mark.target)
-    return Found(
+    return HeadFindings(
         head_exists=before is not None,
         head_unchanged=before is not None and await _unchanged(tools, head, mark, before),
         mark=mark,
@@ -301,63 +302,63 @@ async def _ranges(changes: AsyncIterator[DiffRange]) -> AsyncIterator[ByteRange]
         yield one.range
 
 
-async def begin_new_generation(tools: Tools, asked: NewGeneration) -> Begun:
+async def begin_new_generation(tools: Tools, request: BeginNewGeneration) -> BeginBackupResult:
     """Turn the run's increment into a full copy, because the diff cannot be trusted. Raises TooManyFullsError."""
-    row = await owned(tools, asked.by)
-    decision = automatic_full(row.value, asked.reason)
-    return _full(asked.by.disk, asked.by.run, asked.by.epoch, asked.by.source, decision)
+    row = await require_ownership(tools, request.actor)
+    decision = automatic_full(row.value, request.reason)
+    return _full(request.actor.disk, request.actor.run, request.actor.epoch, request.actor.source, decision)
 
 
-async def raise_epoch(tools: Tools, asked: RaiseEpoch) -> Raised:
+async def raise_epoch(tools: Tools, request: RaiseEpoch) -> RaiseEpochResult:
     """Give the run its next epoch, in the head row and on the head: what it sent under the former one is refused from now on.
 
     A run that finished an interrupted target goes on with a fresh one on the same head. A put of the first transfer that is
     still under way would write old bytes into the second. Repeated, it answers the same.
     """
-    following = Owner(asked.by.run, asked.by.lease, asked.by.epoch + 1)
+    following = Owner(request.actor.run, request.actor.lease, request.actor.epoch + 1)
     try:
-        row = await owned(tools, asked.by)
+        row = await require_ownership(tools, request.actor)
         await tools.catalogue.put_head(row.value.owned_by(following), row.etag)
     except NotOwnerError:
-        present = await tools.catalogue.head(asked.by.disk)
+        present = await tools.catalogue.head(request.actor.disk)
         if present is None or present.value.owner != following:
             raise
-    etag = await shut(tools, tools.head(asked.head), following.epoch, following.lease)
-    return Raised(epoch=following.epoch, etag=etag)
+    etag = await fence_off(tools, tools.head(request.head), following.epoch, following.lease)
+    return RaiseEpochResult(epoch=following.epoch, etag=etag)
 
 
 # -- progress and end ---------------------------------------------------------------------------------------------
 
 
-async def report_progress(tools: Tools, report: Report) -> Reported:
+async def report_progress(tools: Tools, report: ReportProgress) -> ReportResult:
     """Write the run's progress to its row, which is also its heartbeat. Percent and phase never go back.
 
     A life of the run's work that is behind where an earlier one came does not hear of a cancel until it is there too.
     """
-    await allowed(tools, report.by)
+    await require_right_to_act(tools, report.actor)
     for _ in range(CONFLICTS_MAX):
-        row = await tools.catalogue.run(report.by.disk, report.by.run)
+        row = await tools.catalogue.run(report.actor.disk, report.actor.run)
         if row is None or row.value.ended_for_good:
-            return Reported(percent=row.value.percent if row else 0, cancel=False)
+            return ReportResult(percent=row.value.percent if row else 0, cancel=False)
         run = row.value
-        updated = run if report.beside else _progressed(run, report)
+        updated = run if report.in_parallel else _progressed(run, report)
         try:
             await write_run(tools, row, updated)
         except RowChangedError:
             continue
-        heard = report.beside or hears_of_cancel(run.phase, run.percent, report.phase)
-        failed = run.error if run.cancel_asked is None else None
-        return Reported(
+        heard = report.in_parallel or hears_of_cancel(run.phase, run.percent, report.phase)
+        failed = run.error if run.cancel_requested is None else None
+        return ReportResult(
             percent=updated.percent,
             started=run.started.isoformat() if run.started else "",
-            cancel=heard and (run.cancel_asked is not None or failed is not None),
+            cancel=heard and (run.cancel_requested is not None or failed is not None),
             fault=Fault(code=failed.code, message=failed.message, retryable=False) if heard and failed else None,
         )
-    message = f"run {report.by.run}: its row changed {CONFLICTS_MAX} times while its progress was written; it may pass"
+    message = f"run {report.actor.run}: its row changed {CONFLICTS_MAX} times while its progress was written; temporary failure"
     raise RowChangedError(message)
 
 
-def _progressed(run: Run, report: Report) -> Run:
+def _progressed(run: Run, report: ReportProgress) -> Run:
     """The row with what the report tells; numbers only grow."""
     return replace(
         run,
@@ -384,15 +385,15 @@ def _progressed(run: Run, report: Report) -> Run:
     )
 
 
-async def finish_run(tools: Tools, asked: Finish) -> Nothing:
+async def finish_run(tools: Tools, request: FinishRun) -> Nothing:
     """End the run's row and, if the run still owns the disk, release the leases and the ownership. Repeats change nothing."""
-    await end_row(tools, asked)
-    left = await let_go(tools, asked.disk, asked.run, asked.lease, asked.heads)
-    tell_warnings(tools, asked.disk, asked.run, [*asked.warnings, *left])
+    await end_row(tools, request)
+    left = await relinquish_ownership(tools, request.disk, request.run, request.lease, request.heads)
+    emit_warnings(tools, request.disk, request.run, [*request.warnings, *left])
     return Nothing()
 
 
-async def let_go(tools: Tools, disk: str, run: str, lease: str, heads: Sequence[str]) -> list[str]:
+async def relinquish_ownership(tools: Tools, disk: str, run: str, lease: str, heads: Sequence[str]) -> list[str]:
     """Release the heads' leases and the ownership, if the run still has it; what could not be released, in words. A lease that
     stays is broken by the next run.
     """
@@ -424,7 +425,7 @@ async def release_leases(tools: Tools, blobs: Sequence[BlobAddress], lease: str)
     return left
 
 
-def tell_warnings(tools: Tools, disk: str, run: str, warnings: Sequence[str]) -> None:
+def emit_warnings(tools: Tools, disk: str, run: str, warnings: Sequence[str]) -> None:
     """Tell what failed although the run did what was asked."""
     for words in warnings:
         tools.journal.write(RunWarned(disk=disk, run=run, message=words))
@@ -435,35 +436,35 @@ def in_one(known: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*known, *more)))
 
 
-async def end_row(tools: Tools, asked: Finish | FinishRestore) -> None:
+async def end_row(tools: Tools, request: FinishRun | FinishRestore) -> None:
     """Write the run's end to its row, once, and tell of it."""
     for _ in range(CONFLICTS_MAX):
-        row = await tools.catalogue.run(asked.disk, asked.run)
+        row = await tools.catalogue.run(request.disk, request.run)
         if row is None:
             return
         if row.value.ended_for_good:
-            await tell_end(tools, row.value, row.etag)
+            await emit_run_end(tools, row.value, row.etag)
             return
         run = row.value
         restored = run.restore
-        if restored and isinstance(asked, FinishRestore):
+        if restored and isinstance(request, FinishRestore):
             restored = replace(
                 restored,
                 attention="",
-                end=asked.end,
-                old_disk=asked.old_disk or restored.old_disk,
-                downtime_seconds=asked.downtime_seconds,
+                end=request.end,
+                old_disk=request.old_disk or restored.old_disk,
+                downtime_seconds=request.downtime_seconds,
             )
         ended = replace(
             run,
-            state=asked.state,
+            state=request.state,
             ended=await tools.catalogue.now(),
-            phase="done" if asked.state == "Succeeded" else run.phase,
-            percent=100 if asked.state == "Succeeded" else run.percent,
-            points=tuple(asked.points),
-            expired=in_one(run.expired, asked.expired)[:EXPIRED_NAMED_MAX] if isinstance(asked, Finish) else (),
-            warnings=tuple(asked.warnings[:WARNINGS_MAX]) if isinstance(asked, Finish) else (),
-            error=error_of(asked.fault) if asked.fault else None,
+            phase="done" if request.state == "Succeeded" else run.phase,
+            percent=100 if request.state == "Succeeded" else run.percent,
+            points=tuple(request.points),
+            expired=in_one(run.expired, request.expired)[:EXPIRED_NAMED_MAX] if isinstance(request, FinishRun) else (),
+            warnings=tuple(request.warnings[:WARNINGS_MAX]) if isinstance(request, FinishRun) else (),
+            error=run_error(request.fault) if request.fault else None,
             restore=restored,
         )
         try:
@@ -471,5 +472,5 @@ async def end_row(tools: Tools, asked: Finish | FinishRestore) -> None:
         except RowChangedError:
             continue
         return
-    message = f"run {asked.run}: its row changed {CONFLICTS_MAX} times while its end was written; it may pass"
+    message = f"run {request.run}: its row changed {CONFLICTS_MAX} times while its end was written; temporary failure"
     raise RowChangedError(message)

@@ -7,36 +7,37 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from backup_core.activities.tools import guard_of, owned
+from backup_core.activities.tools import guard_of, require_ownership
 from backup_core.domain.errors import DiskUnknownError, RowExistsError, SourceUnfitError, UnexpectedAnswerError
 from backup_core.domain.metadata import from_metadata, from_point_metadata, to_metadata
-from backup_core.domain.naming import policy_name
-from backup_core.domain.records import Policy, pair_of
-from backup_core.steps.backup import Commit, Committed
+from backup_core.domain.naming import registration_name
+from backup_core.domain.records import Registration, pair_of
+from backup_core.steps.backup import CommitPoint, CommitResult
 
 if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
     from backup_core.domain.records import Head, RestorePoint, Versioned
 
-POLICY = TypeAdapter(Policy)
+REGISTRATION = TypeAdapter(Registration)
 
 
-async def commit_point(tools: Tools, asked: Commit) -> Committed:
+async def commit_point(tools: Tools, request: CommitPoint) -> CommitResult:
     """Insert the point and move the head row to it in one transaction; then mark the head committed and record its version.
 
     Each part is found done on a repeat. Raises RowExistsError when another run committed this source snapshot.
     """
-    transfer = asked.transfer
-    row = await owned(tools, transfer.by)
+    transfer = request.transfer
+    row = await require_ownership(tools, transfer.actor)
     blob = tools.head(transfer.head)
-    carried = (await tools.blobs.properties(blob, asked.backup_snapshot)).metadata
-    point = from_point_metadata(carried, tools.site(blob), asked.backup_snapshot)
-    if point is None or (point.disk, point.source_snapshot) != (transfer.by.disk, transfer.target):
+    carried = (await tools.blobs.properties(blob, request.backup_snapshot)).metadata
+    point = from_point_metadata(carried, tools.site(blob), request.backup_snapshot)
+    if point is None or (point.disk, point.source_snapshot) != (transfer.actor.disk, transfer.target):
         message = (
-            f"{blob} snapshot {asked.backup_snapshot}: its description is damaged: {dict(carried)}; the point was not committed"
+            f"{blob} snapshot {request.backup_snapshot}: its description is damaged: {dict(carried)}; "
+            "the restore point was not committed"
         )
         raise UnexpectedAnswerError(message)
-    if asked.moves_from and older_than_the_pair(point, row.value):
+    if request.moves_from and older_than_the_pair(point, row.value):
         message = (
             f"disk {point.disk}: the new disk's snapshot {point.source_snapshot} is not newer than the newest restore point; "
             "it is not adopted; the next backup is a full one"
@@ -44,19 +45,19 @@ async def commit_point(tools: Tools, asked: Commit) -> Committed:
         raise UnexpectedAnswerError(message)
     existing = await tools.catalogue.point(point.disk, point.point)
     if existing is None:
-        policy = await moved_policy(tools, transfer.by.disk, transfer.source) if asked.moves_from else None
+        registration = await moved_registration(tools, transfer.actor.disk, transfer.source) if request.moves_from else None
         try:
-            await tools.catalogue.commit([point], _advanced(asked, point, row.value), row.etag, policy=policy)
+            await tools.catalogue.commit([point], _advanced(request, point, row.value), row.etag, registration=registration)
         except RowExistsError:
             # Committed in between: by a request of this very run whose answer was lost, or by another's.
             existing = await tools.catalogue.point(point.disk, point.point)
     if existing and (existing.value.run, existing.value.backup_snapshot) != (point.run, point.backup_snapshot):
         message = f"disk {point.disk}: restore point {point.point} was committed by run {existing.value.run} already"
         raise RowExistsError(message)
-    await _seal(tools, asked)
-    if asked.moves_from:
-        await registration_moved(tools, transfer.by.disk, asked.moves_from)
-    return Committed(point=point.point)
+    await _seal(tools, request)
+    if request.moves_from:
+        await registration_moved(tools, transfer.actor.disk, request.moves_from)
+    return CommitResult(point=point.point)
 
 
 def older_than_the_pair(point: RestorePoint, head: Head) -> bool:
@@ -65,12 +66,12 @@ def older_than_the_pair(point: RestorePoint, head: Head) -> bool:
     return pair is not None and pair.point != point.point and point.source_snapshot <= pair.source_snapshot
 
 
-async def moved_policy(tools: Tools, disk: str, source: str) -> Versioned[Policy]:
+async def moved_registration(tools: Tools, disk: str, source: str) -> Versioned[Registration]:
     """The disk's registration with its new source, to be written; the source is claimed for the disk first.
 
     Raises SourceUnfitError when another disk has claimed it.
     """
-    row = await tools.catalogue.policy(disk)
+    row = await tools.catalogue.registration(disk)
     if row is None:
         message = f"disk {disk}: its registration is gone; PUT /api/disks/{disk} with the new disk as its source"
         raise DiskUnknownError(message)
@@ -85,31 +86,31 @@ async def moved_policy(tools: Tools, disk: str, source: str) -> Versioned[Policy
 
 async def registration_moved(tools: Tools, disk: str, former: str) -> None:
     """What follows a moved registration: the former source is free, and the copy beside the backups is the new one."""
-    row = await tools.catalogue.policy(disk)
+    row = await tools.catalogue.registration(disk)
     if row is None:
         return
     if row.value.source != former:
         await tools.catalogue.release_source(former, disk)
-    await tools.documents.put(policy_name(disk), POLICY.dump_json(row.value).decode())
+    await tools.documents.put(registration_name(disk), REGISTRATION.dump_json(row.value).decode())
 
 
-def _advanced(asked: Commit, point: RestorePoint, head: Head) -> Head:
+def _advanced(request: CommitPoint, point: RestorePoint, head: Head) -> Head:
     return replace(
         # A restore's point ends the change of its machine in the same moment.
-        head.settled() if asked.moves_from else head,
+        head.settled() if request.moves_from else head,
         source=point.source,
         generation=point.generation,
         head=point.head,
-        head_etag=asked.etag,
+        head_etag=request.etag,
         pair=pair_of(point),
         automatic_fulls=point.automatic_fulls,
         doubt="",
     )
 
 
-async def _seal(tools: Tools, asked: Commit) -> None:
+async def _seal(tools: Tools, request: CommitPoint) -> None:
     """Mark the head committed and record its version; after a crash between the two, the version found is recorded."""
-    transfer = asked.transfer
+    transfer = request.transfer
     blob = tools.head(transfer.head)
     found = await tools.blobs.properties(blob)
     mark = from_metadata(found.metadata, tools.site(blob))
@@ -119,7 +120,7 @@ async def _seal(tools: Tools, asked: Commit) -> None:
     etag = found.etag
     if mark.state != "committed":
         sealed = to_metadata(replace(mark, state="committed"), tools.site(blob))
-        etag = await tools.blobs.set_metadata(blob, sealed, guard_of(transfer.by, asked.etag))
-    row = await owned(tools, transfer.by)
+        etag = await tools.blobs.set_metadata(blob, sealed, guard_of(transfer.actor, request.etag))
+    row = await require_ownership(tools, transfer.actor)
     if row.value.head_etag != etag:
         await tools.catalogue.put_head(replace(row.value, head_etag=etag), row.etag)

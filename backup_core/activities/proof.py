@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from backup_core.activities.tools import read_document
 from backup_core.domain.errors import NotOwnerError
 from backup_core.domain.naming import image_end_name
-from backup_core.steps.copying import Verified
+from backup_core.steps.copying import ComparisonResult
 from backup_core.steps.messages import Message
 
 if TYPE_CHECKING:
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 class ImageEnd(Message):
     """What became of an image. Without a proof it was given up."""
 
-    proof: Verified | None = None
+    proof: ComparisonResult | None = None
 
 
 END = TypeAdapter(ImageEnd)
 
 
-async def proof(tools: Tools, image: ImageCopy) -> Verified | None:
+async def proof(tools: Tools, image: ImageCopy) -> ComparisonResult | None:
     """What the comparison answered when the image was proved; None while it is made, and for the head of a backup, whose mark
     says so. Raises NotOwnerError for an image that was given up.
     """
-    if not image.by.pin:
+    if not image.actor.pin:
         return None
     name = _name(image)
     stored = await tools.documents.get(name)
@@ -42,12 +42,12 @@ async def proof(tools: Tools, image: ImageCopy) -> Verified | None:
         return None
     end = read_document(END, name, stored)
     if end.proof is None:
-        message = f"{image.destination}: restore {image.by.run} has given it up already; nothing was done"
+        message = f"{image.destination}: restore {image.actor.run} has given it up already; nothing was done"
         raise NotOwnerError(message)
     return end.proof
 
 
-async def proved(tools: Tools, image: ImageCopy, found: Verified) -> Verified:
+async def proved(tools: Tools, image: ImageCopy, found: ComparisonResult) -> ComparisonResult:
     """Store that the image was proved; the proof that counts, when another delivery was faster. Raises NotOwnerError."""
     await tools.documents.put_if_absent(_name(image), ImageEnd(proof=found).model_dump_json())
     return await proof(tools, image) or found
@@ -66,4 +66,4 @@ async def is_given_up(tools: Tools, disk: str, run: str) -> bool:
 
 
 def _name(image: ImageCopy) -> str:
-    return image_end_name(image.by.disk, image.by.run, image.becomes)
+    return image_end_name(image.actor.disk, image.actor.run, image.becomes)

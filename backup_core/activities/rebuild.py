@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from backup_core.activities.points import POLICY
+from backup_core.activities.points import REGISTRATION
 from backup_core.activities.retention import all_points
 from backup_core.activities.tools import changes_between, read_document, side_by_side
 from backup_core.domain.ending import dead
 from backup_core.domain.errors import BlobMissingError, DiffRefusedError, RecordUnreadableError, SnapshotMissingError
 from backup_core.domain.metadata import PageMapDigest, from_metadata, from_point_metadata
-from backup_core.domain.naming import is_disk_id, policy_name
+from backup_core.domain.naming import is_disk_id, registration_name
 from backup_core.domain.ranges import ByteRange, windows
 from backup_core.domain.rebuild import DIRTY, Compared, compare, head_of, newest
-from backup_core.domain.records import Head, Policy, RestorePoint
+from backup_core.domain.records import Head, Registration, RestorePoint
 from backup_core.ports import ROWS_PER_COMMIT
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Survey:
     """The head row to write: every transaction writes it, so that its version guards all rows."""
     head_differs: bool = False
     head_etag: str | None = None
-    policy: Policy | None = None
+    registration: Registration | None = None
     """The registration to bring back."""
     claim: str = ""
     """The source whose claim is to be brought back."""
@@ -88,9 +88,9 @@ async def _survey(tools: Tools, disk: str, below: str, down_to: str) -> Survey:
     rows = {one.value.point: one.value for one in stored}
     rows |= {one.value.point: one.value for one in compared.changed} | {one.point: one for one in adopted}
     head = await _head(tools, disk, row, list(rows.values()), listed)
-    policy = await tools.catalogue.policy(disk)
-    lost_policy = await _policy(tools, disk, list(rows.values())) if policy is None else None
-    known = policy.value if policy else lost_policy
+    registration = await tools.catalogue.registration(disk)
+    lost_policy = await _registration(tools, disk, list(rows.values())) if registration is None else None
+    known = registration.value if registration else lost_policy
     claim = known.source if known and known.protected and not await tools.catalogue.source_holder(known.source) else ""
     differs = head != (row.value if row else Head(disk))
     return Survey(
@@ -102,7 +102,7 @@ async def _survey(tools: Tools, disk: str, below: str, down_to: str) -> Survey:
         head_differs=differs,
         floor=floor,
         head_etag=row.etag if row else None,
-        policy=lost_policy,
+        registration=lost_policy,
         claim=claim,
     )
 
@@ -111,8 +111,8 @@ async def carry_out(tools: Tools, found: Survey) -> None:
     """Write what the survey found, in transactions guarded by the head row's version. Raises RowChangedError when a run or
     another rebuild was faster; what was written until then is right, and the next survey finds the rest.
     """
-    if found.policy:
-        await tools.catalogue.put_policy(found.policy, None)
+    if found.registration:
+        await tools.catalogue.put_registration(found.registration, None)
     if found.claim:
         await tools.catalogue.claim_source(found.claim, found.disk)
     if found.head is None:
@@ -133,8 +133,8 @@ async def _busy(tools: Tools, row: Versioned[Head] | None) -> str:
     if row is None or owner is None:
         return ""
     run = await tools.catalogue.run(row.value.disk, owner.run)
-    over = run is None or run.value.ended_for_good or dead(run, await tools.catalogue.now())
-    return "" if over else owner.run
+    end_if_dead = run is None or run.value.ended_for_good or dead(run, await tools.catalogue.now())
+    return "" if end_if_dead else owner.run
 
 
 async def _listed(tools: Tools, disk: str) -> _Listed:
@@ -226,21 +226,26 @@ async def _equal(tools: Tools, point: RestorePoint) -> bool:
     return True
 
 
-async def _policy(tools: Tools, disk: str, points: list[RestorePoint]) -> Policy | None:
+async def _registration(tools: Tools, disk: str, points: list[RestorePoint]) -> Registration | None:
     """The lost registration, from its document; else one that shows the points and protects nothing."""
-    stored = await tools.documents.get(policy_name(disk))
+    stored = await tools.documents.get(registration_name(disk))
     point = newest(points)
     if stored:
-        policy = read_document(POLICY, policy_name(disk), stored)
-        if policy.disk != disk:
+        registration = read_document(REGISTRATION, registration_name(disk), stored)
+        if registration.disk != disk:
             message = (
-                f"document {policy_name(disk)} is the registration of disk {policy.disk}; delete it, and PUT the disk anew"
+                f"document {registration_name(disk)} is the registration of disk {registration.disk}; delete it, and PUT the "
+                "disk anew"
             )
             raise RecordUnreadableError(message)
         # Somebody else may have written it: what no call could register is brought back to be looked at, not to be backed up.
-        holder = await tools.catalogue.source_holder(policy.source)
-        return policy if holder in (None, disk) and tools.may_read(policy.source) else replace(policy, protected=False)
+        holder = await tools.catalogue.source_holder(registration.source)
+        return (
+            registration
+            if holder in (None, disk) and tools.may_read(registration.source)
+            else replace(registration, protected=False)
+        )
     if point is None:
         return None
     moment: datetime = min(one.committed for one in points)
-    return Policy(disk, point.source, "brought back from its backups", moment, moment, protected=False)
+    return Registration(disk, point.source, "brought back from its backups", moment, moment, protected=False)

@@ -21,14 +21,14 @@ from backup_core.domain.naming import (
     stamp_of_rebuild,
 )
 from backup_core.domain.rebuild import Found, Rebuild
-from backup_core.steps.housekeeping import RebuildsTidied
+from backup_core.steps.housekeeping import RebuildCleanupResult
 from backup_core.steps.messages import Nothing
-from backup_core.steps.rebuild import DiskRebuilt, RebuildDisks, RebuildReported
+from backup_core.steps.rebuild import RebuildDiskResult, RebuildPageResult, RebuildReportResult
 
 if TYPE_CHECKING:
     from backup_core.activities.rebuild import Survey
     from backup_core.activities.tools import Tools
-    from backup_core.steps.housekeeping import TidyRebuilds
+    from backup_core.steps.housekeeping import CleanUpRebuilds
     from backup_core.steps.rebuild import FinishRebuild, RebuildDisk, RebuildPage, RebuildReport
 
 REBUILD, FOUND, AT_WORK = TypeAdapter(Rebuild), TypeAdapter(Found), TypeAdapter(str)
@@ -61,49 +61,49 @@ async def _owned(tools: Tools, rebuild: str) -> Rebuild:
     return known
 
 
-async def list_rebuild_disks(tools: Tools, asked: RebuildPage) -> RebuildDisks:
+async def list_rebuild_disks(tools: Tools, request: RebuildPage) -> RebuildPageResult:
     """The next slice of disks after `asked.after`: registered ones, and those that only have backups any more."""
-    await _owned(tools, asked.rebuild)
-    later = await disks_to_survey(tools, asked.after)
-    slice_ = later[: tools.limits.kept_disks_max]
-    return RebuildDisks(disks=slice_, more=len(later) > len(slice_))
+    await _owned(tools, request.rebuild)
+    later = await disks_to_survey(tools, request.after)
+    slice_ = later[: tools.limits.cleanup_disks_max]
+    return RebuildPageResult(disks=slice_, more=len(later) > len(slice_))
 
 
-async def rebuild_disk(tools: Tools, asked: RebuildDisk) -> DiskRebuilt:
+async def rebuild_disk(tools: Tools, request: RebuildDisk) -> RebuildDiskResult:
     """Compare a part of a disk, and unless it is a dry run bring its rows back: exactly what the dry run has shown, or less,
     where that is done already. What is found is stored; a repeat answers that.
     """
-    await _owned(tools, asked.rebuild)
-    name = rebuilt_name(asked.rebuild, asked.disk, asked.part)
+    await _owned(tools, request.rebuild)
+    name = rebuilt_name(request.rebuild, request.disk, request.part)
     if text := await tools.documents.get(name):
-        return _answered(asked, read_document(FOUND, name, text), text)
-    found = await (_carried_out(tools, asked) if asked.plan else _found(tools, asked))
+        return _answered(request, read_document(FOUND, name, text), text)
+    found = await (_carried_out(tools, request) if request.plan else _found(tools, request))
     if found.state == "unchanged" and not found.floor:
-        return DiskRebuilt(disk=asked.disk, part=asked.part, state="unchanged", digest="", below="")
+        return RebuildDiskResult(disk=request.disk, part=request.part, state="unchanged", digest="", below="")
     await tools.documents.put_if_absent(name, FOUND.dump_json(found).decode())
     text = await tools.documents.get(name) or ""
-    return _answered(asked, read_document(FOUND, name, text), text)
+    return _answered(request, read_document(FOUND, name, text), text)
 
 
-def _answered(asked: RebuildDisk, found: Found, text: str) -> DiskRebuilt:
-    return DiskRebuilt(disk=asked.disk, part=asked.part, state=found.state, digest=digest_of(text), below=found.floor)
+def _answered(request: RebuildDisk, found: Found, text: str) -> RebuildDiskResult:
+    return RebuildDiskResult(disk=request.disk, part=request.part, state=found.state, digest=digest_of(text), below=found.floor)
 
 
-async def _found(tools: Tools, asked: RebuildDisk) -> Found:
-    return shown(await survey(tools, asked.disk, asked.below), first=asked.part == 1)
+async def _found(tools: Tools, request: RebuildDisk) -> Found:
+    return shown(await survey(tools, request.disk, request.below), first=request.part == 1)
 
 
-async def _carried_out(tools: Tools, asked: RebuildDisk) -> Found:
-    name = rebuilt_name(asked.plan, asked.disk, asked.part)
+async def _carried_out(tools: Tools, request: RebuildDisk) -> Found:
+    name = rebuilt_name(request.plan, request.disk, request.part)
     text = await tools.documents.get(name)
-    planned = read_document(FOUND, name, text) if text else Found(asked.disk, "unchanged")
-    there = await survey(tools, asked.disk, asked.below, planned.floor)
-    found = shown(there, first=asked.part == 1)
+    planned = read_document(FOUND, name, text) if text else Found(request.disk, "unchanged")
+    there = await survey(tools, request.disk, request.below, planned.floor)
+    found = shown(there, first=request.part == 1)
     if found.state in ("busy", "unreadable"):
         return replace(found, floor="")
     if not found.within(planned):
         why = "it differs from what the dry run has shown; nothing was written for it; make a new dry run"
-        return Found(asked.disk, "changed", why=why)
+        return Found(request.disk, "changed", why=why)
     try:
         await carry_out(tools, there)
     except RowExistsError as error:
@@ -114,7 +114,9 @@ async def _carried_out(tools: Tools, asked: RebuildDisk) -> Found:
 
 def shown(found: Survey, *, first: bool = True) -> Found:
     """What a survey found, by names; the head row counts with a disk's first part."""
-    different = found.adopted or found.changed or found.quarantined or (found.head and first) or found.policy or found.claim
+    different = (
+        found.adopted or found.changed or found.quarantined or (found.head and first) or found.registration or found.claim
+    )
     return Found(
         disk=found.disk,
         state="unreadable" if found.unreadable else "busy" if found.busy else "different" if different else "unchanged",
@@ -125,41 +127,41 @@ def shown(found: Survey, *, first: bool = True) -> Found:
         lost=tuple(row.value.point for row in found.changed if row.value.state == "lost"),
         quarantined=tuple((head, snapshot, why) for (head, snapshot), why in found.quarantined),
         head_row=found.head_differs and first,
-        registration=bool(found.policy or found.claim),
+        registration=bool(found.registration or found.claim),
         floor=found.floor,
     )
 
 
-async def report_rebuild(tools: Tools, asked: RebuildReport) -> RebuildReported:
+async def report_rebuild(tools: Tools, request: RebuildReport) -> RebuildReportResult:
     """A sign of life, and how far it is; whether it goes on."""
     try:
-        known = await _owned(tools, asked.rebuild)
+        known = await _owned(tools, request.rebuild)
     except NotOwnerError:
-        return RebuildReported(goes_on=False)
-    if await tools.documents.get(rebuild_cancel_name(asked.rebuild)):
-        return RebuildReported(goes_on=False)
-    await store_rebuild(tools, replace(known, tally=max(known.tally, asked.tally, key=lambda one: one.examined)))
-    return RebuildReported(goes_on=True)
+        return RebuildReportResult(goes_on=False)
+    if await tools.documents.get(rebuild_cancel_name(request.rebuild)):
+        return RebuildReportResult(goes_on=False)
+    await store_rebuild(tools, replace(known, tally=max(known.tally, request.tally, key=lambda one: one.examined)))
+    return RebuildReportResult(goes_on=True)
 
 
-async def finish_rebuild(tools: Tools, asked: FinishRebuild) -> Nothing:
+async def finish_rebuild(tools: Tools, request: FinishRebuild) -> Nothing:
     """Keep its end. One that has ended stays as it is."""
-    known = await stored_rebuild(tools, asked.rebuild)
+    known = await stored_rebuild(tools, request.rebuild)
     if known and known.state == "Running":
-        succeeded = asked.state == "Succeeded" and not known.plan
-        plan_hash = digest_of(asked.chain)[:HASH_LENGTH] + stamp_of_rebuild(known.rebuild) if succeeded else ""
+        succeeded = request.state == "Succeeded" and not known.plan
+        plan_hash = digest_of(request.chain)[:HASH_LENGTH] + stamp_of_rebuild(known.rebuild) if succeeded else ""
         now = await tools.catalogue.now()
-        await store_rebuild(tools, replace(known, state=asked.state, tally=asked.tally, ended=now, plan_hash=plan_hash))
+        await store_rebuild(tools, replace(known, state=request.state, tally=request.tally, ended=now, plan_hash=plan_hash))
     return Nothing()
 
 
-async def tidy_rebuilds(tools: Tools, asked: TidyRebuilds) -> RebuildsTidied:
+async def clean_up_rebuilds(tools: Tools, request: CleanUpRebuilds) -> RebuildCleanupResult:
     """Remove what rebuilds kept that many days ago, a bounded number per call: none is at work for so long."""
-    oldest, gone = await tools.catalogue.now() - timedelta(days=asked.run_days), 0
+    oldest, gone = await tools.catalogue.now() - timedelta(days=request.run_days), 0
     async for one in tools.documents.listed(REBUILDS):
         if gone == tools.limits.sweeps_max:
             break
         if one.changed < oldest:
             await tools.documents.delete(one.name)
             gone += 1
-    return RebuildsTidied(documents=gone)
+    return RebuildCleanupResult(documents=gone)

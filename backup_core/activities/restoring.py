@@ -5,11 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backup_core.activities.fencing import hold_lease, shut
-from backup_core.activities.ownership import CONFLICTS_MAX, end_row, error_of, let_go, over, release_leases, tell_warnings
+from backup_core.activities.fencing import fence_off, hold_lease
+from backup_core.activities.ownership import (
+    CONFLICTS_MAX,
+    emit_warnings,
+    end_if_dead,
+    end_row,
+    release_leases,
+    relinquish_ownership,
+    run_error,
+)
 from backup_core.activities.proof import is_given_up
 from backup_core.activities.telling import write_run
-from backup_core.activities.tools import allowed, guard_of, owned
+from backup_core.activities.tools import guard_of, require_ownership, require_right_to_act
 from backup_core.activities.transfer import intent
 from backup_core.domain.digests import digest_of_request
 from backup_core.domain.errors import (
@@ -23,37 +31,37 @@ from backup_core.domain.errors import (
 from backup_core.domain.metadata import from_metadata, from_point_metadata, to_metadata
 from backup_core.domain.naming import noted_name, repoint_name
 from backup_core.domain.records import Head, Owner, Pin
-from backup_core.steps.copying import Opened
+from backup_core.steps.copying import OpenResult
 from backup_core.steps.messages import Nothing
-from backup_core.steps.restore import Owned, RestoreBegun, SlotRef
+from backup_core.steps.restore import BeginRestoreResult, OwnDiskResult, SlotRef
 
 if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
     from backup_core.domain.records import RestorePoint, Restoring, Run, Versioned
-    from backup_core.steps.restore import AdoptHead, BeginRestore, FinishRestore, NoteFailure, OwnDisk
+    from backup_core.steps.restore import AdoptHead, BeginRestore, FinishRestore, OwnDisk, RecordFailure
 
 
-async def begin_restore(tools: Tools, asked: BeginRestore) -> RestoreBegun:
+async def begin_restore(tools: Tools, request: BeginRestore) -> BeginRestoreResult:
     """Make the run's row say Running and pin its point: from now on no retention deletes it while the run lives.
 
     Repeated with the same lease it answers the same. Raises PointUnavailableError when the point cannot be restored any more.
     """
     for _ in range(CONFLICTS_MAX):
-        row = await tools.catalogue.run(asked.disk, asked.run)
+        row = await tools.catalogue.run(request.disk, request.run)
         if row is None or row.value.ended_for_good or row.value.restore is None:
-            return RestoreBegun(state="ended", why=f"run {asked.run} has ended, or is not known")
+            return BeginRestoreResult(state="ended", why=f"run {request.run} has ended, or is not known")
         wanted = row.value.restore
-        if asked.wanted and digest_of_request(wanted) != asked.wanted:
+        if request.wanted and digest_of_request(wanted) != request.wanted:
             message = (
-                f"row of restore {asked.run}: somebody else wrote it: it asks for point {wanted.point} on {wanted.target}, and "
-                f"differs from what the call asked for (SHA-256 {asked.wanted}, found {digest_of_request(wanted)}); nothing "
-                "was done; find out who may write to the catalogue, and restore again"
+                f"row of restore {request.run}: somebody else wrote it: it asks for point {wanted.point} on "
+                f"{wanted.target}, and differs from what the call asked for (SHA-256 {request.wanted}, found "
+                f"{digest_of_request(wanted)}); nothing was done; find out who may write to the catalogue, and restore again"
             )
             raise RecordAlteredError(message)
-        mine = Pin(asked.disk, wanted.point, asked.run, asked.lease)
-        others = [pin for pin in await tools.catalogue.pins(asked.disk) if pin.run == asked.run and pin != mine]
+        mine = Pin(request.disk, wanted.point, request.run, request.lease)
+        others = [pin for pin in await tools.catalogue.pins(request.disk) if pin.run == request.run and pin != mine]
         if others:
-            return RestoreBegun(state="ended", why=f"another orchestration of run {asked.run} is at work")
+            return BeginRestoreResult(state="ended", why=f"another orchestration of run {request.run} is at work")
         try:
             if row.value.state == "NotStarted":
                 running = replace(row.value, state="Running", started=await tools.catalogue.now(), phase="preparing")
@@ -61,11 +69,11 @@ async def begin_restore(tools: Tools, asked: BeginRestore) -> RestoreBegun:
             return await _pinned(tools, row.value, wanted, mine)
         except (RowChangedError, RowExistsError):
             continue  # a retention, a cancel or another delivery was faster: look again
-    message = f"disk {asked.disk}: rows changed {CONFLICTS_MAX} times while restore {asked.run} began; it may pass"
+    message = f"disk {request.disk}: rows changed {CONFLICTS_MAX} times while restore {request.run} began; temporary failure"
     raise RowChangedError(message)
 
 
-async def _pinned(tools: Tools, run: Run, wanted: Restoring, pin: Pin) -> RestoreBegun:
+async def _pinned(tools: Tools, run: Run, wanted: Restoring, pin: Pin) -> BeginRestoreResult:
     found = await tools.catalogue.point(run.disk, wanted.point)
     if found is None or found.value.state != "available":
         state = found.value.state if found else "gone"
@@ -77,9 +85,9 @@ async def _pinned(tools: Tools, run: Run, wanted: Restoring, pin: Pin) -> Restor
     await _require_described(tools, found.value)
     await tools.catalogue.pin(pin, found)
     point, slot = found.value, wanted.slot
-    policy = await tools.catalogue.policy(run.disk)
-    source = policy.value.source if policy else point.source
-    return RestoreBegun(
+    registration = await tools.catalogue.registration(run.disk)
+    source = registration.value.source if registration else point.source
+    return BeginRestoreResult(
         state="go",
         point=point.point,
         head=point.head,
@@ -110,110 +118,113 @@ async def _require_described(tools: Tools, point: RestorePoint) -> None:
         raise RecordAlteredError(message)
 
 
-async def own_disk(tools: Tools, asked: OwnDisk) -> Owned:
+async def own_disk(tools: Tools, request: OwnDisk) -> OwnDiskResult:
     """Make the restore the disk's owner, unless another run is at work: then who that is. Repeated it answers the same.
 
     The present head is leased and shut to older writers, as by every run that owns the disk.
     """
-    row = await tools.catalogue.run(asked.disk, asked.run)
+    row = await tools.catalogue.run(request.disk, request.run)
     if row is None or row.value.ended_for_good:
-        message = f"disk {asked.disk}: restore {asked.run} has ended; nothing was done"
+        message = f"disk {request.disk}: restore {request.run} has ended; nothing was done"
         raise PointUnavailableError(message)
-    if await is_given_up(tools, asked.disk, asked.run):
-        message = f"disk {asked.disk}: restore {asked.run} has given up its head and the disk already; nothing was done"
+    if await is_given_up(tools, request.disk, request.run):
+        message = f"disk {request.disk}: restore {request.run} has given up its head and the disk already; nothing was done"
         raise NotOwnerError(message)
     for _ in range(CONFLICTS_MAX):
-        found = await tools.catalogue.head(asked.disk)
-        head = found.value if found else Head(asked.disk)
+        found = await tools.catalogue.head(request.disk)
+        head = found.value if found else Head(request.disk)
         owner = head.owner
-        if found and owner and (owner.run, owner.lease) == (asked.run, asked.lease):
-            return await _taken(tools, asked, found)
-        ours = owner is not None and owner.run == asked.run
-        if owner and ours and owner.lease != asked.supersedes:
-            message = f"disk {asked.disk}: another orchestration of restore {asked.run} is at work; nothing was done"
+        if found and owner and (owner.run, owner.lease) == (request.run, request.lease):
+            return await _taken(tools, request, found)
+        ours = owner is not None and owner.run == request.run
+        if owner and ours and owner.lease != request.supersedes:
+            message = f"disk {request.disk}: another orchestration of restore {request.run} is at work; nothing was done"
             raise PointUnavailableError(message)
-        if owner and not ours and not await over(tools, asked, owner):
-            return Owned(state="waiting", busy=owner.run)
-        taken = head.owned_by(Owner(asked.run, asked.lease, head.epoch + 1))
+        if owner and not ours and not await end_if_dead(tools, request, owner):
+            return OwnDiskResult(state="waiting", busy=owner.run)
+        taken = head.owned_by(Owner(request.run, request.lease, head.epoch + 1))
         try:
             await tools.catalogue.put_head(taken, found.etag if found else None)
         except (RowChangedError, RowExistsError):
             continue
     message = (
-        f"disk {asked.disk}: its head row changed {CONFLICTS_MAX} times while restore {asked.run} tried to own it; it may pass"
+        f"disk {request.disk}: its head row changed {CONFLICTS_MAX} times while restore {request.run} tried to own it; "
+        "temporary failure"
     )
     raise RowChangedError(message)
 
 
-async def _taken(tools: Tools, asked: OwnDisk, row: Versioned[Head]) -> Owned:
+async def _taken(tools: Tools, request: OwnDisk, row: Versioned[Head]) -> OwnDiskResult:
     head = row.value
     assert head.owner is not None
-    epoch, held = head.owner.epoch, ""
-    policy = await tools.catalogue.policy(asked.disk)
-    source = policy.value.source if policy else ""
+    epoch, leased_head = head.owner.epoch, ""
+    registration = await tools.catalogue.registration(request.disk)
+    source = registration.value.source if registration else ""
     # The restore's own change is under way, not left by somebody: unless it owns the disk anew, because its delivery died.
-    if head.repoint and (asked.supersedes or head.repoint != repoint_name(asked.disk, asked.run)):
-        return Owned(state="unsettled", epoch=epoch, source=source, repoint=head.repoint, repoint_digest=head.repoint_digest)
+    if head.repoint and (request.supersedes or head.repoint != repoint_name(request.disk, request.run)):
+        return OwnDiskResult(
+            state="unsettled", epoch=epoch, source=source, repoint=head.repoint, repoint_digest=head.repoint_digest
+        )
     if head.head:
-        before = await hold_lease(tools, asked.disk, head.owner, tools.head(head.head))
-        held = head.head if before else ""
+        before = await hold_lease(tools, request.disk, head.owner, tools.head(head.head))
+        leased_head = head.head if before else ""
         # A number above the epoch was set by a stranger: no run builds on that head any more.
         if before and before.sequence_number <= epoch:
-            await shut(tools, tools.head(head.head), epoch, asked.lease)
-    mine = repoint_name(asked.disk, asked.run)
+            await fence_off(tools, tools.head(head.head), epoch, request.lease)
+    mine = repoint_name(request.disk, request.run)
     begun = mine if await tools.documents.get(noted_name(mine)) else ""
-    return Owned(state="owned", epoch=epoch, source=source, held=held, repoint=begun)
+    return OwnDiskResult(state="owned", epoch=epoch, source=source, leased_head=leased_head, repoint=begun)
 
 
-async def note_failure(tools: Tools, asked: NoteFailure) -> Nothing:
+async def record_failure(tools: Tools, request: RecordFailure) -> Nothing:
     """Write the fault to the run's row: what goes on beside it ends at its next report."""
-    await allowed(tools, asked.by)
+    await require_right_to_act(tools, request.actor)
     for _ in range(CONFLICTS_MAX):
-        row = await tools.catalogue.run(asked.by.disk, asked.by.run)
+        row = await tools.catalogue.run(request.actor.disk, request.actor.run)
         if row is None or row.value.ended_for_good or row.value.error:
             return Nothing()
         try:
-            await write_run(tools, row, replace(row.value, error=error_of(asked.fault)))
+            await write_run(tools, row, replace(row.value, error=run_error(request.fault)))
         except RowChangedError:
             continue
         return Nothing()
-    message = f"run {asked.by.run}: its row changed {CONFLICTS_MAX} times while its failure was written; it may pass"
+    message = f"run {request.actor.run}: its row changed {CONFLICTS_MAX} times while its failure was written; temporary failure"
     raise RowChangedError(message)
 
 
-async def adopt_head(tools: Tools, asked: AdoptHead) -> Opened:
+async def adopt_head(tools: Tools, request: AdoptHead) -> OpenResult:
     """Give the promoted blob the mark of a verified head at the run's epoch, whose source snapshot is that of the new disk.
 
     Both were proved equal to the restore point. Raises HeadAlteredError unless it is still the version that was proved.
     """
-    transfer = asked.transfer
-    await owned(tools, transfer.by)
+    transfer = request.transfer
+    await require_ownership(tools, transfer.actor)
     blob = tools.head(transfer.head)
     found = await tools.blobs.properties(blob)
     wanted = intent(transfer)
     mark = from_metadata(found.metadata, tools.site(blob))
-    if mark is None or (mark.run, mark.target) != (transfer.by.run, transfer.target):
-        if mark is None or mark.run != transfer.by.run or found.etag != asked.etag:
+    if mark is None or (mark.run, mark.target) != (transfer.actor.run, transfer.target):
+        if mark is None or mark.run != transfer.actor.run or found.etag != request.etag:
             message = (
-                f"{blob}: changed by somebody else since it was proved (version {asked.etag}, found {found.etag}); "
+                f"{blob}: changed by somebody else since it was proved (version {request.etag}, found {found.etag}); "
                 "it is not adopted; the next backup is a full one"
             )
             raise HeadAlteredError(message)
-        verified = to_metadata(wanted.verified(asked.page_map), tools.site(blob))
-        await tools.blobs.set_metadata(blob, verified, guard_of(transfer.by, found.etag))
-    return Opened(etag=await shut(tools, blob, transfer.by.epoch, transfer.by.lease))
+        verified = to_metadata(wanted.verified(request.page_map), tools.site(blob))
+        await tools.blobs.set_metadata(blob, verified, guard_of(transfer.actor, found.etag))
+    return OpenResult(etag=await fence_off(tools, blob, transfer.actor.epoch, transfer.actor.lease))
 
 
-async def finish_restore(tools: Tools, asked: FinishRestore) -> Nothing:
+async def finish_restore(tools: Tools, request: FinishRestore) -> Nothing:
     """End the run's row, then let go of everything it held. Repeats change nothing."""
-    await end_row(tools, asked)
-    row = await tools.catalogue.run(asked.disk, asked.run)
+    await end_row(tools, request)
+    row = await tools.catalogue.run(request.disk, request.run)
     # What is outside the allow-list was never leased: the restore failed for it.
-    places = [place for place in asked.leased if "://" not in place or tools.may_read(place)]
-    left = await release_leases(tools, [tools.image(place) for place in places], asked.lease)
-    heads = [place for place in asked.leased if "://" not in place]
-    left += await let_go(tools, asked.disk, asked.run, asked.owner_lease or asked.lease, heads)
+    places = [place for place in request.leased if "://" not in place or tools.may_read(place)]
+    left = await release_leases(tools, [tools.image(place) for place in places], request.lease)
+    heads = [place for place in request.leased if "://" not in place]
+    left += await relinquish_ownership(tools, request.disk, request.run, request.owner_lease or request.lease, heads)
     if row and row.value.restore:
-        await tools.catalogue.unpin(Pin(asked.disk, row.value.restore.point, asked.run, asked.lease))
-    tell_warnings(tools, asked.disk, asked.run, list(dict.fromkeys(left)))
+        await tools.catalogue.unpin(Pin(request.disk, row.value.restore.point, request.run, request.lease))
+    emit_warnings(tools, request.disk, request.run, list(dict.fromkeys(left)))
     return Nothing()

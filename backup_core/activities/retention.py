@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from backup_core.activities.ownership import CONFLICTS_MAX, in_one
 from backup_core.activities.telling import write_run
-from backup_core.activities.tools import owned, policy_of, side_by_side
+from backup_core.activities.tools import registration_of, require_ownership, side_by_side
 from backup_core.domain.ending import abandonment, dead
 from backup_core.domain.errors import RowChangedError
 from backup_core.domain.metadata import from_point_metadata
 from backup_core.domain.records import EXPIRED_NAMED_MAX
 from backup_core.domain.retention import verdicts
-from backup_core.steps.backup import Prune, Pruned
+from backup_core.steps.backup import PrunePoints, PruneResult
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
     from backup_core.activities.tools import Tools
-    from backup_core.domain.records import Pin, Policy, RestorePoint, Versioned
+    from backup_core.domain.records import Pin, Registration, RestorePoint, Versioned
     from backup_core.ports import BlobProperties
 
 ROWS_PER_LISTING = 1000
@@ -28,26 +28,26 @@ Taken = dict[str, list[str]]
 """A head's snapshots by the restore point that each was taken for."""
 
 
-async def prune_points(tools: Tools, asked: Prune) -> Pruned:
+async def prune_points(tools: Tools, request: PrunePoints) -> PruneResult:
     """Delete the disk's expired restore points, at most a few per call; `more` when some are left.
 
     A point that somebody begins to use at the same moment is left alone: using and deleting compete for its row's version.
     """
-    await owned(tools, asked.by)
-    policy = await policy_of(tools, asked.by.disk)
+    await require_ownership(tools, request.actor)
+    registration = await registration_of(tools, request.actor.disk)
 
     async def still() -> None:
-        await owned(tools, asked.by)
+        await require_ownership(tools, request.actor)
 
-    pruned = await prune(tools, policy, asked.by.run, still)
-    await _tell_expired(tools, asked, pruned.expired)
+    pruned = await prune(tools, registration, request.actor.run, still)
+    await _record_expired(tools, request, pruned.expired)
     return pruned
 
 
-async def _tell_expired(tools: Tools, asked: Prune, gone: list[str]) -> None:
+async def _record_expired(tools: Tools, request: PrunePoints, gone: list[str]) -> None:
     """Add what is gone to the run's row: of two deliveries each deletes a part, and only one is heard."""
     for _ in range(CONFLICTS_MAX):
-        row = await tools.catalogue.run(asked.by.disk, asked.by.run)
+        row = await tools.catalogue.run(request.actor.disk, request.actor.run)
         if not gone or row is None or row.value.ended_for_good:
             return
         with suppress(RowChangedError):
@@ -56,7 +56,8 @@ async def _tell_expired(tools: Tools, asked: Prune, gone: list[str]) -> None:
             )
             return
     message = (
-        f"run {asked.by.run}: its row changed {CONFLICTS_MAX} times while deleted restore points were added to it; it may pass"
+        f"run {request.actor.run}: its row changed {CONFLICTS_MAX} times while deleted restore points were added to it; "
+        "temporary failure"
     )
     raise RowChangedError(message)
 
@@ -65,22 +66,24 @@ async def _anybody() -> None:
     return
 
 
-async def prune(tools: Tools, policy: Policy, by: str, still: Callable[[], Awaitable[None]] = _anybody) -> Pruned:
-    """The same for whoever `by` is; `still` is asked before each deletion whether that one may act.
+async def prune(
+    tools: Tools, registration: Registration, actor: str, still: Callable[[], Awaitable[None]] = _anybody
+) -> PruneResult:
+    """The same for whoever `actor` is; `still` is asked before each deletion whether that one may act.
 
     Nobody has to own the disk for it: what the verdicts rest on only changes towards keeping the same points or newer ones.
 
     Raises SnapshotMissingError, before it deletes any, when one of the newest points, which are to stay in place of what
     expires, cannot be seen on the service: the night marks such points lost, and then they count no more.
     """
-    disk = policy.disk
-    rows = await all_points(tools, disk, "" if policy.retention else "deleting")
+    disk = registration.disk
+    rows = await all_points(tools, disk, "" if registration.retention else "deleting")
     # Read after the rows: a pin set from now on changes a row's version, and its deletion is refused.
-    pinned = {pin.point for pin in await tools.catalogue.pins(disk) if await lives(tools, pin, by)}
+    pinned = {pin.point for pin in await tools.catalogue.pins(disk) if await lives(tools, pin, actor)}
     head = await tools.catalogue.head(disk)
     pair = head.value.pair if head else None
     now = await tools.catalogue.now()
-    decided = verdicts([row.value for row in rows], policy.retention, pair, pinned, now, policy.since)
+    decided = verdicts([row.value for row in rows], registration.retention, pair, pinned, now, registration.since)
     expired = [verdict.point.point for verdict in decided if verdict.expires]
     if any(verdict.expires and verdict.point.state == "available" for verdict in decided):
         await _seen(tools, [verdict.point for verdict in decided if verdict.counts])
@@ -91,7 +94,7 @@ async def prune(tools: Tools, policy: Policy, by: str, still: Callable[[], Await
         await still()
         if await _delete(tools, by_id[point], taken):
             gone.append(point)
-    return Pruned(expired=gone, more=len(expired) > tools.limits.prune_points_max)
+    return PruneResult(expired=gone, more=len(expired) > tools.limits.prune_points_max)
 
 
 async def all_points(tools: Tools, disk: str, state: str = "") -> list[Versioned[RestorePoint]]:
@@ -118,7 +121,7 @@ async def _seen(tools: Tools, points: list[RestorePoint]) -> None:
         pass
 
 
-async def lives(tools: Tools, pin: Pin, by: str) -> bool:
+async def lives(tools: Tools, pin: Pin, actor: str) -> bool:
     """Whether the run that pinned the point may still be at work. The pin of a dead one blocks nothing: the run is ended here,
     unless it gives a sign of life just then, and the pin goes.
     """
@@ -127,7 +130,7 @@ async def lives(tools: Tools, pin: Pin, by: str) -> bool:
         if not dead(row, now):
             return True
         try:
-            await write_run(tools, row, abandonment(row.value, by, now))
+            await write_run(tools, row, abandonment(row.value, actor, now))
         except RowChangedError:
             return True
     await tools.catalogue.unpin(pin)

@@ -26,17 +26,17 @@ from backup_core.domain.ending import STEP_SECONDS_MAX
 from backup_core.domain.errors import STORES_MISSING, BackupError, ServiceTimedOutError, UnexpectedError
 from backup_core.domain.redaction import redacted
 from backup_core.steps.backup import (
-    BEGIN,
+    BEGIN_BACKUP,
+    BEGIN_NEW_GENERATION,
     COMMIT_POINT,
-    DROP_PREVIOUS,
+    DROP_PREVIOUS_SNAPSHOT,
     FINISH_RUN,
     LIST_DISKS,
-    NEW_GENERATION,
     OPEN_HEAD,
     PRUNE_POINTS,
     RAISE_EPOCH,
-    TAKE_BACKUP,
-    TAKE_SNAPSHOT,
+    TAKE_BACKUP_SNAPSHOT,
+    TAKE_SOURCE_SNAPSHOT,
     VERIFY_HEAD,
 )
 from backup_core.steps.copying import (
@@ -48,25 +48,25 @@ from backup_core.steps.copying import (
     START_COPY,
     TAKE_OVER_COPY,
 )
-from backup_core.steps.housekeeping import LIST_KEPT, TIDY_DISK, TIDY_REBUILDS
-from backup_core.steps.messages import Duty, Fault, Message, Outcome, Step
-from backup_core.steps.rebuild import FINISH_REBUILD, LIST_REBUILD, REBUILD_DISK, REPORT_REBUILD
+from backup_core.steps.housekeeping import CLEAN_UP_DISK, CLEAN_UP_REBUILDS, LIST_BACKED_UP_DISKS
+from backup_core.steps.messages import Duty, Fault, Message, Step, StepOutcome
+from backup_core.steps.rebuild import FINISH_REBUILD, LIST_REBUILD_DISKS, REBUILD_DISK, REPORT_REBUILD
 from backup_core.steps.restore import (
     ADOPT_HEAD,
     BEGIN_RESTORE,
+    CLOSE_CHANGE,
     COMPARE_IMAGE,
     DISCARD_IMAGE,
     FENCE_MACHINE,
     FINISH_RESTORE,
     IMPORT_DISK,
-    LOOK_AT_MACHINE,
+    INSPECT_MACHINE,
     MOVE_MACHINE,
-    NOTE_FAILURE,
     OPEN_IMAGE,
     OWN_DISK,
-    REMEMBER_MACHINE,
+    RECORD_FAILURE,
     SEAL_IMAGE,
-    SETTLE_CHANGE,
+    STORE_CHANGE,
 )
 
 if TYPE_CHECKING:
@@ -78,10 +78,10 @@ log = logging.getLogger("pagekeeper")
 
 ACTIVITIES: dict[str, Callable[[Tools, Any], Awaitable[Message]]] = {
     LIST_DISKS.name: fleet.list_disks,
-    BEGIN.name: ownership.begin,
-    TAKE_SNAPSHOT.name: snapshots.take_source_snapshot,
+    BEGIN_BACKUP.name: ownership.begin_backup,
+    TAKE_SOURCE_SNAPSHOT.name: snapshots.take_source_snapshot,
     PLAN_TRANSFER.name: transfer.plan_transfer,
-    NEW_GENERATION.name: ownership.begin_new_generation,
+    BEGIN_NEW_GENERATION.name: ownership.begin_new_generation,
     RAISE_EPOCH.name: ownership.raise_epoch,
     OPEN_HEAD.name: transfer.open_head,
     START_COPY.name: copies.start_copy,
@@ -90,9 +90,9 @@ ACTIVITIES: dict[str, Callable[[Tools, Any], Awaitable[Message]]] = {
     TAKE_OVER_COPY.name: copies.take_over_copy,
     APPLY_SHARD.name: shards.apply_shard,
     VERIFY_HEAD.name: verification.verify_head,
-    TAKE_BACKUP.name: snapshots.take_backup_snapshot,
+    TAKE_BACKUP_SNAPSHOT.name: snapshots.take_backup_snapshot,
     COMMIT_POINT.name: points.commit_point,
-    DROP_PREVIOUS.name: snapshots.drop_previous_snapshot,
+    DROP_PREVIOUS_SNAPSHOT.name: snapshots.drop_previous_snapshot,
     PRUNE_POINTS.name: retention.prune_points,
     REPORT_PROGRESS.name: ownership.report_progress,
     FINISH_RUN.name: ownership.finish_run,
@@ -103,18 +103,18 @@ ACTIVITIES: dict[str, Callable[[Tools, Any], Awaitable[Message]]] = {
     DISCARD_IMAGE.name: images.discard_image,
     OWN_DISK.name: restoring.own_disk,
     IMPORT_DISK.name: machines.import_disk,
-    REMEMBER_MACHINE.name: machines.remember_machine,
+    STORE_CHANGE.name: machines.store_change,
     MOVE_MACHINE.name: machines.move_machine,
-    LOOK_AT_MACHINE.name: machines.look_at_machine,
+    INSPECT_MACHINE.name: machines.inspect_machine,
     FENCE_MACHINE.name: machines.fence_machine,
-    SETTLE_CHANGE.name: machines.settle_change,
-    NOTE_FAILURE.name: restoring.note_failure,
+    CLOSE_CHANGE.name: machines.close_change,
+    RECORD_FAILURE.name: restoring.record_failure,
     ADOPT_HEAD.name: restoring.adopt_head,
     FINISH_RESTORE.name: restoring.finish_restore,
-    LIST_KEPT.name: housekeeping.list_kept_disks,
-    TIDY_DISK.name: housekeeping.tidy_disk,
-    TIDY_REBUILDS.name: rebuilding.tidy_rebuilds,
-    LIST_REBUILD.name: rebuilding.list_rebuild_disks,
+    LIST_BACKED_UP_DISKS.name: housekeeping.list_backed_up_disks,
+    CLEAN_UP_DISK.name: housekeeping.clean_up_disk,
+    CLEAN_UP_REBUILDS.name: rebuilding.clean_up_rebuilds,
+    LIST_REBUILD_DISKS.name: rebuilding.list_rebuild_disks,
     REBUILD_DISK.name: rebuilding.rebuild_disk,
     REPORT_REBUILD.name: rebuilding.report_rebuild,
     FINISH_REBUILD.name: rebuilding.finish_rebuild,
@@ -167,17 +167,17 @@ async def run_step(
     An unexpected exception is raised again with its text redacted: a fault of this program must show as a failed activity,
     and must not carry a signature into history.
     """
-    asked = step.takes.model_validate(raw)
+    request = step.takes.model_validate(raw)
     try:
         await stores.ready()
-        answer = await _in_time(step.name, ACTIVITIES[step.name](tools(step.duty(asked)), asked))
+        answer = await _in_time(step.name, ACTIVITIES[step.name](tools(step.duty(request)), request))
     except BackupError as error:
         retryable = error.retryable or (isinstance(error, STORES_MISSING) and await stores.repair())
         fault = Fault(code=error.code, message=redacted(str(error)), retryable=retryable, wait_seconds=error.wait_seconds)
         log.warning("%s: %s: %s", step.name, fault.code, fault.message)
-        return Outcome(fault=fault, step=step.name).model_dump(mode="json")
+        return StepOutcome(fault=fault, step=step.name).model_dump(mode="json")
     except Exception as error:  # noqa: BLE001  raised again below, redacted
         message = redacted(f"{step.name}: {type(error).__name__}: {error}")
     else:
-        return Outcome(value=answer.model_dump(mode="json"), step=step.name).model_dump(mode="json")
+        return StepOutcome(value=answer.model_dump(mode="json"), step=step.name).model_dump(mode="json")
     raise UnexpectedError(message)

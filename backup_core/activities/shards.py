@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from backup_core.activities.tools import allowed, fence_of, held_document, read_document
-from backup_core.activities.transfer import PLAN, work
+from backup_core.activities.tools import fence_of, held_document, read_document, require_right_to_act
+from backup_core.activities.transfer import PLAN, changed_ranges
 from backup_core.domain.errors import FencedError, RecordAlteredError, UnexpectedAnswerError
 from backup_core.domain.naming import cursor_name, shard_end_name
 from backup_core.domain.ranges import ByteRange, DiffRange, requests
-from backup_core.steps.copying import Applied, ApplyShard, ShardApplied
+from backup_core.steps.copying import ApplyShard, ShardResult, TransferCounts
 from backup_core.steps.messages import Message
 
 if TYPE_CHECKING:
@@ -30,26 +30,26 @@ class Cursor(Message):
     """How far a shard came: stored only after the service has answered for everything before `at`."""
 
     at: int
-    applied: Applied
+    applied: TransferCounts
 
 
 CURSOR = TypeAdapter(Cursor)
 
 
-async def apply_shard(tools: Tools, asked: ApplyShard) -> ShardApplied:
+async def apply_shard(tools: Tools, request: ApplyShard) -> ShardResult:
     """Copy the shard's changed ranges and clear its cleared ones, from its cursor on; a repeat writes the same bytes again, and
     nothing once the shard is done.
 
     Every write carries the lease and the epoch, so a delivery after the run has ended is refused by the service too.
     """
-    image = asked.image
-    await allowed(tools, image.by)
+    image = request.image
+    await require_right_to_act(tools, image.actor)
     plan = await held_document(tools, PLAN, image.plan, image.plan_digest, "start the run again")
-    shard = plan.shards[asked.shard]
-    name, end = cursor_name(image.plan, asked.shard), shard_end_name(image.plan, asked.shard)
+    shard = plan.shards[request.shard]
+    name, end = cursor_name(image.plan, request.shard), shard_end_name(image.plan, request.shard)
     if done := await _ended(tools, end, shard, image):
         return done
-    cursor = await _stored(tools, name, shard) or Cursor(at=shard.start, applied=Applied())
+    cursor = await _stored(tools, name, shard) or Cursor(at=shard.start, applied=TransferCounts())
     copying = _Copying(tools, image, name, cursor)
     try:
         reached = await copying.run(ByteRange(cursor.at, shard.end)) if cursor.at < shard.end else cursor
@@ -61,7 +61,7 @@ async def apply_shard(tools: Tools, asked: ApplyShard) -> ShardApplied:
     if copying.complete:
         _check(reached.applied, shard, image)
         await tools.documents.put_if_absent(end, reached.model_dump_json())
-    return ShardApplied(applied=reached.applied, at=reached.at, done=copying.complete)
+    return ShardResult(applied=reached.applied, at=reached.at, done=copying.complete)
 
 
 async def _stored(tools: Tools, name: str, shard: Shard) -> Cursor | None:
@@ -77,13 +77,13 @@ async def _stored(tools: Tools, name: str, shard: Shard) -> Cursor | None:
     return cursor
 
 
-async def _ended(tools: Tools, name: str, shard: Shard, image: ImageCopy) -> ShardApplied | None:
+async def _ended(tools: Tools, name: str, shard: Shard, image: ImageCopy) -> ShardResult | None:
     """What another delivery has stored at the shard's end, once it is what was planned."""
     done = await _stored(tools, name, shard)
     if done is None:
         return None
     _check(done.applied, shard, image)
-    return ShardApplied(applied=done.applied, at=done.at, done=True)
+    return ShardResult(applied=done.applied, at=done.at, done=True)
 
 
 @dataclass
@@ -91,7 +91,7 @@ class _Piece:
     """One request, and what came of it."""
 
     end: int
-    applied: Applied | None = None
+    applied: TransferCounts | None = None
 
 
 class _Copying:
@@ -104,7 +104,7 @@ class _Copying:
         """Requests after the cursor, in order, answered or not."""
         self._unsaved = 0
         """Requests between the stored cursor and this one."""
-        self._open: dict[asyncio.Task[Applied], _Piece] = {}
+        self._open: dict[asyncio.Task[TransferCounts], _Piece] = {}
         self._saving: asyncio.Task[None] | None = None
         self._saving_count = 0
         self._issued = 0
@@ -164,32 +164,32 @@ class _Copying:
 
 
 async def _pieces(tools: Tools, image: ImageCopy, part: ByteRange) -> AsyncGenerator[DiffRange, None]:
-    async for changed in work(tools, image, part):
+    async for changed in changed_ranges(tools, image, part):
         for piece in requests(changed):
             yield piece
 
 
-async def _apply(tools: Tools, image: ImageCopy, change: DiffRange) -> Applied:
+async def _apply(tools: Tools, image: ImageCopy, change: DiffRange) -> TransferCounts:
     piece = change.range
-    destination, fence = tools.image(image.destination), fence_of(image.by)
+    destination, fence = tools.image(image.destination), fence_of(image.actor)
     try:
         if change.cleared:
             await tools.blobs.clear(destination, piece, fence)
-            return Applied(clear_bytes=piece.size, clears=1)
+            return TransferCounts(clear_bytes=piece.size, clears=1)
         streamed = await tools.copying.copy(tools.image(image.source), image.target, piece, destination, fence)
     except FencedError as error:
-        message = f"run {image.by.run}: {error}; another run owns the blob now, or the lease was broken"
+        message = f"run {image.actor.run}: {error}; another run owns the blob now, or the lease was broken"
         raise FencedError(message) from error
-    return Applied(write_bytes=piece.size, puts=1, streamed_bytes=streamed)
+    return TransferCounts(write_bytes=piece.size, puts=1, streamed_bytes=streamed)
 
 
-def _check(tally: Applied, shard: Shard, image: ImageCopy) -> None:
+def _check(tally: TransferCounts, shard: Shard, image: ImageCopy) -> None:
     """What was done must be what was planned: snapshots do not change, so a difference means a listing was wrong."""
     done = (tally.write_bytes, tally.clear_bytes, tally.puts + tally.clears)
     planned = (shard.write_bytes, shard.clear_bytes, shard.requests)
     if done != planned:
         message = (
-            f"run {image.by.run}: shard [{shard.start}, {shard.end}) was planned as {planned} (bytes written, bytes "
+            f"run {image.actor.run}: shard [{shard.start}, {shard.end}) was planned as {planned} (bytes written, bytes "
             f"cleared, requests) and listed again as {done}; two listings of the same snapshots differ; the next run lists anew"
         )
         raise UnexpectedAnswerError(message)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.activities.ownership import CONFLICTS_MAX, in_one
-from backup_core.activities.tools import guard_of, owned
+from backup_core.activities.tools import guard_of, require_ownership
 from backup_core.domain.errors import (
     BlobMissingError,
     RowChangedError,
@@ -25,7 +25,13 @@ from backup_core.domain.metadata import (
 )
 from backup_core.domain.naming import disk_of_run, point_id, taking_again_name, taking_name
 from backup_core.domain.records import RestorePoint
-from backup_core.steps.backup import BackedUp, Clean, Snapshotted, TakeBackup, TakeSnapshot
+from backup_core.steps.backup import (
+    BackupSnapshotResult,
+    DropPreviousSnapshot,
+    SourceSnapshotResult,
+    TakeBackupSnapshot,
+    TakeSourceSnapshot,
+)
 from backup_core.steps.messages import Nothing
 
 if TYPE_CHECKING:
@@ -37,40 +43,40 @@ if TYPE_CHECKING:
     from backup_core.domain.naming import BlobAddress
     from backup_core.domain.records import Head
     from backup_core.ports import Guard
-    from backup_core.steps.messages import RunRef
+    from backup_core.steps.messages import Actor
 
 EMPTY = "{}"
 
 
-async def take_source_snapshot(tools: Tools, asked: TakeSnapshot) -> Snapshotted:
+async def take_source_snapshot(tools: Tools, request: TakeSourceSnapshot) -> SourceSnapshotResult:
     """The run's snapshot of the source: taken now, or found when an earlier delivery took it."""
-    await owned(tools, asked.by)
-    source = tools.source(asked.by.source)
-    snapshot = await take_once(tools, asked.by, source)
+    await require_ownership(tools, request.actor)
+    source = tools.source(request.actor.source)
+    snapshot = await take_once(tools, request.actor, source)
     properties = await tools.blobs.properties(source, snapshot)
     if not properties.page_blob:
-        message = f"disk {asked.by.disk}: source {source} is no longer a page blob; correct the disk's policy"
+        message = f"disk {request.actor.disk}: source {source} is no longer a page blob; correct the disk's registration"
         raise SourceUnfitError(message)
-    return Snapshotted(snapshot=snapshot, size=properties.size)
+    return SourceSnapshotResult(snapshot=snapshot, size=properties.size)
 
 
-async def take_once(tools: Tools, by: RunRef, disk: BlobAddress, guard: Guard | None = None) -> str:
+async def take_once(tools: Tools, actor: Actor, disk: BlobAddress, guard: Guard | None = None) -> str:
     """The run's snapshot of the disk, taken now or by an earlier delivery, and recorded in the run's row: later only that row
     tells it from one that inherited its metadata.
     """
-    if known := await recorded(tools, by):
+    if known := await recorded(tools, actor):
         return min(known)
     site = tools.site(disk)
     fresh = []
-    if not await _oldest(tools, site, by.run):
-        fresh = [await tools.blobs.snapshot(disk, source_snapshot_metadata(site, by.disk, by.run), guard)]
+    if not await _oldest(tools, site, actor.run):
+        fresh = [await tools.blobs.snapshot(disk, source_snapshot_metadata(site, actor.disk, actor.run), guard)]
     # Two deliveries at once may both have taken one: both go on with the older, and so does every later delivery. Younger ones
     # are not recorded but by who took them: somebody may have copied the oldest onto the disk, and snapshots inherit.
-    taken = await _oldest(tools, site, by.run)
+    taken = await _oldest(tools, site, actor.run)
     if not taken:
-        message = f"{disk}: the snapshot that run {by.run} took is gone; something else deletes snapshots of the disk"
+        message = f"{disk}: the snapshot that run {actor.run} took is gone; something else deletes snapshots of the disk"
         raise SnapshotMissingError(message)
-    return min(await _record(tools, by, listed=taken, fresh=fresh))
+    return min(await _record(tools, actor, listed=taken, fresh=fresh))
 
 
 async def _oldest(tools: Tools, site: Site, run: str) -> list[str]:
@@ -79,20 +85,20 @@ async def _oldest(tools: Tools, site: Site, run: str) -> list[str]:
     return [one.snapshot for one in listed if run_of_source_snapshot(one.metadata, site) == run][:1]
 
 
-async def recorded(tools: Tools, by: RunRef) -> Sequence[str]:
+async def recorded(tools: Tools, actor: Actor) -> Sequence[str]:
     """The snapshots of a disk that the run's row says it took."""
-    row = await tools.catalogue.run(by.disk, by.run)
+    row = await tools.catalogue.run(actor.disk, actor.run)
     return row.value.source_snapshots if row else ()
 
 
-async def _record(tools: Tools, by: RunRef, *, listed: list[str], fresh: list[str]) -> Sequence[str]:
+async def _record(tools: Tools, actor: Actor, *, listed: list[str], fresh: list[str]) -> Sequence[str]:
     """Add the snapshots to the run's row; all that are there now. A run without a row has nothing removed after it.
 
     What was `listed` and not taken by this delivery counts only while the run has recorded none and has not ended: when a
     delivery that hung lists, a stranger's snapshot that inherited the run's mark may be the oldest.
     """
     for _ in range(CONFLICTS_MAX):
-        row = await tools.catalogue.run(by.disk, by.run)
+        row = await tools.catalogue.run(actor.disk, actor.run)
         if row is None:
             return [*listed, *fresh]
         late = bool(row.value.source_snapshots) or row.value.ended_for_good
@@ -101,25 +107,27 @@ async def _record(tools: Tools, by: RunRef, *, listed: list[str], fresh: list[st
             if known != row.value.source_snapshots:
                 await tools.catalogue.put_run(replace(row.value, source_snapshots=known), row.etag)
             return known or listed
-    message = f"run {by.run}: its row changed {CONFLICTS_MAX} times while its source snapshot was added to it; it may pass"
+    message = (
+        f"run {actor.run}: its row changed {CONFLICTS_MAX} times while its source snapshot was added to it; temporary failure"
+    )
     raise RowChangedError(message)
 
 
-async def take_backup_snapshot(tools: Tools, asked: TakeBackup) -> BackedUp:
+async def take_backup_snapshot(tools: Tools, request: TakeBackupSnapshot) -> BackupSnapshotResult:
     """The snapshot of the verified head, under the lease and that version; found again on a repeat.
 
     The head's snapshots, which are all restore points on it, are listed only where another delivery may have taken one.
     """
-    transfer = asked.transfer
-    row = await owned(tools, transfer.by)
+    transfer = request.transfer
+    row = await require_ownership(tools, transfer.actor)
     blob = tools.head(transfer.head)
     site = tools.site(blob)
     mark = from_metadata((await tools.blobs.properties(blob)).metadata, site)
-    if mark is None or mark.state == "applying" or mark.target != transfer.target or mark.run != transfer.by.run:
-        message = f"{blob}: its mark is not the verified one of run {transfer.by.run}; found {mark}; no snapshot was taken"
+    if mark is None or mark.state == "applying" or mark.target != transfer.target or mark.run != transfer.actor.run:
+        message = f"{blob}: its mark is not the verified one of run {transfer.actor.run}; found {mark}; no snapshot was taken"
         raise UnexpectedAnswerError(message)
-    taking = taking_name(transfer.by.disk, transfer.by.run, transfer.target)
-    again = taking_again_name(transfer.by.disk, transfer.by.run, transfer.target)
+    taking = taking_name(transfer.actor.disk, transfer.actor.run, transfer.target)
+    again = taking_again_name(transfer.actor.disk, transfer.actor.run, transfer.target)
     first = await tools.documents.put_if_absent(taking, EMPTY)
     taken = []
     if not first:
@@ -127,18 +135,18 @@ async def take_backup_snapshot(tools: Tools, asked: TakeBackup) -> BackedUp:
         await tools.documents.put_if_absent(again, EMPTY)
         taken = await _taken(tools, blob, mark)
     if not taken:
-        point = described(_point(asked, mark.page_map, row.value, await tools.catalogue.now()))
-        new = await tools.blobs.snapshot(blob, to_point_metadata(point, site), guard_of(transfer.by, asked.etag))
+        point = described(_point(request, mark.page_map, row.value, await tools.catalogue.now()))
+        new = await tools.blobs.snapshot(blob, to_point_metadata(point, site), guard_of(transfer.actor, request.etag))
         if first and await tools.documents.get(again) is None:
-            return BackedUp(snapshot=new)
+            return BackupSnapshotResult(snapshot=new)
         # Two deliveries at once may both have taken one: both go on with the older, and so does a rebuild.
         taken = await _taken(tools, blob, mark)
     if not taken:
         message = (
-            f"{blob}: the backup snapshot that run {transfer.by.run} took is gone: the restore point has expired meanwhile"
+            f"{blob}: the backup snapshot that run {transfer.actor.run} took is gone: the restore point has expired meanwhile"
         )
         raise SnapshotMissingError(message)
-    return BackedUp(snapshot=taken[0])
+    return BackupSnapshotResult(snapshot=taken[0])
 
 
 async def _taken(tools: Tools, blob: BlobAddress, mark: HeadMark) -> list[str]:
@@ -151,10 +159,10 @@ async def _taken(tools: Tools, blob: BlobAddress, mark: HeadMark) -> list[str]:
     return found
 
 
-def _point(asked: TakeBackup, page_map: str, head: Head, committed: datetime) -> RestorePoint:
-    transfer = asked.transfer
+def _point(request: TakeBackupSnapshot, page_map: str, head: Head, committed: datetime) -> RestorePoint:
+    transfer = request.transfer
     return RestorePoint(
-        disk=transfer.by.disk,
+        disk=transfer.actor.disk,
         point=point_id(transfer.target),
         kind=transfer.kind,
         reason=transfer.reason,
@@ -166,31 +174,31 @@ def _point(asked: TakeBackup, page_map: str, head: Head, committed: datetime) ->
         previous_source_snapshot=head.pair.source_snapshot if head.pair else "",
         backup_snapshot="",
         size=transfer.size,
-        write_bytes=asked.applied.write_bytes,
-        clear_bytes=asked.applied.clear_bytes,
-        requests=asked.applied.puts + asked.applied.clears,
-        epoch=transfer.by.epoch,
-        run=transfer.by.run,
+        write_bytes=request.applied.write_bytes,
+        clear_bytes=request.applied.clear_bytes,
+        requests=request.applied.puts + request.applied.clears,
+        epoch=transfer.actor.epoch,
+        run=transfer.actor.run,
         digest="",
         page_map=page_map,
-        verified=f"sizes, page maps, {asked.compared} bytes of content",
+        verified=f"sizes, page maps, {request.compared} bytes of content",
         committed=committed,
     )
 
 
-async def drop_previous_snapshot(tools: Tools, asked: Clean) -> Nothing:
+async def drop_previous_snapshot(tools: Tools, request: DropPreviousSnapshot) -> Nothing:
     """Delete the source snapshot of the pair this transfer replaced, once the new pair is confirmed on the service.
 
     The catalogue is read again here. When anything is unclear the snapshot is kept.
     """
-    transfer = asked.transfer
-    row = await owned(tools, transfer.by)
+    transfer = request.transfer
+    row = await require_ownership(tools, transfer.actor)
     pair = row.value.pair
-    found = await tools.catalogue.point(transfer.by.disk, point_id(transfer.target))
+    found = await tools.catalogue.point(transfer.actor.disk, point_id(transfer.target))
     if pair is None or found is None or pair.source_snapshot != transfer.target or not found.value.previous_source_snapshot:
         return Nothing()
     point = found.value
-    known = await tools.catalogue.point(transfer.by.disk, point_id(point.previous_source_snapshot))
+    known = await tools.catalogue.point(transfer.actor.disk, point_id(point.previous_source_snapshot))
     previous = known.value if known else None
     if previous is None or previous.source_snapshot >= point.source_snapshot:
         return Nothing()

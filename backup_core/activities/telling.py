@@ -19,30 +19,30 @@ async def write_run(tools: Tools, former: Versioned[Run] | None, run: Run) -> No
 
     The write is conditional: of several deliveries one tells. Raises RowExistsError, RowChangedError, and tells nothing.
     """
-    run = replace(run, untold=run.ended_for_good)
+    run = replace(run, unreported=run.ended_for_good)
     etag = await tools.catalogue.put_run(run, former.etag if former else None)
     if run.ended_for_good:
-        await tell_end(tools, run, etag)
+        await emit_run_end(tools, run, etag)
     else:
-        tell_phase(tools, former.value if former else None, run)
+        emit_phase(tools, former.value if former else None, run)
 
 
-def tell_phase(tools: Tools, former: Run | None, run: Run) -> None:
+def emit_phase(tools: Tools, former: Run | None, run: Run) -> None:
     """Tell what the row, just written, says that `former` did not."""
     if former is None or (former.phase, attention_of(former)) != (run.phase, attention_of(run)):
         tools.journal.write(PhaseBegun.of(run))
 
 
-async def tell_end(tools: Tools, run: Run, etag: str) -> None:
+async def emit_run_end(tools: Tools, run: Run, etag: str) -> None:
     """Tell of a run that has ended, unless it was told, and note that on its row, read or written at `etag`.
 
     What dies before the note is told again by whoever finds the row so: an alert that comes twice is better than none.
     """
-    if not run.untold:
+    if not run.unreported:
         return
     tools.journal.write(RunEnded.of(run, await _churn(tools, run)))
     try:
-        await tools.catalogue.put_run(replace(run, untold=False), etag)
+        await tools.catalogue.put_run(replace(run, unreported=False), etag)
     except RowChangedError:
         return  # another delivery has told it too
 

@@ -35,9 +35,9 @@ from backup_core.ports import Fence, Guard
 if TYPE_CHECKING:
     from backup_core.activities.copying import Copying
     from backup_core.domain.identity import Deployment
-    from backup_core.domain.records import Head, Policy, Versioned
+    from backup_core.domain.records import Head, Registration, Versioned
     from backup_core.ports import Catalogue, Documents, Journal, Machines, PageBlobs
-    from backup_core.steps.messages import RunRef
+    from backup_core.steps.messages import Actor
 
 
 P = TypeVar("P")
@@ -79,7 +79,7 @@ class Limits:
     """How long a leftover is kept after its run is over."""
     fleet_disks_max: int = ACTIVE_DISKS_MAX
     """Backups one orchestration starts."""
-    kept_disks_max: int = 100
+    cleanup_disks_max: int = 100
     """Disks the housekeeping, or a rebuild, lists at a time."""
     rebuilt_points_max: int = 100
     """Restore points without a row that one call of a rebuild checks: of 8 TiB each takes some 130 requests."""
@@ -111,7 +111,7 @@ class Tools:
         try:
             return parse_blob_url(url, self.source_accounts)
         except ValueError as error:
-            message = f"source {url}: {error}; correct the disk's policy or SOURCE_ACCOUNTS"
+            message = f"source {url}: {error}; correct the disk's registration or SOURCE_ACCOUNTS"
             raise SourceUnfitError(message) from error
 
     def may_read(self, url: str) -> bool:
@@ -286,49 +286,49 @@ async def held_document(tools: Tools, adapter: TypeAdapter[T], name: str, digest
     return read_document(adapter, name, stored)
 
 
-async def policy_of(tools: Tools, disk: str) -> Policy:
-    """The disk's policy; raises DiskUnknownError."""
-    row = await tools.catalogue.policy(disk)
+async def registration_of(tools: Tools, disk: str) -> Registration:
+    """The disk's registration; raises DiskUnknownError."""
+    row = await tools.catalogue.registration(disk)
     if row is None:
         message = f"disk {disk}: not registered; PUT /api/disks/{disk} with its source"
         raise DiskUnknownError(message)
     return row.value
 
 
-def owner_of(by: RunRef) -> Owner:
+def owner_of(actor: Actor) -> Owner:
     """The owner a run claims to be."""
-    return Owner(by.run, by.lease, by.epoch)
+    return Owner(actor.run, actor.lease, actor.epoch)
 
 
-async def owned(tools: Tools, by: RunRef) -> Versioned[Head]:
+async def require_ownership(tools: Tools, actor: Actor) -> Versioned[Head]:
     """The disk's head row, while the asking run owns it. Raises NotOwnerError: a late or repeated call must not act."""
-    row = await tools.catalogue.head(by.disk)
-    if row is None or row.value.owner != owner_of(by):
+    row = await tools.catalogue.head(actor.disk)
+    if row is None or row.value.owner != owner_of(actor):
         holder = row.value.owner.run if row and row.value.owner else "no run"
-        message = f"disk {by.disk}: run {by.run} (epoch {by.epoch}) does not own it, {holder} does; nothing was done"
+        message = f"disk {actor.disk}: run {actor.run} (epoch {actor.epoch}) does not own it, {holder} does; nothing was done"
         raise NotOwnerError(message)
     return row
 
 
-async def allowed(tools: Tools, by: RunRef) -> None:
+async def require_right_to_act(tools: Tools, actor: Actor) -> None:
     """Raise NotOwnerError unless the asking run may act: it owns the disk, or, for a restore, holds the pin of its point and
     has not ended.
     """
-    if not by.pin:
-        await owned(tools, by)
+    if not actor.pin:
+        await require_ownership(tools, actor)
         return
-    pins = await tools.catalogue.pins(by.disk)
-    row = await tools.catalogue.run(by.disk, by.run)
-    if Pin(by.disk, by.pin, by.run, by.lease) not in pins or row is None or row.value.ended_for_good:
-        message = f"disk {by.disk}: restore {by.run} has ended, or was begun by another orchestration; nothing was done"
+    pins = await tools.catalogue.pins(actor.disk)
+    row = await tools.catalogue.run(actor.disk, actor.run)
+    if Pin(actor.disk, actor.pin, actor.run, actor.lease) not in pins or row is None or row.value.ended_for_good:
+        message = f"disk {actor.disk}: restore {actor.run} has ended, or was begun by another orchestration; nothing was done"
         raise NotOwnerError(message)
 
 
-def fence_of(by: RunRef) -> Fence:
+def fence_of(actor: Actor) -> Fence:
     """What the run's page writes carry."""
-    return Fence(by.lease, by.epoch)
+    return Fence(actor.lease, actor.epoch)
 
 
-def guard_of(by: RunRef, etag: str) -> Guard:
+def guard_of(actor: Actor, etag: str) -> Guard:
     """What the run's other writes to a head carry."""
-    return Guard(by.lease, etag)
+    return Guard(actor.lease, etag)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from backup_core.activities.tools import allowed, changes_between, guard_of, owned, read_document
+from backup_core.activities.tools import changes_between, guard_of, read_document, require_ownership, require_right_to_act
 from backup_core.domain.digests import digest_of
 from backup_core.domain.errors import BlobExistsError, DiffRefusedError, HeadAlteredError
 from backup_core.domain.metadata import HeadMark, from_metadata, restoring_metadata, restoring_run, to_metadata
@@ -14,7 +14,7 @@ from backup_core.domain.naming import plan_name
 from backup_core.domain.plan import Plan, Planner
 from backup_core.domain.ranges import ByteRange, DiffRange, joined
 from backup_core.steps.backup import Transfer
-from backup_core.steps.copying import ImageCopy, Opened, Planned
+from backup_core.steps.copying import ImageCopy, OpenResult, PlanResult
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PLAN = TypeAdapter(Plan)
 
 
-def work(tools: Tools, image: ImageCopy, part: ByteRange) -> AsyncIterator[DiffRange]:
+def changed_ranges(tools: Tools, image: ImageCopy, part: ByteRange) -> AsyncIterator[DiffRange]:
     """The changes inside `part`, merged, so that plan and shard cut them alike whatever the windows they were listed in."""
     return joined(_listed(tools, image, part))
 
@@ -46,23 +46,23 @@ async def _listed(tools: Tools, image: ImageCopy, part: ByteRange) -> AsyncItera
 # -- plan -------------------------------------------------------------------------------------------------------
 
 
-async def plan_transfer(tools: Tools, asked: ImageCopy) -> Planned:
+async def plan_transfer(tools: Tools, request: ImageCopy) -> PlanResult:
     """List the work and store it as byte-interval shards. A diff that is refused, or a disk that shrank, is `refused`."""
-    await allowed(tools, asked.by)
-    name = plan_name(asked.by.disk, asked.by.run, asked.target, asked.base, asked.becomes)
+    await require_right_to_act(tools, request.actor)
+    name = plan_name(request.actor.disk, request.actor.run, request.target, request.base, request.becomes)
     stored = await tools.documents.get(name)
     if stored is None:
         try:
-            plan = await _plan(tools, asked)
+            plan = await _plan(tools, request)
         except DiffRefusedError as error:
-            return Planned(refused=f"the service refused the diff: {error.reason}")
+            return PlanResult(refused=f"the service refused the diff: {error.reason}")
         if plan is None:
-            return Planned(refused="the disk shrank")
+            return PlanResult(refused="the disk shrank")
         await tools.documents.put_if_absent(name, PLAN.dump_json(plan).decode())
         stored = await tools.documents.get(name)
         assert stored is not None
     plan = read_document(PLAN, name, stored)
-    return Planned(
+    return PlanResult(
         plan=name,
         digest=digest_of(stored),
         shards=len(plan.shards),
@@ -73,12 +73,12 @@ async def plan_transfer(tools: Tools, asked: ImageCopy) -> Planned:
     )
 
 
-async def _plan(tools: Tools, asked: ImageCopy) -> Plan | None:
-    source = tools.image(asked.source)
-    if asked.base and (await tools.blobs.properties(source, asked.base)).size > asked.size:
+async def _plan(tools: Tools, request: ImageCopy) -> Plan | None:
+    source = tools.image(request.source)
+    if request.base and (await tools.blobs.properties(source, request.base)).size > request.size:
         return None
     planner = Planner(tools.limits.shard_bytes_max, tools.limits.shard_requests_max)
-    async for changed in work(tools, asked, ByteRange(0, asked.size)):
+    async for changed in changed_ranges(tools, request, ByteRange(0, request.size)):
         planner.feed(changed)
     return planner.finish()
 
@@ -86,15 +86,15 @@ async def _plan(tools: Tools, asked: ImageCopy) -> Plan | None:
 # -- open -------------------------------------------------------------------------------------------------------
 
 
-async def open_head(tools: Tools, transfer: Transfer) -> Opened:
+async def open_head(tools: Tools, transfer: Transfer) -> OpenResult:
     """Write the durable intent on the head before the first byte: on a new blob, or on the one the diff starts from."""
-    await owned(tools, transfer.by)
+    await require_ownership(tools, transfer.actor)
     blob, mark = tools.head(transfer.head), intent(transfer)
     if transfer.kind == "full":
         await _create(tools, blob, mark, transfer)
     else:
         await _mark(tools, blob, mark, transfer)
-    return Opened(etag=(await tools.blobs.properties(blob)).etag)
+    return OpenResult(etag=(await tools.blobs.properties(blob)).etag)
 
 
 def metadata_of(tools: Tools, image: ImageCopy) -> dict[str, str]:
@@ -103,7 +103,7 @@ def metadata_of(tools: Tools, image: ImageCopy) -> dict[str, str]:
     """
     site = tools.site(tools.image(image.destination))
     if image.becomes == "disk":
-        return restoring_metadata(site, image.by.disk, image.by.run)
+        return restoring_metadata(site, image.actor.disk, image.actor.run)
     return to_metadata(intent(image), site)
 
 
@@ -111,7 +111,7 @@ def is_own(tools: Tools, metadata: Mapping[str, str], image: ImageCopy) -> bool:
     """Whether a destination that carries these is being made by this very run, or was, as the image that is asked for."""
     site = tools.site(tools.image(image.destination))
     if image.becomes == "disk":
-        return restoring_run(metadata, site) == image.by.run
+        return restoring_run(metadata, site) == image.actor.run
     found, mark = from_metadata(metadata, site), intent(image)
     return found is not None and _begun(found) == _begun(mark)
 
@@ -119,10 +119,10 @@ def is_own(tools: Tools, metadata: Mapping[str, str], image: ImageCopy) -> bool:
 def intent(image: ImageCopy) -> HeadMark:
     """The mark of a head that is being brought to the image's target."""
     return HeadMark(
-        disk=image.by.disk,
+        disk=image.actor.disk,
         generation=image.generation,
-        epoch=image.by.epoch,
-        run=image.by.run,
+        epoch=image.actor.epoch,
+        run=image.actor.run,
         state="applying",
         source=image.source,
         target=image.target,
@@ -135,11 +135,11 @@ def intent(image: ImageCopy) -> HeadMark:
 async def _create(tools: Tools, blob: BlobAddress, mark: HeadMark, transfer: Transfer) -> None:
     try:
         # The blob is born with the epoch as its sequence number: no moment in which an older writer could reach it.
-        await tools.blobs.create(blob, transfer.size, transfer.by.epoch, to_metadata(mark, tools.site(blob)))
+        await tools.blobs.create(blob, transfer.size, transfer.actor.epoch, to_metadata(mark, tools.site(blob)))
     except BlobExistsError:
         if not is_own(tools, (await tools.blobs.properties(blob)).metadata, transfer):
             raise
-    await tools.blobs.acquire_lease(blob, transfer.by.lease)
+    await tools.blobs.acquire_lease(blob, transfer.actor.lease)
 
 
 async def _mark(tools: Tools, blob: BlobAddress, mark: HeadMark, transfer: Transfer) -> None:
@@ -148,13 +148,13 @@ async def _mark(tools: Tools, blob: BlobAddress, mark: HeadMark, transfer: Trans
     if not is_own(tools, found.metadata, transfer):
         if etag != transfer.head_etag:
             message = (
-                f"{blob}: changed by somebody else since run {transfer.by.run} began (version {transfer.head_etag}, found "
+                f"{blob}: changed by somebody else since run {transfer.actor.run} began (version {transfer.head_etag}, found "
                 f"{etag}); nothing was written; the next run makes a full backup"
             )
             raise HeadAlteredError(message)
-        etag = await tools.blobs.set_metadata(blob, to_metadata(mark, tools.site(blob)), guard_of(transfer.by, etag))
+        etag = await tools.blobs.set_metadata(blob, to_metadata(mark, tools.site(blob)), guard_of(transfer.actor, etag))
     if found.size < transfer.size:
-        await tools.blobs.resize(blob, transfer.size, guard_of(transfer.by, etag))
+        await tools.blobs.resize(blob, transfer.size, guard_of(transfer.actor, etag))
 
 
 def _begun(mark: HeadMark) -> tuple[str, int, str, str]:

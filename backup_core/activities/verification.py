@@ -7,16 +7,16 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backup_core.activities.fencing import shut
+from backup_core.activities.fencing import fence_off
 from backup_core.activities.proof import proof, proved
-from backup_core.activities.tools import allowed, guard_of, owned, policy_of, side_by_side
-from backup_core.activities.transfer import work
+from backup_core.activities.tools import guard_of, registration_of, require_ownership, require_right_to_act, side_by_side
+from backup_core.activities.transfer import changed_ranges
 from backup_core.domain.errors import HeadAlteredError, UnexpectedAnswerError, VerificationError
 from backup_core.domain.metadata import PageMapDigest, from_metadata, to_metadata
 from backup_core.domain.ranges import PUT_BYTES_MAX, ByteRange, Mapped, chunks, mapped, windows
 from backup_core.domain.sampling import BlockRun, Draw, block_runs
-from backup_core.steps.backup import Verify
-from backup_core.steps.copying import Blocks, ImageCopy, Verified
+from backup_core.steps.backup import VerifyHead
+from backup_core.steps.copying import Blocks, ComparisonResult, ImageCopy
 from backup_core.steps.restore import CompareImage
 
 if TYPE_CHECKING:
@@ -30,75 +30,77 @@ _ZEROS = bytes(PUT_BYTES_MAX)
 QUARANTINE = "the backup blob failed its verification"
 
 
-async def verify_head(tools: Tools, asked: Verify) -> Verified:
+async def verify_head(tools: Tools, request: VerifyHead) -> ComparisonResult:
     """Compare the head with its source snapshot; a mismatch quarantines the head, and the next run is a full backup.
 
     Raises VerificationError after the quarantine is in the head row.
     """
     try:
-        return await _verify(tools, asked)
+        return await _verify(tools, request)
     except VerificationError:
-        row = await owned(tools, asked.transfer.by)
-        if row.value.head == asked.transfer.head and not row.value.doubt:
+        row = await require_ownership(tools, request.transfer.actor)
+        if row.value.head == request.transfer.head and not row.value.doubt:
             await tools.catalogue.put_head(replace(row.value, doubt=QUARANTINE), row.etag)
         raise
 
 
-async def _verify(tools: Tools, asked: Verify) -> Verified:
+async def _verify(tools: Tools, request: VerifyHead) -> ComparisonResult:
     """Compare, and mark the head verified at the end: under the lease and the version the comparison began with, so that
     nothing written in between can slip in. What this run's own copying still has under way is refused from the first call on.
     """
-    transfer = asked.transfer
-    await owned(tools, transfer.by)
+    transfer = request.transfer
+    await require_ownership(tools, transfer.actor)
     head = tools.head(transfer.head)
-    so_far = await _so_far(tools, asked, transfer)
+    progress = await _progress(tools, request, transfer)
     # Read after the version that is compared: a mark that another delivery has set is seen here, or refuses the one set below.
     found = await tools.blobs.properties(head)
     mark = from_metadata(found.metadata, tools.site(head))
-    if mark is None or (mark.run, mark.target) != (transfer.by.run, transfer.target):
-        message = f"{head}: its mark is not that of run {transfer.by.run}; found {mark}"
+    if mark is None or (mark.run, mark.target) != (transfer.actor.run, transfer.target):
+        message = f"{head}: its mark is not that of run {transfer.actor.run}; found {mark}"
         raise UnexpectedAnswerError(message)
     if mark.state in ("verified", "committed"):
         ended = {"content": True, "offset": transfer.size, "chain": mark.page_map, "etag": found.etag, "done": True}
-        return so_far.model_copy(update=ended)
-    full = (await policy_of(tools, transfer.by.disk)).verification == "full"
-    reached = await compared(tools, transfer, so_far, found.size, full=full)
+        return progress.model_copy(update=ended)
+    full = (await registration_of(tools, transfer.actor.disk)).verification == "full"
+    reached = await compared(tools, transfer, progress, found.size, full=full)
     if not reached.done:
         return reached
     marked = to_metadata(mark.verified(reached.chain), tools.site(head))
-    etag = await tools.blobs.set_metadata(head, marked, guard_of(transfer.by, reached.etag))
+    etag = await tools.blobs.set_metadata(head, marked, guard_of(transfer.actor, reached.etag))
     return reached.model_copy(update={"etag": etag})
 
 
-async def compare_image(tools: Tools, asked: CompareImage) -> Verified:
+async def compare_image(tools: Tools, request: CompareImage) -> ComparisonResult:
     """Compare a restored image with its point, and store that it was proved equal: later its metadata tell nothing of it. From
     the first call on nothing that the copying sent can land any more.
 
     Raises VerificationError, and HeadAlteredError when somebody else wrote to the blob meanwhile.
     """
-    image = asked.image
-    await allowed(tools, image.by)
+    image = request.image
+    await require_right_to_act(tools, image.actor)
     if known := await proof(tools, image):
         return known
     blob = tools.image(image.destination)
-    so_far = await _so_far(tools, asked, image)
+    progress = await _progress(tools, request, image)
     size = (await tools.blobs.properties(blob)).size
-    reached = await compared(tools, image, so_far, size, full=asked.full)
+    reached = await compared(tools, image, progress, size, full=request.full)
     if reached.done and (now := (await tools.blobs.properties(blob)).etag) != reached.etag:
         message = f"{blob}: changed by somebody else while it was compared (version {reached.etag}, found {now}); not used"
         raise HeadAlteredError(message)
     return await proved(tools, image, reached) if reached.done else reached
 
 
-async def _so_far(tools: Tools, asked: Verify | CompareImage, image: ImageCopy) -> Verified:
+async def _progress(tools: Tools, request: VerifyHead | CompareImage, image: ImageCopy) -> ComparisonResult:
     """Where the comparison came to. Before it begins, the blob is shut to everything the copying may still have under way."""
-    etag = asked.etag or await shut(tools, tools.image(image.destination), image.by.epoch + 1, image.by.lease)
-    begun = {"etag": etag, "chain": asked.chain or PageMapDigest.START}
-    return Verified(done=False, **(asked.position() | begun))
+    etag = request.etag or await fence_off(tools, tools.image(image.destination), image.actor.epoch + 1, image.actor.lease)
+    begun = {"etag": etag, "chain": request.chain or PageMapDigest.START}
+    return ComparisonResult(done=False, **(request.position() | begun))
 
 
-async def compared(tools: Tools, image: ImageCopy, so_far: Verified, found_size: int, *, full: bool) -> Verified:
-    """Compare sizes and page maps, then content, window by window, from where `so_far` came to; stops in time.
+async def compared(
+    tools: Tools, image: ImageCopy, progress: ComparisonResult, found_size: int, *, full: bool
+) -> ComparisonResult:
+    """Compare sizes and page maps, then content, window by window, from where `progress` came to; stops in time.
 
     A range only one side has allocated must hold zeros: it is read and proved. Of the content, every allocated byte is compared
     when `full`, else samples. Raises VerificationError.
@@ -108,7 +110,7 @@ async def compared(tools: Tools, image: ImageCopy, so_far: Verified, found_size:
     if found_size != size:
         message = f"{blob}: {found_size} bytes, but snapshot {image.target} of {source} has {size}; not used"
         raise VerificationError(message)
-    deadline, reached = tools.monotonic() + tools.limits.verify_seconds, so_far
+    deadline, reached = tools.monotonic() + tools.limits.verify_seconds, progress
     if not reached.content:
         for window in windows(size, tools.limits.window_bytes, reached.offset):
             reached = await (_compare_maps if full else _compare_maps_and_count)(tools, image, window, reached)
@@ -129,7 +131,7 @@ async def compared(tools: Tools, image: ImageCopy, so_far: Verified, found_size:
 # -- content ------------------------------------------------------------------------------------------------------
 
 
-async def _whole_content(tools: Tools, image: ImageCopy, reached: Verified) -> AsyncGenerator[Verified, None]:
+async def _whole_content(tools: Tools, image: ImageCopy, reached: ComparisonResult) -> AsyncGenerator[ComparisonResult, None]:
     """Every allocated byte, some pieces at a time; how far it came after each time, and at the end."""
     source, limits = tools.image(image.source), tools.limits
     for window in windows(image.size, limits.window_bytes, reached.offset):
@@ -158,7 +160,7 @@ async def _batches(pieces: AsyncIterator[ByteRange], size: int) -> AsyncIterator
         yield batch
 
 
-async def _sampled_content(tools: Tools, image: ImageCopy, reached: Verified) -> AsyncGenerator[Verified, None]:
+async def _sampled_content(tools: Tools, image: ImageCopy, reached: ComparisonResult) -> AsyncGenerator[ComparisonResult, None]:
     """The drawn blocks, window by window; how far it came after each."""
     draw = _draw(tools, image, reached)
     for window in windows(image.size, tools.limits.window_bytes, reached.offset):
@@ -170,9 +172,9 @@ async def _sampled_content(tools: Tools, image: ImageCopy, reached: Verified) ->
         yield reached
 
 
-def _draw(tools: Tools, image: ImageCopy, reached: Verified) -> Draw:
+def _draw(tools: Tools, image: ImageCopy, reached: ComparisonResult) -> Draw:
     """The same at every call: from the run, what it copies, and what was counted."""
-    seed = f"{image.by.run}:{image.target}"
+    seed = f"{image.actor.run}:{image.target}"
     return Draw.of(image.size, reached.blocks.kept, reached.blocks.changed, tools.limits.samples, seed)
 
 
@@ -185,11 +187,13 @@ def _block_runs(tools: Tools, image: ImageCopy, window: ByteRange) -> AsyncItera
 
 
 async def _changed(tools: Tools, image: ImageCopy, window: ByteRange) -> AsyncIterator[ByteRange]:
-    async for one in work(tools, image, window):
+    async for one in changed_ranges(tools, image, window):
         yield one.range
 
 
-async def _compare_pieces(tools: Tools, image: ImageCopy, pieces: Sequence[ByteRange], reached: Verified) -> Verified:
+async def _compare_pieces(
+    tools: Tools, image: ImageCopy, pieces: Sequence[ByteRange], reached: ComparisonResult
+) -> ComparisonResult:
     """Read the pieces from both sides and compare them."""
 
     async def each() -> AsyncIterator[ByteRange]:
@@ -206,7 +210,7 @@ async def _equal(tools: Tools, image: ImageCopy, piece: ByteRange) -> int:
     wanted, found = await asyncio.gather(tools.blobs.read(source, image.target, piece), tools.blobs.read(blob, "", piece))
     if wanted != found:
         message = (
-            f"disk {image.by.disk}: bytes [{piece.start}, {piece.end}) of {blob} differ from snapshot {image.target} of "
+            f"disk {image.actor.disk}: bytes [{piece.start}, {piece.end}) of {blob} differ from snapshot {image.target} of "
             f"{source}; {_consequence(image)}"
         )
         raise VerificationError(message)
@@ -216,7 +220,7 @@ async def _equal(tools: Tools, image: ImageCopy, piece: ByteRange) -> int:
 # -- page maps ----------------------------------------------------------------------------------------------------
 
 
-async def _compare_maps(tools: Tools, image: ImageCopy, window: ByteRange, reached: Verified) -> Verified:
+async def _compare_maps(tools: Tools, image: ImageCopy, window: ByteRange, reached: ComparisonResult) -> ComparisonResult:
     """Compare the page maps inside the window, and add up the reads that the content will take."""
     digest, reads, expected = PageMapDigest(reached.chain), 0, 0
     async for part in _mapped(tools, image, window, digest):
@@ -233,7 +237,9 @@ async def _compare_maps(tools: Tools, image: ImageCopy, window: ByteRange, reach
     return reached.model_copy(update=passed)
 
 
-async def _compare_maps_and_count(tools: Tools, image: ImageCopy, window: ByteRange, reached: Verified) -> Verified:
+async def _compare_maps_and_count(
+    tools: Tools, image: ImageCopy, window: ByteRange, reached: ComparisonResult
+) -> ComparisonResult:
     """Compare the page maps inside the window, and count the blocks that samples will be drawn from."""
     digest, reads = PageMapDigest(reached.chain), 0
 
@@ -284,7 +290,7 @@ async def _prove_zero(tools: Tools, image: ImageCopy, lone: Mapped) -> int:
         if data != _ZEROS[: len(data)]:
             other = "the copy" if left else "the original"
             message = (
-                f"disk {image.by.disk}: bytes [{piece.start}, {piece.end}) of {blob} {snapshot} hold data where {other} "
+                f"disk {image.actor.disk}: bytes [{piece.start}, {piece.end}) of {blob} {snapshot} hold data where {other} "
                 f"has none; {_consequence(image)}"
             )
             raise VerificationError(message)
@@ -292,6 +298,6 @@ async def _prove_zero(tools: Tools, image: ImageCopy, lone: Mapped) -> int:
 
 
 def _consequence(image: ImageCopy) -> str:
-    if image.by.pin:
-        return f"the restored image was not used, restore point {image.by.pin} is as it was; verify it, and restore again"
+    if image.actor.pin:
+        return f"the restored image was not used, restore point {image.actor.pin} is as it was; verify it, and restore again"
     return "the point was not committed; the next run makes a full backup"

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from backup_core.activities.rebuild import disks_to_survey
-from backup_core.activities.telling import tell_end
+from backup_core.activities.telling import emit_run_end
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import BackupError, DiskUnknownError, UnexpectedError
 from backup_core.domain.events import DiskSeen, FleetSeen, attention_of
 from backup_core.domain.fleet import waiting_for_their_turn
-from backup_core.domain.naming import policy_name
+from backup_core.domain.naming import registration_name
 from backup_core.domain.status import RUNS_LOOKED_AT, status_of
 from backup_core.domain.windows import BEGIN_MAX
 
@@ -75,13 +75,13 @@ async def watch(tools: Tools, schedule: str, now: datetime) -> FleetSeen:
     return fleet
 
 
-async def _tell_late(tools: Tools, runs: Sequence[Run], now: datetime) -> None:
+async def _emit_late(tools: Tools, runs: Sequence[Run], now: datetime) -> None:
     """Tell of runs that ended a while ago and whose writer died, or lost the reply, before it told."""
     for run in runs:
-        if run.untold and run.ended and now - run.ended > HEARTBEAT_MAX:
+        if run.unreported and run.ended and now - run.ended > HEARTBEAT_MAX:
             row = await tools.catalogue.run(run.disk, run.run)
             if row:
-                await tell_end(tools, row.value, row.etag)
+                await emit_run_end(tools, row.value, row.etag)
 
 
 async def _let_go(tools: Tools, disk: str) -> None:
@@ -89,7 +89,7 @@ async def _let_go(tools: Tools, disk: str) -> None:
     is left: somebody may be about to protect the disk again, and claims its source first.
     """
     for claim in await tools.catalogue.claims(disk):
-        row = await tools.catalogue.policy(disk)
+        row = await tools.catalogue.registration(disk)
         if row and not row.value.protected and await tools.catalogue.now() - claim.changed > HEARTBEAT_MAX:
             await tools.catalogue.release_source(claim.value, disk, claim.etag)
 
@@ -100,7 +100,11 @@ async def _lost(tools: Tools, known: set[str]) -> dict[str, BackupError]:
     """
     lost: dict[str, BackupError] = {}
     for disk in await disks_to_survey(tools, ""):
-        if disk in known or await tools.catalogue.policy(disk) or await tools.documents.get(policy_name(disk)) is None:
+        if (
+            disk in known
+            or await tools.catalogue.registration(disk)
+            or await tools.documents.get(registration_name(disk)) is None
+        ):
             continue
         message = f"disk {disk} is registered beside its backups and not in the catalogue; it is not backed up until"
         lost[disk] = DiskUnknownError(f"{message} POST /api/catalogue/rebuild has its rows back")
@@ -109,18 +113,18 @@ async def _lost(tools: Tools, known: set[str]) -> dict[str, BackupError]:
 
 async def _looked(tools: Tools, disk: str, schedule: str, now: datetime) -> Look | None:
     """How the disk stands; None when its registration is gone meanwhile. Ends of its runs that nobody told are told first."""
-    policy, head = await tools.catalogue.policy(disk), await tools.catalogue.head(disk)
-    if policy is None:
+    registration, head = await tools.catalogue.registration(disk), await tools.catalogue.head(disk)
+    if registration is None:
         return None
     runs = await tools.catalogue.runs(disk, RUNS_LOOKED_AT)
-    await _tell_late(tools, runs, now)
-    status = status_of(policy.value, head.value if head else None, runs, schedule, now)
+    await _emit_late(tools, runs, now)
+    status = status_of(registration.value, head.value if head else None, runs, schedule, now)
     open_ = next((run for run in runs if not run.ended_for_good), None)
     silent = None
     if open_ and (row := await tools.catalogue.run(disk, open_.run)) and not row.value.ended_for_good:
         silence = await tools.catalogue.now() - row.changed
         silent = int(silence.total_seconds()) if silence > HEARTBEAT_MAX else 0
-    if not policy.value.protected and open_ is None:
+    if not registration.value.protected and open_ is None:
         await _let_go(tools, disk)
     doubtful = bool(head and head.value.doubt) or bool(await tools.catalogue.points(disk, 1, state="quarantined"))
     last, of_window = status.last, status.window_run

@@ -130,7 +130,7 @@ def _code_in(response: Any) -> str:  # noqa: ANN401  one of azure-core's several
     return str(told.get("code", "")) if isinstance(told, dict) else ""
 
 
-_PASSES = "it may pass"
+_PASSES = "temporary failure"
 
 _NAMED: dict[tuple[int, str], tuple[type[BackupError], str]] = {
     (500, "OperationTimedOut"): (ServiceTimedOutError, _PASSES),

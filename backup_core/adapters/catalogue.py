@@ -1,8 +1,8 @@
 """The catalogue in Azure Table Storage: one table, one partition per disk, ETags on every update.
 
 Rows are the records' fields as columns: numbers as Int64 (the SDK's default would be Int32), times and nested values as
-text. Row keys: `policy`, `head`, `point!…` and `run!…` newest first, `window!…`, `pin!…`, `request!…`. A partition `!sources`
-claims each source blob for one disk and so lists the disks.
+text. Row keys: `registration`, `head`, `point!…` and `run!…` newest first, `window!…`, `pin!…`, `request!…`. A partition
+`!sources` claims each source blob for one disk and so lists the disks.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from backup_core.domain.errors import (
     UnexpectedAnswerError,
 )
 from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_key_bounds
-from backup_core.domain.records import Head, Pin, Policy, RequestKey, RestorePoint, Run, Versioned
+from backup_core.domain.records import Head, Pin, Registration, RequestKey, RestorePoint, Run, Versioned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ _NESTED = frozenset(
 )
 """Columns that hold JSON."""
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (Policy, Head, RestorePoint, Run, Pin, RequestKey)
+    kind: TypeAdapter(kind) for kind in (Registration, Head, RestorePoint, Run, Pin, RequestKey)
 }
 
 
@@ -261,13 +261,13 @@ class TableCatalogue:
                 found.add(entity["disk"])
         return sorted(found)
 
-    async def policy(self, disk: str) -> Versioned[Policy] | None:
-        """The policy row."""
-        return await self._get(Policy, disk, "policy")
+    async def registration(self, disk: str) -> Versioned[Registration] | None:
+        """The registration row."""
+        return await self._get(Registration, disk, "registration")
 
-    async def put_policy(self, policy: Policy, etag: str | None) -> str:
-        """Write the policy row."""
-        return await self._put(policy, "policy", etag)
+    async def put_registration(self, registration: Registration, etag: str | None) -> str:
+        """Write the registration row."""
+        return await self._put(registration, "registration", etag)
 
     async def head(self, disk: str) -> Versioned[Head] | None:
         """The head row."""
@@ -314,12 +314,12 @@ class TableCatalogue:
         head: Head,
         head_etag: str | None,
         changed: Sequence[Versioned[RestorePoint]] = (),
-        policy: Versioned[Policy] | None = None,
+        registration: Versioned[Registration] | None = None,
     ) -> str:
         """One entity group transaction; the head row comes last."""
         operations: list[tuple[Any, ...]] = [("create", to_entity(point, point_key(point.point))) for point in points]
         operations += [_update(to_entity(row.value, point_key(row.value.point)), row.etag) for row in changed]
-        operations += [_update(to_entity(policy.value, "policy"), policy.etag)] if policy else []
+        operations += [_update(to_entity(registration.value, "registration"), registration.etag)] if registration else []
         entity = to_entity(head, "head")
         operations.append(("create", entity) if head_etag is None else _update(entity, head_etag))
         names = ", ".join([point.point for point in points][:3])

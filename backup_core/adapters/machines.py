@@ -63,7 +63,7 @@ def _translated(what: str) -> Iterator[None]:
     except (ServiceRequestError, ServiceResponseError) as error:
         # Also when name servers know no such host: Resource Manager's name is not misspelt for long, and a change of a machine
         # that is under way is not to be taken back for their fault.
-        message = f"{what}: no answer ({type(error).__name__}); it may pass"
+        message = f"{what}: no answer ({type(error).__name__}); temporary failure"
         raise ServiceUnavailableError(message) from None
 
 
@@ -89,11 +89,11 @@ def _fault(error: HttpResponseError, what: str) -> BackupError:
             f"{said}; grant the app's identity the roles in docs/security.md on the machine's resource group"
         )
     if not status and not code:
-        return ServiceUnavailableError(f"{what}: no whole answer; it may pass")
+        return ServiceUnavailableError(f"{what}: no whole answer; temporary failure")
     if status in (408, 429) or status >= 500:
-        return _waiting(ServiceUnavailableError(f"{said}; it may pass"), error)
+        return _waiting(ServiceUnavailableError(f"{said}; temporary failure"), error)
     if code in _BUSY:
-        return _waiting(MachineBusyError(f"{said}; another operation is under way; it may pass"), error)
+        return _waiting(MachineBusyError(f"{said}; another operation is under way; temporary failure"), error)
     return MachineRefusedError(f"{said}; {_advice(code, message)}")
 
 

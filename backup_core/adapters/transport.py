@@ -107,7 +107,7 @@ class Transport:
                     code = answer.headers.get("x-ms-error-code", "")
                     fault = fault_of(answer.status, code, answer.reason or "", ask.what, snapshot=bool(ask.snapshot))
             except TimeoutError:
-                fault = ServiceTimedOutError(f"{ask.what}: no answer in time; it may pass")
+                fault = ServiceTimedOutError(f"{ask.what}: no answer in time; temporary failure")
             except (aiohttp.ClientError, ConnectionError) as error:
                 fault = no_answer(error, ask.what)
             except TransferDamagedError as error:

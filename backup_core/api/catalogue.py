@@ -13,7 +13,7 @@ from backup_core.activities.rebuilding import AT_WORK, FOUND, HASH_LENGTH, at_wo
 from backup_core.activities.tools import read_document
 from backup_core.api.context import RETRY_AFTER_SECONDS, Api, log
 from backup_core.api.http import Answer, RefusedError, Request, answer, id_of, parsed, top_of
-from backup_core.api.models import HealthAnswer, QuarantinedAnswer, RebuildAnswer, RebuildAsked, RebuiltDisk
+from backup_core.api.models import HealthAnswer, QuarantinedAnswer, RebuildAnswer, RebuildBody, RebuiltDisk
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import BlobMissingError, ContainerMissingError
 from backup_core.domain.naming import (
@@ -44,8 +44,8 @@ HEALTH_PROBE = "pagekeeper-health-probe"
 
 async def post_rebuild(api: Api, request: Request) -> Answer:
     """Compare the catalogue with the blobs, and bring it back where it differs: first as a dry run, then with its hash."""
-    asked = parsed(request, RebuildAsked)
-    plan = "" if asked.dry_run else await _planned(api, asked.plan_hash)
+    body = parsed(request, RebuildBody)
+    plan = "" if body.dry_run else await _planned(api, body.plan_hash)
     at = await at_work(api.tools)
     known = await _ended_if_dead(api, at) if at else None
     if known and known.state == "Running":

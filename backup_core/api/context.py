@@ -26,7 +26,7 @@ from backup_core.domain.redaction import redacted
 
 if TYPE_CHECKING:
     from backup_core.activities.tools import Tools
-    from backup_core.domain.records import Head, Policy, Versioned
+    from backup_core.domain.records import Head, Registration, Versioned
     from backup_core.ports import Catalogue
     from backup_core.steps.copying import FullCopy, Verification
 
@@ -48,7 +48,7 @@ async def nothing() -> None:
 
 
 @dataclass
-class Remembered(Generic[T]):
+class Cached(Generic[T]):
     """A value that is found out at most once in `seconds`, however many ask at a time."""
 
     seconds: float
@@ -82,7 +82,7 @@ class Api:
     """Where callers reach the API, without a trailing slash; empty when only the request's own URL tells it."""
     prepare: Callable[[], Awaitable[None]] = nothing
     """Makes the stores ready; once done it costs nothing."""
-    health: Remembered[HealthAnswer] = field(default_factory=lambda: Remembered(HEALTH_SECONDS))
+    health: Cached[HealthAnswer] = field(default_factory=lambda: Cached(HEALTH_SECONDS))
     """What was found out last: a call that needs no key must not let strangers make the app work."""
     repair: Callable[[], Awaitable[bool]] = _nothing_to_repair
     """Makes a table or container of this app's again that an answer said is missing; whether it was."""
@@ -105,9 +105,9 @@ class Api:
         parts = urlsplit(url)
         return self.address or (f"{parts.scheme}://{parts.netloc}/api" if parts.hostname in LOOPBACK else "/api")
 
-    async def policy(self, disk: str) -> Versioned[Policy]:
+    async def registration(self, disk: str) -> Versioned[Registration]:
         """The disk's registration. Raises RefusedError 404."""
-        row = await self.catalogue.policy(disk)
+        row = await self.catalogue.registration(disk)
         if row is None:
             message = f"no disk {disk} is registered; PUT /api/disks/{disk} protects one"
             raise RefusedError(404, "DiskNotFound", message, "disk")

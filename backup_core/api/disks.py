@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backup_core.activities.points import POLICY
+from backup_core.activities.points import REGISTRATION
 from backup_core.api.context import Api, log
 from backup_core.api.http import Answer, RefusedError, Request, answer, disk_of, id_of, parsed, top_of
 from backup_core.api.lists import each
-from backup_core.api.models import EARLIEST, DiskAnswer, DiskAsked, DisksAnswer
+from backup_core.api.models import EARLIEST, DiskAnswer, DiskBody, DisksAnswer
 from backup_core.api.runs import begun, new_run
 from backup_core.domain.errors import (
     BackupError,
@@ -20,9 +20,9 @@ from backup_core.domain.errors import (
     RowExistsError,
 )
 from backup_core.domain.metadata import is_marked
-from backup_core.domain.naming import is_disk_id, parse_blob_url, policy_name
+from backup_core.domain.naming import is_disk_id, parse_blob_url, registration_name
 from backup_core.domain.ranges import DISK_BYTES_MAX, PAGE, ByteRange
-from backup_core.domain.records import Policy, Retention
+from backup_core.domain.records import Registration, Retention
 from backup_core.domain.redaction import redacted
 from backup_core.domain.shown import shortened
 from backup_core.domain.status import RUNS_LOOKED_AT, status_of
@@ -38,55 +38,55 @@ if TYPE_CHECKING:
 
 
 async def put_disk(api: Api, request: Request) -> Answer:
-    """Protect a disk, or change its policy; back it up for the first time if asked."""
+    """Protect a disk, or change its registration; back it up for the first time if asked."""
     disk = disk_of(request)
-    asked = parsed(request, DiskAsked)
-    address = _source(api, asked.source)
-    machine = _machine(api, asked)
+    body = parsed(request, DiskBody)
+    address = _source(api, body.source)
+    machine = _machine(api, body)
     found = await _check_source(api, address)
-    existing = await api.catalogue.policy(disk)
-    if not asked.follows_on:
+    existing = await api.catalogue.registration(disk)
+    if not body.follows_on:
         await _check_succession(api, disk, existing.value if existing else None, address)
     told = await _warnings(api, address, found)
     now = api.now()
     created = existing.value.created if existing else now
     same = existing is not None and existing.value.source == address.url
     since = existing.value.source_since if existing and same else now if existing else None
-    retention = Retention(**asked.retention.model_dump()) if asked.retention else None
-    policy = Policy(
-        disk, address.url, asked.description, created, now, asked.verification, retention, machine=machine,
+    retention = Retention(**body.retention.model_dump()) if body.retention else None
+    registration = Registration(
+        disk, address.url, body.description, created, now, body.verification, retention, machine=machine,
         source_since=since,
         unprotected=_still_unprotected(existing.value if existing else None, address.url),
     )  # fmt: skip
-    await _register(api, policy, existing)
+    await _register(api, registration, existing)
     # The disk is registered: what fails from here on is told, and is no refusal.
-    told += await _tried("housekeeping makes the copy of the registration beside the backups", _keep_copy(api, policy))
+    told += await _tried("housekeeping makes the copy of the registration beside the backups", _keep_copy(api, registration))
     if existing and existing.value.source != address.url:
         released = api.catalogue.release_source(existing.value.source, disk)
         told += await _tried("housekeeping frees the former source for another disk", released)
     headers: dict[str, str] = {}
-    if asked.first_backup:
-        first = _first_backup(api, request, policy, headers)
+    if body.first_backup:
+        first = _first_backup(api, request, registration, headers)
         told += await _tried(f"no first backup was started; POST /api/disks/{disk}/backups", first)
-    shown = await _shown(api, request, policy, told)
+    shown = await _shown(api, request, registration, told)
     shown.running = shown.running or headers.get("Operation-Location")
     return answer(200 if existing else 201, shown, headers)
 
 
-async def _register(api: Api, policy: Policy, existing: Versioned[Policy] | None) -> None:
+async def _register(api: Api, registration: Registration, existing: Versioned[Registration] | None) -> None:
     """Claim the source and write the row, or leave both as they were. Raises RefusedError for a source of another disk."""
-    claimed = await api.catalogue.source_holder(policy.source)
-    holder = await api.catalogue.claim_source(policy.source, policy.disk)
-    if holder != policy.disk:
-        message = f"source {policy.source} is already protected as disk {holder}; use that id, or another source"
+    claimed = await api.catalogue.source_holder(registration.source)
+    holder = await api.catalogue.claim_source(registration.source, registration.disk)
+    if holder != registration.disk:
+        message = f"source {registration.source} is already protected as disk {holder}; use that id, or another source"
         raise RefusedError(409, "SourceAlreadyProtected", message, "source")
     try:
-        await api.catalogue.put_policy(policy, existing.etag if existing else None)
+        await api.catalogue.put_registration(registration, existing.etag if existing else None)
     except (RowChangedError, RowExistsError):
         # Certainly not written. Whoever was faster may have registered this very source: then the claim is theirs too.
-        row = await api.catalogue.policy(policy.disk)
-        if claimed is None and (row is None or row.value.source != policy.source):
-            await api.catalogue.release_source(policy.source, policy.disk)
+        row = await api.catalogue.registration(registration.disk)
+        if claimed is None and (row is None or row.value.source != registration.source):
+            await api.catalogue.release_source(registration.source, registration.disk)
         raise
 
 
@@ -101,7 +101,7 @@ async def _tried(consequence: str, duty: Awaitable[object]) -> list[str]:
     return []
 
 
-async def _check_succession(api: Api, disk: str, existing: Policy | None, address: BlobAddress) -> None:
+async def _check_succession(api: Api, disk: str, existing: Registration | None, address: BlobAddress) -> None:
     """Refuse to give a disk that has restore points of one source another one, by mistake: they would be taken for its own."""
     newest = await api.catalogue.points(disk, 1)
     former = existing.source if existing else newest[0].value.source if newest else address.url
@@ -114,43 +114,43 @@ async def _check_succession(api: Api, disk: str, existing: Policy | None, addres
     raise RefusedError(409, "SourceChanged", message, "source")
 
 
-def _still_unprotected(existing: Policy | None, source: str) -> str:
-    """Changing the policy of a disk whose machine uses another one does not make it protected; another source, or stopping and
+def _still_unprotected(existing: Registration | None, source: str) -> str:
+    """Changing the registration of a disk whose machine uses another one does not make it protected; another source, or stopping and
     taking up the protection, does.
     """
     same = existing is not None and existing.protected and existing.source == source
     return existing.unprotected if existing and same else ""
 
 
-def _machine(api: Api, asked: DiskAsked) -> Slot | None:
+def _machine(api: Api, request: DiskBody) -> Slot | None:
     """The machine that uses the disk, of the allow-list. It is not looked at before a restore needs it."""
-    if asked.machine is None:
+    if request.machine is None:
         return None
-    slot = asked.machine.slot
+    slot = request.machine.slot
     try:
         return api.tools.slot(slot.vm, slot.lun)
     except MachineRefusedError as error:
         raise RefusedError(400, error.code, str(error), "machine.vm") from error
 
 
-async def _keep_copy(api: Api, policy: Policy) -> None:
+async def _keep_copy(api: Api, registration: Registration) -> None:
     """Store the registration beside the backups: the row decides, and its copy brings it back if it is ever lost."""
-    await api.tools.documents.put(policy_name(policy.disk), POLICY.dump_json(policy).decode())
+    await api.tools.documents.put(registration_name(registration.disk), REGISTRATION.dump_json(registration).decode())
 
 
-async def _first_backup(api: Api, request: Request, policy: Policy, headers: dict[str, str]) -> None:
+async def _first_backup(api: Api, request: Request, registration: Registration, headers: dict[str, str]) -> None:
     """Start a backup unless the disk's source has a restore point or the disk a run already; `headers` then name it."""
-    row = await api.catalogue.head(policy.disk)
-    pending = [run for run in await api.catalogue.runs(policy.disk, 1) if not run.ended_for_good]
-    if pending or (row and row.value.pair and row.value.source == policy.source):
+    row = await api.catalogue.head(registration.disk)
+    pending = [run for run in await api.catalogue.runs(registration.disk, 1) if not run.ended_for_good]
+    if pending or (row and row.value.pair and row.value.source == registration.source):
         return
-    accepted = await begun(api, request, new_run(api, policy.disk, full=False))
+    accepted = await begun(api, request, new_run(api, registration.disk, full=False))
     headers["Operation-Location"] = accepted.headers["Operation-Location"]
 
 
 async def get_disk(api: Api, request: Request) -> Answer:
     """Show a disk."""
-    return answer(200, await _shown(api, request, (await api.policy(disk_of(request))).value))
+    return answer(200, await _shown(api, request, (await api.registration(disk_of(request))).value))
 
 
 async def get_disks(api: Api, request: Request) -> Answer:
@@ -159,7 +159,7 @@ async def get_disks(api: Api, request: Request) -> Answer:
     later = [disk for disk in await api.catalogue.disks() if disk > after]
 
     async def shown(disk: str) -> DiskAnswer | None:
-        row = await api.catalogue.policy(disk)
+        row = await api.catalogue.registration(disk)
         return await _shown(api, request, row.value) if row else None
 
     found, unreadable = await each(later[:top], shown)
@@ -171,11 +171,11 @@ async def get_disks(api: Api, request: Request) -> Answer:
 async def delete_disk(api: Api, request: Request) -> Answer:
     """Stop protecting a disk. Its restore points stay; a run at work ends as it would, and is listed and watched until then."""
     disk = disk_of(request)
-    row = await api.policy(disk)
+    row = await api.registration(disk)
     stopped = replace(row.value, protected=False, updated=api.now())
     told: list[str] = []
     if row.value.protected:
-        await api.catalogue.put_policy(stopped, row.etag)
+        await api.catalogue.put_registration(stopped, row.etag)
         told += await _tried("housekeeping makes the copy of the registration beside the backups", _keep_copy(api, stopped))
     runs = await api.catalogue.runs(disk, RUNS_LOOKED_AT)
     if all(run.ended_for_good for run in runs):
@@ -184,15 +184,15 @@ async def delete_disk(api: Api, request: Request) -> Answer:
     return answer(200, await _shown(api, request, stopped, told))
 
 
-async def _shown(api: Api, request: Request, policy: Policy, warnings: Sequence[str] = ()) -> DiskAnswer:
-    row = await api.catalogue.head(policy.disk)
+async def _shown(api: Api, request: Request, registration: Registration, warnings: Sequence[str] = ()) -> DiskAnswer:
+    row = await api.catalogue.head(registration.disk)
     head = row.value if row else None
     running = await api.running(head)
-    runs = await api.catalogue.runs(policy.disk, RUNS_LOOKED_AT)
+    runs = await api.catalogue.runs(registration.disk, RUNS_LOOKED_AT)
     url = request.run_url(running) if running else None
     now = api.now()
-    upcoming = next_window(api.schedule, now) if policy.protected else None
-    return DiskAnswer.of(policy, head, status_of(policy, head, runs, api.schedule, now), url, upcoming, warnings)
+    upcoming = next_window(api.schedule, now) if registration.protected else None
+    return DiskAnswer.of(registration, head, status_of(registration, head, runs, api.schedule, now), url, upcoming, warnings)
 
 
 def _source(api: Api, url: str) -> BlobAddress:

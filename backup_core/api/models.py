@@ -14,7 +14,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from backup_core.domain.naming import MACHINE_ID
 from backup_core.domain.progress import eta_seconds
-from backup_core.domain.records import KEEP_LAST_MAX, MIN_AGE_DAYS_MAX, Head, PointState, Policy, RestorePoint, Run, Slot
+from backup_core.domain.records import KEEP_LAST_MAX, MIN_AGE_DAYS_MAX, Head, PointState, Registration, RestorePoint, Run, Slot
 from backup_core.domain.status import DiskStatus, Protection
 
 DESCRIPTION_LENGTH_MAX = 500
@@ -23,7 +23,7 @@ EARLIEST, LATEST = datetime(2016, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo
 """Times outside cannot be of a restore point."""
 
 
-class _Asked(BaseModel):
+class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
@@ -42,14 +42,14 @@ def _without_default(schema: JsonDict) -> None:
     schema.pop("default", None)
 
 
-class RetentionAsked(_Asked):
+class RetentionBody(_Body):
     """Which restore points are kept: the newest `keepLast`, and all that are younger than `minAgeDays`."""
 
     keep_last: int = Field(alias="keepLast", ge=1, le=KEEP_LAST_MAX)
     min_age_days: int = Field(default=0, alias="minAgeDays", ge=0, le=MIN_AGE_DAYS_MAX)
 
 
-class MachineAsked(_Asked):
+class MachineBody(_Body):
     """The virtual machine that uses a disk, and where: a LUN, or `os` for the OS disk."""
 
     vm: str = Field(max_length=500)
@@ -69,15 +69,15 @@ class MachineAsked(_Asked):
         return Slot(self.vm, None if self.lun == "os" else self.lun)
 
 
-class DiskAsked(_Asked):
+class DiskBody(_Body):
     """PUT /disks/{disk}."""
 
     source: str = Field(min_length=1, max_length=URL_LENGTH_MAX)
     description: str = Field(default="", max_length=DESCRIPTION_LENGTH_MAX)
     verification: Literal["sampled", "full"] = "sampled"
-    retention: RetentionAsked | None = None
+    retention: RetentionBody | None = None
     """Null keeps every restore point."""
-    machine: MachineAsked | None = None
+    machine: MachineBody | None = None
     """The VM that uses the disk: what a restore repoints unless it is told another one."""
     follows_on: bool = Field(default=False, alias="followsOn")
     """The source takes the place of the former one, whose restore points stay with this disk; needed only when it has some."""
@@ -85,13 +85,13 @@ class DiskAsked(_Asked):
     """Back up at once if the source has no restore point yet."""
 
 
-class BackupAsked(_Asked):
+class BackupBody(_Body):
     """POST /disks/{disk}/backups."""
 
     kind: Literal["auto", "full"] = "auto"
 
 
-class TargetAsked(_Asked):
+class TargetBody(_Body):
     """Where a restore goes: always to something new."""
 
     kind: Literal["pageBlob", "managedDisk"] = "pageBlob"
@@ -104,17 +104,17 @@ class TargetAsked(_Asked):
     """Name of the managed disk, for `managedDisk`."""
 
 
-class RestoreAsked(_Asked):
+class RestoreBody(_Body):
     """POST /disks/{disk}/restores."""
 
     restore_point: str = Field(default="latest", alias="restorePoint", max_length=40)
     """A restore point's id, or `latest`."""
     time: datetime | None = Field(default=None, strict=False)
     """Instead: the newest restore point that was not taken later."""
-    target: TargetAsked = Field(default_factory=TargetAsked)
+    target: TargetBody = Field(default_factory=TargetBody)
     repoint: bool = False
     """Give the new disk to the machine."""
-    machine: MachineAsked | None = None
+    machine: MachineBody | None = None
     """The machine; the registration's when left out."""
     stop_vm: bool = Field(default=False, alias="stopVm")
     """Deallocate the machine while a data disk is exchanged; for an OS disk that is always done."""
@@ -133,7 +133,7 @@ class RestoreAsked(_Asked):
         return value
 
     @model_validator(mode="after")
-    def _one_way(self) -> RestoreAsked:
+    def _one_way(self) -> RestoreBody:
         if self.time and self.restore_point != "latest":
             message = "restorePoint and time are both given; expected one of them"
             raise ValueError(message)
@@ -149,7 +149,7 @@ class RestoreAsked(_Asked):
         return self
 
 
-class RebuildAsked(_Asked):
+class RebuildBody(_Body):
     """POST /catalogue/rebuild."""
 
     dry_run: bool = Field(default=True, alias="dryRun")
@@ -216,7 +216,7 @@ class DiskAnswer(_Answer):
     @classmethod
     def of(
         cls,
-        policy: Policy,
+        registration: Registration,
         head: Head | None,
         status: DiskStatus,
         running: str | None,
@@ -226,17 +226,17 @@ class DiskAnswer(_Answer):
         """From the catalogue's rows, and what they say of the disk."""
         last = status.last
         return cls(
-            id=policy.disk,
-            source=policy.source,
-            description=policy.description,
-            verification=policy.verification,
-            retention=RetentionAnswer(**asdict(policy.retention)) if policy.retention else None,
-            protected=policy.protected,
+            id=registration.disk,
+            source=registration.source,
+            description=registration.description,
+            verification=registration.verification,
+            retention=RetentionAnswer(**asdict(registration.retention)) if registration.retention else None,
+            protected=registration.protected,
             protection=status.protection,
-            protection_note=policy.unprotected or None,
-            machine=slot_shown(policy.machine),
-            created=policy.created,
-            updated=policy.updated,
+            protection_note=registration.unprotected or None,
+            machine=slot_shown(registration.machine),
+            created=registration.created,
+            updated=registration.updated,
             generation=head.generation if head else 0,
             newest_restore_point=status.newest_point or None,
             last_success=status.last_success,
@@ -412,7 +412,7 @@ class RunAnswer(_Answer):
             restore_points=list(run.points),
             expired=list(run.expired),
             warnings=list(run.warnings),
-            cancel_requested=run.cancel_asked,
+            cancel_requested=run.cancel_requested,
             error=ErrorAnswer(code=run.error.code, message=run.error.message) if run.error else None,
             restore=restore,
         )

@@ -18,7 +18,7 @@ async def get_points(api: Api, request: Request) -> Answer:
     restored, or those in another `state`, or `all`.
     """
     disk = disk_of(request)
-    await api.policy(disk)
+    await api.registration(disk)
     top, after = top_of(request), id_of(request, "after", is_point_id, "restore point id")
     state = word_of(request, "state", POINT_STATES, "available")
     since, until = time_of(request, "from"), time_of(request, "to")

@@ -19,7 +19,7 @@ from backup_core.api.http import (
     parsed,
     repeatability_key,
 )
-from backup_core.api.models import RestoreAsked, RestorePlanAnswer
+from backup_core.api.models import RestoreBody, RestorePlanAnswer
 from backup_core.api.plans import Probe, shown_plan
 from backup_core.api.runs import begun, new_run, repeated
 from backup_core.domain.ending import dead
@@ -52,7 +52,7 @@ from backup_core.domain.vhd import FOOTER_BYTES, vhd_faults
 if TYPE_CHECKING:
     from backup_core.api.context import Api
     from backup_core.domain.managed import ManagedDisk
-    from backup_core.domain.records import Policy, RestorePoint, Run, Versioned
+    from backup_core.domain.records import Registration, RestorePoint, Run, Versioned
     from backup_core.domain.repoint import Machine, MachineDisk
 
 PER_PAGE = 1000
@@ -63,10 +63,10 @@ PAST_RUNS_MAX = 50
 
 
 @dataclass(frozen=True)
-class World:
+class RestoreInputs:
     """What a restore was decided on."""
 
-    policy: Versioned[Policy] | None
+    registration: Versioned[Registration] | None
     point: RestorePoint
     restoring: Restoring
     named_by: str
@@ -92,7 +92,7 @@ class World:
             "point": self.point.point,
             "digest": self.point.digest,
             "snapshot": self.point.backup_snapshot,
-            "policy": self.policy.etag if self.policy else None,
+            "registration": self.registration.etag if self.registration else None,
             "machine": self.machine.etag if self.machine else None,
             "wanted": asdict(self.restoring),
         }
@@ -102,20 +102,20 @@ class World:
 async def post_restore(api: Api, request: Request) -> Answer:
     """Restore a disk to a restore point, or show what that would do. Repeated under the same key it is the same restore."""
     disk = disk_of(request)
-    asked = parsed(request, RestoreAsked)
+    body = parsed(request, RestoreBody)
     key = repeatability_key(request)
-    digest = sha256(f"restore {disk} {asked.model_dump_json()}".encode()).hexdigest()
-    if key and not asked.dry_run and (known := await api.catalogue.request(disk, key)):
+    digest = sha256(f"restore {disk} {body.model_dump_json()}".encode()).hexdigest()
+    if key and not body.dry_run and (known := await api.catalogue.request(disk, key)):
         return await repeated(api, request, known, digest)
     run = replace(new_run(api, disk, full=False), operation="restore")
-    planned = run_of_stamp(disk, (asked.plan_hash or "")[DIGEST_LENGTH:]) or run.run
-    world = await looked_at(api, disk, asked, run.run, planned)
-    probes = await _probes(api, world)
-    if asked.dry_run:
-        return answer(200, await _plan(api, world, probes))
-    if asked.plan_hash and asked.plan_hash != world.hash:
+    planned = run_of_stamp(disk, (body.plan_hash or "")[DIGEST_LENGTH:]) or run.run
+    inputs = await looked_at(api, disk, body, run.run, planned)
+    probes = await _probes(api, inputs)
+    if body.dry_run:
+        return answer(200, await _plan(api, inputs, probes))
+    if body.plan_hash and body.plan_hash != inputs.hash:
         message = (
-            f"disk {disk}: the plan is of another restore than this one to restore point {world.point.point}: this request "
+            f"disk {disk}: the plan is of another restore than this one to restore point {inputs.point.point}: this request "
             "differs from its dry run, or the restore point, the registration or the machine has changed since; nothing was "
             "done; make the dry run again with this very body"
         )
@@ -125,86 +125,86 @@ async def post_restore(api: Api, request: Request) -> Answer:
         may_not = f"the app's identity may not {', '.join(denied)}"
         message = f"{may_not}; grant it the role Pagekeeper machine there (docs/security.md); nothing was done"
         raise RefusedError(403, "PermissionMissing", message)
-    await _no_other(api, request, world)
-    return await begun(api, request, replace(run, restore=world.restoring), key, digest)
+    await _no_other(api, request, inputs)
+    return await begun(api, request, replace(run, restore=inputs.restoring), key, digest)
 
 
-async def looked_at(api: Api, disk: str, asked: RestoreAsked, run: str, named_by: str) -> World:
+async def looked_at(api: Api, disk: str, request: RestoreBody, run: str, named_by: str) -> RestoreInputs:
     """Everything a restore rests on, validated; names that are not given are derived from the run `named_by`. Raises
     RefusedError; changes nothing.
     """
-    policy = await api.catalogue.policy(disk)
-    adopts = _adopts(asked, policy.value if policy else None)
-    point = await _point(api, disk, asked, policy.value if policy else None)
+    registration = await api.catalogue.registration(disk)
+    adopts = _adopts(request, registration.value if registration else None)
+    point = await _point(api, disk, request, registration.value if registration else None)
     await _check_backup(api, point)
-    target = _target(api, asked, policy.value.source if policy else point.source, named_by)
+    target = _target(api, request, registration.value.source if registration else point.source, named_by)
     await _must_be_free(api, target)
-    slot, machine, present = await _machine(api, asked, policy.value if policy else None, point)
+    slot, machine, present = await _machine(api, request, registration.value if registration else None, point)
     managed, former, disk_made = "", None, None
-    if asked.target.kind == "managedDisk":
-        managed = await _managed(api, disk, asked, machine, point, named_by)
+    if request.target.kind == "managedDisk":
+        managed = await _managed(api, disk, request, machine, point, named_by)
         former, disk_made = await _made_of(api, managed, run, target, point, machine, slot)
     restoring = Restoring(
         point=point.point,
         target=target.url,
         managed_disk=managed,
         slot=slot,
-        repoint=asked.repoint,
-        stop_vm=asked.stop_vm,
+        repoint=request.repoint,
+        stop_vm=request.stop_vm,
         adopt=adopts,
         old_disk=present.source if present else "",
     )
-    named = bool(asked.target.blob) and bool(asked.target.disk or not managed)
+    named = bool(request.target.blob) and bool(request.target.disk or not managed)
     past = tuple(await api.catalogue.runs(disk, PAST_RUNS_MAX))
-    return World(policy, point, restoring, "" if named else named_by, machine, present, past, former, disk_made)
+    return RestoreInputs(registration, point, restoring, "" if named else named_by, machine, present, past, former, disk_made)
 
 
 # -- the point --------------------------------------------------------------------------------------------------------
 
 
-async def _point(api: Api, disk: str, asked: RestoreAsked, policy: Policy | None) -> RestorePoint:
-    if asked.time:
-        rows = await api.catalogue.points(disk, 1, "", "available", None, asked.time + timedelta(microseconds=1))
+async def _point(api: Api, disk: str, request: RestoreBody, registration: Registration | None) -> RestorePoint:
+    if request.time:
+        rows = await api.catalogue.points(disk, 1, "", "available", None, request.time + timedelta(microseconds=1))
         if not rows:
             oldest = await _oldest(api, disk)
             told = f"the oldest is {oldest.point}, taken {oldest.source_snapshot}" if oldest else "it has none at all"
-            message = f"disk {disk} has no restore point from {asked.time.isoformat()} or before; {told}"
+            message = f"disk {disk} has no restore point from {request.time.isoformat()} or before; {told}"
             raise RefusedError(404, "RestorePointNotFound", message, "time")
         return rows[0].value
-    if asked.restore_point == "latest":
-        return await _latest(api, disk, policy)
-    if not is_point_id(asked.restore_point):
+    if request.restore_point == "latest":
+        return await _latest(api, disk, registration)
+    if not is_point_id(request.restore_point):
         message = (
-            f"{asked.restore_point[:80]!r} is not a restore point id; expected one from the disk's restore-points, or 'latest'"
+            f"{request.restore_point[:80]!r} is not a restore point id; expected one of the disk's restore points, or 'latest'"
         )
         raise RefusedError(400, "InvalidRestorePointId", message, "restorePoint")
-    row = await api.catalogue.point(disk, asked.restore_point)
+    row = await api.catalogue.point(disk, request.restore_point)
     if row is None:
-        message = f"disk {disk} has no restore point {asked.restore_point}"
+        message = f"disk {disk} has no restore point {request.restore_point}"
         raise RefusedError(404, "RestorePointNotFound", message, "restorePoint")
     if row.value.state != "available":
         message = (
-            f"restore point {asked.restore_point} of disk {disk} is {row.value.state}; only available ones can be restored"
+            f"restore point {request.restore_point} of disk {disk} is {row.value.state}; only available ones can be restored"
         )
         raise RefusedError(409, "RestorePointUnavailable", message, "restorePoint")
     return row.value
 
 
-async def _latest(api: Api, disk: str, policy: Policy | None) -> RestorePoint:
+async def _latest(api: Api, disk: str, registration: Registration | None) -> RestorePoint:
     """The newest point of the disk's present source, or of the disk where none is registered."""
     newest, after = None, ""
     while page := await api.catalogue.points(disk, PER_PAGE if after else 1, after, "available"):
         newest = newest or page[0].value
         for row in page:
-            if policy is None or row.value.source == policy.source:
+            if registration is None or row.value.source == registration.source:
                 return row.value
         after = page[-1].value.point
-    if newest and policy:
+    if newest and registration:
         message = (
-            f"disk {disk} has no restore point of its present source {policy.source} yet; the newest of all is {newest.point}, "
-            f"of {newest.source}: back the disk up, or name that restore point"
+            f"disk {disk} has no restore point of its present source {registration.source} yet; the newest of all is "
+            f"{newest.point}, of {newest.source}: back the disk up, or name that restore point"
         )
-    elif policy:
+    elif registration:
         message = f"disk {disk} has no restore point that can be restored; POST /api/disks/{disk}/backups makes one"
     else:
         message = f"no disk {disk} is known, and it has no restore points; POST /api/catalogue/rebuild if rows were lost"
@@ -240,21 +240,21 @@ async def _check_backup(api: Api, point: RestorePoint) -> None:
 # -- the new disk ---------------------------------------------------------------------------------------------------------
 
 
-def _target(api: Api, asked: RestoreAsked, source: str, run: str) -> BlobAddress:
+def _target(api: Api, request: RestoreBody, source: str, run: str) -> BlobAddress:
     accounts = api.restore_tools.source_accounts
     try:
         former = parse_blob_url(source, accounts)
     except ValueError:
         former = None
-    account = (asked.target.account or "").rstrip("/") or (former.account if former else "")
-    container = asked.target.container or (former.container if former else "")
+    account = (request.target.account or "").rstrip("/") or (former.account if former else "")
+    container = request.target.container or (former.container if former else "")
     if not account or not container:
         message = f"the disk's own account is not one this app may write ({source}); name target.account and target.container"
         raise RefusedError(400, "TargetNeeded", message, "target")
     if account not in accounts:
         message = f"target.account {account[:200]!r} is not one of the setting SOURCE_ACCOUNTS"
         raise RefusedError(400, "InvalidTarget", message, "target.account")
-    name = asked.target.blob or restored_blob_name(former.name if former else source.rpartition("/")[2], run)
+    name = request.target.blob or restored_blob_name(former.name if former else source.rpartition("/")[2], run)
     try:
         return parse_blob_url(BlobAddress(account, container, name).url, accounts)
     except ValueError as error:
@@ -274,10 +274,10 @@ async def _must_be_free(api: Api, target: BlobAddress) -> None:
         raise RefusedError(400, "InvalidTarget", message, "target.container") from error
 
 
-async def _managed(api: Api, disk: str, asked: RestoreAsked, machine: Machine | None, point: RestorePoint, run: str) -> str:
+async def _managed(api: Api, disk: str, request: RestoreBody, machine: Machine | None, point: RestorePoint, run: str) -> str:
     """The id of the managed disk to be made: free, and of an image that Azure can import."""
     assert machine is not None  # _machine has seen to it
-    name = asked.target.disk or restored_disk_name(disk, run)
+    name = request.target.disk or restored_disk_name(disk, run)
     if not DISK_NAME.fullmatch(name):
         message = f"target.disk {name[:100]!r} is not a name of a managed disk: 1 to 80 letters, digits, '_', '-' and '.'"
         raise RefusedError(400, "InvalidTarget", message, "target.disk")
@@ -324,11 +324,11 @@ async def _made_of(
 
 
 async def _machine(
-    api: Api, asked: RestoreAsked, policy: Policy | None, point: RestorePoint
+    api: Api, request: RestoreBody, registration: Registration | None, point: RestorePoint
 ) -> tuple[Slot | None, Machine | None, MachineDisk | None]:
     """The machine that is concerned, and the disk it has there; nothing of it is looked at when none is."""
-    named = asked.machine.slot if asked.machine else policy.machine if policy else None
-    if not asked.repoint and asked.target.kind == "pageBlob":
+    named = request.machine.slot if request.machine else registration.machine if registration else None
+    if not request.repoint and request.target.kind == "pageBlob":
         return named, None, None
     if named is None:
         message = (
@@ -336,12 +336,12 @@ async def _machine(
             "(a managed disk is made beside its machine)"
         )
         raise RefusedError(400, "MachineNeeded", message, "machine")
-    managed = asked.target.kind == "managedDisk"
+    managed = request.target.kind == "managedDisk"
     try:
         slot = api.restore_tools.slot(named.vm, named.lun)
         machine = await api.restore_tools.machines.machine(slot.vm)
-        source = policy.source if policy else point.source
-        present = present_disk(machine, slot, source, managed=managed) if asked.repoint else machine.at(slot.lun)
+        source = registration.source if registration else point.source
+        present = present_disk(machine, slot, source, managed=managed) if request.repoint else machine.at(slot.lun)
     except (MachineRefusedError, MachineMissingError) as error:
         raise RefusedError(400, error.code, str(error), "machine.vm") from error
     except SlotTakenError as error:
@@ -349,29 +349,29 @@ async def _machine(
     return slot, machine, present
 
 
-def _adopts(asked: RestoreAsked, policy: Policy | None) -> bool:
+def _adopts(request: RestoreBody, registration: Registration | None) -> bool:
     """Whether backups go on from the new disk: with a page blob in the machine they do, else only when asked for."""
-    protected = policy is not None and policy.protected
-    managed = asked.target.kind == "managedDisk"
-    if asked.adopt is False and asked.repoint and protected and not managed:
+    protected = registration is not None and registration.protected
+    managed = request.target.kind == "managedDisk"
+    if request.adopt is False and request.repoint and protected and not managed:
         message = "adopt is false, but the machine is to use the new disk: backups of the old one would protect nothing"
         raise RefusedError(400, "InvalidRequest", message, "adopt")
-    if asked.adopt and managed:
+    if request.adopt and managed:
         message = "adopt is true, but managed disks are not backed up; leave adopt out"
         raise RefusedError(400, "InvalidRequest", message, "adopt")
-    if asked.adopt and not protected:
+    if request.adopt and not protected:
         message = "adopt is true, but the disk is not protected; PUT it with the new disk as its source afterwards"
         raise RefusedError(409, "NotProtected", message, "adopt")
-    return bool(asked.adopt) or (asked.repoint and protected and not managed)
+    return bool(request.adopt) or (request.repoint and protected and not managed)
 
 
-async def _no_other(api: Api, request: Request, world: World) -> None:
+async def _no_other(api: Api, request: Request, inputs: RestoreInputs) -> None:
     """No other restore of the disk is about to give it another source. Racing ones are told apart by the disk's ownership."""
-    mine = world.restoring
+    mine = inputs.restoring
     if not (mine.repoint or mine.adopt):
         return
     now = await api.catalogue.now()
-    for run in world.past:
+    for run in inputs.past:
         if run.restore is None or run.ended_for_good or not (run.restore.repoint or run.restore.adopt):
             continue
         row = await api.catalogue.run(run.disk, run.run)
@@ -384,40 +384,40 @@ async def _no_other(api: Api, request: Request, world: World) -> None:
 # -- what is shown before anything happens ----------------------------------------------------------------------------------
 
 
-async def _probes(api: Api, world: World) -> list[Probe]:
+async def _probes(api: Api, inputs: RestoreInputs) -> list[Probe]:
     """What harmless requests say of each permission; what cannot be asked is unknown."""
-    target = api.restore_tools.source(world.restoring.target)
+    target = api.restore_tools.source(inputs.restoring.target)
     probes = [Probe("read the backup snapshot", "granted")]
     try:
         writes = "granted" if await api.restore_tools.blobs.may_write(target.account, target.container) else "denied"
     except BackupError:
         writes = "unknown"
     probes.append(Probe(f"write blobs in {target.account}/{target.container}", writes))  # type: ignore[arg-type]
-    if world.machine is None:
+    if inputs.machine is None:
         return probes
-    actions = ["Microsoft.Compute/virtualMachines/write"] if world.restoring.repoint else []
-    if world.restoring.repoint and (world.restoring.stop_vm or (world.restoring.slot and world.restoring.slot.lun is None)):
+    actions = ["Microsoft.Compute/virtualMachines/write"] if inputs.restoring.repoint else []
+    if inputs.restoring.repoint and (inputs.restoring.stop_vm or (inputs.restoring.slot and inputs.restoring.slot.lun is None)):
         actions += ["Microsoft.Compute/virtualMachines/deallocate/action", "Microsoft.Compute/virtualMachines/start/action"]
-    actions += ["Microsoft.Compute/disks/write"] if world.restoring.managed_disk else []
+    actions += ["Microsoft.Compute/disks/write"] if inputs.restoring.managed_disk else []
     probes.append(Probe("Microsoft.Compute/virtualMachines/read", "granted"))
     try:
-        permitted = await api.restore_tools.machines.permitted(world.machine.vm, actions)
+        permitted = await api.restore_tools.machines.permitted(inputs.machine.vm, actions)
     except BackupError:
         return probes + [Probe(action, "unknown") for action in actions]
     probes += [Probe(action, "granted" if permitted[action] else "denied") for action in actions]
-    return probes + [await _linked(api, *one) for one in _links(world)]
+    return probes + [await _linked(api, *one) for one in _links(inputs)]
 
 
-def _links(world: World) -> list[tuple[str, str]]:
+def _links(inputs: RestoreInputs) -> list[tuple[str, str]]:
     """What Azure asks for on other resources: those that the new disk names, and the machine's data disks of other groups, for
     the list of data disks is sent whole. Actions, each with a resource's id.
     """
-    made, slot, machine = world.made, world.restoring.slot, world.machine
+    made, slot, machine = inputs.made, inputs.restoring.slot, inputs.machine
     named = [
         ("Microsoft.Compute/diskEncryptionSets/read", made.encryption_set if made else ""),
         ("Microsoft.Compute/diskAccesses/read", made.disk_access if made else ""),
     ]
-    if world.restoring.repoint and machine and slot and slot.lun is not None:
+    if inputs.restoring.repoint and machine and slot and slot.lun is not None:
         group = parse_resource_id(machine.vm).group_id
         others = [one.source for one in machine.disks if one.managed and one.lun not in (None, slot.lun)]
         named += [("Microsoft.Compute/disks/write", one) for one in others if parse_resource_id(one).group_id != group]
@@ -433,18 +433,18 @@ async def _linked(api: Api, action: str, resource: str) -> Probe:
     return Probe(name, "granted" if permitted[action] else "denied")
 
 
-async def _plan(api: Api, world: World, probes: list[Probe]) -> RestorePlanAnswer:
+async def _plan(api: Api, inputs: RestoreInputs, probes: list[Probe]) -> RestorePlanAnswer:
     """The plan of a dry run."""
-    point = world.point
+    point = inputs.point
     plan = shown_plan(
-        world.restoring,
+        inputs.restoring,
         point,
         await allocation_of(api.restore_tools, point),
-        world.past,
+        inputs.past,
         probes,
-        world.hash,
+        inputs.hash,
         full=api.restore_verification == "full",
-        source=world.policy.value.source if world.policy else point.source,
+        source=inputs.registration.value.source if inputs.registration else point.source,
     )
-    told = differences(world.former, world.made) if world.made else []
+    told = differences(inputs.former, inputs.made) if inputs.made else []
     return plan.model_copy(update={"warnings": [*plan.warnings, *told]})

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, get_args
 
-from backup_core.activities.telling import tell_phase, write_run
+from backup_core.activities.telling import emit_phase, write_run
 from backup_core.api.context import RETRY_AFTER_SECONDS, Api
 from backup_core.api.http import (
     REPEATABILITY,
@@ -24,7 +24,7 @@ from backup_core.api.http import (
     word_of,
 )
 from backup_core.api.lists import newest_runs
-from backup_core.api.models import BackupAsked, RestoreAnswer, RunAnswer, RunsAnswer, slot_shown
+from backup_core.api.models import BackupBody, RestoreAnswer, RunAnswer, RunsAnswer, slot_shown
 from backup_core.api.plans import next_steps, warnings
 from backup_core.domain.digests import digest_of_request
 from backup_core.domain.ending import cancellation
@@ -48,24 +48,24 @@ RUN_STATES = get_args(RunState)
 async def post_backup(api: Api, request: Request) -> Answer:
     """Back a disk up now. Repeated under the same key it is the same run."""
     disk = disk_of(request)
-    asked = parsed(request, BackupAsked)
+    body = parsed(request, BackupBody)
     key = repeatability_key(request)
-    digest = sha256(f"backup {disk} {asked.model_dump_json()}".encode()).hexdigest()
+    digest = sha256(f"backup {disk} {body.model_dump_json()}".encode()).hexdigest()
     if key and (known := await api.catalogue.request(disk, key)):
         return await repeated(api, request, known, digest)
-    policy = (await api.policy(disk)).value
-    if not policy.protected:
+    registration = (await api.registration(disk)).value
+    if not registration.protected:
         message = f"protection of disk {disk} was stopped; PUT /api/disks/{disk} takes it up again"
         raise RefusedError(409, "NotProtected", message, "disk")
-    if policy.unprotected:
-        raise RefusedError(409, "NotProtected", f"disk {disk}: {policy.unprotected}", "disk")
+    if registration.unprotected:
+        raise RefusedError(409, "NotProtected", f"disk {disk}: {registration.unprotected}", "disk")
     row = await api.catalogue.head(disk)
     running = await api.running(row.value if row else None)
     if running:
         url = request.run_url(running)
         message = f"run {running} is at work on disk {disk}; follow it at {url}"
         raise RefusedError(409, "BackupRunning", message, url, headers={"Location": url})
-    return await begun(api, request, new_run(api, disk, full=asked.kind == "full"), key, digest)
+    return await begun(api, request, new_run(api, disk, full=body.kind == "full"), key, digest)
 
 
 async def begun(api: Api, request: Request, run: Run, key: str = "", digest: str = "") -> Answer:
@@ -73,7 +73,7 @@ async def begun(api: Api, request: Request, run: Run, key: str = "", digest: str
     try:
         if key:
             await api.catalogue.begin_request(run, RequestKey(run.disk, key, digest, run.run))
-            tell_phase(api.tools, None, run)
+            emit_phase(api.tools, None, run)
         else:
             await write_run(api.tools, None, run)
     except RowExistsError:
@@ -90,7 +90,7 @@ async def begun(api: Api, request: Request, run: Run, key: str = "", digest: str
 
 async def repeated(api: Api, request: Request, known: RequestKey, digest: str) -> Answer:
     """The run that a request of the same key and the same words has started."""
-    if known.asked != digest:
+    if known.request != digest:
         message = f"{REPEATABILITY} {known.key} was used for another request, of run {known.run}; use a new one"
         raise RefusedError(409, "RepeatabilityConflict", message, REPEATABILITY)
     row = await api.catalogue.run(known.disk, known.run)

@@ -16,7 +16,7 @@ AUTOMATIC_FULLS_MAX = 2
 
 
 @dataclass(frozen=True)
-class Found:
+class HeadFindings:
     """What the service showed of a disk's head and common pair."""
 
     head_exists: bool
@@ -43,17 +43,17 @@ class Decision:
     """A full backup nobody asked for."""
 
 
-def decide(head: Head, source: str, found: Found | None, *, full_asked: bool) -> Decision:
+def decide(head: Head, source: str, found: HeadFindings | None, *, full_requested: bool) -> Decision:
     """Choose. `found` is None when the catalogue has no committed pair. Raises TooManyFullsError.
 
     When in doubt the answer is a full backup in a new generation, never "nothing changed".
     """
     if head.pair is None or found is None:
         return Decision("full", "first backup")
-    if full_asked:
+    if full_requested:
         return Decision("full", "asked for")
     if head.source != source:
-        return Decision("full", "the disk's source blob was changed in its policy")
+        return Decision("full", "the disk's source blob was changed in its registration")
     doubt = _doubt(head, found)
     if doubt:
         return automatic_full(head, doubt)
@@ -74,13 +74,13 @@ def automatic_full(head: Head, reason: str) -> Decision:
     return Decision("full", reason, automatic=True)
 
 
-def _dirty(head: Head, found: Found) -> bool:
+def _dirty(head: Head, found: HeadFindings) -> bool:
     assert head.pair is not None
     mark = found.mark
     return mark is not None and mark.state != "committed" and mark.target != head.pair.source_snapshot
 
 
-def _doubt(head: Head, found: Found) -> str:
+def _doubt(head: Head, found: HeadFindings) -> str:
     assert head.pair is not None
     if head.doubt:
         return head.doubt

@@ -18,5 +18,5 @@ def digest_of(text: str) -> str:
 
 def digest_of_request(wanted: Restoring) -> str:
     """The digest of what a restore was asked for; what came of it since is left out."""
-    asked = replace(wanted, attention="", end="", downtime_seconds=None)
-    return digest_of(json.dumps(asdict(asked), sort_keys=True))
+    request = replace(wanted, attention="", end="", downtime_seconds=None)
+    return digest_of(json.dumps(asdict(request), sort_keys=True))

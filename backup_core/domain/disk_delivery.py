@@ -19,7 +19,7 @@ Step = Literal[
     "store_change",
     "repoint",
     "report_promoting",
-    "note_failure",
+    "record_failure",
     "end",
 ]
 REPORTS: tuple[Step, ...] = ("report_importing", "report_repointing", "report_promoting")
@@ -50,7 +50,7 @@ class State:
 def next_step(state: State) -> Step:
     """The next step. `end` is the last one."""
     if state.end != "success":
-        return "end" if state.end == "canceled" or "note_failure" in state.done else "note_failure"
+        return "end" if state.end == "canceled" or "record_failure" in state.done else "record_failure"
     if "copy" not in state.done:
         return "copy"
     if "seal" not in state.done and ("own" in state.done or not state.adopts):

@@ -13,7 +13,7 @@ from backup_core.domain.repoint import Holds
 Step = Literal[
     "begin",
     "copy",
-    "note_failure",
+    "record_failure",
     "recover",
     "own",
     "report",
@@ -39,7 +39,7 @@ MachineHas = Holds | Literal["", "unknown"]
 
 
 @dataclass(frozen=True)
-class Begun:
+class BeginBackupResult:
     """What is wanted of the restore: the machine is changed, the disk is adopted."""
 
     repoints: bool
@@ -58,14 +58,14 @@ class Copied:
     holds: MachineHas = ""
 
 
-Result: TypeAlias = Begun | Copied | Literal["done", "ended", "canceled", "failed"]
+Result: TypeAlias = BeginBackupResult | Copied | Literal["done", "ended", "canceled", "failed"]
 
 
 @dataclass(frozen=True)
 class State:
     """What is known of the restore."""
 
-    wanted: Begun | None = None
+    wanted: BeginBackupResult | None = None
     copied: Copied | None = None
     done: frozenset[Step] = frozenset()
     """The steps after the copies that were done."""
@@ -96,8 +96,8 @@ def next_step(state: State) -> Step:
     if state.copied is None:
         return "copy"
     if state.copied.delivered == "crashed":
-        if "note_failure" not in state.done:
-            return "note_failure"
+        if "record_failure" not in state.done:
+            return "record_failure"
         if state.wanted.repoints and "recover" not in state.done:
             return "recover"
     if state.wanted.adopts and state.end == "Succeeded" and "commit" not in state.done:
@@ -130,14 +130,14 @@ def _cleaning_up(state: State, holds: MachineHas, *, adopts: bool) -> Step:
 
 def after(state: State, step: Step, result: Result) -> State:
     """The state once the step had that result."""
-    if isinstance(result, Begun):
+    if isinstance(result, BeginBackupResult):
         return replace(state, wanted=result)
     if isinstance(result, Copied):
         return replace(state, copied=result, end=_end(result))
     if result == "ended":
         return replace(state, end="ended")
     if result == "failed":
-        return replace(state, end="Failed", aborted=step in ("begin", "note_failure", "recover", "close_change"))
+        return replace(state, end="Failed", aborted=step in ("begin", "record_failure", "recover", "close_change"))
     # A machine that has the new disk is not left to go on without backups.
     untouched = state.copied is not None and not state.copied.holds
     if result == "canceled" and (step == "own" or (step == "report" and untouched)):

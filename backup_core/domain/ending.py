@@ -42,13 +42,13 @@ def cancellation(row: Versioned[Run], service_now: datetime, now: datetime) -> R
     elif dead(row, service_now):
         where = f"while {run.phase}, when nothing had been heard of it for long"
     else:
-        return run if run.cancel_asked else replace(run, cancel_asked=now)
+        return run if run.cancel_requested else replace(run, cancel_requested=now)
     restore = run.restore
     if restore:
         untouched = "nothing was begun" if run.state == "NotStarted" else _left_words(restore)
         restore = replace(restore, attention="", end=untouched)
     error = RunError(CANCELED, canceled_words(where, run))
-    return replace(run, state="Canceled", cancel_asked=now, ended=now, error=error, restore=restore)
+    return replace(run, state="Canceled", cancel_requested=now, ended=now, error=error, restore=restore)
 
 
 def canceled_words(where: str, run: Run | None = None) -> str:
@@ -61,14 +61,14 @@ def canceled_words(where: str, run: Run | None = None) -> str:
     )
 
 
-def abandonment(run: Run, by: str, now: datetime) -> Run:
+def abandonment(run: Run, actor_id: str, now: datetime) -> Run:
     """The row of a run that died and whose disk another run takes over."""
     minutes = HEARTBEAT_MAX // timedelta(minutes=1)
     restore = replace(run.restore, attention="", end=_left_words(run.restore)) if run.restore else None
-    if run.cancel_asked:
+    if run.cancel_requested:
         words = canceled_words(f"while {run.phase}, when nothing had been heard of it for long", run)
         return replace(run, state="Canceled", ended=now, error=RunError(CANCELED, words), restore=restore)
-    message = f"nothing was heard of the run for {minutes} minutes while {run.phase}; run {by} ended it"
+    message = f"nothing was heard of the run for {minutes} minutes while {run.phase}; run {actor_id} ended it"
     return replace(run, state="Failed", ended=now, error=RunError(ABANDONED, message), restore=restore)
 
 

@@ -283,7 +283,7 @@ class HeadAlteredError(BackupError):
     code = "HeadAltered"
 
 
-class HousekeepingError(BackupError):
+class CleanupError(BackupError):
     """Some of a disk's leftovers could not be removed; the others were."""
 
     code = "HousekeepingFailed"

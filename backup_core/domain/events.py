@@ -217,7 +217,7 @@ class FleetSeen(Event):
 
 
 @dataclass(frozen=True)
-class DiskTidied(Event):
+class DiskCleaned(Event):
     """What housekeeping removed of a disk's leftovers, and put right of its registration."""
 
     event: ClassVar[str] = "tidied"
@@ -237,4 +237,4 @@ def attention_of(run: Run) -> str:
     return run.restore.attention if run.restore else ""
 
 
-EVENTS: tuple[type[Event], ...] = (PhaseBegun, RunEnded, RunWarned, PointsLost, DiskSeen, FleetSeen, DiskTidied)
+EVENTS: tuple[type[Event], ...] = (PhaseBegun, RunEnded, RunWarned, PointsLost, DiskSeen, FleetSeen, DiskCleaned)

@@ -17,7 +17,7 @@ RESOLVING_MOVES_MAX = 40
 fails visibly.
 """
 
-Step = Literal["report", "fence", "look", "move", "note_failure", "pause", "close_change", "continue_as_new", "end"]
+Step = Literal["report", "fence", "look", "move", "record_failure", "pause", "close_change", "continue_as_new", "end"]
 """`fence` rejects every earlier request that may still be in flight. `close_change` forgets the stored change; when the machine
 has the new disk, the disk's registration follows it.
 """
@@ -62,7 +62,7 @@ class State:
     refused: bool = False
     """Whether Azure refuses the way back for good."""
     pausing: bool = False
-    untold: bool = False
+    unreported: bool = False
     """Whether the other parts of the run have still to be told why it goes back."""
     end: End | None = None
     """How the change ends; None with no moves left: it was never done."""
@@ -83,8 +83,8 @@ def next_step(state: State) -> Step:
         return "end" if state.closed else "close_change"
     if state.pausing:
         return "pause"
-    if state.untold:
-        return "note_failure"
+    if state.unreported:
+        return "record_failure"
     if state.refused or (state.fenced and state.goal is None):
         return "look"
     if (state.abandoned or state.reached) and not state.fenced:
@@ -107,8 +107,8 @@ def after(state: State, step: Step, result: Result) -> State:
             return replace(state, reported=True)
         case "pause":
             return replace(state, pausing=False)
-        case "note_failure":
-            return replace(state, untold=False)
+        case "record_failure":
+            return replace(state, unreported=False)
     return replace(state, closed=True)
 
 
@@ -137,8 +137,8 @@ def _moved(state: State, seen: Seen) -> State:
 
 
 def _failed(state: State, step: Step, *, final: bool) -> State:
-    if step == "note_failure":
-        return replace(state, untold=False)
+    if step == "record_failure":
+        return replace(state, unreported=False)
     if step == "report" and not final:
         # A row that cannot be written now is no reason to stop half-way.
         return replace(state, reported=True)
@@ -154,5 +154,5 @@ def _failed(state: State, step: Step, *, final: bool) -> State:
     if not final:
         return replace(again, pausing=True)
     if state.goal == "new":
-        return replace(again, goal="old", untold=True, last=None)
+        return replace(again, goal="old", unreported=True, last=None)
     return replace(again, refused=True)

@@ -40,9 +40,9 @@ def timer_run_id(disk: str, window: datetime) -> str:
     return f"{disk}.{_compact(window)}.timer"
 
 
-def http_run_id(disk: str, asked_at: datetime, token: str) -> str:
+def http_run_id(disk: str, requested_at: datetime, token: str) -> str:
     """The id of a run asked for by a call; `token` is eight hexadecimal digits."""
-    return f"{disk}.{_compact(asked_at)}.{token}"
+    return f"{disk}.{_compact(requested_at)}.{token}"
 
 
 def window_id(window: datetime) -> str:
@@ -55,14 +55,14 @@ def fleet_instance_id(window: datetime) -> str:
     return f"fleet.{_compact(window)}"
 
 
-def house_instance_id(due: datetime) -> str:
+def cleanup_instance_id(due: datetime) -> str:
     """The orchestration instance of the housekeeping that was due then."""
     return f"house.{_compact(due)}"
 
 
-def rebuild_id(asked_at: datetime, token: str) -> str:
+def rebuild_id(requested_at: datetime, token: str) -> str:
     """The id of a rebuild asked for by a call: four parts, where a run has three; `token` is eight hexadecimal digits."""
-    return f"{REBUILD_STEM}{_compact(asked_at)}.{token}"
+    return f"{REBUILD_STEM}{_compact(requested_at)}.{token}"
 
 
 def is_rebuild_id(text: str) -> bool:
@@ -278,9 +278,9 @@ def rebuilt_name(rebuild: str, disk: str, part: int) -> str:
     return f"{rebuilt_folder(rebuild)}{disk}.{part:06d}.json"
 
 
-def policy_name(disk: str) -> str:
+def registration_name(disk: str) -> str:
     """Where the disk's registration is kept beside its backups, so that a lost row comes back as it was."""
-    return f"{disk}/policy.json"
+    return f"{disk}/registration.json"
 
 
 def cursor_name(plan: str, shard: int) -> str:

@@ -8,7 +8,7 @@ from backup_core.domain.records import Slot
 
 
 @dataclass
-class Outcome:
+class RestoreEnd:
     """What is known of the end, filled in on the way."""
 
     point: str = ""
@@ -30,7 +30,7 @@ class Outcome:
     """The registration followed the machine without a point."""
 
 
-def end_words(end: Outcome) -> str:
+def end_words(end: RestoreEnd) -> str:
     """The end state, sentence by sentence: the point, the disk, the machine, the protection."""
     if not end.target:
         return "nothing was begun; restore points, machines and the disk's protection are unchanged"
@@ -40,7 +40,7 @@ def end_words(end: Outcome) -> str:
     return "; ".join(parts)
 
 
-def _disk(end: Outcome) -> str:
+def _disk(end: RestoreEnd) -> str:
     if end.complete:
         managed = f" (managed disk {end.managed_disk})" if end.managed_disk else ""
         return f"the new disk {end.target}{managed} is complete and equal to it"
@@ -52,7 +52,7 @@ def _disk(end: Outcome) -> str:
     return f"an unfinished disk is left and may be deleted: {end.left}"
 
 
-def _machine(end: Outcome) -> list[str]:
+def _machine(end: RestoreEnd) -> list[str]:
     if end.slot is None:
         return ["no machine was changed"]
     slot = Slot(*end.slot)
@@ -68,7 +68,7 @@ def _machine(end: Outcome) -> list[str]:
     return [f"{slot} was not touched"]
 
 
-def _protection(end: Outcome) -> str:
+def _protection(end: RestoreEnd) -> str:
     if end.adopted:
         return f"backups go on from the new disk, the next one is an increment on restore point {end.adopted}"
     if end.follows and end.managed_disk:

@@ -58,7 +58,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Policy:
+class Registration:
     """A protected disk: where it is and how it is kept."""
 
     disk: str
@@ -248,9 +248,9 @@ class Run:
     source_snapshots: tuple[str, ...] = ()
     """Snapshots of a disk that the run took, written as soon as it knew of each: only these may be removed as its leftovers."""
     error: RunError | None = None
-    cancel_asked: datetime | None = None
+    cancel_requested: datetime | None = None
     """When somebody asked for the run to be canceled; it ends at its next report."""
-    untold: bool = False
+    unreported: bool = False
     """Whether the run has ended and its end is not in the log yet."""
     operation: Operation = "backup"
     restore: Restoring | None = None
@@ -279,7 +279,7 @@ class RequestKey:
 
     disk: str
     key: str
-    asked: str
+    request: str
     """Digest of the request."""
     run: str
 

@@ -12,7 +12,7 @@ from backup_core.domain.windows import overdue_since, window_begun_by
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backup_core.domain.records import Head, Policy, Run
+    from backup_core.domain.records import Head, Registration, Run
 
 Protection = Literal["protected", "stopped", "unprotected"]
 CLOCK_TOLERANCE = timedelta(minutes=5)
@@ -42,24 +42,27 @@ class DiskStatus:
     """The backup that ended last, of those that were not skipped."""
 
 
-def status_of(policy: Policy, head: Head | None, runs: Sequence[Run], schedule: str, now: datetime) -> DiskStatus:
+def status_of(registration: Registration, head: Head | None, runs: Sequence[Run], schedule: str, now: datetime) -> DiskStatus:
     """The disk's status from its rows; `runs` are the newest ones, newest first."""
     # What is left of a former source says nothing of the present one.
-    pair = head.pair if head and head.source == policy.source else None
+    pair = head.pair if head and head.source == registration.source else None
     taken = snapshot_time(pair.source_snapshot) if pair else None
     ended = (run for run in runs if run.operation == "backup" and run.ended_for_good and run.state != "Skipped")
-    backups = (run for run in ended if run.created >= policy.since.replace(microsecond=0))
+    backups = (run for run in ended if run.created >= registration.since.replace(microsecond=0))
     window = window_begun_by(schedule, now)
     # Runs come in the order they were asked for, to the second; which ended last is another question.
     last = max(backups, key=lambda run: _ended_by(run, now), default=None)
-    protection: Protection = "stopped" if not policy.protected else "unprotected" if policy.unprotected else "protected"
-    is_served = protection != "protected" or policy.since > window or any(_began_since(run, window) for run in runs)
+    protection: Protection = (
+        "stopped" if not registration.protected else "unprotected" if registration.unprotected else "protected"
+    )
+    is_served = protection != "protected" or registration.since > window or any(_began_since(run, window) for run in runs)
     return DiskStatus(
         protection=protection,
         newest_point=pair.point if pair else "",
         last_success=taken,
         rpo_seconds=max(0, int((now - taken).total_seconds())) if taken else None,
-        overdue=policy.protected and (bool(policy.unprotected) or (taken or policy.since) < overdue_since(schedule, now)),
+        overdue=registration.protected
+        and (bool(registration.unprotected) or (taken or registration.since) < overdue_since(schedule, now)),
         window_without_run=None if is_served else window,
         window_run=next((run for run in runs if run.window and _began_since(run, window)), None),
         last=last,

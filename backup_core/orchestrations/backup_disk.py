@@ -14,48 +14,48 @@ from backup_core.orchestrations.calls import Flow, Left, Retries, StepFailedErro
 from backup_core.orchestrations.kit import continue_as_new, report
 from backup_core.orchestrations.shard_waves import applied_shards
 from backup_core.steps.backup import (
-    BEGIN,
+    BEGIN_BACKUP,
+    BEGIN_NEW_GENERATION,
     COMMIT_POINT,
-    DROP_PREVIOUS,
+    DROP_PREVIOUS_SNAPSHOT,
     FINISH_RUN,
-    NEW_GENERATION,
     OPEN_HEAD,
     PRUNE_POINTS,
     RAISE_EPOCH,
-    TAKE_BACKUP,
-    TAKE_SNAPSHOT,
+    TAKE_BACKUP_SNAPSHOT,
+    TAKE_SOURCE_SNAPSHOT,
     VERIFY_HEAD,
+    BackupCheckpoint,
     BackupRequest,
-    Begin,
-    Begun,
-    Clean,
-    Commit,
-    Finish,
-    Going,
-    NewGeneration,
-    Prune,
-    Raised,
+    BeginBackup,
+    BeginBackupResult,
+    BeginNewGeneration,
+    CommitPoint,
+    DropPreviousSnapshot,
+    FinishRun,
+    PrunePoints,
     RaiseEpoch,
-    TakeBackup,
-    TakeSnapshot,
+    RaiseEpochResult,
+    TakeBackupSnapshot,
+    TakeSourceSnapshot,
     Transfer,
-    Verify,
+    VerifyHead,
 )
 from backup_core.steps.copying import (
     PLAN_TRANSFER,
     TAKE_OVER_COPY,
-    Applied,
-    CopyEnd,
+    ComparisonResult,
+    CopyBlobRequest,
+    CopyBlobResult,
     CopyRef,
-    CopyRequest,
     ImageCopy,
-    Planned,
-    Report,
+    PlanResult,
+    ReportProgress,
+    TransferCounts,
     Verification,
-    Verified,
 )
-from backup_core.steps.messages import Fault, RunRef
-from backup_core.steps.restore import Repointed, RepointRequest
+from backup_core.steps.messages import Actor, Fault
+from backup_core.steps.restore import RepointRequest, RepointResult
 
 if TYPE_CHECKING:
     from backup_core.domain.records import Phase
@@ -97,24 +97,24 @@ class _Backup:
 
     def __init__(self, context: Context, request: BackupRequest) -> None:
         self.context, self.request = context, request
-        going = request.going
-        self.lease = going.transfer.by.lease if going else lease_id(context.instance_id, "run", request.run)
-        self.started = going.started if going else now(context).isoformat()
-        self.points = list(going.points) if going else []
+        checkpoint = request.checkpoint
+        self.lease = checkpoint.transfer.actor.lease if checkpoint else lease_id(context.instance_id, "run", request.run)
+        self.started = checkpoint.started if checkpoint else now(context).isoformat()
+        self.points = list(checkpoint.points) if checkpoint else []
         self.expired: list[str] = []
-        self.warnings = list(going.warnings) if going else []
-        self.retries = Retries(going.retries if going else 0)
-        self.heads = list(going.heads) if going else []
-        self.fresh_after = going.fresh_after if going else False
-        self.verification: Verification = going.verification if going else "sampled"
+        self.warnings = list(checkpoint.warnings) if checkpoint else []
+        self.retries = Retries(checkpoint.retries if checkpoint else 0)
+        self.heads = list(checkpoint.heads) if checkpoint else []
+        self.fresh_after = checkpoint.fresh_after if checkpoint else False
+        self.verification: Verification = checkpoint.verification if checkpoint else "sampled"
 
     # -- the flow -----------------------------------------------------------------------------------------------
 
     def flow(self) -> Flow[dict[str, Any]]:
-        if self.request.going:
-            going = self.request.going
-            transfer = going.transfer
-            yield from self._round(transfer, going.planned, going.next_shard, going.applied)
+        if self.request.checkpoint:
+            checkpoint = self.request.checkpoint
+            transfer = checkpoint.transfer
+            yield from self._round(transfer, checkpoint.planned, checkpoint.next_shard, checkpoint.applied)
         else:
             begun = yield from self._begin()
             if begun.state == "unsettled":
@@ -123,7 +123,7 @@ class _Backup:
             if begun.state != "go":
                 show(self.context, self._shown("done") | {"state": begun.state, "why": begun.why})
                 return {"run": self.request.run, "state": begun.state, "why": begun.why, "points": []}
-            self._holds(begun.held)
+            self._holds(begun.leased_head)
             self.points = list(begun.points)
             self.fresh_after = bool(begun.finish_target)
             self.verification = begun.verification
@@ -132,13 +132,13 @@ class _Backup:
         if self.fresh_after:
             # The interrupted run's target is a restore point now; success means a point of this window.
             self.fresh_after = False
-            asked = RaiseEpoch(by=transfer.by, head=transfer.head)
-            raised = yield from call(self.context, RAISE_EPOCH, asked, self.retries)
-            by = transfer.by.model_copy(update={"epoch": raised.epoch})
-            transfer, planned, applied = yield from self._prepare(by, _after(transfer, raised))
+            request = RaiseEpoch(actor=transfer.actor, head=transfer.head)
+            raised = yield from call(self.context, RAISE_EPOCH, request, self.retries)
+            actor = transfer.actor.model_copy(update={"epoch": raised.epoch})
+            transfer, planned, applied = yield from self._prepare(actor, _after(transfer, raised))
             yield from self._round(transfer, planned, 0, applied)
         if self.request.prune:
-            yield from self._after_commit("retention", self._prune(transfer.by))
+            yield from self._after_commit("retention", self._prune(transfer.actor))
         yield from self.finish("Succeeded", None)
         return self.ended("Succeeded")
 
@@ -149,11 +149,11 @@ class _Backup:
         except StepFailedError as failed:
             self.warnings.append(shortened(f"{what}: {failed.fault.code}: {failed.fault.message}"))
 
-    def _prune(self, by: RunRef) -> Flow[None]:
+    def _prune(self, actor: Actor) -> Flow[None]:
         """Delete what the retention no longer keeps, a few points at a time."""
         more = True
         while more:
-            pruned = yield from call(self.context, PRUNE_POINTS, Prune(by=by), self.retries)
+            pruned = yield from call(self.context, PRUNE_POINTS, PrunePoints(actor=actor), self.retries)
             self.expired = [*self.expired, *pruned.expired][:EXPIRED_NAMED_MAX]
             more = pruned.more and bool(pruned.expired)
 
@@ -163,9 +163,9 @@ class _Backup:
         show(self.context, self._shown("done") | {"state": state, "points": self.points} | percent)
         return {"run": self.request.run, "state": state, "points": self.points}
 
-    def _begin(self) -> Flow[Begun]:
+    def _begin(self) -> Flow[BeginBackupResult]:
         show(self.context, self._shown("preparing") | {"percent": 0})
-        asked = Begin(
+        request = BeginBackup(
             disk=self.request.disk,
             run=self.request.run,
             lease=self.lease,
@@ -173,12 +173,12 @@ class _Backup:
             full=self.request.full,
             window=self.request.window,
         )
-        return (yield from call(self.context, BEGIN, asked, self.retries))
+        return (yield from call(self.context, BEGIN_BACKUP, request, self.retries))
 
-    def _settle(self, begun: Begun) -> Flow[None]:
+    def _settle(self, begun: BeginBackupResult) -> Flow[None]:
         """A restore died while it changed a machine: bring that to an end first, forward or back."""
-        asked = RepointRequest(by=self._ref(begun), change=begun.repoint, digest=begun.repoint_digest, goal="")
-        ended = yield from sub_orchestration(self.context, repoint_machine.NAME, asked, Repointed)
+        request = RepointRequest(actor=self._ref(begun), change=begun.repoint, digest=begun.repoint_digest, goal="")
+        ended = yield from sub_orchestration(self.context, repoint_machine.NAME, request, RepointResult)
         if ended.fault:
             raise StepFailedError(ended.fault)
 
@@ -186,31 +186,31 @@ class _Backup:
         if head and head not in self.heads:
             self.heads.append(head)
 
-    def _ref(self, begun: Begun) -> RunRef:
+    def _ref(self, begun: BeginBackupResult) -> Actor:
         request = self.request
-        return RunRef(disk=request.disk, run=request.run, lease=self.lease, epoch=begun.epoch, source=begun.source)
+        return Actor(disk=request.disk, run=request.run, lease=self.lease, epoch=begun.epoch, source=begun.source)
 
-    def _prepare(self, by: RunRef, begun: Begun) -> Flow[tuple[Transfer, Planned, Applied]]:
+    def _prepare(self, actor: Actor, begun: BeginBackupResult) -> Flow[tuple[Transfer, PlanResult, TransferCounts]]:
         """Source snapshot, plan, and a head to work on; a diff that cannot be trusted turns the run into a full copy."""
         target, size = begun.finish_target, begun.finish_size
         if not target:
-            yield from self._report(by, "snapshot", begun)
-            taken = yield from call(self.context, TAKE_SNAPSHOT, TakeSnapshot(by=by), self.retries)
+            yield from self._report(actor, "snapshot", begun)
+            taken = yield from call(self.context, TAKE_SOURCE_SNAPSHOT, TakeSourceSnapshot(actor=actor), self.retries)
             target, size = taken.snapshot, taken.size
-        yield from self._report(by, "planning", begun)
-        planned = yield from self._plan(by, begun, target, size)
+        yield from self._report(actor, "planning", begun)
+        planned = yield from self._plan(actor, begun, target, size)
         if planned.refused:
-            asked = NewGeneration(by=by, reason=planned.refused)
-            begun = yield from call(self.context, NEW_GENERATION, asked, self.retries)
-            planned = yield from self._plan(by, begun, target, size)
+            request = BeginNewGeneration(actor=actor, reason=planned.refused)
+            begun = yield from call(self.context, BEGIN_NEW_GENERATION, request, self.retries)
+            planned = yield from self._plan(actor, begun, target, size)
         self._holds(begun.head)
         transfer = Transfer(
-            by=by,
+            actor=actor,
             kind=begun.kind,
             reason=begun.reason,
             automatic=begun.automatic,
             generation=begun.generation,
-            source=by.source,
+            source=actor.source,
             destination=begun.head,
             head_etag=begun.head_etag,
             base=begun.base,
@@ -222,12 +222,12 @@ class _Backup:
         if planned.whole:
             return transfer, planned, (yield from self._copy_whole(transfer))
         yield from call(self.context, OPEN_HEAD, transfer, self.retries)
-        return transfer, planned, Applied()
+        return transfer, planned, TransferCounts()
 
-    def _copy_whole(self, transfer: Transfer) -> Flow[Applied]:
+    def _copy_whole(self, transfer: Transfer) -> Flow[TransferCounts]:
         """Have the service make the new head by one Copy Blob, and take it over."""
-        asked = CopyRequest(image=transfer.image, reason=transfer.reason)
-        end = yield from sub_orchestration(self.context, copy_blob.NAME, asked, CopyEnd)
+        request = CopyBlobRequest(image=transfer.image, reason=transfer.reason)
+        end = yield from sub_orchestration(self.context, copy_blob.NAME, request, CopyBlobResult)
         self.retries.count += end.retries
         if end.state == "canceled":
             raise _canceled(COPYING)
@@ -235,41 +235,41 @@ class _Backup:
             raise StepFailedError(end.fault)
         taken = CopyRef(image=transfer.image, copy_id=end.copy_id)
         yield from call(self.context, TAKE_OVER_COPY, taken, self.retries)
-        return Applied(write_bytes=transfer.size, puts=1)
+        return TransferCounts(write_bytes=transfer.size, puts=1)
 
-    def _plan(self, by: RunRef, begun: Begun, target: str, size: int) -> Flow[Planned]:
+    def _plan(self, actor: Actor, begun: BeginBackupResult, target: str, size: int) -> Flow[PlanResult]:
         reads = reads_expected(size, full=self.verification == "full")
         if begun.kind == "full" and self.request.full_copy == "blob":
-            return Planned(write_bytes=size, requests=1, whole=True, reads=reads)
-        asked = ImageCopy(
-            by=by, source=by.source, base=begun.base, target=target, destination=begun.head, kind=begun.kind,
+            return PlanResult(write_bytes=size, requests=1, whole=True, reads=reads)
+        request = ImageCopy(
+            actor=actor, source=actor.source, base=begun.base, target=target, destination=begun.head, kind=begun.kind,
             generation=begun.generation, size=size,
         )  # fmt: skip
-        planned = yield from call(self.context, PLAN_TRANSFER, asked, self.retries)
+        planned = yield from call(self.context, PLAN_TRANSFER, request, self.retries)
         return planned.model_copy(update={"reads": reads})
 
-    def _round(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> Flow[None]:
+    def _round(self, transfer: Transfer, planned: PlanResult, next_shard: int, applied: TransferCounts) -> Flow[None]:
         """Copy, verify, snapshot, commit, drop the old."""
         applied = yield from self._copy(transfer, planned, next_shard, applied)
         verified = yield from self._verify(transfer, planned, applied)
         yield from self._progress(transfer, planned, applied, "committing", 0, 0, verified.reads)
-        asked = TakeBackup(
+        request = TakeBackupSnapshot(
             transfer=transfer,
             etag=verified.etag,
             applied=applied,
             compared=verified.compared,
         )
-        backup = yield from call(self.context, TAKE_BACKUP, asked, self.retries)
-        commit = Commit(transfer=transfer, etag=verified.etag, backup_snapshot=backup.snapshot)
+        backup = yield from call(self.context, TAKE_BACKUP_SNAPSHOT, request, self.retries)
+        commit = CommitPoint(transfer=transfer, etag=verified.etag, backup_snapshot=backup.snapshot)
         committed = yield from call(self.context, COMMIT_POINT, commit, self.retries)
         self.points.append(committed.point)
         yield from self._after_commit("progress", self._progress(transfer, planned, applied, "cleaning", 0, 0))
         yield from self._after_commit("previous source snapshot", self._drop_previous(transfer))
 
     def _drop_previous(self, transfer: Transfer) -> Flow[None]:
-        yield from call(self.context, DROP_PREVIOUS, Clean(transfer=transfer), self.retries)
+        yield from call(self.context, DROP_PREVIOUS_SNAPSHOT, DropPreviousSnapshot(transfer=transfer), self.retries)
 
-    def _copy(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> Flow[Applied]:
+    def _copy(self, transfer: Transfer, planned: PlanResult, next_shard: int, applied: TransferCounts) -> Flow[TransferCounts]:
         return (
             yield from applied_shards(
                 self.context,
@@ -283,12 +283,12 @@ class _Backup:
             )
         )
 
-    def _copied(self, transfer: Transfer, planned: Planned, applied: Applied) -> Flow[None]:
+    def _copied(self, transfer: Transfer, planned: PlanResult, applied: TransferCounts) -> Flow[None]:
         # Requests are the measure: they count small writes and clears, which bytes would hide.
         yield from self._progress(transfer, planned, applied, "copying", applied.puts + applied.clears, planned.requests)
 
-    def _continue_as_new(self, transfer: Transfer, planned: Planned, next_shard: int, applied: Applied) -> NoReturn:
-        going = Going(
+    def _continue_as_new(self, transfer: Transfer, planned: PlanResult, next_shard: int, applied: TransferCounts) -> NoReturn:
+        checkpoint = BackupCheckpoint(
             transfer=transfer,
             planned=planned,
             next_shard=next_shard,
@@ -301,20 +301,20 @@ class _Backup:
             verification=self.verification,
             fresh_after=self.fresh_after,
         )
-        continue_as_new(self.context, self.request.model_copy(update={"going": going}))
+        continue_as_new(self.context, self.request.model_copy(update={"checkpoint": checkpoint}))
 
-    def _verify(self, transfer: Transfer, planned: Planned, applied: Applied) -> Flow[Verified]:
-        asked = Verify(transfer=transfer)
+    def _verify(self, transfer: Transfer, planned: PlanResult, applied: TransferCounts) -> Flow[ComparisonResult]:
+        request = VerifyHead(transfer=transfer)
         while True:
-            yield from self._progress(transfer, planned, applied, "verifying", *asked.progress(transfer.size), asked.reads)
-            verified = yield from call(self.context, VERIFY_HEAD, asked, self.retries)
+            yield from self._progress(transfer, planned, applied, "verifying", *request.progress(transfer.size), request.reads)
+            verified = yield from call(self.context, VERIFY_HEAD, request, self.retries)
             if verified.done:
                 return verified
-            asked = asked.reached(verified)
+            request = request.reached(verified)
 
     def finish(self, state: Literal["Succeeded", "Failed", "Canceled"], fault: Fault | None) -> Flow[None]:
         """Write the run's end and let go of the disk."""
-        asked = Finish(
+        request = FinishRun(
             disk=self.request.disk,
             run=self.request.run,
             lease=self.lease,
@@ -325,19 +325,28 @@ class _Backup:
             fault=fault,
             heads=self.heads,
         )
-        yield from call(self.context, FINISH_RUN, asked, self.retries)
+        yield from call(self.context, FINISH_RUN, request, self.retries)
 
     # -- what people see --------------------------------------------------------------------------------------------
 
-    def _report(self, by: RunRef, phase: Phase, begun: Begun) -> Flow[None]:
-        progress = Report(by=by, phase=phase, rounds_left=int(self.fresh_after), kind=begun.kind, reason=begun.reason)
+    def _report(self, actor: Actor, phase: Phase, begun: BeginBackupResult) -> Flow[None]:
+        progress = ReportProgress(
+            actor=actor, phase=phase, rounds_left=int(self.fresh_after), kind=begun.kind, reason=begun.reason
+        )
         yield from self._send(progress, {"kind": begun.kind})
 
     def _progress(
-        self, transfer: Transfer, planned: Planned, applied: Applied, phase: Phase, done: int, total: int, verified: int = 0
+        self,
+        transfer: Transfer,
+        planned: PlanResult,
+        applied: TransferCounts,
+        phase: Phase,
+        done: int,
+        total: int,
+        verified: int = 0,
     ) -> Flow[None]:
-        progress = Report(
-            by=transfer.by,
+        progress = ReportProgress(
+            actor=transfer.actor,
             phase=phase,
             done=done,
             total=total,
@@ -349,7 +358,7 @@ class _Backup:
         details = {"kind": transfer.kind, "bytesTotal": planned.write_bytes, "bytesDone": applied.write_bytes}
         yield from self._send(progress, {**details, "ranges": planned.ranges})
 
-    def _send(self, progress: Report, details: dict[str, Any]) -> Flow[None]:
+    def _send(self, progress: ReportProgress, details: dict[str, Any]) -> Flow[None]:
         """Report progress; leave when the run is to be canceled. Once the point is committed it is too late for that."""
         details = self._shown(progress.phase) | details
         reported = yield from report(self.context, progress, self.retries, **details)
@@ -360,12 +369,12 @@ class _Backup:
         return {"disk": self.request.disk, "phase": phase, "started": self.started, "retries": self.retries.count}
 
 
-def _after(transfer: Transfer, raised: Raised) -> Begun:
+def _after(transfer: Transfer, raised: RaiseEpochResult) -> BeginBackupResult:
     """How the run goes on once an interrupted target is a restore point: an increment on it, in the same generation."""
-    return Begun(
+    return BeginBackupResult(
         state="go",
         epoch=raised.epoch,
-        source=transfer.by.source,
+        source=transfer.actor.source,
         kind="incremental",
         reason="changes since the last restore point",
         generation=transfer.generation,

@@ -13,8 +13,8 @@ from backup_core.domain.identity import child_id
 from backup_core.domain.shown import NAMED_MAX, named
 from backup_core.orchestrations import backup_disk, backup_lane
 from backup_core.orchestrations.backup_lane import state_of, window_backup
-from backup_core.orchestrations.calls import Child, Crashed, Flow, Retries, call, children, settled, show
-from backup_core.steps.backup import LIST_DISKS, FleetPage, FleetRequest, LaneEnd, LaneRequest
+from backup_core.orchestrations.calls import Child, Crashed, Flow, Retries, all_ended, call, children, show
+from backup_core.steps.backup import LIST_DISKS, FleetPage, FleetRequest, LaneRequest, LaneResult
 
 if TYPE_CHECKING:
     from backup_core.orchestrations.calls import Context
@@ -39,18 +39,21 @@ def backup_fleet(context: Context) -> Flow[dict[str, Any]]:
     return {"window": request.window, "runs": end.ended}
 
 
-def _side_by_side(context: Context, request: FleetRequest, runs: list[FleetRun]) -> Flow[LaneEnd]:
+def _side_by_side(context: Context, request: FleetRequest, runs: list[FleetRun]) -> Flow[LaneResult]:
     tasks = [context.call_sub_orchestrator(backup_disk.NAME, window_backup(request, one), one.run) for one in runs]
-    ends = yield from settled(context, tasks)
+    ends = yield from all_ended(context, tasks)
     crashed = [f"{one.disk}: {end.why}" for one, end in zip(runs, ends, strict=True) if isinstance(end, Crashed)]
     ended = Counter(state_of(end) for end in ends if not isinstance(end, Crashed))
-    return LaneEnd(ended=dict(ended), failed=len(crashed), names=crashed[:NAMED_MAX])
+    return LaneResult(ended=dict(ended), failed=len(crashed), names=crashed[:NAMED_MAX])
 
 
-def _lanes(context: Context, request: FleetRequest) -> Flow[LaneEnd]:
+def _lanes(context: Context, request: FleetRequest) -> Flow[LaneResult]:
     lanes = [
         Child(
-            backup_lane.NAME, LaneRequest(fleet=request, lane=lane), LaneEnd, (child_id(context.instance_id, "lane", lane + 1),)
+            backup_lane.NAME,
+            LaneRequest(fleet=request, lane=lane),
+            LaneResult,
+            (child_id(context.instance_id, "lane", lane + 1),),
         )
         for lane in range(request.lanes)
     ]
@@ -61,4 +64,4 @@ def _lanes(context: Context, request: FleetRequest) -> Flow[LaneEnd]:
         else:
             ended.update(end.ended)
             failed, names = failed + end.failed, names + end.names
-    return LaneEnd(ended=dict(ended), failed=failed, names=names[:NAMED_MAX])
+    return LaneResult(ended=dict(ended), failed=failed, names=names[:NAMED_MAX])

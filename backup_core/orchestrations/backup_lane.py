@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from backup_core.domain.shown import NAMED_MAX, shortened
 from backup_core.orchestrations import backup_disk
 from backup_core.orchestrations.calls import Flow, Retries, call, failure_text, show
-from backup_core.steps.backup import LIST_DISKS, BackupRequest, FleetPage, LaneEnd, LaneRequest
+from backup_core.steps.backup import LIST_DISKS, BackupRequest, FleetPage, LaneRequest, LaneResult
 
 if TYPE_CHECKING:
     from backup_core.orchestrations.calls import Context
@@ -18,10 +18,10 @@ NAME = "backup_lane"
 
 
 def backup_lane(context: Context) -> Flow[dict[str, Any] | None]:
-    """The orchestrator. Returns a LaneEnd; never raises for a disk that failed. A slice of disks per execution."""
+    """The orchestrator. Returns a LaneResult; never raises for a disk that failed. A slice of disks per execution."""
     request = LaneRequest.model_validate(context.get_input())
-    asked = FleetPage(window=request.fleet.window, after=request.after, lane=request.lane, lanes=request.fleet.lanes)
-    page = yield from call(context, LIST_DISKS, asked, Retries())
+    step_input = FleetPage(window=request.fleet.window, after=request.after, lane=request.lane, lanes=request.fleet.lanes)
+    page = yield from call(context, LIST_DISKS, step_input, Retries())
     ended, failed, names = Counter(request.end.ended), request.end.failed, list(request.end.names)
     for one in page.runs:
         show(context, {"disk": one.disk, "failed": failed, "ended": sum(ended.values())})
@@ -32,7 +32,7 @@ def backup_lane(context: Context) -> Flow[dict[str, Any] | None]:
             failed, names = failed + 1, [*names, shortened(f"{one.disk}: {failure_text(error)}")][:NAMED_MAX]
         else:
             ended[state_of(raw)] += 1
-    end = LaneEnd(ended=dict(ended), failed=failed, names=names)
+    end = LaneResult(ended=dict(ended), failed=failed, names=names)
     if not page.more:
         return end.model_dump(mode="json")
     again = request.model_copy(update={"after": page.runs[-1].disk, "end": end})
@@ -42,7 +42,7 @@ def backup_lane(context: Context) -> Flow[dict[str, Any] | None]:
 
 def window_backup(request: FleetRequest, one: FleetRun) -> dict[str, Any]:
     """Input of the backup of a disk for a window."""
-    asked = BackupRequest(
+    step_input = BackupRequest(
         disk=one.disk,
         run=one.run,
         trigger="timer",
@@ -51,7 +51,7 @@ def window_backup(request: FleetRequest, one: FleetRun) -> dict[str, Any]:
         full_copy=request.full_copy,
         prune=request.prune,
     )
-    return asked.model_dump(mode="json")
+    return step_input.model_dump(mode="json")
 
 
 def state_of(output: Any) -> str:  # noqa: ANN401  any JSON

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 from pydantic import ValidationError
 
 from backup_core.domain.shown import bounded, shortened
-from backup_core.steps.messages import Fault, Message, Outcome, Step
+from backup_core.steps.messages import Fault, Message, Step, StepOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-I = TypeVar("I", bound=Message)
-O = TypeVar("O", bound=Message)
-T = TypeVar("T")
-Flow = Generator[Any, Any, T]
+RequestT = TypeVar("RequestT", bound=Message)
+ResultT = TypeVar("ResultT", bound=Message)
+ValueT = TypeVar("ValueT")
+Flow = Generator[Any, Any, ValueT]
 """A part of an orchestrator: yields durable tasks, returns a value."""
 
 PAUSES = (timedelta(seconds=5), timedelta(seconds=20), timedelta(minutes=1), timedelta(minutes=3))
@@ -98,19 +98,19 @@ def failure_text(error: Exception) -> str:
     return shortened(str(error)) or "it failed"
 
 
-def call(context: Context, step: Step[I, O], asked: I, retries: Retries) -> Flow[O]:
+def call(context: Context, step: Step[RequestT, ResultT], request: RequestT, retries: Retries) -> Flow[ResultT]:
     """One step, tried again while its fault may pass. Raises StepFailedError."""
-    answers = yield from wave(context, step, [asked], retries)
+    answers = yield from wave(context, step, [request], retries)
     return answers[0]
 
 
-def wave(context: Context, step: Step[I, O], asked: Sequence[I], retries: Retries) -> Flow[list[O]]:
+def wave(context: Context, step: Step[RequestT, ResultT], request: Sequence[RequestT], retries: Retries) -> Flow[list[ResultT]]:
     """The step once per input, side by side; only what failed is tried again. Raises StepFailedError with the first fault."""
-    answers: list[O | None] = [None] * len(asked)
+    answers: list[ResultT | None] = [None] * len(request)
     pauses = iter(PAUSES)
     while True:
         open_ = [position for position, answer in enumerate(answers) if answer is None]
-        outcomes = yield from attempt(context, step, [asked[position] for position in open_])
+        outcomes = yield from attempt(context, step, [request[position] for position in open_])
         faults = []
         for position, outcome in zip(open_, outcomes, strict=True):
             if outcome.fault:
@@ -129,12 +129,12 @@ def wave(context: Context, step: Step[I, O], asked: Sequence[I], retries: Retrie
 
 
 @dataclass(frozen=True)
-class Child(Generic[O]):
+class Child(Generic[ResultT]):
     """A sub-orchestration to be started: its name, its input, and what it answers."""
 
     name: str
     input: Message
-    answers: type[O]
+    answers: type[ResultT]
     ids: tuple[str, ...] = ()
     """The id of each attempt, where the parent is never started twice. Usually empty: then the ids are the extension's, of this
     execution and the number of the call. Under an id of ours, what a former life of the parent has started could come late and
@@ -147,27 +147,27 @@ class Child(Generic[O]):
         return list(self.ids) or [None] * BEGINNINGS_MAX
 
 
-def sub_orchestration(context: Context, name: str, asked: Message, answers: type[O]) -> Flow[O]:
+def sub_orchestration(context: Context, name: str, request: Message, answers: type[ResultT]) -> Flow[ResultT]:
     """Another orchestration's output. Raises StepFailedError when it failed or was terminated: it could not say why itself."""
-    (end,) = yield from children(context, [Child(name, asked, answers)])
+    (end,) = yield from children(context, [Child(name, request, answers)])
     if isinstance(end, Crashed):
         message = f"{name} of {context.instance_id}: {end.why}"
         raise StepFailedError(Fault(code="Unexpected", message=message, retryable=False))
     return end
 
 
-def children(context: Context, wanted: Sequence[Child[O]]) -> Flow[list[O | Crashed]]:
+def children(context: Context, wanted: Sequence[Child[ResultT]]) -> Flow[list[ResultT | Crashed]]:
     """The output of each sub-orchestration, or how it crashed, once all have ended. One that another call answered is started
     again.
     """
-    ends: list[O | Crashed | None] = [None] * len(wanted)
+    ends: list[ResultT | Crashed | None] = [None] * len(wanted)
     for attempt in range(BEGINNINGS_MAX):
         open_ = [n for n, child in enumerate(wanted) if ends[n] is None and attempt < len(child.attempts)]
         tasks = [
             context.call_sub_orchestrator(child.name, child.input.model_dump(mode="json"), child.attempts[attempt])
             for child in (wanted[n] for n in open_)
         ]
-        for n, raw in zip(open_, (yield from settled(context, tasks)), strict=True):
+        for n, raw in zip(open_, (yield from all_ended(context, tasks)), strict=True):
             ends[n] = raw if isinstance(raw, Crashed) else answer_of(wanted[n].answers, raw)
     return [
         Crashed(f"answered {len(child.attempts)} times with what is not its own") if end is None else end
@@ -175,7 +175,7 @@ def children(context: Context, wanted: Sequence[Child[O]]) -> Flow[list[O | Cras
     ]
 
 
-def answer_of(answers: type[O], raw: Any) -> O | None:  # noqa: ANN401  any JSON
+def answer_of(answers: type[ResultT], raw: Any) -> ResultT | None:  # noqa: ANN401  any JSON
     """A sub-orchestration's output; None when it is another call's.
 
     The host matches answers to calls by number. When an episode's history is lost and the episode then runs again with another
@@ -188,24 +188,24 @@ def answer_of(answers: type[O], raw: Any) -> O | None:  # noqa: ANN401  any JSON
         return None
 
 
-def attempt(context: Context, step: Step[Any, Any], asked: Sequence[Message]) -> Flow[list[Outcome]]:
+def attempt(context: Context, step: Step[Any, Any], request: Sequence[Message]) -> Flow[list[StepOutcome]]:
     """The step once per input, side by side, tried once: each one's outcome. One that crashed is no fault of the others."""
-    tasks = [context.call_activity(step.name_for(context.version), one.model_dump(mode="json")) for one in asked]
-    ends = yield from settled(context, tasks)
+    tasks = [context.call_activity(step.name_for(context.version), one.model_dump(mode="json")) for one in request]
+    ends = yield from all_ended(context, tasks)
     return [
-        Outcome(fault=Fault(code="Unexpected", message=end.why, retryable=True))
+        StepOutcome(fault=Fault(code="Unexpected", message=end.why, retryable=True))
         if isinstance(end, Crashed)
         else _outcome(step, end)
         for end in ends
     ]
 
 
-def _outcome(step: Step[Any, Any], raw: Any) -> Outcome:  # noqa: ANN401  any JSON
-    outcome = answer_of(Outcome, raw)
+def _outcome(step: Step[Any, Any], raw: Any) -> StepOutcome:  # noqa: ANN401  any JSON
+    outcome = answer_of(StepOutcome, raw)
     if outcome and outcome.step in ("", *step.names):
         return outcome
     message = f"{step.name} was answered by {outcome.step if outcome else 'what is not a step'}; it is called again"
-    return Outcome(fault=Fault(code="AnswerLost", message=message, retryable=True))
+    return StepOutcome(fault=Fault(code="AnswerLost", message=message, retryable=True))
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class Crashed:
     why: str
 
 
-def settled(context: Context, tasks: Sequence[Any]) -> Flow[list[Any]]:
+def all_ended(context: Context, tasks: Sequence[Any]) -> Flow[list[Any]]:
     """Each task's output, or how it crashed, once all have ended."""
     if not tasks:
         return []

@@ -9,24 +9,32 @@ from typing import TYPE_CHECKING, Any
 
 from backup_core.domain.plan import COPY_DEADLINE
 from backup_core.orchestrations.calls import Flow, Left, Retries, StepFailedError, call
-from backup_core.orchestrations.kit import LOOKS_PER_EXECUTION, Pauses, beside, concluded, continue_as_new, report
-from backup_core.steps.copying import ABORT_COPY, CHECK_COPY, START_COPY, CopyEnd, CopyRef, CopyRequest, Report
+from backup_core.orchestrations.kit import LOOKS_PER_EXECUTION, Pauses, concluded, continue_as_new, in_parallel, report
+from backup_core.steps.copying import (
+    ABORT_COPY,
+    CHECK_COPY,
+    START_COPY,
+    CopyBlobRequest,
+    CopyBlobResult,
+    CopyRef,
+    ReportProgress,
+)
 from backup_core.steps.messages import Fault
 
 if TYPE_CHECKING:
     from backup_core.orchestrations.calls import Context
-    from backup_core.steps.copying import CopyProgress, Reported
+    from backup_core.steps.copying import CheckCopyResult, ReportResult
 
 NAME = "copy_blob"
 
 
 def copy_blob(context: Context) -> Flow[dict[str, Any] | None]:
-    """The orchestrator. Returns a CopyEnd; never raises for an expected failure."""
-    request = CopyRequest.model_validate(context.get_input())
-    return (yield from concluded(_waited(context, request), lambda state, fault: CopyEnd(state=state, fault=fault)))
+    """The orchestrator. Returns a CopyBlobResult; never raises for an expected failure."""
+    request = CopyBlobRequest.model_validate(context.get_input())
+    return (yield from concluded(_waited(context, request), lambda state, fault: CopyBlobResult(state=state, fault=fault)))
 
 
-def _waited(context: Context, request: CopyRequest) -> Flow[CopyEnd]:
+def _waited(context: Context, request: CopyBlobRequest) -> Flow[CopyBlobResult]:
     retries, pauses = Retries(request.retries), Pauses(context, request.pause)
     if not request.copy_id:
         started = yield from call(context, START_COPY, request.image, retries)
@@ -37,7 +45,7 @@ def _waited(context: Context, request: CopyRequest) -> Flow[CopyEnd]:
     for _ in range(LOOKS_PER_EXECUTION):
         seen = yield from call(context, CHECK_COPY, ref, retries)
         if seen.status == "success":
-            return CopyEnd(state="success", copy_id=ref.copy_id, retries=retries.count)
+            return CopyBlobResult(state="success", copy_id=ref.copy_id, retries=retries.count)
         if seen.status == "failed":
             raise StepFailedError(_fault(f"the service ended it as failed: {seen.why or 'no reason'}", seen))
         reported = yield from _reported(context, request, seen, retries)
@@ -55,21 +63,21 @@ def _waited(context: Context, request: CopyRequest) -> Flow[CopyEnd]:
     continue_as_new(context, request.model_copy(update=again))
 
 
-def _fault(why: str, seen: CopyProgress) -> Fault:
+def _fault(why: str, seen: CheckCopyResult) -> Fault:
     message = f"Copy Blob of the whole disk: {why} ({seen.done} of {seen.total} bytes copied); the next run copies anew"
     return Fault(code="CopyFailed", message=message, retryable=False)
 
 
-def _reported(context: Context, request: CopyRequest, seen: CopyProgress, retries: Retries) -> Flow[Reported]:
+def _reported(context: Context, request: CopyBlobRequest, seen: CheckCopyResult, retries: Retries) -> Flow[ReportResult]:
     """Progress of the run, which is its heartbeat too; whether it is to be canceled."""
-    progress = Report(
-        by=request.image.by,
+    progress = ReportProgress(
+        actor=request.image.actor,
         phase="copying",
         done=seen.done,
         total=seen.total,
         kind=request.image.kind,
         reason=request.reason,
-        beside=beside(request.image),
+        in_parallel=in_parallel(request.image),
         bytes_total=seen.total,
         bytes_done=seen.done,
     )

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from backup_core.domain.sampling import reads_expected
 from backup_core.orchestrations import copy_blob
 from backup_core.orchestrations.calls import Flow, Left, Retries, StepFailedError, call, sub_orchestration
-from backup_core.orchestrations.kit import beside, concluded, continue_as_new, report
+from backup_core.orchestrations.kit import concluded, continue_as_new, in_parallel, report
 from backup_core.orchestrations.shard_waves import applied_shards
 from backup_core.steps.copying import (
     PLAN_TRANSFER,
     TAKE_OVER_COPY,
-    Applied,
-    CopyEnd,
+    ComparisonResult,
+    CopyBlobRequest,
+    CopyBlobResult,
     CopyRef,
-    CopyRequest,
-    Planned,
-    Report,
-    Verified,
+    PlanResult,
+    ReportProgress,
+    TransferCounts,
 )
 from backup_core.steps.messages import Fault
-from backup_core.steps.restore import COMPARE_IMAGE, OPEN_IMAGE, CompareImage, CopyImage, ImageCopied
+from backup_core.steps.restore import COMPARE_IMAGE, OPEN_IMAGE, CompareImage, CopyImageRequest, CopyImageResult
 
 if TYPE_CHECKING:
     from backup_core.domain.records import Phase
@@ -34,32 +34,32 @@ NAME = "copy_image"
 
 
 def copy_image(context: Context) -> Flow[dict[str, Any] | None]:
-    """The orchestrator. Returns an ImageCopied; never raises for an expected failure."""
-    copying = _Copying(context, CopyImage.model_validate(context.get_input()))
+    """The orchestrator. Returns an CopyImageResult; never raises for an expected failure."""
+    copying = _Copying(context, CopyImageRequest.model_validate(context.get_input()))
     return (yield from concluded(copying.flow(), copying.left))
 
 
 class _Copying:
     """One execution of the orchestrator."""
 
-    def __init__(self, context: Context, request: CopyImage) -> None:
+    def __init__(self, context: Context, request: CopyImageRequest) -> None:
         self.context, self.request, self.image = context, request, request.image
         self.retries = Retries(request.retries)
 
-    def left(self, state: Literal["failed", "canceled"], fault: Fault | None) -> ImageCopied:
+    def left(self, state: Literal["failed", "canceled"], fault: Fault | None) -> CopyImageResult:
         """The end of a copy that was not completed: a cancel with a fault is because another part of the run has failed."""
-        return ImageCopied(state="failed" if fault else state, fault=fault, retries=self.retries.count)
+        return CopyImageResult(state="failed" if fault else state, fault=fault, retries=self.retries.count)
 
-    def flow(self) -> Flow[ImageCopied]:
+    def flow(self) -> Flow[CopyImageResult]:
         request = self.request
         if request.planned:
             planned, applied = request.planned, request.applied
         elif request.full_copy == "blob":
-            planned = Planned(write_bytes=self.image.size, requests=1, whole=True, reads=self._reads())
+            planned = PlanResult(write_bytes=self.image.size, requests=1, whole=True, reads=self._reads())
             applied = yield from self._whole()
         else:
             # Planned first: a point that cannot be read leaves nothing behind.
-            planned, applied = (yield from call(self.context, PLAN_TRANSFER, self.image, self.retries)), Applied()
+            planned, applied = (yield from call(self.context, PLAN_TRANSFER, self.image, self.retries)), TransferCounts()
             planned = planned.model_copy(update={"reads": self._reads()})
             self.image = self.image.model_copy(update={"plan": planned.plan, "plan_digest": planned.digest})
             yield from call(self.context, OPEN_IMAGE, self.image, self.retries)
@@ -74,7 +74,7 @@ class _Copying:
             continue_as_new=lambda shard, reached: self._continue_as_new(planned, shard, reached),
         )
         compared = yield from self._compared(planned, applied)
-        return ImageCopied(
+        return CopyImageResult(
             state="success",
             etag=compared.etag,
             applied=applied,
@@ -86,47 +86,54 @@ class _Copying:
     def _reads(self) -> int:
         return reads_expected(self.image.size, full=self.request.verification == "full")
 
-    def _whole(self) -> Flow[Applied]:
+    def _whole(self) -> Flow[TransferCounts]:
         """Have the service make the blob by one Copy Blob, and take it over."""
-        end = yield from sub_orchestration(self.context, copy_blob.NAME, CopyRequest(image=self.image), CopyEnd)
+        end = yield from sub_orchestration(self.context, copy_blob.NAME, CopyBlobRequest(image=self.image), CopyBlobResult)
         self.retries.count += end.retries
         if end.state == "canceled":
             raise Left(state="canceled", fault=end.fault)
         if end.fault:
             raise StepFailedError(end.fault)
         yield from call(self.context, TAKE_OVER_COPY, CopyRef(image=self.image, copy_id=end.copy_id), self.retries)
-        return Applied(write_bytes=self.image.size, puts=1)
+        return TransferCounts(write_bytes=self.image.size, puts=1)
 
-    def _compared(self, planned: Planned, applied: Applied) -> Flow[Verified]:
-        asked = CompareImage(image=self.image, full=self.request.verification == "full")
+    def _compared(self, planned: PlanResult, applied: TransferCounts) -> Flow[ComparisonResult]:
+        request = CompareImage(image=self.image, full=self.request.verification == "full")
         while True:
-            yield from self._report("verifying", planned, applied, *asked.progress(self.image.size), asked.reads)
-            verified = yield from call(self.context, COMPARE_IMAGE, asked, self.retries)
+            yield from self._report("verifying", planned, applied, *request.progress(self.image.size), request.reads)
+            verified = yield from call(self.context, COMPARE_IMAGE, request, self.retries)
             if verified.done:
                 return verified
-            asked = asked.reached(verified)
+            request = request.reached(verified)
 
-    def _report(self, phase: Phase, planned: Planned, applied: Applied, done: int, total: int, verified: int = 0) -> Flow[None]:
+    def _report(
+        self, phase: Phase, planned: PlanResult, applied: TransferCounts, done: int, total: int, verified: int = 0
+    ) -> Flow[None]:
         """A sign of life, progress for people; leaves when the run is to end."""
-        progress = Report(
-            by=self.image.by, phase=phase, done=done, total=total, requests_verified=verified, beside=beside(self.image)
+        progress = ReportProgress(
+            actor=self.image.actor,
+            phase=phase,
+            done=done,
+            total=total,
+            requests_verified=verified,
+            in_parallel=in_parallel(self.image),
         ).measured(planned, applied)
         amounts = {"bytesTotal": planned.write_bytes, "bytesDone": applied.write_bytes}
         reported = yield from report(self.context, progress, self.retries, **amounts)
         if reported.cancel:
             raise Left(state="canceled", fault=reported.fault)
 
-    def _continue_as_new(self, planned: Planned, shard: int, applied: Applied) -> NoReturn:
-        going = {
+    def _continue_as_new(self, planned: PlanResult, shard: int, applied: TransferCounts) -> NoReturn:
+        checkpoint = {
             "image": self.image,
             "planned": planned,
             "next_shard": shard,
             "applied": applied,
             "retries": self.retries.count,
         }
-        continue_as_new(self.context, self.request.model_copy(update=going))
+        continue_as_new(self.context, self.request.model_copy(update=checkpoint))
 
 
-def failed(message: str) -> ImageCopied:
+def failed(message: str) -> CopyImageResult:
     """The end of a copy that could not say itself why it ended."""
-    return ImageCopied(state="failed", fault=Fault(code="Unexpected", message=message, retryable=False))
+    return CopyImageResult(state="failed", fault=Fault(code="Unexpected", message=message, retryable=False))

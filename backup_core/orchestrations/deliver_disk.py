@@ -15,26 +15,26 @@ from backup_core.orchestrations import copy_image, repoint_machine, wait_for_dis
 from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, sub_orchestration
 from backup_core.orchestrations.kit import report
 from backup_core.orchestrations.wait_for_disk import owner
-from backup_core.steps.copying import ImageCopy, Report
+from backup_core.steps.copying import ImageCopy, ReportProgress
 from backup_core.steps.messages import Fault
 from backup_core.steps.restore import (
     IMPORT_DISK,
-    NOTE_FAILURE,
-    REMEMBER_MACHINE,
+    RECORD_FAILURE,
     SEAL_IMAGE,
-    CopyImage,
-    DeliverDisk,
-    Delivered,
-    ImageCopied,
+    STORE_CHANGE,
+    CopyImageRequest,
+    CopyImageResult,
+    DeliverRequest,
+    DeliverResult,
     ImportDisk,
-    NoteFailure,
-    Owned,
-    RememberMachine,
-    Repointed,
+    OwnDiskResult,
+    RecordFailure,
     RepointRequest,
+    RepointResult,
     SealImage,
-    Waited,
-    WaitForDisk,
+    StoreChange,
+    WaitRequest,
+    WaitResult,
 )
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from backup_core.domain.disk_delivery import Result, Step
     from backup_core.domain.records import Phase
     from backup_core.orchestrations.calls import Context
-    from backup_core.steps.messages import RunRef
-    from backup_core.steps.restore import RestoreBegun
+    from backup_core.steps.messages import Actor
+    from backup_core.steps.restore import BeginRestoreResult
 
 NAME = "deliver_disk"
 IMPORT_PAUSE = timedelta(seconds=30)
@@ -52,17 +52,17 @@ IMPORT_PAUSE = timedelta(seconds=30)
 
 def deliver_disk(context: Context) -> Flow[dict[str, Any]]:
     """The orchestrator. Returns a Delivered; never raises for an expected failure."""
-    return (yield from _Delivery(context, DeliverDisk.model_validate(context.get_input())).flow())
+    return (yield from _Delivery(context, DeliverRequest.model_validate(context.get_input())).flow())
 
 
 class _Delivery:
     """One execution of the orchestrator: the state of the rule, and what was reached."""
 
-    def __init__(self, context: Context, asked: DeliverDisk) -> None:
-        self.context, self.request, self.by, self.begun = context, asked.request, asked.by, asked.begun
-        begun = asked.begun
+    def __init__(self, context: Context, request: DeliverRequest) -> None:
+        self.context, self.request, self.actor, self.begun = context, request.request, request.actor, request.begun
+        begun = request.begun
         self.state = State(adopts=begun.adopt, imports=bool(begun.managed_disk), repoints=begun.repoint)
-        self.reached = Delivered(state="failed")
+        self.reached = DeliverResult(state="failed")
         self.fault: Fault | None = None
         self.retries = Retries()
         self.steps: dict[Step, Callable[[], Flow[Result]]] = {
@@ -76,7 +76,7 @@ class _Delivery:
             "store_change": self._store_change,
             "repoint": self._repoint,
             "report_promoting": lambda: self._report("promoting"),
-            "note_failure": self._note_failure,
+            "record_failure": self._note_failure,
         }
 
     def flow(self) -> Flow[dict[str, Any]]:
@@ -98,13 +98,13 @@ class _Delivery:
         self.reached = self.reached.model_copy(update=fields)
 
     def _copy(self) -> Flow[Result]:
-        asked = CopyImage(
-            image=disk_image(self.by, self.begun),
+        request = CopyImageRequest(
+            image=disk_image(self.actor, self.begun),
             wave=self.request.wave,
             full_copy=self.request.full_copy,
             verification=self.request.verification,
         )
-        copied = yield from sub_orchestration(self.context, copy_image.NAME, asked, ImageCopied)
+        copied = yield from sub_orchestration(self.context, copy_image.NAME, request, CopyImageResult)
         self.retries.count += copied.retries
         if copied.state != "success":
             return self._left(copied.fault)
@@ -116,14 +116,14 @@ class _Delivery:
         return "failed" if fault else "canceled"
 
     def _seal(self) -> Flow[Result]:
-        asked = SealImage(image=disk_image(self.by, self.begun), etag=self.reached.etag, snapshots=self.begun.adopt)
-        sealed = yield from call(self.context, SEAL_IMAGE, asked, self.retries)
+        request = SealImage(image=disk_image(self.actor, self.begun), etag=self.reached.etag, snapshots=self.begun.adopt)
+        sealed = yield from call(self.context, SEAL_IMAGE, request, self.retries)
         self._keep(sealed=True, snapshot=sealed.snapshot)
         return "done"
 
     def _import(self) -> Flow[Result]:
-        asked = ImportDisk(by=self.by, disk=self.begun.managed_disk, target=self.begun.target, slot=self.begun.slot)
-        imported = yield from call(self.context, IMPORT_DISK, asked, self.retries)
+        request = ImportDisk(actor=self.actor, disk=self.begun.managed_disk, target=self.begun.target, slot=self.begun.slot)
+        imported = yield from call(self.context, IMPORT_DISK, request, self.retries)
         return "done" if imported.done else "pending"
 
     def _pause(self) -> Flow[Result]:
@@ -131,22 +131,22 @@ class _Delivery:
         return "done"
 
     def _own(self) -> Flow[Result]:
-        waited = yield from sub_orchestration(self.context, wait_for_disk.NAME, WaitForDisk(by=self.by), Waited)
-        if waited.owned is None:
+        waited = yield from sub_orchestration(self.context, wait_for_disk.NAME, WaitRequest(actor=self.actor), WaitResult)
+        if waited.ownership is None:
             return self._left(None if waited.canceled else waited.fault)
-        self._keep(owned=waited.owned)
-        if moved := source_moved(self.begun, waited.owned):
+        self._keep(ownership=waited.ownership)
+        if moved := source_moved(self.begun, waited.ownership):
             return self._left(moved)
-        return "resumed" if waited.owned.repoint else "done"
+        return "resumed" if waited.ownership.repoint else "done"
 
     @property
-    def _owner(self) -> RunRef:
-        return owner(self.by, self.reached.owned) if self.reached.owned else self.by
+    def _owner(self) -> Actor:
+        return owner(self.actor, self.reached.ownership) if self.reached.ownership else self.actor
 
     def _store_change(self) -> Flow[Result]:
         assert self.begun.slot is not None
-        asked = RememberMachine(
-            by=self._owner,
+        request = StoreChange(
+            actor=self._owner,
             slot=self.begun.slot,
             expected=self.begun.old_disk,
             target=self.begun.target,
@@ -154,17 +154,17 @@ class _Delivery:
             size=self.begun.size,
             stop_vm=self.begun.stop_vm,
         )
-        remembered = yield from call(self.context, REMEMBER_MACHINE, asked, self.retries)
+        remembered = yield from call(self.context, STORE_CHANGE, request, self.retries)
         self._keep(change=remembered.change, known=remembered.known, old_disk=remembered.old_disk)
         return "done"
 
     def _repoint(self) -> Flow[Result]:
-        wanted = RepointRequest(by=self._owner, change=self.reached.change, known=self.reached.known, goal="new")
+        wanted = RepointRequest(actor=self._owner, change=self.reached.change, known=self.reached.known, goal="new")
         try:
-            machine = yield from sub_orchestration(self.context, repoint_machine.NAME, wanted, Repointed)
+            machine = yield from sub_orchestration(self.context, repoint_machine.NAME, wanted, RepointResult)
         except StepFailedError as failed:
             # Nobody says what the machine has.
-            machine = Repointed(holds="unknown", power="", fault=failed.fault)
+            machine = RepointResult(holds="unknown", power="", fault=failed.fault)
         target = self.begun.managed_disk or self.begun.target
         # By what this run was asked for, whatever the stored change says.
         if not machine.fault and machine.source and not same_disk(machine.source, target):
@@ -177,7 +177,7 @@ class _Delivery:
         return "done"
 
     def _report(self, phase: Phase) -> Flow[Result]:
-        reported = yield from report(self.context, Report(by=self._owner, phase=phase), self.retries)
+        reported = yield from report(self.context, ReportProgress(actor=self._owner, phase=phase), self.retries)
         if not reported.cancel:
             return "done"
         self.fault = reported.fault
@@ -189,25 +189,25 @@ class _Delivery:
             message = f"managed disk {self.begun.managed_disk} was not complete after half an hour; look at it in the portal"
             self.fault = Fault(code="ImportTimedOut", message=message, retryable=False)
         with suppress(StepFailedError):
-            yield from call(self.context, NOTE_FAILURE, NoteFailure(by=self.by, fault=self.fault), self.retries)
+            yield from call(self.context, RECORD_FAILURE, RecordFailure(actor=self.actor, fault=self.fault), self.retries)
         return "done"
 
 
-def source_moved(begun: RestoreBegun, owned: Owned) -> Fault | None:
+def source_moved(begun: BeginRestoreResult, ownership: OwnDiskResult) -> Fault | None:
     """A fault when the disk is registered with another source than when the restore began: another restore was faster."""
-    if not begun.source or begun.source == owned.source:
+    if not begun.source or begun.source == ownership.source:
         return None
     message = (
-        f"the disk's source was {begun.source} when the restore began and is {owned.source or 'not registered'} now: it was "
-        "restored or registered anew meanwhile; look at it, and restore again if that is still wanted"
+        f"the disk's source was {begun.source} when the restore began and is {ownership.source or 'not registered'} now: "
+        "it was restored or registered anew meanwhile; look at it, and restore again if that is still wanted"
     )
     return Fault(code="SourceMoved", message=message, retryable=False)
 
 
-def disk_image(by: RunRef, begun: RestoreBegun) -> ImageCopy:
+def disk_image(actor: Actor, begun: BeginRestoreResult) -> ImageCopy:
     """The copy of the restore point for the machine."""
     return ImageCopy(
-        by=by,
+        actor=actor,
         source=begun.head,
         target=begun.snapshot,
         destination=begun.target,

@@ -13,7 +13,7 @@ from backup_core.steps.copying import REPORT_PROGRESS
 
 if TYPE_CHECKING:
     from backup_core.orchestrations.calls import Context, Flow, Retries
-    from backup_core.steps.copying import ImageCopy, Report, Reported
+    from backup_core.steps.copying import ImageCopy, ReportProgress, ReportResult
     from backup_core.steps.messages import Fault, Message
 
 PAUSE_FIRST, PAUSE_GROWTH = 5.0, 1.5
@@ -67,13 +67,13 @@ class Pauses:
         return waited
 
 
-def report(context: Context, progress: Report, retries: Retries, /, **details: Any) -> Flow[Reported]:  # noqa: ANN401  any JSON
+def report(context: Context, progress: ReportProgress, retries: Retries, /, **details: Any) -> Flow[ReportResult]:  # noqa: ANN401  any JSON
     """Report progress to the run's row, which is its sign of life, and show it in the custom status. The answer has whether the
     run is to end. Raises StepFailedError.
     """
     progress = progress.model_copy(update={"retries": retries.count})
     attention = {"needsAttention": progress.attention} if progress.attention else {}
-    shown = {"disk": progress.by.disk, "phase": progress.phase, **attention, **details}
+    shown = {"disk": progress.actor.disk, "phase": progress.phase, **attention, **details}
     if progress.attention:
         # Before the row is written, for that may be what takes long.
         show(context, shown)
@@ -82,13 +82,13 @@ def report(context: Context, progress: Report, retries: Retries, /, **details: A
     return reported
 
 
-def progress_shown(context: Context, reported: Reported) -> dict[str, int]:
+def progress_shown(context: Context, reported: ReportResult) -> dict[str, int]:
     """Percent and, once it can be told, about how many seconds are left: for the custom status."""
     started = datetime.fromisoformat(reported.started) if reported.started else None
     left = eta_seconds(started, now(context), reported.percent)
     return {"percent": reported.percent} | ({} if left is None else {"etaSeconds": left})
 
 
-def beside(image: ImageCopy) -> bool:
+def in_parallel(image: ImageCopy) -> bool:
     """Whether the copy is a restore's promotion, which goes on beside the run's main work."""
-    return bool(image.by.pin) and image.becomes == "head"
+    return bool(image.actor.pin) and image.becomes == "head"

@@ -10,12 +10,12 @@ from backup_core.orchestrations.calls import PAUSES, Flow, Retries, StepFailedEr
 from backup_core.steps.messages import Fault
 from backup_core.steps.rebuild import (
     FINISH_REBUILD,
-    LIST_REBUILD,
+    LIST_REBUILD_DISKS,
     REBUILD_DISK,
     REPORT_REBUILD,
-    DiskRebuilt,
     FinishRebuild,
     RebuildDisk,
+    RebuildDiskResult,
     RebuildPage,
     RebuildReport,
     RebuildRequest,
@@ -49,17 +49,17 @@ def rebuild_catalogue(context: Context) -> Flow[dict[str, Any] | None]:
     if state is None:
         return None
     tally = rebuilding.tally
-    asked = FinishRebuild(rebuild=rebuilding.request.rebuild, state=state, tally=tally, chain=rebuilding.chain)
-    yield from call(context, FINISH_REBUILD, asked, Retries())
+    request = FinishRebuild(rebuild=rebuilding.request.rebuild, state=state, tally=tally, chain=rebuilding.chain)
+    yield from call(context, FINISH_REBUILD, request, Retries())
     if state == "Failed":
         message = f"{tally.failed} disks failed, {tally.changed} were not as the dry run had shown them: {named(tally.names)}"
         raise RebuildFailedError(message)
     return {"state": state, "examined": tally.examined, "different": tally.different}
 
 
-def _is_answer(asked: RebuildDisk, answer: DiskRebuilt) -> bool:
+def _is_answer(request: RebuildDisk, answer: RebuildDiskResult) -> bool:
     """Whether it is this call's: a second life may be answered by what the first one asked for under the same number."""
-    return (answer.disk, answer.part) == (asked.disk, asked.part)
+    return (answer.disk, answer.part) == (request.disk, request.part)
 
 
 class _Rebuilding:
@@ -73,7 +73,7 @@ class _Rebuilding:
     def flow(self) -> Flow[_State | None]:
         """All disks after the request's; None when it goes on as a new execution."""
         page = yield from call(
-            self.context, LIST_REBUILD, RebuildPage(rebuild=self.request.rebuild, after=self.after), Retries()
+            self.context, LIST_REBUILD_DISKS, RebuildPage(rebuild=self.request.rebuild, after=self.after), Retries()
         )
         for first in range(0, len(page.disks), SIDE_BY_SIDE):
             report = RebuildReport(rebuild=self.request.rebuild, tally=self.tally)
@@ -87,8 +87,8 @@ class _Rebuilding:
             if self.calls >= CALLS_PER_EXECUTION:
                 break
         if page.more or (page.disks and self.after != page.disks[-1]):
-            going = {"after": self.after, "tally": self.tally, "chain": self.chain}
-            self.context.continue_as_new(self.request.model_copy(update=going).model_dump(mode="json"))
+            checkpoint = {"after": self.after, "tally": self.tally, "chain": self.chain}
+            self.context.continue_as_new(self.request.model_copy(update=checkpoint).model_dump(mode="json"))
             return None
         return "Failed" if self.tally.failed or self.tally.changed else "Succeeded"
 
@@ -106,15 +106,15 @@ class _Rebuilding:
                 digests[disk] += [answer.digest] if answer.digest else []
                 following = {"part": open_[disk].part + 1, "below": answer.below}
                 open_[disk] = open_[disk].model_copy(update=following)
-            open_ = {disk: asked for disk, asked in open_.items() if asked.below}
+            open_ = {disk: request for disk, request in open_.items() if request.below}
         for disk in disks:
             self.tally = self.tally.with_disk(states[disk], faults.get(disk, ""))
             for digest in digests[disk]:
                 self.chain = digest_of(f"{self.chain} {disk} {digest}")
 
-    def _answered(self, open_: dict[str, RebuildDisk], faults: dict[str, str]) -> Flow[dict[str, DiskRebuilt]]:
+    def _answered(self, open_: dict[str, RebuildDisk], faults: dict[str, str]) -> Flow[dict[str, RebuildDiskResult]]:
         """What each disk's next part came to; what failed for good is put into `faults`."""
-        answers: dict[str, DiskRebuilt] = {}
+        answers: dict[str, RebuildDiskResult] = {}
         pauses = iter(PAUSES)
         while True:
             left = [disk for disk in open_ if disk not in answers and disk not in faults]
@@ -126,7 +126,7 @@ class _Rebuilding:
             waits = False
             for disk, outcome in zip(left, outcomes, strict=True):
                 fault = outcome.fault or LOST
-                if outcome.value and _is_answer(open_[disk], answer := DiskRebuilt.model_validate(outcome.value)):
+                if outcome.value and _is_answer(open_[disk], answer := RebuildDiskResult.model_validate(outcome.value)):
                     answers[disk] = answer
                 elif fault.retryable and pause is not None:
                     waits = True

@@ -12,20 +12,20 @@ from backup_core.domain.ending import CANCELED
 from backup_core.domain.machine_change import Seen, after, next_step, start
 from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now
 from backup_core.orchestrations.kit import Pauses, concluded, continue_as_new, report
-from backup_core.steps.copying import Report
+from backup_core.steps.copying import ReportProgress
 from backup_core.steps.messages import Fault
 from backup_core.steps.restore import (
+    CLOSE_CHANGE,
     FENCE_MACHINE,
-    LOOK_AT_MACHINE,
+    INSPECT_MACHINE,
     MOVE_MACHINE,
-    NOTE_FAILURE,
-    SETTLE_CHANGE,
-    Moved,
+    RECORD_FAILURE,
+    CloseChange,
     MoveMachine,
-    NoteFailure,
-    Repointed,
+    MoveResult,
+    RecordFailure,
     RepointRequest,
-    SettleChange,
+    RepointResult,
 )
 
 if TYPE_CHECKING:
@@ -44,14 +44,14 @@ _CANCEL = Fault(code=CANCELED, message="canceled on request while the machine wa
 def repoint_machine(context: Context) -> Flow[dict[str, Any] | None]:
     """The orchestrator. Returns a Repointed; never raises for an expected failure."""
     change = _Change(context, RepointRequest.model_validate(context.get_input()))
-    return (yield from concluded(change.flow(), lambda _, fault: Repointed(holds="unknown", power="", fault=fault)))
+    return (yield from concluded(change.flow(), lambda _, fault: RepointResult(holds="unknown", power="", fault=fault)))
 
 
 class _Change:
     """One execution of the orchestrator: the state of the rule, and what people are told."""
 
     def __init__(self, context: Context, request: RepointRequest) -> None:
-        self.context, self.request, self.by = context, request, request.by
+        self.context, self.request, self.actor = context, request, request.actor
         self.retries, self.pauses = Retries(request.retries), Pauses(context, request.pause)
         self.began = request.began or now(context).isoformat()
         self.state = start(request.goal or None)
@@ -65,12 +65,12 @@ class _Change:
             "fence": self._fence,
             "look": self._look,
             "move": self._move,
-            "note_failure": self._note_failure,
+            "record_failure": self._note_failure,
             "pause": self._pause,
             "close_change": self._close_change,
         }
 
-    def flow(self) -> Flow[Repointed]:
+    def flow(self) -> Flow[RepointResult]:
         while (step := next_step(self.state)) != "end":
             if step == "continue_as_new":
                 self._continue_as_new()
@@ -94,7 +94,7 @@ class _Change:
         return self._seen((yield from call(self.context, FENCE_MACHINE, self._towards("old"), self.retries)))
 
     def _look(self) -> Flow[Result]:
-        return self._seen((yield from call(self.context, LOOK_AT_MACHINE, self._towards(self.state.goal), self.retries)))
+        return self._seen((yield from call(self.context, INSPECT_MACHINE, self._towards(self.state.goal), self.retries)))
 
     def _move(self) -> Flow[Result]:
         return self._seen((yield from call(self.context, MOVE_MACHINE, self._towards(self.state.goal), self.retries)))
@@ -105,25 +105,25 @@ class _Change:
 
     def _note_failure(self) -> Flow[Result]:
         """Tell why it goes back: another life of this instance cannot learn that from the machine."""
-        yield from call(self.context, NOTE_FAILURE, NoteFailure(by=self.by, fault=self.turned or _BUSY), self.retries)
+        yield from call(self.context, RECORD_FAILURE, RecordFailure(actor=self.actor, fault=self.turned or _BUSY), self.retries)
         return "done"
 
     def _close_change(self) -> Flow[Result]:
         goal: Goal = "new" if self.state.holds == "new" else "old"
-        settle = SettleChange(**self.request.ref(), goal=goal)
-        yield from call(self.context, SETTLE_CHANGE, settle, self.retries)
+        settle = CloseChange(**self.request.ref(), goal=goal)
+        yield from call(self.context, CLOSE_CHANGE, settle, self.retries)
         return "done"
 
     def _towards(self, goal: Goal | None) -> MoveMachine:
         return MoveMachine(**self.request.ref(), goal=goal or "new")
 
-    def _seen(self, moved: Moved) -> Seen:
+    def _seen(self, moved: MoveResult) -> Seen:
         self.power, self.source = moved.power, moved.source
         return Seen(moved.holds, reached=moved.done, move=moved.move)
 
     def _report(self) -> Flow[Result]:
         phase: Phase = "undoing" if self.state.goal == "old" else "repointing"
-        progress = Report(by=self.by, phase=phase, attention=self.attention)
+        progress = ReportProgress(actor=self.actor, phase=phase, attention=self.attention)
         reported = yield from report(self.context, progress, self.retries)
         if not reported.cancel:
             return "done"
@@ -165,21 +165,21 @@ class _Change:
             return f"the machine cannot be seen ({fault.message}); it is not known to have its old disk"
         return f"{fault.code}: {fault.message}; nothing is lost, it goes on as soon as Azure answers"
 
-    def _ended(self) -> Repointed:
+    def _ended(self) -> RepointResult:
         """The end, in the one place where there is one."""
         state = self.state
         seconds = int((now(self.context) - datetime.fromisoformat(self.began)).total_seconds())
         fault = self.turned
         match state.end:
             case "lost":
-                return Repointed(holds="unknown", power="", fault=self.newest)
+                return RepointResult(holds="unknown", power="", fault=self.newest)
             case "unresolved" | None:
                 fault = _unresolved(self.newest if state.end else _BUSY)
-                return Repointed(holds=state.holds, power=self.power, fault=fault)
+                return RepointResult(holds=state.holds, power=self.power, fault=fault)
             case "kept" if not state.abandoned:
                 first = fault or self.newest
                 fault = first.model_copy(update={"message": f"{first.message}; going back: {self.newest.message}"})
-        return Repointed(holds=state.holds, power=self.power, fault=fault, seconds=seconds, source=self.source)
+        return RepointResult(holds=state.holds, power=self.power, fault=fault, seconds=seconds, source=self.source)
 
 
 def _unresolved(fault: Fault) -> Fault:

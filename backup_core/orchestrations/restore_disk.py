@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backup_core.domain.disk_restore import Begun, Copied, State, after, next_step
+from backup_core.domain.disk_restore import BeginBackupResult, Copied, State, after, next_step
 from backup_core.domain.ending import CANCELED
 from backup_core.domain.identity import child_id, lease_id
 from backup_core.domain.naming import restored_head_name
-from backup_core.domain.outcome import Outcome as Ending
-from backup_core.domain.outcome import end_words
+from backup_core.domain.outcome import RestoreEnd, end_words
 from backup_core.orchestrations import copy_image, deliver_disk, wait_for_disk
 from backup_core.orchestrations.calls import (
     Child,
@@ -28,33 +27,33 @@ from backup_core.orchestrations.calls import (
 from backup_core.orchestrations.deliver_disk import disk_image, source_moved
 from backup_core.orchestrations.kit import report
 from backup_core.orchestrations.wait_for_disk import owner
-from backup_core.steps.backup import COMMIT_POINT, TAKE_BACKUP, Commit, TakeBackup, Transfer
-from backup_core.steps.copying import ImageCopy, Report
-from backup_core.steps.messages import Fault, RunRef
+from backup_core.steps.backup import COMMIT_POINT, TAKE_BACKUP_SNAPSHOT, CommitPoint, TakeBackupSnapshot, Transfer
+from backup_core.steps.copying import ImageCopy, ReportProgress
+from backup_core.steps.messages import Actor, Fault
 from backup_core.steps.restore import (
     ADOPT_HEAD,
     BEGIN_RESTORE,
+    CLOSE_CHANGE,
     DISCARD_IMAGE,
     FINISH_RESTORE,
-    NOTE_FAILURE,
+    RECORD_FAILURE,
     SEAL_IMAGE,
-    SETTLE_CHANGE,
     AdoptHead,
     BeginRestore,
-    CopyImage,
-    DeliverDisk,
-    Delivered,
+    BeginRestoreResult,
+    CloseChange,
+    CopyImageRequest,
+    CopyImageResult,
+    DeliverRequest,
+    DeliverResult,
     DiscardImage,
     FinishRestore,
-    ImageCopied,
-    NoteFailure,
-    Owned,
-    RestoreBegun,
+    OwnDiskResult,
+    RecordFailure,
     RestoreRequest,
     SealImage,
-    SettleChange,
-    Waited,
-    WaitForDisk,
+    WaitRequest,
+    WaitResult,
 )
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ if TYPE_CHECKING:
     from backup_core.orchestrations.calls import Context
 
 NAME = "restore_disk"
-_NOT_BEGUN = RestoreBegun(state="ended")
+_NOT_BEGUN = BeginRestoreResult(state="ended")
 
 
 class RestoreFailedError(Exception):
@@ -87,13 +86,13 @@ class _Restore:
         self.state = State()
         self.fault: Fault | None = None
         self.why = self.words = self.owner_lease = self.point = self.left = self.left_head = ""
-        self.begun, self.delivered, self.promoted = _NOT_BEGUN, Delivered(state="failed"), ImageCopied(state="failed")
-        self.owned: Owned | None = None
+        self.begun, self.delivered, self.promoted = _NOT_BEGUN, DeliverResult(state="failed"), CopyImageResult(state="failed")
+        self.ownership: OwnDiskResult | None = None
         self.head_etag = self.backup_snapshot = ""
         self.steps: dict[Step, Callable[[], Flow[Result]]] = {
             "begin": self._begin,
             "copy": self._copy,
-            "note_failure": self._note_failure,
+            "record_failure": self._note_failure,
             "recover": self._recover,
             "own": self._own,
             "report": self._report,
@@ -131,13 +130,13 @@ class _Restore:
 
     def _begin(self) -> Flow[Result]:
         self._show("preparing")
-        asked = BeginRestore(disk=self.request.disk, run=self.request.run, lease=self.lease, wanted=self.request.wanted)
-        begun = yield from call(self.context, BEGIN_RESTORE, asked, self.retries)
+        request = BeginRestore(disk=self.request.disk, run=self.request.run, lease=self.lease, wanted=self.request.wanted)
+        begun = yield from call(self.context, BEGIN_RESTORE, request, self.retries)
         if begun.state == "ended":
             self.why = begun.why
             return "ended"
         self.begun = begun
-        return Begun(repoints=begun.repoint, adopts=begun.adopt)
+        return BeginBackupResult(repoints=begun.repoint, adopts=begun.adopt)
 
     # -- the two copies -------------------------------------------------------------------------------------------------
 
@@ -145,13 +144,13 @@ class _Restore:
         """The machine's disk, and the backups' head: neither waits for the other."""
         self._show("copying", follow=self._child("delivery"))
         request, begun = self.request, self.begun
-        delivery = DeliverDisk(request=request, by=self._by, begun=begun)
-        parts: list[Child[Any]] = [Child(deliver_disk.NAME, delivery, Delivered, self._ids("delivery"))]
+        delivery = DeliverRequest(request=request, actor=self._by, begun=begun)
+        parts: list[Child[Any]] = [Child(deliver_disk.NAME, delivery, DeliverResult, self._ids("delivery"))]
         if begun.adopt:
-            promotion = CopyImage(
+            promotion = CopyImageRequest(
                 image=self._head, wave=request.wave, full_copy=request.full_copy, verification=request.verification
             )
-            parts.append(Child(copy_image.NAME, promotion, ImageCopied, self._ids("head")))
+            parts.append(Child(copy_image.NAME, promotion, CopyImageResult, self._ids("head")))
         delivered, *promoted = yield from children(self.context, parts)
         for one in promoted:
             self.promoted = copy_image.failed(one.why) if isinstance(one, Crashed) else one
@@ -160,13 +159,13 @@ class _Restore:
             message = f"the delivery of the disk broke: {delivered.why}"
             self.fault = Fault(code="Unexpected", message=message, retryable=False)
         else:
-            self.delivered, self.owned = delivered, delivered.owned
+            self.delivered, self.ownership = delivered, delivered.ownership
             self.retries.count += delivered.retries + self.promoted.retries
             self.fault = delivered.fault if delivered.state != "success" else self.promoted.fault
         return Copied(
             delivered="crashed" if isinstance(delivered, Crashed) else delivered.state,
             promoted=self.promoted.state if promoted else None,
-            owned=self.owned is not None,
+            owned=self.ownership is not None,
             sealed=self.delivered.sealed,
             holds=self._holds(crashed=isinstance(delivered, Crashed)),
         )
@@ -174,7 +173,7 @@ class _Restore:
     def _note_failure(self) -> Flow[Result]:
         """What is alive of the delivery ends at its next report."""
         assert self.fault is not None
-        yield from call(self.context, NOTE_FAILURE, NoteFailure(by=self._by, fault=self.fault), self.retries)
+        yield from call(self.context, RECORD_FAILURE, RecordFailure(actor=self._by, fault=self.fault), self.retries)
         return "done"
 
     def _recover(self) -> Flow[Result]:
@@ -183,23 +182,23 @@ class _Restore:
 
     def _wait(self, lease: str = "") -> Flow[Result]:
         """Become the disk's owner, which resolves an abandoned change of a machine, too."""
-        asked = WaitForDisk(by=self._by, lease=lease)
-        waited = yield from sub_orchestration(self.context, wait_for_disk.NAME, asked, Waited)
+        request = WaitRequest(actor=self._by, lease=lease)
+        waited = yield from sub_orchestration(self.context, wait_for_disk.NAME, request, WaitResult)
         if waited.fault:
             raise StepFailedError(waited.fault)
-        self.owned = waited.owned
-        return "done" if waited.owned else "canceled"
+        self.ownership = waited.ownership
+        return "done" if waited.ownership else "canceled"
 
     # -- adoption -------------------------------------------------------------------------------------------------------
 
     def _own(self) -> Flow[Result]:
         result = yield from self._wait()
-        if self.owned and (moved := source_moved(self.begun, self.owned)):
+        if self.ownership and (moved := source_moved(self.begun, self.ownership)):
             raise StepFailedError(moved)
         return result
 
     def _report(self) -> Flow[Result]:
-        progress = Report(by=self._owner, phase="adopting")
+        progress = ReportProgress(actor=self._owner, phase="adopting")
         reported = yield from report(self.context, progress, self.retries, restore=True)
         return "canceled" if reported.cancel else "done"
 
@@ -212,14 +211,14 @@ class _Restore:
     @property
     def _transfer(self) -> Transfer:
         """The new disk's snapshot and the promoted head, as the common pair of a new generation."""
-        begun, by = self.begun, self._owner
+        begun, actor = self.begun, self._owner
         return Transfer(
-            by=by.model_copy(update={"source": begun.target}),
+            actor=actor.model_copy(update={"source": begun.target}),
             source=begun.target,
             target=self.delivered.snapshot,
             destination=self._head.destination,
             kind="restored",
-            generation=by.epoch,
+            generation=actor.epoch,
             reason=f"restored from {begun.point}",
             automatic=False,
             head_etag="",
@@ -227,24 +226,26 @@ class _Restore:
         )
 
     def _adopt_head(self) -> Flow[Result]:
-        asked = AdoptHead(transfer=self._transfer, etag=self.promoted.etag, page_map=self.promoted.page_map)
-        opened = yield from call(self.context, ADOPT_HEAD, asked, self.retries)
+        request = AdoptHead(transfer=self._transfer, etag=self.promoted.etag, page_map=self.promoted.page_map)
+        opened = yield from call(self.context, ADOPT_HEAD, request, self.retries)
         self.head_etag = opened.etag
         return "done"
 
     def _take_backup(self) -> Flow[Result]:
         promoted = self.promoted
-        take = TakeBackup(transfer=self._transfer, etag=self.head_etag, applied=promoted.applied, compared=promoted.compared)
-        taken = yield from call(self.context, TAKE_BACKUP, take, self.retries)
+        take = TakeBackupSnapshot(
+            transfer=self._transfer, etag=self.head_etag, applied=promoted.applied, compared=promoted.compared
+        )
+        taken = yield from call(self.context, TAKE_BACKUP_SNAPSHOT, take, self.retries)
         self.backup_snapshot = taken.snapshot
         return "done"
 
     def _commit(self) -> Flow[Result]:
-        commit = Commit(
+        commit = CommitPoint(
             transfer=self._transfer,
             etag=self.head_etag,
             backup_snapshot=self.backup_snapshot,
-            moves_from=self.owned.source if self.owned else "",
+            moves_from=self.ownership.source if self.ownership else "",
         )
         committed = yield from call(self.context, COMMIT_POINT, commit, self.retries)
         self.point = committed.point
@@ -252,8 +253,8 @@ class _Restore:
 
     def _close_change(self) -> Flow[Result]:
         delivered = self.delivered
-        settle = SettleChange(by=self._owner, change=delivered.change, known=delivered.known, goal="new")
-        yield from call(self.context, SETTLE_CHANGE, settle, self.retries)
+        settle = CloseChange(actor=self._owner, change=delivered.change, known=delivered.known, goal="new")
+        yield from call(self.context, CLOSE_CHANGE, settle, self.retries)
         return "done"
 
     # -- the end --------------------------------------------------------------------------------------------------------
@@ -281,7 +282,7 @@ class _Restore:
         self.words = end_words(self._ending())
         if state == "Canceled":
             self.fault = Fault(code=CANCELED, message=f"canceled on request; {self.words}", retryable=False)
-        asked = FinishRestore(
+        request = FinishRestore(
             disk=self.request.disk,
             run=self.request.run,
             lease=self.lease,
@@ -294,15 +295,15 @@ class _Restore:
             leased=self._leased(),
             owner_lease=self.owner_lease,
         )
-        yield from call(self.context, FINISH_RESTORE, asked, self.retries)
+        yield from call(self.context, FINISH_RESTORE, request, self.retries)
         return "done"
 
-    def _ending(self) -> Ending:
+    def _ending(self) -> RestoreEnd:
         """What is known of the end."""
         if not self.state.copied:
-            return Ending()
+            return RestoreEnd()
         begun, machine = self.begun, self.delivered.machine
-        return Ending(
+        return RestoreEnd(
             point=begun.point,
             target=begun.target,
             managed_disk=begun.managed_disk,
@@ -322,8 +323,12 @@ class _Restore:
         """The blobs that the run may have leased."""
         if not self.state.copied:
             return []
-        held = self.owned.held if self.owned else ""
-        return [self.begun.target, *([self._head.destination] if self.begun.adopt else []), *([held] if held else [])]
+        leased_head = self.ownership.leased_head if self.ownership else ""
+        return [
+            self.begun.target,
+            *([self._head.destination] if self.begun.adopt else []),
+            *([leased_head] if leased_head else []),
+        ]
 
     # -- who acts, on what ----------------------------------------------------------------------------------------------
 
@@ -334,13 +339,13 @@ class _Restore:
         return child_id(self.context.instance_id, purpose, attempt)
 
     @property
-    def _by(self) -> RunRef:
+    def _by(self) -> Actor:
         request, begun = self.request, self.begun
-        return RunRef(disk=request.disk, run=request.run, lease=self.lease, epoch=0, source=begun.source, pin=begun.point)
+        return Actor(disk=request.disk, run=request.run, lease=self.lease, epoch=0, source=begun.source, pin=begun.point)
 
     @property
-    def _owner(self) -> RunRef:
-        return owner(self._by, self.owned) if self.owned else self._by
+    def _owner(self) -> Actor:
+        return owner(self._by, self.ownership) if self.ownership else self._by
 
     @property
     def _image(self) -> ImageCopy:
@@ -349,7 +354,7 @@ class _Restore:
     @property
     def _head(self) -> ImageCopy:
         return ImageCopy(
-            by=self._by,
+            actor=self._by,
             source=self.begun.head,
             target=self.begun.snapshot,
             destination=restored_head_name(self.request.disk, self.request.run),

@@ -7,11 +7,11 @@ from functools import reduce
 from typing import TYPE_CHECKING, NoReturn
 
 from backup_core.orchestrations.calls import Flow, wave
-from backup_core.steps.copying import APPLY_SHARD, Applied, ApplyShard
+from backup_core.steps.copying import APPLY_SHARD, ApplyShard, TransferCounts
 
 if TYPE_CHECKING:
     from backup_core.orchestrations.calls import Context, Retries
-    from backup_core.steps.copying import ImageCopy, Planned
+    from backup_core.steps.copying import ImageCopy, PlanResult
 
 CALLS_PER_EXECUTION = 48
 """After so many calls of shards the instance continues as new, so that its history stays small whatever the disk's size and the
@@ -22,14 +22,14 @@ service's speed. A wave that is begun again goes on where its shards are: their 
 def applied_shards(
     context: Context,
     image: ImageCopy,
-    planned: Planned,
-    progress: tuple[int, Applied],
+    planned: PlanResult,
+    progress: tuple[int, TransferCounts],
     side_by_side: int,
     retries: Retries,
     *,
-    report: Callable[[Applied], Flow[None]],
-    continue_as_new: Callable[[int, Applied], NoReturn],
-) -> Flow[Applied]:
+    report: Callable[[TransferCounts], Flow[None]],
+    continue_as_new: Callable[[int, TransferCounts], NoReturn],
+) -> Flow[TransferCounts]:
     """All shards from `progress` (next shard, what is done) on. A shard answers what was done in it so far, and is called again
     until it is done. `continue_as_new` leaves the generator.
     """
@@ -38,17 +38,17 @@ def applied_shards(
     while next_shard < planned.shards:
         shards = range(next_shard, min(next_shard + side_by_side, planned.shards))
         open_, reached = list(shards), applied
-        finished: list[Applied] = []
+        finished: list[TransferCounts] = []
         while open_:
             if calls >= CALLS_PER_EXECUTION:
                 continue_as_new(next_shard, applied)
-            asked = [ApplyShard(image=image, shard=shard) for shard in open_]
-            answers = yield from wave(context, APPLY_SHARD, asked, retries)
-            calls += len(asked)
+            request = [ApplyShard(image=image, shard=shard) for shard in open_]
+            answers = yield from wave(context, APPLY_SHARD, request, retries)
+            calls += len(request)
             finished += [one.applied for one in answers if one.done]
             under_way = [one.applied for one in answers if not one.done]
             open_ = [shard for shard, one in zip(open_, answers, strict=True) if not one.done]
-            reached = reduce(Applied.plus, [*finished, *under_way], applied)
+            reached = reduce(TransferCounts.plus, [*finished, *under_way], applied)
             yield from report(reached)
         next_shard, applied = shards.stop, reached
     return applied

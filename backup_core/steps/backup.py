@@ -8,8 +8,17 @@ from pydantic import Field
 
 from backup_core.domain.fleet import ACTIVE_DISKS_MAX
 from backup_core.domain.records import Kind
-from backup_core.steps.copying import Applied, Comparing, FullCopy, ImageCopy, Opened, Planned, Verification, Verified
-from backup_core.steps.messages import Fault, Message, Nothing, RunRef, Step, always
+from backup_core.steps.copying import (
+    ComparisonProgress,
+    ComparisonResult,
+    FullCopy,
+    ImageCopy,
+    OpenResult,
+    PlanResult,
+    TransferCounts,
+    Verification,
+)
+from backup_core.steps.messages import Actor, Fault, Message, Nothing, Step, always
 
 
 class FleetRequest(Message):
@@ -24,7 +33,7 @@ class FleetRequest(Message):
     """How many disks are backed up side by side."""
 
 
-class LaneEnd(Message):
+class LaneResult(Message):
     """What became of runs: how many ended in each state, how many failed, and the names of some that did, with the reason."""
 
     ended: dict[str, int] = Field(default_factory=dict)
@@ -38,7 +47,7 @@ class LaneRequest(Message):
     fleet: FleetRequest
     lane: int
     after: str = ""
-    end: LaneEnd = LaneEnd()
+    end: LaneResult = LaneResult()
 
 
 class FleetPage(Message):
@@ -58,7 +67,7 @@ class FleetRun(Message):
     run: str
 
 
-class FleetDisks(Message):
+class FleetPageResult(Message):
     """The slice; `more` when the list goes on after the last one."""
 
     runs: list[FleetRun]
@@ -66,7 +75,7 @@ class FleetDisks(Message):
 
 
 class BackupRequest(Message):
-    """Input of the backup_disk orchestration. `going` is where a continued-as-new instance goes on."""
+    """Input of the backup_disk orchestration. `checkpoint` is where a continued-as-new instance goes on."""
 
     disk: str
     run: str
@@ -78,10 +87,10 @@ class BackupRequest(Message):
     full_copy: FullCopy = "pages"
     prune: bool = True
     """Whether what the retention no longer keeps is deleted at the end."""
-    going: Going | None = None
+    checkpoint: BackupCheckpoint | None = None
 
 
-class Begin(Message):
+class BeginBackup(Message):
     """Ask to own the disk."""
 
     disk: str
@@ -92,7 +101,7 @@ class Begin(Message):
     window: str
 
 
-class Begun(Message):
+class BeginBackupResult(Message):
     """Whether the run may go on, and how."""
 
     state: Literal["go", "skipped", "ended", "unsettled"]
@@ -108,7 +117,7 @@ class Begun(Message):
     generation: int = 0
     head: str = ""
     head_etag: str = ""
-    held: str = ""
+    leased_head: str = ""
     """The head leased so far, if any: with a new generation it is not the one that will be written."""
     base: str = ""
     """Source snapshot to diff against; empty for a full copy."""
@@ -124,34 +133,34 @@ class Begun(Message):
     """Restore points the run has made in an earlier life, and does not come to again."""
 
 
-class TakeSnapshot(Message):
+class TakeSourceSnapshot(Message):
     """Snapshot the source for this run."""
 
-    by: RunRef
+    actor: Actor
 
 
-class Snapshotted(Message):
+class SourceSnapshotResult(Message):
     """The source snapshot S."""
 
     snapshot: str
     size: int
 
 
-class NewGeneration(Message):
+class BeginNewGeneration(Message):
     """Give up on an increment: the same run goes on as a full copy."""
 
-    by: RunRef
+    actor: Actor
     reason: str
 
 
 class RaiseEpoch(Message):
     """Shut out what the run's own first transfer may still send, before a second one begins on the same head."""
 
-    by: RunRef
+    actor: Actor
     head: str
 
 
-class Raised(Message):
+class RaiseEpochResult(Message):
     """The run's next epoch, and the head's version under it."""
 
     epoch: int
@@ -176,29 +185,29 @@ class Transfer(ImageCopy):
         return ImageCopy(**{name: getattr(self, name) for name in ImageCopy.model_fields})
 
 
-class Verify(Comparing):
+class VerifyHead(ComparisonProgress):
     """Compare head and source snapshot, from where an earlier call came to."""
 
     transfer: Transfer
 
 
-class TakeBackup(Message):
+class TakeBackupSnapshot(Message):
     """Snapshot the verified head, with everything there is to say of the restore point."""
 
     transfer: Transfer
     etag: str
-    applied: Applied
+    applied: TransferCounts
     compared: int
     """Bytes of content the verification compared."""
 
 
-class BackedUp(Message):
+class BackupSnapshotResult(Message):
     """The backup snapshot B."""
 
     snapshot: str
 
 
-class Commit(Message):
+class CommitPoint(Message):
     """Make the pair visible as a restore point."""
 
     transfer: Transfer
@@ -208,32 +217,32 @@ class Commit(Message):
     """The source the disk had before, when its registration moves to the transfer's own with this point: a restore's."""
 
 
-class Committed(Message):
+class CommitResult(Message):
     """The restore point."""
 
     point: str
 
 
-class Clean(Message):
+class DropPreviousSnapshot(Message):
     """Delete the source snapshot the new pair replaced."""
 
     transfer: Transfer
 
 
-class Prune(Message):
+class PrunePoints(Message):
     """Delete what the disk's retention no longer keeps."""
 
-    by: RunRef
+    actor: Actor
 
 
-class Pruned(Message):
+class PruneResult(Message):
     """The restore points that are gone now."""
 
     expired: list[str]
     more: bool
 
 
-class Finish(Message):
+class FinishRun(Message):
     """End the run and let go of the disk."""
 
     disk: str
@@ -249,13 +258,13 @@ class Finish(Message):
     """Every head the run leased, so that none stays leased, committed or not."""
 
 
-class Going(Message):
+class BackupCheckpoint(Message):
     """Where a continued-as-new backup goes on: in the middle of a transfer."""
 
     transfer: Transfer
-    planned: Planned
+    planned: PlanResult
     next_shard: int
-    applied: Applied
+    applied: TransferCounts
     retries: int
     points: list[str]
     heads: list[str]
@@ -267,32 +276,32 @@ class Going(Message):
     """A fresh source snapshot follows after this transfer."""
 
 
-LIST_DISKS = Step("list_disks", FleetPage, FleetDisks)
-BEGIN = Step("begin", Begin, Begun)
-TAKE_SNAPSHOT = Step("take_source_snapshot", TakeSnapshot, Snapshotted)
-NEW_GENERATION = Step("begin_new_generation", NewGeneration, Begun)
-RAISE_EPOCH = Step("raise_epoch", RaiseEpoch, Raised)
-OPEN_HEAD = Step("open_head", Transfer, Opened)
-VERIFY_HEAD = Step("verify_head", Verify, Verified)
-TAKE_BACKUP = Step("take_backup_snapshot", TakeBackup, BackedUp)
-COMMIT_POINT = Step("commit_point", Commit, Committed)
-DROP_PREVIOUS = Step("drop_previous_snapshot", Clean, Nothing)
-PRUNE_POINTS = Step("prune_points", Prune, Pruned, always("retention"))
-FINISH_RUN = Step("finish_run", Finish, Nothing)
+LIST_DISKS = Step("list_disks", FleetPage, FleetPageResult)
+BEGIN_BACKUP = Step("begin_backup", BeginBackup, BeginBackupResult)
+TAKE_SOURCE_SNAPSHOT = Step("take_source_snapshot", TakeSourceSnapshot, SourceSnapshotResult)
+BEGIN_NEW_GENERATION = Step("begin_new_generation", BeginNewGeneration, BeginBackupResult)
+RAISE_EPOCH = Step("raise_epoch", RaiseEpoch, RaiseEpochResult)
+OPEN_HEAD = Step("open_head", Transfer, OpenResult)
+VERIFY_HEAD = Step("verify_head", VerifyHead, ComparisonResult)
+TAKE_BACKUP_SNAPSHOT = Step("take_backup_snapshot", TakeBackupSnapshot, BackupSnapshotResult)
+COMMIT_POINT = Step("commit_point", CommitPoint, CommitResult)
+DROP_PREVIOUS_SNAPSHOT = Step("drop_previous_snapshot", DropPreviousSnapshot, Nothing)
+PRUNE_POINTS = Step("prune_points", PrunePoints, PruneResult, always("retention"))
+FINISH_RUN = Step("finish_run", FinishRun, Nothing)
 
 BackupRequest.model_rebuild()
 
 BACKUP_STEPS: tuple[Step[Any, Any], ...] = (
     LIST_DISKS,
-    BEGIN,
-    TAKE_SNAPSHOT,
-    NEW_GENERATION,
+    BEGIN_BACKUP,
+    TAKE_SOURCE_SNAPSHOT,
+    BEGIN_NEW_GENERATION,
     RAISE_EPOCH,
     OPEN_HEAD,
     VERIFY_HEAD,
-    TAKE_BACKUP,
+    TAKE_BACKUP_SNAPSHOT,
     COMMIT_POINT,
-    DROP_PREVIOUS,
+    DROP_PREVIOUS_SNAPSHOT,
     PRUNE_POINTS,
     FINISH_RUN,
 )

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from backup_core.domain.progress import verifying_from
 from backup_core.domain.records import Kind, Phase
-from backup_core.steps.messages import Duty, Fault, Message, Nothing, RunRef, Step, duty_of
+from backup_core.steps.messages import Actor, Duty, Fault, Message, Nothing, Step, duty_of
 
 FullCopy = Literal["pages", "blob"]
 """How a full copy is made: page by page, or as one Copy Blob of the service."""
@@ -22,7 +22,7 @@ class ImageCopy(Message):
     `source` and `destination` are URLs of disks, or names of backup blobs in their container.
     """
 
-    by: RunRef
+    actor: Actor
     source: str
     base: str = ""
     """Snapshot of the source that the destination equals already; empty when it is empty."""
@@ -39,7 +39,7 @@ class ImageCopy(Message):
     """Of the stored plan: a step does nothing by another one."""
 
 
-class Planned(Message):
+class PlanResult(Message):
     """The stored plan, or why the diff cannot be trusted."""
 
     plan: str = ""
@@ -56,7 +56,7 @@ class Planned(Message):
     """About how many requests the verification takes afterwards."""
 
 
-class Opened(Message):
+class OpenResult(Message):
     """The head is there, leased, of the right size, and says what is being done to it."""
 
     etag: str
@@ -69,7 +69,7 @@ class ApplyShard(Message):
     shard: int
 
 
-class Applied(Message):
+class TransferCounts(Message):
     """What was done to the head."""
 
     write_bytes: int = 0
@@ -79,12 +79,12 @@ class Applied(Message):
     streamed_bytes: int = 0
     """How many of the bytes written passed through the worker."""
 
-    def plus(self, other: Applied) -> Applied:
+    def plus(self, other: TransferCounts) -> TransferCounts:
         """Both together."""
-        return Applied(**{name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields})
+        return TransferCounts(**{name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields})
 
 
-class CopyRequest(Message):
+class CopyBlobRequest(Message):
     """Input of the copy_blob orchestration; `copy_id` and what follows say where a continued-as-new one goes on."""
 
     image: ImageCopy
@@ -96,7 +96,7 @@ class CopyRequest(Message):
     retries: int = 0
 
 
-class CopyEnd(Message):
+class CopyBlobResult(Message):
     """Output of the copy_blob orchestration."""
 
     state: Literal["success", "failed", "canceled"]
@@ -105,7 +105,7 @@ class CopyEnd(Message):
     retries: int = 0
 
 
-class CopyStarted(Message):
+class StartCopyResult(Message):
     """The service's id of the copy."""
 
     copy_id: str
@@ -118,7 +118,7 @@ class CopyRef(Message):
     copy_id: str
 
 
-class CopyProgress(Message):
+class CheckCopyResult(Message):
     """How far a copy is, in bytes."""
 
     status: Literal["pending", "success", "failed", "aborted"]
@@ -127,10 +127,10 @@ class CopyProgress(Message):
     why: str = ""
 
 
-class ShardApplied(Message):
+class ShardResult(Message):
     """How far the shard came. It is called again until `done`."""
 
-    applied: Applied
+    applied: TransferCounts
     """All that was done in the shard, by this call and those before."""
     at: int
     """Everything before this offset is done, durably known."""
@@ -146,7 +146,7 @@ class Blocks(Message):
     """Touched by the diff."""
 
 
-class Comparing(Message):
+class ComparisonProgress(Message):
     """How far a comparison came: first the page maps of the whole disk, then content."""
 
     content: bool = False
@@ -169,9 +169,9 @@ class Comparing(Message):
 
     def position(self) -> dict[str, Any]:
         """Where it came to, as fields."""
-        return {name: getattr(self, name) for name in Comparing.model_fields}
+        return {name: getattr(self, name) for name in ComparisonProgress.model_fields}
 
-    def reached(self, other: Comparing) -> Self:
+    def reached(self, other: ComparisonProgress) -> Self:
         """The same request, from where `other` came to."""
         return self.model_copy(update=other.position())
 
@@ -182,16 +182,16 @@ class Comparing(Message):
         return size + (9 * size * self.reads // self.reads_expected if self.reads_expected else 0), 10 * size
 
 
-class Verified(Comparing):
+class ComparisonResult(ComparisonProgress):
     """How far the comparison came. Once `done`, the head is marked verified and `etag` is its version."""
 
     done: bool
 
 
-class Report(Message):
+class ReportProgress(Message):
     """Progress of the run, for its row."""
 
-    by: RunRef
+    actor: Actor
     phase: Phase
     done: int = 0
     total: int = 0
@@ -210,10 +210,10 @@ class Report(Message):
     retries: int = 0
     attention: str = ""
     """Why somebody should look although the run goes on trying."""
-    beside: bool = False
+    in_parallel: bool = False
     """A sign of life from work that goes on beside the run's main one: the row's phase and numbers are left alone."""
 
-    def measured(self, planned: Planned, applied: Applied) -> Report:
+    def measured(self, planned: PlanResult, applied: TransferCounts) -> ReportProgress:
         """The report with how much of what was planned is done."""
         amounts = {
             "bytes_total": planned.write_bytes,
@@ -227,7 +227,7 @@ class Report(Message):
         return self.model_copy(update=amounts)
 
 
-class Reported(Message):
+class ReportResult(Message):
     """Percent as the row now has it, and whether somebody asked for the run to be canceled."""
 
     percent: int
@@ -239,17 +239,17 @@ class Reported(Message):
     """How that part has failed, when nobody asked."""
 
 
-def _of_image(asked: CopyRef | ApplyShard) -> Duty:
-    return duty_of(asked.image.by)
+def _of_image(request: CopyRef | ApplyShard) -> Duty:
+    return duty_of(request.image.actor)
 
 
-PLAN_TRANSFER = Step("plan_transfer", ImageCopy, Planned, lambda asked: duty_of(asked.by))
-START_COPY = Step("start_copy", ImageCopy, CopyStarted, lambda asked: duty_of(asked.by))
-CHECK_COPY = Step("check_copy", CopyRef, CopyProgress, _of_image)
+PLAN_TRANSFER = Step("plan_transfer", ImageCopy, PlanResult, lambda request: duty_of(request.actor))
+START_COPY = Step("start_copy", ImageCopy, StartCopyResult, lambda request: duty_of(request.actor))
+CHECK_COPY = Step("check_copy", CopyRef, CheckCopyResult, _of_image)
 ABORT_COPY = Step("abort_copy", CopyRef, Nothing, _of_image)
-TAKE_OVER_COPY = Step("take_over_copy", CopyRef, Opened, _of_image)
-APPLY_SHARD = Step("apply_shard", ApplyShard, ShardApplied, _of_image)
-REPORT_PROGRESS = Step("report_progress", Report, Reported, lambda asked: duty_of(asked.by))
+TAKE_OVER_COPY = Step("take_over_copy", CopyRef, OpenResult, _of_image)
+APPLY_SHARD = Step("apply_shard", ApplyShard, ShardResult, _of_image)
+REPORT_PROGRESS = Step("report_progress", ReportProgress, ReportResult, lambda request: duty_of(request.actor))
 
 COPYING_STEPS: tuple[Step[Any, Any], ...] = (
     PLAN_TRANSFER,

@@ -9,7 +9,7 @@ from pydantic import Field
 from backup_core.steps.messages import Message, Step, always
 
 
-class HouseRequest(Message):
+class CleanupRequest(Message):
     """Input of the keep_house orchestration; `after` and what follows are where a continued-as-new instance goes on."""
 
     run_days: int
@@ -18,31 +18,31 @@ class HouseRequest(Message):
     failed: list[str] = Field(default_factory=list)
 
 
-class KeptPage(Message):
+class DiskPage(Message):
     """A slice of all disks that are registered or have backups, after the id `after`."""
 
     after: str
 
 
-class KeptDisks(Message):
+class DiskPageResult(Message):
     """The slice; `more` when the list goes on after the last one."""
 
     disks: list[str]
     more: bool
 
 
-class Tidy(Message):
+class CleanUpDisk(Message):
     """Remove what runs of the disk have left behind and nobody needs."""
 
     disk: str
-    by: str
+    actor: str
     """The orchestration that asks."""
     lease: str
     """Holds a blob while it is deleted."""
     run_days: int
 
 
-class Tidied(Message):
+class CleanupResult(Message):
     """How much went; `more` when a repeat would find more."""
 
     points: int = 0
@@ -56,20 +56,20 @@ class Tidied(Message):
     more: bool = False
 
 
-class TidyRebuilds(Message):
+class CleanUpRebuilds(Message):
     """Remove what rebuilds of long ago have kept of themselves."""
 
     run_days: int
 
 
-class RebuildsTidied(Message):
+class RebuildCleanupResult(Message):
     """How many documents went."""
 
     documents: int
 
 
-LIST_KEPT = Step("list_kept_disks", KeptPage, KeptDisks, always("retention"))
-TIDY_DISK = Step("tidy_disk", Tidy, Tidied, always("retention"))
-TIDY_REBUILDS = Step("tidy_rebuilds", TidyRebuilds, RebuildsTidied, always("retention"))
+LIST_BACKED_UP_DISKS = Step("list_backed_up_disks", DiskPage, DiskPageResult, always("retention"))
+CLEAN_UP_DISK = Step("clean_up_disk", CleanUpDisk, CleanupResult, always("retention"))
+CLEAN_UP_REBUILDS = Step("clean_up_rebuilds", CleanUpRebuilds, RebuildCleanupResult, always("retention"))
 
-HOUSEKEEPING_STEPS: tuple[Step[Any, Any], ...] = (LIST_KEPT, TIDY_DISK, TIDY_REBUILDS)
+HOUSEKEEPING_STEPS: tuple[Step[Any, Any], ...] = (LIST_BACKED_UP_DISKS, CLEAN_UP_DISK, CLEAN_UP_REBUILDS)

@@ -25,7 +25,7 @@ class Fault(Message):
     """How long trying again is certainly in vain."""
 
 
-class Outcome(Message):
+class StepOutcome(Message):
     """What every activity answers: a value, or a fault."""
 
     value: dict[str, Any] | None = None
@@ -34,7 +34,7 @@ class Outcome(Message):
     """The step that answers; empty from a version that did not say."""
 
 
-class RunRef(Message):
+class Actor(Message):
     """Who asks: the run, with the lease and epoch that make it the owner."""
 
     disk: str
@@ -51,10 +51,10 @@ class Nothing(Message):
     """No answer is needed."""
 
 
-I = TypeVar("I", bound=Message)
+RequestT = TypeVar("RequestT", bound=Message)
 
 
-O = TypeVar("O", bound=Message)
+ResultT = TypeVar("ResultT", bound=Message)
 
 
 Duty = Literal["backup", "restore", "retention"]
@@ -71,19 +71,19 @@ def always(duty: Duty) -> Callable[[Any], Duty]:
 _BACKUP = always("backup")
 
 
-def duty_of(by: RunRef) -> Duty:
+def duty_of(actor: Actor) -> Duty:
     """The duty of a step that both backups and restores take: a restore has pinned its point."""
-    return "restore" if by.pin else "backup"
+    return "restore" if actor.pin else "backup"
 
 
 @dataclass(frozen=True)
-class Step(Generic[I, O]):
+class Step(Generic[RequestT, ResultT]):
     """A named activity with its types."""
 
     name: str
-    takes: type[I]
-    answers: type[O]
-    duty: Callable[[I], Duty] = _BACKUP
+    takes: type[RequestT]
+    answers: type[ResultT]
+    duty: Callable[[RequestT], Duty] = _BACKUP
     former: tuple[tuple[str, str], ...] = ()
     """What orchestrations that began with an older version call it: pairs of version and name. A pair stays as long as
     histories of its version are recorded.

@@ -27,7 +27,7 @@ class RebuildPage(Message):
     after: str
 
 
-class RebuildDisks(Message):
+class RebuildPageResult(Message):
     """The slice; `more` when the list goes on after the last one."""
 
     disks: list[str]
@@ -45,7 +45,7 @@ class RebuildDisk(Message):
     """Source snapshot of the oldest point of the part before."""
 
 
-class DiskRebuilt(Message):
+class RebuildDiskResult(Message):
     """What was found, and done, for that part of that disk."""
 
     disk: str
@@ -64,7 +64,7 @@ class RebuildReport(Message):
     tally: Tally
 
 
-class RebuildReported(Message):
+class RebuildReportResult(Message):
     """Whether it is to end: somebody asked for it, or it has ended or been replaced already."""
 
     goes_on: bool
@@ -79,9 +79,9 @@ class FinishRebuild(Message):
     chain: str
 
 
-LIST_REBUILD = Step("list_rebuild_disks", RebuildPage, RebuildDisks)
-REBUILD_DISK = Step("rebuild_disk", RebuildDisk, DiskRebuilt)
-REPORT_REBUILD = Step("report_rebuild", RebuildReport, RebuildReported)
+LIST_REBUILD_DISKS = Step("list_rebuild_disks", RebuildPage, RebuildPageResult)
+REBUILD_DISK = Step("rebuild_disk", RebuildDisk, RebuildDiskResult)
+REPORT_REBUILD = Step("report_rebuild", RebuildReport, RebuildReportResult)
 FINISH_REBUILD = Step("finish_rebuild", FinishRebuild, Nothing)
 
-REBUILD_STEPS: tuple[Step[Any, Any], ...] = (LIST_REBUILD, REBUILD_DISK, REPORT_REBUILD, FINISH_REBUILD)
+REBUILD_STEPS: tuple[Step[Any, Any], ...] = (LIST_REBUILD_DISKS, REBUILD_DISK, REPORT_REBUILD, FINISH_REBUILD)

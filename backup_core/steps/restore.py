@@ -8,8 +8,17 @@ from pydantic import Field
 
 from backup_core.domain.repoint import Holds, Move
 from backup_core.steps.backup import Transfer
-from backup_core.steps.copying import Applied, Comparing, FullCopy, ImageCopy, Opened, Planned, Verification, Verified
-from backup_core.steps.messages import Fault, Message, Nothing, RunRef, Step, always
+from backup_core.steps.copying import (
+    ComparisonProgress,
+    ComparisonResult,
+    FullCopy,
+    ImageCopy,
+    OpenResult,
+    PlanResult,
+    TransferCounts,
+    Verification,
+)
+from backup_core.steps.messages import Actor, Fault, Message, Nothing, Step, always
 
 
 class RestoreRequest(Message):
@@ -33,7 +42,7 @@ class BeginRestore(Message):
     wanted: str = ""
 
 
-class RestoreBegun(Message):
+class BeginRestoreResult(Message):
     """The pinned point, and what is wanted."""
 
     state: Literal["go", "ended"]
@@ -62,33 +71,33 @@ class SlotRef(Message):
     lun: int | None = None
 
 
-class CopyImage(Message):
+class CopyImageRequest(Message):
     """Input of the copy_image orchestration: bring a whole image to a new blob and prove it."""
 
     image: ImageCopy
     wave: int
     full_copy: FullCopy
     verification: Verification
-    planned: Planned | None = None
+    planned: PlanResult | None = None
     """Where a continued-as-new one goes on."""
     next_shard: int = 0
-    applied: Applied = Applied()
+    applied: TransferCounts = TransferCounts()
     retries: int = 0
 
 
-class ImageCopied(Message):
+class CopyImageResult(Message):
     """Output of the copy_image orchestration."""
 
     state: Literal["success", "failed", "canceled"]
     etag: str = ""
-    applied: Applied = Applied()
+    applied: TransferCounts = TransferCounts()
     compared: int = 0
     page_map: str = ""
     fault: Fault | None = None
     retries: int = 0
 
 
-class CompareImage(Comparing):
+class CompareImage(ComparisonProgress):
     """Compare the copy with its source, from where an earlier call came to."""
 
     image: ImageCopy
@@ -103,7 +112,7 @@ class SealImage(Message):
     snapshots: bool
 
 
-class Sealed(Message):
+class SealResult(Message):
     """The snapshot of the new disk, empty when none was wanted."""
 
     snapshot: str
@@ -115,7 +124,7 @@ class DiscardImage(Message):
     image: ImageCopy
 
 
-class Discarded(Message):
+class DiscardResult(Message):
     """What is left of it: empty when nothing is."""
 
     left: str
@@ -131,7 +140,7 @@ class OwnDisk(Message):
     """Another lease of the same run, whose execution is shut out by this one."""
 
 
-class Owned(Message):
+class OwnDiskResult(Message):
     """The run's epoch, or who has the disk now."""
 
     state: Literal["owned", "waiting", "unsettled"]
@@ -144,29 +153,29 @@ class Owned(Message):
     may have ended."""
     repoint_digest: str = ""
     """Of the change that has to be settled."""
-    held: str = ""
+    leased_head: str = ""
     """The present head, leased and shut to older writers meanwhile."""
 
 
 class ImportDisk(Message):
     """Make a managed disk of the restored blob."""
 
-    by: RunRef
+    actor: Actor
     disk: str
     target: str
     slot: SlotRef | None
 
 
-class Imported(Message):
+class ImportResult(Message):
     """Whether the managed disk is complete."""
 
     done: bool
 
 
-class RememberMachine(Message):
+class StoreChange(Message):
     """Store what the machine has, and what it is to get, before anything is changed."""
 
-    by: RunRef
+    actor: Actor
     slot: SlotRef
     expected: str
     """The disk that is to be replaced: the one that was there when the restore was asked for."""
@@ -176,7 +185,7 @@ class RememberMachine(Message):
     stop_vm: bool
 
 
-class Remembered(Message):
+class StoreChangeResult(Message):
     """Where the change is stored, and what it is: all later steps are held to it."""
 
     change: str
@@ -188,7 +197,7 @@ class Remembered(Message):
 class ChangeRef(Message):
     """A stored change of a machine, and what the asking orchestration knows of it itself."""
 
-    by: RunRef
+    actor: Actor
     change: str
     known: str = ""
     """The change, as the step answered that stored it; empty in a run that settles what another has left."""
@@ -206,7 +215,7 @@ class MoveMachine(ChangeRef):
     goal: Literal["new", "old"]
 
 
-class Moved(Message):
+class MoveResult(Message):
     """How far it is. `done`: the goal was read back."""
 
     done: bool
@@ -217,7 +226,7 @@ class Moved(Message):
     """What the machine has there, read back; empty when it has nothing, or a version answered that did not say."""
 
 
-class SettleChange(ChangeRef):
+class CloseChange(ChangeRef):
     """The machine is where it shall be: the stored change is over. After `new` the registration follows the machine, without a
     point of its own: the next backup is a full one.
     """
@@ -237,7 +246,7 @@ class RepointRequest(ChangeRef):
     pause: float = 0.0
 
 
-class Repointed(Message):
+class RepointResult(Message):
     """Output of the repoint_machine orchestration: what the machine has now, read back."""
 
     holds: Literal["new", "old", "nothing", "other", "unknown"]
@@ -249,35 +258,35 @@ class Repointed(Message):
     """What that is, as Azure names it."""
 
 
-class DeliverDisk(Message):
+class DeliverRequest(Message):
     """Input of the deliver_disk orchestration: the new disk, and the machine that gets it."""
 
     request: RestoreRequest
-    by: RunRef
-    begun: RestoreBegun
+    actor: Actor
+    begun: BeginRestoreResult
 
 
-class WaitForDisk(Message):
+class WaitRequest(Message):
     """Input of the wait_for_disk orchestration: become the disk's owner, however long another run takes."""
 
-    by: RunRef
+    actor: Actor
     lease: str = ""
     """What to own the disk with, when it is not the run's lease: then whatever acts under that one is shut out."""
     pause: float = 0.0
     retries: int = 0
-    settlings: int = 0
+    changes_closed: int = 0
     """Former changes of machines that were settled so far."""
 
 
-class Waited(Message):
+class WaitResult(Message):
     """Output of the wait_for_disk orchestration."""
 
-    owned: Owned | None = None
+    ownership: OwnDiskResult | None = None
     canceled: bool = False
     fault: Fault | None = None
 
 
-class Delivered(Message):
+class DeliverResult(Message):
     """Output of the deliver_disk orchestration."""
 
     state: Literal["success", "failed", "canceled"]
@@ -287,8 +296,8 @@ class Delivered(Message):
     sealed: bool = False
     """The new disk is complete and let go of, whatever came of the rest."""
     snapshot: str = ""
-    owned: Owned | None = None
-    machine: Repointed | None = None
+    ownership: OwnDiskResult | None = None
+    machine: RepointResult | None = None
     change: str = ""
     known: str = ""
     """The change itself."""
@@ -296,10 +305,10 @@ class Delivered(Message):
     retries: int = 0
 
 
-class NoteFailure(Message):
+class RecordFailure(Message):
     """Tell the run's other parts that it is going to fail."""
 
-    by: RunRef
+    actor: Actor
     fault: Fault
 
 
@@ -330,23 +339,23 @@ class FinishRestore(Message):
     """What the disk is owned with, when it is not the run's lease."""
 
 
-BEGIN_RESTORE = Step("begin_restore", BeginRestore, RestoreBegun, always("restore"))
-OPEN_IMAGE = Step("open_image", ImageCopy, Opened, always("restore"))
-COMPARE_IMAGE = Step("compare_image", CompareImage, Verified, always("restore"))
-SEAL_IMAGE = Step("seal_image", SealImage, Sealed, always("restore"))
-DISCARD_IMAGE = Step("discard_image", DiscardImage, Discarded, always("restore"))
-OWN_DISK = Step("own_disk", OwnDisk, Owned, always("restore"))
-IMPORT_DISK = Step("import_disk", ImportDisk, Imported, always("restore"))
-REMEMBER_MACHINE = Step("remember_machine", RememberMachine, Remembered, always("restore"))
-MOVE_MACHINE = Step("move_machine", MoveMachine, Moved, always("restore"))
-LOOK_AT_MACHINE = Step("look_at_machine", MoveMachine, Moved, always("restore"))
-FENCE_MACHINE = Step("fence_machine", MoveMachine, Moved, always("restore"))
-SETTLE_CHANGE = Step("settle_change", SettleChange, Nothing, always("restore"))
-NOTE_FAILURE = Step("note_failure", NoteFailure, Nothing, always("restore"))
-ADOPT_HEAD = Step("adopt_head", AdoptHead, Opened, always("restore"))
+BEGIN_RESTORE = Step("begin_restore", BeginRestore, BeginRestoreResult, always("restore"))
+OPEN_IMAGE = Step("open_image", ImageCopy, OpenResult, always("restore"))
+COMPARE_IMAGE = Step("compare_image", CompareImage, ComparisonResult, always("restore"))
+SEAL_IMAGE = Step("seal_image", SealImage, SealResult, always("restore"))
+DISCARD_IMAGE = Step("discard_image", DiscardImage, DiscardResult, always("restore"))
+OWN_DISK = Step("own_disk", OwnDisk, OwnDiskResult, always("restore"))
+IMPORT_DISK = Step("import_disk", ImportDisk, ImportResult, always("restore"))
+STORE_CHANGE = Step("store_change", StoreChange, StoreChangeResult, always("restore"))
+MOVE_MACHINE = Step("move_machine", MoveMachine, MoveResult, always("restore"))
+INSPECT_MACHINE = Step("inspect_machine", MoveMachine, MoveResult, always("restore"))
+FENCE_MACHINE = Step("fence_machine", MoveMachine, MoveResult, always("restore"))
+CLOSE_CHANGE = Step("close_change", CloseChange, Nothing, always("restore"))
+RECORD_FAILURE = Step("record_failure", RecordFailure, Nothing, always("restore"))
+ADOPT_HEAD = Step("adopt_head", AdoptHead, OpenResult, always("restore"))
 FINISH_RESTORE = Step("finish_restore", FinishRestore, Nothing, always("restore"))
 
-RestoreBegun.model_rebuild()
+BeginRestoreResult.model_rebuild()
 
 RESTORE_STEPS: tuple[Step[Any, Any], ...] = (
     BEGIN_RESTORE,
@@ -356,12 +365,12 @@ RESTORE_STEPS: tuple[Step[Any, Any], ...] = (
     DISCARD_IMAGE,
     OWN_DISK,
     IMPORT_DISK,
-    REMEMBER_MACHINE,
+    STORE_CHANGE,
     MOVE_MACHINE,
-    LOOK_AT_MACHINE,
+    INSPECT_MACHINE,
     FENCE_MACHINE,
-    SETTLE_CHANGE,
-    NOTE_FAILURE,
+    CLOSE_CHANGE,
+    RECORD_FAILURE,
     ADOPT_HEAD,
     FINISH_RESTORE,
 )

@@ -326,8 +326,8 @@ class Engine:
                     taken = self.hub.take_work(work.number, self.partitions.worker, time.time(), self.partitions.until("work"))
                     if taken and not work.copy and (rule := self.faults.met("repeatActivity", work.id, work.name)):
                         late, at = self._when(rule, work.id)
-                        asked = (work.id, work.execution, work.task, work.name, work.input)
-                        self.hub.add_work(*asked, visible_at=at, late=late, copy=True)
+                        request = (work.id, work.execution, work.task, work.name, work.input)
+                        self.hub.add_work(*request, visible_at=at, late=late, copy=True)
                         self._stirred.set()
                 if taken:
                     with self.partitions.holding("work", [work.number]):

@@ -182,13 +182,13 @@ class Hub:
 
         That is every activity, and each message that is visible or waits for a run's end; no timer that is not due.
         """
-        asked = {
+        request = {
             "work": self.db.execute("SELECT id FROM work"),
             "messages": self.db.execute("SELECT id FROM messages WHERE visible_at<=? OR late IS NOT NULL", (now,)),
         }
         return {
             what: sum(row["id"].startswith(prefix) or self.root(row["id"]).startswith(prefix) for row in rows)
-            for what, rows in asked.items()
+            for what, rows in request.items()
         }
 
     def rules(self) -> list[tuple[int, str]]:
@@ -225,13 +225,13 @@ class Hub:
 
     def take_work(self, number: int, worker: str, now: float, until: float) -> bool:
         """Make the activity invisible until `until`, as `worker`'s; False when it is gone or another has it."""
-        asked = "UPDATE work SET visible_at=?, worker=? WHERE number=? AND visible_at<=?"
-        return self.db.execute(asked, (until, worker, number, now)).rowcount == 1
+        request = "UPDATE work SET visible_at=?, worker=? WHERE number=? AND visible_at<=?"
+        return self.db.execute(request, (until, worker, number, now)).rowcount == 1
 
     def hold_work(self, numbers: Iterable[int], worker: str, until: float) -> None:
         """Prolong what `worker` has taken."""
-        asked = "UPDATE work SET visible_at=? WHERE number=? AND worker=?"
-        self.db.executemany(asked, [(until, number, worker) for number in numbers])
+        request = "UPDATE work SET visible_at=? WHERE number=? AND worker=?"
+        self.db.executemany(request, [(until, number, worker) for number in numbers])
 
     def beat(self, worker: str, now: float, until: float) -> list[str]:
         """Count `worker` among the living until `until`; the names of all who live at `now`, in order."""

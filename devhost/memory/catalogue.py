@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from backup_core.domain.errors import RecordUnreadableError, RowChangedError, RowExistsError, UnexpectedAnswerError
 from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_key_bounds
-from backup_core.domain.records import Head, Pin, Policy, RequestKey, RestorePoint, Run, Versioned
+from backup_core.domain.records import Head, Pin, Registration, RequestKey, RestorePoint, Run, Versioned
 from backup_core.ports import ListedDocument
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from backup_core.domain.records import PointState
-    from devhost.memory.world import World
+    from devhost.memory.world import InMemoryServices
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 class MemoryCatalogue:
     """The Catalogue port: rows by (disk, row key), each with a version."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: InMemoryServices) -> None:
         """An empty table in `world`."""
         self._world = world
         self.rows: dict[tuple[str, str], Versioned[Any]] = {}
@@ -105,13 +105,13 @@ class MemoryCatalogue:
         await self._world.before("disks")
         return sorted({row.value for row in self.claimed.values()})
 
-    async def policy(self, disk: str) -> Versioned[Policy] | None:
-        """The policy row."""
-        return await self._get(disk, "policy")
+    async def registration(self, disk: str) -> Versioned[Registration] | None:
+        """The registration row."""
+        return await self._get(disk, "registration")
 
-    async def put_policy(self, policy: Policy, etag: str | None) -> str:
-        """Write the policy row."""
-        return await self._put(policy, "policy", etag)
+    async def put_registration(self, registration: Registration, etag: str | None) -> str:
+        """Write the registration row."""
+        return await self._put(registration, "registration", etag)
 
     async def head(self, disk: str) -> Versioned[Head] | None:
         """The head row."""
@@ -158,7 +158,7 @@ class MemoryCatalogue:
         head: Head,
         head_etag: str | None,
         changed: Sequence[Versioned[RestorePoint]] = (),
-        policy: Versioned[Policy] | None = None,
+        registration: Versioned[Registration] | None = None,
     ) -> str:
         """Everything together, or nothing."""
         await self._world.before("commit")
@@ -166,11 +166,11 @@ class MemoryCatalogue:
             self._check(point.disk, point_key(point.point), None)
         for row in changed:
             self._check(row.value.disk, point_key(row.value.point), row.etag)
-        if policy:
-            self._check(head.disk, "policy", policy.etag)
+        if registration:
+            self._check(head.disk, "registration", registration.etag)
         self._check(head.disk, "head", head_etag)
-        if policy:
-            self._store(policy.value, "policy")
+        if registration:
+            self._store(registration.value, "registration")
         for point in [*points, *(row.value for row in changed)]:
             self._store(point, point_key(point.point))
         etag = self._store(head, "head")
@@ -295,7 +295,7 @@ def _refuse_what_is_too_long(run: Run) -> None:
 class MemoryDocuments:
     """The Documents port."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: InMemoryServices) -> None:
         """No documents in `world`."""
         self._world = world
         self.texts: dict[str, str] = {}

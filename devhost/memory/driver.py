@@ -65,9 +65,9 @@ class Driver:
                 case "sub":
                     result = await self.run(task.name, task.input, task.instance)
                 case _:
-                    asked = json.loads(json.dumps(task.input))
-                    result = await self._perform(task.name, asked)
-                    self.calls.append((task.name, asked, result))
+                    request = json.loads(json.dumps(task.input))
+                    result = await self._perform(task.name, request)
+                    self.calls.append((task.name, request, result))
         except Exception as raised:  # noqa: BLE001  failures reach an orchestrator as plain exceptions with text
             error = Exception(f"{type(raised).__name__}: {raised}")
         instance.settle(task, result, error)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from backup_core.domain.managed import ManagedDisk
     from devhost.memory.page_blobs import Blob, MemoryPageBlobs
-    from devhost.memory.world import World
+    from devhost.memory.world import InMemoryServices
 
 LOCATION = "local"
 """The region of every machine and account."""
@@ -24,7 +24,7 @@ LOCATION = "local"
 class MemoryMachines:
     """The Machines port. Tests may look into `machines` and act as a third party on it."""
 
-    def __init__(self, world: World, blobs: MemoryPageBlobs) -> None:
+    def __init__(self, world: InMemoryServices, blobs: MemoryPageBlobs) -> None:
         """No machines in `world`; their unmanaged disks are blobs of `blobs`."""
         self._world, self._blobs = world, blobs
         self.machines: dict[str, Machine] = {}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
 
     from backup_core.domain.errors import BackupError
-    from devhost.memory.world import World
+    from devhost.memory.world import InMemoryServices
 
 DiffKind = Literal["writes", "content"]
 BLANK = bytes(PAGE)
@@ -71,7 +71,7 @@ class Blob:
 class MemoryPageBlobs:
     """The PageBlobs port. Tests may look into `blobs` and act as a third party on it."""
 
-    def __init__(self, world: World, *, diff: DiffKind = "writes") -> None:
+    def __init__(self, world: InMemoryServices, *, diff: DiffKind = "writes") -> None:
         """`diff` chooses what a diff reports: every write, or differing bytes only."""
         self._world, self.diff_kind = world, diff
         self.blobs: dict[BlobAddress, Blob] = {}

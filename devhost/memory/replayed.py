@@ -29,7 +29,7 @@ class Recording:
     orchestrator: str
     instance: str
     events: list[dict[str, Any]]
-    asked: list[tuple[str, Any]]
+    calls: list[tuple[str, Any]]
     """Name and input of each activity; the extension's own history leaves inputs out."""
     ending: Ending
 
@@ -81,7 +81,7 @@ class ReplayedInstance:
     def _next_execution(self, input_: Any) -> None:  # noqa: ANN401  any JSON
         self._input = json.dumps(input_)
         self._past: list[dict[str, Any]] = []
-        self._asked: list[tuple[str, Any]] = []
+        self._calls: list[tuple[str, Any]] = []
         self._sequence: dict[int, Task] = {}
         self._execution = f"{self._seed}:{len(self.past) + 1}"
 
@@ -115,7 +115,7 @@ class ReplayedInstance:
             for kept in early:
                 self.settle(*kept)
             return
-        self.past.append(Recording(self._orchestrate.__name__, self.id, events, self._asked, ending))
+        self.past.append(Recording(self._orchestrate.__name__, self.id, events, self._calls, ending))
         if ending.status == "ContinuedAsNew":
             self.waiting = []
             self._next_execution(ending.next_input)
@@ -133,7 +133,7 @@ class ReplayedInstance:
         if task.kind == "sub":
             fields = {"Name": task.name, "Version": VERSION, "InstanceId": task.instance, "Input": None}
             return protocol.event(EventType.SUB_CREATED, task.number, **fields)
-        self._asked.append((task.name, task.input))
+        self._calls.append((task.name, task.input))
         return protocol.event(EventType.TASK_SCHEDULED, task.number, Name=task.name, Version="", Input=None)
 
     def settle(self, task: Task, result: Any = None, error: Exception | None = None) -> None:  # noqa: ANN401  any JSON
@@ -166,9 +166,9 @@ class ReplayedInstance:
         return Unwritten(tasks, replay.ending is not None, *(_end(replay.ending) if replay.ending else ()))
 
     def _answer(self, task: Task, result: Any, error: Exception | None) -> dict[str, Any]:  # noqa: ANN401  any JSON
-        asked = self._sequence[task.number]
-        if asked in self.waiting:
-            self.waiting.remove(asked)
+        request = self._sequence[task.number]
+        if request in self.waiting:
+            self.waiting.remove(request)
         return _event(task, result, error)
 
 

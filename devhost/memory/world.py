@@ -13,7 +13,7 @@ async def _open(_: str) -> None:
     return
 
 
-class World:
+class InMemoryServices:
     """Time and disturbance. Every effect takes a tick of 100 ns, so that no two have the same time."""
 
     def __init__(self, before: Gate = _open, after: Gate = _open) -> None:

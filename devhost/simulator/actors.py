@@ -10,7 +10,7 @@ from backup_core.domain.ending import cancellation
 from backup_core.domain.errors import AccessDeniedError, UnexpectedAnswerError
 from backup_core.domain.identity import Deployment
 from backup_core.domain.metadata import Site, described, run_of_source_snapshot, source_snapshot_metadata, to_point_metadata
-from backup_core.domain.naming import BlobAddress, point_id, point_key, policy_name, restored_blob_name, run_key
+from backup_core.domain.naming import BlobAddress, point_id, point_key, registration_name, restored_blob_name, run_key
 from backup_core.domain.ranges import PAGE
 from backup_core.domain.records import Pin, Restoring, Run, Slot
 from backup_core.domain.repoint import MachineDisk
@@ -47,7 +47,7 @@ class Actors:
         """The virtual machine writes or trims; now and then explicit zeros. What is not attached is written by hand."""
         stage = self.stage
         attached = stage.machine.at(stage.lun)
-        url = attached.source if attached and not attached.managed and self.rng.random() < 0.8 else stage.policy.source
+        url = attached.source if attached and not attached.managed and self.rng.random() < 0.8 else stage.registration.source
         blob, address = stage.blob(url), stage.address(url)
         if blob is None or (blob.lease and not blob.lease.startswith(VM)):
             return  # a restore is still making it
@@ -79,7 +79,7 @@ class Actors:
         silent = [run for _, run in stage.pins if stage.run(run).restore is None and not stage.run(run).ended_for_good]
         if silent:
             run = self.rng.choice(silent)
-            stage.store(replace(stage.run(run), state="Canceled", ended=stage.world.now, untold=True), run_key(run))
+            stage.store(replace(stage.run(run), state="Canceled", ended=stage.world.now, unreported=True), run_key(run))
 
     def cancel(self) -> None:
         """An operator cancels a run."""
@@ -91,7 +91,7 @@ class Actors:
             stage.note(f"!! {run.run} canceled")
             canceled = cancellation(stage.catalogue.rows[DISK, key], stage.world.now, stage.world.now)
             # As if the call had died before it told.
-            stage.store(replace(canceled, untold=canceled.ended_for_good), key)
+            stage.store(replace(canceled, unreported=canceled.ended_for_good), key)
 
     def ask_for_restore(self, *, undisturbed: bool = False) -> Run | None:
         """An operator asks for a restore; its row, or None when there is nothing to restore. An `undisturbed` one goes where
@@ -105,7 +105,7 @@ class Actors:
         run = f"{DISK}.20260104T{self._restores // 60:02d}{self._restores % 60:02d}00Z.0000abcd"
         how = self.rng.choice(["repoint", "repoint", "adopt", "plain"])
         attached = stage.machine.at(stage.lun)
-        if undisturbed and how == "repoint" and (attached is None or attached.source != stage.policy.source):
+        if undisturbed and how == "repoint" and (attached is None or attached.source != stage.registration.source):
             how = "adopt"
         target = BlobAddress(SOURCE, "vhds", restored_blob_name("vm.vhd", run)) if undisturbed else self._target(run)
         wanted = Restoring(
@@ -205,7 +205,7 @@ class Actors:
         if stage.gentle or self.rng.random() < 0.5:
             self.blind_bystander()
             return
-        readable = ("policy", "head", "run!", "point!", "pin!")
+        readable = ("registration", "head", "run!", "point!", "pin!")
         key = self.rng.choice(sorted(key for disk, key in rows if disk == DISK and key.startswith(readable)))
         stage.count("rows unreadable for a while")
         stage.note(f"!! row {key} cannot be read")
@@ -217,11 +217,11 @@ class Actors:
         if stage.unreadable_of_bystander:
             return
         run = next(key for disk, key in stage.catalogue.rows if disk == BYSTANDER and key.startswith("run!"))
-        what = stage.unreadable_of_bystander = self.rng.choice(["policy", "head", run, "document"])
+        what = stage.unreadable_of_bystander = self.rng.choice(["registration", "head", run, "document"])
         stage.count("rows and documents unreadable for good")
         stage.note(f"!! {what} of disk {BYSTANDER} cannot be read")
         if what == "document":
-            stage.documents.texts[policy_name(BYSTANDER)] = UNREADABLE_DOCUMENT
+            stage.documents.texts[registration_name(BYSTANDER)] = UNREADABLE_DOCUMENT
         else:
             stage.catalogue.damaged.add((BYSTANDER, what))
 

@@ -16,7 +16,7 @@ from backup_core.api.http import Request
 from backup_core.domain.errors import BackupError
 from backup_core.domain.events import DiskSeen, FleetSeen, RunEnded, RunWarned
 from backup_core.domain.metadata import from_metadata, from_point_metadata, run_of_source_snapshot, source_snapshot_metadata
-from backup_core.domain.naming import plan_name, policy_name, run_key
+from backup_core.domain.naming import plan_name, registration_name, run_key
 from backup_core.domain.records import Run
 from backup_core.domain.status import RUNS_LOOKED_AT
 from devhost.simulator.actors import REFUSALS, UNREADABLE_DOCUMENT
@@ -118,7 +118,7 @@ class Aftermath:
         stage = self.stage
         self.world.pass_time(timedelta(hours=2))  # orchestrators' clocks are wrong by an hour at most
         runs = [run for run in await stage.catalogue.runs(DISK, RUNS_LOOKED_AT) if run.ended_for_good]
-        stage.count("ends told by the watch", sum(run.untold for run in runs))
+        stage.count("ends told by the watch", sum(run.unreported for run in runs))
         await watch(stage.tools, "0 0 */12 * * *", self.world.now)
         if stage.unreadable:
             await self._must_show_all_others()
@@ -134,14 +134,14 @@ class Aftermath:
         """
         stage = self.stage
         self.world.pass_time(timedelta(days=2))
-        self.starts.keep_house()
+        self.starts.clean_up_disks()
         await self._come_to_rest()
         claims = [claim.value for claim in await stage.catalogue.claims(DISK)]
-        if set(claims) - {stage.policy.source}:
+        if set(claims) - {stage.registration.source}:
             self.invariants.violated(
-                f"invariant 21: the disk holds the claims of {claims}, its source is {stage.policy.source}"
+                f"invariant 21: the disk holds the claims of {claims}, its source is {stage.registration.source}"
             )
-        if stage.told_policy() != stage.policy:
+        if stage.told_policy() != stage.registration:
             self.invariants.violated(f"invariant 21: the copy of the registration is behind: {stage.told_policy()}")
 
     async def _must_rebuild(self) -> None:
@@ -156,8 +156,8 @@ class Aftermath:
             if self.rng.random() < 0.6:
                 del catalogue.rows[key]
         if self.stage.unreadable and self.stage.unreadable_of_bystander == "document":
-            del catalogue.rows[BYSTANDER, "policy"]
-            self.stage.documents.texts[policy_name(BYSTANDER)] = UNREADABLE_DOCUMENT
+            del catalogue.rows[BYSTANDER, "registration"]
+            self.stage.documents.texts[registration_name(BYSTANDER)] = UNREADABLE_DOCUMENT
         unreadable = await self._rebuild()
         if self.stage.unreadable:
             self._must_name_the_unreadable(unreadable)
@@ -235,7 +235,7 @@ class Aftermath:
     def _must_name_the_unreadable(self, unreadable: dict[str, str]) -> None:
         """The rebuild of all disks brings this one's rows back, and says of the other what cannot be read."""
         what = self.stage.unreadable_of_bystander
-        named = policy_name(BYSTANDER) if what == "document" else what
+        named = registration_name(BYSTANDER) if what == "document" else what
         if not what.startswith("run!") and named not in unreadable.get(BYSTANDER, ""):
             self.invariants.violated(f"invariant 23: the rebuild does not name {named}: {unreadable}")
 
@@ -257,7 +257,7 @@ class Aftermath:
         plan = plan_name(DISK, run, taken, "")
         stage.documents._store(plan, "{}")  # noqa: SLF001  past every gate
         self.world.pass_time(timedelta(days=2))
-        self.starts.keep_house()
+        self.starts.clean_up_disks()
         await self._come_to_rest()
         if plan in stage.documents.texts:
             self.invariants.violated("invariant 24: a duty that failed kept the night from the next ones")
@@ -267,7 +267,7 @@ class Aftermath:
         self.stage.blobs.undeletable.clear()
         for _ in range(NIGHTS_MAX):
             self.world.pass_time(timedelta(days=1))
-            self.starts.keep_house()
+            self.starts.clean_up_disks()
             await self._come_to_rest()
             left = self._left()
             if not left:
@@ -288,7 +288,7 @@ class Aftermath:
 
     def _unneeded(self) -> list[str]:
         stage, head, at = self.stage, self.stage.head, self.stage.source
-        if head is None or head.pair is None or head.source != stage.policy.source:
+        if head is None or head.pair is None or head.source != stage.registration.source:
             return []
         blob = stage.blobs.blobs.get(stage.tools.head(head.head))
         mark = from_metadata(blob.metadata, stage.tools.site(stage.tools.head(head.head))) if blob else None

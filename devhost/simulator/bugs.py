@@ -28,9 +28,9 @@ from backup_core.activities import (
 from backup_core.domain import decision, disk_delivery, machine_change
 from backup_core.domain import retention as rules
 from backup_core.domain.identity import Deployment
-from backup_core.orchestrations import backup_disk, deliver_disk, keep_house, repoint_machine, restore_disk
+from backup_core.orchestrations import backup_disk, clean_up_disks, deliver_disk, repoint_machine, restore_disk
 from backup_core.steps.backup import COMMIT_POINT
-from backup_core.steps.copying import CHECK_COPY, Applied
+from backup_core.steps.copying import CHECK_COPY, TransferCounts
 from backup_core.steps.restore import MOVE_MACHINE
 from devhost.memory.catalogue import MemoryCatalogue
 from devhost.memory.page_blobs import Blob, MemoryPageBlobs
@@ -48,8 +48,8 @@ def _long_histories() -> AbstractContextManager[object]:
     return patch.object(simulation, "STEPS_PER_HISTORY", 600)
 
 
-async def _any_owner(toolbox: tools.Tools, by: Any) -> Any:  # noqa: ANN401  as the function it replaces
-    row = await toolbox.catalogue.head(by.disk)
+async def _any_owner(toolbox: tools.Tools, actor: Any) -> Any:  # noqa: ANN401  as the function it replaces
+    row = await toolbox.catalogue.head(actor.disk)
     assert row is not None
     return row
 
@@ -63,8 +63,8 @@ def no_fence() -> Iterator[None]:
 
     with (
         patch.object(MemoryPageBlobs, "_fenced", lambda self, address, _: self._found(address)),
-        patch.object(transfer, "owned", _any_owner),
-        patch.object(shards, "allowed", anybody),
+        patch.object(transfer, "require_ownership", _any_owner),
+        patch.object(shards, "require_right_to_act", anybody),
         _long_histories(),
     ):
         yield
@@ -78,7 +78,7 @@ def lease_from_the_name() -> Iterator[None]:
         return str(uuid.uuid5(uuid.NAMESPACE_URL, "vm"))
 
     with ExitStack() as patches:
-        for module in (backup_disk, keep_house, restore_disk):
+        for module in (backup_disk, clean_up_disks, restore_disk):
             patches.enter_context(patch.object(module, "lease_id", lease_id))
         yield
 
@@ -88,10 +88,10 @@ def newer_snapshot_after_a_half_applied_diff() -> Iterator[None]:
     """A dirty head is taken for clean: a fresh snapshot is diffed against the last point."""
     decide = decision.decide
 
-    def careless(head: Any, source: str, found: Any, *, full_asked: bool) -> Any:  # noqa: ANN401  as the function it replaces
+    def careless(head: Any, source: str, found: Any, *, full_requested: bool) -> Any:  # noqa: ANN401  as the function it replaces
         if found is not None and found.mark is not None and found.mark.state != "committed":
             found = replace(found, mark=replace(found.mark, state="committed"), head_unchanged=True)
-        return decide(head, source, found, full_asked=full_asked)
+        return decide(head, source, found, full_requested=full_requested)
 
     with patch("backup_core.activities.ownership.decide", careless):
         yield
@@ -146,11 +146,11 @@ def source_snapshot_deleted_before_commit() -> Iterator[None]:
     """The old source snapshot goes as soon as the new backup snapshot is there."""
     commit = points.commit_point
 
-    async def hasty(toolbox: tools.Tools, asked: Any) -> Any:  # noqa: ANN401  as the function it replaces
-        row = await tools.owned(toolbox, asked.transfer.by)
-        if row.value.pair and row.value.pair.source_snapshot != asked.transfer.target:
+    async def hasty(toolbox: tools.Tools, request: Any) -> Any:  # noqa: ANN401  as the function it replaces
+        row = await tools.require_ownership(toolbox, request.transfer.actor)
+        if row.value.pair and row.value.pair.source_snapshot != request.transfer.target:
             await toolbox.blobs.delete_snapshot(toolbox.source(row.value.source), row.value.pair.source_snapshot)
-        return await commit(toolbox, asked)
+        return await commit(toolbox, request)
 
     with patch.dict(runner.ACTIVITIES, {COMMIT_POINT.name: hasty}):
         yield
@@ -159,7 +159,7 @@ def source_snapshot_deleted_before_commit() -> Iterator[None]:
 @contextmanager
 def unconditional_commit() -> Iterator[None]:
     """Rows are written whatever their version, and nobody asks who owns the disk before a commit."""
-    with patch.object(MemoryCatalogue, "_check", lambda *_: None), patch.object(points, "owned", _any_owner):
+    with patch.object(MemoryCatalogue, "_check", lambda *_: None), patch.object(points, "require_ownership", _any_owner):
         yield
 
 
@@ -187,7 +187,7 @@ def cursor_ahead_of_its_puts() -> Iterator[None]:
     def hasty(copying: Any, piece: Any) -> None:  # noqa: ANN401  as the method it replaces
         start(copying, piece)
         written = 0 if piece.cleared else piece.range.size
-        copying._ahead[-1].applied = Applied(  # noqa: SLF001  see above
+        copying._ahead[-1].applied = TransferCounts(  # noqa: SLF001  see above
             write_bytes=written, clear_bytes=piece.range.size - written, puts=int(not piece.cleared), clears=int(piece.cleared)
         )
 
@@ -238,9 +238,9 @@ def adopt_without_read_back() -> Iterator[None]:
     """A change of the machine is taken for done once it was sent."""
     move = machines.move_machine
 
-    async def believing(toolbox: tools.Tools, asked: Any) -> Any:  # noqa: ANN401  as the function it replaces
-        moved = await move(toolbox, asked)
-        return moved.model_copy(update={"done": moved.move in ("none", "attach", "swap"), "holds": asked.goal})
+    async def believing(toolbox: tools.Tools, request: Any) -> Any:  # noqa: ANN401  as the function it replaces
+        moved = await move(toolbox, request)
+        return moved.model_copy(update={"done": moved.move in ("none", "attach", "swap"), "holds": request.goal})
 
     with patch.dict(runner.ACTIVITIES, {MOVE_MACHINE.name: believing}), _long_histories():
         yield
@@ -251,8 +251,8 @@ def metadata_trusted_after_an_aborted_copy() -> Iterator[None]:
     """A copy that has ended counts by its metadata, however it ended, and nothing is compared afterwards."""
     check = copies.check_copy
 
-    async def ended_well(toolbox: tools.Tools, asked: Any) -> Any:  # noqa: ANN401  as the function it replaces
-        seen = await check(toolbox, asked)
+    async def ended_well(toolbox: tools.Tools, request: Any) -> Any:  # noqa: ANN401  as the function it replaces
+        seen = await check(toolbox, request)
         return seen if seen.status == "pending" else seen.model_copy(update={"status": "success"})
 
     async def believe(toolbox: tools.Tools, _: Any, blob: BlobAddress, __: object = ()) -> Any:  # noqa: ANN401  as the function it replaces
@@ -301,7 +301,7 @@ def adopted_snapshot_taken_early() -> Iterator[None]:
 
 @contextmanager
 def _sweeping(**guards: Any) -> Iterator[None]:  # noqa: ANN401  methods of the class
-    with patch.multiple(housekeeping._Tidying, **guards):  # noqa: SLF001  the guards to be removed
+    with patch.multiple(housekeeping._Cleanup, **guards):  # noqa: SLF001  the guards to be removed
         yield
 
 
@@ -318,7 +318,7 @@ def sweep_of_an_interrupted_target() -> AbstractContextManager[None]:
     """Only the common pair's snapshot is kept."""
 
     async def the_pair(tidying: Any, source: str, snapshot: str, _: str) -> bool:  # noqa: ANN401  as the method it replaces
-        row = await tidying.tools.catalogue.head(tidying.asked.disk)
+        row = await tidying.tools.catalogue.head(tidying.request.disk)
         certain = row is not None and row.value.pair is not None and row.value.source == source
         return not certain or snapshot == row.value.pair.source_snapshot
 
@@ -327,7 +327,7 @@ def sweep_of_an_interrupted_target() -> AbstractContextManager[None]:
 
 def sweep_of_the_living() -> AbstractContextManager[None]:
     """Nobody asks whether a run is over, or has the disk, nor how old what it left is."""
-    needed = housekeeping._Tidying._may_be_needed  # noqa: SLF001  the guard to be weakened
+    needed = housekeeping._Cleanup._may_be_needed  # noqa: SLF001  the guard to be weakened
 
     async def always(*_: object) -> bool:
         return True
@@ -379,7 +379,7 @@ def ends_told_by_their_writer_only() -> Iterator[None]:
     async def nothing(*_: object) -> None:
         return
 
-    with patch.object(watch, "_tell_late", nothing):
+    with patch.object(watch, "_emit_late", nothing):
         yield
 
 
@@ -390,7 +390,7 @@ def half_moved_registrations_stay() -> Iterator[None]:
     async def nothing(*_: object) -> None:
         return
 
-    with patch.object(housekeeping._Tidying, "registration", nothing), _long_histories():  # noqa: SLF001  see above
+    with patch.object(housekeeping._Cleanup, "registration", nothing), _long_histories():  # noqa: SLF001  see above
         yield
 
 

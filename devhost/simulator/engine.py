@@ -82,7 +82,7 @@ class Engine:
 
     # -- orchestrations -------------------------------------------------------------------------------------------------
 
-    def start(self, name: str, asked: Any, instance: str, skew: timedelta, seed: str) -> None:  # noqa: ANN401  any JSON
+    def start(self, name: str, request: Any, instance: str, skew: timedelta, seed: str) -> None:  # noqa: ANN401  any JSON
         """Start an orchestration from outside; its clocks are wrong by `skew`. The id of a living one is refused;
         but whoever starts looks first and starts then, so that of two at one moment the later replaces the other.
         """
@@ -92,19 +92,19 @@ class Engine:
         # Not played: a run of a fleet that its former life begins after the present one has. The fleet then waits for ever, and
         # nobody misses its end: its runs end, the next window is another fleet's. What begins once alone names its children.
         self.messages = [one for one in self.messages if one.begins_child_of is None or one.begins_child_of.id != instance]
-        self._arrives(self._created(name, asked, instance, skew, seed), None)
+        self._arrives(self._created(name, request, instance, skew, seed), None)
 
     def _living(self, instance: str) -> Instance | None:
         return next((one for one in self.instances if one.id == instance and not one.ended), None)
 
-    def _created(self, name: str, asked: Any, instance: str, skew: timedelta, seed: str) -> Instance:  # noqa: ANN401  any JSON
+    def _created(self, name: str, request: Any, instance: str, skew: timedelta, seed: str) -> Instance:  # noqa: ANN401  any JSON
         living = self._living(instance)
         if living:
             self.stage.count("living orchestrations replaced")
             self.stage.note(f"!! {living.id} is replaced")
             self._remove(living)
         kind = ReplayedInstance if self.stage.replayed else DirectInstance
-        created: Instance = kind(ORCHESTRATORS[name], asked, instance, lambda: self.world.now + skew, seed)
+        created: Instance = kind(ORCHESTRATORS[name], request, instance, lambda: self.world.now + skew, seed)
         self.instances.append(created)
         return created
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from backup_core.activities import copies, images, shards, verification
-from backup_core.orchestrations import backup_disk, keep_house, restore_disk
+from backup_core.orchestrations import backup_disk, clean_up_disks, restore_disk
 from devhost.memory.instance import Answer, DirectInstance, DrivenContext, Execution
 from devhost.simulator import engine
 
@@ -32,7 +32,7 @@ def lease_from_the_clock() -> Iterator[None]:
         return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{instance}/{purpose}/{of}/{moment}"))
 
     with patch.object(Execution, "play", timed), ExitStack() as patches:
-        for module in (backup_disk, restore_disk, keep_house):
+        for module in (backup_disk, restore_disk, clean_up_disks):
             patches.enter_context(patch.object(module, "lease_id", timely))
         yield
 

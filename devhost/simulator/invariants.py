@@ -13,7 +13,7 @@
 11. A restore that succeeded, or that gave a machine its disk, made a complete disk that equals its restore point.
 12. A machine never ends without a disk, or with one that is gone.
 13. What was adopted holds what was restored.
-14. Retention deletes no point that the policy keeps, that is in use, or that belongs to the common pair.
+14. Retention deletes no point that the registration's retention keeps, that is in use, or that belongs to the common pair.
 15. A run that succeeded has a restore point, and the machine's disk is the one that is backed up.
 16. Lost, late and repeated requests fail no run, and neither does an episode that runs twice: in gentle histories.
 17. No orchestration waits for ever, and each run ends.
@@ -165,7 +165,7 @@ class Invariants:
         if blob is None:
             self.violated("invariant 1: the head was deleted")
         mark = from_metadata(blob.metadata, stage.tools.site(at))
-        if mark and mark.state != "committed" and mark.source == stage.policy.source:
+        if mark and mark.state != "committed" and mark.source == stage.registration.source:
             gone = source is None or mark.target not in source.snapshots
             if gone and mark.target not in stage.deleted_by_others:
                 self.violated("invariant 4: the target of an interrupted run was deleted by the app")
@@ -279,8 +279,8 @@ class Invariants:
             return
         if held is None or not held.source.startswith(SOURCE):
             self.violated("invariant 12: the machine has no disk at rest")
-        if not stage.adopted_by_hand and held.source != stage.policy.source:
-            self.violated(f"invariant 15: the machine uses {held.source}, backed up is {stage.policy.source}")
+        if not stage.adopted_by_hand and held.source != stage.registration.source:
+            self.violated(f"invariant 15: the machine uses {held.source}, backed up is {stage.registration.source}")
         blob = stage.blob(held.source)
         if blob is None:
             self.violated(f"invariant 12: the machine uses {held.source}, which is gone")

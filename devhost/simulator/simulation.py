@@ -21,14 +21,14 @@ from backup_core.domain.errors import (
     ServiceUnavailableError,
     UnexpectedAnswerError,
 )
-from backup_core.domain.events import DiskTidied
+from backup_core.domain.events import DiskCleaned
 from backup_core.steps.backup import PRUNE_POINTS
-from backup_core.steps.housekeeping import TIDY_DISK
+from backup_core.steps.housekeeping import CLEAN_UP_DISK
 from devhost.simulator.actors import Actors
 from devhost.simulator.aftermath import Aftermath
 from devhost.simulator.engine import Engine, caller
 from devhost.simulator.invariants import Invariants
-from devhost.simulator.stage import Report, Stage, ViolationError
+from devhost.simulator.stage import ReportProgress, Stage, ViolationError
 from devhost.simulator.starts import Starts
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Simulation:
         self.engine = Engine(self.stage)
         self.starts = Starts(self.stage, self.engine, self.actors)
         self.gates: list[Gate] = []
-        self.hurried = {PRUNE_POINTS.name, TIDY_DISK.name} if self.stage.long else set[str]()
+        self.hurried = {PRUNE_POINTS.name, CLEAN_UP_DISK.name} if self.stage.long else set[str]()
 
     # -- gates ----------------------------------------------------------------------------------------------------
 
@@ -106,7 +106,7 @@ class Simulation:
 
     # -- the history ------------------------------------------------------------------------------------------------
 
-    async def run(self) -> Report:
+    async def run(self) -> ReportProgress:
         """Make the history; the report carries the first violation."""
         try:
             for self.engine.step in range(STEPS_PER_HISTORY):
@@ -120,7 +120,7 @@ class Simulation:
             await self.engine.close()
         self.stage.report.counts["points"] = len(self.invariants.seen)
         for one in self.stage.journal.events:
-            if isinstance(one, DiskTidied):
+            if isinstance(one, DiskCleaned):
                 for what in ("snapshots", "blobs", "documents", "pins", "registrations"):
                     self.stage.report.counts[f"swept: {what}"] += getattr(one, what)
         return self.stage.report
@@ -137,7 +137,7 @@ class Simulation:
             (0.5 * harsh, actors.pass_time),
             (0.25 * harsh, actors.third_party),
             (0.25 * harsh, self._terminate),
-            (0.3, self.starts.keep_house),
+            (0.3, self.starts.clean_up_disks),
             (0.15 * harsh, actors.listing_lies),
             (0.1 * harsh, actors.cancel),
             (0.2 * harsh, actors.pin),
@@ -258,7 +258,7 @@ def _worth(step: str, name: str, stage: str) -> float:
     return 1.0 if stage == "before" else 0.5
 
 
-def simulate(seed: int, *, keep_trace: bool = False) -> Report:
+def simulate(seed: int, *, keep_trace: bool = False) -> ReportProgress:
     """Make the history of `seed`."""
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(_NoFiles())) as runner:
         return runner.run(Simulation(seed, keep_trace=keep_trace).run())

@@ -9,19 +9,19 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from backup_core.activities.copying import Copying
-from backup_core.activities.points import POLICY
+from backup_core.activities.points import REGISTRATION
 from backup_core.activities.tools import Limits, Tools
 from backup_core.domain.identity import Deployment
-from backup_core.domain.naming import BlobAddress, policy_name, run_key
+from backup_core.domain.naming import BlobAddress, registration_name, run_key
 from backup_core.domain.ranges import PAGE
-from backup_core.domain.records import Head, Policy, Retention, Run, Versioned
+from backup_core.domain.records import Head, Registration, Retention, Run, Versioned
 from backup_core.domain.repoint import Machine, MachineDisk
 from backup_core.domain.sampling import Samples
 from devhost.memory.catalogue import MemoryCatalogue, MemoryDocuments
 from devhost.memory.journal import MemoryJournal
 from devhost.memory.machines import MemoryMachines
 from devhost.memory.page_blobs import MemoryPageBlobs
-from devhost.memory.world import World
+from devhost.memory.world import InMemoryServices
 
 if TYPE_CHECKING:
     from backup_core.domain.records import RestorePoint
@@ -67,7 +67,7 @@ class ViolationError(Exception):
 
 
 @dataclass
-class Report:
+class ReportProgress:
     """What a history came to."""
 
     seed: int
@@ -109,8 +109,8 @@ class Stage(Known):
         """`before` and `after` are asked around each effect of a port call."""
         super().__init__()
         self.seed, self.rng = seed, random.Random(seed)  # noqa: S311  replayable choices
-        self.report, self._keep_trace = Report(seed), keep_trace
-        self.world = World(before, after)
+        self.report, self._keep_trace = ReportProgress(seed), keep_trace
+        self.world = InMemoryServices(before, after)
         self._addresses: dict[str, BlobAddress] = {}
         self.replayed = seed % REPLAYED_EVERY == 0
         self.restores = seed % BACKUPS_ONLY_EVERY != 0
@@ -134,10 +134,10 @@ class Stage(Known):
         self.retention = Retention(self.rng.choice([1, 2, 4])) if self.rng.random() < 0.6 or self.long else None
         first = BlobAddress(SOURCE, "vhds", "vm.vhd")
         self.blobs.put(first, self.pages * PAGE)
-        policy = Policy(DISK, first.url, "", self.world.now, self.world.now, retention=self.retention)
-        self.catalogue.rows[DISK, "policy"] = Versioned(policy, "W/0", self.world.now)
+        registration = Registration(DISK, first.url, "", self.world.now, self.world.now, retention=self.retention)
+        self.catalogue.rows[DISK, "registration"] = Versioned(registration, "W/0", self.world.now)
         self.catalogue.claim(first.url, DISK)
-        self.documents._store(policy_name(DISK), POLICY.dump_json(policy).decode())  # noqa: SLF001  past every gate
+        self.documents._store(registration_name(DISK), REGISTRATION.dump_json(registration).decode())  # noqa: SLF001  past every gate
         if self.unreadable:
             self._register_bystander()
         self.lun = self.rng.choice([0, 0, None])
@@ -171,26 +171,26 @@ class Stage(Known):
     def _register_bystander(self) -> None:
         at, now = BlobAddress(SOURCE, "vhds", f"{BYSTANDER}.vhd"), self.world.now
         self.blobs.put(at, 8 * PAGE)
-        policy = Policy(BYSTANDER, at.url, "", now, now)
+        registration = Registration(BYSTANDER, at.url, "", now, now)
         run = f"{BYSTANDER}.20251231T000000Z.timer"
-        self.store(policy, "policy")
+        self.store(registration, "registration")
         self.store(Head(BYSTANDER), "head")
         self.store(Run(BYSTANDER, run, "Succeeded", "timer", full=False, created=now, ended=now), run_key(run))
         self.catalogue.claim(at.url, BYSTANDER)
-        self.documents._store(policy_name(BYSTANDER), POLICY.dump_json(policy).decode())  # noqa: SLF001  past every gate
+        self.documents._store(registration_name(BYSTANDER), REGISTRATION.dump_json(registration).decode())  # noqa: SLF001  past every gate
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
     @property
-    def policy(self) -> Policy:
+    def registration(self) -> Registration:
         """The disk's registration."""
-        policy: Policy = self.catalogue.rows[DISK, "policy"].value
-        return policy
+        registration: Registration = self.catalogue.rows[DISK, "registration"].value
+        return registration
 
     @property
     def source(self) -> BlobAddress:
         """The blob that is backed up."""
-        return self.address(self.policy.source)
+        return self.address(self.registration.source)
 
     @property
     def head(self) -> Head | None:
@@ -208,10 +208,10 @@ class Stage(Known):
         """Whether the disk is to have many points, and has the first."""
         return self.long and not self.pile and self.head is not None and self.head.pair is not None
 
-    def told_policy(self) -> Policy | None:
+    def told_policy(self) -> Registration | None:
         """The copy of the registration beside the backups."""
-        stored = self.documents.texts.get(policy_name(DISK))
-        return POLICY.validate_json(stored) if stored else None
+        stored = self.documents.texts.get(registration_name(DISK))
+        return REGISTRATION.validate_json(stored) if stored else None
 
     def run(self, run: str) -> Run:
         """A run's row."""

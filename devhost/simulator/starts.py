@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from backup_core.domain.digests import digest_of_request
-from backup_core.domain.naming import fleet_instance_id, house_instance_id, timer_run_id, window_id
+from backup_core.domain.naming import cleanup_instance_id, fleet_instance_id, timer_run_id, window_id
 from backup_core.domain.windows import next_window, window_fired
 from backup_core.steps.backup import BackupRequest, FleetRequest
-from backup_core.steps.housekeeping import HouseRequest
+from backup_core.steps.housekeeping import CleanupRequest
 from backup_core.steps.restore import RestoreRequest
 from devhost.simulator.stage import DISK, ViolationError
 
@@ -130,7 +130,7 @@ class Starts:
         self._start_fleet(window.isoformat())
         return timer_run_id(DISK, window)
 
-    def keep_house(self) -> None:
+    def clean_up_disks(self) -> None:
         """A night's housekeeping."""
         self._houses += 1
         self.stage.count("housekeepings")
@@ -138,13 +138,13 @@ class Starts:
         house = f"house.{self._houses}"
         if self.stage.timed and not self.stage.gentle:
             for due, meant in self._fired(EVERY_HOUR):
-                house = house_instance_id(due)
+                house = cleanup_instance_id(due)
                 if due != meant:
                     message = f"invariant 22: the night of {meant} was taken for that of {due}"
                     raise ViolationError(message)
         # Forgetting runs has a meaning only after months.
-        asked = HouseRequest(run_days=365).model_dump(mode="json")
-        self.engine.start("keep_house", asked, house, timedelta(), f"{self.stage.seed}:{house}")
+        request = CleanupRequest(run_days=365).model_dump(mode="json")
+        self.engine.start("clean_up_disks", request, house, timedelta(), f"{self.stage.seed}:{house}")
 
     def restore(self) -> None:
         """A restore that an operator asks for."""

@@ -50,7 +50,7 @@ def unreadable_disk_stops_the_window() -> AbstractContextManager[object]:
     """Who lists a window's disks reads each registration, and gives up at the first that cannot be read."""
 
     async def is_stopped(tools: Tools, disk: str) -> bool:
-        row = await tools.catalogue.policy(disk)
+        row = await tools.catalogue.registration(disk)
         return row is not None and not row.value.protected
 
     return patch.object(fleet, "_is_stopped", is_stopped)

@@ -23,13 +23,13 @@ RUN = "vm.20260102T030405Z.0000abcd"
 AGAIN = "vm.20260102T030406Z.0000abce"
 TARGET = f"{SOURCE}/vhds/restored.vhd"
 FINAL = {"code": "AccessDenied", "retryable": False}
-OTHERS = {"list_disks", "begin_new_generation", "raise_epoch", "report_progress", "begin"}
+OTHERS = {"list_disks", "begin_new_generation", "raise_epoch", "report_progress", "begin_backup"}
 COPY_BLOB = {"start_copy", "check_copy", "abort_copy", "take_over_copy"}
 STEPS_OF_A_BACKUP = [step.name for step in (*BACKUP_STEPS, *COPYING_STEPS) if step.name not in OTHERS | COPY_BLOB]
 """Steps of a backup by pages, after its begin."""
 STEPS_OF_A_RESTORE = [
-    "plan_transfer", "open_image", "apply_shard", "compare_image", "own_disk", "seal_image", "remember_machine", "move_machine",
-    "adopt_head", "take_backup_snapshot", "commit_point", "settle_change",
+    "plan_transfer", "open_image", "apply_shard", "compare_image", "own_disk", "seal_image", "store_change", "move_machine",
+    "adopt_head", "take_backup_snapshot", "commit_point", "close_change",
 ]  # fmt: skip
 
 
@@ -44,14 +44,14 @@ def before_step(scene, step, act, count=1):
     """A driver that lets `act` happen just before `step` comes for the `count`th time."""
     driver, left = scene.driver(), [count]
 
-    async def perform(name, asked):
+    async def perform(name, request):
         if name == step:
             left[0] -= 1
             if left[0] == 0:
-                outcome = act(asked)
+                outcome = act(request)
                 if outcome is not None:
                     await outcome
-        return await scene.perform(name, asked)
+        return await scene.perform(name, request)
 
     driver._perform = perform
     return driver
@@ -62,10 +62,10 @@ async def stop_before(scene, step, **fields):
     request = scene.request(**fields)
     driver = scene.driver()
 
-    async def perform(name, asked):
+    async def perform(name, step_input):
         if name == step:
             raise KeyboardInterrupt
-        return await scene.perform(name, asked)
+        return await scene.perform(name, step_input)
 
     driver._perform = perform
     scene.stopped = driver
@@ -87,12 +87,12 @@ async def cancel(scene, run):
 async def canceled_before(scene, step, **fields):
     """A run that is asked to end just before `step`; its output."""
     request, driver = scene.request(**fields), scene.driver()
-    asked = False
+    step_input = False
 
     async def perform(name, input_):
-        nonlocal asked
-        if name == step and not asked:
-            asked = True
+        nonlocal step_input
+        if name == step and not step_input:
+            step_input = True
             assert (await cancel(scene, request.run))[0] == 202
         return await scene.perform(name, input_)
 
@@ -102,8 +102,8 @@ async def canceled_before(scene, step, **fields):
 
 
 def keep(scene, last, days=0):
-    row = scene.catalogue.rows["vm", "policy"]
-    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, retention=Retention(last, days)))
+    row = scene.catalogue.rows["vm", "registration"]
+    scene.catalogue.rows["vm", "registration"] = replace(row, value=replace(row.value, retention=Retention(last, days)))
 
 
 async def rebuild(scene):
@@ -124,22 +124,22 @@ def without_rebuilds(scene):
     return blobs, rows, {name: text for name, text in texts.items() if not name.startswith(REBUILDS)}, claims
 
 
-async def rebuilt(scene, driver=None, **asked):
+async def rebuilt(scene, driver=None, **request):
     """A rebuild to its end, as a call shows it then."""
-    rebuild, start = await asked_for_a_rebuild(scene, **asked)
+    rebuild, start = await asked_for_a_rebuild(scene, **request)
     with suppress(RebuildFailedError):
         await (driver or scene.driver()).run(*start)
     return (await call(scene, catalogue.get_rebuild, rebuild=rebuild))[1]
 
 
-async def asked_for_a_rebuild(scene, **asked):
+async def asked_for_a_rebuild(scene, **step_input):
     """The id of a rebuild that is accepted, and what its orchestration is started with: name, input, instance."""
     started = []
 
     async def start(name, instance, input_):
         started.append((name, input_, instance))
 
-    request = Request("https://app.test/api", body=json.dumps(asked).encode(), start=start)
+    request = Request("https://app.test/api", body=json.dumps(step_input).encode(), start=start)
     reply = await respond(scene.api(), catalogue.post_rebuild, request)
     assert reply.status == 202, reply.body
     (one,) = started
@@ -180,14 +180,14 @@ def failing(scene, step, fault, times=99, skip=0):
     """A driver whose `step` answers a fault so often, after it has run `skip` times."""
     driver, left, passed = scene.driver(), [times], [skip]
 
-    async def perform(name, asked):
+    async def perform(name, request):
         if name == step:
             if passed[0]:
                 passed[0] -= 1
             elif left[0]:
                 left[0] -= 1
                 return {"fault": {**fault, "message": "told"}, "value": None}
-        return await scene.perform(name, asked)
+        return await scene.perform(name, request)
 
     driver._perform = perform
     return driver
@@ -197,12 +197,12 @@ async def stopped_before(scene, step, count=1, **fields):
     """A restore whose worker dies just before it comes to `step` for the `count`th time, and is never heard of again."""
     request, driver, left = scene.restore_request(scene.points()[0], **(fields or into())), scene.driver(), [count]
 
-    async def perform(name, asked):
+    async def perform(name, step_input):
         if name == step:
             left[0] -= 1
             if left[0] <= 0:
                 raise KeyboardInterrupt
-        return await scene.perform(name, asked)
+        return await scene.perform(name, step_input)
 
     driver._perform = perform
     with pytest.raises(KeyboardInterrupt):
@@ -213,7 +213,7 @@ async def stopped_before(scene, step, count=1, **fields):
 def sane(scene):
     """What must hold once nothing is at work any more: whatever happened."""
     assert held(scene) is not None, "the machine has a disk"
-    assert scene.catalogue.rows["vm", "policy"].value.source == held(scene), "backups are of the disk the machine uses"
+    assert scene.catalogue.rows["vm", "registration"].value.source == held(scene), "backups are of the disk the machine uses"
     assert list(scene.claims()) == [held(scene)]
     assert scene.rows("pin!") == []
     assert (scene.head_row().owner, scene.head_row().repoint) == (None, "")

@@ -27,7 +27,7 @@ class Life:
     id: str
     parent: tuple[Life, object] | None
     instance: DirectInstance
-    asked: dict[int, object] = field(default_factory=dict)
+    request: dict[int, object] = field(default_factory=dict)
     """The tasks it has asked for, by identity."""
 
 
@@ -88,8 +88,8 @@ class Hub:
     def _ask(self, life):
         """Put what it waits for on the queue, and tell its parent when it has ended."""
         for task in life.instance.waiting:
-            if id(task) not in life.asked:
-                life.asked[id(task)] = task
+            if id(task) not in life.request:
+                life.request[id(task)] = task
                 self.queue.append((life, task))
         if life.instance.ended and life.parent and self.lives_on(life):
             above, call = life.parent
@@ -101,13 +101,13 @@ class Hub:
             life.instance.settle(task, result, error)
             self._ask(life)
 
-    async def deliver(self, name, asked):
+    async def deliver(self, name, request):
         """One delivery of an activity: its answer and its error."""
         try:
-            answer, error = await self.scene.perform(name, json.loads(json.dumps(asked))), None
+            answer, error = await self.scene.perform(name, json.loads(json.dumps(request))), None
         except Exception as raised:
             answer, error = None, Exception(f"{type(raised).__name__}: {raised}")
-        self.calls.append(Call(name, asked, answer))
+        self.calls.append(Call(name, request, answer))
         return answer, error
 
     async def run(self, name, input_, instance_id):

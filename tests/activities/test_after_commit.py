@@ -38,10 +38,10 @@ async def backed_up(scene, refuse):
     """One run, whose steps `refuse` may answer by a fault; its row, and the steps that were asked for."""
     request, driver, asked_for = scene.request(), scene.driver(), []
 
-    async def perform(name, asked):
+    async def perform(name, step_input):
         asked_for.append(name)
-        fault = refuse(name, asked)
-        return {"value": None, "fault": fault, "step": name} if fault else await scene.perform(name, asked)
+        fault = refuse(name, step_input)
+        return {"value": None, "fault": fault, "step": name} if fault else await scene.perform(name, step_input)
 
     driver._perform = perform
     await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
@@ -57,8 +57,8 @@ def fault(code="UnexpectedAnswer", *, retryable=False):
 async def test_a_duty_that_fails(scene, failing, retryable):
     """Also one that fails to the last attempt: the others are done, the point is there, the next run is an increment."""
 
-    def refuse(name, asked):
-        after = name != "report_progress" or asked["phase"] == "cleaning"
+    def refuse(name, request):
+        after = name != "report_progress" or request["phase"] == "cleaning"
         return fault(retryable=retryable) if after and name in DUTIES and failing in (name, "all") else None
 
     row, asked_for = await backed_up(scene, refuse)
@@ -99,7 +99,7 @@ async def test_before_the_commit_it_fails(scene):
     """Seen from the other side: a refused report while it copies is no warning."""
     with pytest.raises(Exception, match="UnexpectedAnswer"):
         await backed_up(
-            scene, lambda name, asked: fault() if name == "report_progress" and asked["phase"] == "copying" else None
+            scene, lambda name, request: fault() if name == "report_progress" and request["phase"] == "copying" else None
         )
 
 

@@ -81,18 +81,18 @@ async def test_a_late_put_of_the_first_target_does_not_reach_the_second(scene):
     scene.write(6, 71)
     request, driver, late = scene.request(), scene.driver(), []
 
-    async def perform(name, asked):
-        answer = await scene.perform(name, asked)
+    async def perform(name, step_input):
+        answer = await scene.perform(name, step_input)
         if name == "apply_shard":
-            late.append(asked["image"]["by"])
+            late.append(step_input["image"]["actor"])
         if name == "open_head" and late:
             fence = Fence(late[0]["lease"], late[0]["epoch"])
             with pytest.raises(FencedError):
                 await scene.blobs.copy_from_url(
                     scene.source(),
-                    asked["target"],
+                    step_input["target"],
                     ByteRange(6 * PAGE, 7 * PAGE),
-                    scene.tools.head(asked["destination"]),
+                    scene.tools.head(step_input["destination"]),
                     fence,
                 )
             late.append("refused")
@@ -142,8 +142,8 @@ async def test_a_mismatch_quarantines_the_head(scene):
 @pytest.mark.parametrize("verification", ["sampled", "full"])
 async def test_equal_maps_with_other_content_are_found(scene, verification):
     """A byte that differs in an allocated page: by samples on a small disk nearly all blocks are read, by `full` all."""
-    row = scene.catalogue.rows["vm", "policy"]
-    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, verification=verification))
+    row = scene.catalogue.rows["vm", "registration"]
+    scene.catalogue.rows["vm", "registration"] = replace(row, value=replace(row.value, verification=verification))
     await scene.back_up()
     scene.write(6, 61)
     request = scene.request()
@@ -158,8 +158,8 @@ async def test_equal_maps_with_other_content_are_found(scene, verification):
 
 
 async def test_full_verification_reads_every_allocated_byte(scene):
-    row = scene.catalogue.rows["vm", "policy"]
-    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, verification="full"))
+    row = scene.catalogue.rows["vm", "registration"]
+    scene.catalogue.rows["vm", "registration"] = replace(row, value=replace(row.value, verification="full"))
     await scene.back_up()
 
     assert scene.points()[0].verified == f"sizes, page maps, {6 * PAGE} bytes of content"
@@ -185,10 +185,10 @@ async def test_a_broken_lease_is_noticed_and_never_taken_again(scene):
     request = scene.request()
     driver = scene.driver()
 
-    async def perform(name, asked):
+    async def perform(name, step_input):
         if name == "apply_shard":
             scene.head_blob().lease = ""
-        return await scene.perform(name, asked)
+        return await scene.perform(name, step_input)
 
     driver._perform = perform
     with pytest.raises(BackupFailedError, match="Fenced"):
@@ -211,10 +211,10 @@ async def test_every_activity_twice_in_a_row(scene):
     scene.write(6, 71)
     request, driver = scene.request(), scene.driver()
 
-    async def twice(name, asked):
-        first = await scene.perform(name, asked)
-        second = await scene.perform(name, asked)
-        if name not in ("report_progress", "begin"):
+    async def twice(name, step_input):
+        first = await scene.perform(name, step_input)
+        second = await scene.perform(name, step_input)
+        if name not in ("report_progress", "begin_backup"):
             assert second == first, name
         return second
 
@@ -231,10 +231,10 @@ async def test_begin_twice_is_the_same_begin(scene):
     request, driver = scene.request(), scene.driver()
     answers = []
 
-    async def perform(name, asked):
-        answer = await scene.perform(name, asked)
-        if name == "begin":
-            answers.extend([answer, await scene.perform(name, asked)])
+    async def perform(name, step_input):
+        answer = await scene.perform(name, step_input)
+        if name == "begin_backup":
+            answers.extend([answer, await scene.perform(name, step_input)])
         return answer
 
     driver._perform = perform
@@ -259,9 +259,9 @@ async def test_every_activity_delivered_late_changes_nothing(scene, moment):
         await scene.back_up()
     before = scene.dump()
 
-    for name, asked, _ in old.calls:
-        answer = await scene.perform(name, asked)
-        if name == "begin":
+    for name, request, _ in old.calls:
+        answer = await scene.perform(name, request)
+        if name == "begin_backup":
             assert answer["value"]["state"] == "ended"
         elif name != "finish_run":
             assert answer["fault"]["code"] == "NotOwner", name
@@ -273,21 +273,21 @@ async def test_a_write_that_arrives_late_is_refused_by_the_service_itself(scene)
     await scene.back_up()
     scene.write(6, 61)
     await stop_before(scene, "verify_head")
-    asked = next(asked for name, asked, _ in scene.stopped.calls if name == "apply_shard")
+    request = next(request for name, request, _ in scene.stopped.calls if name == "apply_shard")
     scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     await stop_before(scene, "verify_head")
     row = scene.catalogue.rows["vm", "head"]
     claimed = replace(
         row.value.owner,
-        run=asked["image"]["by"]["run"],
-        lease=asked["image"]["by"]["lease"],
-        epoch=asked["image"]["by"]["epoch"],
+        run=request["image"]["actor"]["run"],
+        lease=request["image"]["actor"]["lease"],
+        epoch=request["image"]["actor"]["epoch"],
     )
     scene.catalogue.rows["vm", "head"] = replace(row, value=replace(row.value, owner=claimed))
-    del scene.documents.texts[shard_end_name(asked["image"]["plan"], asked["shard"])]
+    del scene.documents.texts[shard_end_name(request["image"]["plan"], request["shard"])]
     before = scene.dump()
 
-    answer = await scene.perform("apply_shard", asked)
+    answer = await scene.perform("apply_shard", request)
 
     assert answer["fault"]["code"] == "Fenced"
     assert scene.dump() == before
@@ -320,7 +320,7 @@ async def test_a_late_begin_breaks_nobodys_lease(scene):
     scene.write(6, 61)
     request, acquire = scene.request(), scene.blobs.acquire_lease
     begun = (await stop_before(scene, "plan_transfer")).run
-    asked = next(asked for name, asked, _ in scene.stopped.calls if name == "begin")
+    step_input = next(step_input for name, step_input, _ in scene.stopped.calls if name == "begin_backup")
     scene.blobs.blobs[scene.tools.head(scene.head_row().head)].lease = ""
 
     async def hangs(blob, lease):
@@ -330,7 +330,7 @@ async def test_a_late_begin_breaks_nobodys_lease(scene):
         return await acquire(blob, lease)
 
     scene.blobs.acquire_lease = hangs
-    answer = await scene.perform("begin", asked)
+    answer = await scene.perform("begin_backup", step_input)
 
     assert answer["fault"]["code"] == "NotOwner"
     assert (scene.head_row().owner.run, scene.head_blob().lease) == (request.run, scene.head_row().owner.lease)

@@ -14,7 +14,7 @@ from tests.activities.acts import before_step, names
 from tests.scene import PAGE
 
 STEPS_OF_A_BACKUP = [
-    "begin", "take_source_snapshot", "plan_transfer", "open_head", "apply_shard", "verify_head",
+    "begin_backup", "take_source_snapshot", "plan_transfer", "open_head", "apply_shard", "verify_head",
     "take_backup_snapshot", "commit_point", "drop_previous_snapshot", "prune_points", "finish_run",
 ]  # fmt: skip
 """In their order, where nothing goes wrong; reports of progress come between them."""
@@ -212,16 +212,16 @@ async def test_a_damaged_head_is_never_committed(scene, damage):
     """Whatever is wrong with the head's map or size is found before the backup snapshot."""
     request, driver = scene.request(), scene.driver()
 
-    async def perform(name, asked):
+    async def perform(name, step_input):
         if name == "verify_head":
-            head = scene.blobs.blobs[scene.tools.head(asked["transfer"]["destination"])]
+            head = scene.blobs.blobs[scene.tools.head(step_input["transfer"]["destination"])]
             if damage == "page lost":
                 head.pages.pop(1, None)
             elif damage == "page too many":
                 head.pages[30] = b"\x01" * PAGE
             else:
                 head.size -= PAGE
-        return await scene.perform(name, asked)
+        return await scene.perform(name, step_input)
 
     driver._perform = perform
     with pytest.raises(BackupFailedError, match="VerificationMismatch"):
@@ -246,10 +246,10 @@ async def test_a_write_during_verification_is_noticed(scene):
             scene.blobs.poke(scene.tools.head(scene.head_row().head), 5, [b"\xee" * PAGE])
         return original(blob, snapshot, window)
 
-    async def perform(name, asked):
+    async def perform(name, step_input):
         if name == "verify_head":
             armed.append(True)
-        return await scene.perform(name, asked)
+        return await scene.perform(name, step_input)
 
     scene.blobs.allocated = allocated
     driver._perform = perform
@@ -278,7 +278,7 @@ async def test_history_carries_references_only(scene):
         scene.write(page, page + 1)
     driver = await scene.back_up()
 
-    assert max(len(json.dumps(asked)) + len(json.dumps(answer)) for _, asked, answer in driver.calls) < 2500
+    assert max(len(json.dumps(request)) + len(json.dumps(answer)) for _, request, answer in driver.calls) < 2500
 
 
 async def test_source_snapshots_say_whose_they_are(scene):
@@ -305,11 +305,11 @@ async def test_the_old_source_snapshot_is_kept_while_the_new_pair_is_in_doubt(sc
     scene.write(6, 61)
     request, driver = scene.request(), scene.driver()
 
-    async def perform(name, asked):
+    async def perform(name, step_input):
         if name == "drop_previous_snapshot":
             blob = scene.head_blob() if half == "backup" else scene.blobs.blobs[scene.source()]
             blob.snapshots.pop(getattr(scene.head_row().pair, f"{half}_snapshot"))
-        return await scene.perform(name, asked)
+        return await scene.perform(name, step_input)
 
     driver._perform = perform
     await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
@@ -330,12 +330,12 @@ async def test_one_sided_ranges_with_data_are_found_by_the_maps_alone(scene, mon
     scene.write(6, 61)
     request, driver = scene.request(), scene.driver()
 
-    async def perform(name, asked):
+    async def perform(name, step_input):
         if name == "verify_head" and side == "source only":
             del scene.head_blob().pages[1]
         elif name == "verify_head":
             scene.head_blob().pages[30] = b"\x01" * PAGE
-        return await scene.perform(name, asked)
+        return await scene.perform(name, step_input)
 
     driver._perform = perform
     with pytest.raises(BackupFailedError, match=r"VerificationMismatch.*has none"):
@@ -362,11 +362,11 @@ async def test_a_head_altered_after_begin_is_noticed_before_the_first_write(scen
 async def test_a_backup_snapshot_with_damaged_metadata_is_not_committed(scene):
     request, driver = scene.request(), scene.driver()
 
-    async def perform(name, asked):
+    async def perform(name, step_input):
         if name == "commit_point":
-            head = scene.blobs.blobs[scene.tools.head(asked["transfer"]["destination"])]
-            head.snapshots[asked["backup_snapshot"]].metadata["pagekeeper_size"] = "512"
-        return await scene.perform(name, asked)
+            head = scene.blobs.blobs[scene.tools.head(step_input["transfer"]["destination"])]
+            head.snapshots[step_input["backup_snapshot"]].metadata["pagekeeper_size"] = "512"
+        return await scene.perform(name, step_input)
 
     driver._perform = perform
     with pytest.raises(BackupFailedError, match=r"UnexpectedAnswer.*description is damaged"):

@@ -24,31 +24,31 @@ async def about_to_take():
         stage.write(0, value)
         await stage.back_up()
     stage.write(0, 3)
-    driver, request, asked = stage.driver(), stage.request(), []
+    driver, request, step_input = stage.driver(), stage.request(), []
 
     async def perform(name, given):
         if name == STEP:
-            asked.append(given)
+            step_input.append(given)
             raise KeyboardInterrupt
         return await stage.perform(name, given)
 
     driver._perform = perform
     with suppress(KeyboardInterrupt):
         await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
-    return stage, asked[0]
+    return stage, step_input[0]
 
 
 class Turns:
     """Who comes to a request before its turn waits there."""
 
     def __init__(self, stage):
-        self._gates, self.asked, before = {}, {}, stage.world.before
+        self._gates, self.request, before = {}, {}, stage.world.before
 
         async def gate(name):
             task = asyncio.current_task()
-            self.asked.setdefault(task, []).append(name)
+            self.request.setdefault(task, []).append(name)
             number, come, go_on = self._gates.get(task, (-1, None, None))
-            if len(self.asked[task]) - 1 == number:
+            if len(self.request[task]) - 1 == number:
                 come.set()
                 await go_on.wait()
             await before(name)
@@ -104,11 +104,11 @@ REQUESTS = 10
 async def test_two_deliveries_at_once_take_the_same(first):
     """Each stops at any of its requests, the other goes on there; so do both, and a rebuild."""
     for second in range(REQUESTS):
-        stage, asked = await about_to_take()
+        stage, request = await about_to_take()
         turns = Turns(stage)
-        one, one_came, one_goes_on = turns.until(stage.perform(STEP, asked), first)
+        one, one_came, one_goes_on = turns.until(stage.perform(STEP, request), first)
         await one_came.wait()
-        other, other_came, other_goes_on = turns.until(stage.perform(STEP, json.loads(json.dumps(asked))), second)
+        other, other_came, other_goes_on = turns.until(stage.perform(STEP, json.loads(json.dumps(request))), second)
         await other_came.wait()
         one_goes_on.set()
         answers = [await one]
@@ -122,27 +122,27 @@ async def test_two_deliveries_at_once_take_the_same(first):
 
 async def test_those_are_all_requests():
     """Seen from the other side."""
-    stage, asked = await about_to_take()
+    stage, request = await about_to_take()
     turns = Turns(stage)
-    first, second = [turns.until(stage.perform(STEP, asked), -1)[0] for _ in range(2)]
+    first, second = [turns.until(stage.perform(STEP, request), -1)[0] for _ in range(2)]
     await asyncio.gather(first, second)
 
-    assert len(turns.asked) == 2
-    assert max(map(len, turns.asked.values())) <= REQUESTS
+    assert len(turns.request) == 2
+    assert max(map(len, turns.request.values())) <= REQUESTS
 
 
 async def test_a_lost_answer_takes_no_second_one():
     """The next delivery finds what the first has taken."""
-    stage, asked = await about_to_take()
+    stage, request = await about_to_take()
     take = stage.blobs.snapshot
 
     async def lost(*given):
         await take(*given)
-        raise ServiceUnavailableError("no answer; it may pass")
+        raise ServiceUnavailableError("no answer; temporary failure")
 
     stage.blobs.snapshot = lost
-    assert (await stage.perform(STEP, asked))["fault"]["code"] == "ServiceUnavailable"
+    assert (await stage.perform(STEP, request))["fault"]["code"] == "ServiceUnavailable"
     stage.blobs.snapshot = take
-    answer = await stage.perform(STEP, asked)
+    answer = await stage.perform(STEP, request)
 
     assert (answer["value"]["snapshot"], 1) == await of_a_rebuild(stage)

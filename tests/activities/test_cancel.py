@@ -87,17 +87,17 @@ async def test_a_dead_run_ends_at_once_and_blocks_nothing(scene):
     assert other.content(other.points()[-1]) == other.blobs.blobs[other.source()].content()
 
 
-@pytest.mark.parametrize("asked", [True, False])
-async def test_a_dead_run_is_ended_by_the_one_that_takes_over(scene, asked):
+@pytest.mark.parametrize("canceled", [True, False])
+async def test_a_dead_run_is_ended_by_the_one_that_takes_over(scene, canceled):
     """Nothing stays Running for ever; what its end was is told."""
     request = await stop_before(scene, "verify_head")
-    if asked:
+    if canceled:
         await cancel(scene, request.run)
     scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     await scene.back_up()
 
     row = scene.run_row(request.run)
-    assert (row.state, row.error.code) == (("Canceled", "Canceled") if asked else ("Failed", "Abandoned"))
+    assert (row.state, row.error.code) == (("Canceled", "Canceled") if canceled else ("Failed", "Abandoned"))
 
 
 async def test_a_dead_run_does_not_refuse_a_backup(scene):
@@ -165,4 +165,4 @@ async def test_a_cancel_that_meets_a_report_is_not_lost(scene, monkeypatch):
 
     monkeypatch.setattr(scene.catalogue, "put_run", racing)
     assert (await cancel(scene, request.run))[0] == 202
-    assert scene.run_row(request.run).cancel_asked is not None
+    assert scene.run_row(request.run).cancel_requested is not None

@@ -32,13 +32,13 @@ async def run(scene, looks, ending, **fields):
     request, driver = scene.request(full_copy="blob", **fields), scene.driver()
     seen = 0
 
-    async def perform(name, asked):
+    async def perform(name, step_input):
         nonlocal seen
         if name == "check_copy":
             seen += 1
             if seen == looks:
-                await ending(asked)
-        return await scene.perform(name, asked)
+                await ending(step_input)
+        return await scene.perform(name, step_input)
 
     driver._perform = perform
     driver.run_id = request.run
@@ -112,10 +112,10 @@ async def test_a_copy_that_takes_too_long_is_ended(scene):
 async def test_a_cancel_ends_the_copy(scene):
     request, driver = scene.request(full_copy="blob"), scene.driver()
 
-    async def perform(name, asked):
+    async def perform(name, step_input):
         if name == "check_copy" and len([one for one in driver.calls if one[0] == "check_copy"]) == 2:
             await cancel(scene, request.run)
-        return await scene.perform(name, asked)
+        return await scene.perform(name, step_input)
 
     driver._perform = perform
     output = await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
@@ -142,10 +142,10 @@ async def test_only_the_runs_own_complete_copy_is_taken_over(scene, trick):
     scene.blobs.copies_held = False
     request, driver = scene.request(full_copy="blob"), scene.driver()
 
-    async def perform(name, asked):
+    async def perform(name, step_input):
         if name == "take_over_copy":
             TRICKS[trick](scene.blobs.blobs[new_head(scene)])
-        return await scene.perform(name, asked)
+        return await scene.perform(name, step_input)
 
     driver._perform = perform
     with pytest.raises(BackupFailedError, match="CopyFailed"):
@@ -175,9 +175,9 @@ async def test_every_step_of_it_twice(scene):
     scene.blobs.copies_held = False
     request, driver = scene.request(full_copy="blob"), scene.driver()
 
-    async def twice(name, asked):
-        first = await scene.perform(name, asked)
-        second = await scene.perform(name, asked)
+    async def twice(name, step_input):
+        first = await scene.perform(name, step_input)
+        second = await scene.perform(name, step_input)
         if name in ("start_copy", "check_copy"):
             assert first == second
         return second
@@ -185,7 +185,7 @@ async def test_every_step_of_it_twice(scene):
     driver._perform = twice
     await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
 
-    assert scene.asked["start_copy"] == 2
+    assert scene.port_calls["start_copy"] == 2
     assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
 
 
@@ -229,11 +229,11 @@ async def test_a_blob_that_lies_there_already_is_not_taken_for_the_copy(scene):
     """Somebody made a blob of that name, with a copy of its own: it is left as it is."""
     request, driver = scene.request(full_copy="blob"), scene.driver()
 
-    async def perform(name, asked):
+    async def perform(name, step_input):
         if name == "start_copy":
-            foreign = scene.blobs.put(scene.tools.head(asked["destination"]), 512)
+            foreign = scene.blobs.put(scene.tools.head(step_input["destination"]), 512)
             foreign.copy = CopyState("theirs", "success", 512, 512)
-        return await scene.perform(name, asked)
+        return await scene.perform(name, step_input)
 
     driver._perform = perform
     with pytest.raises(BackupFailedError, match="BlobExists"):

@@ -7,15 +7,15 @@ from datetime import timedelta
 
 import pytest
 
-from backup_core.activities.fencing import shut
-from backup_core.activities.housekeeping import tidy_disk
-from backup_core.activities.ownership import let_go
+from backup_core.activities.fencing import fence_off
+from backup_core.activities.housekeeping import clean_up_disk
+from backup_core.activities.ownership import relinquish_ownership
 from backup_core.activities.points import registration_moved
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import AccessDeniedError, FencedError, UnexpectedError
 from backup_core.domain.records import Owner
 from backup_core.orchestrations.backup_disk import BackupFailedError
-from backup_core.steps.housekeeping import Tidy
+from backup_core.steps.housekeeping import CleanUpDisk
 from tests.activities.acts import before_step, keep, rebuild, stop_before
 from tests.scene import PAGE
 
@@ -28,8 +28,8 @@ async def about_to(scene, step, **fields):
     """What the step would be given next by a run that died just before it."""
     seen = []
 
-    def note(asked):
-        seen.append(asked)
+    def note(step_input):
+        seen.append(step_input)
         raise KeyboardInterrupt
 
     request, driver = scene.request(**fields), before_step(scene, step, note)
@@ -50,14 +50,14 @@ async def test_no_secret_leaves_a_step(scene, monkeypatch, caplog, error):
         raise error(message)
 
     monkeypatch.setattr(scene.catalogue, "disks", fails)
-    asked = {"window": "2026-01-01T00:00:00+00:00"}
+    request = {"window": "2026-01-01T00:00:00+00:00"}
     if error is RuntimeError:
         with pytest.raises(UnexpectedError) as raised:
-            await scene.perform("list_disks", asked)
+            await scene.perform("list_disks", request)
         said, cause = str(raised.value), raised.value.__cause__ or raised.value.__context__
         assert cause is None, "it would be told with its text"
     else:
-        said = (await scene.perform("list_disks", asked))["fault"]["message"]
+        said = (await scene.perform("list_disks", request))["fault"]["message"]
 
     assert "a.test/c/b" in said
     assert SECRET not in said + caplog.text
@@ -92,8 +92,8 @@ async def test_a_source_that_became_a_block_blob_is_not_backed_up(scene):
 async def test_a_new_head_is_not_made_where_something_lies(scene):
     """Somebody's blob of the very name that a new generation would have: it stays as it is."""
 
-    def lies_there(asked):
-        scene.blobs.put(scene.tools.head(asked["destination"]), 32 * PAGE)
+    def lies_there(step_input):
+        scene.blobs.put(scene.tools.head(step_input["destination"]), 32 * PAGE)
 
     request = scene.request()
     with pytest.raises(BackupFailedError, match="BlobExists"):
@@ -179,22 +179,22 @@ async def test_a_snapshot_of_another_target_is_not_committed(scene):
     await scene.back_up()
     former = scene.points()[0].backup_snapshot
     scene.write(3, 4)
-    asked = await about_to(scene, "commit_point")
+    request = await about_to(scene, "commit_point")
     before = scene.dump()
-    answer = await scene.perform("commit_point", asked | {"backup_snapshot": former})
+    answer = await scene.perform("commit_point", request | {"backup_snapshot": former})
 
-    assert "the point was not committed" in answer["fault"]["message"]
+    assert "the restore point was not committed" in answer["fault"]["message"]
     assert scene.dump() == before
 
 
 async def test_a_point_of_another_run_is_not_taken_for_ones_own(scene):
     """The same source snapshot, committed by somebody else: this run's backup snapshot is no restore point."""
-    asked = await about_to(scene, "commit_point")
-    assert (await scene.perform("commit_point", asked))["fault"] is None
+    request = await about_to(scene, "commit_point")
+    assert (await scene.perform("commit_point", request))["fault"] is None
     key, row = next((key, row) for key, row in scene.catalogue.rows.items() if key[1].startswith("point!"))
     scene.catalogue.rows[key] = replace(row, value=replace(row.value, run="vm.20260101T000000Z.0000abcd"))
     before = scene.dump()
-    answer = await scene.perform("commit_point", asked)
+    answer = await scene.perform("commit_point", request)
 
     assert answer["fault"]["code"] == "RowExists"
     assert scene.dump() == before
@@ -202,7 +202,7 @@ async def test_a_point_of_another_run_is_not_taken_for_ones_own(scene):
 
 async def test_a_commit_that_was_decided_on_an_older_head_row_is_refused(scene):
     """Another run becomes the owner after this one was asked whether it is: the disk stays the other one's."""
-    asked, look = await about_to(scene, "commit_point"), scene.catalogue.point
+    request, look = await about_to(scene, "commit_point"), scene.catalogue.point
 
     async def meanwhile(disk, point):
         row = scene.catalogue.rows["vm", "head"]
@@ -210,7 +210,7 @@ async def test_a_commit_that_was_decided_on_an_older_head_row_is_refused(scene):
         return await look(disk, point)
 
     scene.catalogue.point = meanwhile
-    answer = await scene.perform("commit_point", asked)
+    answer = await scene.perform("commit_point", request)
 
     assert answer["fault"]["code"] == "RowChanged"
     assert (scene.points(), scene.head_row().owner.run) == ([], "vm.other")
@@ -218,7 +218,7 @@ async def test_a_commit_that_was_decided_on_an_older_head_row_is_refused(scene):
 
 async def test_a_run_that_loses_the_disk_while_it_seals_records_nothing(scene, monkeypatch):
     """The head row is another owner's by then: the version of the head is not this run's to tell."""
-    asked, mark = await about_to(scene, "commit_point"), scene.blobs.set_metadata
+    request, mark = await about_to(scene, "commit_point"), scene.blobs.set_metadata
 
     async def meanwhile(*changed):
         etag = await mark(*changed)
@@ -227,10 +227,10 @@ async def test_a_run_that_loses_the_disk_while_it_seals_records_nothing(scene, m
         return etag
 
     monkeypatch.setattr(scene.blobs, "set_metadata", meanwhile)
-    answer = await scene.perform("commit_point", asked)
+    answer = await scene.perform("commit_point", request)
 
     assert answer["fault"]["code"] == "NotOwner"
-    assert scene.head_row().head_etag == asked["etag"]
+    assert scene.head_row().head_etag == request["etag"]
 
 
 @pytest.mark.parametrize("mark", ["of another target", "written to"])
@@ -269,7 +269,7 @@ async def test_a_source_snapshot_in_doubt_is_not_deleted(scene, why):
     """The catalogue names a previous snapshot that is not older, or a pair that is not this run's."""
     await scene.back_up()
     scene.write(3, 4)
-    asked = await about_to(scene, "drop_previous_snapshot")
+    request = await about_to(scene, "drop_previous_snapshot")
     if why == "another pair":
         key = ("vm", "head")
         changed = {"pair": replace(scene.head_row().pair, source_snapshot=scene.points()[0].source_snapshot)}
@@ -279,7 +279,7 @@ async def test_a_source_snapshot_in_doubt_is_not_deleted(scene, why):
     row = scene.catalogue.rows[key]
     scene.catalogue.rows[key] = replace(row, value=replace(row.value, **changed))
     found = set(scene.blobs.blobs[scene.source()].snapshots)
-    await scene.perform("drop_previous_snapshot", asked)
+    await scene.perform("drop_previous_snapshot", request)
 
     assert len(found) == 2
     assert set(scene.blobs.blobs[scene.source()].snapshots) == found
@@ -290,7 +290,7 @@ async def test_a_prune_stops_when_its_run_loses_the_disk(scene, monkeypatch):
     for value in range(4):
         scene.write(0, value)
         await scene.back_up()
-    asked = await about_to(scene, "prune_points")
+    request = await about_to(scene, "prune_points")
     keep(scene, 1)
     real, deleted = scene.blobs.delete_snapshot, []
 
@@ -301,7 +301,7 @@ async def test_a_prune_stops_when_its_run_loses_the_disk(scene, monkeypatch):
         scene.catalogue.rows["vm", "head"] = replace(row, value=row.value.owned_by(Owner("vm.other", SOMEBODY, 99)))
 
     monkeypatch.setattr(scene.blobs, "delete_snapshot", taken_over)
-    answer = await scene.perform("prune_points", asked)
+    answer = await scene.perform("prune_points", request)
 
     assert answer["fault"]["code"] == "NotOwner"
     assert len(deleted) == 1
@@ -314,15 +314,15 @@ async def test_a_young_blob_stays(scene):
     run = (await stop_before(scene, "verify_head", full=True)).run
     for key in [key for key in scene.catalogue.rows if key[1].endswith(run)]:
         del scene.catalogue.rows[key]
-    asked = Tidy(disk="vm", by="house.20260105", lease=SOMEBODY, run_days=180)
+    request = CleanUpDisk(disk="vm", actor="house.20260105", lease=SOMEBODY, run_days=180)
 
     def heads():
         return [at for at in scene.blobs.blobs if at.container == "heads"]
 
-    await tidy_disk(scene.tools, asked)
+    await clean_up_disk(scene.tools, request)
     assert len(heads()) == 2
     scene.world.pass_time(DAY)
-    await tidy_disk(scene.tools, asked)
+    await clean_up_disk(scene.tools, request)
     assert [at.name for at in heads()] == [scene.head_row().head]
 
 
@@ -343,24 +343,24 @@ async def test_only_the_owner_lets_go(scene, monkeypatch, why):
         await scene.catalogue.put_head(replace(row.value, owner=other), row.etag)
 
     if why == "another orchestration":
-        await let_go(scene.tools, "vm", request.run, SOMEBODY, [])
+        await relinquish_ownership(scene.tools, "vm", request.run, SOMEBODY, [])
         assert scene.head_row().owner == owner
         assert scene.head_blob().lease == owner.lease
     else:
         monkeypatch.setattr(scene.blobs, "release_lease", meanwhile)
-        await let_go(scene.tools, "vm", request.run, owner.lease, [])
+        await relinquish_ownership(scene.tools, "vm", request.run, owner.lease, [])
         assert scene.head_row().owner.lease == SOMEBODY
 
 
 async def test_after_a_rebuild_no_epoch_is_given_twice(scene):
     """Runs that died before they marked the head left nothing but its sequence number. The next one is above theirs, so that the
-    head can be shut to them, and the backup is an increment.
+    head can be fence_off to them, and the backup is an increment.
     """
     await scene.back_up()
     for _ in range(2):
         await stop_before(scene, "take_source_snapshot")
         scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
-    for key in [key for key in scene.catalogue.rows if key[1] != "policy"]:
+    for key in [key for key in scene.catalogue.rows if key[1] != "registration"]:
         del scene.catalogue.rows[key]
     await rebuild(scene)
     scene.write(3, 4)
@@ -372,8 +372,8 @@ async def test_after_a_rebuild_no_epoch_is_given_twice(scene):
 
 async def test_no_backup_of_a_disk_whose_protection_was_stopped(scene):
     """A timer's run that was started before, and begins after it."""
-    row = scene.catalogue.rows["vm", "policy"]
-    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, protected=False))
+    row = scene.catalogue.rows["vm", "registration"]
+    scene.catalogue.rows["vm", "registration"] = replace(row, value=replace(row.value, protected=False))
     with pytest.raises(BackupFailedError, match="NotProtected"):
         await scene.back_up()
 
@@ -408,7 +408,7 @@ async def test_rare_steps_delivered_late_change_nothing(scene, run, steps):
     await scene.back_up()
     scene.write(6, 61)
     done = await run(scene)
-    calls = {name: asked for name, asked, _ in done.calls if name in steps}
+    calls = {name: request for name, request, _ in done.calls if name in steps}
     if "check_copy" in calls:
         calls["abort_copy"] = calls["check_copy"]
     assert set(calls) == steps
@@ -416,8 +416,8 @@ async def test_rare_steps_delivered_late_change_nothing(scene, run, steps):
         if begins:
             await stop_before(scene, "verify_head")
         before = scene.dump()
-        for name, asked in calls.items():
-            assert (await scene.perform(name, asked))["fault"]["code"] == "NotOwner", name
+        for name, request in calls.items():
+            assert (await scene.perform(name, request))["fault"]["code"] == "NotOwner", name
             assert scene.dump() == before, name
 
 
@@ -428,6 +428,6 @@ async def test_a_number_that_a_stranger_raised_is_not_lowered(scene):
     await scene.blobs.acquire_lease(at, SOMEBODY)
     scene.head_blob().sequence_number = 9
     with pytest.raises(FencedError, match="expected at most 5: somebody else raised it"):
-        await shut(scene.tools, at, 5, SOMEBODY)
+        await fence_off(scene.tools, at, 5, SOMEBODY)
 
     assert scene.head_blob().sequence_number == 9

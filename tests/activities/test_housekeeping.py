@@ -8,17 +8,17 @@ from datetime import timedelta
 import pytest
 
 from backup_core.activities import points
-from backup_core.activities.housekeeping import list_kept_disks, tidy_disk
+from backup_core.activities.housekeeping import clean_up_disk, list_backed_up_disks
 from backup_core.api import disks
 from backup_core.domain.ending import ABANDONED
-from backup_core.domain.errors import AccessDeniedError, HousekeepingError, RowChangedError
-from backup_core.domain.events import DiskTidied, RunWarned
+from backup_core.domain.errors import AccessDeniedError, CleanupError, RowChangedError
+from backup_core.domain.events import DiskCleaned, RunWarned
 from backup_core.domain.metadata import from_metadata
 from backup_core.domain.naming import disk_of_run, run_key
 from backup_core.domain.records import Retention
 from backup_core.orchestrations.backup_disk import BackupFailedError
-from backup_core.orchestrations.keep_house import NAME, ROUNDS_MAX, HouseFailedError
-from backup_core.steps.housekeeping import HouseRequest, KeptPage, Tidy
+from backup_core.orchestrations.clean_up_disks import NAME, ROUNDS_MAX, CleanupFailedError
+from backup_core.steps.housekeeping import CleanUpDisk, CleanupRequest, DiskPage
 from tests.activities.acts import FINAL, RUN, TARGET, call, failing, held, into, stop_before, stopped_before
 from tests.scene import PAGE
 
@@ -26,14 +26,14 @@ DAY = timedelta(hours=25)
 LEASE = "00000000-0000-0000-0000-00000000000a"
 
 
-def asked(disk="vm", run_days=180):
-    return Tidy(disk=disk, by="house.20260105", lease=LEASE, run_days=run_days)
+def cleanup_request(disk="vm", run_days=180):
+    return CleanUpDisk(disk=disk, actor="house.20260105", lease=LEASE, run_days=run_days)
 
 
 async def tidied(stage, after=DAY, **fields):
     """What a call removes after that time."""
     stage.world.pass_time(after)
-    return (await tidy_disk(stage.tools, asked(**fields))).model_dump(exclude_defaults=True)
+    return (await clean_up_disk(stage.tools, cleanup_request(**fields))).model_dump(exclude_defaults=True)
 
 
 def snapshots(stage):
@@ -57,7 +57,7 @@ async def test_a_disk_in_good_order_keeps_everything_but_plans(scene):
     assert set(await tidied(scene)) == {"documents"}
     assert await tidied(scene) == {}
     assert scene.dump()[0] == blobs
-    assert scene.documents.texts.keys() == {"vm/policy.json"}
+    assert scene.documents.texts.keys() == {"vm/registration.json"}
     await scene.back_up()
     assert scene.points()[-1].kind == "incremental"
 
@@ -94,7 +94,7 @@ async def test_a_run_at_work_loses_nothing(scene):
             row = scene.catalogue.rows["vm", run_key(request.run)]
             await scene.catalogue.put_run(row.value, row.etag)
             before.append((snapshots(scene), heads(scene)))
-            await tidy_disk(scene.tools, asked())
+            await clean_up_disk(scene.tools, cleanup_request())
             assert (snapshots(scene), heads(scene)) == before[0]
         return await scene.perform(name, given)
 
@@ -115,7 +115,7 @@ async def test_a_restore_at_work_keeps_its_point_and_its_new_head(restorable):
             row = restorable.catalogue.rows["vm", run_key(RUN)]
             await restorable.catalogue.put_run(row.value, row.etag)
             found = heads(restorable)
-            await tidy_disk(restorable.tools, asked())
+            await clean_up_disk(restorable.tools, cleanup_request())
             assert heads(restorable) == found
             assert len(restorable.rows("pin!")) == 1
         return await restorable.perform(name, given)
@@ -125,7 +125,7 @@ async def test_a_restore_at_work_keeps_its_point_and_its_new_head(restorable):
     assert restorable.run_row(RUN).state == "Succeeded"
 
 
-@pytest.mark.parametrize("lost", ["head", "policy"])
+@pytest.mark.parametrize("lost", ["head", "registration"])
 async def test_without_its_rows_nothing_of_a_disk_is_sure(scene, lost):
     """A lost catalogue is rebuilt from what is there: it must still be there."""
     await scene.back_up()
@@ -200,15 +200,15 @@ async def test_what_is_young_stays_though_its_run_is_not_known(scene):
     assert (snapshots(scene), set(scene.documents.texts)) == ({first, *needed}, documents)
     await tidied(scene)
     assert snapshots(scene) == set(needed)
-    assert scene.documents.texts.keys() == {"vm/policy.json"}
+    assert scene.documents.texts.keys() == {"vm/registration.json"}
 
 
 async def test_snapshots_stay_while_the_pair_is_of_another_source(scene):
     """Nobody can say what the first increment of the new source will start from."""
     await scene.back_up()
-    row = scene.catalogue.rows["vm", "policy"]
+    row = scene.catalogue.rows["vm", "registration"]
     scene.blobs.put(scene.source("new"), 32 * PAGE)
-    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, source=scene.source("new").url))
+    scene.catalogue.rows["vm", "registration"] = replace(row, value=replace(row.value, source=scene.source("new").url))
     with pytest.raises(BackupFailedError):
         await failed_after_snapshot(scene)
     taken = set(scene.blobs.blobs[scene.source("new")].snapshots)
@@ -263,8 +263,8 @@ async def test_points_of_a_stopped_disk_stay(scene):
     for value in range(2):
         scene.write(0, value)
         await scene.back_up(prune=False)
-    row = scene.catalogue.rows["vm", "policy"]
-    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, retention=Retention(1), protected=False))
+    row = scene.catalogue.rows["vm", "registration"]
+    scene.catalogue.rows["vm", "registration"] = replace(row, value=replace(row.value, retention=Retention(1), protected=False))
 
     await tidied(scene)
     assert len(scene.points()) == 2
@@ -299,7 +299,7 @@ async def test_the_snapshot_of_a_failed_run_goes_after_a_day(scene):
     assert snapshots(scene) != kept
     assert (await tidied(scene, timedelta(hours=2)))["snapshots"] == 1
     assert snapshots(scene) == kept
-    assert [one.snapshots for one in scene.journal.events if isinstance(one, DiskTidied)][-1] == 1
+    assert [one.snapshots for one in scene.journal.events if isinstance(one, DiskCleaned)][-1] == 1
 
 
 @pytest.mark.parametrize("step", ["plan_transfer", "open_head"])
@@ -366,8 +366,8 @@ async def test_a_generation_that_has_expired_leaves_no_blob(scene):
     await tidied(scene)
     assert set(first) < set(heads(scene))
 
-    scene.catalogue.rows["vm", "policy"] = replace(
-        row := scene.catalogue.rows["vm", "policy"], value=replace(row.value, retention=Retention(1))
+    scene.catalogue.rows["vm", "registration"] = replace(
+        row := scene.catalogue.rows["vm", "registration"], value=replace(row.value, retention=Retention(1))
     )
     assert (await tidied(scene))["points"] == 1
     assert (await tidied(scene))["blobs"] == 1
@@ -437,8 +437,8 @@ async def test_points_expire_without_the_backups_own_prune(scene):
     for value in range(4):
         scene.write(0, value)
         await scene.back_up(prune=False)
-    scene.catalogue.rows["vm", "policy"] = replace(
-        row := scene.catalogue.rows["vm", "policy"], value=replace(row.value, retention=Retention(2))
+    scene.catalogue.rows["vm", "registration"] = replace(
+        row := scene.catalogue.rows["vm", "registration"], value=replace(row.value, retention=Retention(2))
     )
     kept = scene.points()[-2:]
     await scene.back_up(prune=False)
@@ -455,10 +455,10 @@ async def test_a_duty_that_fails_stops_no_other(scene, duty):
     for value in range(3):
         scene.write(0, value)
         await scene.back_up(prune=False)
-    scene.catalogue.rows["vm", "policy"] = replace(
-        row := scene.catalogue.rows["vm", "policy"], value=replace(row.value, retention=Retention(1))
+    scene.catalogue.rows["vm", "registration"] = replace(
+        row := scene.catalogue.rows["vm", "registration"], value=replace(row.value, retention=Retention(1))
     )
-    scene.documents.texts["vm/policy.json"] = "{}"
+    scene.documents.texts["vm/registration.json"] = "{}"
     before = scene.world.before
 
     async def refused(name):
@@ -467,10 +467,10 @@ async def test_a_duty_that_fails_stops_no_other(scene, duty):
         await before(name)
 
     scene.world.before = refused
-    with pytest.raises(HousekeepingError, match=r"AccessDenied: a lock; remove it; the other duties were done"):
+    with pytest.raises(CleanupError, match=r"AccessDenied: a lock; remove it; the other duties were done"):
         await tidied(scene)
 
-    (told,) = [one for one in scene.journal.events if isinstance(one, DiskTidied)]
+    (told,) = [one for one in scene.journal.events if isinstance(one, DiskCleaned)]
     if duty not in ("pins", "snapshots"):  # retention asks for both too: without them it deletes nothing
         assert told.points == 2
     if duty != "list_documents":
@@ -499,12 +499,12 @@ async def test_a_registration_that_moved_half_way(restorable, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         await restorable.restore(restorable.points()[0], **into())
     assert restorable.claims() == {former: "vm", TARGET: "vm"}
-    assert former in restorable.documents.texts["vm/policy.json"]
+    assert former in restorable.documents.texts["vm/registration.json"]
 
     assert "registrations" not in await tidied(restorable, timedelta(hours=23))
     assert (await tidied(restorable, timedelta(hours=2)))["registrations"] == 2
     assert restorable.claims() == {TARGET: "vm"}
-    assert TARGET in restorable.documents.texts["vm/policy.json"]
+    assert TARGET in restorable.documents.texts["vm/registration.json"]
     assert "registrations" not in await tidied(restorable)
 
 
@@ -549,15 +549,15 @@ async def test_disks_that_are_registered_or_have_backups_are_kept_in_order(scene
     scene.protect("db")
     scene.catalogue.claimed.pop(scene.source().url)
 
-    assert (await list_kept_disks(scene.tools, KeptPage(after=""))).disks == ["db", "vm"]
-    assert (await list_kept_disks(scene.tools, KeptPage(after="db"))).disks == ["vm"]
-    scene.with_limits(kept_disks_max=1)
-    assert (await list_kept_disks(scene.tools, KeptPage(after=""))).more
+    assert (await list_backed_up_disks(scene.tools, DiskPage(after=""))).disks == ["db", "vm"]
+    assert (await list_backed_up_disks(scene.tools, DiskPage(after="db"))).disks == ["vm"]
+    scene.with_limits(cleanup_disks_max=1)
+    assert (await list_backed_up_disks(scene.tools, DiskPage(after=""))).more
 
 
-async def keep_house(stage):
+async def clean_up_disks(stage):
     driver = stage.driver()
-    driver.output = await driver.run(NAME, HouseRequest(run_days=180).model_dump(mode="json"), "house.20260105")
+    driver.output = await driver.run(NAME, CleanupRequest(run_days=180).model_dump(mode="json"), "house.20260105")
     return driver
 
 
@@ -567,9 +567,9 @@ async def test_the_orchestration_looks_at_every_disk_until_nothing_is_left(scene
         for value in range(3):
             scene.write(0, value, disk=disk)
             await scene.back_up(disk)
-    scene.with_limits(sweeps_max=1, kept_disks_max=1)
+    scene.with_limits(sweeps_max=1, cleanup_disks_max=1)
     scene.world.pass_time(DAY)
-    await keep_house(scene)
+    await clean_up_disks(scene)
 
     assert {name for name in scene.documents.texts if disk_of_run(name.split("/")[1])} == set()
 
@@ -581,7 +581,7 @@ async def test_more_than_a_night_takes_is_left_for_the_next(scene):
     scene.with_limits(sweeps_max=1)
     scene.world.pass_time(DAY)
     plans = len(scene.documents.texts)
-    first, second = await keep_house(scene), await keep_house(scene)
+    first, second = await clean_up_disks(scene), await clean_up_disks(scene)
 
     assert first.output["removed"] == ROUNDS_MAX
     assert 0 < second.output["removed"] == plans - ROUNDS_MAX - len(scene.documents.texts)
@@ -601,9 +601,9 @@ async def test_a_disk_that_fails_stops_no_other_and_is_named(scene):
     scene.catalogue.forget_runs = broken
     scene.world.pass_time(DAY)
     with pytest.raises(
-        HouseFailedError,
+        CleanupFailedError,
         match="leftovers of 1 disks could not be removed: db: HousekeepingFailed: disk db: rows: RowChanged: row 7",
     ):
-        await keep_house(scene)
+        await clean_up_disks(scene)
 
     assert not [name for name in scene.documents.texts if name.startswith("vm/vm.")]

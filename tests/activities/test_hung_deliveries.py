@@ -9,10 +9,10 @@ from datetime import timedelta
 
 import pytest
 
-from backup_core.activities.housekeeping import tidy_disk
+from backup_core.activities.housekeeping import clean_up_disk
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import UnexpectedError
-from backup_core.steps.housekeeping import Tidy
+from backup_core.steps.housekeeping import CleanUpDisk
 from tests.activities.acts import contents_of, everything_kept, sane
 from tests.activities.ways import WAYS, Wire
 from tests.scene import PAGE
@@ -20,7 +20,7 @@ from tests.scene import PAGE
 pytestmark = pytest.mark.slow
 
 SILENT, DAY = HEARTBEAT_MAX + timedelta(minutes=1), timedelta(hours=25)
-HOUSE = Tidy(disk="vm", by="house.20260105", lease="00000000-0000-0000-0000-00000000000a", run_days=180)
+HOUSE = CleanUpDisk(disk="vm", actor="house.20260105", lease="00000000-0000-0000-0000-00000000000a", run_days=180)
 UNPROTECTED = {"a restore to a managed disk"}
 """After these the disk is not backed up any more."""
 IN_THE_SLOT = {"a restore into the machine", "a backup that settles a machine"}
@@ -36,10 +36,10 @@ class Hung(Wire):
         self._number, self._again = number, again
         self._came, self._goes_on, self.delivery = asyncio.Event(), asyncio.Event(), None
 
-    async def perform(self, name, asked):
+    async def perform(self, name, request):
         if self.delivery:
-            return await super().perform(name, asked)
-        delivery, came = asyncio.create_task(super().perform(name, asked)), asyncio.create_task(self._came.wait())
+            return await super().perform(name, request)
+        delivery, came = asyncio.create_task(super().perform(name, request)), asyncio.create_task(self._came.wait())
         await asyncio.wait({delivery, came}, return_when=asyncio.FIRST_COMPLETED)
         came.cancel()
         if not self._came.is_set():
@@ -47,11 +47,11 @@ class Hung(Wire):
         self.delivery = delivery
         if not self._again:
             raise KeyboardInterrupt
-        return await super().perform(name, asked)
+        return await super().perform(name, request)
 
     async def send(self, name, request):
-        if len(self.asked) == self._number:
-            self.asked.append(name)
+        if len(self.request) == self._number:
+            self.request.append(name)
             self._came.set()
             await self._goes_on.wait()
             return await request()
@@ -82,7 +82,7 @@ async def check(way, number, *, again):
     stage.world.pass_time(SILENT)
 
     if way not in UNPROTECTED:
-        source = stage.tools.source(stage.catalogue.rows["vm", "policy"].value.source)
+        source = stage.tools.source(stage.catalogue.rows["vm", "registration"].value.source)
         stage.blobs.poke(source, 1, [b"\x77" * PAGE])
         await stage.back_up()
         assert stage.points()[-1].kind == "incremental"
@@ -90,7 +90,7 @@ async def check(way, number, *, again):
     if points:
         everything_kept(stage, contents)
     stage.world.pass_time(DAY)
-    await tidy_disk(stage.tools, HOUSE)
+    await clean_up_disk(stage.tools, HOUSE)
     assert stage.rows("pin!") == []
     if way in IN_THE_SLOT:
         sane(stage)
@@ -105,7 +105,7 @@ async def test_a_delivery_that_hangs(way, again):
     wire = Wire(stage)
     await act(stage)
 
-    for number, name in enumerate(wire.asked):
+    for number, name in enumerate(wire.request):
         try:
             await check(way, number, again=again)
         except Exception as error:

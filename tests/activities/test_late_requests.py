@@ -15,7 +15,7 @@ from tests.activities.ways import WAYS, Wire
 pytestmark = pytest.mark.slow
 
 READS = {
-    "properties", "snapshots", "read", "may_write", "get", "policy", "head", "run", "runs", "point", "points", "pins", "request",
+    "properties", "snapshots", "read", "may_write", "get", "registration", "head", "run", "runs", "point", "points", "pins", "request",
     "source_holder", "claims", "disks", "now", "machine", "managed_disk",
 }  # fmt: skip
 UNCONDITIONAL = {"break_lease"}
@@ -37,18 +37,18 @@ class Late(Wire):
         super().__init__(scene)
         self._lost, self._after, self._on_its_way = lost, after, None
 
-    async def perform(self, name, asked):
+    async def perform(self, name, request):
         try:
-            return await super().perform(name, asked)
+            return await super().perform(name, request)
         except Exception as error:
             if DiedError.__name__ not in str(error):
                 raise
-        return await super().perform(name, asked)
+        return await super().perform(name, request)
 
     async def send(self, name, request):
-        number = len(self.asked)
+        number = len(self.request)
         if number == self._lost:
-            self.asked.append(name)
+            self.request.append(name)
             self._on_its_way = request
             raise DiedError
         if self._on_its_way and number == self._lost + 1 + self._after:
@@ -66,7 +66,7 @@ async def test_a_request_that_arrives_late(way):
     wire = Wire(stage)
     await act(stage)
 
-    for number, name in enumerate(wire.asked):
+    for number, name in enumerate(wire.request):
         for after in range(LATER if name not in READS | UNCONDITIONAL else 0):
             stage = await begin()
             contents = contents_of(stage)

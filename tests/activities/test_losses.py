@@ -7,16 +7,16 @@ from datetime import timedelta
 
 import pytest
 
-from backup_core.activities.housekeeping import tidy_disk
+from backup_core.activities.housekeeping import clean_up_disk
 from backup_core.activities.losses import mark_losses
 from backup_core.api import disks, points
-from backup_core.domain.errors import ContainerMissingError, HousekeepingError, ServiceUnavailableError, SnapshotMissingError
+from backup_core.domain.errors import CleanupError, ContainerMissingError, ServiceUnavailableError, SnapshotMissingError
 from backup_core.domain.events import PointsLost
-from backup_core.steps.housekeeping import Tidy
+from backup_core.steps.housekeeping import CleanUpDisk
 from tests.activities.acts import call, keep, rebuild, stop_before
 from tests.scene import Scene
 
-ASKED = Tidy(disk="vm", by="house.20260105", lease="00000000-0000-0000-0000-00000000000a", run_days=180)
+ASKED = CleanUpDisk(disk="vm", actor="house.20260105", lease="00000000-0000-0000-0000-00000000000a", run_days=180)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def vanish(scene, *gone):
 
 async def night(scene, after=timedelta(hours=25)):
     scene.world.pass_time(after)
-    return await tidy_disk(scene.tools, ASKED)
+    return await clean_up_disk(scene.tools, ASKED)
 
 
 def states(scene):
@@ -58,7 +58,7 @@ async def test_deleted_backups_are_told_and_marked(scene):
     await night(scene)
 
     assert states(scene) == ["available", "lost", "lost", "available", "available"]
-    assert told(scene) == [PointsLost("vm", ASKED.by, 2, old[1].point, old[2].point)]
+    assert told(scene) == [PointsLost("vm", ASKED.actor, 2, old[1].point, old[2].point)]
     assert told(scene)[0].severity == "error"
     assert scene.head_row() == head
     _, offered = await call(scene, points.get_points, disk="vm")
@@ -100,7 +100,7 @@ async def test_a_container_that_cannot_be_listed_is_an_error(scene, error):
         yield
 
     scene.blobs.listed = refused
-    with pytest.raises(HousekeepingError, match=f"losses: {error.code}"):
+    with pytest.raises(CleanupError, match=f"losses: {error.code}"):
         await night(scene)
     assert states(scene) == ["available"] * 5
 
@@ -112,7 +112,7 @@ async def test_a_container_that_goes_while_points_are_looked_up_is_an_error(scen
         raise ContainerMissingError("no")
 
     scene.blobs.properties = gone
-    with pytest.raises(HousekeepingError, match="losses: ContainerMissing"):
+    with pytest.raises(CleanupError, match="losses: ContainerMissing"):
         await night(scene)
     assert states(scene) == ["available"] * 5
 

@@ -7,24 +7,24 @@ from datetime import timedelta
 
 import pytest
 
-from backup_core.activities.housekeeping import tidy_disk
+from backup_core.activities.housekeeping import clean_up_disk
 from backup_core.activities.rebuild import carry_out, survey
 from backup_core.domain.errors import BackupError
 from backup_core.domain.events import RunWarned
 from backup_core.domain.identity import Deployment, catalogue_name
 from backup_core.domain.metadata import restoring_run, run_of_source_snapshot
 from backup_core.domain.naming import BlobAddress
-from backup_core.steps.housekeeping import Tidy
+from backup_core.steps.housekeeping import CleanUpDisk
 from tests.activities.acts import RUN, TARGET, into, stop_before
 from tests.scene import BACKUP, Scene
 
-NIGHT = Tidy(disk="vm", by="house.20260105", lease="00000000-0000-0000-0000-00000000000a", run_days=180)
+NIGHT = CleanUpDisk(disk="vm", actor="house.20260105", lease="00000000-0000-0000-0000-00000000000a", run_days=180)
 
 
 async def a_night(stage, days=2):
     """What the housekeeping of a later night warned of."""
     stage.world.pass_time(timedelta(days=days))
-    await tidy_disk(stage.tools, NIGHT)
+    await clean_up_disk(stage.tools, NIGHT)
     return [one for one in stage.journal.events if isinstance(one, RunWarned)][-1].message
 
 
@@ -216,9 +216,9 @@ def beside(stage):
         other.tools, blobs=stage.blobs, heads_container="otherheads", deployment=Deployment("backup/other"),
         copying=stage.tools.copying,
     )  # fmt: skip
-    policy = stage.catalogue.rows["vm", "policy"].value
-    other.catalogue.claim(policy.source, "vm")
-    other.catalogue._store(policy, "policy")
+    registration = stage.catalogue.rows["vm", "registration"].value
+    other.catalogue.claim(registration.source, "vm")
+    other.catalogue._store(registration, "registration")
     return other
 
 
@@ -239,7 +239,7 @@ async def test_two_deployments_on_one_disk_leave_each_other_alone(scene):
     await stop_before(other, "plan_transfer")
     left = snapshots(scene)
     scene.world.pass_time(timedelta(days=2))
-    await tidy_disk(scene.tools, NIGHT)
+    await clean_up_disk(scene.tools, NIGHT)
     assert snapshots(scene) == left, "also what the other has left behind is the other's"
 
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from backup_core.activities.fencing import shut
+from backup_core.activities.fencing import fence_off
 from backup_core.activities.images import hold_own
 from backup_core.activities.snapshots import take_once
 from backup_core.domain.errors import BlobExistsError
 from backup_core.domain.metadata import source_snapshot_metadata
 from backup_core.orchestrations.backup_disk import BackupFailedError
-from backup_core.steps.messages import RunRef
+from backup_core.steps.messages import Actor
 from tests.activities.acts import RUN, TARGET, before_step, cancel, held, into, stop_before, stopped_before
 from tests.scene import VM
 
@@ -27,20 +27,20 @@ def overtaken(scene, step, port, method, meanwhile=nothing):
     """
     driver, answers = scene.driver(), []
 
-    async def perform(name, asked):
+    async def perform(name, request):
         if name != step or answers:
-            return await scene.perform(name, asked)
+            return await scene.perform(name, request)
         real = getattr(port, method)
 
         async def slow(*args, **fields):
             setattr(port, method, real)
             found = await real(*args, **fields) if method == "properties" else None
-            answers.append(await scene.perform(name, asked))
+            answers.append(await scene.perform(name, request))
             await meanwhile()
             return found or await real(*args, **fields)
 
         setattr(port, method, slow)
-        driver.slower = await scene.perform(name, asked)
+        driver.slower = await scene.perform(name, request)
         return answers[0]
 
     driver._perform = perform
@@ -87,8 +87,8 @@ async def test_a_strangers_snapshot_is_not_recorded_for_a_run_that_has_ended(sce
     row = await scene.catalogue.run("vm", request.run)
     await scene.catalogue.put_run(replace(row.value, state="Failed", ended=scene.world.now), row.etag)
 
-    by = RunRef(disk="vm", run=request.run, lease=scene.head_row().owner.lease, epoch=1, source=source.url)
-    await take_once(scene.tools, by, source)
+    actor = Actor(disk="vm", run=request.run, lease=scene.head_row().owner.lease, epoch=1, source=source.url)
+    await take_once(scene.tools, actor, source)
     assert scene.run_row(request.run).source_snapshots == ()
 
 
@@ -112,23 +112,23 @@ async def test_a_disk_is_sealed_once(restorable, method):
 
 
 async def test_a_shard_that_is_refused_because_it_was_done_is_done(restorable):
-    """The slower one comes to write when the faster one has done the shard, and the image was shut for its comparison."""
+    """The slower one comes to write when the faster one has done the shard, and the image was fence_off for its comparison."""
     driver, slower = restorable.driver(), []
     copy = restorable.blobs.copy_from_url
 
-    async def perform(name, asked):
-        if name != "apply_shard" or asked["image"]["becomes"] != "disk" or slower:
-            return await restorable.perform(name, asked)
+    async def perform(name, request):
+        if name != "apply_shard" or request["image"]["becomes"] != "disk" or slower:
+            return await restorable.perform(name, request)
         slower.append(None)
 
         async def slow(*args):
             restorable.blobs.copy_from_url = copy
-            answers.append(await restorable.perform(name, asked))
-            await shut(restorable.tools, restorable.tools.image(TARGET), 1, asked["image"]["by"]["lease"])
+            answers.append(await restorable.perform(name, request))
+            await fence_off(restorable.tools, restorable.tools.image(TARGET), 1, request["image"]["actor"]["lease"])
             return await copy(*args)
 
         answers, restorable.blobs.copy_from_url = [], slow
-        slower[0] = await restorable.perform(name, asked)
+        slower[0] = await restorable.perform(name, request)
         assert slower == answers
         return answers[0]
 
@@ -143,18 +143,21 @@ async def test_no_way_forward_once_it_was_turned_back_from(restorable):
     """The machine has its old disk again and the change is not settled yet: what was asked for before comes late, and anew."""
     driver, late = restorable.driver(), []
 
-    async def perform(name, asked):
-        if name == "move_machine" and asked["goal"] == "new" and "move" not in [one for one, _ in late]:
-            late.append(("move", asked))
+    async def perform(name, request):
+        if name == "move_machine" and request["goal"] == "new" and "move" not in [one for one, _ in late]:
+            late.append(("move", request))
             assert (await cancel(restorable, RUN))[0] == 202
-        if name == "settle_change":
+        if name == "close_change":
             machine = restorable.machines.machines[VM]
             move = next(one for what, one in late if what == "move")
-            answers = [await restorable.perform("move_machine", move), await restorable.perform(name, asked | {"goal": "new"})]
+            answers = [
+                await restorable.perform("move_machine", move),
+                await restorable.perform(name, request | {"goal": "new"}),
+            ]
             assert [one["fault"]["code"] for one in answers] == ["NotOwner", "NotOwner"]
             assert restorable.machines.machines[VM] == machine
             late.append(("settled", None))
-        return await restorable.perform(name, asked)
+        return await restorable.perform(name, request)
 
     driver._perform = perform
     await restorable.restore(restorable.points()[0], driver, **into())
@@ -165,20 +168,20 @@ async def test_no_way_forward_once_it_was_turned_back_from(restorable):
 
 
 async def test_a_copy_is_taken_over_once(restorable):
-    """Later the number is the one by which it was shut for its comparison: it is not set back."""
+    """Later the number is the one by which it was fence_off for its comparison: it is not set back."""
     taken = []
     driver = before_step(restorable, "seal_image", lambda _: restorable.perform("take_over_copy", taken[0]))
     perform = driver._perform
 
-    async def noted(name, asked):
-        if name == "take_over_copy" and asked["image"]["becomes"] == "disk":
-            taken.append(asked)
-        return await perform(name, asked)
+    async def noted(name, step_input):
+        if name == "take_over_copy" and step_input["image"]["becomes"] == "disk":
+            taken.append(step_input)
+        return await perform(name, step_input)
 
     driver._perform = noted
     request = restorable.restore_request(restorable.points()[0], adopt=True)
-    asked = request.model_copy(update={"full_copy": "blob"}).model_dump(mode="json")
-    await driver.run("restore_disk", asked, request.run)
+    step_input = request.model_copy(update={"full_copy": "blob"}).model_dump(mode="json")
+    await driver.run("restore_disk", step_input, request.run)
 
     assert taken
     assert restorable.run_row(RUN).state == "Succeeded"
@@ -195,9 +198,9 @@ async def test_a_disk_that_is_let_go_of_while_it_is_leased_is_free(restorable):
         restorable.blobs.blobs[blob].metadata = {}
 
     restorable.blobs.acquire_lease = meanwhile
-    by = RunRef(disk="vm", run=RUN, lease="00000000-0000-0000-0000-00000000000b", epoch=0, source="")
+    actor = Actor(disk="vm", run=RUN, lease="00000000-0000-0000-0000-00000000000b", epoch=0, source="")
     with pytest.raises(BlobExistsError, match="may have completed it already"):
-        await hold_own(restorable.tools, at, by)
+        await hold_own(restorable.tools, at, actor)
 
     assert restorable.blob(TARGET).lease == ""
 
@@ -205,10 +208,10 @@ async def test_a_disk_that_is_let_go_of_while_it_is_leased_is_free(restorable):
 async def test_a_disk_that_was_let_go_of_is_not_held_again(restorable):
     """A late delivery that still opens it: the machine is about to take its own lease."""
     await restorable.restore(restorable.points()[0])
-    by = RunRef(disk="vm", run=RUN, lease="00000000-0000-0000-0000-00000000000b", epoch=0, source="")
-    asked = restorable.asked["acquire_lease"]
+    actor = Actor(disk="vm", run=RUN, lease="00000000-0000-0000-0000-00000000000b", epoch=0, source="")
+    request = restorable.port_calls["acquire_lease"]
     with pytest.raises(BlobExistsError, match="may have completed it already"):
-        await hold_own(restorable.tools, restorable.tools.image(TARGET), by)
+        await hold_own(restorable.tools, restorable.tools.image(TARGET), actor)
 
     assert restorable.blob(TARGET).lease == ""
-    assert restorable.asked["acquire_lease"] == asked, "not even for a moment"
+    assert restorable.port_calls["acquire_lease"] == request, "not even for a moment"

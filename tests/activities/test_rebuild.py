@@ -12,7 +12,7 @@ import pytest
 from backup_core.api import catalogue, disks, points
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.metadata import described, to_point_metadata
-from backup_core.domain.naming import REBUILD_AT_WORK, policy_name
+from backup_core.domain.naming import REBUILD_AT_WORK, registration_name
 from backup_core.domain.rebuild import DIRTY
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.rebuild_catalogue import RebuildFailedError
@@ -45,11 +45,11 @@ def lose(scene, *prefixes):
 
 
 LOSSES = {
-    "everything": ("policy", "head", "point!", "run!", "window!"),
+    "everything": ("registration", "head", "point!", "run!", "window!"),
     "the points": ("point!",),
     "the head row": ("head",),
     "points and head": ("point!", "head"),
-    "the registration": ("policy",),
+    "the registration": ("registration",),
 }
 
 
@@ -222,12 +222,12 @@ async def test_a_zombie_of_before_cannot_write_afterwards(scene):
     scene.write(4, 44)
     request, driver = scene.request(), scene.driver()
 
-    async def perform(name, asked):
+    async def perform(name, step_input):
         if name == "apply_shard":
             lose(scene, "head", "run!")
             await rebuild(scene)
             await scene.back_up(full=True)
-        return await scene.perform(name, asked)
+        return await scene.perform(name, step_input)
 
     driver._perform = perform
     with pytest.raises(BackupFailedError, match="NotOwner"):
@@ -302,7 +302,7 @@ async def test_disks_and_points_come_in_slices(scene, limit):
         await scene.back_up(disk)
     scene.protect("empty")
     before, points = values(scene), [point.point for point in reversed(scene.points())]
-    scene.with_limits(kept_disks_max=limit, rebuilt_points_max=limit)
+    scene.with_limits(cleanup_disks_max=limit, rebuilt_points_max=limit)
     assert (await rebuilt(scene))["examined"] == 5
     lose(scene, "point!", "head")
     done, again = await rebuild(scene)
@@ -367,10 +367,10 @@ async def test_a_rebuild_is_canceled_between_two_disks(scene):
     rebuild_, (name, input_, instance) = await asked_for_a_rebuild(scene, dryRun=False, planHash=dry["planHash"])
     driver = scene.driver()
 
-    async def perform(step, asked):
-        if step == "rebuild_disk" and asked["disk"] == "disk3":
+    async def perform(step, request):
+        if step == "rebuild_disk" and request["disk"] == "disk3":
             assert (await call(scene, catalogue.post_rebuild_cancel, rebuild=rebuild_))[0] == 202
-        return await scene.perform(step, asked)
+        return await scene.perform(step, request)
 
     driver._perform = perform
     output = await driver.run(name, input_, instance)
@@ -389,12 +389,12 @@ async def test_a_disk_that_fails_stops_no_other(scene):
     lose(scene, "point!")
     driver, faults = scene.driver(), {"vm": 99, "other": 2}
 
-    async def perform(name, asked):
-        if name == "rebuild_disk" and faults[asked["disk"]]:
-            faults[asked["disk"]] -= 1
-            final = asked["disk"] == "vm"
+    async def perform(name, request):
+        if name == "rebuild_disk" and faults[request["disk"]]:
+            faults[request["disk"]] -= 1
+            final = request["disk"] == "vm"
             return {"fault": {"code": "Told", "message": "told", "retryable": not final}, "value": None}
-        return await scene.perform(name, asked)
+        return await scene.perform(name, request)
 
     driver._perform = perform
     dry = await rebuilt(scene, driver)
@@ -427,8 +427,8 @@ async def test_more_points_than_one_transaction_takes(scene, monkeypatch):
 
 async def test_a_registration_without_its_document_protects_nothing(scene):
     """Its points are shown again; whether it is to be backed up is for a person to say."""
-    lose(scene, "policy")
-    scene.documents.texts.pop("vm/policy.json")
+    lose(scene, "registration")
+    scene.documents.texts.pop("vm/registration.json")
     await rebuild(scene)
     _, shown = await call(scene, disks.get_disk, disk="vm")
 
@@ -442,11 +442,11 @@ async def test_a_rebuild_that_dies_leaves_nothing_untrue(scene, monkeypatch):
     before, commit, done = values(scene), scene.catalogue.commit, []
     lose(scene, "point!", "head")
 
-    async def dying(*asked):
+    async def dying(*request):
         if done:
             raise ConnectionError("the app is gone")
         done.append(True)
-        return await commit(*asked)
+        return await commit(*request)
 
     dry = await rebuilt(scene)
     monkeypatch.setattr(scene.catalogue, "commit", dying)
@@ -477,7 +477,7 @@ async def test_another_disks_snapshot_is_not_adopted(scene, written):
 
 
 async def test_a_source_that_another_disk_took_over_is_not_claimed_back(scene):
-    lose(scene, "policy")
+    lose(scene, "registration")
     scene.catalogue.claim(scene.source().url, "other")
     await rebuild(scene)
     _, shown = await call(scene, disks.get_disk, disk="vm")
@@ -519,12 +519,12 @@ FORGED = {
 async def test_a_registration_that_no_call_could_have_made_protects_nothing(scene, what):
     """Whoever may write to the backup account may have written it: it is refused, or brought back without protection."""
     change, state = FORGED[what]
-    lose(scene, "policy")
-    name = policy_name("vm")
+    lose(scene, "registration")
+    name = registration_name("vm")
     scene.documents.texts[name] = json.dumps(json.loads(scene.documents.texts[name]) | change)
     found, _ = await rebuild(scene)
 
     assert [disk["state"] for disk in found["value"] if disk["disk"] == "vm"] == [state]
-    row = scene.catalogue.rows.get(("vm", "policy"))
+    row = scene.catalogue.rows.get(("vm", "registration"))
     assert row is None if state == "unreadable" else not row.value.protected
     assert len(scene.points()) == 4

@@ -68,8 +68,8 @@ async def test_a_backup_snapshot_that_was_taken_twice_goes_with_its_point(scene)
 
 
 async def test_without_a_retention_nothing_goes(scene):
-    row = scene.catalogue.rows["vm", "policy"]
-    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, retention=None))
+    row = scene.catalogue.rows["vm", "registration"]
+    scene.catalogue.rows["vm", "registration"] = replace(row, value=replace(row.value, retention=None))
     await scene.back_up()
 
     assert len(scene.points()) == 6
@@ -93,7 +93,7 @@ async def test_a_head_is_listed_once_for_all_that_goes_with_one_call(scene, monk
         return await listed(blob)
 
     monkeypatch.setattr(scene.blobs, "snapshots", counted)
-    pruned = await prune(scene.tools, scene.rows("policy")[0], "house.20260105")
+    pruned = await prune(scene.tools, scene.rows("registration")[0], "house.20260105")
 
     assert len(pruned.expired) > 1
     assert listings == [scene.head_row().head]
@@ -156,19 +156,19 @@ async def test_a_prune_that_dies_is_ended_by_the_next(scene, monkeypatch, call, 
     where = scene.blobs if call == "delete_snapshot" else scene.catalogue
     real, died = getattr(where, call), []
 
-    async def dying(*asked):
+    async def dying(*step_input):
         if moment == "after":
-            await real(*asked)
-        died.append(asked)
+            await real(*step_input)
+        died.append(step_input)
         raise KeyboardInterrupt
 
     before = backup_snapshots(scene)
     request, driver = scene.request(), scene.driver()
 
-    async def perform(name, asked):
+    async def perform(name, step_input):
         if name == "prune_points":
             monkeypatch.setattr(where, call, dying)
-        return await scene.perform(name, asked)
+        return await scene.perform(name, step_input)
 
     driver._perform = perform
     with pytest.raises(KeyboardInterrupt):
@@ -203,10 +203,10 @@ async def test_a_point_on_its_way_out_is_not_brought_back(scene):
 async def test_a_zombie_prunes_nothing(scene):
     """A prune delivered after its run has ended bounces."""
     old = await scene.back_up()
-    asked = next(asked for name, asked, _ in old.calls if name == "prune_points")
+    request = next(request for name, request, _ in old.calls if name == "prune_points")
     keep(scene, 1)
     before = scene.dump(with_runs=True)
-    answer = await scene.perform("prune_points", asked)
+    answer = await scene.perform("prune_points", request)
 
     assert answer["fault"]["code"] == "NotOwner"
     assert scene.dump(with_runs=True) == before
@@ -241,7 +241,7 @@ async def test_the_retention_is_set_and_shown_by_http(scene):
 
     status, shown = await put(retention={"keepLast": 14, "minAgeDays": 7})
     assert (status, shown["retention"]) == (200, {"keepLast": 14, "minAgeDays": 7})
-    assert scene.catalogue.rows["vm", "policy"].value.retention == Retention(14, 7)
+    assert scene.catalogue.rows["vm", "registration"].value.retention == Retention(14, 7)
     status, shown = await put()
     assert (status, shown["retention"]) == (200, None)
     for wrong in ({"keepLast": 0}, {"keepLast": 3, "minAgeDays": -1}, {"keepLast": "3"}, {"minAgeDays": 3}, 5):

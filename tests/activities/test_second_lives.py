@@ -15,7 +15,7 @@ from backup_core.domain.metadata import from_metadata
 from backup_core.orchestrations.restore_disk import RestoreFailedError
 from backup_core.steps import STEPS
 from backup_core.steps.backup import FleetRequest
-from backup_core.steps.housekeeping import HouseRequest
+from backup_core.steps.housekeeping import CleanupRequest
 from tests.activities.acts import RUN, TARGET, cancel, contents_of, everything_kept, held, into, rebuilt, sane
 from tests.activities.lives import (
     Hub,
@@ -32,10 +32,10 @@ pytestmark = pytest.mark.slow
 def seen(stage):
     """What is there after everything, by name: all but times, versions, and names made of times."""
     head = stage.head_row()
-    policy = stage.rows("policy")[0]
+    registration = stage.rows("registration")[0]
     there = {
         "head": (head.head, head.doubt, head.generation, head.epoch, head.source, head.owner, head.repoint, bool(head.pair)),
-        "registration": (policy.source, policy.unprotected, sorted(stage.claims())),
+        "registration": (registration.source, registration.unprotected, sorted(stage.claims())),
         "pins": stage.rows("pin!"),
         "points": [(one.run, one.kind, one.reason, one.state, _digest(stage.content(one))) for one in stage.points()],
     }
@@ -91,7 +91,7 @@ async def a_night_by_copy(stage):
 async def adopt(stage):
     """A restore whose disk no machine gets, and from which the backups go on."""
     await stage.restore(stage.points()[0], adopt=True)
-    assert stage.rows("policy")[0].source == TARGET
+    assert stage.rows("registration")[0].source == TARGET
 
 
 async def restore_by_copy(stage):
@@ -105,8 +105,8 @@ def answering(stage, answer):
     """Let `answer(name, asked)` answer in place of a step, where it has one."""
     perform = stage.perform
 
-    async def answered(name, asked):
-        return answer(name, asked) or await perform(name, asked)
+    async def answered(name, request):
+        return answer(name, request) or await perform(name, request)
 
     stage.perform = answered
 
@@ -117,11 +117,11 @@ def fault(code):
 
 def canceling(stage, step, run):
     """Somebody asks the run to end just before the first delivery of the step."""
-    perform, asked = stage.perform, []
+    perform, request = stage.perform, []
 
     async def performed(name, input_):
-        if name == step and not asked:
-            asked.append(name)
+        if name == step and not request:
+            request.append(name)
             assert (await cancel(stage, run))[0] == 202
         return await perform(name, input_)
 
@@ -130,7 +130,7 @@ def canceling(stage, step, run):
 
 async def back_up_an_untrusted_diff(stage):
     refused = {"fault": None, "value": {"refused": "the service refused the diff"}}
-    answering(stage, lambda name, asked: refused if name == "plan_transfer" and asked["base"] else None)
+    answering(stage, lambda name, request: refused if name == "plan_transfer" and request["base"] else None)
     await stage.back_up()
     assert stage.points()[-1].kind == "full"
 
@@ -151,7 +151,7 @@ async def cancel_a_copy(stage):
 
 def as_it_was(stage):
     """The machine has its old disk, the backups go on with it, and nothing is held."""
-    assert held(stage) == stage.rows("policy")[0].source == stage.source().url
+    assert held(stage) == stage.rows("registration")[0].source == stage.source().url
     assert (stage.rows("pin!"), stage.head_row().owner, stage.head_row().repoint) == ([], None, "")
 
 
@@ -162,15 +162,15 @@ async def cancel_a_restore(stage):
     as_it_was(stage)
 
 
-async def restore_in_vain(stage, step, code="AccessDenied", which=lambda asked: True):
-    answering(stage, lambda name, asked: fault(code) if name == step and which(asked) else None)
+async def restore_in_vain(stage, step, code="AccessDenied", which=lambda request: True):
+    answering(stage, lambda name, request: fault(code) if name == step and which(request) else None)
     with pytest.raises(RestoreFailedError, match=code):
         await stage.restore(stage.points()[0], **into())
     assert held(stage)
 
 
 async def a_wrong_byte(stage):
-    await restore_in_vain(stage, "compare_image", "VerificationMismatch", lambda asked: asked["image"]["becomes"] == "disk")
+    await restore_in_vain(stage, "compare_image", "VerificationMismatch", lambda request: request["image"]["becomes"] == "disk")
     as_it_was(stage)
 
 
@@ -196,8 +196,8 @@ async def an_adoption_in_vain(stage):
 
 async def tidy_up(stage):
     stage.world.pass_time(timedelta(hours=25))
-    await stage.driver().run("keep_house", HouseRequest(run_days=180).model_dump(mode="json"), "house.20260109")
-    assert not stage.documents.texts.keys() - {"vm/policy.json"}
+    await stage.driver().run("clean_up_disks", CleanupRequest(run_days=180).model_dump(mode="json"), "house.20260109")
+    assert not stage.documents.texts.keys() - {"vm/registration.json"}
 
 
 async def rebuild_everything(stage):

@@ -52,11 +52,11 @@ async def test_a_crash_inside_a_shard_repeats_no_more_than_a_wave(crash_at):
 
     scene = scene_of(before=before)
 
-    async def perform(name, asked):
+    async def perform(name, request):
         try:
-            return await scene.perform(name, asked)
+            return await scene.perform(name, request)
         except CrashError:
-            return await scene.perform(name, asked)
+            return await scene.perform(name, request)
 
     await run(scene, perform)
 
@@ -119,7 +119,7 @@ async def test_a_shard_that_runs_out_of_time_is_called_again_from_there():
     assert len(calls) == PAGES // 2 // IN_FLIGHT
     assert [call["done"] for call in calls] == [False] * (len(calls) - 1) + [True]
     assert [call["at"] for call in calls] == sorted({call["at"] for call in calls})
-    assert scene.asked["copy_from_url"] == PAGES // 2
+    assert scene.port_calls["copy_from_url"] == PAGES // 2
     point = scene.points()[0]
     assert (point.requests, point.write_bytes) == (PAGES // 2, PAGES // 2 * PAGE)
 
@@ -133,7 +133,7 @@ async def test_each_shard_has_its_own_cursor():
 
     stored = [name for name in scene.documents.texts if name.count("/") == 3]
     assert len([name for name in stored if not name.endswith("-end.json")]) == 4
-    assert scene.asked["copy_from_url"] == PAGES // 2
+    assert scene.port_calls["copy_from_url"] == PAGES // 2
     assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
 
 
@@ -141,12 +141,12 @@ async def test_a_finished_shard_that_is_called_again_does_nothing():
     """A wave begun again after continue-as-new: what is done stays done, and the sums are the same."""
     scene, answers = scene_of(), []
 
-    async def perform(name, asked):
-        answer = await scene.perform(name, asked)
+    async def perform(name, request):
+        answer = await scene.perform(name, request)
         if name == "apply_shard":
-            sent = scene.asked["copy_from_url"]
-            answers.extend([answer, await scene.perform(name, asked)])
-            assert scene.asked["copy_from_url"] == sent
+            sent = scene.port_calls["copy_from_url"]
+            answers.extend([answer, await scene.perform(name, request)])
+            assert scene.port_calls["copy_from_url"] == sent
         return answer
 
     await run(scene, perform)
@@ -174,7 +174,7 @@ async def test_by_default_no_byte_passes_the_worker():
     await run(scene)
 
     assert scene.rows("run!")[0].bytes_streamed == 0
-    assert scene.asked["write"] == 0
+    assert scene.port_calls["write"] == 0
 
 
 async def test_streamed_bytes_are_told():
@@ -182,7 +182,7 @@ async def test_streamed_bytes_are_told():
     await run(scene)
 
     assert scene.rows("run!")[0].bytes_streamed == PAGES // 2 * PAGE
-    assert scene.asked["copy_from_url"] == 0
+    assert scene.port_calls["copy_from_url"] == 0
 
 
 async def test_auto_falls_back_and_remembers():
@@ -193,18 +193,18 @@ async def test_auto_falls_back_and_remembers():
     scene.blobs.unreachable.add(SOURCE)
     await run(scene)
 
-    assert scene.asked["copy_from_url"] <= IN_FLIGHT
+    assert scene.port_calls["copy_from_url"] <= IN_FLIGHT
     assert scene.rows("run!")[0].bytes_streamed == PAGES // 2 * PAGE
     assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
-    before = scene.asked["copy_from_url"]
+    before = scene.port_calls["copy_from_url"]
     scene.write(3, 9)
     await run(scene)
-    assert scene.asked["copy_from_url"] == before
+    assert scene.port_calls["copy_from_url"] == before
     now += copying.REMEMBERED_SECONDS
     scene.blobs.unreachable.clear()
     scene.write(5, 9)
     await run(scene)
-    assert scene.asked["copy_from_url"] == before + 1
+    assert scene.port_calls["copy_from_url"] == before + 1
 
 
 async def test_explicit_server_mode_fails_in_words():
@@ -215,7 +215,7 @@ async def test_explicit_server_mode_fails_in_words():
         await run(scene)
 
     assert scene.points() == []
-    assert scene.asked["write"] == 0
+    assert scene.port_calls["write"] == 0
     assert scene.head_row().owner is None
 
 

@@ -39,8 +39,8 @@ def told(stage, run):
 async def test_a_backup_tells_each_phase_and_its_end_once(scene, times):
     """Also when every step is delivered twice."""
 
-    async def perform(name, asked):
-        answers = [await scene.perform(name, asked) for _ in range(times)]
+    async def perform(name, step_input):
+        answers = [await scene.perform(name, step_input) for _ in range(times)]
         return answers[-1]
 
     request, driver = scene.request(), scene.driver()
@@ -85,17 +85,17 @@ async def test_an_end_is_told_once_though_the_catalogue_fails_in_between(scene):
     scene.write(0, 9)
     points, failures = scene.catalogue.points, [ServiceUnavailableError("away")]
 
-    async def away(*asked, **fields):
+    async def away(*request, **fields):
         if failures and scene.rows("run!")[0].ended_for_good:
             raise failures.pop()
-        return await points(*asked, **fields)
+        return await points(*request, **fields)
 
     scene.catalogue.points = away
     run = (await scene.back_up()).output["run"]
 
     assert not failures
     assert [end.state for end in told(scene, run)[1]] == ["Succeeded"]
-    assert not scene.run_row(run).untold
+    assert not scene.run_row(run).unreported
 
 
 async def test_an_end_whose_writer_died_is_told_by_the_watch_once(scene):
@@ -104,7 +104,7 @@ async def test_an_end_whose_writer_died_is_told_by_the_watch_once(scene):
     scene.journal.events.clear()
     key = run_key(run)
     row = scene.catalogue.rows["vm", key]
-    scene.catalogue.rows["vm", key] = replace(row, value=replace(row.value, untold=True))
+    scene.catalogue.rows["vm", key] = replace(row, value=replace(row.value, unreported=True))
     late = HEARTBEAT_MAX // timedelta(minutes=1)
     await watched(scene, minutes=late - 1)
     assert not told(scene, run)[1]
@@ -122,7 +122,7 @@ async def test_a_takeover_goes_on_though_another_told_the_same_end(scene):
     put, raced = scene.catalogue.put_run, []
 
     async def racing(run, etag):
-        if run.ended_for_good and not run.untold and not raced:
+        if run.ended_for_good and not run.unreported and not raced:
             raced.append(await put(run, etag))
         return await put(run, etag)
 
@@ -250,8 +250,8 @@ async def test_no_run_is_expected_of_a_disk_that_is_newer_or_stopped(scene):
     assert seen["vm"].window_without_run == ""
     seen, _ = await watched(scene, hours=13)
     assert seen["vm"].window_without_run != ""
-    row = scene.catalogue.rows["vm", "policy"]
-    scene.catalogue._store(replace(row.value, protected=False), "policy")
+    row = scene.catalogue.rows["vm", "registration"]
+    scene.catalogue._store(replace(row.value, protected=False), "registration")
     seen, _ = await watched(scene)
     assert seen["vm"].window_without_run == ""
 
@@ -302,7 +302,7 @@ async def test_a_disk_whose_row_is_lost_counts_as_unseen(scene, lost, claimed):
         if not claimed:
             await scene.catalogue.release_source(scene.source(disk).url, disk)
     if lost == 1:
-        scene.catalogue._store(replace(rows["web", "policy"].value, protected=False), "policy")
+        scene.catalogue._store(replace(rows["web", "registration"].value, protected=False), "registration")
         await scene.catalogue.release_source(scene.source("web").url, "web")
     seen, fleet = await watched(scene)
 
@@ -360,12 +360,12 @@ async def test_quarantine_is_seen_on_the_head_and_on_points(scene):
 
 async def test_an_unprotected_and_a_stopped_disk(scene):
     await scene.back_up()
-    row = scene.catalogue.rows["vm", "policy"]
-    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, unprotected="its VM has a managed disk"))
+    row = scene.catalogue.rows["vm", "registration"]
+    scene.catalogue.rows["vm", "registration"] = replace(row, value=replace(row.value, unprotected="its VM has a managed disk"))
     one = (await watched(scene))[0]["vm"]
     assert (one.protection, one.overdue, one.severity) == ("unprotected", True, "warning")
 
-    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, protected=False))
+    scene.catalogue.rows["vm", "registration"] = replace(row, value=replace(row.value, protected=False))
     one = (await watched(scene, days=9))[0]["vm"]
     assert (one.protection, one.overdue, one.rpo_seconds) == ("stopped", False, None)
 
@@ -382,15 +382,15 @@ async def test_a_restore_that_asks_for_attention_is_seen(restorable):
 
 async def test_a_disk_that_cannot_be_read_is_told_with_its_reason_and_stops_no_other(scene):
     scene.protect("other")
-    policy = scene.catalogue.policy
+    registration = scene.catalogue.registration
 
     async def broken(name):
         if name == "other":
             message = "the table did not answer"
             raise ServiceUnavailableError(message)
-        return await policy(name)
+        return await registration(name)
 
-    scene.catalogue.policy = broken
+    scene.catalogue.registration = broken
     seen, fleet = await watched(scene)
     assert (set(seen), fleet.disks, fleet.unseen) == ({"vm"}, 2, 1)
     assert fleet.why == "other: ServiceUnavailable: the table did not answer"

@@ -19,18 +19,18 @@ class Wire:
     """The way from the app to the services: `asked` are the requests so far, by name. What becomes of one is for subclasses."""
 
     def __init__(self, scene):
-        self.asked = []
+        self.request = []
         ports = {name: _Port(getattr(scene.tools, name), self) for name in ("blobs", "catalogue", "documents", "machines")}
         scene.tools = replace(scene.tools, copying=Copying(ports["blobs"], "auto", lambda: 0.0), **ports)
         self._perform, scene.perform = scene.perform, self.perform
 
-    async def perform(self, name, asked):
+    async def perform(self, name, request):
         """One delivery of a step."""
-        return await self._perform(name, asked)
+        return await self._perform(name, request)
 
     async def send(self, name, request):
         """One request, by the name of the port's method."""
-        self.asked.append(name)
+        self.request.append(name)
         return await request()
 
 

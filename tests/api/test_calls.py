@@ -192,11 +192,11 @@ def test_a_run_is_canceled_while_it_copies(disk, platform, calm):
     run = platform.api("POST", f"/disks/{disk.name}/backups").json()["id"]
     while platform.api("GET", f"/runs/{run}").json()["phase"] not in ("planning", "copying"):
         pass
-    asked = platform.api("POST", f"/runs/{run}/cancel")
+    request = platform.api("POST", f"/runs/{run}/cancel")
     ended = platform.wait(run)
 
-    assert asked.status_code == requests.codes.accepted
-    assert asked.json()["cancelRequested"]
+    assert request.status_code == requests.codes.accepted
+    assert request.json()["cancelRequested"]
     assert (ended["state"], ended["error"]["code"], ended["restorePoints"]) == ("Canceled", "Canceled", [])
     assert platform.api("POST", f"/runs/{run}/cancel").status_code == requests.codes.ok
     assert len(disk.points()) == 1

@@ -217,12 +217,12 @@ async def test_health_is_looked_at_once_in_a_while(scene):
     answers = await asyncio.gather(*(respond(api, catalogue.get_health, ask()) for _ in range(50)))
 
     assert {one.status for one in answers} == {200}
-    assert scene.asked["now"] == 1
-    assert scene.asked["properties"] == 1
-    assert not [name for name in scene.asked if name in ("listed", "snapshots", "folders", "disks")]
+    assert scene.port_calls["now"] == 1
+    assert scene.port_calls["properties"] == 1
+    assert not [name for name in scene.port_calls if name in ("listed", "snapshots", "folders", "disks")]
     moments[0] = 10.0
     await respond(api, catalogue.get_health, ask())
-    assert scene.asked["now"] == 2
+    assert scene.port_calls["now"] == 2
 
 
 @pytest.mark.parametrize("error", [ContainerMissingError("gone"), HostUnknownError("gone")])
@@ -277,7 +277,7 @@ async def test_an_account_without_a_host_is_no_fault_that_passes():
     status, told = await put(scene, MIB, None)
 
     assert (status, told["error"]["code"], told["error"]["target"]) == (400, "HostUnknown", "source")
-    assert scene.rows("policy") == []
+    assert scene.rows("registration") == []
 
 
 async def test_the_answer_names_the_first_backup(scene):

@@ -66,7 +66,7 @@ class Proxy:
     """Where a client that honours HTTPS_PROXY would go with a request that leaves the machine. It is closed: it only counts."""
 
     def __init__(self):
-        self.asked = []
+        self.request = []
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -77,7 +77,7 @@ class Proxy:
                 connection, _ = self._listening.accept()
             except OSError:
                 return
-            self.asked.append(connection.recv(200))
+            self.request.append(connection.recv(200))
             connection.close()
 
     def close(self):
@@ -212,35 +212,35 @@ class Fire:
     def hostile(self):
         """One request, mostly with one to three things in it that should not be there."""
         route = self.rng.choice(ROUTES)
-        asked = self.template(route)
+        request = self.template(route)
         places = [
-            place for place in self.places(asked)
+            place for place in self.places(request)
             if place[0] == "body" or (len(place) == 2 and (place[0] != "path" or "{" + place[1] + "}" in route.path))
         ]  # fmt: skip
         for place in self.rng.sample(places, min(self.rng.choice([0, 1, 1, 1, 1, 1, 2, 3]), len(places))):
-            inside = asked
+            inside = request
             for key in place[:-1]:
                 inside = inside.get(key) if isinstance(inside, dict) else None
             if isinstance(inside, dict):
                 inside[place[-1]] = self.value()
-        if isinstance(asked["body"], dict) and self.rng.random() < 0.1:
-            asked["body"][str(self.value())[:50]] = self.value()
-        return route, asked
+        if isinstance(request["body"], dict) and self.rng.random() < 0.1:
+            request["body"][str(self.value())[:50]] = self.value()
+        return route, request
 
-    def send(self, route, asked):
+    def send(self, route, request):
         roles, headers = self.caller(self.rng)
         path = route.path
-        for name, value in asked["path"].items():
+        for name, value in request["path"].items():
             path = path.replace("{" + name + "}", requests.utils.quote(str(value)[:4000], safe=""))
-        query = {name: str(value)[:4000] for name, value in asked["query"].items() if value != ""}
-        sent = {name: str(value) for name, value in asked["headers"].items()}
+        query = {name: str(value)[:4000] for name, value in request["query"].items() if value != ""}
+        sent = {name: str(value) for name, value in request["headers"].items()}
         sent = {
             name: value.encode("ascii", "ignore").decode().translate({10: "", 13: "", 0: ""}).strip()[:4000]
             for name, value in sent.items()
         }
         body = None
-        if asked["body"] is not None:
-            body = json.dumps(asked["body"]).encode()
+        if request["body"] is not None:
+            body = json.dumps(request["body"]).encode()
             if self.rng.random() < 0.05:
                 cut = self.rng.randrange(len(body) + 1)
                 body = body[:cut] + self.rng.choice([b"", b"\xff", b"\x00", b"}", b"[" * 10_000])
@@ -301,12 +301,12 @@ def test_nothing_was_asked_of_anybody_else(fire):
     storage, machines = fire.platform.storage, fire.platform.machines
     known = {url.split("/")[2] for url in (storage.source.blobs, storage.state.tables, machines.endpoint, fire.base)}
     recorded = [json.loads(line) for line in fire.connections.read_text().splitlines()]
-    asked = {f"{host}:{port}" for what, host, port in recorded if what == "connect"}
+    request = {f"{host}:{port}" for what, host, port in recorded if what == "connect"}
 
-    assert asked <= known
-    assert asked, "the recorder works"
+    assert request <= known
+    assert request, "the recorder works"
     assert {host for what, host, _ in recorded if what == "look up"} <= {"127.0.0.1"}
-    assert fire.proxy.asked == []
+    assert fire.proxy.request == []
 
 
 def test_the_real_disk_is_as_it_was(fire):

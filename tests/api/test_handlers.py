@@ -100,7 +100,7 @@ class Starts:
     def __init__(self, failures=0):
         self.instances, self.failures = [], failures
 
-    async def __call__(self, name, instance, asked):
+    async def __call__(self, name, instance, request):
         if self.failures:
             self.failures -= 1
             raise RuntimeError("no extension")
@@ -194,7 +194,7 @@ async def test_a_run_whose_row_got_no_answer(api, scene, written, keyed):
     async def unanswered(*row):
         if written:
             await write(*row)
-        raise ServiceUnavailableError("no answer; it may pass")
+        raise ServiceUnavailableError("no answer; temporary failure")
 
     setattr(scene.catalogue, name, unanswered)
     answer = await respond(
@@ -236,16 +236,16 @@ async def test_the_first_backup_on_registration(api, scene):
     """Asked for, and only while there is neither a restore point nor a run."""
     scene.blobs.put(scene.source(), 32 * 512)
     start = Starts()
-    asked = {"source": scene.source().url, "firstBackup": True}
-    created = await respond(api, disks.put_disk, ask(asked, start=start, disk="vm"))
+    body = {"source": scene.source().url, "firstBackup": True}
+    created = await respond(api, disks.put_disk, ask(body, start=start, disk="vm"))
 
     assert created.status == 201
     assert created.headers["Operation-Location"] == f"https://app.test/api/runs/{start.instances[0]}"
-    again = await respond(api, disks.put_disk, ask(asked, start=start, disk="vm"))
+    again = await respond(api, disks.put_disk, ask(body, start=start, disk="vm"))
     assert (again.status, "Operation-Location" in again.headers) == (200, False)
     request = scene.request(run=start.instances[0])
     await scene.driver().run("backup_disk", request.model_dump(mode="json"), request.run)
-    await respond(api, disks.put_disk, ask(asked, start=start, disk="vm"))
+    await respond(api, disks.put_disk, ask(body, start=start, disk="vm"))
     assert len(start.instances) == 1
 
 
@@ -328,8 +328,8 @@ async def test_a_disk_that_got_its_source_back_is_not_overdue_for_that(api, scen
     scene.protect()
     await scene.back_up()
     scene.world.pass_time(timedelta(hours=1))
-    row = scene.catalogue.rows["vm", "policy"]
-    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, source_since=scene.world.now))
+    row = scene.catalogue.rows["vm", "registration"]
+    scene.catalogue.rows["vm", "registration"] = replace(row, value=replace(row.value, source_since=scene.world.now))
 
     assert (await shown_disk(api))["overdue"] is False
 
@@ -340,17 +340,17 @@ async def test_a_disk_that_got_its_source_back_is_not_overdue_for_that(api, scen
 async def test_a_disk_names_its_machine(api, scene):
     """Kept with the registration and shown; only of the resource groups of the allow-list."""
     scene.blobs.put(scene.source(), 512)
-    asked = {"source": scene.source().url, "machine": {"vm": VM, "lun": "os"}}
-    created = await respond(api, disks.put_disk, ask(asked, disk="vm"))
+    request = {"source": scene.source().url, "machine": {"vm": VM, "lun": "os"}}
+    created = await respond(api, disks.put_disk, ask(request, disk="vm"))
 
     assert json.loads(created.body)["machine"] == {"vm": VM, "lun": "os"}
-    assert scene.catalogue.rows["vm", "policy"].value.machine == Slot(VM, None)
+    assert scene.catalogue.rows["vm", "registration"].value.machine == Slot(VM, None)
     before = scene.dump()
     other = {"vm": VM.replace("resourceGroups/web", "resourceGroups/x"), "lun": 0}
-    refused = await respond(api, disks.put_disk, ask({**asked, "machine": other}, disk="vm"))
+    refused = await respond(api, disks.put_disk, ask({**request, "machine": other}, disk="vm"))
     assert (refused.status, json.loads(refused.body)["error"]["code"]) == (400, "MachineRefused")
     for wrong in (VM, {"vm": VM}, {"vm": "x", "lun": 0}, {"vm": VM, "lun": 64}):
-        answer = await respond(api, disks.put_disk, ask({**asked, "machine": wrong}, disk="vm"))
+        answer = await respond(api, disks.put_disk, ask({**request, "machine": wrong}, disk="vm"))
         assert (answer.status, json.loads(answer.body)["error"]["code"]) == (400, "InvalidRequest")
     assert scene.dump() == before
 
@@ -358,10 +358,10 @@ async def test_a_disk_names_its_machine(api, scene):
 async def test_an_unprotected_disk_stays_so_until_its_protection_is_taken_up_anew(api, scene):
     """Changing its description does not make a green light of a red one."""
     scene.protect()
-    row = scene.catalogue.rows["vm", "policy"]
-    scene.catalogue._store(replace(row.value, unprotected="the machine uses a managed disk"), "policy")
-    asked = {"source": scene.source().url, "description": "other"}
-    shown = json.loads((await respond(api, disks.put_disk, ask(asked, disk="vm"))).body)
+    row = scene.catalogue.rows["vm", "registration"]
+    scene.catalogue._store(replace(row.value, unprotected="the machine uses a managed disk"), "registration")
+    request = {"source": scene.source().url, "description": "other"}
+    shown = json.loads((await respond(api, disks.put_disk, ask(request, disk="vm"))).body)
     assert (shown["protection"], shown["protectionNote"], shown["overdue"]) == (
         "unprotected",
         "the machine uses a managed disk",
@@ -371,7 +371,7 @@ async def test_an_unprotected_disk_stays_so_until_its_protection_is_taken_up_ane
     assert (refused.status, "managed disk" in refused.body) == (409, True)
     stopped = json.loads((await respond(api, disks.delete_disk, ask(disk="vm"))).body)
     assert (stopped["protection"], stopped["overdue"]) == ("stopped", False)
-    shown = json.loads((await respond(api, disks.put_disk, ask(asked, disk="vm"))).body)
+    shown = json.loads((await respond(api, disks.put_disk, ask(request, disk="vm"))).body)
     assert (shown["protection"], shown["protectionNote"]) == ("protected", None)
 
 

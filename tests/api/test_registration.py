@@ -10,7 +10,7 @@ from backup_core.api import disks
 from backup_core.api.context import respond
 from backup_core.api.http import Request
 from backup_core.domain.errors import AccessDeniedError, RowChangedError, ServiceUnavailableError
-from backup_core.domain.naming import policy_name
+from backup_core.domain.naming import registration_name
 from tests.scene import Scene
 
 
@@ -41,7 +41,7 @@ def failing(error):
     return refused
 
 
-@pytest.mark.parametrize("call", ["claim_source", "put_policy"])
+@pytest.mark.parametrize("call", ["claim_source", "put_registration"])
 @pytest.mark.parametrize("known", [False, True])
 async def test_an_error_registers_nothing(scene, call, known):
     """Neither a row nor a claim, by which the disk would be listed and its source be taken."""
@@ -57,14 +57,14 @@ async def test_an_error_registers_nothing(scene, call, known):
 
 async def test_a_claim_of_somebody_faster_stays(scene):
     """Two calls register one disk with one source at once: the slower one is refused, and takes nothing from the other."""
-    write = scene.catalogue.put_policy
+    write = scene.catalogue.put_registration
 
-    async def overtaken(policy, etag):
-        scene.catalogue.put_policy = write
+    async def overtaken(registration, etag):
+        scene.catalogue.put_registration = write
         assert (await put(scene))[0] == 201
-        return await write(policy, etag)
+        return await write(registration, etag)
 
-    scene.catalogue.put_policy = overtaken
+    scene.catalogue.put_registration = overtaken
     status, _ = await put(scene)
 
     assert status == 409
@@ -81,7 +81,7 @@ async def test_the_copy_beside_the_backups(scene):
     assert "housekeeping makes the copy" in told
     assert "AccessDenied" in told
     assert "abcdefgh" not in told
-    assert policy_name("vm") not in scene.documents.texts
+    assert registration_name("vm") not in scene.documents.texts
 
 
 async def test_the_former_source(scene):

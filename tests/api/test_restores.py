@@ -34,8 +34,8 @@ async def scene():
     stage.protect()
     stage.write(0, 1, 2, None, 4)
     stage.machine()
-    row = stage.catalogue.rows["vm", "policy"]
-    stage.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, machine=Slot(VM, 0)))
+    row = stage.catalogue.rows["vm", "registration"]
+    stage.catalogue.rows["vm", "registration"] = replace(row, value=replace(row.value, machine=Slot(VM, 0)))
     await stage.back_up()
     stage.write(5, 50)
     await stage.back_up()
@@ -44,10 +44,10 @@ async def scene():
 
 class Starts:
     def __init__(self):
-        self.asked = []
+        self.request = []
 
-    async def __call__(self, name, instance, asked):
-        self.asked.append((name, instance, asked))
+    async def __call__(self, name, instance, request):
+        self.request.append((name, instance, request))
 
 
 async def post(scene, body=None, *, key="", disk="vm", start=None):
@@ -66,7 +66,7 @@ async def refused(scene, body, status, code, **options):
 
     assert (answer[0], answer[1].get("error", {}).get("code")) == (status, code), answer[1]
     assert scene.dump(with_runs=True) == before
-    assert start.asked == []
+    assert start.request == []
     return answer[1]["error"]
 
 
@@ -86,9 +86,9 @@ async def test_a_restore_is_accepted_and_runs(scene):
     assert "must have unmounted" in shown["restore"]["warnings"][0]
     assert "2026-03-31" in shown["restore"]["warnings"][1]
     assert any(f'vhd_uri = "{shown["restore"]["target"]}"' in step for step in shown["restore"]["nextSteps"])
-    ((name, instance, asked),) = start.asked
+    ((name, instance, body),) = start.request
     assert (name, instance) == ("restore_disk", shown["id"])
-    await scene.driver().run(name, asked, instance)
+    await scene.driver().run(name, body, instance)
     request = Request("https://app.test/api", {"run": shown["id"]})
     ended = json.loads((await respond(scene.api(), runs.get_run, request)).body)
     assert (ended["state"], ended["percent"], ended["phase"]) == ("Succeeded", 100, "done")
@@ -143,7 +143,7 @@ async def test_to_another_account_of_the_allow_list(scene):
 
 async def test_a_disk_whose_registration_is_gone(scene):
     """Its points are enough, with a target; without one they say that one is needed."""
-    del scene.catalogue.rows["vm", "policy"]
+    del scene.catalogue.rows["vm", "registration"]
     assert (await post(scene))[0] == 202
     for key in [key for key in scene.catalogue.rows if key[1].startswith("point!")]:
         row = scene.catalogue.rows[key]
@@ -163,7 +163,7 @@ async def test_a_dry_run_tells_everything_and_changes_nothing(scene):
 
     assert status == 200
     assert scene.dump(with_runs=True) == before
-    assert start.asked == []
+    assert start.request == []
     allocated = 4 * PAGE
     assert (plan["allocatedBytes"], plan["bytesToCopy"], plan["logicalBytes"]) == (allocated, 2 * allocated, 32 * PAGE)
     assert 0 < plan["expectedSeconds"]["low"] <= plan["expectedSeconds"]["high"]
@@ -179,8 +179,8 @@ async def test_a_dry_run_tells_everything_and_changes_nothing(scene):
 @pytest.mark.parametrize("slow", ["many ranges", "a request that hangs"])
 async def test_a_dry_run_counts_for_a_bounded_time(scene, slow):
     """What it has not counted it says; the hash is the one of a whole count."""
-    asked = {"dryRun": True, "target": {"blob": "new.vhd"}}
-    _, whole, _ = await post(scene, asked)
+    request = {"dryRun": True, "target": {"blob": "new.vhd"}}
+    _, whole, _ = await post(scene, request)
     listed = scene.blobs.allocated
     scene.with_limits(window_bytes=4 * PAGE)
     if slow == "many ranges":
@@ -196,7 +196,7 @@ async def test_a_dry_run_counts_for_a_bounded_time(scene, slow):
                 yield one
 
         scene.blobs.allocated = hangs
-    status, plan, _ = await post(scene, asked)
+    status, plan, _ = await post(scene, request)
 
     assert status == 200
     assert (whole["isLowerBound"], whole["allocatedBytes"], whole["countedToBytes"]) == (False, 4 * PAGE, 32 * PAGE)
@@ -228,7 +228,7 @@ async def test_the_expected_time_learns_from_past_restores(scene):
 
 WORLD = {
     "the point": lambda scene: _edit(scene, point_key(scene.points()[-1].point), digest="other"),
-    "the registration": lambda scene: _edit(scene, "policy", description="changed"),
+    "the registration": lambda scene: _edit(scene, "registration", description="changed"),
     "the machine": lambda scene: scene.machines.change(VM, *scene.machines.machines[VM].disks),
 }
 
@@ -241,14 +241,14 @@ def _edit(scene, key, **fields):
 @pytest.mark.parametrize("change", [None, *WORLD])
 @pytest.mark.parametrize("named", [True, False])
 async def test_a_plan_is_good_until_the_world_changes(scene, change, named):
-    asked = {"repoint": True} | ({"target": {"blob": "mine.vhd"}} if named else {})
-    _, plan, _ = await post(scene, {**asked, "dryRun": True})
+    request = {"repoint": True} | ({"target": {"blob": "mine.vhd"}} if named else {})
+    _, plan, _ = await post(scene, {**request, "dryRun": True})
     if change is None:
-        status, shown, _ = await post(scene, {**asked, "planHash": plan["planHash"]})
+        status, shown, _ = await post(scene, {**request, "planHash": plan["planHash"]})
         assert (status, shown["restore"]["target"]) == (202, plan["target"]), "the name that the plan told"
         return
     WORLD[change](scene)
-    await refused(scene, {**asked, "planHash": plan["planHash"]}, 412, "PlanChanged")
+    await refused(scene, {**request, "planHash": plan["planHash"]}, 412, "PlanChanged")
 
 
 async def test_another_request_is_another_plan(scene):
@@ -268,16 +268,16 @@ async def test_another_request_is_another_plan(scene):
 @pytest.mark.parametrize("what", ["write", "machine", "deallocate"])
 async def test_what_the_app_may_not_do_is_told_and_refused(scene, what):
     """By the dry run in its list, by the real call before anything happens."""
-    asked = {"repoint": True, "stopVm": True}
+    request = {"repoint": True, "stopVm": True}
     if what == "write":
         scene.blobs.closed.add((SOURCE, "vhds"))
         wanted = f"write blobs in {SOURCE}/vhds"
     else:
         wanted = f"Microsoft.Compute/virtualMachines/{'write' if what == 'machine' else 'deallocate/action'}"
         scene.machines.denied.add(wanted)
-    _, plan, _ = await post(scene, {**asked, "dryRun": True})
+    _, plan, _ = await post(scene, {**request, "dryRun": True})
     assert {one["action"]: one["state"] for one in plan["permissions"]}[wanted] == "denied"
-    error = await refused(scene, asked, 403, "PermissionMissing")
+    error = await refused(scene, request, 403, "PermissionMissing")
     assert wanted in error["message"]
 
 
@@ -436,7 +436,7 @@ async def test_names_that_look_like_urls_are_names(scene):
 
 
 async def test_no_machine_is_known(scene):
-    _edit(scene, "policy", machine=None)
+    _edit(scene, "registration", machine=None)
     error = await refused(scene, {"repoint": True}, 400, "MachineNeeded")
     assert error["target"] == "machine"
     await refused(scene, {"target": {"kind": "managedDisk"}}, 400, "MachineNeeded")
@@ -479,8 +479,8 @@ def _managed(scene):
 
 async def test_managed_disks_want_a_vhd(scene):
     _managed(scene)
-    asked = {"target": {"kind": "managedDisk"}, "repoint": True}
-    error = await refused(scene, asked, 409, "NotVhd")
+    request = {"target": {"kind": "managedDisk"}, "repoint": True}
+    error = await refused(scene, request, 409, "NotVhd")
     assert "not the footer of a VHD" in error["message"]
     for wrong in ("a b", "-x", "x" * 79 + "-", "x/y"):
         await refused(scene, {"target": {"kind": "managedDisk", "disk": wrong}, "repoint": True}, 400, "InvalidTarget")
@@ -515,18 +515,18 @@ async def test_a_managed_disk_that_no_machine_gets_leaves_its_blob_to_be_deleted
     assert known.endswith(shown["restore"]["managedDisk"])
 
 
-@pytest.mark.parametrize("asked", [{}, {"target": {"kind": "managedDisk"}, "machine": MACHINE}])
-async def test_derived_names_are_those_that_the_plan_told(vhd, asked):
+@pytest.mark.parametrize("body", [{}, {"target": {"kind": "managedDisk"}, "machine": MACHINE}])
+async def test_derived_names_are_those_that_the_plan_told(vhd, body):
     """And the next plan has others, so that a second restore of the same world is no clash."""
-    _, plan, _ = await post(vhd, {**asked, "dryRun": True})
-    _, other, _ = await post(vhd, {**asked, "dryRun": True})
-    status, shown, _ = await post(vhd, {**asked, "planHash": plan["planHash"]})
+    _, plan, _ = await post(vhd, {**body, "dryRun": True})
+    _, other, _ = await post(vhd, {**body, "dryRun": True})
+    status, shown, _ = await post(vhd, {**body, "planHash": plan["planHash"]})
 
     assert status == 202
     assert (shown["restore"]["target"], shown["restore"]["managedDisk"]) == (plan["target"], plan["managedDisk"])
     assert len(plan["planHash"]) <= 64
     assert other["planHash"][:40] != plan["planHash"][:40] or other["target"] == plan["target"]
-    await refused(vhd, {**asked, "planHash": plan["planHash"][:40] + "20260101000000" + "0" * 8}, 412, "PlanChanged")
+    await refused(vhd, {**body, "planHash": plan["planHash"][:40] + "20260101000000" + "0" * 8}, 412, "PlanChanged")
 
 
 @pytest.fixture
@@ -580,13 +580,13 @@ async def test_rights_that_cannot_be_asked_for_are_unknown(vhd):
     vhd.machines.disks[managed_disk_id(VM, "old")] = replace(
         vhd.machines.disks[managed_disk_id(VM, "old")], encryption_set=KEYS
     )
-    asked = vhd.machines.permitted
+    request = vhd.machines.permitted
 
     async def permitted(resource, actions):
         if resource == KEYS:
             message = "no right to ask"
             raise AccessDeniedError(message)
-        return await asked(resource, actions)
+        return await request(resource, actions)
 
     vhd.machines.permitted = permitted
     _, shown, _ = await post(vhd, MANAGED | {"dryRun": True})
@@ -603,14 +603,14 @@ async def test_data_disks_of_other_groups_are_asked_for(vhd):
     vhd.machines.machines[VM] = replace(vhd.machines.machines[VM], disks=(old, *others))
     _, shown, _ = await post(vhd, MANAGED | {"dryRun": True})
 
-    asked = [one["action"] for one in shown["permissions"]]
-    assert [one for one in asked if one.startswith("Microsoft.Compute/disks/write on ")] == [
+    request = [one["action"] for one in shown["permissions"]]
+    assert [one for one in request if one.startswith("Microsoft.Compute/disks/write on ")] == [
         f"Microsoft.Compute/disks/write on {far}"
     ]
 
 
 async def test_an_unprotected_disk_is_not_adopted(scene):
-    _edit(scene, "policy", protected=False)
+    _edit(scene, "registration", protected=False)
     await refused(scene, {"adopt": True}, 409, "NotProtected")
     status, shown, _ = await post(scene, {"repoint": True})
     assert (status, shown["restore"]["adopt"]) == (202, False)

@@ -97,8 +97,8 @@ async def test_a_disk_that_is_about_to_be_protected_again_keeps_its_claim(scene)
     await watched(scene)
 
     assert list(scene.claims()) == [scene.source().url]
-    row = scene.catalogue.rows["vm", "policy"]
-    scene.catalogue.rows["vm", "policy"] = replace(row, value=replace(row.value, protected=True))
+    row = scene.catalogue.rows["vm", "registration"]
+    scene.catalogue.rows["vm", "registration"] = replace(row, value=replace(row.value, protected=True))
     scene.world.pass_time(timedelta(hours=1))
     await watched(scene)
     assert list(scene.claims()) == [scene.source().url]

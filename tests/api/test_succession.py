@@ -27,10 +27,10 @@ async def scene():
 
 class Starts:
     def __init__(self):
-        self.asked = []
+        self.request = []
 
-    async def __call__(self, name, instance, asked):
-        self.asked.append((name, instance, asked))
+    async def __call__(self, name, instance, request):
+        self.request.append((name, instance, request))
 
 
 async def call(scene, handler, body=None, *, start=None, **route):
@@ -64,7 +64,7 @@ async def test_another_source_by_mistake(scene, stopped):
 
 async def test_points_whose_registration_is_lost(scene):
     """The points themselves say of which disk they are."""
-    del scene.catalogue.rows["vm", "policy"]
+    del scene.catalogue.rows["vm", "registration"]
     status, shown = await call(scene, disks.put_disk, {"source": scene.source("other").url})
 
     assert (status, shown["error"]["code"]) == (409, "SourceChanged")
@@ -87,8 +87,8 @@ async def test_nothing_of_the_former_disk_protects_the_new_one(scene):
     assert [shown[key] for key in ("newestRestorePoint", "lastSuccess", "rpoSeconds", "lastStatus", "overdue")] == [
         None, None, None, None, False,
     ]  # fmt: skip
-    assert [name for name, _, _ in start.asked] == ["backup_disk"]
-    scene.catalogue.rows = {key: row for key, row in scene.catalogue.rows.items() if start.asked[0][1] not in key[1]}
+    assert [name for name, _, _ in start.request] == ["backup_disk"]
+    scene.catalogue.rows = {key: row for key, row in scene.catalogue.rows.items() if start.request[0][1] not in key[1]}
     scene.world.pass_time(timedelta(hours=25))
     assert (await call(scene, disks.get_disk))[1]["overdue"] is True
     driver = await scene.back_up()

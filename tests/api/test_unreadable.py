@@ -20,7 +20,7 @@ from backup_core.api.context import respond
 from backup_core.api.http import Request
 from backup_core.api.lists import newest_runs
 from backup_core.domain.errors import RecordUnreadableError
-from backup_core.domain.naming import policy_name, run_key
+from backup_core.domain.naming import registration_name, run_key
 from backup_core.domain.records import Run
 from tests.activities.acts import rebuilt
 from tests.scene import Scene
@@ -51,7 +51,7 @@ def damage(scene, row, disk="two"):
     )
 
 
-@pytest.mark.parametrize("row", ["policy", "head", "run!"])
+@pytest.mark.parametrize("row", ["registration", "head", "run!"])
 async def test_the_list_of_disks(scene, row):
     damage(scene, row)
     status, shown = await call(scene, disks.get_disks)
@@ -71,7 +71,7 @@ async def test_the_list_of_runs(scene):
     assert [one["target"] for one in shown["unreadable"]] == ["two"]
 
 
-@pytest.mark.parametrize("row", ["policy", "head", "run!", "point!"])
+@pytest.mark.parametrize("row", ["registration", "head", "run!", "point!"])
 async def test_the_watch(scene, row):
     """The disk counts as unseen, which is an alert, and the reason names the row."""
     damage(scene, row)
@@ -90,7 +90,7 @@ async def test_a_fault_of_the_program_hides_no_disk_from_the_watch(scene):
             raise KeyError("sig=abcdefghijklmnop")
         return await original(disk)
 
-    original, scene.catalogue.policy = scene.catalogue.policy, broken
+    original, scene.catalogue.registration = scene.catalogue.registration, broken
     seen = await watch(scene.tools, "0 0 */12 * * *", scene.world.now)
 
     assert (seen.unseen, seen.protected) == (1, 2)
@@ -103,8 +103,8 @@ async def test_a_rebuild(scene, what):
     if what == "row":
         damage(scene, "point!")
     else:
-        del scene.catalogue.rows["two", "policy"]
-        scene.documents.texts[policy_name("two")] = '{"disk": "two", "verification": "by newer means"}'
+        del scene.catalogue.rows["two", "registration"]
+        scene.documents.texts[registration_name("two")] = '{"disk": "two", "verification": "by newer means"}'
     lost = next(key for key in scene.catalogue.rows if key[0] == "one" and key[1].startswith("point!"))
     del scene.catalogue.rows[lost]
     plan = await rebuilt(scene)
@@ -112,7 +112,7 @@ async def test_a_rebuild(scene, what):
 
     assert {disk["disk"]: disk["state"] for disk in done["value"]} == {"one": "different", "two": "unreadable"}
     why = done["value"][1]["why"]
-    assert ("point!" if what == "row" else policy_name("two")) in why
+    assert ("point!" if what == "row" else registration_name("two")) in why
     assert (done["state"], done["unreadable"]) == ("Succeeded", 1)
     assert lost in scene.catalogue.rows
 

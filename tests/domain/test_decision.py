@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from backup_core.domain.decision import Found, decide
+from backup_core.domain.decision import HeadFindings, decide
 from backup_core.domain.errors import TooManyFullsError
 from backup_core.domain.metadata import HeadMark
 from backup_core.domain.records import CommonPair, Head
@@ -16,7 +16,7 @@ BASE, TARGET, OTHER = (f"2026-01-0{day}T00:00:00.0000000Z" for day in (1, 2, 3))
 MARK = HeadMark("vm", 3, 5, RUN, "committed", SOURCE, BASE, "", 4096, "full")
 DIRTY = replace(MARK, state="applying", target=TARGET, base=BASE, epoch=6, kind="incremental")
 HEAD = Head("vm", source=SOURCE, generation=3, head="vm/head", pair=CommonPair("p", BASE, "b", 4096))
-FOUND = Found(head_exists=True, head_unchanged=True, mark=MARK, base_exists=True, target_exists=False)
+FOUND = HeadFindings(head_exists=True, head_unchanged=True, mark=MARK, base_exists=True, target_exists=False)
 INTERRUPTED = replace(FOUND, mark=DIRTY, target_exists=True)
 
 
@@ -31,7 +31,7 @@ INTERRUPTED = replace(FOUND, mark=DIRTY, target_exists=True)
     ],
 )
 def test_what_can_be_trusted_is_built_upon(found, target):
-    decision = decide(HEAD, SOURCE, found, full_asked=False)
+    decision = decide(HEAD, SOURCE, found, full_requested=False)
 
     assert (decision.kind, decision.finish_target, decision.automatic) == ("incremental", target, False)
 
@@ -55,23 +55,23 @@ def test_what_can_be_trusted_is_built_upon(found, target):
 def test_what_cannot_be_trusted_is_copied_whole(head, found, reason):
     """Counted as one that nobody asked for; the third in a row waits for a person."""
     row = replace(HEAD, **head)
-    decision = decide(row, SOURCE, found, full_asked=False)
+    decision = decide(row, SOURCE, found, full_requested=False)
 
     assert (decision.kind, decision.reason, decision.finish_target, decision.automatic) == ("full", reason, "", True)
     with pytest.raises(TooManyFullsError, match=rf"\({reason}\), after 2 automatic ones"):
-        decide(replace(row, automatic_fulls=2), SOURCE, found, full_asked=False)
+        decide(replace(row, automatic_fulls=2), SOURCE, found, full_requested=False)
 
 
 @pytest.mark.parametrize(
-    ("head", "found", "asked", "reason"),
+    ("head", "found", "full", "reason"),
     [
         (Head("vm"), None, False, "first backup"),
         (HEAD, INTERRUPTED, True, "asked for"),
-        (replace(HEAD, source="https://s/vhds/former.vhd"), FOUND, False, "the disk's source blob was changed in its policy"),
+        (replace(HEAD, source="https://s/vhds/former.vhd"), FOUND, False, "the disk's source blob was changed in its registration"),
     ],
 )
-def test_a_full_backup_with_a_reason_of_its_own_counts_for_nothing(head, found, asked, reason):
+def test_a_full_backup_with_a_reason_of_its_own_counts_for_nothing(head, found, full, reason):
     """However many automatic ones there were before."""
-    decision = decide(replace(head, automatic_fulls=2), SOURCE, found, full_asked=asked)
+    decision = decide(replace(head, automatic_fulls=2), SOURCE, found, full_requested=full)
 
     assert (decision.kind, decision.reason, decision.automatic) == ("full", reason, False)

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from backup_core.domain.identity import INSTANCE_ID_LENGTH_MAX, ChildPurpose, LeasePurpose, child_id, lease_id
-from backup_core.domain.naming import RUN_ID, fleet_instance_id, house_instance_id, http_run_id, is_disk_id, timer_run_id
+from backup_core.domain.naming import RUN_ID, cleanup_instance_id, fleet_instance_id, http_run_id, is_disk_id, timer_run_id
 
 WINDOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LONGEST = http_run_id("d" * 63, WINDOW, "0123abcd")
@@ -66,7 +66,7 @@ def test_what_is_started_from_outside_never_looks_like_a_child():
         timer_run_id("fleet", WINDOW),
         http_run_id("house", WINDOW, "0123abcd"),
         fleet_instance_id(WINDOW),
-        house_instance_id(WINDOW),
+        cleanup_instance_id(WINDOW),
     ]
 
     assert not any("~" in one for one in started)

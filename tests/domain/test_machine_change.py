@@ -74,7 +74,7 @@ def test_a_turn_is_told_or_was_asked_for():
 
     assert {(one.step, one.result, next_step(one.after)) for one in turns} == {
         ("report", "cancel", "move"),
-        ("move", "final", "note_failure"),
+        ("move", "final", "record_failure"),
     }
 
 
@@ -116,4 +116,4 @@ def test_an_abandoned_change_is_fenced_before_it_is_looked_at():
             assert one.before.fenced
         if one.step == "look" and isinstance(one.result, Seen):
             assert one.after.goal == ("new" if one.result.reached else "old")
-    assert not {one.step for one in ABANDONED} & {"report", "note_failure", "continue_as_new"}
+    assert not {one.step for one in ABANDONED} & {"report", "record_failure", "continue_as_new"}

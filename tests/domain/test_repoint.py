@@ -21,16 +21,19 @@ def change(lun=0, *, was_running=True, stop=False, managed=False):
     return Change("vm", "run", Slot(VM, lun), old, new, was_running, lun is None or stop)
 
 
-def machine(asked, has, power="running", state="Succeeded"):
-    disk = {"old": asked.old, "new": asked.new, "other": replace(asked.old, source="https://a/vhds/x.vhd"), "nothing": None}[
-        has
-    ]
+def machine(request, has, power="running", state="Succeeded"):
+    disk = {
+        "old": request.old,
+        "new": request.new,
+        "other": replace(request.old, source="https://a/vhds/x.vhd"),
+        "nothing": None,
+    }[has]
     return Machine(VM, "1", state, power, "local", (disk,) if disk else ())
 
 
-def after(asked, at, move, goal):
+def after(request, at, move, goal):
     """The machine once the move has happened."""
-    wanted = asked.new if goal == "new" else asked.old
+    wanted = request.new if goal == "new" else request.old
     match move:
         case "deallocate":
             return replace(at, power="deallocated")
@@ -56,63 +59,63 @@ def after(asked, at, move, goal):
 )
 def test_every_state_leads_to_the_goal(lun, stop, was_running, has, power, state, goal):
     """In a few moves, whatever interrupted the ones before; a machine that is to be off meanwhile runs again at the end."""
-    asked = change(lun, was_running=was_running, stop=stop)
+    request = change(lun, was_running=was_running, stop=stop)
     assume(lun is not None or has != "nothing")  # no machine is without its OS disk
-    at, moves = machine(asked, has, power, state), []
-    while (move := next_move(asked, at, goal)) != "none":
+    at, moves = machine(request, has, power, state), []
+    while (move := next_move(request, at, goal)) != "none":
         moves.append(move)
         assert len(moves) < 8, moves
         if move == "detach":
             assert lun is not None
-        at = after(asked, at, move, goal)
+        at = after(request, at, move, goal)
 
-    assert holds(asked, at) == goal
+    assert holds(request, at) == goal
     assert at.state == "Succeeded"
-    if asked.deallocates and was_running:
+    if request.deallocates and was_running:
         assert at.power == "running"
 
 
 @pytest.mark.parametrize("goal", ["new", "old"])
 def test_a_third_disk_is_left_alone(goal):
-    asked = change()
+    request = change()
     with pytest.raises(SlotTakenError, match=r"expected .*old\.vhd or .*new\.vhd, found .*x\.vhd; somebody else"):
-        next_move(asked, machine(asked, "other"), goal)
+        next_move(request, machine(request, "other"), goal)
 
 
 def test_a_refused_change_is_not_taken_for_done():
     """The model has the new disk, but the machine's last change failed: it is sent again."""
-    asked = change()
+    request = change()
 
-    assert next_move(asked, machine(asked, "new", state="Failed"), "new") == "attach"
-    assert next_move(asked, machine(asked, "new"), "new") == "none"
+    assert next_move(request, machine(request, "new", state="Failed"), "new") == "attach"
+    assert next_move(request, machine(request, "new"), "new") == "none"
 
 
 @pytest.mark.parametrize("has", ["old", "new", "nothing", "other"])
 @pytest.mark.parametrize(("power", "state"), [("running", "Updating"), ("changing", "Succeeded")])
 def test_a_machine_that_is_being_changed_is_waited_for(has, power, state):
     """Whatever it shows meanwhile may not be what it has at the end."""
-    asked = change()
-    assert next_move(asked, machine(asked, has, power, state), "new") == "wait"
+    request = change()
+    assert next_move(request, machine(request, has, power, state), "new") == "wait"
 
 
 def test_a_running_machine_keeps_running_for_a_data_disk():
-    asked = change()
+    request = change()
 
-    assert next_move(asked, machine(asked, "old"), "new") == "detach"
-    assert next_move(change(stop=True), machine(asked, "old"), "new") == "deallocate"
+    assert next_move(request, machine(request, "old"), "new") == "detach"
+    assert next_move(change(stop=True), machine(request, "old"), "new") == "deallocate"
     assert next_move(change(None), machine(change(None), "old"), "new") == "deallocate"
 
 
 def test_a_machine_that_was_off_stays_off():
-    asked = change(None, was_running=False)
-    assert next_move(asked, machine(asked, "new", power="deallocated"), "new") == "none"
+    request = change(None, was_running=False)
+    assert next_move(request, machine(request, "new", power="deallocated"), "new") == "none"
 
 
 def test_ids_of_managed_disks_compare_without_case():
-    asked = change(managed=True)
-    shouted = replace(asked.new, source=asked.new.source.upper())
+    request = change(managed=True)
+    shouted = replace(request.new, source=request.new.source.upper())
 
-    assert holds(asked, Machine(VM, "1", "Succeeded", "running", "local", (shouted,))) == "new"
+    assert holds(request, Machine(VM, "1", "Succeeded", "running", "local", (shouted,))) == "new"
     blob = change()
     assert (
         holds(blob, Machine(VM, "1", "Succeeded", "running", "local", (replace(blob.new, source=blob.new.source.upper()),)))

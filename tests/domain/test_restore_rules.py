@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from backup_core.domain import disk_delivery, disk_restore
-from backup_core.domain.disk_restore import Begun, Copied, after, next_step
+from backup_core.domain.disk_restore import BeginBackupResult, Copied, after, next_step
 from tools.diagrams import DOCUMENT, document
 from tools.rules import CHANGE, DELIVERY, RESTORE, transitions
 
@@ -133,8 +133,8 @@ def test_what_is_unfinished_is_removed_unless_it_cannot_be_known():
 def test_a_crashed_delivery_is_stopped_before_anything_else():
     """What is alive of it is told to end; where it may be changing a machine, it may not act any more either."""
     for one in RESTORES:
-        if one.before.copied and one.before.copied.delivered == "crashed" and one.step not in ("note_failure", "recover"):
-            assert one.before.aborted or "note_failure" in one.before.done or one.step == "end"
+        if one.before.copied and one.before.copied.delivered == "crashed" and one.step not in ("record_failure", "recover"):
+            assert one.before.aborted or "record_failure" in one.before.done or one.step == "end"
             if one.step in DISCARDS and one.before.wanted.repoints:
                 assert "recover" in one.before.done
     assert not any(state.copied.delivered == "crashed" for state in step_states("report"))
@@ -147,7 +147,7 @@ def test_a_cancel_is_heard_until_the_machine_has_the_new_disk():
 
 
 def test_a_failure_beside_decides_only_where_the_delivery_succeeded():
-    started = after(disk_restore.State(), "begin", Begun(repoints=False, adopts=True))
+    started = after(disk_restore.State(), "begin", BeginBackupResult(repoints=False, adopts=True))
 
     assert after(started, "copy", Copied("success", "failed")).end == "Failed"
     assert after(started, "copy", Copied("canceled", "failed")).end == "Canceled"
@@ -179,7 +179,7 @@ def test_success_of_a_delivery_is_all_that_was_wanted():
 
 def test_a_failed_delivery_tells_the_others_and_a_canceled_one_does_not():
     for state in delivery_states("end"):
-        assert ("note_failure" in state.done) == (state.end in ("failed", "timed_out"))
+        assert ("record_failure" in state.done) == (state.end in ("failed", "timed_out"))
 
 
 def test_no_delivery_leaves_between_the_two_disks():

@@ -27,7 +27,7 @@ from backup_core.domain.naming import (
     run_of_stamp,
     stamp_of,
 )
-from backup_core.domain.outcome import Outcome, end_words
+from backup_core.domain.outcome import RestoreEnd, end_words
 from backup_core.domain.ranges import GIB, MIB
 from backup_core.domain.tiers import fitting_tier
 from backup_core.domain.vhd import vhd_faults
@@ -190,29 +190,29 @@ def test_what_is_no_machine_id(text):
 @pytest.mark.parametrize(
     ("end", "words"),
     [
-        (Outcome(), "nothing was begun; restore points, machines and the disk's protection are unchanged"),
+        (RestoreEnd(), "nothing was begun; restore points, machines and the disk's protection are unchanged"),
         (
-            Outcome(point="p", target="t", removed=True),
+            RestoreEnd(point="p", target="t", removed=True),
             (
                 "restore point p is unchanged; the unfinished disk was removed; no machine was changed; the disk's protection is "
                 "unchanged"
             ),
         ),
-        (Outcome(point="p", target="t", removed=True, left="t"), "an unfinished disk is left and may be deleted: t"),
+        (RestoreEnd(point="p", target="t", removed=True, left="t"), "an unfinished disk is left and may be deleted: t"),
         (
-            Outcome(point="p", target="t", slot=("/x/web", 0), holds="unknown"),
+            RestoreEnd(point="p", target="t", slot=("/x/web", 0), holds="unknown"),
             "the new disk may be there, complete or not: t; look at the machine before you delete it",
         ),
         (
-            Outcome(point="p", target="t", removed=True, left="t", slot=("/x/web", 0), holds="unknown"),
+            RestoreEnd(point="p", target="t", removed=True, left="t", slot=("/x/web", 0), holds="unknown"),
             "look at the machine before you delete it; data disk at LUN 0 of VM web is settled by the next run",
         ),
         (
-            Outcome(point="p", target="t", complete=True, slot=("/x/web", 0), holds="old", power="running"),
+            RestoreEnd(point="p", target="t", complete=True, slot=("/x/web", 0), holds="old", power="running"),
             "uses the old disk again",
         ),
         (
-            Outcome(
+            RestoreEnd(
                 point="p",
                 target="t",
                 complete=True,
@@ -227,14 +227,14 @@ def test_what_is_no_machine_id(text):
                 "the next one is an increment on restore point q"
             ),
         ),
-        (Outcome(point="p", target="t", managed_disk="m", complete=True, follows=True), "NOT backed up by this app"),
+        (RestoreEnd(point="p", target="t", managed_disk="m", complete=True, follows=True), "NOT backed up by this app"),
         (
-            Outcome(point="p", target="t", complete=True, slot=("/x/web", 1), holds="other"),
+            RestoreEnd(point="p", target="t", complete=True, slot=("/x/web", 1), holds="other"),
             "given another disk by somebody else",
         ),
-        (Outcome(point="p", target="t", complete=True, slot=("/x/web", 1)), "data disk at LUN 1 of VM web was not touched"),
-        (Outcome(point="p", target="t", left_head="h"), "an unfinished backup blob is left and may be deleted: h"),
-        (Outcome(point="p", target="t", complete=True, follows=True), "the next one is full"),
+        (RestoreEnd(point="p", target="t", complete=True, slot=("/x/web", 1)), "data disk at LUN 1 of VM web was not touched"),
+        (RestoreEnd(point="p", target="t", left_head="h"), "an unfinished backup blob is left and may be deleted: h"),
+        (RestoreEnd(point="p", target="t", complete=True, follows=True), "the next one is full"),
     ],
 )
 def test_end_states_are_said_in_words(end, words):

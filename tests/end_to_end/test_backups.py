@@ -187,8 +187,8 @@ def test_a_diff_that_times_out_is_halved(platform, calm, name):
 
 def test_a_retention_prunes_at_the_end_of_each_backup(disk, platform, rng):
     """Two are kept, byte for byte; the others are gone from the list and from the account; increments go on."""
-    asked = {"source": platform.disk_url(f"{disk.name}.vhd"), "retention": {"keepLast": 2}}
-    assert platform.api("PUT", f"/disks/{disk.name}", asked).json()["retention"] == {"keepLast": 2, "minAgeDays": 0}
+    request = {"source": platform.disk_url(f"{disk.name}.vhd"), "retention": {"keepLast": 2}}
+    assert platform.api("PUT", f"/disks/{disk.name}", request).json()["retention"] == {"keepLast": 2, "minAgeDays": 0}
     runs = []
     for _ in range(4):
         disk.disturb(rng, 4)
@@ -344,19 +344,19 @@ def test_activities_delivered_late_change_nothing(disk, platform, calm, rng):
     from backup_core.activities.runner import run_step  # noqa: PLC0415
     from backup_core.steps.backup import (  # noqa: PLC0415
         COMMIT_POINT,
-        DROP_PREVIOUS,
+        DROP_PREVIOUS_SNAPSHOT,
         OPEN_HEAD,
         PRUNE_POINTS,
-        TAKE_BACKUP,
-        TAKE_SNAPSHOT,
+        TAKE_BACKUP_SNAPSHOT,
+        TAKE_SOURCE_SNAPSHOT,
         VERIFY_HEAD,
-        Clean,
-        Commit,
-        Prune,
-        TakeBackup,
-        TakeSnapshot,
+        CommitPoint,
+        DropPreviousSnapshot,
+        PrunePoints,
+        TakeBackupSnapshot,
+        TakeSourceSnapshot,
         Transfer,
-        Verify,
+        VerifyHead,
     )
     from backup_core.steps.copying import (  # noqa: PLC0415
         ABORT_COPY,
@@ -364,11 +364,11 @@ def test_activities_delivered_late_change_nothing(disk, platform, calm, rng):
         CHECK_COPY,
         START_COPY,
         TAKE_OVER_COPY,
-        Applied,
         ApplyShard,
         CopyRef,
+        TransferCounts,
     )
-    from backup_core.steps.messages import RunRef  # noqa: PLC0415
+    from backup_core.steps.messages import Actor  # noqa: PLC0415
     from tests.ports.conftest import local_settings  # noqa: PLC0415
 
     disk.disturb(rng, 5)
@@ -378,7 +378,7 @@ def test_activities_delivered_late_change_nothing(disk, platform, calm, rng):
     point = disk.points()[0]
     disk.disturb(rng, 5)
     disk.back_up()
-    by = RunRef(
+    actor = Actor(
         disk=disk.name,
         run=old["id"],
         lease="00000000-0000-0000-0000-000000000001",
@@ -386,15 +386,15 @@ def test_activities_delivered_late_change_nothing(disk, platform, calm, rng):
         source=platform.disk_url(f"{disk.name}.vhd"),
     )
     transfer = Transfer(
-        by=by, kind="incremental", reason="late", automatic=False, generation=point["generation"], source=by.source, destination=point["blob"], head_etag="x",
+        actor=actor, kind="incremental", reason="late", automatic=False, generation=point["generation"], source=actor.source, destination=point["blob"], head_etag="x",
         base=point["taken"], target=point["taken"], size=disk.size, plan="gone",
     )  # fmt: skip
     copy = CopyRef(image=transfer.image, copy_id="x")
     late = [
-        (TAKE_SNAPSHOT, TakeSnapshot(by=by)), (OPEN_HEAD, transfer), (APPLY_SHARD, ApplyShard(image=transfer.image, shard=0)),
-        (VERIFY_HEAD, Verify(transfer=transfer)), (TAKE_BACKUP, TakeBackup(transfer=transfer, etag="x", applied=Applied(), compared=0)),
-        (COMMIT_POINT, Commit(transfer=transfer, etag="x", backup_snapshot=point["snapshot"])),
-        (DROP_PREVIOUS, Clean(transfer=transfer)), (PRUNE_POINTS, Prune(by=by)), (START_COPY, transfer.image),
+        (TAKE_SOURCE_SNAPSHOT, TakeSourceSnapshot(actor=actor)), (OPEN_HEAD, transfer), (APPLY_SHARD, ApplyShard(image=transfer.image, shard=0)),
+        (VERIFY_HEAD, VerifyHead(transfer=transfer)), (TAKE_BACKUP_SNAPSHOT, TakeBackupSnapshot(transfer=transfer, etag="x", applied=TransferCounts(), compared=0)),
+        (COMMIT_POINT, CommitPoint(transfer=transfer, etag="x", backup_snapshot=point["snapshot"])),
+        (DROP_PREVIOUS_SNAPSHOT, DropPreviousSnapshot(transfer=transfer)), (PRUNE_POINTS, PrunePoints(actor=actor)), (START_COPY, transfer.image),
         (CHECK_COPY, copy), (ABORT_COPY, copy), (TAKE_OVER_COPY, copy),
     ]  # fmt: skip
     before = dump(calm, platform)
@@ -402,7 +402,7 @@ def test_activities_delivered_late_change_nothing(disk, platform, calm, rng):
     async def deliver():
         services = bootstrap.build(local_settings(calm))
         try:
-            return [await run_step(step, services.tools_for, asked.model_dump(mode="json")) for step, asked in late]
+            return [await run_step(step, services.tools_for, request.model_dump(mode="json")) for step, request in late]
         finally:
             await services.close()
 

@@ -18,7 +18,7 @@ from backup_core.activities.runner import run_step
 from backup_core.domain.errors import ServiceUnavailableError
 from backup_core.domain.naming import parse_blob_url
 from backup_core.domain.ranges import ByteRange
-from backup_core.domain.records import Policy, Restoring, Run, Slot
+from backup_core.domain.records import Registration, Restoring, Run, Slot
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.steps import STEPS
 from backup_core.steps.backup import BackupRequest
@@ -73,11 +73,11 @@ class App:
         self.source.upload_page(data, offset, len(data), lease=lease)
         self.content[offset : offset + len(data)] = data
 
-    async def perform(self, step, asked):
-        return await run_step(BY_NAME[step], self.services.toolboxes.__getitem__, asked)
+    async def perform(self, step, request):
+        return await run_step(BY_NAME[step], self.services.toolboxes.__getitem__, request)
 
-    async def run(self, orchestrator, asked):
-        output = await Driver(ORCHESTRATORS, self.perform).run(orchestrator, asked.model_dump(mode="json"), asked.run)
+    async def run(self, orchestrator, request):
+        output = await Driver(ORCHESTRATORS, self.perform).run(orchestrator, request.model_dump(mode="json"), request.run)
         assert output["state"] == "Succeeded", output
         (point,) = {point.point for point in await self.points()} - set(self.moments)
         self.moments[point] = bytes(self.content)
@@ -123,7 +123,7 @@ async def test_lost_answers(services, platform, calm, machines, name, rng):
         machines.make(name, data={0: former})
         now, catalogue = datetime.now(UTC), app.tools.catalogue
         await catalogue.claim_source(former, name)
-        await catalogue.put_policy(Policy(name, former, "", now, now), None)
+        await catalogue.put_registration(Registration(name, former, "", now, now), None)
         rules = [rule for verb in BLOBS for rule in losing(verb, lambda: 1)]
         # A step is tried five times, and may write as many rows: not every answer of the table can be lost.
         rules += [rule for verb in TABLES for rule in losing(verb, lambda: rng.randrange(3, 8))]

@@ -100,12 +100,12 @@ def test_restores_into_a_machine(calm, machines, tmp_path, rng):
             for _ in range(2):
                 disk.disturb(rng, 5)
                 disk.back_up()
-            disk.asked = None
+            disk.request = None
             disks.append(disk)
 
         def begin(disk):
-            disk.asked = rng.choice(sorted(disk.moments))
-            body = {"restorePoint": disk.asked, "repoint": True}
+            disk.request = rng.choice(sorted(disk.moments))
+            body = {"restorePoint": disk.request, "repoint": True}
             return platform.api("POST", f"/disks/{disk.name}/restores", body).json()["id"]
 
         for disk, run, rule in each_commit(platform, rng, lambda commit: disks[commit % SIDE_BY_SIDE], begin):
@@ -115,9 +115,9 @@ def test_restores_into_a_machine(calm, machines, tmp_path, rng):
             assert url == run["restore"]["target"], told
             disk.moved(url)
             disk.lease = machines.lease(url)
-            assert disk.read() == disk.moments[disk.asked], told
+            assert disk.read() == disk.moments[disk.request], told
             (adopted,) = run["restorePoints"]
-            disk.moments[adopted] = disk.moments[disk.asked]
+            disk.moments[adopted] = disk.moments[disk.request]
             disk.content = bytearray(disk.moments[adopted])
         for disk in disks:
             disk.disturb(rng, 2)
@@ -145,8 +145,8 @@ def test_restores_to_managed_disks(calm, machines, tmp_path, rng):
             return disk
 
         def begin(disk):
-            asked = {"target": {"kind": "managedDisk"}, "repoint": True, "machine": {"vm": machine_id(disk.name), "lun": 3}}
-            return platform.api("POST", f"/disks/{disk.name}/restores", asked).json()["id"]
+            request = {"target": {"kind": "managedDisk"}, "repoint": True, "machine": {"vm": machine_id(disk.name), "lun": 3}}
+            return platform.api("POST", f"/disks/{disk.name}/restores", request).json()["id"]
 
         for disk, run, rule in each_commit(platform, rng, disk_for, begin):
             told = f"seed {SEED}, {rule}: {run}"

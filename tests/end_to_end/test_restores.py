@@ -38,9 +38,9 @@ def test_into_the_machine_and_on_with_an_increment(attached, platform, machines,
     """Dry run, restore of the first point, the machine reads it, the guest writes, the next backup is an increment."""
     disk = attached
     first = disk.points()[-1]
-    asked = {"restorePoint": first["id"], "repoint": True}
-    plan = platform.api("POST", f"/disks/{disk.name}/restores", {**asked, "dryRun": True}).json()
-    run = platform.restore(disk.name, {**asked, "planHash": plan["planHash"]})
+    request = {"restorePoint": first["id"], "repoint": True}
+    plan = platform.api("POST", f"/disks/{disk.name}/restores", {**request, "dryRun": True}).json()
+    run = platform.restore(disk.name, {**request, "planHash": plan["planHash"]})
 
     assert run["state"] == "Succeeded", run
     url = machines.source(disk.name, 0)
@@ -71,8 +71,8 @@ def test_an_os_disk_of_a_machine(platform, calm, machines, name, rng):
     assert machines.power(name) == "running"
     assert "OS disk of VM" in run["restore"]["endState"]
     assert run["restore"]["downtimeSeconds"] >= 0
-    asked = [one.rpartition("/")[2] for one in machines.control("GET")["requests"] if one.startswith("POST")]
-    assert asked == ["deallocate", "start"]
+    request = [one.rpartition("/")[2] for one in machines.control("GET")["requests"] if one.startswith("POST")]
+    assert request == ["deallocate", "start"]
     machines.delete(name)
     disk.service.close()
 
@@ -105,8 +105,8 @@ def test_a_managed_disk_is_swapped_in(platform, calm, machines, name, rng, tmp_p
     old = managed_disk_id(machine_id(name), f"{name}-old")
     requests.put(f"{machines.endpoint}{old}", json={"location": "local", "properties": {}}, timeout=9).raise_for_status()
     machines.make(name, data={3: old})
-    asked = {"target": {"kind": "managedDisk"}, "repoint": True, "machine": {"vm": machine_id(name), "lun": 3}}
-    run = platform.restore(name, asked)
+    request = {"target": {"kind": "managedDisk"}, "repoint": True, "machine": {"vm": machine_id(name), "lun": 3}}
+    run = platform.restore(name, request)
 
     assert run["state"] == "Succeeded", run
     new = run["restore"]["managedDisk"]

@@ -59,7 +59,15 @@ def hold(platform, step):
     platform.host.faults({"fault": "holdAnswer", "name": step, "times": 1, "seconds": 3})
 
 
-BACKUP = ["begin", "take_source_snapshot", "open_head", "verify_head", "take_backup_snapshot", "commit_point", "finish_run"]
+BACKUP = [
+    "begin_backup",
+    "take_source_snapshot",
+    "open_head",
+    "verify_head",
+    "take_backup_snapshot",
+    "commit_point",
+    "finish_run",
+]
 RESTORE = ["begin_restore", "open_image", "own_disk", "seal_image", "adopt_head", "commit_point", "finish_restore"]
 
 

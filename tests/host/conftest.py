@@ -26,8 +26,8 @@ class Sample:
     def notes(self):
         return self.notes_file.read_text().splitlines()
 
-    def begin(self, name, asked=None, instance=""):
-        answer = self.call("POST", f"/api/start/{name}" + (f"/{instance}" if instance else ""), asked)
+    def begin(self, name, request=None, instance=""):
+        answer = self.call("POST", f"/api/start/{name}" + (f"/{instance}" if instance else ""), request)
         assert answer.status_code == 202, answer.text
         return answer.json()["id"]
 
@@ -46,8 +46,8 @@ class Sample:
         enough = accept if callable(accept) else lambda notes: len(notes) >= accept
         awaited(lambda: enough(self.notes()), "the sample app's notes")
 
-    def run(self, name, asked=None):
-        return self.until(self.begin(name, asked))
+    def run(self, name, request=None):
+        return self.until(self.begin(name, request))
 
 
 class SampleHost(Sample, Host):

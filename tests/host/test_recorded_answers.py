@@ -61,14 +61,14 @@ class Asker:
         headers = {"Content-Type": kind or "application/json"} if data is not None else {}
         return self.host.call(method, f"/runtime/webhooks/durabletask/{path}", data=data, headers=headers)
 
-    def prepare(self, what, *asked):
+    def prepare(self, what, *request):
         if what == "start":
-            orchestrator, instance, given = asked
+            orchestrator, instance, given = request
             repeated = isinstance(given["value"], dict) and given["value"].get("repeat") if "value" in given else None
             body = {"value": repeated[0] * repeated[1]} if repeated else given
             assert self.call(f"POST orchestrators/{orchestrator}/{instance}", body).status_code == 202, instance
             return
-        instance, wanted = asked
+        instance, wanted = request
         look = self.has_happened if what == "happened" else self.shows
         awaited(lambda: look(instance, wanted), f"{what} {instance} {wanted}")
 

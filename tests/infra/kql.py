@@ -9,7 +9,7 @@ from pathlib import Path
 
 from devhost.storage import node
 
-BEGIN = "traces | where message startswith 'pagekeeper ' | extend e = parse_json(substring(message, 11)) | where tostring(e.event) == '"
+BEGIN_BACKUP = "traces | where message startswith 'pagekeeper ' | extend e = parse_json(substring(message, 11)) | where tostring(e.event) == '"
 TABLES = {"traces": "(timestamp: datetime, message: string)"}
 """Of Application Insights: what is used."""
 CHECKER = Path(__file__).parent / "kusto" / "analyse.js"
@@ -17,8 +17,8 @@ CHECKER = Path(__file__).parent / "kusto" / "analyse.js"
 
 def analysed(queries):
     """What Microsoft's language service finds wrong with each query, and the columns of its result with their types."""
-    asked = json.dumps({"tables": TABLES, "queries": queries})
-    told = subprocess.run([node(), str(CHECKER)], input=asked, stdout=subprocess.PIPE, text=True, check=True)
+    request = json.dumps({"tables": TABLES, "queries": queries})
+    told = subprocess.run([node(), str(CHECKER)], input=request, stdout=subprocess.PIPE, text=True, check=True)
     return [(one["faults"], one["columns"]) for one in json.loads(told.stdout)]
 
 

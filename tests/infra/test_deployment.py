@@ -153,7 +153,7 @@ STARTED_BY_ROUTE = {
     "post_restore": "restore_disk",
     "post_rebuild": "rebuild_catalogue",
 }
-STARTED_BY_TIMER = {"scheduled_backup": "backup_fleet", "housekeeping": "keep_house"}
+STARTED_BY_TIMER = {"scheduled_backup": "backup_fleet", "housekeeping": "clean_up_disks"}
 
 
 def functions():
@@ -202,7 +202,7 @@ def test_each_app_has_its_half():
     """Backups in one, retention and restores in the other: nothing is on that the app could only fail at."""
     needed = {
         "backup": called("backup_fleet") | called("rebuild_catalogue"),
-        "custody": called("restore_disk") | called("keep_house"),
+        "custody": called("restore_disk") | called("clean_up_disks"),
     }
     every = set(ORCHESTRATORS) | set(BY_NAME)
     for app, names in needed.items():

@@ -33,8 +33,8 @@ QUERIES = [*((one["name"], one["query"]) for one in ALERTS), *workbook_queries()
 
 @pytest.mark.parametrize(("name", "query"), QUERIES)
 def test_a_query_names_only_what_is_written(name, query):
-    assert query.startswith(kql.BEGIN)
-    assert f"'{PREFIX}'" in kql.BEGIN
+    assert query.startswith(kql.BEGIN_BACKUP)
+    assert f"'{PREFIX}'" in kql.BEGIN_BACKUP
     assert len(PREFIX) == 11, "substring(message, 11) takes the line behind the prefix"
     unknown = kql.fields(query) - BY_NAME[kql.event(query)]
     assert not unknown, f"{name}: {kql.event(query)} has no {unknown}"

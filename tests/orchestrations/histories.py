@@ -56,8 +56,8 @@ def fault(recording, version):
     if again.ending == recording.ending and not again.scheduled:
         return ""
     if again.ending is None or again.scheduled:
-        asked = ", ".join(f"{one.kind} {one.name}".strip() for one in again.scheduled.values()) or "something else"
-        how = f"it waits for {asked} where it had ended as {_shown(recording.ending)}"
+        request = ", ".join(f"{one.kind} {one.name}".strip() for one in again.scheduled.values()) or "something else"
+        how = f"it waits for {request} where it had ended as {_shown(recording.ending)}"
     elif "Non-Deterministic" in (again.ending.output or ""):
         how = again.ending.output
     else:
@@ -96,9 +96,9 @@ def differing(recording):
 def _actions(recording, events):
     """What the last episode asks for, and how it ends: all but times."""
     played = replayed(ORCHESTRATORS[recording.orchestrator], recording.instance, events)
-    asked = {number: (one.kind, one.name, one.instance, one.input) for number, one in played.scheduled.items()}
+    request = {number: (one.kind, one.name, one.instance, one.input) for number, one in played.scheduled.items()}
     end = played.ending
-    return asked, end and (end.status, _timeless(json.loads(end.output or "null")) if end.status == "Completed" else end.output,
+    return request, end and (end.status, _timeless(json.loads(end.output or "null")) if end.status == "Completed" else end.output,
                            _timeless(end.next_input))  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def load(file):
     recordings = []
     for line in gzip.decompress(file.read_bytes()).splitlines() if file.exists() else []:
         fields = json.loads(line)
-        fields["asked"] = [tuple(one) for one in fields["asked"]]
+        fields["calls"] = [tuple(one) for one in fields["calls"]]
         recordings.append(Recording(**{**fields, "ending": Ending(**fields["ending"])}))
     return recordings
 

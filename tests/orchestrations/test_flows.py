@@ -33,13 +33,13 @@ def failing(scene, step, outcomes):
     """A driver whose `step` answers, or raises, from `outcomes` before it really runs."""
     driver, left = scene.driver(), list(outcomes)
 
-    async def perform(name, asked):
+    async def perform(name, request):
         if name == step and left:
             outcome = left.pop(0)
             if isinstance(outcome, Exception):
                 raise outcome
             return {"fault": {"code": outcome, "message": "told", "retryable": outcome == "ServiceUnavailable"}, "value": None}
-        return await scene.perform(name, asked)
+        return await scene.perform(name, request)
 
     driver._perform = perform
     return driver
@@ -50,7 +50,7 @@ async def run(scene, driver, **fields):
     return await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
 
 
-@pytest.mark.parametrize("step", ["begin", "plan_transfer", "apply_shard", "commit_point", "finish_run"])
+@pytest.mark.parametrize("step", ["begin_backup", "plan_transfer", "apply_shard", "commit_point", "finish_run"])
 async def test_a_fault_that_may_pass_is_tried_again(scene, step):
     """With durable timers in between, and counted for the operator."""
     driver = failing(scene, step, ["ServiceUnavailable", "ServiceUnavailable"])
@@ -109,7 +109,7 @@ async def test_only_what_failed_in_a_wave_is_repeated(scene):
     driver = failing(scene, "apply_shard", ["ServiceUnavailable"])
     await run(scene, driver, wave=3)
 
-    shards = [asked["shard"] for name, asked, answer in driver.calls if name == "apply_shard" and answer["value"]]
+    shards = [request["shard"] for name, request, answer in driver.calls if name == "apply_shard" and answer["value"]]
     assert sorted(shards) == [0, 1, 2]
 
 
@@ -119,7 +119,7 @@ async def test_a_crash_in_a_wave_is_no_fault_of_the_others(scene):
     driver = failing(scene, "apply_shard", [RuntimeError("worker gone")])
     await run(scene, driver, wave=3)
 
-    shards = [asked["shard"] for name, asked, _ in driver.calls if name == "apply_shard"]
+    shards = [request["shard"] for name, request, _ in driver.calls if name == "apply_shard"]
     assert sorted(shards) == [0, 1, 2]
 
 
@@ -128,8 +128,8 @@ FLEET = FleetRequest(window="2026-01-01T12:00:00+00:00", wave=4)
 
 async def fleet(scene, driver=None, **fields):
     """The output of a window's fan-out."""
-    asked = FLEET.model_copy(update=fields).model_dump(mode="json")
-    return await (driver or scene.driver()).run("backup_fleet", asked, "fleet.20260101T120000Z")
+    request = FLEET.model_copy(update=fields).model_dump(mode="json")
+    return await (driver or scene.driver()).run("backup_fleet", request, "fleet.20260101T120000Z")
 
 
 async def test_a_fleet_answers_counts(scene):
@@ -148,9 +148,9 @@ async def test_many_disks_are_shared_out_to_lanes(scene, slice_):
     scene.with_limits(fleet_disks_max=slice_ if slice_ < len(names) else 11)
     driver, order = scene.driver(), []
 
-    async def perform(name, asked):
-        order.extend([asked["disk"]] if name == "begin" else [])
-        return await scene.perform(name, asked)
+    async def perform(name, request):
+        order.extend([request["disk"]] if name == "begin_backup" else [])
+        return await scene.perform(name, request)
 
     driver._perform = perform
     output = await fleet(scene, driver, lanes=3)
@@ -183,10 +183,10 @@ async def test_a_lane_that_crashes_is_named(scene):
     scene.with_limits(fleet_disks_max=5)
     driver = scene.driver()
 
-    async def perform(name, asked):
-        if name == "list_disks" and asked["lane"] == lane_of("vm", 2) and asked["lanes"] == 2:
+    async def perform(name, request):
+        if name == "list_disks" and request["lane"] == lane_of("vm", 2) and request["lanes"] == 2:
             raise RuntimeError("no catalogue")
-        return await scene.perform(name, asked)
+        return await scene.perform(name, request)
 
     driver._perform = perform
     with pytest.raises(FleetFailedError, match=rf"failed: lane {lane_of('vm', 2) + 1}: "):

@@ -15,8 +15,8 @@ from backup_core.orchestrations.repoint_machine import repoint_machine
 from backup_core.orchestrations.wait_for_disk import wait_for_disk
 from backup_core.steps.backup import BackupRequest
 from backup_core.steps.copying import ImageCopy
-from backup_core.steps.messages import RunRef
-from backup_core.steps.restore import CopyImage, RepointRequest, WaitForDisk
+from backup_core.steps.messages import Actor
+from backup_core.steps.restore import CopyImageRequest, RepointRequest, WaitRequest
 from devhost.memory.replayed import ReplayedInstance
 
 pytestmark = pytest.mark.slow
@@ -27,10 +27,10 @@ SNAPSHOT = "2026-01-01T00:00:00.0000000Z"
 NAME = "a-disk-with-a-name-as-long-as-names-may-be-" + "x" * 20
 
 
-def stub(name, asked):
+def stub(name, request):
     """What each activity would answer for a full copy of a disk in shards of 1 GiB."""
     answers = {
-        "begin": {"state": "go", "epoch": 7, "source": f"https://account.blob.core.windows.net/vhds/{NAME}.vhd", "kind": "full",
+        "begin_backup": {"state": "go", "epoch": 7, "source": f"https://account.blob.core.windows.net/vhds/{NAME}.vhd", "kind": "full",
                   "reason": "first backup", "generation": 7, "head": f"{NAME}/000007-{NAME}.20260101T000000Z.timer/disk.vhd"},
         "take_source_snapshot": {"snapshot": SNAPSHOT, "size": DISK_BYTES_MAX},
         "plan_transfer": {"plan": f"{NAME}/plan.json", "shards": SHARDS, "write_bytes": DISK_BYTES_MAX, "ranges": 10**6, "requests": SHARDS * 256},
@@ -41,23 +41,23 @@ def stub(name, asked):
         "report_progress": {"percent": 50, "cancel": False},
     }  # fmt: skip
     if name == "verify_head":
-        offset = min(asked["offset"] + 512 * GIB, DISK_BYTES_MAX)
+        offset = min(request["offset"] + 512 * GIB, DISK_BYTES_MAX)
         turn = offset == DISK_BYTES_MAX
-        value = {"content": asked["content"] or turn, "offset": 0 if turn and not asked["content"] else offset, "chain": "a" * 64,
-                 "etag": '"0x8DEADBEEFCAFE00"', "compared": 1, "done": asked["content"] and turn}  # fmt: skip
+        value = {"content": request["content"] or turn, "offset": 0 if turn and not request["content"] else offset, "chain": "a" * 64,
+                 "etag": '"0x8DEADBEEFCAFE00"', "compared": 1, "done": request["content"] and turn}  # fmt: skip
         return {"value": value, "fault": None}
     return {"value": answers.get(name, {}), "fault": None}
 
 
-def slow(name, asked, calls):
+def slow(name, request, calls):
     """A throttled service: each shard is called ten times before it is done."""
     if name != "apply_shard":
-        return stub(name, asked)
-    calls[asked["shard"]] += 1
+        return stub(name, request)
+    calls[request["shard"]] += 1
     value = {
-        "applied": {"write_bytes": GIB // 10 * calls[asked["shard"]], "puts": 25},
+        "applied": {"write_bytes": GIB // 10 * calls[request["shard"]], "puts": 25},
         "at": 1,
-        "done": calls[asked["shard"]] >= 10,
+        "done": calls[request["shard"]] >= 10,
     }
     return {"value": value, "fault": None}
 
@@ -102,7 +102,7 @@ def test_an_eight_tebibyte_disk():
 # -- restores -------------------------------------------------------------------------------------------------------
 
 RUN = f"{NAME}.20260101T000000Z.0123abcd"
-BY = RunRef(
+BY = Actor(
     disk=NAME, run=RUN, lease="1" * 36, epoch=0, source=f"https://account.blob.core.windows.net/vhds/{NAME}.vhd", pin="p" * 22
 )
 
@@ -111,11 +111,11 @@ LOOKS = 300
 AS_IN_BACKUPS = {"compare_image": "verify_head", "open_image": "open_head"}
 
 
-def replayed(orchestrate, asked, name):
+def replayed(orchestrate, request, name):
     clock = itertools.count()
     instance = ReplayedInstance(
         orchestrate,
-        asked.model_dump(mode="json"),
+        request.model_dump(mode="json"),
         name,
         lambda: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=next(clock)),
         "x",
@@ -126,11 +126,11 @@ def replayed(orchestrate, asked, name):
 
 def test_a_restored_image_of_eight_tebibytes():
     image = ImageCopy(
-        by=BY, source=f"{NAME}/000007-{RUN}/disk.vhd", target=SNAPSHOT, destination=BY.source.replace(".vhd", "-restored.vhd"),
+        actor=BY, source=f"{NAME}/000007-{RUN}/disk.vhd", target=SNAPSHOT, destination=BY.source.replace(".vhd", "-restored.vhd"),
         becomes="disk", kind="restored", generation=0, size=DISK_BYTES_MAX,
     )  # fmt: skip
-    asked = CopyImage(image=image, wave=16, full_copy="pages", verification="full")
-    instance, applied, largest = replayed(copy_image, asked, f"{RUN}~d1~i1"), [], 0
+    request = CopyImageRequest(image=image, wave=16, full_copy="pages", verification="full")
+    instance, applied, largest = replayed(copy_image, request, f"{RUN}~d1~i1"), [], 0
     while not instance.ended:
         applied += [task.input["shard"] for task in instance.waiting if task.name == "apply_shard"]
         instance.settle_all([(task, stub(AS_IN_BACKUPS.get(task.name, task.name), task.input)) for task in instance.waiting])
@@ -147,10 +147,10 @@ def test_a_restore_that_waits_for_days(what):
     looks, largest = 0, 0
     if what == "repoint":
         instance = replayed(
-            repoint_machine, RepointRequest(by=BY, change=f"{NAME}/{RUN}/machine.json", goal="new"), f"{RUN}~d1~m1"
+            repoint_machine, RepointRequest(actor=BY, change=f"{NAME}/{RUN}/machine.json", goal="new"), f"{RUN}~d1~m1"
         )
     else:
-        instance = replayed(wait_for_disk, WaitForDisk(by=BY), f"{RUN}~d1~q1")
+        instance = replayed(wait_for_disk, WaitRequest(actor=BY), f"{RUN}~d1~q1")
 
     def answer(task):
         nonlocal looks

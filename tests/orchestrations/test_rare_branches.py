@@ -6,28 +6,36 @@ from datetime import UTC, datetime
 
 import pytest
 
-from backup_core.orchestrations.keep_house import HouseFailedError
+from backup_core.orchestrations.clean_up_disks import CleanupFailedError
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.orchestrations.shard_waves import CALLS_PER_EXECUTION
-from backup_core.steps.copying import CopyRequest, ImageCopy
-from backup_core.steps.housekeeping import HouseRequest
-from backup_core.steps.messages import Fault, RunRef
+from backup_core.steps.copying import CopyBlobRequest, ImageCopy
+from backup_core.steps.housekeeping import CleanupRequest
+from backup_core.steps.messages import Actor, Fault
 from backup_core.steps.rebuild import RebuildRequest
-from backup_core.steps.restore import CopyImage, DeliverDisk, RepointRequest, RestoreBegun, RestoreRequest, SlotRef, WaitForDisk
+from backup_core.steps.restore import (
+    BeginRestoreResult,
+    CopyImageRequest,
+    DeliverRequest,
+    RepointRequest,
+    RestoreRequest,
+    SlotRef,
+    WaitRequest,
+)
 from devhost.memory.driver import Driver
 
 RUN = "vm.20260102T030405Z.0000abcd"
 SNAPSHOT = "2026-01-01T00:00:00.0000000Z"
 POINT, OTHER = "20260101T0000000000000Z", "https://source.test/vhds/other.vhd"
 OLD, NEW = "https://source.test/vhds/vm.vhd", "https://source.test/vhds/new.vhd"
-BY = RunRef(disk="vm", run=RUN, lease="1" * 36, epoch=0, source=OLD, pin=POINT)
+BY = Actor(disk="vm", run=RUN, lease="1" * 36, epoch=0, source=OLD, pin=POINT)
 SLOT = SlotRef(vm="/subscriptions/1/resourceGroups/web/providers/Microsoft.Compute/virtualMachines/web-1", lun=0)
-BEGUN = RestoreBegun(
+BEGUN = BeginRestoreResult(
     state="go", point=POINT, head="vm/000001-x/disk.vhd", snapshot=SNAPSHOT, size=512, source=OLD, target=NEW, slot=SLOT,
     old_disk=OLD,
 )  # fmt: skip
 IMAGE = ImageCopy(
-    by=BY, source=BEGUN.head, target=SNAPSHOT, destination=NEW, becomes="disk", kind="restored", generation=0, size=512
+    actor=BY, source=BEGUN.head, target=SNAPSHOT, destination=NEW, becomes="disk", kind="restored", generation=0, size=512
 )
 COPIED = {"state": "success", "etag": '"1"', "page_map": "a" * 64}
 OWNED = {"state": "owned", "epoch": 9, "source": OLD}
@@ -42,7 +50,7 @@ USUAL = {
     "fence_machine": {"done": False, "move": "none", "holds": "old", "power": "running"},
     "begin_restore": BEGUN.model_dump(mode="json"),
     "discard_image": {"left": ""},
-    "remember_machine": {"change": "vm/machine.json", "old_disk": OLD},
+    "store_change": {"change": "vm/machine.json", "old_disk": OLD},
 }
 LOOKED = {"done": False, "move": "none", "holds": "old", "power": "running"}
 LOST = Fault(code="ServiceUnavailable", message="no answer", retryable=True)
@@ -63,7 +71,7 @@ class Script:
         self.answers = {**USUAL, **answers}
         self.driver = Driver({**ORCHESTRATORS, **(orchestrators or {})}, self.perform, lambda: datetime(2026, 1, 2, tzinfo=UTC))
 
-    async def perform(self, name, asked):
+    async def perform(self, name, request):
         answer = self.answers.get(name, {})
         if isinstance(answer, list):
             answer = answer.pop(0) if len(answer) > 1 else answer[0]
@@ -73,14 +81,14 @@ class Script:
             return {"value": None, "fault": answer.model_dump(mode="json")}
         return {"value": answer, "fault": None}
 
-    async def run(self, name, asked, instance=RUN):
-        return await self.driver.run(name, asked.model_dump(mode="json"), instance)
+    async def run(self, name, request, instance=RUN):
+        return await self.driver.run(name, request.model_dump(mode="json"), instance)
 
     def names(self):
         return [name for name, *_ in self.driver.calls]
 
     def inputs(self, name):
-        return [asked for called, asked, _ in self.driver.calls if called == name]
+        return [request for called, request, _ in self.driver.calls if called == name]
 
 
 def answers(output):
@@ -101,11 +109,11 @@ def ends_in_turn(context):
 
 
 def image_copy(**fields):
-    return CopyImage(**{"image": IMAGE, "wave": 1, "full_copy": "pages", "verification": "full", **fields})
+    return CopyImageRequest(**{"image": IMAGE, "wave": 1, "full_copy": "pages", "verification": "full", **fields})
 
 
 def delivery(**fields):
-    return DeliverDisk(request=RestoreRequest(disk="vm", run=RUN), by=BY, begun=BEGUN.model_copy(update=fields))
+    return DeliverRequest(request=RestoreRequest(disk="vm", run=RUN), actor=BY, begun=BEGUN.model_copy(update=fields))
 
 
 # -- copying --------------------------------------------------------------------------------------------------------
@@ -156,7 +164,7 @@ async def test_a_managed_disk_that_is_never_complete():
     assert output["fault"]["code"] == "ImportTimedOut"
     assert "/disks/new was not complete after half an hour; look at it in the portal" in output["fault"]["message"]
     assert script.driver._waited.total_seconds() == 1800
-    assert not {"own_disk", "remember_machine", "move_machine"} & set(script.names())
+    assert not {"own_disk", "store_change", "move_machine"} & set(script.names())
 
 
 async def test_another_restore_was_faster():
@@ -166,16 +174,16 @@ async def test_another_restore_was_faster():
 
     assert output["fault"]["code"] == "SourceMoved"
     assert f"is {OTHER} now" in output["fault"]["message"]
-    assert "remember_machine" not in script.names()
+    assert "store_change" not in script.names()
 
 
 async def test_the_failure_itself_is_told_when_it_cannot_be_noted():
     """Not being able to stop the other half is no second failure."""
-    script = Script({"copy_image": answers({"state": "failed", "fault": REFUSED.model_dump()})}, note_failure=REFUSED)
+    script = Script({"copy_image": answers({"state": "failed", "fault": REFUSED.model_dump()})}, record_failure=REFUSED)
     output = await script.run("deliver_disk", delivery())
 
     assert (output["state"], output["fault"]["message"]) == ("failed", "not this one")
-    assert script.names() == ["note_failure"]
+    assert script.names() == ["record_failure"]
 
 
 # -- the machine ----------------------------------------------------------------------------------------------------
@@ -184,20 +192,20 @@ WAITS = {"done": False, "move": "wait", "holds": "nothing", "power": "running"}
 
 
 def change(**fields):
-    return RepointRequest(**{"by": BY, "change": "vm/machine.json", "goal": "new", **fields})
+    return RepointRequest(**{"actor": BY, "change": "vm/machine.json", "goal": "new", **fields})
 
 
 async def test_a_machine_that_cannot_be_seen_is_looked_at_until_it_can():
     """Going back is refused, and whether it has its old disk is not known: it does not end before that is known."""
     script = Script(
         move_machine=REFUSED,
-        look_at_machine=[REFUSED, REFUSED, {"done": True, "move": "none", "holds": "old", "power": "running"}],
+        inspect_machine=[REFUSED, REFUSED, {"done": True, "move": "none", "holds": "old", "power": "running"}],
     )
     output = await script.run("repoint_machine", change())
 
     assert output["holds"] == "old"
     assert "not this one; going back: not this one" in output["fault"]["message"]
-    assert script.names().count("look_at_machine") == 3
+    assert script.names().count("inspect_machine") == 3
     told = [one["attention"] for one in script.inputs("report_progress")]
     assert any("cannot be seen" in words for words in told), told
 
@@ -213,49 +221,49 @@ async def test_a_report_that_is_lost_does_not_stop_the_change():
 
 async def test_settling_waits_for_a_machine_that_is_being_changed():
     done = {"done": True, "move": "none", "holds": "old", "power": "running"}
-    script = Script(move_machine=[WAITS, WAITS, done], look_at_machine={**WAITS, "holds": "old"})
+    script = Script(move_machine=[WAITS, WAITS, done], inspect_machine={**WAITS, "holds": "old"})
     output = await script.run("repoint_machine", change(goal=""))
 
     assert output["holds"] == "old"
     assert script.driver._waited.total_seconds() > 0
-    assert script.inputs("settle_change")[0]["goal"] == "old"
+    assert script.inputs("close_change")[0]["goal"] == "old"
 
 
 async def test_settling_does_not_wait_for_ever():
     """The run that asked fails visibly; the change stays unsettled for the next one."""
-    script = Script(move_machine=WAITS, look_at_machine=WAITS)
+    script = Script(move_machine=WAITS, inspect_machine=WAITS)
     output = await script.run("repoint_machine", change(goal=""))
 
     assert output["fault"]["code"] == "MachineBusy"
     assert "being changed without end" in output["fault"]["message"]
     assert not output["fault"]["retryable"]
-    assert "settle_change" not in script.names()
+    assert "close_change" not in script.names()
 
 
 async def test_settling_where_azure_refuses_to_go_on():
     """It has one of its disks: that is its end state."""
-    script = Script(move_machine=REFUSED, look_at_machine={**WAITS, "holds": "new", "done": True})
+    script = Script(move_machine=REFUSED, inspect_machine={**WAITS, "holds": "new", "done": True})
     output = await script.run("repoint_machine", change(goal=""))
 
     assert (output["holds"], output["fault"]) == ("new", None)
-    assert script.inputs("settle_change")[0]["goal"] == "new"
+    assert script.inputs("close_change")[0]["goal"] == "new"
 
 
 async def test_a_long_queue_goes_on_as_new():
     waiting = {"state": "waiting", "busy": "vm.20260102T000000Z.timer"}
     script = Script(own_disk=[*[waiting] * 60, OWNED])
-    output = await script.run("wait_for_disk", WaitForDisk(by=BY))
+    output = await script.run("wait_for_disk", WaitRequest(actor=BY))
 
-    assert output["owned"]["epoch"] == 9
+    assert output["ownership"]["epoch"] == 9
     assert script.driver.executions == 3
 
 
 async def test_a_former_change_that_cannot_be_settled_ends_the_wait():
     unsettled = {"state": "unsettled", "epoch": 9, "repoint": "vm/machine.json"}
     script = Script(own_disk=unsettled, fence_machine=REFUSED)
-    output = await script.run("wait_for_disk", WaitForDisk(by=BY))
+    output = await script.run("wait_for_disk", WaitRequest(actor=BY))
 
-    assert output["owned"] is None
+    assert output["ownership"] is None
     assert output["fault"]["message"] == "not this one"
 
 
@@ -263,16 +271,16 @@ async def test_changes_that_are_never_settled_end_the_wait():
     """Each is settled by a child with an id of its own, in all executions; then it fails visibly."""
     unsettled = {"state": "unsettled", "epoch": 9, "repoint": "vm/machine.json"}
     waiting = {"state": "waiting", "busy": "vm.20260102T000000Z.timer"}
-    script = Script(own_disk=[unsettled, *[waiting] * 30, unsettled], move_machine={**LOOKED, "done": True}, settle_change={})
-    script.answers["look_at_machine"] = LOOKED
+    script = Script(own_disk=[unsettled, *[waiting] * 30, unsettled], move_machine={**LOOKED, "done": True}, close_change={})
+    script.answers["inspect_machine"] = LOOKED
     begun, perform = [], script.driver.run
 
-    async def run(name, asked, instance, seed=""):
+    async def run(name, request, instance, seed=""):
         begun.append(instance)
-        return await perform(name, asked, instance, seed)
+        return await perform(name, request, instance, seed)
 
     script.driver.run = run
-    output = await script.run("wait_for_disk", WaitForDisk(by=BY))
+    output = await script.run("wait_for_disk", WaitRequest(actor=BY))
 
     assert len(set(begun)) == len(begun) == 10
     assert begun[0] == RUN
@@ -354,7 +362,7 @@ async def test_a_change_of_the_machine_that_breaks():
     assert end["state"] == "Failed"
     assert "terminated" in end["fault"]["message"]
     assert "VM web-1 is settled by the next run that owns the disk; look at it" in end["end"], end["end"]
-    assert "settle_change" not in script.names()
+    assert "close_change" not in script.names()
 
 
 async def test_an_end_that_cannot_be_written_fails_the_orchestration():
@@ -423,7 +431,7 @@ async def test_a_copy_that_was_ended_before_its_answer_was_heard(canceled):
     """An earlier life of the instance ended the copy for a cancel: that is the end of this one too, else it has failed."""
     seen = {"status": "aborted", "done": 0, "total": 512}
     script = Script(start_copy={"copy_id": "1"}, check_copy=seen, report_progress={"percent": 50, "cancel": canceled})
-    end = await script.run("copy_blob", CopyRequest(image=IMAGE), f"{RUN}~b1")
+    end = await script.run("copy_blob", CopyBlobRequest(image=IMAGE), f"{RUN}~b1")
 
     assert end["state"] == ("canceled" if canceled else "failed")
     assert not any(name == "abort_copy" for name, _, _ in script.driver.calls)
@@ -462,6 +470,6 @@ async def test_what_was_found_for_another_disk_is_no_answer():
 
 
 async def test_a_night_whose_rebuilds_cannot_be_removed_fails():
-    script = Script(list_kept_disks={"disks": [], "more": False}, tidy_rebuilds=REFUSED)
-    with pytest.raises(HouseFailedError, match="of rebuilds: MachineRefused"):
-        await script.run("keep_house", HouseRequest(run_days=180), "house.20260109")
+    script = Script(list_backed_up_disks={"disks": [], "more": False}, clean_up_rebuilds=REFUSED)
+    with pytest.raises(CleanupFailedError, match="of rebuilds: MachineRefused"):
+        await script.run("clean_up_disks", CleanupRequest(run_days=180), "house.20260109")

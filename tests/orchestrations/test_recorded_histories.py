@@ -9,7 +9,7 @@ import pytest
 
 from backup_core.orchestrations.calls import _outcome
 from backup_core.steps import BY_NAME, STEPS
-from backup_core.steps.messages import Outcome
+from backup_core.steps.messages import StepOutcome
 from devhost.functions.protocol import EventType
 from devhost.memory.instance import VERSION
 from tests.orchestrations.histories import FOLDER, arcs, fault, load, unseen
@@ -26,8 +26,8 @@ def test_a_run_of_before_goes_on(version, recording):
     told = fault(recording, version)
     if told:
         pytest.fail(told, pytrace=False)
-    for name, asked in recording.asked:
-        BY_NAME[name].takes.model_validate(asked)
+    for name, request in recording.calls:
+        BY_NAME[name].takes.model_validate(request)
 
 
 def test_a_name_goes_one_version_after_its_last_use():
@@ -56,7 +56,7 @@ def test_a_renamed_step_is_called_by_the_name_of_the_orchestrations_version():
 def test_an_answer_is_known_by_any_name_of_its_step():
     """What the former version's activities answered is in histories under the name they had."""
     step = replace(STEPS[0], name="newest", former=(("1", "oldest"),))
-    said = Outcome(value={}, step="oldest")
+    said = StepOutcome(value={}, step="oldest")
 
     assert _outcome(step, said.model_dump(mode="json")) == said
     assert _outcome(step, said.model_copy(update={"step": "other"}).model_dump(mode="json")).fault.code == "AnswerLost"
@@ -69,7 +69,7 @@ def test_every_branch_of_the_orchestrators_is_recorded():
     assert not missing, "no recorded history goes there; write a test that does, then `make record`:\n" + "\n".join(missing)
 
 
-@pytest.mark.parametrize("gone", ["keep_house", "repoint_machine"])
+@pytest.mark.parametrize("gone", ["clean_up_disks", "repoint_machine"])
 def test_a_branch_without_a_recording_is_named(gone):
     """Seen from the other side: the histories of one orchestrator are left out."""
     missing = unseen(set().union(*(arcs(one) for _, one in RECORDED if one.orchestrator != gone)))
@@ -80,7 +80,7 @@ def test_a_branch_without_a_recording_is_named(gone):
 
 def backup():
     return next(
-        (version, one) for version, one in RECORDED if "commit_point" in dict(one.asked) and one.ending.status == "Completed"
+        (version, one) for version, one in RECORDED if "commit_point" in dict(one.calls) and one.ending.status == "Completed"
     )
 
 

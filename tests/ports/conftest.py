@@ -14,7 +14,7 @@ from backup_core.domain.naming import BlobAddress
 from backup_core.domain.ranges import ByteRange
 from devhost.memory.catalogue import MemoryCatalogue, MemoryDocuments
 from devhost.memory.page_blobs import MemoryPageBlobs
-from devhost.memory.world import World
+from devhost.memory.world import InMemoryServices
 
 
 @dataclass
@@ -93,7 +93,7 @@ def local_settings(storage, **overrides):
 @pytest.fixture(params=["memory", "azure"])
 async def ports(request, name):
     if request.param == "memory":
-        world = World()
+        world = InMemoryServices()
         yield Ports(
             "memory", MemoryPageBlobs(world), MemoryCatalogue(world), MemoryDocuments(world), "heads", "https://backup.test",
             "https://source.test", None,

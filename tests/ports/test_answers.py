@@ -82,7 +82,7 @@ def test_answers(status, code, kind):
 
 @pytest.mark.parametrize("status", [0, 200, 206])
 def test_no_status_means_no_answer(status):
-    """Nor does the status of an answer that broke off: it may pass."""
+    """Nor does the status of an answer that broke off: it is a temporary failure."""
     fault = fault_of(status, "", "", "read a row")
 
     assert type(fault) is ServiceUnavailableError
@@ -135,7 +135,7 @@ def test_every_answer_names_the_next_move(status, code, kind):
     """Something to do, or that waiting is enough."""
     said = str(fault_of(status, code, "", "read"))
     moves = (
-        "it may pass",
+        "temporary failure",
         "use ",
         "look ",
         "correct ",
@@ -171,7 +171,7 @@ def test_a_host_name_that_does_not_exist_is_not_waited_for(wrapped):
 
     assert type(fault) is HostUnknownError
     assert not fault.retryable
-    assert "it may pass" not in str(fault)
+    assert "temporary failure" not in str(fault)
     assert "no host has that name; correct" in str(fault)
 
 
@@ -180,5 +180,5 @@ def test_any_other_silence_may_pass(error):
     fault = no_answer(error, "look at https://a.test/c/b")
 
     assert type(fault) is ServiceUnavailableError
-    assert "it may pass" in str(fault)
+    assert "temporary failure" in str(fault)
     assert "abcdefghijklm" not in str(fault)

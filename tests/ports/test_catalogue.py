@@ -22,7 +22,7 @@ from backup_core.domain.records import (
     Head,
     Owner,
     Pin,
-    Policy,
+    Registration,
     RequestKey,
     RestorePoint,
     Restoring,
@@ -62,17 +62,17 @@ def run_of(number, **fields):
 
 async def test_rows_come_back_as_they_went(ports):
     """Large numbers, times to the microsecond, nested and absent values."""
-    policy = Policy(DISK, "https://s/c/b", "with 'quotes' and ünicode", NOW, NOW, retention=Retention(7, 30))
+    registration = Registration(DISK, "https://s/c/b", "with 'quotes' and ünicode", NOW, NOW, retention=Retention(7, 30))
     head = Head(
         DISK, epoch=7, owner=Owner("r", "l", 7), source="https://s/c/b", generation=2, head="h", head_etag='"e"',
         pair=CommonPair("p", "s", "b", BIG), automatic_fulls=1,
     )  # fmt: skip
     run = run_of(1, started=NOW, bytes_total=BIG, points=("a", "b"), expired=("c",), error=RunError("Code", "text"))
-    await ports.catalogue.put_policy(policy, None)
+    await ports.catalogue.put_registration(registration, None)
     await ports.catalogue.put_head(head, None)
     await ports.catalogue.put_run(run, None)
 
-    assert (await ports.catalogue.policy(DISK)).value == policy
+    assert (await ports.catalogue.registration(DISK)).value == registration
     assert (await ports.catalogue.head(DISK)).value == head
     assert (await ports.catalogue.run(DISK, run.run)).value == run
     assert await ports.catalogue.head("other") is None
@@ -348,18 +348,20 @@ async def test_the_holder_of_a_source(ports):
 
 async def test_a_registration_moves_with_a_commit(ports):
     """Point, head row and registration in one transaction: all, or, at a version that is gone, none."""
-    policy = Policy(DISK, "https://s/c/old", "", NOW, NOW, machine=Slot("/vm", 3))
-    await ports.catalogue.put_policy(policy, None)
+    registration = Registration(DISK, "https://s/c/old", "", NOW, NOW, machine=Slot("/vm", 3))
+    await ports.catalogue.put_registration(registration, None)
     head_etag = await ports.catalogue.put_head(Head(DISK), None)
-    row = await ports.catalogue.policy(DISK)
-    moved = replace(row, value=replace(policy, source="https://s/c/new"))
+    row = await ports.catalogue.registration(DISK)
+    moved = replace(row, value=replace(registration, source="https://s/c/new"))
     with pytest.raises(RowChangedError):
-        await ports.catalogue.commit([point_of(1)], Head(DISK, epoch=1), head_etag, policy=replace(moved, etag='W/"gone"'))
+        await ports.catalogue.commit(
+            [point_of(1)], Head(DISK, epoch=1), head_etag, registration=replace(moved, etag='W/"gone"')
+        )
     assert await ports.catalogue.point(DISK, point_of(1).point) is None
     assert (await ports.catalogue.head(DISK)).value == Head(DISK)
-    await ports.catalogue.commit([point_of(1)], Head(DISK, epoch=1), head_etag, policy=moved)
+    await ports.catalogue.commit([point_of(1)], Head(DISK, epoch=1), head_etag, registration=moved)
 
-    assert (await ports.catalogue.policy(DISK)).value == moved.value
+    assert (await ports.catalogue.registration(DISK)).value == moved.value
     assert (await ports.catalogue.head(DISK)).value == Head(DISK, epoch=1)
     assert (await ports.catalogue.point(DISK, point_of(1).point)).value == point_of(1)
 

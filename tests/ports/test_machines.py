@@ -29,7 +29,7 @@ from devhost.disks import vhd_footer
 from devhost.machines import GROUP, account_id, machine_id
 from devhost.memory.machines import MemoryMachines
 from devhost.memory.page_blobs import MemoryPageBlobs
-from devhost.memory.world import World
+from devhost.memory.world import InMemoryServices
 from tests.ports.conftest import local_settings
 
 ACCOUNT = account_id("source")
@@ -56,7 +56,7 @@ class Cloud:
 async def cloud(request, name):
     """A running machine with an OS disk and a data disk at LUN 0, and a free disk blob."""
     if request.param == "memory":
-        world = World()
+        world = InMemoryServices()
         blobs = MemoryPageBlobs(world)
         port, account = MemoryMachines(world, blobs), "https://source.test"
 

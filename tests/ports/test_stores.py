@@ -22,9 +22,9 @@ from backup_core.domain.errors import (
 from backup_core.domain.identity import Deployment
 from backup_core.domain.records import Head
 from backup_core.steps.backup import LIST_DISKS, FleetPage
-from backup_core.steps.housekeeping import LIST_KEPT, KeptPage
+from backup_core.steps.housekeeping import LIST_BACKED_UP_DISKS, DiskPage
 from devhost.memory.catalogue import MemoryDocuments
-from devhost.memory.world import World
+from devhost.memory.world import InMemoryServices
 from tests.ports.conftest import local_settings
 
 
@@ -38,8 +38,8 @@ async def app(calm, name):
     await services.close()
 
 
-async def perform(app, step, asked):
-    return await run_step(step, app.tools_for, asked.model_dump(mode="json"), app.stores)
+async def perform(app, step, request):
+    return await run_step(step, app.tools_for, request.model_dump(mode="json"), app.stores)
 
 
 async def test_a_removed_table_is_made_again(app):
@@ -64,10 +64,10 @@ async def test_a_removed_table_is_made_again(app):
 
 async def test_a_removed_container_is_made_again(app):
     await app.stores._containers.delete_container(app.settings.heads_container)
-    first = await perform(app, LIST_KEPT, KeptPage(after=""))
+    first = await perform(app, LIST_BACKED_UP_DISKS, DiskPage(after=""))
 
     assert (first["fault"]["code"], first["fault"]["retryable"]) == ("ContainerMissing", True)
-    assert (await perform(app, LIST_KEPT, KeptPage(after="")))["value"] == {"disks": [], "more": False}
+    assert (await perform(app, LIST_BACKED_UP_DISKS, DiskPage(after="")))["value"] == {"disks": [], "more": False}
 
 
 async def test_a_call_is_told_to_repeat(app):
@@ -89,7 +89,7 @@ async def test_a_document_is_not_missing_because_its_container_is(app):
 async def test_what_cannot_be_made_again_is_no_reason_to_retry(app, calm):
     await app.stores._containers.delete_container(app.settings.heads_container)
     calm.faults({"verb": "PUT container", "status": 403, "code": "AuthorizationPermissionMismatch", "times": 9})
-    fault = (await perform(app, LIST_KEPT, KeptPage(after="")))["fault"]
+    fault = (await perform(app, LIST_BACKED_UP_DISKS, DiskPage(after="")))["fault"]
 
     assert (fault["code"], fault["retryable"]) == ("ContainerMissing", False)
 
@@ -129,7 +129,7 @@ async def test_a_container_belongs_to_one_catalogue(app, calm, name):
     try:
         with pytest.raises(ContainerTakenError, match=f"(?s){mine}.*{theirs}.*FORMER_CATALOGUES"):
             await stranger.ready()
-        assert (await perform(stranger, LIST_KEPT, KeptPage(after="")))["fault"]["code"] == "ContainerTaken"
+        assert (await perform(stranger, LIST_BACKED_UP_DISKS, DiskPage(after="")))["fault"]["code"] == "ContainerTaken"
         await former.ready()
         await heir.ready()
         await stranger.ready()
@@ -142,15 +142,15 @@ async def test_a_container_belongs_to_one_catalogue(app, calm, name):
 
 async def test_of_two_first_claims_one_is_refused():
     """Both find a container that names nobody; the store decides."""
-    documents = MemoryDocuments(World())
+    documents = MemoryDocuments(InMemoryServices())
     look, found = documents.get, []
 
-    async def meanwhile(asked):
+    async def meanwhile(request):
         if not found:
-            found.append(await look(asked))
+            found.append(await look(request))
             await claim_container(documents, "heads", Deployment("a/table"))
             return None
-        return await look(asked)
+        return await look(request)
 
     documents.get = meanwhile
     with pytest.raises(ContainerTakenError, match="a/table"):

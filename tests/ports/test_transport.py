@@ -106,9 +106,9 @@ async def service(monkeypatch):
 
 async def test_a_read_is_exact(service):
     assert await service.data.read(service.blob, SNAPSHOT, PART) == GOOD
-    (asked,) = service.seen
-    assert asked.headers["x-ms-range"] == "bytes=512-1535"
-    assert parse_qs(urlsplit(asked.url).query)["snapshot"] == [SNAPSHOT]
+    (request,) = service.seen
+    assert request.headers["x-ms-range"] == "bytes=512-1535"
+    assert parse_qs(urlsplit(request.url).query)["snapshot"] == [SNAPSHOT]
 
 
 @pytest.mark.parametrize("digest", [True, False])
@@ -238,14 +238,14 @@ async def test_a_source_the_service_cannot_read(service, status):
 
 async def test_from_url_carries_no_byte_and_the_fence(service):
     await service.data.from_url(service.blob, SNAPSHOT, PART, service.head, FENCE)
-    (asked,) = service.seen
+    (request,) = service.seen
 
-    assert (asked.method, asked.body, asked.headers["Content-Length"]) == ("PUT", b"", "0")
-    assert asked.headers["x-ms-source-range"] == asked.headers["x-ms-range"] == "bytes=512-1535"
-    assert (asked.headers["x-ms-lease-id"], asked.headers["x-ms-if-sequence-number-eq"]) == ("lease", "7")
-    source = urlsplit(asked.headers["x-ms-copy-source"])
+    assert (request.method, request.body, request.headers["Content-Length"]) == ("PUT", b"", "0")
+    assert request.headers["x-ms-source-range"] == request.headers["x-ms-range"] == "bytes=512-1535"
+    assert (request.headers["x-ms-lease-id"], request.headers["x-ms-if-sequence-number-eq"]) == ("lease", "7")
+    source = urlsplit(request.headers["x-ms-copy-source"])
     assert parse_qs(source.query)["snapshot"] == [SNAPSHOT]
-    assert len(asked.headers["x-ms-copy-source"]) < 2048, "the service's limit"
+    assert len(request.headers["x-ms-copy-source"]) < 2048, "the service's limit"
 
 
 async def test_buffers_are_used_again_and_not_after_a_failure(service):
@@ -284,9 +284,9 @@ async def test_a_window_that_times_out_is_halved(service):
     found = [
         one.range async for one in PageLists(service.transport).ranges(service.blob, SNAPSHOT, "", ByteRange(0, 256 * mib))
     ]
-    asked = [one.headers["x-ms-range"] for one in service.seen]
+    request = [one.headers["x-ms-range"] for one in service.seen]
 
-    assert asked == [
+    assert request == [
         f"bytes=0-{256 * mib - 1}", f"bytes=0-{128 * mib - 1}",
         f"bytes=0-{64 * mib - 1}", f"bytes={64 * mib}-{128 * mib - 1}", f"bytes={128 * mib}-{256 * mib - 1}",
     ]  # fmt: skip
@@ -300,10 +300,10 @@ async def test_a_disk_of_odd_size_is_halved_too(service):
     found = [one async for one in PageLists(service.transport).ranges(service.blob, SNAPSHOT, "old", ByteRange(0, size))]
 
     assert found == []
-    asked = [tuple(map(int, one.headers["x-ms-range"].removeprefix("bytes=").split("-"))) for one in service.seen[1:]]
-    assert [first for first, _ in asked] == [0, *(last + 1 for _, last in asked[:-1])]
-    assert asked[-1][1] == size - 1
-    assert all(first % 512 == 0 for first, _ in asked)
+    request = [tuple(map(int, one.headers["x-ms-range"].removeprefix("bytes=").split("-"))) for one in service.seen[1:]]
+    assert [first for first, _ in request] == [0, *(last + 1 for _, last in request[:-1])]
+    assert request[-1][1] == size - 1
+    assert all(first % 512 == 0 for first, _ in request)
 
 
 async def test_a_listing_goes_on_until_there_is_no_marker(service):
@@ -357,13 +357,13 @@ async def test_each_request_has_the_token_of_its_moment(service):
 
 async def test_a_delegated_signature_reads_one_snapshot_as_long_as_a_copy_may_take():
     """Copy Blob takes no token: the identity asks for a key and signs with it, inside the activity."""
-    asked = []
+    request = []
 
     class Account:
         account_name = "source"
 
         async def get_user_delegation_key(self, start, expiry):
-            asked.append((start, expiry))
+            request.append((start, expiry))
             key = UserDelegationKey()
             key.signed_oid = key.signed_tid = "00000000-0000-0000-0000-000000000000"
             key.signed_start, key.signed_expiry = f"{start:%Y-%m-%dT%H:%M:%SZ}", f"{expiry:%Y-%m-%dT%H:%M:%SZ}"
@@ -374,7 +374,7 @@ async def test_a_delegated_signature_reads_one_snapshot_as_long_as_a_copy_may_ta
     query = parse_qs(await authority.signed(BlobAddress("https://source.test", "vhds", "d.vhd"), SNAPSHOT))
 
     check_scope(query, COPY_DEADLINE)
-    assert COPY_DEADLINE <= asked[0][1] - datetime.now(UTC) <= timedelta(days=7), "more than 7 days cannot be asked for"
+    assert COPY_DEADLINE <= request[0][1] - datetime.now(UTC) <= timedelta(days=7), "more than 7 days cannot be asked for"
 
 
 async def test_a_local_signature_reads_one_snapshot():

@@ -41,7 +41,7 @@ def begun(request):
     return begun
 
 
-def asked(task):
+def request(task):
     return (task.kind, task.name, task.number, task.execution)
 
 
@@ -55,7 +55,7 @@ def test_a_refused_episode_runs_again_at_another_moment(begun):
     instance.settle(first, 1)
 
     (ghost,), (second,) = unwritten.tasks, instance.waiting
-    assert asked(ghost) == asked(second)
+    assert request(ghost) == request(second)
     assert ghost.input["first"] == second.input["first"] == 1
     assert ghost.input["uuid"] != second.input["uuid"]
 

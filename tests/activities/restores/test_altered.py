@@ -51,11 +51,11 @@ async def test_a_change_that_lay_there_before_is_not_taken_for_the_runs_own(scen
     other = await stopped_before(scene, "move_machine")
     text = scene.documents.texts[CHANGE].replace(TARGET, STRANGE)
     assert STRANGE in text
-    late = next(asked for name, asked, _ in other.calls if name == "remember_machine")
+    late = next(request for name, request, _ in other.calls if name == "store_change")
     scene.documents._store(CHANGE, text)
     before = scene.dump(with_runs=True)
 
-    answer = await scene.perform("remember_machine", late)
+    answer = await scene.perform("store_change", late)
 
     assert answer["fault"]["code"] == "RecordAltered"
     assert "expected data disk at LUN 0 of VM web-1 to get" in answer["fault"]["message"]
@@ -82,9 +82,9 @@ async def test_the_machine_is_read_back_by_what_the_run_was_asked_for(scene):
     """Whatever the steps between answer: a machine with another disk is no success."""
     driver = scene.driver()
 
-    async def perform(name, asked):
-        answer = await scene.perform(name, asked)
-        if name == "move_machine" and answer["value"]["done"] and asked["goal"] == "new":
+    async def perform(name, request):
+        answer = await scene.perform(name, request)
+        if name == "move_machine" and answer["value"]["done"] and request["goal"] == "new":
             answer["value"]["source"] = STRANGE
         return answer
 
@@ -119,7 +119,7 @@ async def test_a_point_whose_row_names_another_snapshot_is_not_restored(scene):
 async def test_a_plan_that_leaves_something_out_copies_nothing(scene, what):
     """An exchanged plan, and a shard said to be done or to have come further than it goes, are refused by the step."""
     stopped = await stopped_before(scene, "apply_shard", adopt=False)
-    image = next(asked for name, asked, _ in stopped.calls if name == "open_image")
+    image = next(request for name, request, _ in stopped.calls if name == "open_image")
     plan, shard = json.loads(scene.documents.texts[image["plan"]]), {"at": 0, "applied": {}}
     assert image["plan"] == plan_name("vm", RUN, image["target"], "", "disk")
     if what == "plan":

@@ -46,7 +46,7 @@ async def test_nothing_that_exists_is_ever_written_to(scene, what):
 AFTER_THE_MACHINE = {"adopt_head", "take_backup_snapshot", "commit_point"}
 
 
-@pytest.mark.parametrize("step", [step for step in STEPS_OF_A_RESTORE if step != "settle_change"])
+@pytest.mark.parametrize("step", [step for step in STEPS_OF_A_RESTORE if step != "close_change"])
 async def test_a_step_that_fails_leaves_a_declared_end_state(scene, step):
     """The machine has one of its disks and backups are of that one; no pin, no lease, no ownership; the next backup is right."""
     contents = contents_of(scene)
@@ -59,7 +59,7 @@ async def test_a_step_that_fails_leaves_a_declared_end_state(scene, step):
     assert (row.state, row.error.code) == ("Failed", "AccessDenied")
     new = step in AFTER_THE_MACHINE
     assert held(scene) == (TARGET if new else scene.source().url)
-    assert scene.catalogue.rows["vm", "policy"].value.source == held(scene)
+    assert scene.catalogue.rows["vm", "registration"].value.source == held(scene)
     assert scene.rows("pin!") == []
     assert (scene.head_row().owner, scene.head_row().repoint) == (None, "")
     assert all(blob.lease == "" or blob.lease.startswith(VM) for blob in scene.blobs.blobs.values())
@@ -85,11 +85,11 @@ async def test_an_outage_of_the_resource_manager_is_outlasted(scene, moves):
     driver = failing(scene, "move_machine", {"code": "ServiceUnavailable", "retryable": True}, times=60, skip=moves)
     inner, asked_for = driver._perform, []
 
-    async def perform(name, asked):
-        if name == "report_progress" and asked["attention"]:
-            asked_for.append(asked["attention"])
+    async def perform(name, request):
+        if name == "report_progress" and request["attention"]:
+            asked_for.append(request["attention"])
             assert scene.run_row(RUN).state == "Running"
-        return await inner(name, asked)
+        return await inner(name, request)
 
     driver._perform = perform
     await scene.restore(scene.points()[0], driver=driver, **into())
@@ -179,7 +179,7 @@ async def test_somebody_gives_the_machine_a_third_disk(scene, moment):
         await scene.restore(scene.points()[0], **into())
 
     assert held(scene) == other.source
-    assert scene.catalogue.rows["vm", "policy"].value.source == scene.source().url
+    assert scene.catalogue.rows["vm", "registration"].value.source == scene.source().url
     assert (scene.head_row().owner, scene.head_row().repoint) == (None, "")
 
 
@@ -188,7 +188,7 @@ async def test_a_vm_that_is_gone(scene):
     with pytest.raises(RestoreFailedError, match="MachineNotFound"):
         await scene.restore(scene.points()[0], **into())
 
-    assert scene.catalogue.rows["vm", "policy"].value.source == scene.source().url
+    assert scene.catalogue.rows["vm", "registration"].value.source == scene.source().url
     assert scene.head_row().owner is None
 
 
@@ -214,16 +214,16 @@ async def test_a_promotion_that_fails_after_the_machine_has_its_disk(scene):
     """Backups must be of the disk the machine uses: without a point of its own, the next one is full."""
     driver, inner = scene.driver(), scene.perform
 
-    async def perform(name, asked):
-        if name == "compare_image" and asked["image"]["becomes"] == "head":
+    async def perform(name, request):
+        if name == "compare_image" and request["image"]["becomes"] == "head":
             return {"fault": {**FINAL, "message": "told"}, "value": None}
-        return await inner(name, asked)
+        return await inner(name, request)
 
     driver._perform = perform
     with pytest.raises(RestoreFailedError, match=r"told; .*backups go on with the new disk, the next one is full"):
         await scene.restore(scene.points()[0], driver=driver, **into())
 
-    assert scene.catalogue.rows["vm", "policy"].value.source == held(scene) == TARGET
+    assert scene.catalogue.rows["vm", "registration"].value.source == held(scene) == TARGET
     assert scene.claims() == {TARGET: "vm"}
     await scene.back_up()
     assert scene.points()[-1].kind == "full"
@@ -235,12 +235,12 @@ async def test_a_wrong_byte_in_a_copy_is_never_used(scene, becomes):
     """Full comparison is the default: one byte, anywhere that is allocated, in either copy."""
     driver, inner, damaged = scene.driver(), scene.perform, []
 
-    async def perform(name, asked):
-        if name == "compare_image" and asked["image"]["becomes"] == becomes and not damaged:
+    async def perform(name, request):
+        if name == "compare_image" and request["image"]["becomes"] == becomes and not damaged:
             damaged.append(True)
-            blob = scene.blobs.blobs[scene.tools.image(asked["image"]["destination"])]
+            blob = scene.blobs.blobs[scene.tools.image(request["image"]["destination"])]
             blob.pages[1] = b"\xff" + blob.pages[1][1:]
-        return await inner(name, asked)
+        return await inner(name, request)
 
     driver._perform = perform
     with pytest.raises(RestoreFailedError, match=r"VerificationMismatch.*bytes \[512, 1024\)|VerificationMismatch.*bytes \["):
@@ -259,13 +259,13 @@ async def test_a_copy_that_does_not_end_as_ours_is_never_used(scene, ending):
     request, driver = scene.restore_request(scene.points()[0], **into()), scene.driver()
     inner, looks = scene.perform, []
 
-    async def perform(name, asked):
+    async def perform(name, step_input):
         if name == "check_copy":
-            looks.append(asked["image"]["destination"])
+            looks.append(step_input["image"]["destination"])
             for address, blob in list(scene.blobs.blobs.items()):
                 if blob.arriving and len(looks) > 2:
                     ends(address, blob)
-        return await inner(name, asked)
+        return await inner(name, step_input)
 
     def ends(address, blob):
         ours = address.url == TARGET
@@ -279,9 +279,9 @@ async def test_a_copy_that_does_not_end_as_ours_is_never_used(scene, ending):
             blob.size, blob.pages = 0, {}
 
     driver._perform = perform
-    asked = request.model_copy(update={"full_copy": "blob"}).model_dump(mode="json")
+    step_input = request.model_copy(update={"full_copy": "blob"}).model_dump(mode="json")
     with pytest.raises(RestoreFailedError, match="CopyFailed"):
-        await driver.run("restore_disk", asked, request.run)
+        await driver.run("restore_disk", step_input, request.run)
 
     assert held(scene) == scene.source().url
     assert len(scene.points()) == 3
@@ -293,16 +293,16 @@ async def test_a_copy_that_stays_pending_can_be_canceled(scene):
     scene.blobs.copies_held = True
     request, driver, looks = scene.restore_request(scene.points()[0], **into()), scene.driver(), []
 
-    async def perform(name, asked):
+    async def perform(name, step_input):
         if name == "check_copy":
             looks.append(name)
             if len(looks) == 5:
                 await cancel(scene, RUN)
-        return await scene.perform(name, asked)
+        return await scene.perform(name, step_input)
 
     driver._perform = perform
-    asked = request.model_copy(update={"full_copy": "blob"}).model_dump(mode="json")
-    output = await driver.run("restore_disk", asked, request.run)
+    step_input = request.model_copy(update={"full_copy": "blob"}).model_dump(mode="json")
+    output = await driver.run("restore_disk", step_input, request.run)
 
     assert output["state"] == scene.run_row(RUN).state == "Canceled"
     assert scene.blob(TARGET) is None
@@ -332,30 +332,30 @@ async def test_a_stranger_on_the_promoted_head(scene):
     """What was proved is what is adopted, to the version."""
     driver, inner = scene.driver(), scene.perform
 
-    async def perform(name, asked):
+    async def perform(name, request):
         if name == "adopt_head":
-            blob = scene.blobs.blobs[scene.tools.head(asked["transfer"]["destination"])]
+            blob = scene.blobs.blobs[scene.tools.head(request["transfer"]["destination"])]
             blob.etag = '"theirs"'
-        return await inner(name, asked)
+        return await inner(name, request)
 
     driver._perform = perform
     with pytest.raises(RestoreFailedError, match=r"HeadAltered.*the next one is full"):
         await scene.restore(scene.points()[0], driver=driver, **into())
 
-    assert scene.catalogue.rows["vm", "policy"].value.source == held(scene) == TARGET
+    assert scene.catalogue.rows["vm", "registration"].value.source == held(scene) == TARGET
 
 
 async def test_a_new_disk_that_another_disk_has_claimed(scene):
     driver, inner = scene.driver(), scene.perform
 
-    async def perform(name, asked):
+    async def perform(name, request):
         if name == "commit_point":
             scene.catalogue.claim(TARGET, "other")
-        return await inner(name, asked)
+        return await inner(name, request)
 
     driver._perform = perform
     with pytest.raises(RestoreFailedError, match="SourceUnfit"):
         await scene.restore(scene.points()[0], driver=driver, adopt=True)
 
     assert scene.claims() == {scene.source().url: "vm", TARGET: "other"}
-    assert scene.catalogue.rows["vm", "policy"].value.source == scene.source().url
+    assert scene.catalogue.rows["vm", "registration"].value.source == scene.source().url

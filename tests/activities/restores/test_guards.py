@@ -12,7 +12,7 @@ from backup_core.domain.errors import AccessDeniedError, FencedError, MachineRef
 from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import managed_disk_id
 from backup_core.domain.ranges import GIB, ByteRange
-from backup_core.domain.records import Policy, Slot
+from backup_core.domain.records import Registration, Slot
 from backup_core.domain.repoint import MachineDisk
 from backup_core.orchestrations.restore_disk import RestoreFailedError
 from backup_core.ports import Fence
@@ -35,7 +35,7 @@ from tests.activities.acts import (
 )
 from tests.scene import PAGE, SOURCE, VM
 
-MACHINE_STEPS = ("move_machine", "fence_machine", "look_at_machine")
+MACHINE_STEPS = ("move_machine", "fence_machine", "inspect_machine")
 
 
 def target_of(scene):
@@ -49,8 +49,8 @@ def target_of(scene):
 async def test_only_the_execution_that_pinned_may_act_and_only_while_its_run_lives(scene, why):
     died = await stopped_before(scene, "compare_image")
     calls = [
-        (name, asked)
-        for name, asked, _ in died.calls
+        (name, request)
+        for name, request, _ in died.calls
         if name in ("plan_transfer", "open_image", "apply_shard", "report_progress")
     ]
     if why == "ended":
@@ -61,10 +61,10 @@ async def test_only_the_execution_that_pinned_may_act_and_only_while_its_run_liv
     if why == "unpinned":
         await scene.catalogue.unpin(scene.rows("pin!")[0])
     before = scene.dump(with_runs=True)
-    for name, asked in calls:
-        image = asked if "by" in asked else asked["image"]
-        by = image["by"] | ({"lease": "00000000-0000-0000-0000-000000000009"} if why == "another execution" else {})
-        late = asked | ({"by": by} if "by" in asked else {"image": image | {"by": by}})
+    for name, request in calls:
+        image = request if "actor" in request else request["image"]
+        actor = image["actor"] | ({"lease": "00000000-0000-0000-0000-000000000009"} if why == "another execution" else {})
+        late = request | ({"actor": actor} if "actor" in request else {"image": image | {"actor": actor}})
         answer = await scene.perform(name, late)
         assert answer["fault"]["code"] == "NotOwner", name
 
@@ -75,11 +75,11 @@ async def test_only_the_execution_that_pinned_may_act_and_only_while_its_run_liv
 async def test_a_second_orchestration_of_a_run_steps_back(scene):
     """Another lease for the same run: it neither begins nor owns."""
     await stopped_before(scene, "move_machine")
-    asked = {"disk": "vm", "run": RUN, "lease": "00000000-0000-0000-0000-000000000009"}
+    request = {"disk": "vm", "run": RUN, "lease": "00000000-0000-0000-0000-000000000009"}
     before = scene.dump(with_runs=True)
 
-    assert (await scene.perform("begin_restore", asked))["value"]["state"] == "ended"
-    assert "another orchestration" in (await scene.perform("own_disk", asked))["fault"]["message"]
+    assert (await scene.perform("begin_restore", request))["value"]["state"] == "ended"
+    assert "another orchestration" in (await scene.perform("own_disk", request))["fault"]["message"]
     assert scene.dump(with_runs=True) == before
 
 
@@ -87,13 +87,13 @@ async def test_a_change_that_is_over_moves_nothing(scene):
     """The disk is still owned, but the change was settled: a move that comes late does not touch the machine."""
     driver, late = scene.driver(), []
 
-    async def perform(name, asked):
-        answer = await scene.perform(name, asked)
+    async def perform(name, request):
+        answer = await scene.perform(name, request)
         if name == "commit_point":
             move = next(one for step, one, _ in driver.calls if step == "move_machine")
             machine = scene.machines.machines[VM]
             late.extend([await scene.perform(step, move | {"goal": "old"}) for step in MACHINE_STEPS])
-            await scene.perform("remember_machine", next(one for step, one, _ in driver.calls if step == "remember_machine"))
+            await scene.perform("store_change", next(one for step, one, _ in driver.calls if step == "store_change"))
             assert scene.head_row().repoint == "", "it is not begun again"
             assert scene.machines.machines[VM] == machine
         return answer
@@ -108,7 +108,7 @@ async def test_a_change_that_is_over_moves_nothing(scene):
 async def test_another_restores_change_is_left_to_it(scene):
     """The head row names the change that is under way; whoever calls for another one moves nothing, and does not look as if."""
     driver = await stopped_before(scene, "move_machine", 2)
-    move = next(asked for name, asked, _ in driver.calls if name == "move_machine")
+    move = next(request for name, request, _ in driver.calls if name == "move_machine")
     row = scene.catalogue.rows["vm", "head"]
     scene.catalogue.rows["vm", "head"] = replace(row, value=replace(row.value, repoint=f"vm/{AGAIN}/machine.json"))
     machine = scene.machines.machines[VM]
@@ -121,17 +121,17 @@ async def test_another_restores_change_is_left_to_it(scene):
 async def test_only_this_change_is_settled(scene):
     """A call that comes late, for a change that is over, leaves the present one noted."""
     driver = await stopped_before(scene, "move_machine", 2)
-    (move,) = [asked for name, asked, _ in driver.calls if name == "move_machine"]
+    (move,) = [request for name, request, _ in driver.calls if name == "move_machine"]
     row = scene.catalogue.rows["vm", "head"]
     present = f"vm/{AGAIN}/machine.json"
     scene.catalogue.rows["vm", "head"] = replace(row, value=replace(row.value, repoint=present))
-    settle = {"by": move["by"], "change": move["change"], "goal": "old"}
+    settle = {"actor": move["actor"], "change": move["change"], "goal": "old"}
 
-    assert (await scene.perform("settle_change", settle))["fault"] is None
+    assert (await scene.perform("close_change", settle))["fault"] is None
     assert scene.head_row().repoint == present
     scene.catalogue.rows["vm", "head"] = row
-    stranger = settle | {"by": move["by"] | {"epoch": 99}}
-    assert (await scene.perform("settle_change", stranger))["fault"]["code"] == "NotOwner"
+    stranger = settle | {"actor": move["actor"] | {"epoch": 99}}
+    assert (await scene.perform("close_change", stranger))["fault"]["code"] == "NotOwner"
     assert scene.head_row().repoint == move["change"]
 
 
@@ -142,13 +142,13 @@ async def test_a_managed_disk_is_not_imported_late(scene):
     scene.machines.machines.clear()
     scene.machines.add(VM, MachineDisk("old", old, managed=True, lun=0))
     done = await scene.restore(scene.points()[0], **into(managed_disk=new, adopt=False, old_disk=old))
-    asked = next(asked for name, asked, _ in done.calls if name == "import_disk")
+    request = next(request for name, request, _ in done.calls if name == "import_disk")
     assert held(scene) == new
     scene.machines.machines.clear()
     scene.machines.add(VM, MachineDisk("old", old, managed=True, lun=0))
     del scene.machines.disks[new]
 
-    assert (await scene.perform("import_disk", asked))["fault"]["code"] == "NotOwner"
+    assert (await scene.perform("import_disk", request))["fault"]["code"] == "NotOwner"
     assert new not in scene.machines.disks
 
 
@@ -165,11 +165,11 @@ async def test_nothing_the_copying_sent_lands_in_what_is_compared(scene, becomes
     """A put under the run's own lease, still under way when the comparison begins, is refused by the blob."""
     driver, refused = scene.driver(), []
 
-    async def perform(name, asked):
-        answer = await scene.perform(name, asked)
-        if name == "compare_image" and asked["image"]["becomes"] == becomes:
-            image = asked["image"]
-            blob, fence = scene.tools.image(image["destination"]), Fence(image["by"]["lease"], image["by"]["epoch"])
+    async def perform(name, request):
+        answer = await scene.perform(name, request)
+        if name == "compare_image" and request["image"]["becomes"] == becomes:
+            image = request["image"]
+            blob, fence = scene.tools.image(image["destination"]), Fence(image["actor"]["lease"], image["actor"]["epoch"])
             with pytest.raises(FencedError):
                 await scene.blobs.clear(blob, ByteRange(0, PAGE), fence)
             refused.append(blob)
@@ -212,10 +212,10 @@ async def test_a_head_that_was_adopted_is_never_discarded(scene):
     """The commit happened, its reply was lost for good: the run fails, but what the catalogue names stays."""
     driver = scene.driver()
 
-    async def perform(name, asked):
-        answer = await scene.perform(name, asked)
+    async def perform(name, request):
+        answer = await scene.perform(name, request)
         if name == "commit_point":
-            blob = scene.blobs.blobs[scene.tools.head(asked["transfer"]["destination"])]
+            blob = scene.blobs.blobs[scene.tools.head(request["transfer"]["destination"])]
             blob.metadata["pagekeeper_state"] = "verified"
             return {"fault": {**FINAL, "message": "the reply was lost"}, "value": None}
         return answer
@@ -235,16 +235,16 @@ async def test_a_head_that_was_adopted_is_never_discarded(scene):
 async def test_a_head_that_was_committed_is_never_discarded(scene, fields):
     """Though the catalogue names another one by then: it holds a restore point."""
 
-    def another_head(asked):
+    def another_head(request):
         row = scene.catalogue.rows["vm", "head"]
-        if asked["image"]["becomes"] == "head":
+        if request["image"]["becomes"] == "head":
             scene.catalogue.rows["vm", "head"] = replace(row, value=replace(row.value, head="vm/another"))
 
     driver = before_step(scene, "discard_image", another_head)
     inner = driver._perform
 
-    async def perform(name, asked):
-        answer = await inner(name, asked)
+    async def perform(name, request):
+        answer = await inner(name, request)
         lost = {"fault": {**FINAL, "message": "the reply was lost"}, "value": None}
         return lost if name == "commit_point" else answer
 
@@ -274,7 +274,7 @@ async def test_after_a_restore_no_head_is_leased(scene, fields):
 async def copied_only(scene):
     """A restore that died before it compared its disk: the image."""
     driver = await stopped_before(scene, "compare_image", adopt=False)
-    return next(asked for name, asked, _ in driver.calls if name == "open_image")
+    return next(request for name, request, _ in driver.calls if name == "open_image")
 
 
 @pytest.mark.parametrize("why", ["its restore has ended", "somebody else holds it"])
@@ -296,8 +296,8 @@ async def test_an_image_that_was_given_up_is_not_made_anew(scene):
     image = await copied_only(scene)
     assert (await scene.perform("discard_image", {"image": image}))["value"]["left"] == ""
 
-    for step, asked in (("open_image", image), ("compare_image", {"image": image, "full": True})):
-        assert (await scene.perform(step, asked))["fault"]["code"] == "NotOwner", step
+    for step, request in (("open_image", image), ("compare_image", {"image": image, "full": True})):
+        assert (await scene.perform(step, request))["fault"]["code"] == "NotOwner", step
         assert scene.blob(TARGET) is None
 
 
@@ -305,7 +305,7 @@ async def test_a_disk_of_unknown_origin_is_not_sealed(scene):
     """It carries nothing of the restore, and no snapshot of it is recorded: it may be anybody's."""
     driver = await stopped_before(scene, "seal_image")
     scene.blob(TARGET).metadata, lease = {}, scene.blob(TARGET).lease
-    (opened,) = [asked for name, asked, _ in driver.calls if name == "open_image" and asked["becomes"] == "disk"]
+    (opened,) = [request for name, request, _ in driver.calls if name == "open_image" and request["becomes"] == "disk"]
     answer = await scene.perform("seal_image", {"image": opened, "etag": scene.blob(TARGET).etag, "snapshots": True})
 
     assert "it is left alone" in answer["fault"]["message"]
@@ -315,7 +315,7 @@ async def test_a_disk_of_unknown_origin_is_not_sealed(scene):
 async def test_a_head_is_not_discarded_while_its_machine_is_to_be_settled(scene):
     """The ownership, which a commit needs, cannot be given up before: so a commit may still be under way."""
     driver = await stopped_before(scene, "commit_point")
-    (head,) = [asked for name, asked, _ in driver.calls if name == "open_image" and asked["becomes"] == "head"]
+    (head,) = [request for name, request, _ in driver.calls if name == "open_image" and request["becomes"] == "head"]
     owner = scene.head_row().owner
     assert scene.head_row().repoint
     answer = await scene.perform("discard_image", {"image": head})
@@ -328,20 +328,20 @@ async def test_a_head_is_not_discarded_while_its_machine_is_to_be_settled(scene)
 async def test_a_restore_that_gave_its_head_up_does_not_own_the_disk_again(scene):
     """Its ownership went with the head: a step that comes late would have both."""
     driver = await stopped_before(scene, "commit_point", adopt=True)
-    (head,) = [asked for name, asked, _ in driver.calls if name == "open_image" and asked["becomes"] == "head"]
-    asked = next(asked for name, asked, _ in driver.calls if name == "own_disk")
+    (head,) = [request for name, request, _ in driver.calls if name == "open_image" and request["becomes"] == "head"]
+    request = next(request for name, request, _ in driver.calls if name == "own_disk")
     assert (await scene.perform("discard_image", {"image": head}))["value"]["left"] == ""
     assert scene.head_row().owner is None
 
-    assert (await scene.perform("own_disk", asked))["fault"]["code"] == "NotOwner"
+    assert (await scene.perform("own_disk", request))["fault"]["code"] == "NotOwner"
     assert scene.head_row().owner is None
 
 
 async def test_a_head_of_another_run_is_not_adopted(scene):
     """By its mark; its version is the one that was proved."""
 
-    def another(asked):
-        scene.blobs.blobs[scene.tools.head(asked["transfer"]["destination"])].metadata["pagekeeper_run"] = AGAIN
+    def another(request):
+        scene.blobs.blobs[scene.tools.head(request["transfer"]["destination"])].metadata["pagekeeper_run"] = AGAIN
 
     with pytest.raises(RestoreFailedError, match="HeadAltered"):
         await scene.restore(scene.points()[0], driver=before_step(scene, "adopt_head", another), adopt=True)
@@ -351,11 +351,11 @@ async def test_a_head_of_another_run_is_not_adopted(scene):
 
 async def test_only_the_restore_itself_notes_its_failure(scene):
     driver = await stopped_before(scene, "compare_image")
-    by = next(asked for name, asked, _ in driver.calls if name == "open_image")["by"]
+    actor = next(request for name, request, _ in driver.calls if name == "open_image")["actor"]
     fault = {"code": "Unexpected", "message": "told", "retryable": False}
-    asked = {"by": by | {"lease": "00000000-0000-0000-0000-000000000009"}, "fault": fault}
+    request = {"actor": actor | {"lease": "00000000-0000-0000-0000-000000000009"}, "fault": fault}
 
-    assert (await scene.perform("note_failure", asked))["fault"]["code"] == "NotOwner"
+    assert (await scene.perform("record_failure", request))["fault"]["code"] == "NotOwner"
     assert scene.run_row(RUN).error is None
 
 
@@ -364,14 +364,14 @@ async def test_a_commit_that_hangs_makes_no_point_of_a_head_that_is_discarded(sc
     """Another delivery of it failed for good, so the restore fails and removes its head; right after that the hung one goes on."""
     commit, delete, hung = scene.catalogue.commit, scene.blobs.delete_own, []
 
-    async def hangs(*asked, **changed):
-        if asked[0] and not hung:
-            hung.append((asked, changed))
+    async def hangs(*request, **changed):
+        if request[0] and not hung:
+            hung.append((request, changed))
             raise AccessDeniedError("told")
-        return await commit(*asked, **changed)
+        return await commit(*request, **changed)
 
-    async def then_it_goes_on(*asked, **how):
-        await delete(*asked, **how)
+    async def then_it_goes_on(*request, **how):
+        await delete(*request, **how)
         with pytest.raises(RowChangedError):
             await commit(*hung[0][0], **hung[0][1])
 
@@ -391,9 +391,9 @@ async def test_a_pending_copy_that_cannot_be_watched_is_ended_and_removed(scene)
     scene.blobs.copies_held = True
     request = scene.restore_request(scene.points()[0])
     driver = failing(scene, "check_copy", FINAL)
-    asked = request.model_copy(update={"full_copy": "blob"}).model_dump(mode="json")
+    step_input = request.model_copy(update={"full_copy": "blob"}).model_dump(mode="json")
     with pytest.raises(RestoreFailedError, match=r"AccessDenied.*the unfinished disk was removed"):
-        await driver.run("restore_disk", asked, request.run)
+        await driver.run("restore_disk", step_input, request.run)
 
     assert scene.blob(TARGET) is None
 
@@ -402,12 +402,12 @@ async def test_work_beside_a_failed_one_ends_at_its_next_report(scene):
     """The machine's disk cannot be made: nobody goes on copying a head for it."""
     driver, inner, head = scene.driver(), scene.perform, []
 
-    async def perform(name, asked):
-        if name == "compare_image" and asked["image"]["becomes"] == "disk":
+    async def perform(name, request):
+        if name == "compare_image" and request["image"]["becomes"] == "disk":
             return {"fault": {**FINAL, "message": "told"}, "value": None}
-        if name in ("compare_image", "apply_shard") and asked["image"]["becomes"] == "head":
+        if name in ("compare_image", "apply_shard") and request["image"]["becomes"] == "head":
             head.append(name)
-        return await inner(name, asked)
+        return await inner(name, request)
 
     driver._perform = perform
     with pytest.raises(RestoreFailedError, match="told"):
@@ -421,10 +421,10 @@ async def test_the_promotion_does_not_disturb_what_the_run_shows(scene):
     """Phase and numbers are those of the machine's disk; the head beside it only gives signs of life."""
     driver, seen = scene.driver(), []
 
-    async def perform(name, asked):
+    async def perform(name, request):
         before = scene.run_row(RUN)
-        answer = await scene.perform(name, asked)
-        if name == "report_progress" and asked["beside"]:
+        answer = await scene.perform(name, request)
+        if name == "report_progress" and request["in_parallel"]:
             after = scene.run_row(RUN)
             seen.append((before.phase, after.phase))
             assert replace(after) == before
@@ -469,17 +469,17 @@ async def test_the_registration_beside_the_backups_moves_too(scene):
     """A rebuild brings the new source back, not the old one."""
     await scene.restore(scene.points()[0], **into())
 
-    assert f'"{TARGET}"' in scene.documents.texts["vm/policy.json"]
+    assert f'"{TARGET}"' in scene.documents.texts["vm/registration.json"]
 
 
 async def test_a_disk_whose_protection_was_stopped_is_not_taken_up_by_a_restore(scene):
-    row = scene.catalogue.rows["vm", "policy"]
-    stopped = Policy(**{**vars(row.value), "protected": False})
-    scene.catalogue._store(stopped, "policy")
+    row = scene.catalogue.rows["vm", "registration"]
+    stopped = Registration(**{**vars(row.value), "protected": False})
+    scene.catalogue._store(stopped, "registration")
     await scene.restore(scene.points()[0], **into(adopt=False))
 
     assert held(scene) == TARGET
-    assert scene.catalogue.rows["vm", "policy"].value == stopped
+    assert scene.catalogue.rows["vm", "registration"].value == stopped
     assert scene.head_row().repoint == ""
 
 
@@ -487,17 +487,17 @@ async def test_a_cancel_of_an_adoption_before_it_begins(scene):
     driver = before_step(scene, "report_progress", lambda _: None)
     inner = driver._perform
 
-    async def perform(name, asked):
-        if name == "report_progress" and asked["phase"] == "adopting":
+    async def perform(name, request):
+        if name == "report_progress" and request["phase"] == "adopting":
             await cancel(scene, RUN)
-        return await inner(name, asked)
+        return await inner(name, request)
 
     driver._perform = perform
     await scene.restore(scene.points()[0], driver=driver, adopt=True)
 
     assert scene.run_row(RUN).state == "Canceled"
     assert len(scene.points()) == 3
-    assert scene.catalogue.rows["vm", "policy"].value.source == scene.source().url
+    assert scene.catalogue.rows["vm", "registration"].value.source == scene.source().url
 
 
 async def test_a_cancel_while_it_waits_for_the_disk(scene):
@@ -506,10 +506,10 @@ async def test_a_cancel_while_it_waits_for_the_disk(scene):
     machine = scene.machines.machines[VM]
     driver = scene.driver()
 
-    async def perform(name, asked):
-        if name == "report_progress" and asked["phase"] == "queued":
+    async def perform(name, request):
+        if name == "report_progress" and request["phase"] == "queued":
             await cancel(scene, RUN)
-        return await scene.perform(name, asked)
+        return await scene.perform(name, request)
 
     driver._perform = perform
     await scene.restore(scene.points()[0], driver=driver, **into())
@@ -528,9 +528,9 @@ async def test_a_cancel_before_the_first_move_leaves_the_machine_as_it_was(scene
     machine = scene.machines.machines[VM]
     driver = scene.driver()
 
-    async def perform(name, asked):
-        answer = await scene.perform(name, asked)
-        if name == "remember_machine":
+    async def perform(name, request):
+        answer = await scene.perform(name, request)
+        if name == "store_change":
             await cancel(scene, RUN)
         return answer
 
@@ -547,16 +547,16 @@ async def test_a_delivery_that_fails_once_the_machine_has_its_disk(scene):
     """The restore failed, but the machine writes to the new disk: the registration follows it, there and then."""
     driver = scene.driver()
 
-    async def perform(name, asked):
-        if name == "report_progress" and asked["phase"] == "promoting" and held(scene) == TARGET:
+    async def perform(name, request):
+        if name == "report_progress" and request["phase"] == "promoting" and held(scene) == TARGET:
             return {"fault": {**FINAL, "message": "out of order"}, "value": None}
-        return await scene.perform(name, asked)
+        return await scene.perform(name, request)
 
     driver._perform = perform
     with pytest.raises(RestoreFailedError, match=r"out of order.*uses the new disk.*backups go on with the new disk"):
         await scene.restore(scene.points()[0], driver=driver, **into())
 
-    assert scene.catalogue.rows["vm", "policy"].value.source == TARGET
+    assert scene.catalogue.rows["vm", "registration"].value.source == TARGET
     assert scene.head_row().repoint == ""
     await scene.back_up()
     sane(scene)
@@ -566,8 +566,8 @@ async def test_a_cancel_just_after_the_machine_has_its_disk_is_too_late_for_it(s
     """It keeps the new disk, and backups follow it, in full: the promotion beside it was canceled."""
     driver = scene.driver()
 
-    async def perform(name, asked):
-        answer = await scene.perform(name, asked)
+    async def perform(name, request):
+        answer = await scene.perform(name, request)
         if name == "move_machine" and answer["value"]["done"]:
             await cancel(scene, RUN)
         return answer
@@ -596,10 +596,10 @@ async def test_a_move_that_shows_no_effect_is_waited_for_and_asks_for_attention(
     scene.machines.put_disk = put_disk
     driver = scene.driver()
 
-    async def perform(name, asked):
-        if name == "report_progress" and asked["attention"]:
-            words.append(asked["attention"])
-        return await scene.perform(name, asked)
+    async def perform(name, request):
+        if name == "report_progress" and request["attention"]:
+            words.append(request["attention"])
+        return await scene.perform(name, request)
 
     driver._perform = perform
     await scene.restore(scene.points()[0], driver=driver, **into())
@@ -632,14 +632,14 @@ async def test_a_restore_that_lost_the_disk_stops_changing_the_machine(scene):
     """The host was down for long, a backup took the disk over and settled the machine: what wakes up then ends."""
     contents, driver, done = contents_of(scene), scene.driver(), []
 
-    async def perform(name, asked):
+    async def perform(name, request):
         if name == "move_machine" and len(done) == 1:
             done.append(True)
             scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
             await scene.back_up()
         if name == "move_machine" and not done:
             done.append(True)
-        return await scene.perform(name, asked)
+        return await scene.perform(name, request)
 
     driver._perform = perform
     with pytest.raises(RestoreFailedError, match="NotOwner"):
@@ -670,15 +670,15 @@ async def test_a_managed_disk_of_that_name_that_is_not_ours_or_failed(scene):
 @pytest.mark.parametrize(("size_gb", "kept"), [(1, 1), (2, None), (None, None)])
 async def test_the_size_in_the_model_is_kept_when_it_is_the_disks(scene, size_gb, kept):
     from backup_core.activities.machines import change_of  # noqa: PLC0415
-    from backup_core.steps.messages import RunRef  # noqa: PLC0415
-    from backup_core.steps.restore import RememberMachine, SlotRef  # noqa: PLC0415
+    from backup_core.steps.messages import Actor  # noqa: PLC0415
+    from backup_core.steps.restore import SlotRef, StoreChange  # noqa: PLC0415
 
     machine = scene.machines.machines[VM]
     disks = tuple(replace(disk, size_gb=size_gb) if disk.lun == 0 else disk for disk in machine.disks)
-    by = RunRef(disk="vm", run=RUN, lease="l", epoch=1, source=scene.source().url)
-    asked = RememberMachine(
-        by=by, slot=SlotRef(vm=VM, lun=0), expected=scene.source().url, target=f"{SOURCE}/vhds/n.vhd", managed_disk="", size=GIB + PAGE,
+    actor = Actor(disk="vm", run=RUN, lease="l", epoch=1, source=scene.source().url)
+    request = StoreChange(
+        actor=actor, slot=SlotRef(vm=VM, lun=0), expected=scene.source().url, target=f"{SOURCE}/vhds/n.vhd", managed_disk="", size=GIB + PAGE,
         stop_vm=False,
     )  # fmt: skip
 
-    assert change_of(asked, Slot(VM, 0), replace(machine, disks=disks)).new.size_gb == kept
+    assert change_of(request, Slot(VM, 0), replace(machine, disks=disks)).new.size_gb == kept

@@ -34,11 +34,11 @@ UNDONE = {
     "compare_image",
     "own_disk",
     "seal_image",
-    "remember_machine",
+    "store_change",
 }
 
 
-@pytest.mark.parametrize("step", [step for step in ALL if step != "settle_change"])
+@pytest.mark.parametrize("step", [step for step in ALL if step != "close_change"])
 async def test_a_restore_that_dies_is_put_right_by_the_next_backup(scene, step):
     """Terminated in the portal before any of its steps: the machine has one of its disks, backups are of that one."""
     contents = contents_of(scene)
@@ -107,21 +107,21 @@ async def test_every_phase_can_be_canceled(scene, step):
     contents = contents_of(scene)
     driver, asked_for = scene.driver(), []
 
-    async def perform(name, asked):
+    async def perform(name, request):
         if name == step and not asked_for:
             asked_for.append((await cancel(scene, RUN))[0])
-        return await scene.perform(name, asked)
+        return await scene.perform(name, request)
 
     driver._perform = perform
     await scene.restore(scene.points()[0], driver=driver, **into())
 
     row = scene.run_row(RUN)
     late = {"adopt_head", "take_backup_snapshot", "commit_point", "finish_restore"}
-    assert row.state == ("Succeeded" if step in late | {"settle_change"} else "Canceled")
+    assert row.state == ("Succeeded" if step in late | {"close_change"} else "Canceled")
     everything_kept(scene, contents)
     assert scene.rows("pin!") == []
     assert (scene.head_row().owner, scene.head_row().repoint) == (None, "")
-    assert scene.catalogue.rows["vm", "policy"].value.source == held(scene)
+    assert scene.catalogue.rows["vm", "registration"].value.source == held(scene)
     if row.state == "Canceled":
         assert held(scene) == scene.source().url
         assert row.error.code == "Canceled"
@@ -136,12 +136,12 @@ async def test_every_phase_can_be_canceled(scene, step):
 async def test_a_cancel_between_the_changes_of_the_machine_puts_the_old_disk_back(scene, count):
     driver, left = scene.driver(), [count]
 
-    async def perform(name, asked):
-        if name == "move_machine" and asked["goal"] == "new":
+    async def perform(name, request):
+        if name == "move_machine" and request["goal"] == "new":
             left[0] -= 1
             if left[0] == 0:
                 await cancel(scene, RUN)
-        return await scene.perform(name, asked)
+        return await scene.perform(name, request)
 
     driver._perform = perform
     await scene.restore(scene.points()[0], driver=driver, **into())
@@ -157,12 +157,12 @@ async def test_a_cancel_while_the_head_is_promoted_after_the_machine_has_its_dis
     """The machine keeps the new disk, backups follow it; only the increment is given up."""
     driver, done = scene.driver(), []
 
-    async def perform(name, asked):
-        if name == "compare_image" and asked["image"]["becomes"] == "head" and held(scene) == TARGET and not done:
+    async def perform(name, request):
+        if name == "compare_image" and request["image"]["becomes"] == "head" and held(scene) == TARGET and not done:
             done.append(True)
             await cancel(scene, RUN)
-        answer = await scene.perform(name, asked)
-        if name == "report_progress" and asked["beside"] and done:
+        answer = await scene.perform(name, request)
+        if name == "report_progress" and request["in_parallel"] and done:
             answer["value"]["cancel"] = True
         return answer
 
@@ -181,9 +181,9 @@ async def test_every_step_twice(scene):
     """Each delivery of a step finds what an earlier one did."""
     driver = scene.driver()
 
-    async def twice(name, asked):
-        first = await scene.perform(name, asked)
-        second = await scene.perform(name, asked)
+    async def twice(name, request):
+        first = await scene.perform(name, request)
+        second = await scene.perform(name, request)
         return first if name in ("move_machine", "fence_machine") and second["fault"] else second
 
     driver._perform = twice
@@ -203,9 +203,9 @@ async def test_every_step_late(scene):
     await scene.back_up()
     before = (scene.dump(with_runs=True), scene.machines.machines[VM])
     calls = list(done.calls)
-    assert {name for name, *_ in calls} >= set(ALL) - {"settle_change"}
-    for name, asked, _ in calls:
-        answer = await scene.perform(name, asked)
+    assert {name for name, *_ in calls} >= set(ALL) - {"close_change"}
+    for name, request, _ in calls:
+        answer = await scene.perform(name, request)
         if name not in ("begin_restore", "finish_restore"):
             # Told as such: the versions and leases that would refuse it too are the second line.
             assert answer["fault"]["code"] == ("RestorePointUnavailable" if name == "own_disk" else "NotOwner"), name
@@ -237,7 +237,7 @@ async def test_a_delivery_that_hung_decides_nothing_on_what_it_sees_later(scene)
     state it was asked to change.
     """
     driver = await stopped_before(scene, "move_machine", 2)
-    (asked,) = [asked for name, asked, _ in driver.calls if name == "move_machine"]
+    (request,) = [request for name, request, _ in driver.calls if name == "move_machine"]
     head = scene.catalogue.head
 
     async def hangs(disk):
@@ -248,7 +248,7 @@ async def test_a_delivery_that_hung_decides_nothing_on_what_it_sees_later(scene)
         return row
 
     scene.catalogue.head = hangs
-    answer = await scene.perform("move_machine", asked)
+    answer = await scene.perform("move_machine", request)
 
     assert answer["fault"]["code"] == "MachineChanged"
     sane(scene)
@@ -269,10 +269,10 @@ async def test_the_delivery_is_terminated_in_the_portal(scene):
         except StopIteration as stop:
             return stop.value
 
-    async def perform(name, asked):
-        if name in ("move_machine", "fence_machine", "look_at_machine"):
+    async def perform(name, request):
+        if name in ("move_machine", "fence_machine", "inspect_machine"):
             moves.append(name)
-        return await scene.perform(name, asked)
+        return await scene.perform(name, request)
 
     driver._perform = perform
     driver.orchestrators = driver.orchestrators | {"deliver_disk": deliver}

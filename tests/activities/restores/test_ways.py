@@ -32,8 +32,8 @@ async def test_into_the_machine_and_on_with_an_increment(scene):
     assert (machine.at(0).caching, machine.at(0).name) == ("ReadOnly", "vm-disk")
     assert restored.lease.startswith(VM)
     assert scene.blob(scene.source().url).lease == ""
-    policy = scene.catalogue.rows["vm", "policy"].value
-    assert policy.source == TARGET
+    registration = scene.catalogue.rows["vm", "registration"].value
+    assert registration.source == TARGET
     assert scene.claims() == {TARGET: "vm"}
     newest = scene.points()[-1]
     assert (newest.kind, newest.source, newest.generation) == ("restored", TARGET, scene.head_row().epoch)
@@ -57,12 +57,12 @@ async def test_into_the_machine_and_on_with_an_increment(scene):
 
 async def test_without_repoint_and_adopt_nothing_of_the_protection_changes(scene):
     """The schedule goes on protecting the live disk: what is written to it is in the next point, an increment."""
-    before = (scene.catalogue.rows["vm", "policy"].value, scene.head_row(), scene.claims())
+    before = (scene.catalogue.rows["vm", "registration"].value, scene.head_row(), scene.claims())
     point = scene.points()[0]
     await scene.restore(point)
 
     assert scene.blob(TARGET).content() == scene.content(point)
-    assert (scene.catalogue.rows["vm", "policy"].value, scene.head_row(), scene.claims()) == before
+    assert (scene.catalogue.rows["vm", "registration"].value, scene.head_row(), scene.claims()) == before
     assert (scene.blob(TARGET).snapshots, scene.blob(TARGET).metadata, scene.blob(TARGET).lease) == ({}, {}, "")
     scene.write(9, 90)
     await scene.back_up()
@@ -79,7 +79,7 @@ async def test_adopt_without_repoint(scene):
     await scene.restore(point, adopt=True)
 
     assert held(scene) == scene.source().url
-    assert scene.catalogue.rows["vm", "policy"].value.source == TARGET
+    assert scene.catalogue.rows["vm", "registration"].value.source == TARGET
     scene.blobs.poke(next(at for at in scene.blobs.blobs if at.url == TARGET), 0, [b"\x11" * PAGE])
     await scene.back_up()
     assert [one.kind for one in scene.points()[-2:]] == ["restored", "incremental"]
@@ -96,7 +96,7 @@ async def test_an_os_disk(scene):
 
     machine = scene.machines.machines[VM]
     assert (held(scene, None), machine.power, machine.at(None).name) == (TARGET, "running", "vm-disk")
-    assert scene.asked["deallocate"] == scene.asked["start"] == 1
+    assert scene.port_calls["deallocate"] == scene.port_calls["start"] == 1
     assert scene.run_row(RUN).state == "Succeeded"
 
 
@@ -108,14 +108,14 @@ async def test_a_machine_that_was_off_is_not_started(scene, power):
     await scene.restore(scene.points()[0], **into(None))
 
     assert held(scene, None) == TARGET
-    assert scene.asked["start"] == 0
+    assert scene.port_calls["start"] == 0
     assert scene.run_row(RUN).state == "Succeeded"
 
 
 async def test_stop_vm_stops_the_machine_for_a_data_disk(scene):
     await scene.restore(scene.points()[0], **into(stop_vm=True))
 
-    assert scene.asked["deallocate"] == scene.asked["start"] == 1
+    assert scene.port_calls["deallocate"] == scene.port_calls["start"] == 1
     assert (held(scene), scene.machines.machines[VM].power) == (TARGET, "running")
 
 
@@ -124,12 +124,12 @@ async def test_a_machine_whose_changes_take_their_time(scene):
     scene.machines.slow = True
     driver, looks = scene.driver(), []
 
-    async def perform(name, asked):
+    async def perform(name, request):
         if name == "move_machine":
             looks.append(name)
             if len(looks) % 3 == 0:
                 scene.machines.finish(VM)
-        return await scene.perform(name, asked)
+        return await scene.perform(name, request)
 
     driver._perform = perform
     await scene.restore(scene.points()[0], driver=driver, **into())
@@ -175,7 +175,7 @@ async def test_a_disk_whose_source_and_registration_are_gone(scene):
     point = scene.points()[0]
     scene.machines.machines.clear()
     del scene.blobs.blobs[scene.source()]
-    del scene.catalogue.rows["vm", "policy"]
+    del scene.catalogue.rows["vm", "registration"]
     scene.catalogue.claimed.clear()
     await scene.restore(point, target=f"{OTHER}/vhds/back.vhd")
 
@@ -204,8 +204,8 @@ async def test_a_managed_disk_takes_the_place_of_another(scene):
     assert held(scene) == new
     assert (scene.machines.disks[new].run, scene.machines.disks[new].sku) == (RUN, "Premium_LRS")
     assert scene.machines.machines[VM].at(0).name == "new"
-    policy = scene.catalogue.rows["vm", "policy"].value
-    assert "managed disks are not backed up" in policy.unprotected
+    registration = scene.catalogue.rows["vm", "registration"].value
+    assert "managed disks are not backed up" in registration.unprotected
     assert "NOT backed up" in on(scene).end
     with pytest.raises(BackupFailedError, match=r"NotProtected.*managed disks are not backed up"):
         await scene.back_up(run="vm.20260103T000000Z.timer")
@@ -289,10 +289,10 @@ async def test_a_disk_that_comes_in_between_where_azure_ignores_the_condition(sc
 async def test_by_copy_blob(scene):
     """Both copies by the service: no page through plans, sizes and status looked at, content compared."""
     request, driver = scene.restore_request(scene.points()[0], **into()), scene.driver()
-    asked = request.model_copy(update={"full_copy": "blob"}).model_dump(mode="json")
-    await driver.run("restore_disk", asked, request.run)
+    step_input = request.model_copy(update={"full_copy": "blob"}).model_dump(mode="json")
+    await driver.run("restore_disk", step_input, request.run)
 
-    assert scene.asked["start_copy"] == 2
+    assert scene.port_calls["start_copy"] == 2
     assert "apply_shard" not in names(driver)
     assert scene.blob(TARGET).content() == scene.content(scene.points()[0])
     assert "copy_blob" in {name for name, *_ in driver.calls} or driver.executions >= 6
@@ -309,8 +309,8 @@ async def test_the_tier_somebody_chose_is_kept(scene):
 
 async def test_samples_by_setting(scene):
     request, driver = scene.restore_request(scene.points()[0]), scene.driver()
-    asked = request.model_copy(update={"verification": "sampled"}).model_dump(mode="json")
-    await driver.run("restore_disk", asked, request.run)
+    step_input = request.model_copy(update={"verification": "sampled"}).model_dump(mode="json")
+    await driver.run("restore_disk", step_input, request.run)
 
     assert [one["full"] for name, one, _ in driver.calls if name == "compare_image"] == [False]
 
@@ -319,10 +319,10 @@ async def test_the_vm_does_not_wait_for_the_promotion(scene):
     """While the new head is still being copied, the machine has its disk already."""
     driver, seen = scene.driver(), []
 
-    async def perform(name, asked):
-        if name == "compare_image" and asked["image"]["becomes"] == "head":
+    async def perform(name, request):
+        if name == "compare_image" and request["image"]["becomes"] == "head":
             seen.append(held(scene))
-        return await scene.perform(name, asked)
+        return await scene.perform(name, request)
 
     driver._perform = perform
     await scene.restore(scene.points()[0], driver=driver, **into())
@@ -361,9 +361,9 @@ async def test_a_restore_into_the_machine_waits_for_a_backup_at_work(scene):
     backup = await stop_before(scene, "verify_head")
     driver, waited = scene.driver(), []
 
-    async def perform(name, asked):
-        answer = await scene.perform(name, asked)
-        if name == "report_progress" and asked["phase"] == "queued":
+    async def perform(name, request):
+        answer = await scene.perform(name, request)
+        if name == "report_progress" and request["phase"] == "queued":
             waited.append(on(scene).attention)
             assert scene.blob(TARGET).content() == scene.content(scene.points()[0])
             assert held(scene) == scene.source().url
@@ -393,12 +393,12 @@ async def test_a_backup_during_a_restore_is_allowed_until_adopt(scene):
     """Its point is newer than the restored one's source; the adoption comes after it all the same."""
     driver, done = scene.driver(), []
 
-    async def perform(name, asked):
+    async def perform(name, request):
         if name == "compare_image" and not done:
             done.append(True)
             scene.write(8, 88)
             await scene.back_up()
-        return await scene.perform(name, asked)
+        return await scene.perform(name, request)
 
     driver._perform = perform
     await scene.restore(scene.points()[0], driver=driver, **into())
@@ -411,10 +411,10 @@ async def test_a_backup_during_a_restore_is_allowed_until_adopt(scene):
 async def test_a_backup_while_the_machine_is_changed_is_skipped(scene):
     driver, outputs = scene.driver(), []
 
-    async def perform(name, asked):
+    async def perform(name, request):
         if name == "move_machine" and not outputs:
             outputs.append((await scene.back_up()).output)
-        return await scene.perform(name, asked)
+        return await scene.perform(name, request)
 
     driver._perform = perform
     await scene.restore(scene.points()[0], driver=driver, **into())
@@ -427,10 +427,10 @@ async def test_two_restores_into_one_machine_at_once(scene):
     """The second finds the machine with another disk than the one it was asked to replace: it changes nothing."""
     driver, other = scene.driver(), f"{SOURCE}/vhds/other-restored.vhd"
 
-    async def perform(name, asked):
+    async def perform(name, request):
         if name == "own_disk" and held(scene) == scene.source().url:
             await scene.restore(scene.points()[1], run=AGAIN, target=other, **into())
-        return await scene.perform(name, asked)
+        return await scene.perform(name, request)
 
     driver._perform = perform
     with pytest.raises(
@@ -439,7 +439,7 @@ async def test_two_restores_into_one_machine_at_once(scene):
         await scene.restore(scene.points()[0], driver=driver, **into())
 
     assert held(scene) == other
-    assert scene.catalogue.rows["vm", "policy"].value.source == other
+    assert scene.catalogue.rows["vm", "registration"].value.source == other
     assert scene.run_row(AGAIN).state == "Succeeded"
     assert scene.rows("pin!") == []
     assert scene.head_row().owner is None
@@ -449,10 +449,10 @@ async def test_two_adoptions_at_once(scene):
     """The one that comes later finds the disk with another source: it changes nothing."""
     driver, other = scene.driver(), f"{SOURCE}/vhds/other-restored.vhd"
 
-    async def perform(name, asked):
+    async def perform(name, request):
         if name == "own_disk" and scene.claims() == {scene.source().url: "vm"}:
             await scene.restore(scene.points()[1], run=AGAIN, target=other, adopt=True)
-        return await scene.perform(name, asked)
+        return await scene.perform(name, request)
 
     driver._perform = perform
     with pytest.raises(RestoreFailedError, match="SourceMoved"):
@@ -479,12 +479,12 @@ async def test_retention_leaves_the_point_alone_while_it_is_restored(scene):
     driver, done = scene.driver(), []
     first = scene.points()[0]
 
-    async def perform(name, asked):
+    async def perform(name, request):
         if name == "compare_image" and not done:
             done.append(True)
             await scene.back_up()
             assert first.point in [point.point for point in scene.points()]
-        return await scene.perform(name, asked)
+        return await scene.perform(name, request)
 
     driver._perform = perform
     await scene.restore(first, driver=driver)

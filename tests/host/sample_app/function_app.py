@@ -19,49 +19,49 @@ def note(text: str) -> None:
 
 
 @app.activity_trigger(input_name="asked")
-async def square(asked: dict) -> int:
-    note(f"square {asked['n']}")
-    await asyncio.sleep(asked.get("seconds", 0))
-    if asked.get("fail"):
-        raise ValueError(f"cannot square {asked['n']}")
-    return asked["n"] ** 2
+async def square(request: dict) -> int:
+    note(f"square {request['n']}")
+    await asyncio.sleep(request.get("seconds", 0))
+    if request.get("fail"):
+        raise ValueError(f"cannot square {request['n']}")
+    return request["n"] ** 2
 
 
 @app.activity_trigger(input_name="asked")
-def slow_square(asked: dict) -> int:
-    note(f"slow_square {asked['n']}")
-    return asked["n"] ** 2
+def slow_square(request: dict) -> int:
+    note(f"slow_square {request['n']}")
+    return request["n"] ** 2
 
 
 @app.activity_trigger(input_name="asked")
-def flaky(asked: dict) -> int:
+def flaky(request: dict) -> int:
     with open(LOG) as log:
-        seen = log.read().count(f"flaky {asked['key']}\n")
-    note(f"flaky {asked['key']}")
-    if seen < asked["failures"]:
+        seen = log.read().count(f"flaky {request['key']}\n")
+    note(f"flaky {request['key']}")
+    if seen < request["failures"]:
         raise RuntimeError(f"attempt {seen + 1} fails")
     return seen + 1
 
 
 @app.activity_trigger(input_name="asked")
-def echo(asked: dict) -> str:
-    note(f"echo {asked['text']}")
-    return asked["text"]
+def echo(request: dict) -> str:
+    note(f"echo {request['text']}")
+    return request["text"]
 
 
 @app.activity_trigger(input_name="asked")
-async def worker(asked: dict) -> int:
+async def worker(request: dict) -> int:
     """The process it ran in."""
-    note(f"worker {asked['n']} {os.getpid()}")
-    await asyncio.sleep(asked["seconds"])
+    note(f"worker {request['n']} {os.getpid()}")
+    await asyncio.sleep(request["seconds"])
     return os.getpid()
 
 
 @app.orchestration_trigger(context_name="context")
 def workers(context):
     """The processes of its activities, and of its last episode."""
-    asked = context.get_input()
-    tasks = [context.call_activity("worker", {"n": n, "seconds": asked.get("seconds", 0)}) for n in range(asked["count"])]
+    request = context.get_input()
+    tasks = [context.call_activity("worker", {"n": n, "seconds": request.get("seconds", 0)}) for n in range(request["count"])]
     return [*(yield context.task_all(tasks)), os.getpid()]
 
 
@@ -74,14 +74,14 @@ def stamped(context):
 @app.orchestration_trigger(context_name="context")
 def starts(context):
     """Starts the child that it is asked for, under the id that it is asked for."""
-    asked = context.get_input()
-    return (yield context.call_sub_orchestrator(asked["child"], asked["input"], asked["id"]))
+    request = context.get_input()
+    return (yield context.call_sub_orchestrator(request["child"], request["input"], request["id"]))
 
 
 @app.orchestration_trigger(context_name="context")
 def fan_out(context):
-    asked = context.get_input()
-    tasks = [context.call_activity("square", {"n": n, "seconds": asked.get("seconds", 0)}) for n in range(asked["count"])]
+    request = context.get_input()
+    tasks = [context.call_activity("square", {"n": n, "seconds": request.get("seconds", 0)}) for n in range(request["count"])]
     context.set_custom_status({"phase": "out"})
     squares = yield context.task_all(tasks)
     context.set_custom_status({"phase": "in"})
@@ -103,10 +103,10 @@ def rounds(context):
 
 @app.orchestration_trigger(context_name="context")
 def child(context):
-    asked = context.get_input()
-    if asked["n"] < 0:
+    request = context.get_input()
+    if request["n"] < 0:
         raise ValueError("negative")
-    squared = yield context.call_activity("square", {"n": asked["n"]})
+    squared = yield context.call_activity("square", {"n": request["n"]})
     return squared
 
 
@@ -182,8 +182,8 @@ async def tick(timer: func.TimerRequest) -> None:
 @app.route(route="start/{name}/{instance?}", methods=["POST"])
 @app.durable_client_input(client_name="client")
 async def start(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
-    asked = req.get_json() if req.get_body() else None
-    instance = await client.start_new(req.route_params["name"], req.route_params.get("instance"), asked)
+    request = req.get_json() if req.get_body() else None
+    instance = await client.start_new(req.route_params["name"], req.route_params.get("instance"), request)
     return client.create_check_status_response(req, instance)
 
 

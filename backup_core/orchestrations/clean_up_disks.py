@@ -8,34 +8,34 @@ from backup_core.domain.identity import lease_id
 from backup_core.domain.shown import NAMED_MAX, named
 from backup_core.orchestrations.calls import Flow, Retries, attempt, call, show
 from backup_core.steps.housekeeping import (
-    LIST_KEPT,
-    TIDY_DISK,
-    TIDY_REBUILDS,
-    HouseRequest,
-    KeptPage,
-    Tidied,
-    Tidy,
-    TidyRebuilds,
+    CLEAN_UP_DISK,
+    CLEAN_UP_REBUILDS,
+    LIST_BACKED_UP_DISKS,
+    CleanUpDisk,
+    CleanUpRebuilds,
+    CleanupRequest,
+    CleanupResult,
+    DiskPage,
 )
 
 if TYPE_CHECKING:
     from backup_core.orchestrations.calls import Context
 
-NAME = "keep_house"
+NAME = "clean_up_disks"
 SIDE_BY_SIDE = 8
 ROUNDS_MAX = 10
 """Calls for one disk in one night; what is left after them is removed in the next."""
 
 
-class HouseFailedError(Exception):
+class CleanupFailedError(Exception):
     """Leftovers of at least one disk could not be removed; the others went on. The text names them."""
 
 
-def keep_house(context: Context) -> Flow[dict[str, Any] | None]:
+def clean_up_disks(context: Context) -> Flow[dict[str, Any] | None]:
     """The orchestrator. Returns what went; raises when a disk failed, after all were looked at."""
-    request = HouseRequest.model_validate(context.get_input())
+    request = CleanupRequest.model_validate(context.get_input())
     failed = list(request.failed)
-    page = yield from call(context, LIST_KEPT, KeptPage(after=request.after), Retries())
+    page = yield from call(context, LIST_BACKED_UP_DISKS, DiskPage(after=request.after), Retries())
     show(context, {"disks": len(page.disks), "after": request.after, "failed": len(failed)})
     gone = 0
     for first in range(0, len(page.disks), SIDE_BY_SIDE):
@@ -46,31 +46,33 @@ def keep_house(context: Context) -> Flow[dict[str, Any] | None]:
         again = request.model_copy(update={"after": page.disks[-1], "failed": failed[:NAMED_MAX]})
         context.continue_as_new(again.model_dump(mode="json"))
         return None
-    (outcome,) = yield from attempt(context, TIDY_REBUILDS, [TidyRebuilds(run_days=request.run_days)])
+    (outcome,) = yield from attempt(context, CLEAN_UP_REBUILDS, [CleanUpRebuilds(run_days=request.run_days)])
     if outcome.fault:
         failed.append(f"of rebuilds: {outcome.fault.code}: {outcome.fault.message}")
     if failed:
         message = f"leftovers of {len(failed)} disks could not be removed: {named(failed)}"
-        raise HouseFailedError(message)
+        raise CleanupFailedError(message)
     return {"removed": gone}
 
 
 def _tidied(context: Context, disks: list[str], run_days: int) -> Flow[tuple[int, list[str]]]:
     """Call for each disk until nothing is left of it; how much went, and what failed."""
     gone, faults = 0, []
-    by = context.instance_id
-    open_ = {disk: Tidy(disk=disk, by=by, lease=lease_id(by, "tidy", disk), run_days=run_days) for disk in disks}
+    actor = context.instance_id
+    open_ = {
+        disk: CleanUpDisk(disk=disk, actor=actor, lease=lease_id(actor, "tidy", disk), run_days=run_days) for disk in disks
+    }
     for _ in range(ROUNDS_MAX):
-        outcomes = yield from attempt(context, TIDY_DISK, list(open_.values()))
-        again: dict[str, Tidy] = {}
-        for (disk, asked), outcome in zip(open_.items(), outcomes, strict=True):
+        outcomes = yield from attempt(context, CLEAN_UP_DISK, list(open_.values()))
+        again: dict[str, CleanUpDisk] = {}
+        for (disk, request), outcome in zip(open_.items(), outcomes, strict=True):
             if outcome.fault:
                 faults.append(f"{disk}: {outcome.fault.code}: {outcome.fault.message}")
                 continue
-            tidied = Tidied.model_validate(outcome.value)
+            tidied = CleanupResult.model_validate(outcome.value)
             gone += sum(tidied.model_dump(exclude={"more"}).values())
             if tidied.more:
-                again[disk] = asked
+                again[disk] = request
         open_ = again
         if not open_:
             break
