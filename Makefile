@@ -30,7 +30,7 @@ up: $(READY)
 SEEDS ?= 5000
 FIRST ?= 0
 simulate: $(READY)
-	@$(BIN)/python -m devhost simulate --seeds $(SEEDS) --first $(FIRST) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.simulator --seeds $(SEEDS) --first $(FIRST) $(if $(SEED),--seed $(SEED))
 
 REQUESTS ?= 50000
 fuzz: $(READY)
@@ -43,7 +43,7 @@ record: $(READY)
 	@$(BIN)/python -m tests.orchestrations.histories
 
 bench: $(READY)
-	@$(BIN)/python -m devhost bench $(if $(SHORT),--short)
+	@$(BIN)/python -m bench $(if $(SHORT),--short)
 
 # A worker per core, each with a platform of its own; one that has nothing left to do takes tests over from another.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
@@ -61,7 +61,7 @@ style: $(READY)
 
 lint: style
 	@$(BIN)/lint-imports
-	@$(BIN)/bandit -q -ll -c pyproject.toml -r backup_core function_app.py devhost tools -x devhost/emulator
+	@$(BIN)/bandit -q -ll -c pyproject.toml -r backup_core function_app.py bench devhost tools tests/doubles tests/simulator -x devhost/emulator
 	@$(BIN)/python tools/audit.py
 
 cloud: $(READY)

@@ -10,12 +10,12 @@ import azure.functions as func
 
 from backup_core import bootstrap, settings
 from backup_core.activities.runner import run_step
-from backup_core.activities.watch import watch
 from backup_core.api.context import Api, respond
 from backup_core.api.http import Answer, Request, Start, cannot_start
 from backup_core.api.routes import ROUTES, Route
 from backup_core.domain.naming import cleanup_instance_id, fleet_instance_id
 from backup_core.domain.windows import window_fired
+from backup_core.operations.watch import watch
 from backup_core.orchestrations import backup_fleet, clean_up_disks
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.steps import STEPS
@@ -50,7 +50,7 @@ def activity(step: Step[Any, Any], name: str) -> None:
         return await run_step(step, SERVICES.tools_for, request, SERVICES.stores)
 
     perform.__name__ = name
-    app.activity_trigger(input_name="asked")(perform)
+    app.activity_trigger(input_name="request")(perform)
 
 
 for step in STEPS:

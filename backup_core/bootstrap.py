@@ -19,9 +19,6 @@ from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
 from azure.mgmt.compute.aio import ComputeManagementClient
 from azure.storage.blob.aio import BlobServiceClient, ExponentialRetry
 
-from backup_core.activities.claims import claim_container
-from backup_core.activities.copying import Copying
-from backup_core.activities.tools import Limits, Tools
 from backup_core.adapters.answers import code_of
 from backup_core.adapters.authority import Authority, BearerAuthority, KeyAuthority, SharedSasAuthority
 from backup_core.adapters.catalogue import TableCatalogue
@@ -36,6 +33,9 @@ from backup_core.api.context import Api
 from backup_core.domain.errors import AccessDeniedError, BackupError
 from backup_core.domain.identity import Deployment, catalogue_name
 from backup_core.domain.naming import account_name
+from backup_core.protocol.claims import claim_container
+from backup_core.protocol.copy_route import Copying
+from backup_core.protocol.tools import Limits, Tools
 from backup_core.steps.messages import Duty
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
-from backup_core.activities.copying import CopyMode
 from backup_core.domain.naming import ACCOUNT_ID, GROUP_ID, account_name
 from backup_core.domain.ncrontab import parse
 from backup_core.domain.windows import next_window
+from backup_core.protocol.copy_route import CopyMode
 from backup_core.steps.copying import FullCopy, Verification
 
 IDENTITIES = (

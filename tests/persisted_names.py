@@ -17,8 +17,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from azure.data.tables import EntityProperty
 from pydantic import BaseModel
 
-from backup_core.activities.claims import CLAIM
-from backup_core.activities.proof import ImageEnd
 from backup_core.activities.shards import Cursor
 from backup_core.adapters.catalogue import TableCatalogue
 from backup_core.api.openapi import document
@@ -42,12 +40,14 @@ from backup_core.domain.rebuild import Found, Rebuild
 from backup_core.domain.records import Head, Pin, Registration, RequestKey, RestorePoint, Run, Versioned
 from backup_core.domain.repoint import Change
 from backup_core.orchestrations.registry import ORCHESTRATORS
+from backup_core.protocol.claims import CLAIM
+from backup_core.protocol.proofs import ImageEnd
 from backup_core.settings import Settings
 from backup_core.steps import BY_NAME
 from backup_core.steps.backup import BackupRequest, FleetRequest, LaneRequest, LaneResult
 from backup_core.steps.copying import CopyBlobRequest, CopyBlobResult
 from backup_core.steps.housekeeping import CleanupRequest
-from backup_core.steps.messages import Outcome
+from backup_core.steps.messages import StepOutcome
 from backup_core.steps.rebuild import RebuildRequest
 from backup_core.steps.restore import (
     CopyImageRequest,
@@ -88,7 +88,7 @@ def names() -> dict[str, Any]:
     """The whole list, by what stores the names."""
     return {
         "steps": {name: {"takes": shape(step.takes), "answers": shape(step.answers)} for name, step in BY_NAME.items()},
-        "step outcome": shape(Outcome),
+        "step outcome": shape(StepOutcome),
         "orchestrations": {name: _orchestration(name) for name in ORCHESTRATORS},
         "rows": asyncio.run(_rows()),
         "documents": _documents(),

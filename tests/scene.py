@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from backup_core.activities.copying import Copying
-from backup_core.activities.points import REGISTRATION
 from backup_core.activities.runner import run_step
-from backup_core.activities.tools import Limits, Tools
 from backup_core.api.context import Api
 from backup_core.domain.digests import digest_of_request
 from backup_core.domain.identity import Deployment
@@ -17,15 +14,18 @@ from backup_core.domain.naming import BlobAddress, registration_name, run_key
 from backup_core.domain.records import Registration, Restoring, Run
 from backup_core.domain.repoint import MachineDisk
 from backup_core.orchestrations.registry import ORCHESTRATORS
+from backup_core.protocol.copy_route import Copying
+from backup_core.protocol.registrations import REGISTRATION
+from backup_core.protocol.tools import Limits, Tools
 from backup_core.steps import STEPS
 from backup_core.steps.backup import BackupRequest
 from backup_core.steps.restore import RestoreRequest
-from devhost.memory.catalogue import MemoryCatalogue, MemoryDocuments
-from devhost.memory.driver import Driver
-from devhost.memory.journal import MemoryJournal
-from devhost.memory.machines import MemoryMachines
-from devhost.memory.page_blobs import MemoryPageBlobs
-from devhost.memory.world import InMemoryServices
+from tests.doubles.catalogue import MemoryCatalogue, MemoryDocuments
+from tests.doubles.driver import Driver
+from tests.doubles.journal import MemoryJournal
+from tests.doubles.machines import MemoryMachines
+from tests.doubles.page_blobs import MemoryPageBlobs
+from tests.doubles.world import InMemoryServices
 
 PAGE = 512
 SOURCE, BACKUP, OTHER = "https://source.test", "https://backup.test", "https://other.test"

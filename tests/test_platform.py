@@ -229,7 +229,7 @@ def test_a_sas_instead_of_keys(calm, tmp_path, name):
 @pytest.mark.parametrize("spoiled", [False, True])
 def test_the_bench_in_its_short_form(spoiled, tmp_path):
     """Its counts are at their goals; and they can be missed: a client that puts 2 MiB at a time is found out."""
-    code = "from devhost import bench; import sys; {spoil}; sys.exit(bench.main(short=True))"
+    code = "from bench import measurements; import sys; {spoil}; sys.exit(measurements.main(short=True))"
     spoil = (
         "from backup_core.activities import shards; real = shards.requests; "
         "shards._check = lambda *_: None; "

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from devhost.platform import REPOSITORY
-from devhost.simulator import aftermath, invariants
-from devhost.simulator.bugs import BACKUP_BUGS, RESTORE_BUGS
-from devhost.simulator.episode_bugs import EPISODE_BUGS
-from devhost.simulator.trouble_bugs import TROUBLE_BUGS
+from tests.simulator import aftermath, invariants
+from tests.simulator.bugs import BACKUP_BUGS, RESTORE_BUGS
+from tests.simulator.episode_bugs import EPISODE_BUGS
+from tests.simulator.trouble_bugs import TROUBLE_BUGS
 
 PAGE = (REPOSITORY / "docs" / "protocol.md").read_text()
 BUGS = {*BACKUP_BUGS, *RESTORE_BUGS, *EPISODE_BUGS, *TROUBLE_BUGS}

@@ -79,7 +79,7 @@ def test_lint_calls_both():
     lint = text[text.index("\nlint:") : text.index("\nformat:")]
 
     assert "tools/audit.py" in lint
-    assert "bandit -q -ll -c pyproject.toml -r backup_core function_app.py devhost tools" in lint
+    assert "bandit -q -ll -c pyproject.toml -r backup_core function_app.py bench devhost tools" in lint
 
 
 def test_pre_commit_runs_what_lint_runs():

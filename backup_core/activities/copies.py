@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backup_core.activities.images import hold_own, kept_tier
-from backup_core.activities.proof import proof
-from backup_core.activities.tools import require_right_to_act
-from backup_core.activities.transfer import is_own, metadata_of
 from backup_core.domain.errors import BlobExistsError, CopyFailedError
 from backup_core.ports import Guard
+from backup_core.protocol.images import hold_own, kept_tier
+from backup_core.protocol.marks import is_own, metadata_of
+from backup_core.protocol.proofs import proof
+from backup_core.protocol.rights import require_right_to_act
 from backup_core.steps.copying import CheckCopyResult, CopyRef, ImageCopy, OpenResult, StartCopyResult
 from backup_core.steps.messages import Nothing
 
 if TYPE_CHECKING:
-    from backup_core.activities.tools import Tools
     from backup_core.domain.naming import BlobAddress
     from backup_core.ports import BlobProperties
+    from backup_core.protocol.tools import Tools
 
 
 PROVED = "proved"

@@ -12,7 +12,7 @@ from backup_core.domain.naming import timer_run_id
 from backup_core.steps.backup import FleetPage, FleetPageResult, FleetRun
 
 if TYPE_CHECKING:
-    from backup_core.activities.tools import Tools
+    from backup_core.protocol.tools import Tools
 
 
 async def list_disks(tools: Tools, request: FleetPage) -> FleetPageResult:

@@ -10,10 +10,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from backup_core.activities.losses import mark_losses
-from backup_core.activities.points import REGISTRATION
-from backup_core.activities.retention import all_points, lives, prune
-from backup_core.activities.telling import write_run
 from backup_core.domain.ending import abandonment
 from backup_core.domain.errors import (
     BackupError,
@@ -28,13 +24,18 @@ from backup_core.domain.metadata import from_metadata, is_marked, run_of_source_
 from backup_core.domain.naming import disk_of_run, is_disk_id, point_id, registration_name, snapshot_time
 from backup_core.domain.shown import named, shortened
 from backup_core.ports import Guard
+from backup_core.protocol.losses import mark_losses
+from backup_core.protocol.points import all_points
+from backup_core.protocol.pruning import lives, prune
+from backup_core.protocol.registrations import REGISTRATION
+from backup_core.protocol.run_rows import write_run
 from backup_core.steps.housekeeping import CleanupResult, DiskPageResult
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from backup_core.activities.tools import Tools
     from backup_core.domain.rebuild import Place
+    from backup_core.protocol.tools import Tools
     from backup_core.steps.housekeeping import CleanUpDisk, DiskPage
 
 

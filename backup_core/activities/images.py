@@ -9,10 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backup_core.activities.proof import give_up, proof
-from backup_core.activities.snapshots import recorded, take_once
-from backup_core.activities.tools import require_right_to_act
-from backup_core.activities.transfer import is_own, metadata_of
 from backup_core.domain.errors import (
     BlobChangedError,
     BlobExistsError,
@@ -26,21 +22,23 @@ from backup_core.domain.metadata import (
     from_metadata,
     restoring_run,
 )
-from backup_core.domain.tiers import fitting_tier
 from backup_core.ports import Guard
+from backup_core.protocol.images import hold_own, kept_tier
+from backup_core.protocol.marks import is_own, metadata_of
+from backup_core.protocol.proofs import give_up, proof
+from backup_core.protocol.rights import require_right_to_act
+from backup_core.protocol.source_snapshots import recorded, take_once
 from backup_core.steps.copying import OpenResult
 from backup_core.steps.restore import DiscardResult, SealResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from backup_core.activities.tools import Tools
     from backup_core.domain.metadata import Site
     from backup_core.domain.naming import BlobAddress
     from backup_core.domain.records import Head, Versioned
-    from backup_core.ports import BlobProperties
+    from backup_core.protocol.tools import Tools
     from backup_core.steps.copying import ImageCopy
-    from backup_core.steps.messages import Actor
     from backup_core.steps.restore import DiscardImage, SealImage
 
 
@@ -60,44 +58,6 @@ async def open_image(tools: Tools, image: ImageCopy) -> OpenResult:
             message = f"{error}; a restore never writes onto anything that exists: name another target"
             raise BlobExistsError(message) from error
     return OpenResult(etag=(await hold_own(tools, blob, image.actor)).etag)
-
-
-async def hold_own(tools: Tools, blob: BlobAddress, actor: Actor) -> BlobProperties:
-    """Lease the blob that the run has made. Raises BlobExistsError for one without its mark: completed and let go of while
-    this delivery was late, it may be about to be attached, and is not leased, or let go of again.
-    """
-    _require_mark(tools, blob, await tools.blobs.properties(blob), actor.run)
-    await tools.blobs.acquire_lease(blob, actor.lease)
-    found = await tools.blobs.properties(blob)
-    try:
-        _require_mark(tools, blob, found, actor.run)
-    except BlobExistsError:
-        await tools.blobs.release_lease(blob, actor.lease)
-        raise
-    return found
-
-
-def _require_mark(tools: Tools, blob: BlobAddress, found: BlobProperties, run: str) -> None:
-    site = tools.site(blob)
-    mark = from_metadata(found.metadata, site)
-    if restoring_run(found.metadata, site) != run and (mark is None or mark.run != run):
-        message = f"{blob}: it does not carry the mark of run {run}, which may have completed it already; nothing was done"
-        raise BlobExistsError(message)
-
-
-async def kept_tier(tools: Tools, image: ImageCopy) -> str:
-    """The tier for the new disk, when somebody chose one for the disk that is restored: that, or the smallest that fits. Empty
-    for a head, and when the disk is gone or in another account.
-    """
-    if image.becomes == "head" or not image.actor.source:
-        return ""
-    live = tools.source(image.actor.source)
-    if live.account != tools.image(image.destination).account:
-        return ""
-    try:
-        return fitting_tier((await tools.blobs.properties(live)).tier, image.size)
-    except BlobMissingError:
-        return ""
 
 
 async def seal_image(tools: Tools, request: SealImage) -> SealResult:

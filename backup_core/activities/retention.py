@@ -1,31 +1,20 @@
-"""Carrying out what the retention decided, point by point: marked first, then its backup snapshot goes, then its row."""
+"""Deleting the restore points that the retention lets expire."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from backup_core.activities.ownership import CONFLICTS_MAX, in_one
-from backup_core.activities.telling import write_run
-from backup_core.activities.tools import registration_of, require_ownership, side_by_side
-from backup_core.domain.ending import abandonment, dead
 from backup_core.domain.errors import RowChangedError
-from backup_core.domain.metadata import from_point_metadata
 from backup_core.domain.records import EXPIRED_NAMED_MAX
-from backup_core.domain.retention import verdicts
+from backup_core.protocol.pruning import prune
+from backup_core.protocol.rights import registration_of, require_ownership
+from backup_core.protocol.run_rows import CONFLICTS_MAX, in_one
 from backup_core.steps.backup import PrunePoints, PruneResult
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-
-    from backup_core.activities.tools import Tools
-    from backup_core.domain.records import Pin, Registration, RestorePoint, Versioned
-    from backup_core.ports import BlobProperties
-
-ROWS_PER_LISTING = 1000
-Taken = dict[str, list[str]]
-"""A head's snapshots by the restore point that each was taken for."""
+    from backup_core.protocol.tools import Tools
 
 
 async def prune_points(tools: Tools, request: PrunePoints) -> PruneResult:
@@ -60,111 +49,3 @@ async def _record_expired(tools: Tools, request: PrunePoints, gone: list[str]) -
         "temporary failure"
     )
     raise RowChangedError(message)
-
-
-async def _anybody() -> None:
-    return
-
-
-async def prune(
-    tools: Tools, registration: Registration, actor: str, still: Callable[[], Awaitable[None]] = _anybody
-) -> PruneResult:
-    """The same for whoever `actor` is; `still` is asked before each deletion whether that one may act.
-
-    Nobody has to own the disk for it: what the verdicts rest on only changes towards keeping the same points or newer ones.
-
-    Raises SnapshotMissingError, before it deletes any, when one of the newest points, which are to stay in place of what
-    expires, cannot be seen on the service: the night marks such points lost, and then they count no more.
-    """
-    disk = registration.disk
-    rows = await all_points(tools, disk, "" if registration.retention else "deleting")
-    # Read after the rows: a pin set from now on changes a row's version, and its deletion is refused.
-    pinned = {pin.point for pin in await tools.catalogue.pins(disk) if await lives(tools, pin, actor)}
-    head = await tools.catalogue.head(disk)
-    pair = head.value.pair if head else None
-    now = await tools.catalogue.now()
-    decided = verdicts([row.value for row in rows], registration.retention, pair, pinned, now, registration.since)
-    expired = [verdict.point.point for verdict in decided if verdict.expires]
-    if any(verdict.expires and verdict.point.state == "available" for verdict in decided):
-        await _seen(tools, [verdict.point for verdict in decided if verdict.counts])
-    by_id = {row.value.point: row for row in rows}
-    gone, taken = [], dict[str, Taken]()
-    # The oldest first, so that what is left after a crash is the newest.
-    for point in reversed(expired[-tools.limits.prune_points_max :]):
-        await still()
-        if await _delete(tools, by_id[point], taken):
-            gone.append(point)
-    return PruneResult(expired=gone, more=len(expired) > tools.limits.prune_points_max)
-
-
-async def all_points(tools: Tools, disk: str, state: str = "") -> list[Versioned[RestorePoint]]:
-    """All restore points of the disk, newest first, in `state` when given."""
-    rows: list[Versioned[RestorePoint]] = []
-    while True:
-        page = await tools.catalogue.points(disk, ROWS_PER_LISTING, rows[-1].value.point if rows else "", state)
-        rows += page
-        if len(page) < ROWS_PER_LISTING:
-            return rows
-
-
-async def _seen(tools: Tools, points: list[RestorePoint]) -> None:
-    """Raises unless the backup snapshot of each is there."""
-
-    async def each() -> AsyncIterator[RestorePoint]:
-        for point in points:
-            yield point
-
-    def look(point: RestorePoint) -> Coroutine[Any, Any, BlobProperties]:
-        return tools.blobs.properties(tools.head(point.head), point.backup_snapshot)
-
-    async for _ in side_by_side(each(), look, tools.limits.in_flight):
-        pass
-
-
-async def lives(tools: Tools, pin: Pin, actor: str) -> bool:
-    """Whether the run that pinned the point may still be at work. The pin of a dead one blocks nothing: the run is ended here,
-    unless it gives a sign of life just then, and the pin goes.
-    """
-    row, now = await tools.catalogue.run(pin.disk, pin.run), await tools.catalogue.now()
-    if row and not row.value.ended_for_good:
-        if not dead(row, now):
-            return True
-        try:
-            await write_run(tools, row, abandonment(row.value, actor, now))
-        except RowChangedError:
-            return True
-    await tools.catalogue.unpin(pin)
-    return False
-
-
-async def _delete(tools: Tools, row: Versioned[RestorePoint], taken: dict[str, Taken]) -> bool:
-    """Delete the point; False when its row was changed meanwhile: then it is kept. `taken` has the heads that were listed."""
-    try:
-        marked = await tools.catalogue.mark_deleting(row)
-    except RowChangedError:
-        return False
-    await tools.blobs.delete_snapshot(tools.head(row.value.head), row.value.backup_snapshot)
-    await _delete_twins(tools, row.value, taken)
-    await tools.catalogue.delete_point(marked)
-    return True
-
-
-async def _delete_twins(tools: Tools, point: RestorePoint, taken: dict[str, Taken]) -> None:
-    """Delete what another delivery has taken of the same point: it would keep the whole blob, and a rebuild would find it.
-
-    A head is listed once, however many of its points expire: nobody takes a snapshot of a point that a newer one follows.
-    """
-    if point.head not in taken:
-        taken[point.head] = await _taken(tools, point.disk, point.head)
-    for snapshot in taken[point.head].get(point.point, []):
-        if snapshot != point.backup_snapshot:
-            await tools.blobs.delete_snapshot(tools.head(point.head), snapshot)
-
-
-async def _taken(tools: Tools, disk: str, name: str) -> Taken:
-    head, taken = tools.head(name), Taken()
-    for one in await tools.blobs.snapshots(head):
-        known = from_point_metadata(one.metadata, tools.site(head), one.snapshot)
-        if known and known.disk == disk:
-            taken.setdefault(known.point, []).append(one.snapshot)
-    return taken

@@ -7,15 +7,16 @@ import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
 from backup_core.activities import (
+    backup_run,
     copies,
     fleet,
     housekeeping,
     images,
     machines,
-    ownership,
     points,
-    rebuilding,
-    restoring,
+    progress,
+    rebuild,
+    restore_run,
     retention,
     shards,
     snapshots,
@@ -72,17 +73,17 @@ from backup_core.steps.restore import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from backup_core.activities.tools import Tools
+    from backup_core.protocol.tools import Tools
 
 log = logging.getLogger("pagekeeper")
 
 ACTIVITIES: dict[str, Callable[[Tools, Any], Awaitable[Message]]] = {
     LIST_DISKS.name: fleet.list_disks,
-    BEGIN_BACKUP.name: ownership.begin_backup,
+    BEGIN_BACKUP.name: backup_run.begin_backup,
     TAKE_SOURCE_SNAPSHOT.name: snapshots.take_source_snapshot,
     PLAN_TRANSFER.name: transfer.plan_transfer,
-    BEGIN_NEW_GENERATION.name: ownership.begin_new_generation,
-    RAISE_EPOCH.name: ownership.raise_epoch,
+    BEGIN_NEW_GENERATION.name: backup_run.begin_new_generation,
+    RAISE_EPOCH.name: backup_run.raise_epoch,
     OPEN_HEAD.name: transfer.open_head,
     START_COPY.name: copies.start_copy,
     CHECK_COPY.name: copies.check_copy,
@@ -94,30 +95,30 @@ ACTIVITIES: dict[str, Callable[[Tools, Any], Awaitable[Message]]] = {
     COMMIT_POINT.name: points.commit_point,
     DROP_PREVIOUS_SNAPSHOT.name: snapshots.drop_previous_snapshot,
     PRUNE_POINTS.name: retention.prune_points,
-    REPORT_PROGRESS.name: ownership.report_progress,
-    FINISH_RUN.name: ownership.finish_run,
-    BEGIN_RESTORE.name: restoring.begin_restore,
+    REPORT_PROGRESS.name: progress.report_progress,
+    FINISH_RUN.name: backup_run.finish_run,
+    BEGIN_RESTORE.name: restore_run.begin_restore,
     OPEN_IMAGE.name: images.open_image,
     COMPARE_IMAGE.name: verification.compare_image,
     SEAL_IMAGE.name: images.seal_image,
     DISCARD_IMAGE.name: images.discard_image,
-    OWN_DISK.name: restoring.own_disk,
+    OWN_DISK.name: restore_run.own_disk,
     IMPORT_DISK.name: machines.import_disk,
     STORE_CHANGE.name: machines.store_change,
     MOVE_MACHINE.name: machines.move_machine,
     INSPECT_MACHINE.name: machines.inspect_machine,
     FENCE_MACHINE.name: machines.fence_machine,
     CLOSE_CHANGE.name: machines.close_change,
-    RECORD_FAILURE.name: restoring.record_failure,
-    ADOPT_HEAD.name: restoring.adopt_head,
-    FINISH_RESTORE.name: restoring.finish_restore,
+    RECORD_FAILURE.name: restore_run.record_failure,
+    ADOPT_HEAD.name: restore_run.adopt_head,
+    FINISH_RESTORE.name: restore_run.finish_restore,
     LIST_BACKED_UP_DISKS.name: housekeeping.list_backed_up_disks,
     CLEAN_UP_DISK.name: housekeeping.clean_up_disk,
-    CLEAN_UP_REBUILDS.name: rebuilding.clean_up_rebuilds,
-    LIST_REBUILD_DISKS.name: rebuilding.list_rebuild_disks,
-    REBUILD_DISK.name: rebuilding.rebuild_disk,
-    REPORT_REBUILD.name: rebuilding.report_rebuild,
-    FINISH_REBUILD.name: rebuilding.finish_rebuild,
+    CLEAN_UP_REBUILDS.name: rebuild.clean_up_rebuilds,
+    LIST_REBUILD_DISKS.name: rebuild.list_rebuild_disks,
+    REBUILD_DISK.name: rebuild.rebuild_disk,
+    REPORT_REBUILD.name: rebuild.report_rebuild,
+    FINISH_REBUILD.name: rebuild.finish_rebuild,
 }
 
 

@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from backup_core.activities.tools import fence_of, held_document, read_document, require_right_to_act
-from backup_core.activities.transfer import PLAN, changed_ranges
 from backup_core.domain.errors import FencedError, RecordAlteredError, UnexpectedAnswerError
 from backup_core.domain.naming import cursor_name, shard_end_name
 from backup_core.domain.ranges import ByteRange, DiffRange, requests
+from backup_core.protocol.documents import PLAN, held_document, read_document
+from backup_core.protocol.listings import changed_ranges
+from backup_core.protocol.rights import fence_of, require_right_to_act
 from backup_core.steps.copying import ApplyShard, ShardResult, TransferCounts
 from backup_core.steps.messages import Message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from backup_core.activities.tools import Tools
     from backup_core.domain.plan import Shard
+    from backup_core.protocol.tools import Tools
     from backup_core.steps.copying import ImageCopy
 
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backup_core.activities.ownership import CONFLICTS_MAX, in_one
-from backup_core.activities.tools import guard_of, require_ownership
 from backup_core.domain.errors import (
     BlobMissingError,
-    RowChangedError,
     SnapshotMissingError,
     SourceUnfitError,
     UnexpectedAnswerError,
@@ -20,11 +15,12 @@ from backup_core.domain.metadata import (
     from_metadata,
     from_point_metadata,
     run_of_source_snapshot,
-    source_snapshot_metadata,
     to_point_metadata,
 )
 from backup_core.domain.naming import disk_of_run, point_id, taking_again_name, taking_name
 from backup_core.domain.records import RestorePoint
+from backup_core.protocol.rights import guard_of, require_ownership
+from backup_core.protocol.source_snapshots import take_once
 from backup_core.steps.backup import (
     BackupSnapshotResult,
     DropPreviousSnapshot,
@@ -35,15 +31,13 @@ from backup_core.steps.backup import (
 from backup_core.steps.messages import Nothing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import datetime
 
-    from backup_core.activities.tools import Tools
-    from backup_core.domain.metadata import HeadMark, Site
+    from backup_core.domain.metadata import HeadMark
     from backup_core.domain.naming import BlobAddress
     from backup_core.domain.records import Head
-    from backup_core.ports import Guard
-    from backup_core.steps.messages import Actor
+    from backup_core.protocol.tools import Tools
+
 
 EMPTY = "{}"
 
@@ -58,59 +52,6 @@ async def take_source_snapshot(tools: Tools, request: TakeSourceSnapshot) -> Sou
         message = f"disk {request.actor.disk}: source {source} is no longer a page blob; correct the disk's registration"
         raise SourceUnfitError(message)
     return SourceSnapshotResult(snapshot=snapshot, size=properties.size)
-
-
-async def take_once(tools: Tools, actor: Actor, disk: BlobAddress, guard: Guard | None = None) -> str:
-    """The run's snapshot of the disk, taken now or by an earlier delivery, and recorded in the run's row: later only that row
-    tells it from one that inherited its metadata.
-    """
-    if known := await recorded(tools, actor):
-        return min(known)
-    site = tools.site(disk)
-    fresh = []
-    if not await _oldest(tools, site, actor.run):
-        fresh = [await tools.blobs.snapshot(disk, source_snapshot_metadata(site, actor.disk, actor.run), guard)]
-    # Two deliveries at once may both have taken one: both go on with the older, and so does every later delivery. Younger ones
-    # are not recorded but by who took them: somebody may have copied the oldest onto the disk, and snapshots inherit.
-    taken = await _oldest(tools, site, actor.run)
-    if not taken:
-        message = f"{disk}: the snapshot that run {actor.run} took is gone; something else deletes snapshots of the disk"
-        raise SnapshotMissingError(message)
-    return min(await _record(tools, actor, listed=taken, fresh=fresh))
-
-
-async def _oldest(tools: Tools, site: Site, run: str) -> list[str]:
-    """The oldest snapshot of the disk that names the run, if there is one."""
-    listed = await tools.blobs.snapshots(site.blob)
-    return [one.snapshot for one in listed if run_of_source_snapshot(one.metadata, site) == run][:1]
-
-
-async def recorded(tools: Tools, actor: Actor) -> Sequence[str]:
-    """The snapshots of a disk that the run's row says it took."""
-    row = await tools.catalogue.run(actor.disk, actor.run)
-    return row.value.source_snapshots if row else ()
-
-
-async def _record(tools: Tools, actor: Actor, *, listed: list[str], fresh: list[str]) -> Sequence[str]:
-    """Add the snapshots to the run's row; all that are there now. A run without a row has nothing removed after it.
-
-    What was `listed` and not taken by this delivery counts only while the run has recorded none and has not ended: when a
-    delivery that hung lists, a stranger's snapshot that inherited the run's mark may be the oldest.
-    """
-    for _ in range(CONFLICTS_MAX):
-        row = await tools.catalogue.run(actor.disk, actor.run)
-        if row is None:
-            return [*listed, *fresh]
-        late = bool(row.value.source_snapshots) or row.value.ended_for_good
-        known = in_one(row.value.source_snapshots, fresh if late else [*listed, *fresh])
-        with suppress(RowChangedError):
-            if known != row.value.source_snapshots:
-                await tools.catalogue.put_run(replace(row.value, source_snapshots=known), row.etag)
-            return known or listed
-    message = (
-        f"run {actor.run}: its row changed {CONFLICTS_MAX} times while its source snapshot was added to it; temporary failure"
-    )
-    raise RowChangedError(message)
 
 
 async def take_backup_snapshot(tools: Tools, request: TakeBackupSnapshot) -> BackupSnapshotResult:

@@ -4,43 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter
-
-from backup_core.activities.tools import changes_between, guard_of, read_document, require_ownership, require_right_to_act
 from backup_core.domain.digests import digest_of
 from backup_core.domain.errors import BlobExistsError, DiffRefusedError, HeadAlteredError
-from backup_core.domain.metadata import HeadMark, from_metadata, restoring_metadata, restoring_run, to_metadata
+from backup_core.domain.metadata import HeadMark, to_metadata
 from backup_core.domain.naming import plan_name
 from backup_core.domain.plan import Plan, Planner
-from backup_core.domain.ranges import ByteRange, DiffRange, joined
+from backup_core.domain.ranges import ByteRange
+from backup_core.protocol.documents import PLAN, read_document
+from backup_core.protocol.listings import changed_ranges
+from backup_core.protocol.marks import intent, is_own
+from backup_core.protocol.rights import guard_of, require_ownership, require_right_to_act
 from backup_core.steps.backup import Transfer
 from backup_core.steps.copying import ImageCopy, OpenResult, PlanResult
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
-
-    from backup_core.activities.tools import Tools
     from backup_core.domain.naming import BlobAddress
-
-PLAN = TypeAdapter(Plan)
-
-
-def changed_ranges(tools: Tools, image: ImageCopy, part: ByteRange) -> AsyncIterator[DiffRange]:
-    """The changes inside `part`, merged, so that plan and shard cut them alike whatever the windows they were listed in."""
-    return joined(_listed(tools, image, part))
-
-
-async def _listed(tools: Tools, image: ImageCopy, part: ByteRange) -> AsyncIterator[DiffRange]:
-    """The diff up to the base's size, then the whole new tail of a disk that grew."""
-    source = tools.image(image.source)
-    old_size = (await tools.blobs.properties(source, image.base)).size if image.base else 0
-    cut = min(max(old_size, part.start), part.end)
-    if image.base and cut > part.start:
-        async for changed in changes_between(tools, source, image.target, image.base, ByteRange(part.start, cut)):
-            yield changed
-    if part.end > cut:
-        async for changed in changes_between(tools, source, image.target, "", ByteRange(cut, part.end)):
-            yield changed
+    from backup_core.protocol.tools import Tools
 
 
 # -- plan -------------------------------------------------------------------------------------------------------
@@ -97,41 +76,6 @@ async def open_head(tools: Tools, transfer: Transfer) -> OpenResult:
     return OpenResult(etag=(await tools.blobs.properties(blob)).etag)
 
 
-def metadata_of(tools: Tools, image: ImageCopy) -> dict[str, str]:
-    """What the destination carries while it is being made: a head its intent, a disk only whose it is. A disk that carried a
-    mark of ours for good could be taken for a backup one day.
-    """
-    site = tools.site(tools.image(image.destination))
-    if image.becomes == "disk":
-        return restoring_metadata(site, image.actor.disk, image.actor.run)
-    return to_metadata(intent(image), site)
-
-
-def is_own(tools: Tools, metadata: Mapping[str, str], image: ImageCopy) -> bool:
-    """Whether a destination that carries these is being made by this very run, or was, as the image that is asked for."""
-    site = tools.site(tools.image(image.destination))
-    if image.becomes == "disk":
-        return restoring_run(metadata, site) == image.actor.run
-    found, mark = from_metadata(metadata, site), intent(image)
-    return found is not None and _begun(found) == _begun(mark)
-
-
-def intent(image: ImageCopy) -> HeadMark:
-    """The mark of a head that is being brought to the image's target."""
-    return HeadMark(
-        disk=image.actor.disk,
-        generation=image.generation,
-        epoch=image.actor.epoch,
-        run=image.actor.run,
-        state="applying",
-        source=image.source,
-        target=image.target,
-        base=image.base,
-        size=image.size,
-        kind=image.kind,
-    )
-
-
 async def _create(tools: Tools, blob: BlobAddress, mark: HeadMark, transfer: Transfer) -> None:
     try:
         # The blob is born with the epoch as its sequence number: no moment in which an older writer could reach it.
@@ -155,8 +99,3 @@ async def _mark(tools: Tools, blob: BlobAddress, mark: HeadMark, transfer: Trans
         etag = await tools.blobs.set_metadata(blob, to_metadata(mark, tools.site(blob)), guard_of(transfer.actor, etag))
     if found.size < transfer.size:
         await tools.blobs.resize(blob, transfer.size, guard_of(transfer.actor, etag))
-
-
-def _begun(mark: HeadMark) -> tuple[str, int, str, str]:
-    """What of a mark stays the same while its head is copied, verified and committed."""
-    return mark.run, mark.epoch, mark.target, mark.base

@@ -7,12 +7,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backup_core.activities.tools import changes_between
 from backup_core.domain.ranges import PUT_BYTES_MAX, ByteRange
+from backup_core.protocol.listings import changes_between
 
 if TYPE_CHECKING:
-    from backup_core.activities.tools import Tools
     from backup_core.domain.records import RestorePoint
+    from backup_core.protocol.tools import Tools
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core import __version__
-from backup_core.activities.rebuilding import AT_WORK, FOUND, HASH_LENGTH, at_work, store_rebuild, stored_rebuild
-from backup_core.activities.tools import read_document
+from backup_core.activities.rebuild import HASH_LENGTH
 from backup_core.api.context import RETRY_AFTER_SECONDS, Api, log
 from backup_core.api.http import Answer, RefusedError, Request, answer, id_of, parsed, top_of
 from backup_core.api.models import HealthAnswer, QuarantinedAnswer, RebuildAnswer, RebuildBody, RebuiltDisk
@@ -29,6 +28,8 @@ from backup_core.domain.naming import (
 )
 from backup_core.domain.rebuild import Rebuild
 from backup_core.domain.redaction import redacted
+from backup_core.protocol.documents import read_document
+from backup_core.protocol.rebuilds import AT_WORK, FOUND, at_work, store_rebuild, stored_rebuild
 from backup_core.steps.rebuild import RebuildRequest
 
 if TYPE_CHECKING:

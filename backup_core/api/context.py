@@ -25,9 +25,9 @@ from backup_core.domain.errors import (
 from backup_core.domain.redaction import redacted
 
 if TYPE_CHECKING:
-    from backup_core.activities.tools import Tools
     from backup_core.domain.records import Head, Registration, Versioned
     from backup_core.ports import Catalogue
+    from backup_core.protocol.tools import Tools
     from backup_core.steps.copying import FullCopy, Verification
 
 log = logging.getLogger("pagekeeper")

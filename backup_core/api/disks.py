@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backup_core.activities.points import REGISTRATION
 from backup_core.api.context import Api, log
 from backup_core.api.http import Answer, RefusedError, Request, answer, disk_of, id_of, parsed, top_of
 from backup_core.api.lists import each
@@ -28,6 +27,7 @@ from backup_core.domain.shown import shortened
 from backup_core.domain.status import RUNS_LOOKED_AT, status_of
 from backup_core.domain.vhd import FOOTER_BYTES, vhd_faults
 from backup_core.domain.windows import next_window
+from backup_core.protocol.registrations import REGISTRATION
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -115,8 +115,8 @@ async def _check_succession(api: Api, disk: str, existing: Registration | None, 
 
 
 def _still_unprotected(existing: Registration | None, source: str) -> str:
-    """Changing the registration of a disk whose machine uses another one does not make it protected; another source, or stopping and
-    taking up the protection, does.
+    """Changing the registration of a disk whose machine uses another one does not make it protected; another source, or
+    stopping and taking up the protection, does.
     """
     same = existing is not None and existing.protected and existing.source == source
     return existing.unprotected if existing and same else ""

@@ -8,7 +8,6 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from backup_core.activities.machines import former_disk, present_disk
 from backup_core.api.allocation import allocation_of
 from backup_core.api.http import (
     Answer,
@@ -48,6 +47,7 @@ from backup_core.domain.naming import (
 from backup_core.domain.ranges import ByteRange
 from backup_core.domain.records import Restoring, Slot
 from backup_core.domain.vhd import FOOTER_BYTES, vhd_faults
+from backup_core.protocol.machines import former_disk, present_disk
 
 if TYPE_CHECKING:
     from backup_core.api.context import Api

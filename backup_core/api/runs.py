@@ -7,7 +7,6 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, get_args
 
-from backup_core.activities.telling import emit_phase, write_run
 from backup_core.api.context import RETRY_AFTER_SECONDS, Api
 from backup_core.api.http import (
     REPEATABILITY,
@@ -32,6 +31,7 @@ from backup_core.domain.errors import RowChangedError, RowExistsError, ServiceUn
 from backup_core.domain.naming import disk_of_run, http_run_id, is_disk_id
 from backup_core.domain.records import RequestKey, Run, RunError, RunState
 from backup_core.domain.redaction import redacted
+from backup_core.protocol.run_rows import emit_phase, write_run
 from backup_core.steps.backup import BackupRequest
 from backup_core.steps.restore import RestoreRequest
 

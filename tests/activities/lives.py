@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from backup_core.orchestrations.registry import ORCHESTRATORS
-from devhost.memory.instance import DirectInstance
+from tests.doubles.instance import DirectInstance
 
 STEPS_MAX = 3000
 

@@ -325,7 +325,7 @@ async def test_one_sided_ranges_with_data_are_found_by_the_maps_alone(scene, mon
     async def nothing(_tools, _image, _pieces, reached):
         return reached
 
-    monkeypatch.setattr("backup_core.activities.verification._compare_pieces", nothing)
+    monkeypatch.setattr("backup_core.protocol.comparison._compare_pieces", nothing)
     await scene.back_up()
     scene.write(6, 61)
     request, driver = scene.request(), scene.driver()

@@ -7,14 +7,14 @@ from datetime import timedelta
 
 import pytest
 
-from backup_core.activities.fencing import fence_off
 from backup_core.activities.housekeeping import clean_up_disk
-from backup_core.activities.ownership import relinquish_ownership
-from backup_core.activities.points import registration_moved
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import AccessDeniedError, FencedError, UnexpectedError
 from backup_core.domain.records import Owner
 from backup_core.orchestrations.backup_disk import BackupFailedError
+from backup_core.protocol.fencing import fence_off
+from backup_core.protocol.ownership import relinquish_ownership
+from backup_core.protocol.registrations import registration_moved
 from backup_core.steps.housekeeping import CleanUpDisk
 from tests.activities.acts import before_step, keep, rebuild, stop_before
 from tests.scene import PAGE

@@ -8,10 +8,10 @@ from datetime import timedelta
 import pytest
 
 from backup_core.activities.housekeeping import clean_up_disk
-from backup_core.activities.losses import mark_losses
 from backup_core.api import disks, points
 from backup_core.domain.errors import CleanupError, ContainerMissingError, ServiceUnavailableError, SnapshotMissingError
 from backup_core.domain.events import PointsLost
+from backup_core.protocol.losses import mark_losses
 from backup_core.steps.housekeeping import CleanUpDisk
 from tests.activities.acts import call, keep, rebuild, stop_before
 from tests.scene import Scene

@@ -8,12 +8,12 @@ from datetime import timedelta
 import pytest
 
 from backup_core.activities.housekeeping import clean_up_disk
-from backup_core.activities.rebuild import carry_out, survey
 from backup_core.domain.errors import BackupError
 from backup_core.domain.events import RunWarned
 from backup_core.domain.identity import Deployment, catalogue_name
 from backup_core.domain.metadata import restoring_run, run_of_source_snapshot
 from backup_core.domain.naming import BlobAddress
+from backup_core.protocol.survey import carry_out, survey
 from backup_core.steps.housekeeping import CleanUpDisk
 from tests.activities.acts import RUN, TARGET, into, stop_before
 from tests.scene import BACKUP, Scene

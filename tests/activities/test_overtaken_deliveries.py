@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from backup_core.activities.fencing import fence_off
-from backup_core.activities.images import hold_own
-from backup_core.activities.snapshots import take_once
 from backup_core.domain.errors import BlobExistsError
 from backup_core.domain.metadata import source_snapshot_metadata
 from backup_core.orchestrations.backup_disk import BackupFailedError
+from backup_core.protocol.fencing import fence_off
+from backup_core.protocol.images import hold_own
+from backup_core.protocol.source_snapshots import take_once
 from backup_core.steps.messages import Actor
 from tests.activities.acts import RUN, TARGET, before_step, cancel, held, into, stop_before, stopped_before
 from tests.scene import VM

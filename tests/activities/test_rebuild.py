@@ -413,8 +413,8 @@ async def test_a_list_that_cannot_be_read_fails_the_rebuild(scene):
 
 async def test_more_points_than_one_transaction_takes(scene, monkeypatch):
     """In several transactions, the newest first, and exact."""
-    monkeypatch.setattr("backup_core.activities.rebuild.ROWS_PER_COMMIT", 2)
-    monkeypatch.setattr("backup_core.activities.retention.ROWS_PER_LISTING", 3)
+    monkeypatch.setattr("backup_core.protocol.survey.ROWS_PER_COMMIT", 2)
+    monkeypatch.setattr("backup_core.protocol.points.ROWS_PER_LISTING", 3)
     for number in range(4):
         scene.write(number, 90 + number)
         await scene.back_up()
@@ -438,7 +438,7 @@ async def test_a_registration_without_its_document_protects_nothing(scene):
 
 async def test_a_rebuild_that_dies_leaves_nothing_untrue(scene, monkeypatch):
     """Between two transactions: the head row never names a point without a row, and the next rebuild does the rest."""
-    monkeypatch.setattr("backup_core.activities.rebuild.ROWS_PER_COMMIT", 1)
+    monkeypatch.setattr("backup_core.protocol.survey.ROWS_PER_COMMIT", 1)
     before, commit, done = values(scene), scene.catalogue.commit, []
     lose(scene, "point!", "head")
 

@@ -8,12 +8,12 @@ from datetime import timedelta
 
 import pytest
 
-from backup_core.activities.retention import prune
 from backup_core.api import disks
 from backup_core.api.context import respond
 from backup_core.api.http import Request
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.records import Pin, Retention
+from backup_core.protocol.pruning import prune
 from tests.activities.acts import keep, rebuild, stop_before
 from tests.scene import Scene
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from backup_core.activities import copying
-from backup_core.activities.tools import BATCH, BATCHES_AHEAD, in_order
 from backup_core.domain.naming import cursor_name, shard_end_name
 from backup_core.orchestrations.backup_disk import BackupFailedError
+from backup_core.protocol import copy_route
+from backup_core.protocol.listings import BATCH, BATCHES_AHEAD, in_order
 from tests.scene import PAGE, SOURCE, Scene
 
 PAGES = 200
@@ -189,7 +189,7 @@ async def test_auto_falls_back_and_remembers():
     """A source that the backup account cannot read is asked a few times at once, then for an hour no more."""
     scene = scene_of()
     now = 0.0
-    scene.tools = replace(scene.tools, copying=copying.Copying(scene.blobs, "auto", lambda: now))
+    scene.tools = replace(scene.tools, copying=copy_route.Copying(scene.blobs, "auto", lambda: now))
     scene.blobs.unreachable.add(SOURCE)
     await run(scene)
 
@@ -200,7 +200,7 @@ async def test_auto_falls_back_and_remembers():
     scene.write(3, 9)
     await run(scene)
     assert scene.port_calls["copy_from_url"] == before
-    now += copying.REMEMBERED_SECONDS
+    now += copy_route.REMEMBERED_SECONDS
     scene.blobs.unreachable.clear()
     scene.write(5, 9)
     await run(scene)

@@ -10,7 +10,6 @@ from datetime import timedelta
 import pytest
 
 from backup_core import __version__
-from backup_core.activities.watch import watch
 from backup_core.adapters.journal import LogJournal
 from backup_core.domain.churn import churn_ratio
 from backup_core.domain.ending import HEARTBEAT_MAX
@@ -21,6 +20,7 @@ from backup_core.domain.naming import run_key, timer_run_id, window_id
 from backup_core.domain.progress import eta_seconds
 from backup_core.domain.ranges import MIB
 from backup_core.domain.records import Run
+from backup_core.operations.watch import watch
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.restore_disk import RestoreFailedError
 from tests.activities.acts import FINAL, RUN, canceled_before, failing, into, stop_before

@@ -6,11 +6,11 @@ import inspect
 from dataclasses import replace
 from datetime import timedelta
 
-from backup_core.activities.copying import Copying
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import managed_disk_id
 from backup_core.domain.repoint import MachineDisk
+from backup_core.protocol.copy_route import Copying
 from tests.activities.acts import TARGET, held, into, keep, sane, stop_before, stopped_before
 from tests.scene import PAGE, VM, Scene
 

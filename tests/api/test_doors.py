@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 
-from backup_core.activities.rebuilding import FOUND, store_rebuild
 from backup_core.api import catalogue, disks, points, runs
 from backup_core.api.context import respond
 from backup_core.api.http import Request
@@ -16,6 +15,7 @@ from backup_core.api.routes import ROUTES
 from backup_core.domain.errors import ContainerMissingError, HostUnknownError
 from backup_core.domain.naming import rebuilt_name
 from backup_core.domain.rebuild import Found, Rebuild
+from backup_core.protocol.rebuilds import FOUND, store_rebuild
 from devhost.disks import vhd_footer
 from tests.scene import PAGE, Scene
 

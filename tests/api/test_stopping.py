@@ -9,13 +9,13 @@ from datetime import timedelta
 import pytest
 
 from backup_core.activities.fleet import list_disks
-from backup_core.activities.tools import Limits
-from backup_core.activities.watch import watch
 from backup_core.api import disks, runs
 from backup_core.api.context import respond
 from backup_core.api.http import Request
 from backup_core.domain.naming import run_key
 from backup_core.domain.records import Run
+from backup_core.operations.watch import watch
+from backup_core.protocol.tools import Limits
 from backup_core.steps.backup import FleetPage
 from tests.scene import Scene
 

@@ -12,9 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup_core.activities.tools import read_document
-from backup_core.activities.transfer import PLAN
-from backup_core.activities.watch import watch
 from backup_core.api import disks, runs
 from backup_core.api.context import respond
 from backup_core.api.http import Request
@@ -22,6 +19,8 @@ from backup_core.api.lists import newest_runs
 from backup_core.domain.errors import RecordUnreadableError
 from backup_core.domain.naming import registration_name, run_key
 from backup_core.domain.records import Run
+from backup_core.operations.watch import watch
+from backup_core.protocol.documents import PLAN, read_document
 from tests.activities.acts import rebuilt
 from tests.scene import Scene
 

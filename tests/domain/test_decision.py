@@ -67,7 +67,12 @@ def test_what_cannot_be_trusted_is_copied_whole(head, found, reason):
     [
         (Head("vm"), None, False, "first backup"),
         (HEAD, INTERRUPTED, True, "asked for"),
-        (replace(HEAD, source="https://s/vhds/former.vhd"), FOUND, False, "the disk's source blob was changed in its registration"),
+        (
+            replace(HEAD, source="https://s/vhds/former.vhd"),
+            FOUND,
+            False,
+            "the disk's source blob was changed in its registration",
+        ),
     ],
 )
 def test_a_full_backup_with_a_reason_of_its_own_counts_for_nothing(head, found, full, reason):

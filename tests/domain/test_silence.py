@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 
-from backup_core.activities.tools import Limits
 from backup_core.domain.ending import (
     HEARTBEAT_MAX,
     PAUSE_SECONDS_MAX,
@@ -16,6 +15,7 @@ from backup_core.domain.ending import (
 from backup_core.domain.errors import SnapshotRateError
 from backup_core.orchestrations import deliver_disk
 from backup_core.orchestrations.calls import PAUSES
+from backup_core.protocol.tools import Limits
 from devhost.platform import REPOSITORY
 
 PAUSE, STEP, USUAL = (timedelta(seconds=each) for each in (PAUSE_SECONDS_MAX, STEP_SECONDS_MAX, STEP_SECONDS_USUAL))

@@ -24,9 +24,9 @@ from backup_core.steps import STEPS
 from backup_core.steps.backup import BackupRequest
 from backup_core.steps.restore import RestoreRequest
 from devhost.machines import GROUP, machine_id
-from devhost.memory.driver import Driver
 from devhost.platform import DISKS_CONTAINER
 from tests.disk import PAGE
+from tests.doubles.driver import Driver
 from tests.ports.conftest import local_settings
 
 MIB = 1024 * 1024

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.mutants.guard import Guard
 
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "node_modules")
-OURS = ("backup_core", "devhost", "function_app", "tests", "tools")
+OURS = ("backup_core", "bench", "devhost", "function_app", "tests", "tools")
 THEIRS = (
     "aiohttp", "azure.data.tables.aio", "azure.mgmt.compute.aio", "azure.storage.blob.aio", "hypothesis", "pydantic",
     "schemathesis",

@@ -26,9 +26,9 @@ from backup_core.domain import disk_delivery, disk_restore, machine_change
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from devhost.functions.protocol import EventType, format_time, parse_time
 from devhost.functions.replay import Ending
-from devhost.memory.driver import Driver
-from devhost.memory.instance import VERSION
-from devhost.memory.replayed import Recording, replayed
+from tests.doubles.driver import Driver
+from tests.doubles.instance import VERSION
+from tests.doubles.replayed import Recording, replayed
 
 FOLDER = Path(__file__).parent / "recorded"
 CODE = [

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from backup_core.activities.tools import Limits
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import SnapshotRateError
 from backup_core.domain.fleet import ACTIVE_DISKS_MAX, lane_of
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.backup_fleet import FleetFailedError
 from backup_core.orchestrations.registry import ORCHESTRATORS
+from backup_core.protocol.tools import Limits
 from backup_core.steps.backup import BackupRequest, FleetRequest
-from devhost.memory.driver import Driver
+from tests.doubles.driver import Driver
 from tests.scene import Scene
 
 

@@ -17,7 +17,7 @@ from backup_core.steps.backup import BackupRequest
 from backup_core.steps.copying import ImageCopy
 from backup_core.steps.messages import Actor
 from backup_core.steps.restore import CopyImageRequest, RepointRequest, WaitRequest
-from devhost.memory.replayed import ReplayedInstance
+from tests.doubles.replayed import ReplayedInstance
 
 pytestmark = pytest.mark.slow
 

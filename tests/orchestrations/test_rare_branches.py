@@ -22,7 +22,7 @@ from backup_core.steps.restore import (
     SlotRef,
     WaitRequest,
 )
-from devhost.memory.driver import Driver
+from tests.doubles.driver import Driver
 
 RUN = "vm.20260102T030405Z.0000abcd"
 SNAPSHOT = "2026-01-01T00:00:00.0000000Z"

@@ -11,7 +11,7 @@ from backup_core.orchestrations.calls import _outcome
 from backup_core.steps import BY_NAME, STEPS
 from backup_core.steps.messages import StepOutcome
 from devhost.functions.protocol import EventType
-from devhost.memory.instance import VERSION
+from tests.doubles.instance import VERSION
 from tests.orchestrations.histories import FOLDER, arcs, fault, load, unseen
 
 RECORDED = [(file.name.split(".")[0], one) for file in sorted(FOLDER.glob("*.jsonl.gz")) for one in load(file)]

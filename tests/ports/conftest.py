@@ -12,9 +12,9 @@ from azure.core.exceptions import ResourceExistsError
 from backup_core import bootstrap, settings
 from backup_core.domain.naming import BlobAddress
 from backup_core.domain.ranges import ByteRange
-from devhost.memory.catalogue import MemoryCatalogue, MemoryDocuments
-from devhost.memory.page_blobs import MemoryPageBlobs
-from devhost.memory.world import InMemoryServices
+from tests.doubles.catalogue import MemoryCatalogue, MemoryDocuments
+from tests.doubles.page_blobs import MemoryPageBlobs
+from tests.doubles.world import InMemoryServices
 
 
 @dataclass

@@ -12,13 +12,14 @@ import sys
 
 from aiohttp import web
 
-from backup_core.activities.tools import Limits, Tools, changes_between
 from backup_core.adapters.authority import SharedSasAuthority
 from backup_core.adapters.page_lists import PageLists
 from backup_core.adapters.transport import Transport
 from backup_core.domain.naming import BlobAddress
 from backup_core.domain.plan import Planner
 from backup_core.domain.ranges import DISK_BYTES_MAX, ByteRange, joined
+from backup_core.protocol.listings import changes_between
+from backup_core.protocol.tools import Limits, Tools
 
 RANGES, RANGES_PER_PAGE = 1_000_000, 10_000
 STEP = DISK_BYTES_MAX // RANGES // 512 * 512

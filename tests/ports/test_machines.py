@@ -27,9 +27,9 @@ from backup_core.domain.naming import BlobAddress, managed_disk_id
 from backup_core.domain.repoint import MachineDisk
 from devhost.disks import vhd_footer
 from devhost.machines import GROUP, account_id, machine_id
-from devhost.memory.machines import MemoryMachines
-from devhost.memory.page_blobs import MemoryPageBlobs
-from devhost.memory.world import InMemoryServices
+from tests.doubles.machines import MemoryMachines
+from tests.doubles.page_blobs import MemoryPageBlobs
+from tests.doubles.world import InMemoryServices
 from tests.ports.conftest import local_settings
 
 ACCOUNT = account_id("source")

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from backup_core import bootstrap
-from backup_core.activities.claims import claim_container
 from backup_core.activities.runner import run_step
 from backup_core.api import disks
 from backup_core.api.context import respond
@@ -21,10 +20,11 @@ from backup_core.domain.errors import (
 )
 from backup_core.domain.identity import Deployment
 from backup_core.domain.records import Head
+from backup_core.protocol.claims import claim_container
 from backup_core.steps.backup import LIST_DISKS, FleetPage
 from backup_core.steps.housekeeping import LIST_BACKED_UP_DISKS, DiskPage
-from devhost.memory.catalogue import MemoryDocuments
-from devhost.memory.world import InMemoryServices
+from tests.doubles.catalogue import MemoryDocuments
+from tests.doubles.world import InMemoryServices
 from tests.ports.conftest import local_settings
 
 

@@ -1,0 +1,1 @@
+"""Seeded histories of the backup protocol: real orchestrators, activities and domain code over in-memory ports, disturbed."""

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from devhost.memory.instance import DirectInstance
-from devhost.memory.replayed import ReplayedInstance
+from tests.doubles.instance import DirectInstance
+from tests.doubles.replayed import ReplayedInstance
 
 INSTANCE = "someone"
 

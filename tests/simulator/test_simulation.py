@@ -7,11 +7,11 @@ from collections import Counter
 
 import pytest
 
-from devhost.simulator.bugs import BACKUP_BUGS, RESTORE_BUGS
-from devhost.simulator.command import histories, summary
-from devhost.simulator.episode_bugs import EPISODE_BUGS
-from devhost.simulator.simulation import simulate
-from devhost.simulator.stage import (
+from tests.simulator.bugs import BACKUP_BUGS, RESTORE_BUGS
+from tests.simulator.command import histories, summary
+from tests.simulator.episode_bugs import EPISODE_BUGS
+from tests.simulator.simulation import simulate
+from tests.simulator.stage import (
     BACKUPS_ONLY_EVERY,
     GENTLE,
     GENTLE_EVERY,
@@ -20,7 +20,7 @@ from devhost.simulator.stage import (
     REPEATS_EVERY,
     REPLAYED_EVERY,
 )
-from devhost.simulator.trouble_bugs import TROUBLE_BUGS
+from tests.simulator.trouble_bugs import TROUBLE_BUGS
 
 HISTORIES = 5000
 BUG_SEEDS = range(50_501, 62_501)

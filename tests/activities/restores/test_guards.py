@@ -669,7 +669,7 @@ async def test_a_managed_disk_of_that_name_that_is_not_ours_or_failed(scene):
 
 @pytest.mark.parametrize(("size_gb", "kept"), [(1, 1), (2, None), (None, None)])
 async def test_the_size_in_the_model_is_kept_when_it_is_the_disks(scene, size_gb, kept):
-    from backup_core.activities.machines import change_of  # noqa: PLC0415
+    from backup_core.protocol.machines import change_of  # noqa: PLC0415
     from backup_core.steps.messages import Actor  # noqa: PLC0415
     from backup_core.steps.restore import SlotRef, StoreChange  # noqa: PLC0415
 

@@ -1,0 +1,222 @@
+"""Beginning and ending a restore: the pin that keeps its point, the disk's ownership when it needs it, the head it adopts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from backup_core.domain.digests import digest_of_request
+from backup_core.domain.errors import (
+    HeadAlteredError,
+    NotOwnerError,
+    PointUnavailableError,
+    RecordAlteredError,
+    RowChangedError,
+    RowExistsError,
+)
+from backup_core.domain.metadata import from_metadata, from_point_metadata, to_metadata
+from backup_core.domain.naming import noted_name, repoint_name
+from backup_core.domain.records import Head, Owner, Pin
+from backup_core.protocol.fencing import fence_off, hold_lease
+from backup_core.protocol.marks import intent
+from backup_core.protocol.ownership import end_if_dead, release_leases, relinquish_ownership
+from backup_core.protocol.proofs import is_given_up
+from backup_core.protocol.rights import guard_of, require_ownership, require_right_to_act
+from backup_core.protocol.run_rows import CONFLICTS_MAX, emit_warnings, end_row, run_error, write_run
+from backup_core.steps.copying import OpenResult
+from backup_core.steps.messages import Nothing
+from backup_core.steps.restore import BeginRestoreResult, OwnDiskResult, SlotRef
+
+if TYPE_CHECKING:
+    from backup_core.domain.records import RestorePoint, Restoring, Run, Versioned
+    from backup_core.protocol.tools import Tools
+    from backup_core.steps.restore import AdoptHead, BeginRestore, FinishRestore, OwnDisk, RecordFailure
+
+
+async def begin_restore(tools: Tools, request: BeginRestore) -> BeginRestoreResult:
+    """Make the run's row say Running and pin its point: from now on no retention deletes it while the run lives.
+
+    Repeated with the same lease it answers the same. Raises PointUnavailableError when the point cannot be restored any more.
+    """
+    for _ in range(CONFLICTS_MAX):
+        row = await tools.catalogue.run(request.disk, request.run)
+        if row is None or row.value.ended_for_good or row.value.restore is None:
+            return BeginRestoreResult(state="ended", why=f"run {request.run} has ended, or is not known")
+        wanted = row.value.restore
+        if request.wanted and digest_of_request(wanted) != request.wanted:
+            message = (
+                f"row of restore {request.run}: somebody else wrote it: it asks for point {wanted.point} on "
+                f"{wanted.target}, and differs from what the call asked for (SHA-256 {request.wanted}, found "
+                f"{digest_of_request(wanted)}); nothing was done; find out who may write to the catalogue, and restore again"
+            )
+            raise RecordAlteredError(message)
+        mine = Pin(request.disk, wanted.point, request.run, request.lease)
+        others = [pin for pin in await tools.catalogue.pins(request.disk) if pin.run == request.run and pin != mine]
+        if others:
+            return BeginRestoreResult(state="ended", why=f"another orchestration of run {request.run} is at work")
+        try:
+            if row.value.state == "NotStarted":
+                running = replace(row.value, state="Running", started=await tools.catalogue.now(), phase="preparing")
+                await write_run(tools, row, running)
+            return await _pinned(tools, row.value, wanted, mine)
+        except (RowChangedError, RowExistsError):
+            continue  # a retention, a cancel or another delivery was faster: look again
+    message = f"disk {request.disk}: rows changed {CONFLICTS_MAX} times while restore {request.run} began; temporary failure"
+    raise RowChangedError(message)
+
+
+async def _pinned(tools: Tools, run: Run, wanted: Restoring, pin: Pin) -> BeginRestoreResult:
+    found = await tools.catalogue.point(run.disk, wanted.point)
+    if found is None or found.value.state != "available":
+        state = found.value.state if found else "gone"
+        message = (
+            f"disk {run.disk}: restore point {wanted.point} is {state}; nothing was done; "
+            "choose another of the disk's restore points"
+        )
+        raise PointUnavailableError(message)
+    await _require_described(tools, found.value)
+    await tools.catalogue.pin(pin, found)
+    point, slot = found.value, wanted.slot
+    registration = await tools.catalogue.registration(run.disk)
+    source = registration.value.source if registration else point.source
+    return BeginRestoreResult(
+        state="go",
+        point=point.point,
+        head=point.head,
+        snapshot=point.backup_snapshot,
+        size=point.size,
+        source=source if tools.may_read(source) else "",
+        target=wanted.target,
+        managed_disk=wanted.managed_disk,
+        slot=SlotRef(vm=slot.vm, lun=slot.lun) if slot else None,
+        repoint=wanted.repoint,
+        stop_vm=wanted.stop_vm,
+        old_disk=wanted.old_disk,
+        adopt=wanted.adopt,
+    )
+
+
+async def _require_described(tools: Tools, point: RestorePoint) -> None:
+    """Raise RecordAlteredError unless the point's row is what its backup snapshot says of itself."""
+    blob = tools.head(point.head)
+    carried = (await tools.blobs.properties(blob, point.backup_snapshot)).metadata
+    said = from_point_metadata(carried, tools.site(blob), point.backup_snapshot)
+    if said is None or replace(said, state=point.state) != point:
+        message = (
+            f"disk {point.disk}: the row of restore point {point.point} differs from what {blob} snapshot "
+            f"{point.backup_snapshot} says of itself; nothing was done; POST /api/catalogue/rebuild corrects the row, or "
+            "quarantines the point"
+        )
+        raise RecordAlteredError(message)
+
+
+async def own_disk(tools: Tools, request: OwnDisk) -> OwnDiskResult:
+    """Make the restore the disk's owner, unless another run is at work: then who that is. Repeated it answers the same.
+
+    The present head is leased and shut to older writers, as by every run that owns the disk.
+    """
+    row = await tools.catalogue.run(request.disk, request.run)
+    if row is None or row.value.ended_for_good:
+        message = f"disk {request.disk}: restore {request.run} has ended; nothing was done"
+        raise PointUnavailableError(message)
+    if await is_given_up(tools, request.disk, request.run):
+        message = f"disk {request.disk}: restore {request.run} has given up its head and the disk already; nothing was done"
+        raise NotOwnerError(message)
+    for _ in range(CONFLICTS_MAX):
+        found = await tools.catalogue.head(request.disk)
+        head = found.value if found else Head(request.disk)
+        owner = head.owner
+        if found and owner and (owner.run, owner.lease) == (request.run, request.lease):
+            return await _taken(tools, request, found)
+        ours = owner is not None and owner.run == request.run
+        if owner and ours and owner.lease != request.supersedes:
+            message = f"disk {request.disk}: another orchestration of restore {request.run} is at work; nothing was done"
+            raise PointUnavailableError(message)
+        if owner and not ours and not await end_if_dead(tools, request, owner):
+            return OwnDiskResult(state="waiting", busy=owner.run)
+        taken = head.owned_by(Owner(request.run, request.lease, head.epoch + 1))
+        try:
+            await tools.catalogue.put_head(taken, found.etag if found else None)
+        except (RowChangedError, RowExistsError):
+            continue
+    message = (
+        f"disk {request.disk}: its head row changed {CONFLICTS_MAX} times while restore {request.run} tried to own it; "
+        "temporary failure"
+    )
+    raise RowChangedError(message)
+
+
+async def _taken(tools: Tools, request: OwnDisk, row: Versioned[Head]) -> OwnDiskResult:
+    head = row.value
+    assert head.owner is not None
+    epoch, leased_head = head.owner.epoch, ""
+    registration = await tools.catalogue.registration(request.disk)
+    source = registration.value.source if registration else ""
+    # The restore's own change is under way, not left by somebody: unless it owns the disk anew, because its delivery died.
+    if head.repoint and (request.supersedes or head.repoint != repoint_name(request.disk, request.run)):
+        return OwnDiskResult(
+            state="unsettled", epoch=epoch, source=source, repoint=head.repoint, repoint_digest=head.repoint_digest
+        )
+    if head.head:
+        before = await hold_lease(tools, request.disk, head.owner, tools.head(head.head))
+        leased_head = head.head if before else ""
+        # A number above the epoch was set by a stranger: no run builds on that head any more.
+        if before and before.sequence_number <= epoch:
+            await fence_off(tools, tools.head(head.head), epoch, request.lease)
+    mine = repoint_name(request.disk, request.run)
+    begun = mine if await tools.documents.get(noted_name(mine)) else ""
+    return OwnDiskResult(state="owned", epoch=epoch, source=source, leased_head=leased_head, repoint=begun)
+
+
+async def record_failure(tools: Tools, request: RecordFailure) -> Nothing:
+    """Write the fault to the run's row: what goes on beside it ends at its next report."""
+    await require_right_to_act(tools, request.actor)
+    for _ in range(CONFLICTS_MAX):
+        row = await tools.catalogue.run(request.actor.disk, request.actor.run)
+        if row is None or row.value.ended_for_good or row.value.error:
+            return Nothing()
+        try:
+            await write_run(tools, row, replace(row.value, error=run_error(request.fault)))
+        except RowChangedError:
+            continue
+        return Nothing()
+    message = f"run {request.actor.run}: its row changed {CONFLICTS_MAX} times while its failure was written; temporary failure"
+    raise RowChangedError(message)
+
+
+async def adopt_head(tools: Tools, request: AdoptHead) -> OpenResult:
+    """Give the promoted blob the mark of a verified head at the run's epoch, whose source snapshot is that of the new disk.
+
+    Both were proved equal to the restore point. Raises HeadAlteredError unless it is still the version that was proved.
+    """
+    transfer = request.transfer
+    await require_ownership(tools, transfer.actor)
+    blob = tools.head(transfer.head)
+    found = await tools.blobs.properties(blob)
+    wanted = intent(transfer)
+    mark = from_metadata(found.metadata, tools.site(blob))
+    if mark is None or (mark.run, mark.target) != (transfer.actor.run, transfer.target):
+        if mark is None or mark.run != transfer.actor.run or found.etag != request.etag:
+            message = (
+                f"{blob}: changed by somebody else since it was proved (version {request.etag}, found {found.etag}); "
+                "it is not adopted; the next backup is a full one"
+            )
+            raise HeadAlteredError(message)
+        verified = to_metadata(wanted.verified(request.page_map), tools.site(blob))
+        await tools.blobs.set_metadata(blob, verified, guard_of(transfer.actor, found.etag))
+    return OpenResult(etag=await fence_off(tools, blob, transfer.actor.epoch, transfer.actor.lease))
+
+
+async def finish_restore(tools: Tools, request: FinishRestore) -> Nothing:
+    """End the run's row, then let go of everything it held. Repeats change nothing."""
+    await end_row(tools, request)
+    row = await tools.catalogue.run(request.disk, request.run)
+    # What is outside the allow-list was never leased: the restore failed for it.
+    places = [place for place in request.leased if "://" not in place or tools.may_read(place)]
+    left = await release_leases(tools, [tools.image(place) for place in places], request.lease)
+    heads = [place for place in request.leased if "://" not in place]
+    left += await relinquish_ownership(tools, request.disk, request.run, request.owner_lease or request.lease, heads)
+    if row and row.value.restore:
+        await tools.catalogue.unpin(Pin(request.disk, row.value.restore.point, request.run, request.lease))
+    emit_warnings(tools, request.disk, request.run, list(dict.fromkeys(left)))
+    return Nothing()

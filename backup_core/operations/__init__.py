@@ -1,0 +1,1 @@
+"""What HTTP and timers call directly, without an orchestration."""

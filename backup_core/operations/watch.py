@@ -1,0 +1,147 @@
+"""The watch: how each disk stands by the catalogue, told regularly, so that silence and lateness are seen too."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from backup_core.domain.ending import HEARTBEAT_MAX
+from backup_core.domain.errors import BackupError, DiskUnknownError, UnexpectedError
+from backup_core.domain.events import DiskSeen, FleetSeen, attention_of
+from backup_core.domain.fleet import waiting_for_their_turn
+from backup_core.domain.naming import registration_name
+from backup_core.domain.status import RUNS_LOOKED_AT, status_of
+from backup_core.domain.windows import BEGIN_MAX
+from backup_core.protocol.run_rows import emit_run_end
+from backup_core.protocol.survey import disks_to_survey
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from backup_core.domain.records import Run
+    from backup_core.protocol.tools import Tools
+
+SIDE_BY_SIDE = 8
+
+
+@dataclass(frozen=True)
+class Look:
+    """A look at a disk."""
+
+    seen: DiskSeen
+    sign: datetime | None
+    """When its run of the present window was last known to go on; None when there is no such run."""
+
+
+async def watch(tools: Tools, schedule: str, now: datetime) -> FleetSeen:
+    """Tell how each registered disk stands, then that the watch is through. A disk that cannot be read, or whose registration
+    is lost, counts as unseen, and the first such one is told with its reason. A disk that waits for its turn in the window is
+    told as one whose run is still to come.
+
+    Raises ServiceUnavailableError, AccessDeniedError when the disks cannot be listed: then nothing is told, which is an alert.
+    """
+    turns, unseen = asyncio.Semaphore(SIDE_BY_SIDE), dict[str, BackupError]()
+
+    async def look(disk: str) -> Look | None:
+        async with turns:
+            try:
+                return await _looked(tools, disk, schedule, now)
+            except BackupError as error:
+                unseen[disk] = error
+            except Exception as error:  # noqa: BLE001  a fault of this program must not hide the other disks
+                unseen[disk] = UnexpectedError(f"{type(error).__name__}: {error}")
+            return None
+
+    disks = await tools.catalogue.disks()
+    looks = [one for one in await asyncio.gather(*(look(disk) for disk in disks)) if one]
+    waiting = waiting_for_their_turn({one.seen.disk: one.sign for one in looks}, now, BEGIN_MAX)
+    seen = [replace(one.seen, window_without_run="") if one.seen.disk in waiting else one.seen for one in looks]
+    for one in seen:
+        tools.journal.write(one)
+    try:
+        unseen |= await _lost(tools, {one.disk for one in seen} | set(unseen))
+    except BackupError as error:
+        unseen["registrations beside the backups"] = error
+    fleet = FleetSeen(
+        disks=len(disks),
+        protected=sum(one.protection == "protected" for one in seen),
+        overdue=sum(one.overdue for one in seen),
+        unseen=len(unseen),
+        why=next((f"{disk}: {error.code}: {error}" for disk, error in sorted(unseen.items())), ""),
+    )
+    tools.journal.write(fleet)
+    return fleet
+
+
+async def _emit_late(tools: Tools, runs: Sequence[Run], now: datetime) -> None:
+    """Tell of runs that ended a while ago and whose writer died, or lost the reply, before it told."""
+    for run in runs:
+        if run.unreported and run.ended and now - run.ended > HEARTBEAT_MAX:
+            row = await tools.catalogue.run(run.disk, run.run)
+            if row:
+                await emit_run_end(tools, row.value, row.etag)
+
+
+async def _let_go(tools: Tools, disk: str) -> None:
+    """Give up the claims of a disk whose protection was stopped while a run was at work: it is listed no longer. A young claim
+    is left: somebody may be about to protect the disk again, and claims its source first.
+    """
+    for claim in await tools.catalogue.claims(disk):
+        row = await tools.catalogue.registration(disk)
+        if row and not row.value.protected and await tools.catalogue.now() - claim.changed > HEARTBEAT_MAX:
+            await tools.catalogue.release_source(claim.value, disk, claim.etag)
+
+
+async def _lost(tools: Tools, known: set[str]) -> dict[str, BackupError]:
+    """The disks that the catalogue has forgotten: their registration lies beside their backups, and their row is gone. A table
+    that was deleted is made again empty, and would look like a fleet without disks.
+    """
+    lost: dict[str, BackupError] = {}
+    for disk in await disks_to_survey(tools, ""):
+        if (
+            disk in known
+            or await tools.catalogue.registration(disk)
+            or await tools.documents.get(registration_name(disk)) is None
+        ):
+            continue
+        message = f"disk {disk} is registered beside its backups and not in the catalogue; it is not backed up until"
+        lost[disk] = DiskUnknownError(f"{message} POST /api/catalogue/rebuild has its rows back")
+    return lost
+
+
+async def _looked(tools: Tools, disk: str, schedule: str, now: datetime) -> Look | None:
+    """How the disk stands; None when its registration is gone meanwhile. Ends of its runs that nobody told are told first."""
+    registration, head = await tools.catalogue.registration(disk), await tools.catalogue.head(disk)
+    if registration is None:
+        return None
+    runs = await tools.catalogue.runs(disk, RUNS_LOOKED_AT)
+    await _emit_late(tools, runs, now)
+    status = status_of(registration.value, head.value if head else None, runs, schedule, now)
+    open_ = next((run for run in runs if not run.ended_for_good), None)
+    silent = None
+    if open_ and (row := await tools.catalogue.run(disk, open_.run)) and not row.value.ended_for_good:
+        silence = await tools.catalogue.now() - row.changed
+        silent = int(silence.total_seconds()) if silence > HEARTBEAT_MAX else 0
+    if not registration.value.protected and open_ is None:
+        await _let_go(tools, disk)
+    doubtful = bool(head and head.value.doubt) or bool(await tools.catalogue.points(disk, 1, state="quarantined"))
+    last, of_window = status.last, status.window_run
+    sign = None if of_window is None else of_window.ended or (None if silent else now)
+    seen = DiskSeen(
+        disk=disk,
+        protection=status.protection,
+        newest_point=status.newest_point,
+        last_success=status.last_success.isoformat() if status.last_success else "",
+        rpo_seconds=status.rpo_seconds if status.protection != "stopped" else None,
+        overdue=status.overdue,
+        window_without_run=status.window_without_run.isoformat() if status.window_without_run else "",
+        last_status=last.state if last else "",
+        last_code=last.error.code if last and last.error else "",
+        quarantined=doubtful,
+        at_work=open_.run if open_ else "",
+        silent_seconds=silent,
+        attention=attention_of(open_) if open_ else "",
+    )
+    return Look(seen, sign)

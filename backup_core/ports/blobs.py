@@ -1,0 +1,175 @@
+"""Page blobs of every account that the app may use, and what the service says of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from datetime import datetime
+
+    from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.ranges import ByteRange, DiffRange
+
+
+CopyStatus = Literal["pending", "success", "failed", "aborted"]
+
+
+@dataclass(frozen=True)
+class BlobProperties:
+    """A blob or snapshot as the service describes it."""
+
+    size: int
+    etag: str
+    page_blob: bool
+    created: datetime
+    sequence_number: int
+    metadata: Mapping[str, str]
+    copy: CopyState | None = None
+    """The last copy onto the blob, if any."""
+    tier: str = ""
+    """The performance tier somebody set on a premium page blob; empty where the service chose it by size."""
+
+
+@dataclass(frozen=True)
+class CopyState:
+    """A Copy Blob of the service."""
+
+    copy_id: str
+    status: CopyStatus
+    done_bytes: int
+    total_bytes: int
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class SnapshotInfo:
+    """One snapshot of a blob."""
+
+    snapshot: str
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ListedBlob:
+    """A blob or a snapshot of one, as a listing tells it."""
+
+    name: str
+    snapshot: str
+    """Empty for the blob itself."""
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Fence:
+    """What every write to a head's pages carries: refused once the lease or the epoch is another's."""
+
+    lease: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What every other write to a head carries: the lease, and the version it was decided on."""
+
+    lease: str
+    etag: str
+
+
+class PageBlobs(Protocol):
+    """Page blobs of all accounts this app may use."""
+
+    async def properties(self, blob: BlobAddress, snapshot: str = "") -> BlobProperties:
+        """Describe the blob or snapshot. Raises BlobMissingError, SnapshotMissingError."""
+
+    async def create(
+        self, blob: BlobAddress, size: int, sequence_number: int, metadata: Mapping[str, str], tier: str = ""
+    ) -> None:
+        """Create an empty page blob where nothing is; a `tier` is for premium accounts only. Raises BlobExistsError and changes
+        nothing where something is.
+        """
+
+    async def delete_own(self, blob: BlobAddress, guard: Guard, *, bare: bool = False) -> None:
+        """Delete the blob with its snapshots while `guard.lease` holds it at that version; a missing one is success. A `bare`
+        one must have none: raises SnapshotsPresentError. Raises FencedError, BlobChangedError, and deletes nothing that anybody
+        else holds.
+        """
+
+    async def may_write(self, account: str, container: str) -> bool:
+        """Whether this app may write blobs there, learned from a request that cannot change anything."""
+
+    async def acquire_lease(self, blob: BlobAddress, lease: str) -> None:
+        """Hold the infinite lease `lease`; holding it already is success. Raises LeaseTakenError, BlobMissingError."""
+
+    async def break_lease(self, blob: BlobAddress) -> None:
+        """End whatever lease there is, at once; none is success."""
+
+    async def release_lease(self, blob: BlobAddress, lease: str) -> None:
+        """Let go of `lease`; not holding it, or no blob, is success."""
+
+    async def start_copy(
+        self, source: BlobAddress, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
+    ) -> str:
+        """Have the service copy the snapshot to a blob that does not exist, with this metadata; returns the copy's id. While it
+        is pending the destination takes no lease, write or snapshot. Raises BlobExistsError, CopySourceRefusedError.
+        """
+
+    async def abort_copy(self, blob: BlobAddress, copy_id: str) -> None:
+        """End the pending copy; the blob stays, without content. None pending, or no blob, is success."""
+
+    # The next three change the blob under a guard and return the new ETag. One that is as asked already, at another version, is
+    # success and stays as it is: a request whose answer was lost, or one of a delivery that died, has done it.
+
+    async def set_metadata(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard) -> str:
+        """Replace the metadata. Raises FencedError, BlobChangedError."""
+
+    async def set_sequence_number(self, blob: BlobAddress, number: int, guard: Guard) -> str:
+        """Set the sequence number, up or down. Raises FencedError, BlobChangedError."""
+
+    async def resize(self, blob: BlobAddress, size: int, guard: Guard) -> str:
+        """Change the size. Raises FencedError, BlobChangedError."""
+
+    async def snapshot(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard | None = None) -> str:
+        """Take a snapshot with its own metadata; returns its id. The ETag does not change. Not idempotent, and never
+        sent twice: after an error there may be one, so look in `snapshots` before it is called again. Raises BlobMissingError
+        and, with a guard, FencedError, BlobChangedError.
+        """
+
+    async def snapshots(self, blob: BlobAddress) -> list[SnapshotInfo]:
+        """All snapshots of exactly this blob, oldest first; none, or no blob, is the empty list."""
+
+    def folders(self, account: str, container: str) -> AsyncIterator[str]:
+        """The first segments of all blob names in the container, once each, in any order: of "a/b.vhd" it is "a"."""
+
+    def listed(self, account: str, container: str, prefix: str) -> AsyncIterator[ListedBlob]:
+        """Blobs whose names begin with `prefix`, and their snapshots, by name. Raises BlobMissingError without container."""
+
+    async def delete_snapshot(self, blob: BlobAddress, snapshot: str) -> None:
+        """Delete one snapshot; a missing one is success. Refuses an id that is not a snapshot's: that call would hit the
+        base blob.
+        """
+
+    def allocated(self, blob: BlobAddress, snapshot: str, window: ByteRange) -> AsyncIterator[ByteRange]:
+        """Allocated ranges inside the window, ascending, through every continuation. An empty `snapshot` is the base."""
+
+    def diff(self, blob: BlobAddress, snapshot: str, previous: str, window: ByteRange) -> AsyncIterator[DiffRange]:
+        """Ranges written or cleared between two snapshots (or up to the base, for an empty `snapshot`), inside the window,
+        ascending, through every continuation. Raises DiffRefusedError where the service gives no answer.
+        """
+
+    async def read(self, blob: BlobAddress, snapshot: str, part: ByteRange) -> bytes:
+        """Exactly the bytes of the range (at most 4 MiB). Raises TransferDamagedError, SnapshotMissingError."""
+
+    async def copy_streamed(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+        """Put the snapshot's bytes of the range (at most 4 MiB) at the same place of the head, read and written by this
+        process. A repeat is harmless. Raises FencedError, TransferDamagedError, SnapshotMissingError.
+        """
+
+    async def copy_from_url(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+        """The same, fetched by the head's account itself: no byte passes this process. A repeat is harmless.
+        Raises FencedError, and CopySourceRefusedError where that account cannot read the source.
+        """
+
+    async def clear(self, blob: BlobAddress, part: ByteRange, fence: Fence) -> None:
+        """Clear the range to zeros, freeing it. A repeat is harmless. Raises FencedError."""

@@ -1,0 +1,41 @@
+"""Whose a container of the backup account is: a document in it names the catalogue, and every other deployment is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from backup_core.domain.errors import ContainerTakenError
+from backup_core.protocol.documents import read_document
+
+if TYPE_CHECKING:
+    from backup_core.domain.identity import Deployment
+    from backup_core.ports import Documents
+
+CLAIM = "catalogue.json"
+"""The document's name. All others lie in a folder."""
+_HOLDER = TypeAdapter(dict[str, str])
+
+
+async def claim_container(documents: Documents, container: str, deployment: Deployment) -> None:
+    """Have the container name the deployment's catalogue: one that names none, or a former one of it, is claimed.
+
+    Of two that claim at the same moment one is refused. Raises ContainerTakenError when it names another.
+    """
+    mine = _HOLDER.dump_json({"catalogue": deployment.catalogue}).decode()
+    held = await documents.get(CLAIM)
+    if held is None:
+        await documents.put_if_absent(CLAIM, mine)
+        held = await documents.get(CLAIM)
+    holder = read_document(_HOLDER, f"{container}/{CLAIM}", held or "{}").get("catalogue", "")
+    if holder == deployment.catalogue:
+        return
+    if holder not in deployment.former:
+        message = (
+            f"container {container}: it belongs to catalogue {holder!r}, this app's is {deployment.catalogue!r}; nothing was "
+            "done; give this app containers of its own (HEADS_CONTAINER, PLANS_CONTAINER), or, when that catalogue is lost or "
+            "given up for good, name it in FORMER_CATALOGUES and rebuild"
+        )
+        raise ContainerTakenError(message)
+    await documents.put(CLAIM, mine)

@@ -1,0 +1,65 @@
+"""Stored documents as values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from backup_core.domain.digests import digest_of
+from backup_core.domain.plan import Plan
+
+if TYPE_CHECKING:
+    from backup_core.protocol.tools import Tools
+
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import ValidationError
+
+from backup_core.domain.errors import (
+    RecordAlteredError,
+    RecordUnreadableError,
+    UnexpectedAnswerError,
+)
+
+if TYPE_CHECKING:
+    from backup_core.protocol.tools import Tools
+
+T = TypeVar("T")
+
+
+def read_document(adapter: TypeAdapter[T], name: str, text: str) -> T:
+    """The value in a document. Raises RecordUnreadableError, which names it, for anything else."""
+    try:
+        return adapter.validate_json(text)
+    except ValidationError as error:
+        why = "; ".join(
+            f"{'.'.join(map(str, one['loc'])) or 'text'}: {one['msg']}" for one in error.errors(include_url=False)[:5]
+        )
+        message = (
+            f"document {name} cannot be read: {why}; it is damaged, or a newer version of this app wrote it; use that version, "
+            "or delete the document"
+        )
+        raise RecordUnreadableError(message) from None
+
+
+async def held_document(tools: Tools, adapter: TypeAdapter[T], name: str, digest: str, gone: str) -> T:
+    """The value in the document that the orchestration was handed the digest of; `gone` says what is next without it. An empty
+    digest was handed by a version that made none.
+
+    Raises UnexpectedAnswerError when there is none, RecordAlteredError for any other.
+    """
+    stored = await tools.documents.get(name)
+    if stored is None:
+        message = f"document {name} is gone; {gone}"
+        raise UnexpectedAnswerError(message)
+    if digest and digest_of(stored) != digest:
+        message = (
+            f"document {name}: somebody else wrote it: expected SHA-256 {digest}, as the run has stored it, found "
+            f"{digest_of(stored)}; nothing was done by it; find out who may write to the plans container; {gone}"
+        )
+        raise RecordAlteredError(message)
+    return read_document(adapter, name, stored)
+
+
+PLAN = TypeAdapter(Plan)

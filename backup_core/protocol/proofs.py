@@ -1,0 +1,69 @@
+"""What a restore has stored of an image it makes: that it was proved equal to its restore point, or was given up.
+
+A proved disk is let go of and carries nothing of ours; a proved head gets another mark. A step that is delivered late, or by a
+second life of its orchestration, must not take such a blob for unfinished, nor make one anew that was given up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from backup_core.domain.errors import NotOwnerError
+from backup_core.domain.naming import image_end_name
+from backup_core.protocol.documents import read_document
+from backup_core.steps.copying import ComparisonResult
+from backup_core.steps.messages import Message
+
+if TYPE_CHECKING:
+    from backup_core.protocol.tools import Tools
+    from backup_core.steps.copying import ImageCopy
+
+
+class ImageEnd(Message):
+    """What became of an image. Without a proof it was given up."""
+
+    proof: ComparisonResult | None = None
+
+
+END = TypeAdapter(ImageEnd)
+
+
+async def proof(tools: Tools, image: ImageCopy) -> ComparisonResult | None:
+    """What the comparison answered when the image was proved; None while it is made, and for the head of a backup, whose mark
+    says so. Raises NotOwnerError for an image that was given up.
+    """
+    if not image.actor.pin:
+        return None
+    name = _name(image)
+    stored = await tools.documents.get(name)
+    if stored is None:
+        return None
+    end = read_document(END, name, stored)
+    if end.proof is None:
+        message = f"{image.destination}: restore {image.actor.run} has given it up already; nothing was done"
+        raise NotOwnerError(message)
+    return end.proof
+
+
+async def proved(tools: Tools, image: ImageCopy, found: ComparisonResult) -> ComparisonResult:
+    """Store that the image was proved; the proof that counts, when another delivery was faster. Raises NotOwnerError."""
+    await tools.documents.put_if_absent(_name(image), ImageEnd(proof=found).model_dump_json())
+    return await proof(tools, image) or found
+
+
+async def give_up(tools: Tools, image: ImageCopy) -> None:
+    """From now on no step of the run makes the image, or goes on with it."""
+    await tools.documents.put(_name(image), ImageEnd().model_dump_json())
+
+
+async def is_given_up(tools: Tools, disk: str, run: str) -> bool:
+    """Whether the restore has given up the head that backups were to go on from."""
+    name = image_end_name(disk, run, "head")
+    stored = await tools.documents.get(name)
+    return stored is not None and read_document(END, name, stored).proof is None
+
+
+def _name(image: ImageCopy) -> str:
+    return image_end_name(image.actor.disk, image.actor.run, image.becomes)

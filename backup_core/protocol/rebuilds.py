@@ -1,0 +1,37 @@
+"""What is kept of rebuilds, and which of them may act."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from backup_core.domain.naming import (
+    REBUILD_AT_WORK,
+    rebuild_name,
+)
+from backup_core.domain.rebuild import Found, Rebuild
+from backup_core.protocol.documents import read_document
+
+if TYPE_CHECKING:
+    from backup_core.protocol.tools import Tools
+
+
+REBUILD, FOUND, AT_WORK = TypeAdapter(Rebuild), TypeAdapter(Found), TypeAdapter(str)
+
+
+async def stored_rebuild(tools: Tools, rebuild: str) -> Rebuild | None:
+    """What is kept of a rebuild. Raises RecordUnreadableError."""
+    text = await tools.documents.get(rebuild_name(rebuild))
+    return read_document(REBUILD, rebuild_name(rebuild), text) if text else None
+
+
+async def store_rebuild(tools: Tools, value: Rebuild) -> None:
+    """Keep it."""
+    await tools.documents.put(rebuild_name(value.rebuild), REBUILD.dump_json(value).decode())
+
+
+async def at_work(tools: Tools) -> str:
+    """The rebuild that may act; empty when none was ever asked for."""
+    text = await tools.documents.get(REBUILD_AT_WORK)
+    return read_document(AT_WORK, REBUILD_AT_WORK, text) if text else ""

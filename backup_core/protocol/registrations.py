@@ -1,0 +1,47 @@
+"""Registrations: read, moved to another source, and kept beside the backups."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from backup_core.domain.errors import DiskUnknownError, SourceUnfitError
+from backup_core.domain.naming import registration_name
+from backup_core.domain.records import Registration
+
+if TYPE_CHECKING:
+    from backup_core.domain.records import Versioned
+    from backup_core.protocol.tools import Tools
+
+
+REGISTRATION = TypeAdapter(Registration)
+
+
+async def moved_registration(tools: Tools, disk: str, source: str) -> Versioned[Registration]:
+    """The disk's registration with its new source, to be written; the source is claimed for the disk first.
+
+    Raises SourceUnfitError when another disk has claimed it.
+    """
+    row = await tools.catalogue.registration(disk)
+    if row is None:
+        message = f"disk {disk}: its registration is gone; PUT /api/disks/{disk} with the new disk as its source"
+        raise DiskUnknownError(message)
+    holder = await tools.catalogue.claim_source(source, disk)
+    if holder != disk:
+        message = f"disk {disk}: the new disk {source} is registered as disk {holder} already; DELETE one of the two"
+        raise SourceUnfitError(message)
+    now = await tools.catalogue.now()
+    since = row.value.source_since if row.value.source == source else now
+    return replace(row, value=replace(row.value, source=source, source_since=since, updated=now))
+
+
+async def registration_moved(tools: Tools, disk: str, former: str) -> None:
+    """What follows a moved registration: the former source is free, and the copy beside the backups is the new one."""
+    row = await tools.catalogue.registration(disk)
+    if row is None:
+        return
+    if row.value.source != former:
+        await tools.catalogue.release_source(former, disk)
+    await tools.documents.put(registration_name(disk), REGISTRATION.dump_json(row.value).decode())

@@ -1,0 +1,135 @@
+"""A run's row: written, told of, and ended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from backup_core.domain.errors import (
+    RowChangedError,
+)
+from backup_core.domain.events import RunWarned
+from backup_core.domain.records import EXPIRED_NAMED_MAX, Run, RunError
+from backup_core.steps.backup import FinishRun
+from backup_core.steps.messages import Fault
+from backup_core.steps.restore import FinishRestore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backup_core.domain.records import Versioned
+    from backup_core.protocol.tools import Tools
+
+from typing import TYPE_CHECKING
+
+from backup_core.domain.churn import POINTS_LOOKED_AT, churn_ratio
+from backup_core.domain.events import PhaseBegun, RunEnded, attention_of
+
+if TYPE_CHECKING:
+    from backup_core.domain.records import Run, Versioned
+    from backup_core.protocol.tools import Tools
+
+
+async def write_run(tools: Tools, former: Versioned[Run] | None, run: Run) -> None:
+    """Insert the run's row, or replace the one it was decided on, then tell what is new in it.
+
+    The write is conditional: of several deliveries one tells. Raises RowExistsError, RowChangedError, and tells nothing.
+    """
+    run = replace(run, unreported=run.ended_for_good)
+    etag = await tools.catalogue.put_run(run, former.etag if former else None)
+    if run.ended_for_good:
+        await emit_run_end(tools, run, etag)
+    else:
+        emit_phase(tools, former.value if former else None, run)
+
+
+def emit_phase(tools: Tools, former: Run | None, run: Run) -> None:
+    """Tell what the row, just written, says that `former` did not."""
+    if former is None or (former.phase, attention_of(former)) != (run.phase, attention_of(run)):
+        tools.journal.write(PhaseBegun.of(run))
+
+
+async def emit_run_end(tools: Tools, run: Run, etag: str) -> None:
+    """Tell of a run that has ended, unless it was told, and note that on its row, read or written at `etag`.
+
+    What dies before the note is told again by whoever finds the row so: an alert that comes twice is better than none.
+    """
+    if not run.unreported:
+        return
+    tools.journal.write(RunEnded.of(run, await _churn(tools, run)))
+    try:
+        await tools.catalogue.put_run(replace(run, unreported=False), etag)
+    except RowChangedError:
+        return  # another delivery has told it too
+
+
+async def _churn(tools: Tools, run: Run) -> float | None:
+    if run.state != "Succeeded" or run.kind != "incremental":
+        return None
+    return churn_ratio([row.value for row in await tools.catalogue.points(run.disk, POINTS_LOOKED_AT)])
+
+
+ERROR_LENGTH_MAX = 4000
+"""A table's text column holds 32 Ki characters; an error that long helps nobody."""
+
+
+def run_error(fault: Fault) -> RunError:
+    """The fault as a run's row keeps it."""
+    return RunError(fault.code, fault.message[:ERROR_LENGTH_MAX])
+
+
+WARNINGS_MAX = 20
+"""Warnings a run's row names, each of at most 500 characters; the log has all."""
+CONFLICTS_MAX = 5
+"""Times a lost race for a row is tried again before the fault is left to the orchestrator's retry."""
+
+
+def emit_warnings(tools: Tools, disk: str, run: str, warnings: Sequence[str]) -> None:
+    """Tell what failed although the run did what was asked."""
+    for words in warnings:
+        tools.journal.write(RunWarned(disk=disk, run=run, message=words))
+
+
+def in_one(known: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
+    """All of them once, in order."""
+    return tuple(dict.fromkeys((*known, *more)))
+
+
+async def end_row(tools: Tools, request: FinishRun | FinishRestore) -> None:
+    """Write the run's end to its row, once, and tell of it."""
+    for _ in range(CONFLICTS_MAX):
+        row = await tools.catalogue.run(request.disk, request.run)
+        if row is None:
+            return
+        if row.value.ended_for_good:
+            await emit_run_end(tools, row.value, row.etag)
+            return
+        run = row.value
+        restored = run.restore
+        if restored and isinstance(request, FinishRestore):
+            restored = replace(
+                restored,
+                attention="",
+                end=request.end,
+                old_disk=request.old_disk or restored.old_disk,
+                downtime_seconds=request.downtime_seconds,
+            )
+        ended = replace(
+            run,
+            state=request.state,
+            ended=await tools.catalogue.now(),
+            phase="done" if request.state == "Succeeded" else run.phase,
+            percent=100 if request.state == "Succeeded" else run.percent,
+            points=tuple(request.points),
+            expired=in_one(run.expired, request.expired)[:EXPIRED_NAMED_MAX] if isinstance(request, FinishRun) else (),
+            warnings=tuple(request.warnings[:WARNINGS_MAX]) if isinstance(request, FinishRun) else (),
+            error=run_error(request.fault) if request.fault else None,
+            restore=restored,
+        )
+        try:
+            await write_run(tools, row, ended)
+        except RowChangedError:
+            continue
+        return
+    message = f"run {request.run}: its row changed {CONFLICTS_MAX} times while its end was written; temporary failure"
+    raise RowChangedError(message)

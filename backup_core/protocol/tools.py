@@ -1,0 +1,136 @@
+"""What every activity is handed: the ports, and the bounds of its work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from backup_core.domain.ending import STEP_SECONDS_USUAL
+from backup_core.domain.errors import (
+    AccountIdMissingError,
+    MachineRefusedError,
+    SourceUnfitError,
+)
+from backup_core.domain.fleet import ACTIVE_DISKS_MAX
+from backup_core.domain.metadata import Site
+from backup_core.domain.naming import BlobAddress, parse_blob_url, parse_resource_id
+from backup_core.domain.ranges import GIB, MIB
+from backup_core.domain.records import Slot
+from backup_core.domain.sampling import Samples
+
+if TYPE_CHECKING:
+    from backup_core.domain.identity import Deployment
+    from backup_core.ports import Catalogue, Documents, Journal, Machines, PageBlobs
+    from backup_core.protocol.copy_route import Copying
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one activity's work."""
+
+    shard_bytes_max: int = 1024 * MIB
+    """A shard of this size takes about 17 s at the 60 MiB/s of a standard page blob."""
+    shard_requests_max: int = 4096
+    """About 8 s at the 500 requests/s of a page blob."""
+    in_flight: int = 16
+    """Requests at a time towards one head: 15 times 4 MiB/s is a page blob's limit, at about a second each."""
+    wave_requests: int = 64
+    """Requests that may be ahead of a shard's stored cursor: what a crash inside the shard repeats at most."""
+    shard_seconds: float = STEP_SECONDS_USUAL
+    """A shard returns where to resume after this long."""
+    window_bytes: int = 64 * GIB
+    """Ranges are listed in windows: a very fragmented blob hits a server time-out on the whole."""
+    windows_ahead: int = 4
+    """Windows listed at the same time."""
+    batch_reads: int = 256
+    """Pieces a full verification compares between two looks at the clock: a GiB of 4 MiB each."""
+    samples: Samples = field(default_factory=Samples)
+    """What a sampled verification reads."""
+    verify_seconds: float = STEP_SECONDS_USUAL
+    """A verification returns where to resume after this long."""
+    plan_seconds: float = 20.0
+    """How long a dry run counts what a restore would copy: somebody waits for it, and the front end gives up after 230 s."""
+    prune_points_max: int = 20
+    """Restore points one call of a prune deletes at most."""
+    sweeps_max: int = 200
+    """Leftovers one call of the housekeeping removes at most."""
+    sweep_age_seconds: float = 24 * 3600.0
+    """How long a leftover is kept after its run is over."""
+    fleet_disks_max: int = ACTIVE_DISKS_MAX
+    """Backups one orchestration starts."""
+    cleanup_disks_max: int = 100
+    """Disks the housekeeping, or a rebuild, lists at a time."""
+    rebuilt_points_max: int = 100
+    """Restore points without a row that one call of a rebuild checks: of 8 TiB each takes some 130 requests."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The world, as ports."""
+
+    blobs: PageBlobs
+    catalogue: Catalogue
+    documents: Documents
+    source_accounts: tuple[str, ...]
+    backup_account: str
+    heads_container: str
+    monotonic: Callable[[], float]
+    copying: Copying
+    machines: Machines
+    journal: Journal
+    deployment: Deployment
+    limits: Limits = Limits()
+    machine_groups: tuple[str, ...] = ()
+    """Resource groups, lower case, whose machines may be given other disks: an allow-list."""
+    account_ids: Mapping[str, str] = field(default_factory=dict)
+    """Resource ids of source accounts by their blob endpoint: Azure imports a VHD only when it is told its account's."""
+
+    def source(self, url: str) -> BlobAddress:
+        """The source blob, with the allow-list checked once more: a row could have been written by another version."""
+        try:
+            return parse_blob_url(url, self.source_accounts)
+        except ValueError as error:
+            message = f"source {url}: {error}; correct the disk's registration or SOURCE_ACCOUNTS"
+            raise SourceUnfitError(message) from error
+
+    def may_read(self, url: str) -> bool:
+        """Whether the blob lies in an account of the allow-list."""
+        try:
+            parse_blob_url(url, self.source_accounts)
+        except ValueError:
+            return False
+        return True
+
+    def head(self, name: str) -> BlobAddress:
+        """The backup blob of that name."""
+        return BlobAddress(self.backup_account, self.heads_container, name)
+
+    def site(self, blob: BlobAddress) -> Site:
+        """The blob, as this deployment marks it."""
+        return Site(self.deployment, blob)
+
+    def image(self, place: str) -> BlobAddress:
+        """The blob of an image: a disk named by its URL, or a backup blob by its name."""
+        return self.source(place) if "://" in place else self.head(place)
+
+    def slot(self, vm: str, lun: int | None) -> Slot:
+        """The slot of a machine, with the allow-list checked once more. Raises MachineRefusedError."""
+        try:
+            group = parse_resource_id(vm).group_id
+        except ValueError as error:
+            raise MachineRefusedError(str(error)) from error
+        if group not in self.machine_groups:
+            message = f"VM {vm}: its resource group is not one whose machines this app may change (setting MACHINE_GROUPS)"
+            raise MachineRefusedError(message)
+        return Slot(vm, lun)
+
+    def account_id(self, blob: BlobAddress) -> str:
+        """The resource id of the blob's account. Raises AccountIdMissingError."""
+        if blob.account not in self.account_ids:
+            message = (
+                f"account {blob.account}: its resource id is not known, and Azure imports a VHD as a managed disk only with "
+                "it; add /subscriptions/…/storageAccounts/… to the setting SOURCE_ACCOUNT_IDS, or name another target.account"
+            )
+            raise AccountIdMissingError(message)
+        return self.account_ids[blob.account]

@@ -1,0 +1,386 @@
+"""`make bench`: what a backup and a restore cost in requests and bytes, and their copying beside the SDK's own ways.
+
+Counts are the emulator's. Seconds are of this machine and this emulator, which takes most of them: only ratios within one run
+mean anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import secrets
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from azure.storage.blob import BlobSasPermissions, BlobServiceClient, generate_blob_sas
+from azure.storage.blob.aio import BlobServiceClient as AsyncBlobServiceClient
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from backup_core import bootstrap, settings
+from backup_core.activities.runner import run_step
+from backup_core.api import disks
+from backup_core.api.context import respond
+from backup_core.api.http import Request
+from backup_core.domain.ranges import GIB, MIB, PUT_BYTES_MAX, ByteRange, DiffRange, requests
+from backup_core.domain.records import Restoring, Run
+from backup_core.orchestrations.backup_disk import backup_disk
+from backup_core.orchestrations.registry import ORCHESTRATORS
+from backup_core.steps import STEPS
+from backup_core.steps.backup import BackupRequest
+from backup_core.steps.restore import RestoreRequest
+from devhost.storage import Storage
+from tests.doubles.catalogue import MemoryDocuments
+from tests.doubles.driver import Driver
+from tests.doubles.world import InMemoryServices
+
+if TYPE_CHECKING:
+    from azure.storage.blob import BlobClient
+
+    from backup_core.bootstrap import Services
+    from backup_core.protocol.copy_route import CopyMode
+
+KIB = 1024
+SIZE = 2 * GIB
+CONTAINER = "vhds"
+BY_NAME = {step.name: step for step in STEPS}
+COPYING = ("apply_shard",)
+PUTS = ("PUT page", "PUT page-from-url", "PUT clear")
+PARALLEL = 32
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The fixed diff: many small writes, some large ones, one that is not a multiple of a put, and clears."""
+
+    small: int
+    large: int
+    clears: int
+
+    @property
+    def changes(self) -> list[DiffRange]:
+        """Merged ranges, ascending."""
+        written = [ByteRange(number * MIB, number * MIB + 8 * KIB) for number in range(self.small)]
+        # Gaps keep the large ranges apart: touching ones would be one range.
+        written += [ByteRange(GIB + number * 5 * MIB, GIB + number * 5 * MIB + 4 * MIB) for number in range(self.large)]
+        written.append(ByteRange(GIB + 512 * MIB, GIB + 521 * MIB))
+        cleared = [
+            ByteRange(GIB + (768 + number) * MIB, GIB + (768 + number) * MIB + 64 * KIB) for number in range(self.clears)
+        ]
+        return [DiffRange(one, cleared=False) for one in written] + [DiffRange(one, cleared=True) for one in cleared]
+
+
+FULL, SHORT = Shape(1000, 32, 64), Shape(60, 4, 8)
+
+
+@dataclass
+class Cost:
+    """What copying the diff took."""
+
+    name: str
+    seconds: float
+    cpu_seconds: float
+    requests: int
+    through: int
+    """Bytes of content that passed this process, both ways together."""
+
+
+class Bench:
+    """One storage, one disk, one diff, copied in every way."""
+
+    def __init__(self, console: Console, storage: Storage, shape: Shape) -> None:
+        """Print to `console`."""
+        self.console, self.storage, self.shape = console, storage, shape
+        self.goals: list[tuple[str, str, str, bool]] = []
+        self.compared: list[str] = []
+        self.source = BlobServiceClient(storage.source.blobs, credential=storage.source.credential)
+        self.backup = BlobServiceClient(storage.backup.blobs, credential=storage.backup.credential)
+
+    async def run(self) -> bool:
+        """Everything; whether every count is at its goal."""
+        self.source.create_container(CONTAINER)
+        restores: list[Cost] = []
+        costs = [await self._product("server", restores), await self._product("stream", restores)]
+        blob = self.source.get_blob_client(CONTAINER, "stream.vhd")
+        snapshot = str(blob.create_snapshot()["snapshot"])
+        costs.append(await self._measured("SDK, one after the other", lambda: self._sdk_loop(snapshot)))
+        costs.append(await self._measured(f"SDK aio, {PARALLEL} at a time", lambda: self._sdk_aio(snapshot)))
+        restores.append(await self._measured("SDK, one after the other", self._sdk_restore))
+        restores.append(await self._measured("one Copy Blob", self._copy_blob))
+        self._show(costs, restores)
+        return all(met for *_, met in self.goals)
+
+    # -- the product ------------------------------------------------------------------------------------------------
+
+    async def _product(self, mode: CopyMode, restores: list[Cost]) -> Cost:
+        """A full backup of the disk before the diff, then the increment that is measured, then a restore of it."""
+        blob = self.source.get_blob_client(CONTAINER, f"{mode}.vhd")
+        blob.create_page_blob(SIZE)
+        for change in self.shape.changes:
+            if change.cleared:
+                blob.upload_page(secrets.token_bytes(change.range.size), change.range.start, change.range.size)
+        services = bootstrap.build(self._settings(mode))
+        # Plans are kept aside, so that every byte counted is content of the disk.
+        aside = MemoryDocuments(InMemoryServices())
+        toolboxes = {duty: replace(tools, documents=aside) for duty, tools in services.toolboxes.items()}
+        services = replace(services, toolboxes=toolboxes)
+        try:
+            await services.ready()
+            request = Request("", {"disk": mode}, {}, json.dumps({"source": blob.url}).encode())
+            registered = await respond(services.api, disks.put_disk, request)
+            if registered.status not in (200, 201):
+                raise RuntimeError(registered.body)
+            await self._back_up(services, mode, 0)
+            for change in self.shape.changes:
+                piece = change.range
+                if change.cleared:
+                    blob.clear_page(piece.start, piece.size)
+                    continue
+                for start in range(piece.start, piece.end, PUT_BYTES_MAX):
+                    length = min(PUT_BYTES_MAX, piece.end - start)
+                    blob.upload_page(secrets.token_bytes(length), start, length)
+            cost = await self._back_up(services, mode, 1)
+            restores.append(await self._restore(services, mode))
+            return cost
+        finally:
+            await services.close()
+
+    def _settings(self, mode: str) -> settings.Settings:
+        accounts = (self.storage.source, self.storage.backup, self.storage.state)
+        return settings.load(
+            {
+                "BACKUP_SCHEDULE": "0 0 */12 * * *",
+                "WATCH_SCHEDULE": "0 */15 * * * *",
+                "HOUSEKEEPING_SCHEDULE": "0 30 3 * * *",
+                "SOURCE_ACCOUNTS": self.storage.source.blobs,
+                "BACKUP_ACCOUNT": self.storage.backup.blobs,
+                "CATALOGUE_ACCOUNT": self.storage.state.tables,
+                "COPY_MODE": mode,
+                "DEVELOPMENT": "true",
+                "DEVELOPMENT_KEYS": json.dumps({one.name: one.key for one in accounts}),
+            }
+        )
+
+    async def _back_up(self, services: Services, mode: str, number: int) -> Cost:
+        """One backup by the real orchestrator and activities in this process; the cost of its copying steps."""
+        cost = Cost(f"Pagekeeper, {mode} mode", 0.0, 0.0, 0, 0)
+        listings = 0
+
+        async def perform(name: str, step_input: dict[str, Any]) -> Any:  # noqa: ANN401  any JSON
+            nonlocal cost, listings
+            if name not in COPYING:
+                return await run_step(BY_NAME[name], services.tools_for, step_input)
+            answer: list[Any] = []
+
+            async def copy() -> None:
+                answer.append(await run_step(BY_NAME[name], services.tools_for, step_input))
+
+            step = await self._measured(cost.name, copy)
+            listings += self.storage.counts().get("GET pagelist", {}).get("requests", 0)
+            cost = Cost(
+                cost.name, cost.seconds + step.seconds, cost.cpu_seconds + step.cpu_seconds, cost.requests + step.requests,
+                cost.through + step.through,
+            )  # fmt: skip
+            return answer[0]
+
+        run = f"{mode}.20260101T00000{number}Z.timer"
+        request = BackupRequest(disk=mode, run=run, trigger="http")
+        output = await Driver({"backup_disk": backup_disk}, perform).run("backup_disk", request.model_dump(mode="json"), run)
+        if output["state"] != "Succeeded":
+            raise RuntimeError(output)
+        if number:
+            self._judge(mode, cost, listings)
+        return cost
+
+    async def _restore(self, services: Services, mode: str) -> Cost:
+        """A restore that is adopted: two copies of the newest point. What is compared is counted apart."""
+        cost, read, put = Cost(f"Pagekeeper, {mode} mode, two copies", 0.0, 0.0, 0, 0), 0, 0
+        copied: dict[str, int] = {}
+
+        async def perform(name: str, step_input: dict[str, Any]) -> Any:  # noqa: ANN401  any JSON
+            nonlocal cost, read, put
+            answer: list[Any] = []
+
+            async def step() -> None:
+                answer.append(await run_step(BY_NAME[name], services.tools_for, step_input))
+
+            one = await self._measured(cost.name, step)
+            counts = self.storage.counts()
+            if name == "compare_image":
+                read += counts.get("GET blob", {}).get("bytesOut", 0)
+            if name in COPYING:
+                put += sum(counts.get(verb, {}).get("requests", 0) for verb in PUTS)
+                copied[f"{step_input['image']['destination']}:{step_input['shard']}"] = answer[0]["value"]["applied"][
+                    "write_bytes"
+                ]
+                cost = replace(
+                    cost, seconds=cost.seconds + one.seconds, cpu_seconds=cost.cpu_seconds + one.cpu_seconds,
+                    requests=cost.requests + one.requests, through=cost.through + one.through,
+                )  # fmt: skip
+            return answer[0]
+
+        (row,) = await services.api.tools.catalogue.points(mode, 1)
+        run = f"{mode}.20260102T000000Z.0000abcd"
+        target = f"{self.storage.source.blobs}/{CONTAINER}/{mode}-restored.vhd"
+        wanted = Restoring(row.value.point, target, adopt=True)
+        asked_for = Run(
+            mode, run, "NotStarted", "http", full=False, created=datetime.now(UTC), operation="restore", restore=wanted
+        )
+        await services.api.tools.catalogue.put_run(asked_for, None)
+        request = RestoreRequest(disk=mode, run=run).model_dump(mode="json")
+        output = await Driver(dict(ORCHESTRATORS), perform).run("restore_disk", request, run)
+        if output["state"] != "Succeeded":
+            raise RuntimeError(output)
+        point = self.backup.get_blob_client("heads", row.value.head, snapshot=row.value.backup_snapshot)
+        ranges = [int(one.end or 0) + 1 - int(one.start or 0) for one in point.list_page_ranges()]
+        allocated, least = sum(ranges), 2 * sum(-(-size // PUT_BYTES_MAX) for size in ranges)
+        meaning = "allocated, once per copy"
+        self._goal(f"restore, {mode}: bytes copied", sum(copied.values()), 2 * allocated, meaning)
+        self._goal(f"restore, {mode}: put requests", put, least, "within 2 % of the least", slack=least // 50)
+        self.compared.append(
+            f"restore, {mode}: {read / MIB:.1f} MiB read to compare {allocated / MIB:.1f} MiB twice, both sides"
+        )
+        return cost
+
+    def _judge(self, mode: str, cost: Cost, listings: int) -> None:
+        changes = self.shape.changes
+        pieces = sum(1 for change in changes for _ in requests(change))
+        changed = sum(change.range.size for change in changes if not change.cleared)
+        counts = self.storage.counts()
+        puts = sum(counts.get(verb, {}).get("requests", 0) for verb in PUTS)
+        wanted = {"server": 0, "stream": 2 * changed}[mode]
+        self._goal(f"{mode}: put and clear requests", puts, pieces, "⌈range ÷ 4 MiB⌉ per range, one per clear")
+        self._goal(
+            f"{mode}: bytes through the worker", cost.through, wanted, "none" if not wanted else "changed, down and up once"
+        )
+        self._goal(f"{mode}: listings by chunk", listings - 1, 0, "one by window, none by chunk")
+
+    def _goal(self, what: str, found: int, wanted: int, meaning: str, slack: int = 0) -> None:
+        self.goals.append((what, f"{found:,}", f"{wanted:,} ({meaning})", wanted <= found <= wanted + slack))
+
+    # -- the SDK's own ways -----------------------------------------------------------------------------------------
+
+    async def _sdk_loop(self, snapshot: str) -> None:
+        source = self.source.get_blob_client(CONTAINER, "stream.vhd", snapshot=snapshot)
+        head = self.backup.get_blob_client("heads", "sdk-loop.vhd")
+        head.create_page_blob(SIZE)
+        for piece in self._pieces():
+            start, size = piece.range.start, piece.range.size
+            if piece.cleared:
+                head.clear_page(start, size)
+            else:
+                head.upload_page(source.download_blob(offset=start, length=size).readall(), start, size)
+
+    async def _sdk_aio(self, snapshot: str) -> None:
+        async with (
+            AsyncBlobServiceClient(self.storage.source.blobs, credential=self.storage.source.credential) as sources,
+            AsyncBlobServiceClient(self.storage.backup.blobs, credential=self.storage.backup.credential) as backups,
+        ):
+            source = sources.get_blob_client(CONTAINER, "stream.vhd", snapshot=snapshot)
+            head = backups.get_blob_client("heads", "sdk-aio.vhd")
+            await head.create_page_blob(SIZE)
+            pieces = iter(self._pieces())
+
+            async def work() -> None:
+                for piece in pieces:
+                    start, size = piece.range.start, piece.range.size
+                    if piece.cleared:
+                        await head.clear_page(start, size)
+                    else:
+                        stream = await source.download_blob(offset=start, length=size)
+                        await head.upload_page(await stream.readall(), start, size)
+
+            await asyncio.gather(*(work() for _ in range(PARALLEL)))
+
+    def _newest(self) -> BlobClient:
+        """The newest backup snapshot of the disk `stream`."""
+        blobs = self.backup.get_container_client("heads").list_blobs(name_starts_with="stream/", include=["snapshots"])
+        found = max((blob for blob in blobs if blob.snapshot), key=lambda blob: str(blob.snapshot))
+        return self.backup.get_blob_client("heads", found.name, snapshot=found.snapshot)
+
+    async def _sdk_restore(self) -> None:
+        source = self._newest()
+        disk = self.source.get_blob_client(CONTAINER, "sdk-restored.vhd")
+        disk.create_page_blob(SIZE)
+        for allocated in source.list_page_ranges():
+            first, end = int(allocated.start or 0), int(allocated.end or 0) + 1
+            for start in range(first, end, PUT_BYTES_MAX):
+                size = min(PUT_BYTES_MAX, end - start)
+                disk.upload_page(source.download_blob(offset=start, length=size).readall(), start, size)
+
+    async def _copy_blob(self) -> None:
+        source, account = self._newest(), self.storage.backup
+        sas = generate_blob_sas(
+            account.name, "heads", str(source.blob_name), snapshot=str(source.snapshot), account_key=account.key,
+            permission=BlobSasPermissions(read=True), expiry=datetime.now(UTC) + timedelta(hours=1),
+        )  # fmt: skip
+        disk = self.source.get_blob_client(CONTAINER, "copied.vhd")
+        disk.start_copy_from_url(f"{source.url}&{sas}")
+        while disk.get_blob_properties().copy.status == "pending":  # noqa: ASYNC110  the service does not call back
+            await asyncio.sleep(0.05)
+
+    def _pieces(self) -> list[DiffRange]:
+        return list(itertools.chain.from_iterable(requests(change) for change in self.shape.changes))
+
+    # -- measuring and showing ----------------------------------------------------------------------------------------
+
+    async def _measured(self, name: str, work: Callable[[], Awaitable[None]]) -> Cost:
+        self.storage.reset()
+        began, cpu = time.perf_counter(), time.process_time()
+        await work()
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
+        counts = self.storage.counts()
+        blob = {verb: count for verb, count in counts.items() if not verb.endswith("table")}
+        through = counts.get("GET blob", {}).get("bytesOut", 0) + counts.get("PUT page", {}).get("bytesIn", 0)
+        requested = sum(count["requests"] for count in blob.values())
+        return Cost(name, seconds, cpu_seconds, requested, through)
+
+    def _show(self, costs: list[Cost], restores: list[Cost]) -> None:
+        table = Table(title="Counts of one increment and one restore", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        for name in ("measure", "found", "goal", ""):
+            table.add_column(name, no_wrap=True, justify="right" if name == "found" else "left")
+        for what, found, wanted, met in self.goals:
+            table.add_row(what, found, wanted, "[green]met[/]" if met else "[red]missed[/]")
+        self.console.print(table)
+        for line in self.compared:
+            self.console.print(line)
+        shape = self.shape
+        self._compare(f"Copying {shape.small:,} of 8 KiB, {shape.large} of 4 MiB, one of 9 MiB, {shape.clears} clears", costs)
+        self._compare("Restoring them to a new disk", restores)
+        self.console.print(
+            "ratios are to the first line; CPU is this process's, without the emulator's; wall is mostly the emulator's, which "
+            "fetches in server mode what the other ways bring, and ends a large Copy Blob after two seconds"
+        )
+
+    def _compare(self, title: str, costs: list[Cost]) -> None:
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        for name in ("way", "requests", "through the worker", "wall s", "ratio", "CPU s", "ratio"):
+            table.add_column(name, no_wrap=True, justify="left" if name == "way" else "right")
+        base = costs[0]
+        for cost in costs:
+            table.add_row(
+                cost.name, f"{cost.requests:,}", f"{cost.through / MIB:.1f} MiB",
+                f"{cost.seconds:.2f}", f"{cost.seconds / base.seconds:.1f}",
+                f"{cost.cpu_seconds:.2f}", f"{cost.cpu_seconds / base.cpu_seconds:.1f}",
+            )  # fmt: skip
+        self.console.print(table)
+
+
+def main(*, short: bool) -> int:
+    """Measure; 0 when every count is at its goal."""
+    logging.disable(logging.WARNING)
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 110
+    with tempfile.TemporaryDirectory(prefix="pagekeeper-bench-") as folder, Storage(Path(folder)) as storage:
+        met = asyncio.run(Bench(console, storage, SHORT if short else FULL).run())
+    console.print("[green]every count is at its goal[/]" if met else "[red]a count misses its goal[/]")
+    return 0 if met else 1

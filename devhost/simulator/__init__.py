@@ -1,1 +1,0 @@
-"""Seeded histories of the backup protocol: real orchestrators, activities and domain code over in-memory ports, disturbed."""

@@ -1,0 +1,225 @@
+"""Virtual machines in memory, whose disks hold the lease of their blobs as in Azure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from backup_core.domain.errors import MachineBusyError, MachineChangedError, MachineMissingError, MachineRefusedError
+from backup_core.domain.managed import NOT_IMPORTED
+from backup_core.domain.naming import parse_resource_id
+from backup_core.domain.repoint import Machine, MachineDisk
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backup_core.domain.managed import ManagedDisk
+    from tests.doubles.page_blobs import Blob, MemoryPageBlobs
+    from tests.doubles.world import InMemoryServices
+
+LOCATION = "local"
+"""The region of every machine and account."""
+
+
+class MemoryMachines:
+    """The Machines port. Tests may look into `machines` and act as a third party on it."""
+
+    def __init__(self, world: InMemoryServices, blobs: MemoryPageBlobs) -> None:
+        """No machines in `world`; their unmanaged disks are blobs of `blobs`."""
+        self._world, self._blobs = world, blobs
+        self.machines: dict[str, Machine] = {}
+        self.disks: dict[str, ManagedDisk] = {}
+        self.accounts: dict[str, str] = {}
+        """The storage account that each disk was imported from, by its resource id."""
+        self.slow = False
+        """Changes stay under way until `finish`."""
+        self.denied: set[str] = set()
+        """Actions that are not permitted, as far as it is asked."""
+        self._going: dict[str, Machine] = {}
+
+    # -- what tests and third parties do ------------------------------------------------------------------------------
+
+    def add(self, vm: str, *disks: MachineDisk, power: str = "running") -> Machine:
+        """Make a machine with these disks, which takes their leases."""
+        machine = Machine(vm, self._etag(), "Succeeded", power, LOCATION, ())  # type: ignore[arg-type]
+        for disk in disks:
+            self._lease(machine, disk)
+        self.machines[vm] = replace(machine, disks=disks)
+        return self.machines[vm]
+
+    def change(self, vm: str, *disks: MachineDisk) -> None:
+        """Somebody else gives the machine these disks."""
+        machine = self.machines[vm]
+        for disk in machine.disks:
+            self._release(machine, disk)
+        for disk in disks:
+            self._lease(machine, disk)
+        self.machines[vm] = replace(machine, disks=disks, etag=self._etag())
+
+    def finish(self, vm: str) -> None:
+        """End what is under way."""
+        if vm in self._going:
+            self.machines[vm] = replace(self._going.pop(vm), etag=self._etag())
+
+    @property
+    def going(self) -> list[str]:
+        """Machines that are being changed."""
+        return list(self._going)
+
+    # -- helpers --------------------------------------------------------------------------------------------------------
+
+    def _etag(self) -> str:
+        return f'"{self._world.tick()}"'
+
+    def _blob(self, disk: MachineDisk) -> Blob | None:
+        return None if disk.managed else next((one for at, one in self._blobs.blobs.items() if at.url == disk.source), None)
+
+    def _lease_of(self, machine: Machine, disk: MachineDisk) -> str:
+        return f"{machine.vm}:{disk.lun}"
+
+    def _lease(self, machine: Machine, disk: MachineDisk) -> None:
+        if disk.managed:
+            if disk.source not in self.disks:
+                message = f"managed disk {disk.source} does not exist"
+                raise MachineRefusedError(message)
+            return
+        blob = self._blob(disk)
+        if blob is None or blob.lease not in ("", self._lease_of(machine, disk)):
+            message = f"AcquireDiskLeaseFailed: the lease of {disk.source} cannot be acquired"
+            raise MachineRefusedError(message)
+        blob.lease = self._lease_of(machine, disk)
+
+    def _release(self, machine: Machine, disk: MachineDisk) -> None:
+        blob = self._blob(disk)
+        if blob and blob.lease == self._lease_of(machine, disk):
+            blob.lease = ""
+
+    def _found(self, vm: str) -> Machine:
+        if vm not in self.machines:
+            message = f"VM {vm} does not exist"
+            raise MachineMissingError(message)
+        return self.machines[vm]
+
+    def _idle(self, vm: str) -> Machine:
+        machine = self._found(vm)
+        if machine.state not in ("Succeeded", "Failed"):
+            message = f"VM {vm}: another operation is under way"
+            raise MachineBusyError(message)
+        return machine
+
+    def _changed(self, machine: Machine) -> bool:
+        """The machine as it will be: at once, or after a while."""
+        if self.slow:
+            under_way = replace(self.machines[machine.vm], state="Updating", etag=self._etag())
+            self.machines[machine.vm], self._going[machine.vm] = under_way, machine
+            return False
+        self.machines[machine.vm] = replace(machine, etag=self._etag())
+        return True
+
+    # -- the port ---------------------------------------------------------------------------------------------------------
+
+    async def machine(self, vm: str) -> Machine:
+        """The machine."""
+        await self._world.before("machine")
+        machine = self._found(vm)
+        await self._world.after("machine")
+        return machine
+
+    async def put_disk(self, machine: Machine, lun: int | None, disk: MachineDisk | None) -> bool:
+        """Give the slot this disk, or none."""
+        await self._world.before("put_disk")
+        found = self._idle(machine.vm)
+        if found.etag != machine.etag:
+            message = f"VM {machine.vm} was changed in between"
+            raise MachineChangedError(message)
+        held = found.at(lun)
+        if lun is None and disk is None:
+            message = f"VM {machine.vm}: an OS disk cannot be taken out"
+            raise MachineRefusedError(message)
+        if lun is not None and held and disk and not held.is_(disk):
+            message = f"PropertyChangeNotAllowed: the disk at LUN {lun} of {machine.vm} cannot be changed in place"
+            raise MachineRefusedError(message)
+        if lun is None and held and disk and not held.is_(disk) and found.power != "deallocated":
+            message = f"OperationNotAllowed: the OS disk of {machine.vm} is in use"
+            raise MachineRefusedError(message)
+        self._refuse_attachment(found, lun, disk)
+        if disk and not (held and held.is_(disk)):
+            self._lease(found, disk)
+        if held and not (disk and held.is_(disk)):
+            self._release(found, held)
+        others = tuple(one for one in found.disks if one.lun != lun)
+        done = self._changed(replace(found, disks=(*others, disk) if disk else others, state="Succeeded"))
+        await self._world.after("put_disk")
+        return done
+
+    def _refuse_attachment(self, machine: Machine, lun: int | None, disk: MachineDisk | None) -> None:
+        """What Azure refuses, as the emulator does (devhost/arm/refusals.py): managed disks mixed with page blobs, a disk of
+        another machine or zone, an OS disk of another security type.
+        """
+        if disk and any(one.managed != disk.managed for one in machine.disks if one.lun != lun):
+            message = "OperationNotAllowed: Addition of a managed disk to a VM with blob based disks is not supported."
+            raise MachineRefusedError(message)
+        managed = self.disks.get(disk.source) if disk and disk.managed else None
+        if managed is None:
+            return
+        for owner in self.machines.values():
+            if owner.vm != machine.vm and any(one.source == managed.disk for one in owner.disks):
+                message = f"ConflictingUserInput: disk {managed.disk} is already owned by VM {owner.vm}."
+                raise MachineRefusedError(message)
+        if not managed.sku.endswith("_ZRS") and managed.zones != machine.zones:
+            message = f"BadRequest: disk {managed.disk} is not in the same availability zone as the VM."
+            raise MachineRefusedError(message)
+        if lun is None and managed.security_type != machine.security_type:
+            message = "Security type of VM is not compatible with the security type of attached OS Disk."
+            raise MachineRefusedError(message)
+
+    async def deallocate(self, vm: str) -> bool:
+        """Stop the machine."""
+        await self._world.before("deallocate")
+        done = self._changed(replace(self._idle(vm), power="deallocated"))
+        await self._world.after("deallocate")
+        return done
+
+    async def start(self, vm: str) -> bool:
+        """Start the machine."""
+        await self._world.before("start")
+        done = self._changed(replace(self._idle(vm), power="running"))
+        await self._world.after("start")
+        return done
+
+    async def managed_disk(self, disk: str) -> ManagedDisk | None:
+        """The managed disk."""
+        await self._world.before("managed_disk")
+        return self.disks.get(disk)
+
+    async def import_disk(self, wanted: ManagedDisk, account: str, location: str) -> bool:
+        """Make a managed disk."""
+        await self._world.before("import_disk")
+        fault = self._unfit(wanted, account, location)
+        if fault:
+            raise MachineRefusedError(fault)
+        self.disks[wanted.disk], self.accounts[wanted.disk] = replace(wanted, state="Succeeded"), account
+        await self._world.after("import_disk")
+        return True
+
+    def _unfit(self, wanted: ManagedDisk, account: str, location: str) -> str:
+        """Why Azure would not make the disk."""
+        if wanted.disk in self.disks:
+            return f"managed disk {wanted.disk} exists"
+        if not account:
+            return "BadRequest: Required parameter 'storageAccountId' is missing (null)."
+        if location != LOCATION:
+            return f"BadRequest: the account of {wanted.source} does not belong to the same region as the disk"
+        if wanted.zones and wanted.sku.endswith("_ZRS"):
+            return f"OperationNotAllowed: A disk with sku '{wanted.sku}' cannot be created in an availability zone."
+        if wanted.sku in NOT_IMPORTED:
+            return f"InvalidParameter: a disk with sku '{wanted.sku}' cannot be created by Import"
+        if all(at.url != wanted.source for at in self._blobs.blobs):
+            return f"BlobNotFound: {wanted.source} cannot be imported"
+        return ""
+
+    async def permitted(self, resource: str, actions: Sequence[str]) -> dict[str, bool]:
+        """Whatever a test says."""
+        await self._world.before("permitted")
+        parse_resource_id(resource)
+        return {action: action not in self.denied for action in actions}

@@ -1,0 +1,493 @@
+"""Page blobs in memory, with the leases, sequence numbers, ETags, snapshots and diffs of the real ones."""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+from backup_core.domain.errors import (
+    BlobChangedError,
+    BlobExistsError,
+    BlobMissingError,
+    CopySourceRefusedError,
+    DiffRefusedError,
+    FencedError,
+    HostUnknownError,
+    LeaseTakenError,
+    ServiceUnavailableError,
+    SnapshotMissingError,
+    SnapshotsPresentError,
+    UnexpectedAnswerError,
+)
+from backup_core.domain.naming import BlobAddress, is_snapshot_id
+from backup_core.domain.ranges import PAGE, PUT_BYTES_MAX, ByteRange, DiffRange
+from backup_core.ports import BlobProperties, CopyState, Fence, Guard, ListedBlob, SnapshotInfo
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping
+
+    from backup_core.domain.errors import BackupError
+    from tests.doubles.world import InMemoryServices
+
+DiffKind = Literal["writes", "content"]
+BLANK = bytes(PAGE)
+"""A page that was never written, or was cleared."""
+
+
+@dataclass
+class Blob:
+    """A blob, or the frozen state of one in a snapshot."""
+
+    size: int
+    created: datetime
+    etag: str
+    sequence_number: int = 0
+    page_blob: bool = True
+    metadata: dict[str, str] = field(default_factory=dict)
+    pages: dict[int, bytes] = field(default_factory=dict)
+    """Allocated pages."""
+    changed: dict[int, int] = field(default_factory=dict)
+    """Page to the tick of its last write or clear."""
+    lease: str = ""
+    tier: str = ""
+    copy: CopyState | None = None
+    arriving: Blob | None = None
+    """What a pending copy will have brought once it succeeds."""
+    snapshots: dict[str, Blob] = field(default_factory=dict)
+    frozen_at: int = 0
+
+    def content(self) -> bytes:
+        """All bytes."""
+        return b"".join(self.pages.get(page, BLANK) for page in range(self.size // PAGE))
+
+    def holds(self, other: Blob) -> bool:
+        """Whether both hold the same bytes."""
+        return self.size == other.size and (self.pages == other.pages or self.content() == other.content())
+
+
+class MemoryPageBlobs:
+    """The PageBlobs port. Tests may look into `blobs` and act as a third party on it."""
+
+    def __init__(self, world: InMemoryServices, *, diff: DiffKind = "writes") -> None:
+        """`diff` chooses what a diff reports: every write, or differing bytes only."""
+        self._world, self.diff_kind = world, diff
+        self.blobs: dict[BlobAddress, Blob] = {}
+        self.unreachable: set[str] = set()
+        """Accounts whose blobs other accounts cannot read: Put Page From URL is refused."""
+        self.closed: set[tuple[str, str]] = set()
+        """Containers in which this app may not write, as far as it asks."""
+        self.undeletable: dict[str, type[BackupError]] = {}
+        """Accounts in which nothing can be deleted, and what the service says: an immutability policy, a right taken away."""
+        self.refused_deletions = 0
+        self.gone: set[str] = set()
+        """Accounts that name servers know no more."""
+        self.copies_held = False
+        """Copies stay pending until `end_copy`."""
+        self.diffs_end = False
+        """Diffs end where the previous snapshot ended: what a disk has grown by is not in them."""
+        self.lies = 0
+        """Diffs that are still to hide one page which is newly allocated: an under-reporting service."""
+
+    # -- what tests and third parties do ------------------------------------------------------------------------
+
+    def put(self, blob: BlobAddress, size: int, *, page_blob: bool = True) -> Blob:
+        """Make a blob, replacing what was there."""
+        self.blobs[blob] = Blob(size, self._world.now, self._etag(), page_blob=page_blob)
+        return self.blobs[blob]
+
+    def poke(self, blob: BlobAddress, first: int, pages: Iterable[bytes | None]) -> None:
+        """Write (or, with None, clear) pages past every fence."""
+        for page, data in enumerate(pages, first):
+            self._change(self.blobs[blob], page, data)
+
+    def copy_over(self, source: BlobAddress, snapshot: str, onto: BlobAddress, lease: str = "") -> None:
+        """Somebody's Copy Blob onto a blob that exists: content, metadata and sequence number are taken over, its snapshots and
+        lease stay. Raises FencedError for a leased blob without its `lease`, ServiceUnavailableError while a copy is pending.
+        """
+        brought, found = self._found(source, snapshot), self._settled(onto)
+        if found.lease != lease:
+            message = f"{onto}: lease {lease or 'none'} does not hold it"
+            raise FencedError(message)
+        found.pages, found.size, found.metadata = dict(brought.pages), brought.size, dict(brought.metadata)
+        found.sequence_number = brought.sequence_number
+        found.changed = dict.fromkeys(found.pages, self._world.tick())
+        found.created, found.etag = self._world.now, self._etag()
+
+    def end_copy(self, blob: BlobAddress, status: Literal["success", "failed", "aborted"]) -> None:
+        """The service ends a pending copy: with the source's content and sequence number, or with nothing at all."""
+        found = self.blobs[blob]
+        assert found.copy
+        size = found.copy.total_bytes
+        brought = found.arriving if status == "success" else None
+        found.pages = dict(brought.pages) if brought else {}
+        found.changed = dict.fromkeys(found.pages, self._world.tick())
+        found.size = size if brought else 0
+        found.copy = CopyState(found.copy.copy_id, status, size if brought else 0, size)
+        found.arriving, found.etag = None, self._etag()
+
+    # -- helpers --------------------------------------------------------------------------------------------------
+
+    def _etag(self) -> str:
+        return f'"0x{self._world.tick():x}"'
+
+    def _change(self, blob: Blob, page: int, data: bytes | None) -> None:
+        if data is None:
+            blob.pages.pop(page, None)
+        else:
+            blob.pages[page] = data
+        blob.changed[page] = self._world.tick()
+        blob.etag = self._etag()
+
+    def _reach(self, account: str) -> None:
+        if account in self.gone:
+            message = f"{account}: no name server knows this host"
+            raise HostUnknownError(message)
+
+    def _refuse_deletion(self, account: str) -> None:
+        self._reach(account)
+        if account in self.undeletable:
+            self.refused_deletions += 1
+            message = f"{account}: nothing can be deleted here for now"
+            raise self.undeletable[account](message)
+
+    def _found(self, address: BlobAddress, snapshot: str = "") -> Blob:
+        self._reach(address.account)
+        blob = self.blobs.get(address)
+        if snapshot:
+            if blob is None or snapshot not in blob.snapshots:
+                message = f"snapshot {snapshot} of {address} does not exist"
+                raise SnapshotMissingError(message)
+            return blob.snapshots[snapshot]
+        if blob is None:
+            message = f"{address} does not exist"
+            raise BlobMissingError(message)
+        return blob
+
+    def _guarded(self, address: BlobAddress, guard: Guard) -> Blob:
+        blob = self._leased(address, guard.lease)
+        if blob.etag != guard.etag:
+            message = f"{address} was changed in between"
+            raise BlobChangedError(message)
+        return blob
+
+    def _leased(self, address: BlobAddress, lease: str) -> Blob:
+        blob = self._settled(address)
+        if blob.lease != lease or not lease:
+            message = f"{address}: lease {lease} does not hold it"
+            raise FencedError(message)
+        return blob
+
+    def _settled(self, address: BlobAddress) -> Blob:
+        blob = self._found(address)
+        if blob.arriving:
+            message = f"{address}: a copy is pending"
+            raise ServiceUnavailableError(message)
+        return blob
+
+    def _fenced(self, address: BlobAddress, fence: Fence) -> Blob:
+        blob = self._leased(address, fence.lease)
+        if blob.sequence_number != fence.epoch:
+            message = f"{address}: sequence number {blob.sequence_number} is not epoch {fence.epoch}"
+            raise FencedError(message)
+        return blob
+
+    # -- the port -------------------------------------------------------------------------------------------------
+
+    async def properties(self, blob: BlobAddress, snapshot: str = "") -> BlobProperties:
+        """Describe the blob or snapshot."""
+        await self._world.before("properties")
+        found = self._found(blob, snapshot)
+        described = BlobProperties(
+            found.size, found.etag, found.page_blob, found.created, found.sequence_number, dict(found.metadata), found.copy,
+            found.tier,
+        )  # fmt: skip
+        await self._world.after("properties")
+        return described
+
+    async def create(
+        self, blob: BlobAddress, size: int, sequence_number: int, metadata: Mapping[str, str], tier: str = ""
+    ) -> None:
+        """Create an empty page blob where nothing is."""
+        await self._world.before("create")
+        self._reach(blob.account)
+        if blob in self.blobs:
+            message = f"{blob} exists"
+            raise BlobExistsError(message)
+        created = self.put(blob, size)
+        created.sequence_number, created.metadata, created.tier = sequence_number, dict(metadata), tier
+        await self._world.after("create")
+
+    async def delete_own(self, blob: BlobAddress, guard: Guard, *, bare: bool = False) -> None:
+        """Delete the blob with its snapshots."""
+        await self._world.before("delete_own")
+        self._refuse_deletion(blob.account)
+        if blob in self.blobs:
+            self._guarded(blob, guard)
+            if bare and self.blobs[blob].snapshots:
+                message = f"{blob}: it has snapshots"
+                raise SnapshotsPresentError(message)
+            del self.blobs[blob]
+            self._world.tick()
+        await self._world.after("delete_own")
+
+    async def may_write(self, account: str, container: str) -> bool:
+        """Whatever a test says."""
+        await self._world.before("may_write")
+        return (account, container) not in self.closed
+
+    async def acquire_lease(self, blob: BlobAddress, lease: str) -> None:
+        """Hold the lease."""
+        await self._world.before("acquire_lease")
+        found = self._settled(blob)
+        if found.lease not in ("", lease):
+            message = f"{blob}: another lease holds it"
+            raise LeaseTakenError(message)
+        found.lease = lease
+        self._world.tick()
+        await self._world.after("acquire_lease")
+
+    async def break_lease(self, blob: BlobAddress) -> None:
+        """End whatever lease there is."""
+        await self._world.before("break_lease")
+        self._found(blob).lease = ""
+        self._world.tick()
+        await self._world.after("break_lease")
+
+    async def release_lease(self, blob: BlobAddress, lease: str) -> None:
+        """Let go of the lease."""
+        await self._world.before("release_lease")
+        self._reach(blob.account)
+        found = self.blobs.get(blob)
+        if found and found.lease == lease:
+            found.lease = ""
+            self._world.tick()
+        await self._world.after("release_lease")
+
+    async def start_copy(
+        self, source: BlobAddress, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
+    ) -> str:
+        """A pending copy; `end_copy` ends it, at once unless copies are `held`."""
+        await self._world.before("start_copy")
+        self._reach(destination.account)
+        if source.account in self.unreachable:
+            message = f"{source} cannot be read by the account of {destination}"
+            raise CopySourceRefusedError(message)
+        brought = self._found(source, snapshot)
+        if destination in self.blobs:
+            message = f"{destination} exists{', and is being copied to' if self.blobs[destination].arriving else ''}"
+            raise BlobExistsError(message)
+        made = self.put(destination, brought.size)
+        made.metadata, made.sequence_number, made.tier = dict(metadata), brought.sequence_number, tier
+        copy_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{destination} {self._world.ticks}"))
+        made.copy, made.arriving = CopyState(copy_id, "pending", 0, brought.size), brought
+        if not self.copies_held:
+            self.end_copy(destination, "success")
+        await self._world.after("start_copy")
+        return copy_id
+
+    async def abort_copy(self, blob: BlobAddress, copy_id: str) -> None:
+        """End a pending copy."""
+        await self._world.before("abort_copy")
+        self._reach(blob.account)
+        found = self.blobs.get(blob)
+        if found and found.arriving and found.copy and found.copy.copy_id == copy_id:
+            self.end_copy(blob, "aborted")
+        await self._world.after("abort_copy")
+
+    async def set_metadata(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard) -> str:
+        """Replace the metadata."""
+        await self._world.before("set_metadata")
+        etag = self._set(blob, guard, metadata=dict(metadata))
+        await self._world.after("set_metadata")
+        return etag
+
+    async def set_sequence_number(self, blob: BlobAddress, number: int, guard: Guard) -> str:
+        """Set the sequence number."""
+        await self._world.before("set_sequence_number")
+        etag = self._set(blob, guard, sequence_number=number)
+        await self._world.after("set_sequence_number")
+        return etag
+
+    async def resize(self, blob: BlobAddress, size: int, guard: Guard) -> str:
+        """Change the size."""
+        await self._world.before("resize")
+        etag = self._set(blob, guard, size=size)
+        found = self.blobs[blob]
+        for page in [page for page in found.pages if page * PAGE >= size]:
+            del found.pages[page]
+            found.changed[page] = self._world.tick()
+        await self._world.after("resize")
+        return etag
+
+    def _set(self, address: BlobAddress, guard: Guard, **values: object) -> str:
+        blob = self._leased(address, guard.lease)
+        if blob.etag != guard.etag and all(getattr(blob, name) == value for name, value in values.items()):
+            return blob.etag
+        self._guarded(address, guard)
+        for name, value in values.items():
+            setattr(blob, name, value)
+        blob.etag = self._etag()
+        return blob.etag
+
+    async def snapshot(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard | None = None) -> str:
+        """Take a snapshot."""
+        await self._world.before("snapshot")
+        name = self.freeze(self._guarded(blob, guard) if guard else self._found(blob), metadata)
+        await self._world.after("snapshot")
+        return name
+
+    def freeze(self, found: Blob, metadata: Mapping[str, str]) -> str:
+        """A snapshot of the blob as it is, by anybody; without metadata it inherits the blob's."""
+        self._world.tick()
+        name = self._world.now.strftime("%Y-%m-%dT%H:%M:%S.%f") + "0Z"
+        frozen = copy.copy(found)
+        frozen.pages, frozen.changed = dict(found.pages), dict(found.changed)
+        frozen.metadata, frozen.snapshots, frozen.lease = dict(metadata or found.metadata), {}, ""
+        frozen.frozen_at = self._world.ticks
+        found.snapshots[name] = frozen
+        return name
+
+    async def snapshots(self, blob: BlobAddress) -> list[SnapshotInfo]:
+        """All snapshots, oldest first."""
+        await self._world.before("snapshots")
+        self._reach(blob.account)
+        found = self.blobs.get(blob)
+        listed = [SnapshotInfo(name, dict(one.metadata)) for name, one in sorted(found.snapshots.items())] if found else []
+        await self._world.after("snapshots")
+        return listed
+
+    async def folders(self, account: str, container: str) -> AsyncIterator[str]:
+        """First segments of names."""
+        await self._world.before("folders")
+        self._reach(account)
+        inside = [one.name for one in self.blobs if (one.account, one.container) == (account, container)]
+        for name in {name.partition("/")[0] for name in inside if "/" in name}:
+            yield name
+
+    async def listed(self, account: str, container: str, prefix: str) -> AsyncIterator[ListedBlob]:
+        """Blobs and snapshots by name."""
+        await self._world.before("listed")
+        self._reach(account)
+        found = []
+        for address in sorted(self.blobs, key=lambda one: one.name):
+            if (address.account, address.container) == (account, container) and address.name.startswith(prefix):
+                blob = self.blobs[address]
+                found += [ListedBlob(address.name, name, dict(one.metadata)) for name, one in sorted(blob.snapshots.items())]
+                found.append(ListedBlob(address.name, "", dict(blob.metadata)))
+        await self._world.after("listed")
+        for item in found:
+            yield item
+
+    async def delete_snapshot(self, blob: BlobAddress, snapshot: str) -> None:
+        """Delete one snapshot."""
+        if not is_snapshot_id(snapshot):
+            message = f"{blob}: {snapshot!r} is not a snapshot id; nothing was deleted"
+            raise UnexpectedAnswerError(message)
+        await self._world.before("delete_snapshot")
+        self._refuse_deletion(blob.account)
+        found = self.blobs.get(blob)
+        if found:
+            found.snapshots.pop(snapshot, None)
+            self._world.tick()
+        await self._world.after("delete_snapshot")
+
+    async def allocated(self, blob: BlobAddress, snapshot: str, window: ByteRange) -> AsyncIterator[ByteRange]:
+        """Allocated ranges inside the window."""
+        await self._world.before("allocated")
+        found = self._found(blob, snapshot)
+        ranges = _merged(dict.fromkeys(found.pages, False), window, found.size)
+        await self._world.after("allocated")
+        for one in ranges:
+            yield one.range
+
+    async def diff(self, blob: BlobAddress, snapshot: str, previous: str, window: ByteRange) -> AsyncIterator[DiffRange]:
+        """Ranges changed since the previous snapshot."""
+        await self._world.before("diff")
+        found = self._found(blob, snapshot)
+        before = self.blobs[blob].snapshots.get(previous)
+        if before is None:
+            message = f"{blob}: previous snapshot {previous} not found"
+            raise DiffRefusedError(message, "PreviousSnapshotNotFound")
+        if before.created != found.created:
+            message = f"{blob}: overwritten since {previous}"
+            raise DiffRefusedError(message, "BlobOverwritten")
+        changes = self._changes(before, found)
+        hidden = next((page for page, cleared in changes.items() if not cleared and page not in before.pages), None)
+        if self.lies and hidden is not None:
+            self.lies -= 1
+            del changes[hidden]
+        ranges = _merged(changes, window, min(before.size, found.size) if self.diffs_end else found.size)
+        await self._world.after("diff")
+        for one in ranges:
+            yield one
+
+    def _changes(self, before: Blob, now: Blob) -> dict[int, bool]:
+        if self.diff_kind == "writes":
+            pages = [page for page, tick in now.changed.items() if tick > before.frozen_at]
+        else:
+            pages = [page for page in range(now.size // PAGE) if now.pages.get(page, BLANK) != before.pages.get(page, BLANK)]
+        return {page: page not in now.pages for page in pages}
+
+    async def read(self, blob: BlobAddress, snapshot: str, part: ByteRange) -> bytes:
+        """The bytes of the range."""
+        await self._world.before("read")
+        assert part.size <= PUT_BYTES_MAX
+        found = self._found(blob, snapshot)
+        data = b"".join(found.pages.get(page, BLANK) for page in range(part.start // PAGE, part.end // PAGE))
+        await self._world.after("read")
+        return data
+
+    async def copy_streamed(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+        """Read, then put."""
+        data = await self.read(source, snapshot, part)
+        await self._world.before("write")
+        self._write(head, part, data, fence)
+        await self._world.after("write")
+
+    async def copy_from_url(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+        """Put what the service reads itself."""
+        await self._world.before("copy_from_url")
+        if source.account in self.unreachable:
+            message = f"{source} cannot be read by the account of {head}"
+            raise CopySourceRefusedError(message)
+        found = self._found(source, snapshot)
+        data = b"".join(found.pages.get(page, BLANK) for page in range(part.start // PAGE, part.end // PAGE))
+        self._write(head, part, data, fence)
+        await self._world.after("copy_from_url")
+
+    def _write(self, head: BlobAddress, part: ByteRange, data: bytes, fence: Fence) -> None:
+        found = self._fenced(head, fence)
+        assert len(data) <= PUT_BYTES_MAX
+        if part.end > found.size:
+            message = f"{head}: a put past the end"
+            raise UnexpectedAnswerError(message)
+        for start in range(0, len(data), PAGE):
+            self._change(found, (part.start + start) // PAGE, data[start : start + PAGE])
+
+    async def clear(self, blob: BlobAddress, part: ByteRange, fence: Fence) -> None:
+        """Clear the range."""
+        await self._world.before("clear")
+        found = self._fenced(blob, fence)
+        if part.end > found.size:
+            message = f"{blob}: a clear past the end"
+            raise UnexpectedAnswerError(message)
+        for page in range(part.start // PAGE, part.end // PAGE):
+            self._change(found, page, None)
+        await self._world.after("clear")
+
+
+def _merged(pages: dict[int, bool], window: ByteRange, size: int) -> list[DiffRange]:
+    """{page: cleared} as merged ranges inside the window and the size."""
+    out: list[tuple[int, int, bool]] = []
+    first, last = window.start // PAGE, min(window.end, size) // PAGE
+    for page in sorted(pages):
+        if not first <= page < last:
+            continue
+        if out and out[-1][1] == page and out[-1][2] == pages[page]:
+            out[-1] = (out[-1][0], page + 1, pages[page])
+        else:
+            out.append((page, page + 1, pages[page]))
+    return [DiffRange(ByteRange(start * PAGE, end * PAGE), cleared) for start, end, cleared in out]

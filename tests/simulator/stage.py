@@ -1,0 +1,279 @@
+"""The world of one history: a disk with its machine, the app over in-memory ports, and what is known to be true of them."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from backup_core.domain.identity import Deployment
+from backup_core.domain.naming import BlobAddress, registration_name, run_key
+from backup_core.domain.ranges import PAGE
+from backup_core.domain.records import Head, Registration, Retention, Run, Versioned
+from backup_core.domain.repoint import Machine, MachineDisk
+from backup_core.domain.sampling import Samples
+from backup_core.protocol.copy_route import Copying
+from backup_core.protocol.registrations import REGISTRATION
+from backup_core.protocol.tools import Limits, Tools
+from tests.doubles.catalogue import MemoryCatalogue, MemoryDocuments
+from tests.doubles.journal import MemoryJournal
+from tests.doubles.machines import MemoryMachines
+from tests.doubles.page_blobs import MemoryPageBlobs
+from tests.doubles.world import InMemoryServices
+
+if TYPE_CHECKING:
+    from backup_core.domain.records import RestorePoint
+    from backup_core.steps.copying import FullCopy
+    from tests.doubles.page_blobs import Blob
+    from tests.doubles.world import Gate
+
+SOURCE, BACKUP, DISK = "https://source.test", "https://backup.test", "vm"
+BYSTANDER = "bad"
+"""Another disk, where histories have one."""
+GROUP = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/web"
+VM = f"{GROUP}/providers/Microsoft.Compute/virtualMachines/web-1"
+REPLAYED_EVERY = 100
+"""One history in so many is run through the Durable SDK's replay."""
+BACKUPS_ONLY_EVERY = 3
+"""One history in so many has no restores: what is rare in backups would drown otherwise."""
+REPEATS_EVERY, REPEATS = 7, 3
+"""Three histories in seven have repeated episodes."""
+GENTLE_EVERY, GENTLE = 10, 7
+"""One history in so many has no strangers, no operators and no refusals, only what networks and workers do: requests that are
+lost, late, repeated or busy. In it no run may fail without a reason.
+"""
+
+
+INHERITED_EVERY, INHERITED = 5, 2
+"""One history in so many has snapshots of others that carry our metadata."""
+TIMED_EVERY, TIMED = 11, 4
+"""One history in so many has timers that fire early, late or twice; the schedule says which window each is meant for."""
+UNREADABLE_EVERY, UNREADABLE = 13, 5
+"""One history in so many has rows and documents that cannot be read: for good of another disk, for a while of this one."""
+FAILING_EVERY, FAILING = 9, 4
+"""One history in so many has cleanings that fail: nothing can be deleted in an account for a while, or the account is gone."""
+LONG_EVERY, LONG = 500, 67
+"""One history in so many has more expired restore points than a row or a message can name. All of them are gentle: a run that
+cannot end is taken for dead elsewhere, and ended by the next.
+"""
+PILE = 1250
+"""So many ids are longer than a column of the table."""
+
+
+class ViolationError(Exception):
+    """An invariant does not hold."""
+
+
+@dataclass
+class ReportProgress:
+    """What a history came to."""
+
+    seed: int
+    counts: Counter[str] = field(default_factory=Counter)
+    violation: str = ""
+    trace: list[str] = field(default_factory=list)
+
+
+class Known:
+    """What is known to be true of a history, whatever the app believes."""
+
+    def __init__(self) -> None:
+        """Nothing has happened yet."""
+        self.truth: dict[str, bytes] = {}
+        """What each source snapshot holds."""
+        self.pins: list[tuple[str, str]] = []
+        """(point, run) of every pin ever set."""
+        self.deleted_by_others: set[str] = set()
+        self.altered_by_others = False
+        self.machine_changed_by_others = False
+        self.unreadable_of_bystander = ""
+        """The row of the other disk that cannot be read, or `document`."""
+        self.pile: set[str] = set()
+        """Restore points of long ago, all expired."""
+        self.windows: Counter[str] = Counter()
+        """How often a timer fired for each window."""
+        self.foreign: set[tuple[BlobAddress, str]] = set()
+        """Snapshots that others took of a disk, though they name a run of ours: inherited, or another deployment's."""
+        self.strangers: dict[BlobAddress, Blob] = {}
+        """Blobs of other people where restores want to go."""
+        self.adopted_by_hand = False
+        """A restore was adopted without its machine being given the disk: the operator does that."""
+
+
+class Stage(Known):
+    """Everything a history happens to. All choices come from its seed."""
+
+    def __init__(self, seed: int, before: Gate, after: Gate, *, keep_trace: bool) -> None:
+        """`before` and `after` are asked around each effect of a port call."""
+        super().__init__()
+        self.seed, self.rng = seed, random.Random(seed)  # noqa: S311  replayable choices
+        self.report, self._keep_trace = ReportProgress(seed), keep_trace
+        self.world = InMemoryServices(before, after)
+        self._addresses: dict[str, BlobAddress] = {}
+        self.replayed = seed % REPLAYED_EVERY == 0
+        self.restores = seed % BACKUPS_ONLY_EVERY != 0
+        self.gentle = seed % GENTLE_EVERY == GENTLE
+        self.inherits = seed % INHERITED_EVERY == INHERITED
+        self.repeats = seed % REPEATS_EVERY < REPEATS
+        self.timed = seed % TIMED_EVERY == TIMED
+        self.unreadable = seed % UNREADABLE_EVERY == UNREADABLE
+        self.failing = seed % FAILING_EVERY == FAILING
+        self.long = seed % LONG_EVERY == LONG
+        self.pages = self.rng.randrange(12, 65)
+        self.blobs = MemoryPageBlobs(self.world, diff="writes" if seed % 2 else "content")
+        self.blobs.copies_held = True
+        self.catalogue = MemoryCatalogue(self.world)
+        self.documents = MemoryDocuments(self.world)
+        self.machines = MemoryMachines(self.world, self.blobs)
+        self.full_copy: FullCopy = "blob" if self.rng.random() < 0.3 else "pages"
+        if self.full_copy == "pages" and self.rng.random() < 0.3:
+            self.blobs.unreachable.add(SOURCE)
+        self.tools = self._tools()
+        self.retention = Retention(self.rng.choice([1, 2, 4])) if self.rng.random() < 0.6 or self.long else None
+        first = BlobAddress(SOURCE, "vhds", "vm.vhd")
+        self.blobs.put(first, self.pages * PAGE)
+        registration = Registration(DISK, first.url, "", self.world.now, self.world.now, retention=self.retention)
+        self.catalogue.rows[DISK, "registration"] = Versioned(registration, "W/0", self.world.now)
+        self.catalogue.claim(first.url, DISK)
+        self.documents._store(registration_name(DISK), REGISTRATION.dump_json(registration).decode())  # noqa: SLF001  past every gate
+        if self.unreadable:
+            self._register_bystander()
+        self.lun = self.rng.choice([0, 0, None])
+        self.blobs.put(BlobAddress(SOURCE, "vhds", "other.vhd"), 8 * PAGE)
+        self.machines.add(VM, MachineDisk("vm-disk", first.url, managed=False, lun=self.lun))
+        self.machines.slow = self.rng.random() < 0.5
+
+    def _tools(self) -> Tools:
+        limits = Limits(
+            shard_bytes_max=self.rng.choice([2, 4, 1000]) * PAGE,
+            shard_requests_max=self.rng.choice([2, 1000]),
+            in_flight=self.rng.choice([1, 2, 4]),
+            # On these tiny disks 300 samples would read everything, and so hide what the protocol itself must prevent.
+            samples=Samples(least=1, most=1, elsewhere=1, block_bytes=PAGE),
+            window_bytes=self.rng.choice([5, 16, 1000]) * PAGE,
+            windows_ahead=self.rng.choice([1, 3]),
+            wave_requests=self.rng.choice([1, 2, 5]),
+            shard_seconds=self.rng.choice([1, 100]),
+            # Longer than a dead run's silence, short enough to come true often.
+            sweep_age_seconds=self.rng.choice([1000, 4000]),
+            # Where something cannot be removed, one call must be able to do the rest.
+            sweeps_max=self.rng.choice([1, 3, 200]) if not self.failing else 200,
+        )
+        copying = Copying(self.blobs, self.rng.choice(["auto", "stream"]), lambda: 0.0)
+        self.journal = MemoryJournal()
+        return Tools(
+            self.blobs, self.catalogue, self.documents, (SOURCE,), BACKUP, "heads", itertools.count().__next__,
+            copying, self.machines, self.journal, Deployment("backup/pagekeeper"), limits, (GROUP.lower(),),
+        )  # fmt: skip
+
+    def _register_bystander(self) -> None:
+        at, now = BlobAddress(SOURCE, "vhds", f"{BYSTANDER}.vhd"), self.world.now
+        self.blobs.put(at, 8 * PAGE)
+        registration = Registration(BYSTANDER, at.url, "", now, now)
+        run = f"{BYSTANDER}.20251231T000000Z.timer"
+        self.store(registration, "registration")
+        self.store(Head(BYSTANDER), "head")
+        self.store(Run(BYSTANDER, run, "Succeeded", "timer", full=False, created=now, ended=now), run_key(run))
+        self.catalogue.claim(at.url, BYSTANDER)
+        self.documents._store(registration_name(BYSTANDER), REGISTRATION.dump_json(registration).decode())  # noqa: SLF001  past every gate
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    @property
+    def registration(self) -> Registration:
+        """The disk's registration."""
+        registration: Registration = self.catalogue.rows[DISK, "registration"].value
+        return registration
+
+    @property
+    def source(self) -> BlobAddress:
+        """The blob that is backed up."""
+        return self.address(self.registration.source)
+
+    @property
+    def head(self) -> Head | None:
+        """The head row."""
+        row = self.catalogue.rows.get((DISK, "head"))
+        return row.value if row else None
+
+    @property
+    def machine(self) -> Machine:
+        """The machine."""
+        return self.machines.machines[VM]
+
+    @property
+    def pile_is_due(self) -> bool:
+        """Whether the disk is to have many points, and has the first."""
+        return self.long and not self.pile and self.head is not None and self.head.pair is not None
+
+    def told_policy(self) -> Registration | None:
+        """The copy of the registration beside the backups."""
+        stored = self.documents.texts.get(registration_name(DISK))
+        return REGISTRATION.validate_json(stored) if stored else None
+
+    def run(self, run: str) -> Run:
+        """A run's row."""
+        found: Run = self.catalogue.rows[DISK, run_key(run)].value
+        return found
+
+    def runs(self) -> list[tuple[str, Run]]:
+        """All rows of runs, with their keys."""
+        rows = self.catalogue.rows.items()
+        return [(key, row.value) for (disk, key), row in rows if key.startswith("run!") and disk == DISK]
+
+    def points(self) -> dict[str, RestorePoint]:
+        """All rows of restore points, by key."""
+        rows = self.catalogue.rows.items()
+        return {key: row.value for (disk, key), row in rows if key.startswith("point!") and disk == DISK}
+
+    def blob(self, url: str) -> Blob | None:
+        """A blob by its URL."""
+        return self.blobs.blobs.get(self.address(url))
+
+    def address(self, url: str) -> BlobAddress:
+        """The blob that a URL names: there are few, and they are looked for in every step."""
+        if url not in self._addresses:
+            self._addresses[url] = self.tools.source(url)
+        return self._addresses[url]
+
+    def store(self, row: Any, key: str) -> None:  # noqa: ANN401  any record
+        """Write a row past every gate, as the API does."""
+        self.catalogue._store(row, key)  # noqa: SLF001  see above
+
+    def snapshot(self, point: RestorePoint) -> Blob:
+        """A restore point's backup snapshot. Raises ViolationError when it is gone."""
+        blob = self.blobs.blobs.get(self.tools.head(point.head))
+        if blob is None or point.backup_snapshot not in blob.snapshots:
+            message = f"invariant 1: the backup snapshot of {point.point} is gone"
+            raise ViolationError(message)
+        return blob.snapshots[point.backup_snapshot]
+
+    def content(self, point: RestorePoint) -> bytes:
+        """The bytes of a restore point's backup snapshot. Raises ViolationError when it is gone."""
+        return self.snapshot(point).content()
+
+    def learn(self) -> None:
+        """What each source snapshot holds, as soon as it exists."""
+        for address, blob in self.blobs.blobs.items():
+            if address.account == SOURCE:
+                for name, snapshot in blob.snapshots.items():
+                    if name not in self.truth:
+                        self.truth[name] = snapshot.content()
+
+    # -- words --------------------------------------------------------------------------------------------------------
+
+    def count(self, what: str, times: int = 1) -> None:
+        """Count something that happened."""
+        self.report.counts[what] += times
+
+    def note(self, line: str) -> None:
+        """Write a line of the trace."""
+        if self._keep_trace:
+            self.report.trace.append(f"{self.world.ticks:>12}  {line}")
+
+
+def as_lost(point: RestorePoint) -> RestorePoint:
+    """The point on its way out."""
+    return replace(point, state="deleting")
