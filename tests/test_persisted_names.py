@@ -57,8 +57,8 @@ def test_a_renamed_field_is_told_with_what_to_do():
 
     told = changes(json.loads(LIST.read_text()), present)
 
-    assert "steps / begin / takes / lease: 'str' is now 'gone'" in told
-    assert "steps / begin / takes / holder: 'str'" in told
+    assert "steps / begin_backup / takes / lease: 'str' is now 'gone'" in told
+    assert "steps / begin_backup / takes / holder: 'str'" in told
     assert "only with a migration" in told
     assert UPDATE in told
 
@@ -81,7 +81,7 @@ def test_nothing_that_is_stored_is_left_out():
         shape(request, seen=seen)
         if answers:
             shape(answers, seen=seen)
-    for kind in (persisted_names.Outcome, persisted_names.ImageEnd, persisted_names.Cursor):
+    for kind in (persisted_names.StepOutcome, persisted_names.ImageEnd, persisted_names.Cursor):
         shape(kind, seen=seen)
 
     bases = {base for one in seen for base in one.__mro__}
