@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from backup_core.api.http import RefusedError
+from backup_core.operations.refusal import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 from backup_core import __version__
 from backup_core.activities.rebuild import HASH_LENGTH
 from backup_core.api.context import RETRY_AFTER_SECONDS, Api, log
-from backup_core.api.http import Answer, RefusedError, Request, answer, id_of, parsed, top_of
+from backup_core.api.http import (
+    Answer,
+    Request,
+    answer,
+    id_of,
+    parsed,
+    top_of,
+)
 from backup_core.api.models import HealthAnswer, QuarantinedAnswer, RebuildAnswer, RebuildBody, RebuiltDisk
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import BlobMissingError, ContainerMissingError
@@ -28,6 +35,7 @@ from backup_core.domain.naming import (
 )
 from backup_core.domain.rebuild import Rebuild
 from backup_core.domain.redaction import redacted
+from backup_core.operations.refusal import RefusedError
 from backup_core.protocol.documents import read_document
 from backup_core.protocol.rebuilds import AT_WORK, FOUND, at_work, store_rebuild, stored_rebuild
 from backup_core.steps.rebuild import RebuildRequest

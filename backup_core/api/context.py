@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from backup_core.api.access import Access
-from backup_core.api.http import Answer, RefusedError, Request, refusal
+from backup_core.api.http import Answer, Request, refusal, refused
 from backup_core.api.models import ErrorAnswer, HealthAnswer
 from backup_core.domain.ending import dead
 from backup_core.domain.errors import (
@@ -23,6 +23,7 @@ from backup_core.domain.errors import (
     ServiceUnavailableError,
 )
 from backup_core.domain.redaction import redacted
+from backup_core.operations.refusal import RefusedError
 
 if TYPE_CHECKING:
     from backup_core.domain.records import Head, Registration, Versioned
@@ -130,8 +131,8 @@ async def respond(api: Api, handler: Handler, request: Request) -> Answer:
     """The handler's answer; every failure becomes the error envelope, and no secret or stack leaves the app."""
     try:
         return await handler(api, request)
-    except RefusedError as refused:
-        return refusal(refused.status, refused.error, refused.headers)
+    except RefusedError as error:
+        return refused(error)
     except (RowChangedError, RowExistsError) as error:
         message = f"{error}; read it again and repeat the request"
         return refusal(409, ErrorAnswer(code="Conflict", message=redacted(message)))

@@ -6,7 +6,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.api.context import Api, log
-from backup_core.api.http import Answer, RefusedError, Request, answer, disk_of, id_of, parsed, top_of
+from backup_core.api.http import (
+    Answer,
+    Request,
+    answer,
+    disk_of,
+    id_of,
+    parsed,
+    top_of,
+)
 from backup_core.api.lists import each
 from backup_core.api.models import EARLIEST, DiskAnswer, DiskBody, DisksAnswer
 from backup_core.api.runs import begun, new_run
@@ -27,6 +35,7 @@ from backup_core.domain.shown import shortened
 from backup_core.domain.status import RUNS_LOOKED_AT, status_of
 from backup_core.domain.vhd import FOOTER_BYTES, vhd_faults
 from backup_core.domain.windows import next_window
+from backup_core.operations.refusal import RefusedError
 from backup_core.protocol.registrations import REGISTRATION
 
 if TYPE_CHECKING:

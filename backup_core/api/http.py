@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from backup_core.api.models import EARLIEST, LATEST, ErrorAnswer
 from backup_core.domain.naming import is_disk_id
-from backup_core.domain.redaction import redacted
+from backup_core.operations.refusal import RefusedError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -79,22 +79,13 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class RefusedError(Exception):
-    """The request is refused; nothing was changed."""
+class InvalidBodyError(RefusedError):
+    """The request's body is refused: `details` name every fault."""
 
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        message: str,
-        target: str | None = None,
-        details: tuple[ErrorAnswer, ...] = (),
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """`code` is part of the contract; `target` names the part of the request at fault."""
-        super().__init__(message)
-        self.status, self.headers = status, headers or {}
-        self.error = ErrorAnswer(code=code, message=redacted(message), target=target, details=list(details))
+    def __init__(self, details: tuple[ErrorAnswer, ...]) -> None:
+        """The message lists them too."""
+        super().__init__(400, "InvalidRequest", "; ".join(f"{one.target}: {one.message}" for one in details), "body")
+        self.details = details
 
 
 def answer(status: int, body: BaseModel, headers: Mapping[str, str] | None = None) -> Answer:
@@ -106,6 +97,13 @@ def refusal(status: int, error: ErrorAnswer, headers: Mapping[str, str] | None =
     """The error envelope, with the code in the header Azure's clients look for."""
     body = json.dumps({"error": error.model_dump(mode="json", by_alias=True)}) + "\n"
     return Answer(status, body, {"x-ms-error-code": error.code, **(headers or {})})
+
+
+def refused(error: RefusedError) -> Answer:
+    """The error envelope of a refusal."""
+    details = list(error.details) if isinstance(error, InvalidBodyError) else []
+    said = ErrorAnswer(code=error.code, message=error.message, target=error.target, details=details)
+    return refusal(error.status, said, error.headers)
 
 
 def parsed(request: Request, model: type[M]) -> M:
@@ -126,9 +124,7 @@ def parsed(request: Request, model: type[M]) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        details = tuple(_detail(one) for one in error.errors(include_input=False, include_url=False))
-        message = "; ".join(f"{one.target}: {one.message}" for one in details)
-        raise RefusedError(400, "InvalidRequest", message, "body", details) from error
+        raise InvalidBodyError(tuple(_detail(one) for one in error.errors(include_input=False, include_url=False))) from error
 
 
 def _check_content_type(text: str) -> None:

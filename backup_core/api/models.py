@@ -16,6 +16,7 @@ from backup_core.domain.naming import MACHINE_ID
 from backup_core.domain.progress import eta_seconds
 from backup_core.domain.records import KEEP_LAST_MAX, MIN_AGE_DAYS_MAX, Head, PointState, Registration, RestorePoint, Run, Slot
 from backup_core.domain.status import DiskStatus, Protection
+from backup_core.operations.restores import RestoreWish
 
 DESCRIPTION_LENGTH_MAX = 500
 URL_LENGTH_MAX = 2048
@@ -147,6 +148,23 @@ class RestoreBody(_Body):
             message = "stopVm is for repoint only"
             raise ValueError(message)
         return self
+
+    @property
+    def wish(self) -> RestoreWish:
+        """What the planning of a restore is asked for."""
+        return RestoreWish(
+            restore_point=self.restore_point,
+            time=self.time,
+            managed=self.target.kind == "managedDisk",
+            account=self.target.account or "",
+            container=self.target.container or "",
+            blob=self.target.blob or "",
+            disk=self.target.disk or "",
+            slot=self.machine.slot if self.machine else None,
+            repoint=self.repoint,
+            stop_vm=self.stop_vm,
+            adopt=self.adopt,
+        )
 
 
 class RebuildBody(_Body):

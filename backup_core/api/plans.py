@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from backup_core.api.models import EstimateAnswer, PermissionAnswer, RestorePlanAnswer, slot_shown
 from backup_core.domain.estimate import estimate
@@ -11,16 +10,9 @@ from backup_core.domain.estimate import estimate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backup_core.api.allocation import Allocation
     from backup_core.domain.records import RestorePoint, Restoring, Run
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What a harmless request says of a permission."""
-
-    action: str
-    state: Literal["granted", "denied", "unknown"]
+    from backup_core.operations.allocation import Allocation
+    from backup_core.operations.permissions import Probe
 
 
 def shown_plan(

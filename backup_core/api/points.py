@@ -5,10 +5,20 @@ from __future__ import annotations
 from typing import get_args
 
 from backup_core.api.context import Api
-from backup_core.api.http import Answer, RefusedError, Request, answer, disk_of, id_of, time_of, top_of, word_of
+from backup_core.api.http import (
+    Answer,
+    Request,
+    answer,
+    disk_of,
+    id_of,
+    time_of,
+    top_of,
+    word_of,
+)
 from backup_core.api.models import PointAnswer, PointsAnswer
 from backup_core.domain.naming import is_point_id
 from backup_core.domain.records import PointState
+from backup_core.operations.refusal import RefusedError
 
 POINT_STATES = (*get_args(PointState), "all")
 

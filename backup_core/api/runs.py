@@ -11,7 +11,6 @@ from backup_core.api.context import RETRY_AFTER_SECONDS, Api
 from backup_core.api.http import (
     REPEATABILITY,
     Answer,
-    RefusedError,
     Request,
     answer,
     disk_of,
@@ -31,6 +30,7 @@ from backup_core.domain.errors import RowChangedError, RowExistsError, ServiceUn
 from backup_core.domain.naming import disk_of_run, http_run_id, is_disk_id
 from backup_core.domain.records import RequestKey, Run, RunError, RunState
 from backup_core.domain.redaction import redacted
+from backup_core.operations.refusal import RefusedError
 from backup_core.protocol.run_rows import emit_phase, write_run
 from backup_core.steps.backup import BackupRequest
 from backup_core.steps.restore import RestoreRequest

@@ -8,8 +8,8 @@ import json
 import pytest
 
 from backup_core.api.access import Access
-from backup_core.api.http import RefusedError
 from backup_core.api.routes import ROUTES
+from backup_core.operations.refusal import RefusedError
 from devhost.platform import Platform
 from tests.disk import PAGE, Disk
 
@@ -29,7 +29,7 @@ def headers(*roles, **fields):
 def refusal(access, url=URL, given=None, roles=ALL):
     with pytest.raises(RefusedError) as refused:
         access.admit(url, given or {}, roles)
-    return refused.value.status, refused.value.error.code
+    return refused.value.status, refused.value.code
 
 
 ENTRA = Access(by_roles=True, platform_signs_in=True)

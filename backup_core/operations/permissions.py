@@ -1,0 +1,70 @@
+"""What the app may do where a restore acts, learned from harmless requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from backup_core.domain.errors import BackupError
+from backup_core.domain.naming import parse_resource_id
+
+if TYPE_CHECKING:
+    from backup_core.operations.restores import RestoreInputs
+    from backup_core.protocol.tools import Tools
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a harmless request says of a permission."""
+
+    action: str
+    state: Literal["granted", "denied", "unknown"]
+
+
+async def probes_of(tools: Tools, inputs: RestoreInputs) -> list[Probe]:
+    """What harmless requests say of each permission; what cannot be asked is unknown."""
+    target = tools.source(inputs.restoring.target)
+    probes = [Probe("read the backup snapshot", "granted")]
+    try:
+        writes = "granted" if await tools.blobs.may_write(target.account, target.container) else "denied"
+    except BackupError:
+        writes = "unknown"
+    probes.append(Probe(f"write blobs in {target.account}/{target.container}", writes))  # type: ignore[arg-type]
+    if inputs.machine is None:
+        return probes
+    actions = ["Microsoft.Compute/virtualMachines/write"] if inputs.restoring.repoint else []
+    if inputs.restoring.repoint and (inputs.restoring.stop_vm or (inputs.restoring.slot and inputs.restoring.slot.lun is None)):
+        actions += ["Microsoft.Compute/virtualMachines/deallocate/action", "Microsoft.Compute/virtualMachines/start/action"]
+    actions += ["Microsoft.Compute/disks/write"] if inputs.restoring.managed_disk else []
+    probes.append(Probe("Microsoft.Compute/virtualMachines/read", "granted"))
+    try:
+        permitted = await tools.machines.permitted(inputs.machine.vm, actions)
+    except BackupError:
+        return probes + [Probe(action, "unknown") for action in actions]
+    probes += [Probe(action, "granted" if permitted[action] else "denied") for action in actions]
+    return probes + [await _linked(tools, *one) for one in _links(inputs)]
+
+
+def _links(inputs: RestoreInputs) -> list[tuple[str, str]]:
+    """What Azure asks for on other resources: those that the new disk names, and the machine's data disks of other groups, for
+    the list of data disks is sent whole. Actions, each with a resource's id.
+    """
+    made, slot, machine = inputs.made, inputs.restoring.slot, inputs.machine
+    named = [
+        ("Microsoft.Compute/diskEncryptionSets/read", made.encryption_set if made else ""),
+        ("Microsoft.Compute/diskAccesses/read", made.disk_access if made else ""),
+    ]
+    if inputs.restoring.repoint and machine and slot and slot.lun is not None:
+        group = parse_resource_id(machine.vm).group_id
+        others = [one.source for one in machine.disks if one.managed and one.lun not in (None, slot.lun)]
+        named += [("Microsoft.Compute/disks/write", one) for one in others if parse_resource_id(one).group_id != group]
+    return [(action, resource) for action, resource in named if resource]
+
+
+async def _linked(tools: Tools, action: str, resource: str) -> Probe:
+    name = f"{action} on {resource}"
+    try:
+        permitted = await tools.machines.permitted(resource, [action])
+    except BackupError:
+        return Probe(name, "unknown")
+    return Probe(name, "granted" if permitted[action] else "denied")

@@ -1,0 +1,277 @@
+"""What a restore rests on: everything is looked at and validated, nothing is touched."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from backup_core.domain.ending import dead
+from backup_core.domain.errors import (
+    AccountIdMissingError,
+    BlobMissingError,
+    MachineMissingError,
+    MachineRefusedError,
+    SlotTakenError,
+)
+from backup_core.domain.managed import CONFIDENTIAL, replacement
+from backup_core.domain.naming import (
+    DISK_NAME,
+    BlobAddress,
+    managed_disk_id,
+    parse_blob_url,
+    restored_blob_name,
+    restored_disk_name,
+    stamp_of,
+)
+from backup_core.domain.ranges import ByteRange
+from backup_core.domain.records import Restoring, Slot
+from backup_core.domain.vhd import FOOTER_BYTES, vhd_faults
+from backup_core.operations.refusal import RefusedError
+from backup_core.operations.restore_points import check_backup, point_of
+from backup_core.protocol.machines import former_disk, present_disk
+
+if TYPE_CHECKING:
+    from backup_core.domain.managed import ManagedDisk
+    from backup_core.domain.records import Registration, RestorePoint, Run, Versioned
+    from backup_core.domain.repoint import Machine, MachineDisk
+    from backup_core.protocol.tools import Tools
+
+DIGEST_LENGTH = 40
+"""Of a plan's digest, in hexadecimal digits."""
+PAST_RUNS_MAX = 50
+"""Runs of the disk among which another restore is looked for, and past ones to learn from."""
+
+
+@dataclass(frozen=True)
+class RestoreWish:
+    """What the caller asks for; what is empty or None is derived."""
+
+    restore_point: str
+    """A restore point's id, or `latest`."""
+    time: datetime | None
+    """Instead: the newest restore point that was not taken later."""
+    managed: bool
+    """Whether a managed disk is made of the restored blob."""
+    account: str
+    """Blob endpoint."""
+    container: str
+    blob: str
+    disk: str
+    """Name of the managed disk."""
+    slot: Slot | None
+    repoint: bool
+    stop_vm: bool
+    adopt: bool | None
+
+
+@dataclass(frozen=True)
+class RestoreInputs:
+    """What a restore was decided on."""
+
+    registration: Versioned[Registration] | None
+    point: RestorePoint
+    restoring: Restoring
+    named_by: str
+    """The run that the new disk's name is derived from: this one, or the one that a dry run stood for. Empty when the caller
+    named it.
+    """
+    machine: Machine | None
+    present: MachineDisk | None
+    """The disk that the machine has now."""
+    past: tuple[Run, ...]
+    """Runs of the disk, newest first."""
+    former: ManagedDisk | None = None
+    """The managed disk that the machine has now, if a managed disk is to be made."""
+    made: ManagedDisk | None = None
+    """The managed disk to be made."""
+
+    @property
+    def hash(self) -> str:
+        """Digest of everything that, changed, makes it another restore; and what derived names were made of, so that the call
+        that presents it makes the same ones. 64 characters at most, as `planHash` may have.
+        """
+        seen = {
+            "point": self.point.point,
+            "digest": self.point.digest,
+            "snapshot": self.point.backup_snapshot,
+            "registration": self.registration.etag if self.registration else None,
+            "machine": self.machine.etag if self.machine else None,
+            "wanted": asdict(self.restoring),
+        }
+        return sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:DIGEST_LENGTH] + stamp_of(self.named_by)
+
+
+async def looked_at(tools: Tools, disk: str, wish: RestoreWish, run: str, named_by: str) -> RestoreInputs:
+    """Everything a restore rests on, validated; names that are not given are derived from the run `named_by`. Raises
+    RefusedError; changes nothing.
+    """
+    registration = await tools.catalogue.registration(disk)
+    adopts = _adopts(wish, registration.value if registration else None)
+    point = await point_of(tools, disk, wish, registration.value if registration else None)
+    await check_backup(tools, point)
+    target = _target(tools, wish, registration.value.source if registration else point.source, named_by)
+    await _must_be_free(tools, target)
+    slot, machine, present = await _machine(tools, wish, registration.value if registration else None, point)
+    managed, former, disk_made = "", None, None
+    if wish.managed:
+        managed = await _managed(tools, disk, wish, machine, point, named_by)
+        former, disk_made = await _made_of(tools, managed, run, target, point, machine, slot)
+    restoring = Restoring(
+        point=point.point,
+        target=target.url,
+        managed_disk=managed,
+        slot=slot,
+        repoint=wish.repoint,
+        stop_vm=wish.stop_vm,
+        adopt=adopts,
+        old_disk=present.source if present else "",
+    )
+    named = bool(wish.blob) and bool(wish.disk or not managed)
+    past = tuple(await tools.catalogue.runs(disk, PAST_RUNS_MAX))
+    return RestoreInputs(registration, point, restoring, "" if named else named_by, machine, present, past, former, disk_made)
+
+
+# -- the new disk ---------------------------------------------------------------------------------------------------------
+
+
+def _target(tools: Tools, wish: RestoreWish, source: str, run: str) -> BlobAddress:
+    accounts = tools.source_accounts
+    try:
+        former = parse_blob_url(source, accounts)
+    except ValueError:
+        former = None
+    account = wish.account.rstrip("/") or (former.account if former else "")
+    container = wish.container or (former.container if former else "")
+    if not account or not container:
+        message = f"the disk's own account is not one this app may write ({source}); name target.account and target.container"
+        raise RefusedError(400, "TargetNeeded", message, "target")
+    if account not in accounts:
+        message = f"target.account {account[:200]!r} is not one of the setting SOURCE_ACCOUNTS"
+        raise RefusedError(400, "InvalidTarget", message, "target.account")
+    name = wish.blob or restored_blob_name(former.name if former else source.rpartition("/")[2], run)
+    try:
+        return parse_blob_url(BlobAddress(account, container, name).url, accounts)
+    except ValueError as error:
+        message = f"target {account}/{container}/{name[:200]!r} is refused: {error}"
+        raise RefusedError(400, "InvalidTarget", message, "target.blob") from error
+
+
+async def _must_be_free(tools: Tools, target: BlobAddress) -> None:
+    """Nothing has the new disk's name. What is created there later is created only if that is still so."""
+    try:
+        async for one in tools.blobs.listed(target.account, target.container, target.name):
+            if one.name == target.name:
+                message = f"target {target} exists; a restore never writes onto anything that exists: name another one"
+                raise RefusedError(409, "TargetExists", message, "target.blob")
+    except BlobMissingError as error:
+        message = f"container {target.account}/{target.container} does not exist; create it, or name another one"
+        raise RefusedError(400, "InvalidTarget", message, "target.container") from error
+
+
+async def _managed(tools: Tools, disk: str, wish: RestoreWish, machine: Machine | None, point: RestorePoint, run: str) -> str:
+    """The id of the managed disk to be made: free, and of an image that Azure can import."""
+    assert machine is not None  # _machine has seen to it
+    name = wish.disk or restored_disk_name(disk, run)
+    if not DISK_NAME.fullmatch(name):
+        message = f"target.disk {name[:100]!r} is not a name of a managed disk: 1 to 80 letters, digits, '_', '-' and '.'"
+        raise RefusedError(400, "InvalidTarget", message, "target.disk")
+    managed = managed_disk_id(machine.vm, name)
+    if await tools.machines.managed_disk(managed):
+        message = f"managed disk {managed} exists; a restore never replaces one: name another"
+        raise RefusedError(409, "TargetExists", message, "target.disk")
+    if machine.security_type == CONFIDENTIAL:
+        message = (
+            f"VM {machine.vm} is a confidential VM: its disks need a guest state that no page blob has; nothing was done; "
+            "restore as a page blob, and make another VM of it"
+        )
+        raise RefusedError(409, "ConfidentialMachine", message, "machine.vm")
+    footer = ByteRange(point.size - FOOTER_BYTES, point.size)
+    faults = vhd_faults(await tools.blobs.read(tools.head(point.head), point.backup_snapshot, footer), point.size)
+    if faults:
+        message = (
+            f"restore point {point.point} cannot become a managed disk: {'; '.join(faults)}; expected a fixed VHD of whole "
+            "mebibytes and a footer; restore it as a page blob"
+        )
+        raise RefusedError(409, "NotVhd", message, "target.kind")
+    return managed
+
+
+async def _made_of(
+    tools: Tools, managed: str, run: str, target: BlobAddress, point: RestorePoint, machine: Machine | None, slot: Slot | None
+) -> tuple[ManagedDisk | None, ManagedDisk]:
+    """The managed disk in the machine's slot, and the one to be made. Raises RefusedError where no import could name its
+    account.
+    """
+    assert machine is not None  # _machine has seen to both
+    assert slot is not None
+    try:
+        tools.account_id(target)
+    except AccountIdMissingError as error:
+        raise RefusedError(409, error.code, str(error), "target.account") from error
+    former = await former_disk(tools, machine, slot.lun)
+    return former, replacement(managed, run, target.url, point.size, machine, slot.lun, former)
+
+
+# -- the machine ----------------------------------------------------------------------------------------------------------
+
+
+async def _machine(
+    tools: Tools, wish: RestoreWish, registration: Registration | None, point: RestorePoint
+) -> tuple[Slot | None, Machine | None, MachineDisk | None]:
+    """The machine that is concerned, and the disk it has there; nothing of it is looked at when none is."""
+    named = wish.slot or (registration.machine if registration else None)
+    if not wish.repoint and not wish.managed:
+        return named, None, None
+    if named is None:
+        message = (
+            'machine is missing, and the disk\'s registration names none; expected {"vm": "/subscriptions/…", "lun": 0} '
+            "(a managed disk is made beside its machine)"
+        )
+        raise RefusedError(400, "MachineNeeded", message, "machine")
+    managed = wish.managed
+    try:
+        slot = tools.slot(named.vm, named.lun)
+        machine = await tools.machines.machine(slot.vm)
+        source = registration.source if registration else point.source
+        present = present_disk(machine, slot, source, managed=managed) if wish.repoint else machine.at(slot.lun)
+    except (MachineRefusedError, MachineMissingError) as error:
+        raise RefusedError(400, error.code, str(error), "machine.vm") from error
+    except SlotTakenError as error:
+        raise RefusedError(409, error.code, str(error), "machine.lun") from error
+    return slot, machine, present
+
+
+def _adopts(wish: RestoreWish, registration: Registration | None) -> bool:
+    """Whether backups go on from the new disk: with a page blob in the machine they do, else only when asked for."""
+    protected = registration is not None and registration.protected
+    managed = wish.managed
+    if wish.adopt is False and wish.repoint and protected and not managed:
+        message = "adopt is false, but the machine is to use the new disk: backups of the old one would protect nothing"
+        raise RefusedError(400, "InvalidRequest", message, "adopt")
+    if wish.adopt and managed:
+        message = "adopt is true, but managed disks are not backed up; leave adopt out"
+        raise RefusedError(400, "InvalidRequest", message, "adopt")
+    if wish.adopt and not protected:
+        message = "adopt is true, but the disk is not protected; PUT it with the new disk as its source afterwards"
+        raise RefusedError(409, "NotProtected", message, "adopt")
+    return bool(wish.adopt) or (wish.repoint and protected and not managed)
+
+
+async def restore_at_work(tools: Tools, inputs: RestoreInputs) -> str:
+    """Another restore at work that is about to give the disk another source, when this one would too; else empty. Racing ones
+    are told apart by the disk's ownership.
+    """
+    mine = inputs.restoring
+    if not (mine.repoint or mine.adopt):
+        return ""
+    now = await tools.catalogue.now()
+    for run in inputs.past:
+        if run.restore is None or run.ended_for_good or not (run.restore.repoint or run.restore.adopt):
+            continue
+        row = await tools.catalogue.run(run.disk, run.run)
+        if row and not row.value.ended_for_good and not dead(row, now):
+            return run.run
+    return ""
