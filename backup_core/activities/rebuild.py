@@ -16,7 +16,7 @@ from backup_core.domain.naming import (
 )
 from backup_core.domain.rebuild import Found, Rebuild
 from backup_core.protocol.documents import read_document
-from backup_core.protocol.rebuilds import FOUND, at_work, store_rebuild, stored_rebuild
+from backup_core.protocol.rebuilds import FOUND, HASH_LENGTH, at_work, store_rebuild, stored_rebuild
 from backup_core.protocol.survey import carry_out, disks_to_survey, survey
 from backup_core.steps.housekeeping import RebuildCleanupResult
 from backup_core.steps.messages import Nothing
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from backup_core.protocol.tools import Tools
     from backup_core.steps.housekeeping import CleanUpRebuilds
     from backup_core.steps.rebuild import FinishRebuild, RebuildDisk, RebuildPage, RebuildReport
-
-HASH_LENGTH = 40
 
 
 async def _owned(tools: Tools, rebuild: str) -> Rebuild:
@@ -69,7 +67,7 @@ def _answered(request: RebuildDisk, found: Found, text: str) -> RebuildDiskResul
 
 
 async def _found(tools: Tools, request: RebuildDisk) -> Found:
-    return shown(await survey(tools, request.disk, request.below), first=request.part == 1)
+    return _shown(await survey(tools, request.disk, request.below), first=request.part == 1)
 
 
 async def _carried_out(tools: Tools, request: RebuildDisk) -> Found:
@@ -77,7 +75,7 @@ async def _carried_out(tools: Tools, request: RebuildDisk) -> Found:
     text = await tools.documents.get(name)
     planned = read_document(FOUND, name, text) if text else Found(request.disk, "unchanged")
     there = await survey(tools, request.disk, request.below, planned.floor)
-    found = shown(there, first=request.part == 1)
+    found = _shown(there, first=request.part == 1)
     if found.state in ("busy", "unreadable"):
         return replace(found, floor="")
     if not found.within(planned):
@@ -91,7 +89,7 @@ async def _carried_out(tools: Tools, request: RebuildDisk) -> Found:
     return planned if planned.state == "different" else found
 
 
-def shown(found: Survey, *, first: bool = True) -> Found:
+def _shown(found: Survey, *, first: bool = True) -> Found:
     """What a survey found, by names; the head row counts with a disk's first part."""
     different = (
         found.adopted or found.changed or found.quarantined or (found.head and first) or found.registration or found.claim

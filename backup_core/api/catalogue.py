@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core import __version__
-from backup_core.activities.rebuild import HASH_LENGTH
 from backup_core.api.context import RETRY_AFTER_SECONDS, Api, log
 from backup_core.api.http import (
     Answer,
@@ -20,24 +18,21 @@ from backup_core.api.http import (
     top_of,
 )
 from backup_core.api.models import HealthAnswer, QuarantinedAnswer, RebuildAnswer, RebuildBody, RebuiltDisk
-from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import BlobMissingError, ContainerMissingError
 from backup_core.domain.naming import (
     DISK_ID,
-    REBUILD_AT_WORK,
     BlobAddress,
     is_rebuild_id,
     rebuild_cancel_name,
     rebuild_id,
-    rebuild_name,
-    rebuild_of_stamp,
     rebuilt_folder,
 )
 from backup_core.domain.rebuild import Rebuild
 from backup_core.domain.redaction import redacted
+from backup_core.operations.rebuild import dry_run_of, end_rebuild_if_dead, enter_rebuild, fail_rebuild, rebuild_at_work
 from backup_core.operations.refusal import RefusedError
 from backup_core.protocol.documents import read_document
-from backup_core.protocol.rebuilds import AT_WORK, FOUND, at_work, store_rebuild, stored_rebuild
+from backup_core.protocol.rebuilds import FOUND
 from backup_core.steps.rebuild import RebuildRequest
 
 if TYPE_CHECKING:
@@ -54,55 +49,25 @@ HEALTH_PROBE = "pagekeeper-health-probe"
 async def post_rebuild(api: Api, request: Request) -> Answer:
     """Compare the catalogue with the blobs, and bring it back where it differs: first as a dry run, then with its hash."""
     body = parsed(request, RebuildBody)
-    plan = "" if body.dry_run else await _planned(api, body.plan_hash)
-    at = await at_work(api.tools)
-    known = await _ended_if_dead(api, at) if at else None
-    if known and known.state == "Running":
-        url = _url(request, at)
-        message = f"rebuild {at} is at work; follow it at {url}"
+    plan = "" if body.dry_run else await dry_run_of(api.tools, body.plan_hash)
+    if running := await rebuild_at_work(api.tools):
+        url = _url(request, running)
+        message = f"rebuild {running} is at work; follow it at {url}"
         raise RefusedError(409, "RebuildRunning", message, url, headers={"Location": url})
-    rebuild = Rebuild(rebuild_id(api.now(), secrets.token_hex(4)), "Running", await api.catalogue.now(), plan)
-    await store_rebuild(api.tools, rebuild)
-    # Of two calls at once the later one has its way: the steps of the other find that they may not act.
-    await api.tools.documents.put(REBUILD_AT_WORK, AT_WORK.dump_json(rebuild.rebuild).decode())
+    rebuild = await enter_rebuild(api.tools, rebuild_id(api.now(), secrets.token_hex(4)), plan)
     wanted = RebuildRequest(rebuild=rebuild.rebuild, plan=plan)
     try:
         await request.start(START_REBUILD, rebuild.rebuild, wanted.model_dump(mode="json"))
     except Exception:
-        await store_rebuild(api.tools, replace(rebuild, state="Failed", ended=await api.catalogue.now()))
+        await fail_rebuild(api.tools, rebuild)
         raise
     headers = {"Operation-Location": _url(request, rebuild.rebuild), "Retry-After": RETRY_AFTER_SECONDS}
     return answer(202, _rebuild_shown(rebuild), headers)
 
 
-async def _planned(api: Api, plan_hash: str | None) -> str:
-    """The dry run with that hash. Raises RefusedError."""
-    if not plan_hash:
-        message = "planHash is missing; make a dry run first, look at what it would do, and present its planHash"
-        raise RefusedError(400, "DryRunFirst", message, "planHash")
-    plan = rebuild_of_stamp(plan_hash[HASH_LENGTH:])
-    known = await stored_rebuild(api.tools, plan) if plan else None
-    if known is None or known.plan_hash != plan_hash:
-        message = "no dry run has this hash; nothing was written; make a new one"
-        raise RefusedError(412, "PlanChanged", message, "planHash")
-    return known.rebuild
-
-
-async def _ended_if_dead(api: Api, rebuild: str) -> Rebuild | None:
-    """What is kept of the rebuild; one that gave no sign of life for long is ended here."""
-    known = await stored_rebuild(api.tools, rebuild)
-    if known and known.state == "Running":
-        changed = [one.changed async for one in api.tools.documents.listed(rebuild_name(rebuild))]
-        now = await api.catalogue.now()
-        if changed and now - changed[0] > HEARTBEAT_MAX:
-            known = replace(known, state="Failed", ended=now)
-            await store_rebuild(api.tools, known)
-    return known
-
-
 async def _rebuild(api: Api, request: Request) -> Rebuild:
     rebuild = request.route.get("rebuild", "")
-    known = await _ended_if_dead(api, rebuild) if is_rebuild_id(rebuild) else None
+    known = await end_rebuild_if_dead(api.tools, rebuild) if is_rebuild_id(rebuild) else None
     if known is None:
         message = f"no rebuild {rebuild[:80]!r} is known; POST /api/catalogue/rebuild begins one"
         raise RefusedError(404, "RebuildNotFound", message, "rebuild")

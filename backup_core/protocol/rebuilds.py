@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 REBUILD, FOUND, AT_WORK = TypeAdapter(Rebuild), TypeAdapter(Found), TypeAdapter(str)
+HASH_LENGTH = 40
 
 
 async def stored_rebuild(tools: Tools, rebuild: str) -> Rebuild | None:
