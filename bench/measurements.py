@@ -231,10 +231,10 @@ class Bench:
         run = f"{mode}.20260102T000000Z.0000abcd"
         target = f"{self.storage.source.blobs}/{CONTAINER}/{mode}-restored.vhd"
         wanted = Restoring(row.value.point, target, adopt=True)
-        asked_for = Run(
+        restore_row = Run(
             mode, run, "NotStarted", "http", full=False, created=datetime.now(UTC), operation="restore", restore=wanted
         )
-        await services.api.tools.catalogue.put_run(asked_for, None)
+        await services.api.tools.catalogue.put_run(restore_row, None)
         request = RestoreRequest(disk=mode, run=run).model_dump(mode="json")
         output = await Driver(dict(ORCHESTRATORS), perform).run("restore_disk", request, run)
         if output["state"] != "Succeeded":

@@ -107,7 +107,7 @@ async def main(folder):
     print(f"orchestrator answered: {first}")
 
     actor = {"disk": "strict", "run": "strict.20260101T000000Z.timer", "lease": "x", "epoch": 1, "source": "x"}
-    answer = await worker.invoke("take_source_snapshot", step_input={"string": json.dumps({"actor": actor})})
+    answer = await worker.invoke("take_source_snapshot", request={"string": json.dumps({"actor": actor})})
     print(f"activity answered: fault {json.loads(getattr(answer, 'json', None) or answer.string)['fault']['code']}")
 
     request = Message(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 async def list_disks(tools: Tools, request: FleetPage) -> FleetPageResult:
-    """The next slice of the lane's protected disks after `asked.after`, each with the run it gets in the window."""
+    """The next slice of the lane's protected disks after `request.after`, each with the run it gets in the window."""
     window, size = datetime.fromisoformat(request.window), tools.limits.fleet_disks_max
     disks = await tools.catalogue.disks()
     later = [disk for disk in disks if disk > request.after and lane_of(disk, request.lanes) == request.lane]

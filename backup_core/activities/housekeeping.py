@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 async def list_backed_up_disks(tools: Tools, request: DiskPage) -> DiskPageResult:
-    """The next slice of disks after `asked.after`: registered ones, and those that only have backups any more."""
+    """The next slice of disks after `request.after`: registered ones, and those that only have backups any more."""
     found = {disk for disk in await tools.catalogue.disks() if disk > request.after}
     async for folder in tools.blobs.folders(tools.backup_account, tools.heads_container):
         if is_disk_id(folder) and folder > request.after:

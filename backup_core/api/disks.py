@@ -124,8 +124,8 @@ async def _check_succession(api: Api, disk: str, existing: Registration | None, 
 
 
 def _still_unprotected(existing: Registration | None, source: str) -> str:
-    """Changing the registration of a disk whose machine uses another one does not make it protected; another source, or
-    stopping and taking up the protection, does.
+    """Why the disk stays unprotected: its machine uses another disk. Another source, or stopping and resuming the protection,
+    ends that; other changes of the registration do not.
     """
     same = existing is not None and existing.protected and existing.source == source
     return existing.unprotected if existing and same else ""

@@ -284,7 +284,7 @@ async def test_changes_that_are_never_settled_end_the_wait():
 
     assert len(set(begun)) == len(begun) == 10
     assert begun[0] == RUN
-    assert output["fault"]["message"].startswith("disk vm: 9 changes of machines were settled and there is one more")
+    assert output["fault"]["message"].startswith("disk vm: 9 changes of machines were completed and there is one more")
 
 
 # -- the restore ----------------------------------------------------------------------------------------------------
