@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
@@ -30,12 +31,13 @@ from backup_core.adapters.page_lists import PageLists
 from backup_core.adapters.transport import Transport
 from backup_core.api.access import Access
 from backup_core.api.context import Api
+from backup_core.domain.custody import CustodyLimits
 from backup_core.domain.errors import AccessDeniedError, BackupError
 from backup_core.domain.identity import Deployment, catalogue_name
 from backup_core.domain.naming import account_name
 from backup_core.protocol.claims import claim_container
 from backup_core.protocol.copy_route import Copying
-from backup_core.protocol.tools import Limits, Tools
+from backup_core.protocol.tools import Custody, Limits, Tools
 from backup_core.steps.messages import Duty
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ _PATIENCE: dict[str, Any] = {"connection_timeout": 10, "read_timeout": 30, "retr
 """Of the SDK's small calls: four attempts of half a minute at most, some two minutes with their pauses. The SDK's own defaults
 come to many minutes, in which a run would have no heartbeat.
 """
+CUSTODY_CONTAINER = "custody"
+"""In CUSTODY_ACCOUNT."""
 DUTIES: tuple[Duty, ...] = get_args(Duty)
 Identity = Literal["source", "writer", "retention", "restore"]
 """Who the app is towards Azure, by duty. Settings may give each a managed identity of its own."""
@@ -61,6 +65,8 @@ class Stores:
     _containers: BlobServiceClient
     _settings: Settings
     _deployment: Deployment
+    _records: BlobServiceClient | None = None
+    """Of the account that only an app with custody writes to."""
     _ready: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -92,6 +98,13 @@ class Stores:
                 made = await self._made("container", name, self._containers.create_container, "ContainerAlreadyExists")
                 created = created or made
             await claim_container(AzureDocuments(self._containers, name), name, self._deployment)
+        if self._records:
+            with suppress(AccessDeniedError):
+                made = await self._made(
+                    "container", CUSTODY_CONTAINER, self._records.create_container, "ContainerAlreadyExists"
+                )
+                created = created or made
+            await claim_container(AzureDocuments(self._records, CUSTODY_CONTAINER), CUSTODY_CONTAINER, self._deployment)
         return created
 
     @staticmethod
@@ -239,6 +252,11 @@ def build(settings: Settings) -> Services:
     computes = _Computes(settings, sign_in)
     closing: list[Callable[[], Awaitable[None]]] = [tables.close, computes.close]
     accounts: dict[tuple[Identity, str], BlobServiceClient] = {}
+    custody, records = None, None
+    if endpoint := settings.custody_account:
+        records = accounts["retention", endpoint] = _account(endpoint, sign_in.blob("retention", endpoint))
+        span = timedelta(days=settings.custody_days)
+        custody = Custody(AzureDocuments(records, CUSTODY_CONTAINER), CustodyLimits(span, span, settings.custody_deletions))
 
     def tools(duty: Duty) -> Tools:
         named = identities(settings, duty)
@@ -266,10 +284,11 @@ def build(settings: Settings) -> Services:
             machine_groups=settings.machine_groups,
             account_ids=account_ids(settings),
             limits=Limits(in_flight=settings.in_flight),
+            custody=custody if duty == "retention" else None,
         )
 
     toolboxes = {duty: tools(duty) for duty in DUTIES}
-    stores = Stores(tables, accounts["writer", settings.backup_account], settings, deployment)
+    stores = Stores(tables, accounts["writer", settings.backup_account], settings, deployment, records)
     api = Api(
         toolboxes["backup"],
         settings.backup_schedule,

@@ -90,6 +90,16 @@ class Settings(BaseModel):
     """How long the catalogue keeps a run that has ended; restore points are kept by their retention."""
     prune_after_backup: bool = True
     """Whether a backup deletes what its disk's retention no longer keeps. If not, only housekeeping does."""
+    custody_account: str = ""
+    """Blob endpoint of an account that only an app with custody of the backups can write to; its records are kept there. Empty
+    in an app that also backs up.
+    """
+    custody_days: int = Field(default=7, ge=1, le=365)
+    """With CUSTODY_ACCOUNT: how long a shorter retention waits until it is applied, and how old a restore point is at least
+    when it is deleted.
+    """
+    custody_deletions: int = Field(default=24, ge=1, le=1000)
+    """With CUSTODY_ACCOUNT: restore points of one disk that one night deletes at most."""
     sign_in: Literal["keys", "entra"] = "keys"
     """How callers are known: by function keys, or besides by Entra ID with app roles."""
     development: bool = False
@@ -142,7 +152,7 @@ class Settings(BaseModel):
             raise ValueError(message)
         return tuple(one.lower() for one in value)
 
-    @field_validator("backup_account", "catalogue_account", "arm_endpoint")
+    @field_validator("backup_account", "catalogue_account", "custody_account", "arm_endpoint")
     @classmethod
     def _trimmed(cls, value: str) -> str:
         return _one_form(value)
@@ -226,6 +236,7 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         "SOURCE_ACCOUNTS": sources,
         "BACKUP_ACCOUNT": [backup],
         "CATALOGUE_ACCOUNT": [values.get("catalogue_account", "")],
+        "CUSTODY_ACCOUNT": [values.get("custody_account", "")],
         "ARM_ENDPOINT": [values.get("arm_endpoint", "")],
     }
     faults = [
@@ -245,6 +256,13 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
     ]
     if backup and backup in sources:
         faults.append("BACKUP_ACCOUNT is one of SOURCE_ACCOUNTS: a backup must not live in the account it protects")
+    custody = _one_form(values.get("custody_account", ""))
+    if custody and custody in (backup, *sources):
+        faults.append(
+            f"CUSTODY_ACCOUNT {custody} is the backup account or a source account; expected one that only this app writes to"
+        )
+    if custody and str(values.get("prune_after_backup", "true")).lower() in ("true", "1", "yes", "on"):
+        faults.append("CUSTODY_ACCOUNT is set and PRUNE_AFTER_BACKUP is not false; expected an app that does not back up")
     if values.get("heads_container", "heads") == values.get("plans_container", "plans"):
         faults.append("HEADS_CONTAINER and PLANS_CONTAINER are the same; expected two containers")
     if values.get("development_keys") and not development:

@@ -208,6 +208,9 @@ var common = {
   MACHINE_GROUPS: join(machineGroups, ' ')
   HISTORY_DAYS: '30'
   RUN_DAYS: '180'
+  CUSTODY_ACCOUNT: ''
+  CUSTODY_DAYS: '7'
+  CUSTODY_DELETIONS: '24'
   SIGN_IN: signIn
 }
 
@@ -255,6 +258,7 @@ module custodyState 'modules/state.bicep' = if (separateCustody) {
     location: location
     tags: tags
     principalId: identities.outputs.custody.principalId
+    records: identities.outputs.retention.principalId
     public: !privateNetwork
   }
 }
@@ -283,6 +287,7 @@ module custody 'modules/app.bicep' = if (separateCustody) {
       RETENTION_CLIENT_ID: identities.outputs.retention.clientId
       AzureFunctionsJobHost__extensions__durableTask__hubName: 'PagekeeperCustody'
       PRUNE_AFTER_BACKUP: 'false'
+      CUSTODY_ACCOUNT: custodyState!.outputs.endpoint
     })
   }
   // Not on what is granted at sources: an account that is gone must not stop the app.

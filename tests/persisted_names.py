@@ -22,6 +22,7 @@ from backup_core.adapters.catalogue import TableCatalogue
 from backup_core.api.openapi import document
 from backup_core.api.routes import ROUTES
 from backup_core.domain import errors, naming
+from backup_core.domain.custody import CustodyRecord
 from backup_core.domain.events import EVENTS, PREFIX
 from backup_core.domain.identity import ChildPurpose, Deployment, LeasePurpose, child_id, lease_id
 from backup_core.domain.metadata import (
@@ -227,6 +228,7 @@ def _documents() -> dict[str, Any]:
     return {
         CLAIM: {"catalogue": "str"},
         naming.registration_name(DISK): shape(Registration),
+        naming.custody_name(DISK): shape(CustodyRecord),
         plan: shape(Plan),
         naming.plan_name(DISK, RUN, TAKEN, "", "disk"): shape(Plan),
         naming.cursor_name(plan, 7): shape(Cursor),

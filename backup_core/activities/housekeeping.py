@@ -24,6 +24,7 @@ from backup_core.domain.metadata import from_metadata, is_marked, run_of_source_
 from backup_core.domain.naming import disk_of_run, is_disk_id, point_id, registration_name, snapshot_time
 from backup_core.domain.shown import named, shortened
 from backup_core.ports import Guard
+from backup_core.protocol.custody import prune_in_custody
 from backup_core.protocol.losses import mark_losses
 from backup_core.protocol.points import all_points
 from backup_core.protocol.pruning import lives, prune
@@ -317,6 +318,7 @@ class _Cleanup:
         registration = await self.tools.catalogue.registration(self.request.disk)
         if registration is None or not registration.value.protected or registration.value.retention is None:
             return
-        pruned = await prune(self.tools, registration.value, self.request.actor)
+        pruning = prune_in_custody if self.tools.custody else prune
+        pruned = await pruning(self.tools, registration.value, self.request.actor)
         self._count("points", len(pruned.expired))
         self.more = self.more or pruned.more

@@ -14,9 +14,10 @@ from backup_core.domain.errors import (
     RowChangedError,
     RowExistsError,
 )
-from backup_core.domain.metadata import from_metadata, from_point_metadata, to_metadata
+from backup_core.domain.metadata import from_metadata, to_metadata
 from backup_core.domain.naming import noted_name, repoint_name
 from backup_core.domain.records import Head, Owner, Pin
+from backup_core.protocol.descriptions import require_described
 from backup_core.protocol.fencing import fence_off, hold_lease
 from backup_core.protocol.marks import intent
 from backup_core.protocol.ownership import end_if_dead, release_leases, relinquish_ownership
@@ -28,7 +29,7 @@ from backup_core.steps.messages import Nothing
 from backup_core.steps.restore import BeginRestoreResult, OwnDiskResult, SlotRef
 
 if TYPE_CHECKING:
-    from backup_core.domain.records import RestorePoint, Restoring, Run, Versioned
+    from backup_core.domain.records import Restoring, Run, Versioned
     from backup_core.protocol.tools import Tools
     from backup_core.steps.restore import AdoptHead, BeginRestore, FinishRestore, OwnDisk, RecordFailure
 
@@ -74,7 +75,7 @@ async def _pinned(tools: Tools, run: Run, wanted: Restoring, pin: Pin) -> BeginR
             "choose another of the disk's restore points"
         )
         raise PointUnavailableError(message)
-    await _require_described(tools, found.value)
+    await require_described(tools, found.value)
     await tools.catalogue.pin(pin, found)
     point, slot = found.value, wanted.slot
     registration = await tools.catalogue.registration(run.disk)
@@ -94,20 +95,6 @@ async def _pinned(tools: Tools, run: Run, wanted: Restoring, pin: Pin) -> BeginR
         old_disk=wanted.old_disk,
         adopt=wanted.adopt,
     )
-
-
-async def _require_described(tools: Tools, point: RestorePoint) -> None:
-    """Raise RecordAlteredError unless the point's row is what its backup snapshot says of itself."""
-    blob = tools.head(point.head)
-    carried = (await tools.blobs.properties(blob, point.backup_snapshot)).metadata
-    said = from_point_metadata(carried, tools.site(blob), point.backup_snapshot)
-    if said is None or replace(said, state=point.state) != point:
-        message = (
-            f"disk {point.disk}: the row of restore point {point.point} differs from what {blob} snapshot "
-            f"{point.backup_snapshot} says of itself; nothing was done; POST /api/catalogue/rebuild corrects the row, or "
-            "quarantines the point"
-        )
-        raise RecordAlteredError(message)
 
 
 async def own_disk(tools: Tools, request: OwnDisk) -> OwnDiskResult:

@@ -283,6 +283,11 @@ def registration_name(disk: str) -> str:
     return f"{disk}/registration.json"
 
 
+def custody_name(disk: str) -> str:
+    """Where an app with custody of the backups keeps its record of the disk, in a container of its own."""
+    return f"{disk}.json"
+
+
 def cursor_name(plan: str, shard: int) -> str:
     """Where is kept how far a shard of the plan came."""
     return f"{plan.removesuffix('.json')}/{shard:06d}.json"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -40,12 +40,16 @@ def verdicts(
     pinned: Collection[str],
     now: datetime,
     source_since: datetime | None = None,
+    *,
+    trusts_deleting: bool = True,
 ) -> list[Verdict]:
     """A verdict for each point of a disk, newest first. `pinned` are ids of points in use; `now` is the service's time,
     `source_since` when the disk got its present source.
 
     Without a retention everything is kept. What is in doubt is kept: a point in use, of the common pair, the newest that can be
     restored, one dated in the future (some clock is wrong), one in quarantine (a person has to look at it).
+
+    A row that says that its deletion has begun is judged anew unless that is trusted: somebody else may have written it.
     """
     ordered = sorted(points, key=lambda one: one.source_snapshot, reverse=True)
     apart = source_since is not None and now - source_since < FORMER_SOURCE_APART
@@ -56,7 +60,12 @@ def verdicts(
     decided = []
     for point in ordered:
         available = counted.get(point.source if apart else "", [])
-        expires, reason = _verdict(point, available, retention, pair, pinned, now)
+        if point.state == "deleting" and not trusts_deleting:
+            expires, reason = _verdict(
+                replace(point, state="available"), sorted([*available, point.point], reverse=True), retention, pair, pinned, now
+            )
+        else:
+            expires, reason = _verdict(point, available, retention, pair, pinned, now)
         counts = retention is not None and point.point in available[: retention.keep_last]
         decided.append(Verdict(point, expires, reason, counts))
     return decided

@@ -14,7 +14,7 @@ from backup_core.protocol.run_rows import write_run
 from backup_core.steps.backup import PruneResult
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
     from backup_core.domain.records import Pin, Registration, RestorePoint, Versioned
     from backup_core.ports import BlobProperties
@@ -31,12 +31,22 @@ async def _anybody() -> None:
 async def prune(
     tools: Tools, registration: Registration, actor: str, still: Callable[[], Awaitable[None]] = _anybody
 ) -> PruneResult:
-    """The same for whoever `actor` is; `still` is asked before each deletion whether that one may act.
+    """Delete the disk's expired restore points, at most a few; `more` when some are left. `still` is awaited before each
+    deletion, and raises when `actor` may not act any more.
+    """
+    expired = await expired_points(tools, registration, actor)
+    most = tools.limits.prune_points_max
+    return PruneResult(expired=await delete_points(tools, expired[:most], still), more=len(expired) > most)
 
-    Nobody has to own the disk for it: what the verdicts rest on only changes towards keeping the same points or newer ones.
 
-    Raises SnapshotMissingError, before it deletes any, when one of the newest points, which are to stay in place of what
-    expires, cannot be seen on the service: the night marks such points lost, and then they count no more.
+async def expired_points(
+    tools: Tools, registration: Registration, actor: str, *, trusts_deleting: bool = True
+) -> list[Versioned[RestorePoint]]:
+    """The disk's restore points that expire by that registration, the oldest first, so that what is left after a crash is the
+    newest. Nobody has to own the disk: what the verdicts rest on only changes towards keeping the same points or newer ones.
+
+    Raises SnapshotMissingError when one of the newest points, which are to stay in place of what expires, cannot be seen on the
+    service: the night marks such points lost, and then they count no more.
     """
     disk = registration.disk
     rows = await all_points(tools, disk, "" if registration.retention else "deleting")
@@ -45,18 +55,26 @@ async def prune(
     head = await tools.catalogue.head(disk)
     pair = head.value.pair if head else None
     now = await tools.catalogue.now()
-    decided = verdicts([row.value for row in rows], registration.retention, pair, pinned, now, registration.since)
-    expired = [verdict.point.point for verdict in decided if verdict.expires]
+    decided = verdicts(
+        [row.value for row in rows], registration.retention, pair, pinned, now, registration.since,
+        trusts_deleting=trusts_deleting,
+    )  # fmt: skip
     if any(verdict.expires and verdict.point.state == "available" for verdict in decided):
         await _seen(tools, [verdict.point for verdict in decided if verdict.counts])
     by_id = {row.value.point: row for row in rows}
+    return [by_id[verdict.point.point] for verdict in reversed(decided) if verdict.expires]
+
+
+async def delete_points(
+    tools: Tools, rows: Sequence[Versioned[RestorePoint]], still: Callable[[], Awaitable[None]] = _anybody
+) -> list[str]:
+    """Delete those restore points in that order; the ids of those that are gone."""
     gone, taken = [], dict[str, Taken]()
-    # The oldest first, so that what is left after a crash is the newest.
-    for point in reversed(expired[-tools.limits.prune_points_max :]):
+    for row in rows:
         await still()
-        if await _delete(tools, by_id[point], taken):
-            gone.append(point)
-    return PruneResult(expired=gone, more=len(expired) > tools.limits.prune_points_max)
+        if await _delete(tools, row, taken):
+            gone.append(row.value.point)
+    return gone
 
 
 async def _seen(tools: Tools, points: list[RestorePoint]) -> None:

@@ -20,9 +20,18 @@ from backup_core.domain.records import Slot
 from backup_core.domain.sampling import Samples
 
 if TYPE_CHECKING:
+    from backup_core.domain.custody import CustodyLimits
     from backup_core.domain.identity import Deployment
     from backup_core.ports import Catalogue, Documents, Journal, Machines, PageBlobs
     from backup_core.protocol.copy_route import Copying
+
+
+@dataclass(frozen=True)
+class Custody:
+    """Where an app with custody of the backups keeps its records, and what it never does."""
+
+    documents: Documents
+    limits: CustodyLimits
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,8 @@ class Tools:
     """Resource groups, lower case, whose machines may be given other disks: an allow-list."""
     account_ids: Mapping[str, str] = field(default_factory=dict)
     """Resource ids of source accounts by their blob endpoint: Azure imports a VHD only when it is told its account's."""
+    custody: Custody | None = None
+    """Set in an app that alone deletes backups: what that one remembers where no other can write, and its limits."""
 
     def source(self, url: str) -> BlobAddress:
         """The source blob, with the allow-list checked once more: a row could have been written by another version."""

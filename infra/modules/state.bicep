@@ -8,6 +8,8 @@ param location string
 param tags object
 @description('The app\'s host identity.')
 param principalId string
+@description('The identity that keeps the records of custody here; empty for an app without custody.')
+param records string = ''
 @description('Whether the account can be reached from public networks, with a token.')
 param public bool
 
@@ -59,6 +61,27 @@ resource grants 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   }
 ]
 
+// What an app with custody of the backups goes by: no other app's identity may write here.
+resource custody 'Microsoft.Storage/storageAccounts/blobServices/containers@2023-05-01' = if (!empty(records)) {
+  parent: blobs
+  name: 'custody'
+  properties: { publicAccess: 'None' }
+}
+
+// Storage Blob Data Contributor
+var contributor = 'ba92f5b4-2d11-453d-a403-e96b0029c9fe'
+
+resource keeps 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(records)) {
+  scope: custody
+  name: guid(account.id, records, contributor)
+  properties: {
+    principalId: records
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', contributor)
+  }
+}
+
 output id string = account.id
 output name string = account.name
+output endpoint string = account.properties.primaryEndpoints.blob
 output packages string = '${account.properties.primaryEndpoints.blob}${container.name}'

@@ -193,3 +193,10 @@ def test_former_catalogues():
         "old/table",
     )
     assert "FORMER_CATALOGUES: expected account/table" in faults({**GOOD, "FORMER_CATALOGUES": "pagekeeper"})
+
+
+def test_the_records_of_custody_lie_where_no_other_app_writes():
+    custody = {**GOOD, "CUSTODY_ACCOUNT": "https://custody.blob.core.windows.net", "PRUNE_AFTER_BACKUP": "false"}
+    assert load(custody).custody_account == "https://custody.blob.core.windows.net"
+    assert "CUSTODY_ACCOUNT" in faults({**custody, "CUSTODY_ACCOUNT": GOOD["BACKUP_ACCOUNT"] + "/"})
+    assert "PRUNE_AFTER_BACKUP is not false" in faults({**custody, "PRUNE_AFTER_BACKUP": "true"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 
@@ -178,3 +179,24 @@ async def test_conflicts_are_read_by_their_code(app, calm):
         await tools.catalogue.put_head(Head("vm"), None)
     await tools.documents.put_if_absent("vm/x.json", "other")
     assert await tools.documents.get("vm/x.json") == "{}"
+
+
+async def test_an_app_with_custody_keeps_its_records_in_a_container_of_its_own(app, calm, name):
+    """Made when it is missing, and of one catalogue as the others; only the nightly clean-up is handed it."""
+    settings = local_settings(
+        calm, HEADS_CONTAINER=name, PLANS_CONTAINER=f"{name}p", CATALOGUE_TABLE=name, CUSTODY_ACCOUNT=calm.state.blobs,
+        PRUNE_AFTER_BACKUP="false", CUSTODY_DAYS="3", CUSTODY_DELETIONS="5",
+    )  # fmt: skip
+    services = bootstrap.build(settings)
+    try:
+        await services.ready()
+        custody = services.tools_for("retention").custody
+        await custody.documents.put("vm.json", "{}")
+        assert (custody.limits.delay, custody.limits.age_min, custody.limits.deletions_max) == (
+            timedelta(days=3), timedelta(days=3), 5,
+        )  # fmt: skip
+        assert await custody.documents.get("vm.json") == "{}"
+        assert await app.tools_for("retention").documents.get("vm.json") is None
+    finally:
+        await services.close()
+    assert app.tools_for("retention").custody is None

@@ -1,0 +1,92 @@
+"""Retention as an app with custody of the backups carries it out: by its own record, within its own limits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from backup_core.domain.custody import CustodyRecord, followed, may_be_deleted
+from backup_core.domain.errors import RecordAlteredError
+from backup_core.domain.events import RunWarned
+from backup_core.domain.naming import custody_name
+from backup_core.domain.shown import named, shortened
+from backup_core.protocol.descriptions import require_described
+from backup_core.protocol.documents import read_document
+from backup_core.protocol.pruning import delete_points, expired_points
+from backup_core.steps.backup import PruneResult
+
+if TYPE_CHECKING:
+    from backup_core.domain.records import Registration, RestorePoint, Retention, Versioned
+    from backup_core.protocol.tools import Custody, Tools
+
+RECORD = TypeAdapter(CustodyRecord)
+
+
+async def prune_in_custody(tools: Tools, registration: Registration, night: str) -> PruneResult:
+    """Delete expired restore points by the retention that custody applies, none younger and no more than its limits say, and
+    none whose row differs from its backup snapshot's own description. What a shorter retention waits for is told.
+    """
+    custody, disk, now = tools.custody, registration.disk, await tools.catalogue.now()
+    assert custody is not None  # the caller chooses by it
+    known = await _stored(custody, disk)
+    record = followed(known, registration.retention, now, custody.limits)
+    if record.since and record.since != known.since:
+        _warn(tools, disk, night, _words(record, custody))
+    if record != known:
+        await _store(custody, disk, record)
+    if record.applied is None:
+        return PruneResult(expired=[], more=False)
+    expired = await expired_points(tools, replace(registration, retention=record.applied), night, trusts_deleting=False)
+    old = [row for row in expired if may_be_deleted(row.value, now, custody.limits)]
+    left = min(tools.limits.prune_points_max, record.left(night, custody.limits))
+    chosen = await _described(tools, old[:left], night)
+    if chosen:
+        # Before the deletions: a repeat of this call may delete fewer, never more.
+        await _store(custody, disk, record.spent(night, len(chosen)))
+    gone = await delete_points(tools, chosen)
+    return PruneResult(expired=gone, more=bool(gone) and len(old) > left)
+
+
+async def _described(tools: Tools, rows: list[Versioned[RestorePoint]], night: str) -> list[Versioned[RestorePoint]]:
+    """Those whose backup snapshots say the same; the others are kept, and told."""
+    same, altered = [], []
+    for row in rows:
+        try:
+            await require_described(tools, row.value)
+        except RecordAlteredError as error:
+            altered.append(str(error))
+        else:
+            same.append(row)
+    if altered:
+        _warn(tools, rows[0].value.disk, night, f"kept: {named(altered)}")
+    return same
+
+
+async def _stored(custody: Custody, disk: str) -> CustodyRecord:
+    stored = await custody.documents.get(custody_name(disk))
+    return CustodyRecord() if stored is None else read_document(RECORD, f"custody record {custody_name(disk)}", stored)
+
+
+async def _store(custody: Custody, disk: str, record: CustodyRecord) -> None:
+    await custody.documents.put(custody_name(disk), RECORD.dump_json(record).decode())
+
+
+def _words(record: CustodyRecord, custody: Custody) -> str:
+    assert record.since is not None
+    return (
+        f"the registration keeps less than before: {_kept(record.shorter)}, instead of {_kept(record.applied)}; nothing is "
+        f"deleted by it before {record.since + custody.limits.delay:%Y-%m-%d %H:%M} UTC; if nobody meant that, PUT the former "
+        "retention, and find out who may write to the catalogue"
+    )
+
+
+def _kept(retention: Retention | None) -> str:
+    if retention is None:
+        return "everything"
+    return f"the newest {retention.keep_last} and all of {retention.min_age_days} days"
+
+
+def _warn(tools: Tools, disk: str, night: str, message: str) -> None:
+    tools.journal.write(RunWarned(disk=disk, run=night, message=shortened(message)))
