@@ -25,6 +25,7 @@ from backup_core.adapters.authority import Authority, BearerAuthority, KeyAuthor
 from backup_core.adapters.catalogue import TableCatalogue
 from backup_core.adapters.journal import LogJournal
 from backup_core.adapters.machines import AzureMachines, ShortRetries
+from backup_core.adapters.pacing import Pacers
 from backup_core.adapters.page_blobs import AzureDocuments, AzurePageBlobs, translated
 from backup_core.adapters.page_data import PageData
 from backup_core.adapters.page_lists import PageLists
@@ -35,6 +36,8 @@ from backup_core.domain.custody import CustodyLimits
 from backup_core.domain.errors import AccessDeniedError, BackupError
 from backup_core.domain.identity import Deployment, catalogue_name
 from backup_core.domain.naming import account_name
+from backup_core.domain.pacing import Rates
+from backup_core.domain.ranges import MIB
 from backup_core.protocol.claims import claim_container
 from backup_core.protocol.copy_route import Copying
 from backup_core.protocol.tools import Custody, Limits, Tools
@@ -257,6 +260,11 @@ def build(settings: Settings) -> Services:
         records = accounts["retention", endpoint] = _account(endpoint, sign_in.blob("retention", endpoint))
         span = timedelta(days=settings.custody_days)
         custody = Custody(AzureDocuments(records, CUSTODY_CONTAINER), CustodyLimits(span, span, settings.custody_deletions))
+    # One for all duties: whatever a blob is asked for, its limits are the same.
+    pacers = Pacers(
+        Rates(settings.blob_requests_per_second, settings.blob_mib_per_second * MIB),
+        Rates(settings.account_requests_per_second, settings.account_mib_per_second * MIB),
+    )
 
     def tools(duty: Duty) -> Tools:
         named = identities(settings, duty)
@@ -265,7 +273,8 @@ def build(settings: Settings) -> Services:
                 accounts[identity, endpoint] = _account(endpoint, sign_in.blob(identity, endpoint))
         clients = {endpoint: accounts[identity, endpoint] for endpoint, identity in named.items()}
         transport = Transport(
-            {endpoint: sign_in.data(identity, endpoint, clients[endpoint]) for endpoint, identity in named.items()}
+            {endpoint: sign_in.data(identity, endpoint, clients[endpoint]) for endpoint, identity in named.items()},
+            pacers=pacers,
         )
         closing.append(transport.close)
         blobs = AzurePageBlobs(clients, PageData(transport), PageLists(transport))

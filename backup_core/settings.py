@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from backup_core.domain.naming import ACCOUNT_ID, GROUP_ID, account_name
 from backup_core.domain.ncrontab import parse
+from backup_core.domain.pacing import ACCOUNT_RATES, BLOB_RATES
+from backup_core.domain.ranges import MIB
 from backup_core.domain.windows import next_window
 from backup_core.protocol.copy_route import CopyMode
 from backup_core.steps.copying import FullCopy, Verification
@@ -74,6 +76,11 @@ class Settings(BaseModel):
     """How a full backup is copied: page by page, or by one Copy Blob of the service, which costs no worker time."""
     in_flight: int = Field(default=16, ge=1, le=64)
     """Requests at a time within one shard."""
+    blob_requests_per_second: int = Field(default=int(BLOB_RATES.requests), ge=1, le=100_000)
+    """The pace at which requests to one blob begin, as for the next three; what the service takes is found from there."""
+    blob_mib_per_second: int = Field(default=int(BLOB_RATES.bytes / MIB), ge=1, le=100_000)
+    account_requests_per_second: int = Field(default=int(ACCOUNT_RATES.requests), ge=1, le=1_000_000)
+    account_mib_per_second: int = Field(default=int(ACCOUNT_RATES.bytes / MIB), ge=1, le=1_000_000)
     restore_verification: Verification = "full"
     """How much of a restored image is compared with its restore point: every allocated byte, or samples."""
     source_account_ids: tuple[str, ...] = ()

@@ -202,6 +202,10 @@ var common = {
   COPY_MODE: 'auto'
   FULL_COPY: fullCopy
   IN_FLIGHT: '16'
+  BLOB_REQUESTS_PER_SECOND: '500'
+  BLOB_MIB_PER_SECOND: '60'
+  ACCOUNT_REQUESTS_PER_SECOND: '20000'
+  ACCOUNT_MIB_PER_SECOND: '2980'
   RESTORE_VERIFICATION: 'full'
   ARM_ENDPOINT: environment().resourceManager
   SOURCE_ACCOUNT_IDS: join(sources, ' ')

@@ -49,7 +49,7 @@ class PageData:
     async def _fill(self, blob: BlobAddress, snapshot: str, part: ByteRange, buffer: bytearray) -> None:
         headers = {"x-ms-range": f"bytes={part.start}-{part.end - 1}", "x-ms-range-get-content-md5": "true"}
         what = f"read bytes [{part.start}, {part.end}) of {blob} {snapshot}".rstrip()
-        ask = Ask("GET", blob, what, snapshot=snapshot, headers=headers)
+        ask = Ask("GET", blob, what, snapshot=snapshot, headers=headers, size=part.size)
         await self._transport.send(ask, _into(buffer, part.size, what))
 
     async def write(self, blob: BlobAddress, offset: int, data: bytes | memoryview, fence: Fence) -> None:
@@ -95,7 +95,8 @@ class PageData:
             "Content-Type": "application/octet-stream",
         }
         what = f"{verb} bytes [{start}, {end}) of {blob}"
-        ask = Ask("PUT", blob, what, query="comp=page", headers=headers | fenced, body=data, write=True)
+        moved = 0 if headers["x-ms-page-write"] == "clear" else end - start
+        ask = Ask("PUT", blob, what, query="comp=page", headers=headers | fenced, body=data, size=moved, write=True)
         await self._transport.send(ask, nothing)
 
 

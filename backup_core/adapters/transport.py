@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -19,6 +20,7 @@ import aiohttp
 from yarl import URL
 
 from backup_core.adapters.answers import fault_of, no_answer
+from backup_core.adapters.pacing import Pacers
 from backup_core.domain.errors import BackupError, ServiceTimedOutError, ServiceUnavailableError, TransferDamagedError
 
 if TYPE_CHECKING:
@@ -31,15 +33,19 @@ T = TypeVar("T")
 Receive = Callable[[aiohttp.ClientResponse], Awaitable[T]]
 """Takes the body of a successful answer. Called anew for each attempt."""
 
+THROTTLED = frozenset({429, 503})
+"""Statuses by which the service says that there are too many requests."""
 VERSION = "2021-12-02"
 REQUEST_SECONDS = 120.0
-"""Deadline of one request, attempts and pauses included; what it cannot outlast is left to the orchestrator's slower retries.
+"""Deadline of one request from its first attempt on; what it cannot outlast is left to the orchestrator's slower retries.
 Generous, because a page blob at its limits answers 503 to many requests side by side, each of which has to come through in
 the end; far below the time after which a run without a heartbeat is taken for dead.
 """
 PAUSE_SECONDS = 0.25
 """First pause; each further one doubles, with full jitter."""
 PAUSE_SECONDS_MAX = 10.0
+CONNECTIONS_MAX = 64
+"""To each account. What one of them keeps waiting takes none of another's."""
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 """Longest silence of the service while connecting, and while answering."""
 
@@ -55,6 +61,8 @@ class Ask:
     query: str = ""
     headers: Mapping[str, str] | None = None
     body: bytes | bytearray | memoryview | None = None
+    size: int = 0
+    """Bytes of pages it moves, be it through this process or not."""
     write: bool = False
     waits_out_timeouts: bool = True
     """Whether a time-out is tried again as it is; a listing is rather asked for less."""
@@ -63,9 +71,15 @@ class Ask:
 class Transport:
     """Connections to all accounts, kept and reused."""
 
-    def __init__(self, authorities: Mapping[str, Authority], monotonic: Callable[[], float] = time.monotonic) -> None:
-        """`authorities` by account endpoint; `monotonic` gives seconds."""
+    def __init__(
+        self,
+        authorities: Mapping[str, Authority],
+        monotonic: Callable[[], float] = time.monotonic,
+        pacers: Pacers | None = None,
+    ) -> None:
+        """`authorities` by account endpoint; `monotonic` gives seconds; `pacers` are shared by the transports of a process."""
         self._authorities, self._monotonic = authorities, monotonic
+        self._pacers = pacers or Pacers(monotonic=monotonic)
         self._session: aiohttp.ClientSession | None = None
         self._jitter = random.Random()  # noqa: S311  spreads retries, protects nothing
 
@@ -77,7 +91,7 @@ class Transport:
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=64)
+            connector = aiohttp.TCPConnector(limit=0, limit_per_host=CONNECTIONS_MAX)
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         return self._session
 
@@ -87,12 +101,15 @@ class Transport:
 
     async def send(self, ask: Ask, receive: Receive[T]) -> T:
         """What `receive` makes of the answer. 500, 503, time-outs, broken connections and damaged bytes are tried again until
-        the deadline: every request of the data path may be repeated. Raises the error of the last answer.
+        the deadline: every request of the data path may be repeated. Each attempt waits for its turn at the pace of the blob
+        and of the account. Raises the error of the last answer.
         """
-        deadline = self._monotonic() + REQUEST_SECONDS
+        deadline = math.inf
         for attempt in itertools.count(1):
             retry_after = ""
             fault: BackupError
+            leave = await self._pacers.leave(ask.blob, ask.size)
+            deadline = min(deadline, self._monotonic() + REQUEST_SECONDS)
             url, headers = await self._authorised(ask)
             left = aiohttp.ClientTimeout(
                 total=max(deadline - self._monotonic(), 1), sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS
@@ -101,10 +118,14 @@ class Transport:
                 asking = self._connected().request(ask.method, url, headers=headers, data=ask.body, timeout=left)
                 async with asking as answer:
                     if answer.status < 300:
-                        return await receive(answer)
+                        received = await receive(answer)
+                        leave.succeeded()
+                        return received
                     await answer.read()
                     retry_after = answer.headers.get("Retry-After", "")
                     code = answer.headers.get("x-ms-error-code", "")
+                    if answer.status in THROTTLED:
+                        leave.refused(answer.reason or "", self._monotonic(), _seconds(retry_after) or 0.0)
                     fault = fault_of(answer.status, code, answer.reason or "", ask.what, snapshot=bool(ask.snapshot))
             except TimeoutError:
                 fault = ServiceTimedOutError(f"{ask.what}: no answer in time; temporary failure")
@@ -130,9 +151,13 @@ class Transport:
         )
 
     def _pause(self, attempt: int, retry_after: str) -> float:
-        if retry_after.isdigit():
-            return float(retry_after) + self._jitter.uniform(0, PAUSE_SECONDS)
+        if (asked := _seconds(retry_after)) is not None:
+            return asked + self._jitter.uniform(0, PAUSE_SECONDS)
         return self._jitter.uniform(0, min(PAUSE_SECONDS * 2 ** min(attempt, 10), PAUSE_SECONDS_MAX))
+
+
+def _seconds(retry_after: str) -> float | None:
+    return float(retry_after) if retry_after.isdigit() else None
 
 
 async def nothing(_: aiohttp.ClientResponse) -> None:

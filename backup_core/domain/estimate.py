@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backup_core.domain.ranges import MIB
+from backup_core.domain.pacing import BLOB_RATES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BLOB_BYTES_PER_SECOND = 60 * MIB
-BLOB_REQUESTS_PER_SECOND = 500
-"""What one standard page blob takes (scalability targets of Blob storage)."""
 SLOW_FACTOR = 4
 """Without a past restore: how much longer than the limits allow it may take."""
 
@@ -30,7 +27,7 @@ def estimate(copied: int, requests: int, compared: int, past: Sequence[tuple[int
     """For so many bytes to copy in so many requests, and so many to compare afterwards; `past` are (bytes, seconds) of earlier
     restores.
     """
-    floor = max(copied / BLOB_BYTES_PER_SECOND, requests / BLOB_REQUESTS_PER_SECOND) + compared / BLOB_BYTES_PER_SECOND
+    floor = max(copied / BLOB_RATES.bytes, requests / BLOB_RATES.requests) + compared / BLOB_RATES.bytes
     rates = [count / seconds for count, seconds in past if count and seconds > 0]
     if rates and copied:
         low, high = copied / max(rates), copied / min(rates)
