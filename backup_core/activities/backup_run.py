@@ -13,7 +13,6 @@ from backup_core.domain.errors import (
     DiffRefusedError,
     NotOwnerError,
     NotProtectedError,
-    RowChangedError,
     RowExistsError,
     SnapshotMissingError,
 )
@@ -23,9 +22,9 @@ from backup_core.domain.ranges import ByteRange, DiffRange, one_sided
 from backup_core.domain.records import Head, Owner, Run
 from backup_core.protocol.fencing import fence_off, hold_lease
 from backup_core.protocol.listings import changes_between
-from backup_core.protocol.ownership import end_if_dead, relinquish_ownership
+from backup_core.protocol.ownership import relinquish_ownership, take_ownership
 from backup_core.protocol.rights import registration_of, require_ownership
-from backup_core.protocol.run_rows import CONFLICTS_MAX, emit_phase, emit_warnings, end_row, write_run
+from backup_core.protocol.run_rows import emit_phase, emit_warnings, end_row, write_run
 from backup_core.steps.backup import BeginBackup, BeginBackupResult, BeginNewGeneration, FinishRun, RaiseEpoch, RaiseEpochResult
 from backup_core.steps.messages import Nothing
 
@@ -58,30 +57,12 @@ async def begin_backup(tools: Tools, request: BeginBackup) -> BeginBackupResult:
         # After its row is there: each window is to be seen as failed, not only in the portal.
         message = f"disk {request.disk}: {registration.unprotected}"
         raise NotProtectedError(message)
-    for _ in range(CONFLICTS_MAX):
-        row = await tools.catalogue.head(request.disk)
-        head = row.value if row else Head(request.disk)
-        owner = head.owner
-        if owner and owner.run == request.run:
-            if owner.lease != request.lease:
-                return BeginBackupResult(state="ended", why=f"another orchestration of run {request.run} is at work")
-            assert row is not None
-            return await _go(tools, request, registration, row)
-        if owner and not await end_if_dead(tools, request, owner):
-            return await _skip(tools, request, owner)
-        taken = head.owned_by(Owner(request.run, request.lease, head.epoch + 1))
-        try:
-            await tools.catalogue.put_head(taken, row.etag if row else None)
-        except (RowChangedError, RowExistsError):
-            continue
-        taken_row = await tools.catalogue.head(request.disk)
-        if taken_row and taken_row.value.owner == taken.owner:
-            return await _go(tools, request, registration, taken_row)
-    message = (
-        f"disk {request.disk}: its head row changed {CONFLICTS_MAX} times while run {request.run} tried to own it; "
-        "temporary failure"
-    )
-    raise RowChangedError(message)
+    taken = await take_ownership(tools, request.disk, request.run, request.lease)
+    if not isinstance(taken, Owner):
+        return await _go(tools, request, registration, taken)
+    if taken.run == request.run:
+        return BeginBackupResult(state="ended", why=f"another orchestration of run {request.run} is at work")
+    return await _skip(tools, request, taken)
 
 
 async def _own_row(tools: Tools, request: BeginBackup) -> bool:

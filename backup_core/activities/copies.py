@@ -69,12 +69,12 @@ async def take_over_copy(tools: Tools, request: CopyRef) -> OpenResult:
     if known := await proof(tools, image):
         return OpenResult(etag=known.etag)
     destination = tools.image(image.destination)
-    found = await _ours(tools, request, destination)
+    found = await _own_complete_copy(tools, request, destination)
     await hold_own(tools, destination, image.actor)
     if found.sequence_number not in _numbers(request):
         # The copy took over the source's, which may be anything. Nobody else writes here.
         await tools.blobs.set_sequence_number(destination, image.actor.epoch, Guard(image.actor.lease, found.etag))
-    return OpenResult(etag=(await _ours(tools, request, destination, _numbers(request))).etag)
+    return OpenResult(etag=(await _own_complete_copy(tools, request, destination, _numbers(request))).etag)
 
 
 def _numbers(request: CopyRef) -> tuple[int, int]:
@@ -82,7 +82,9 @@ def _numbers(request: CopyRef) -> tuple[int, int]:
     return request.image.actor.epoch, request.image.actor.epoch + 1
 
 
-async def _ours(tools: Tools, request: CopyRef, blob: BlobAddress, numbers: tuple[int, ...] = ()) -> BlobProperties:
+async def _own_complete_copy(
+    tools: Tools, request: CopyRef, blob: BlobAddress, numbers: tuple[int, ...] = ()
+) -> BlobProperties:
     image = request.image
     found = await tools.blobs.properties(blob)
     state = found.copy

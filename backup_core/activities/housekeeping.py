@@ -1,7 +1,7 @@
 """What runs have left behind: snapshots, half-made blobs, documents, pins, old rows. Removed a day after nobody can need it.
 
-A leftover names its run itself, and that run is over. That proves nothing alone, since copies and snapshots inherit metadata: a
-snapshot of a source must be recorded besides, a blob's mark must name the blob. What is in doubt is kept, and told.
+A leftover names its run itself, and that run has ended. That proves nothing alone, since copies and snapshots inherit metadata:
+a snapshot of a source must be recorded besides, a blob's mark must name the blob. What is in doubt is kept, and told.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from backup_core.ports import Guard
 from backup_core.protocol.custody import prune_in_custody
 from backup_core.protocol.losses import mark_losses
 from backup_core.protocol.points import all_points
-from backup_core.protocol.pruning import lives, prune
+from backup_core.protocol.pruning import prune, release_dead_pin
 from backup_core.protocol.registrations import REGISTRATION
 from backup_core.protocol.run_rows import write_run
 from backup_core.steps.housekeeping import CleanupResult, DiskPageResult
@@ -90,7 +90,7 @@ class _Cleanup:
     kept: list[str] = field(default_factory=list)
     """What carries a mark of ours that proves nothing, and why it was kept."""
     more: bool = False
-    _over: dict[str, bool] = field(default_factory=dict)
+    _ended: dict[str, bool] = field(default_factory=dict)
     _listed: tuple[dict[str, Mapping[str, str]], set[Place]] | None = None
 
     @property
@@ -122,15 +122,15 @@ class _Cleanup:
     def _old(self, moment: datetime) -> bool:
         return self.now - moment > timedelta(seconds=self.tools.limits.sweep_age_seconds)
 
-    async def _run_is_over(self, run: str) -> bool:
-        """Whether the run, of this disk, has been over for long. One that gave no sign of life for so long is ended here."""
+    async def _end_if_long_silent(self, run: str) -> bool:
+        """Whether the run, of this disk, ended long ago. One that has given no sign of life for so long is ended here."""
         if disk_of_run(run) != self.request.disk:
             return False
-        if run not in self._over:
-            self._over[run] = await self._look_at(run)
-        return self._over[run]
+        if run not in self._ended:
+            self._ended[run] = await self._end_row_if_long_silent(run)
+        return self._ended[run]
 
-    async def _look_at(self, run: str) -> bool:
+    async def _end_row_if_long_silent(self, run: str) -> bool:
         row = await self.tools.catalogue.run(self.request.disk, run)
         if row is None:
             return True
@@ -146,11 +146,11 @@ class _Cleanup:
     # -- each kind of leftover ------------------------------------------------------------------------------------------
 
     async def pins(self) -> None:
-        """Pins of runs that are over or dead count no more."""
+        """Pins of runs that have ended or are dead count no more."""
         for pin in await self.tools.catalogue.pins(self.request.disk):
             if not self._may_go_on():
                 return
-            if not await lives(self.tools, pin, self.request.actor):
+            if await release_dead_pin(self.tools, pin, self.request.actor):
                 self._count("pins")
 
     async def source_snapshots(self) -> None:
@@ -163,7 +163,7 @@ class _Cleanup:
             if not self._may_go_on():
                 return
             run = run_of_source_snapshot(one.metadata, self.tools.site(source))
-            if not run or not self._old(snapshot_time(one.snapshot)) or not await self._run_is_over(run):
+            if not run or not self._old(snapshot_time(one.snapshot)) or not await self._end_if_long_silent(run):
                 continue
             if not await self._is_recorded(registration.value.source, one.snapshot, run):
                 self.kept.append(
@@ -235,7 +235,7 @@ class _Cleanup:
         mark = from_metadata(metadata, self.tools.site(self.tools.head(name)))
         if mark is None and is_marked(metadata):
             self.kept.append(f"backup blob {name}: its mark was not written on it by this deployment")
-        if mark is None or mark.disk != self.request.disk or not await self._run_is_over(mark.run):
+        if mark is None or mark.disk != self.request.disk or not await self._end_if_long_silent(mark.run):
             return False
         row = await self.tools.catalogue.head(self.request.disk)
         if row is None:
@@ -253,7 +253,7 @@ class _Cleanup:
             try:
                 await blobs.acquire_lease(blob, self.request.lease)
             except LeaseTakenError:
-                # Its run is over, so that lease protects nothing any more.
+                # Its run has ended, so that lease protects nothing any more.
                 await blobs.break_lease(blob)
                 await blobs.acquire_lease(blob, self.request.lease)
             etag = (await blobs.properties(blob)).etag
@@ -266,7 +266,7 @@ class _Cleanup:
         self._count("blobs")
 
     async def documents(self) -> None:
-        """Plans and cursors of runs that are over, but for the stored change of a machine that is still to be settled."""
+        """Plans and cursors of runs that have ended, but for the stored change of a machine that is still to be settled."""
         row = await self.tools.catalogue.head(self.request.disk)
         async for one in self.tools.documents.listed(f"{self.request.disk}/"):
             if not self._may_go_on():
@@ -275,7 +275,7 @@ class _Cleanup:
             kept = one.name.endswith("/machine.json") and (row is None or row.value.repoint == one.name)
             if kept or not self._old(one.changed):
                 continue
-            if await self._run_is_over(run):
+            if await self._end_if_long_silent(run):
                 await self.tools.documents.delete(one.name)
                 self._count("documents")
 

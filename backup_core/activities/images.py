@@ -70,7 +70,7 @@ async def seal_image(tools: Tools, request: SealImage) -> SealResult:
     blob = tools.image(image.destination)
     if await _is_marked(tools, blob, image.actor.run):
         try:
-            await _seal(tools, request, blob)
+            await _snapshot_and_unmark(tools, request, blob)
         except (BlobChangedError, FencedError):
             if await _is_marked(tools, blob, image.actor.run):
                 raise
@@ -87,7 +87,7 @@ async def _is_marked(tools: Tools, blob: BlobAddress, run: str) -> bool:
     return restoring_run((await tools.blobs.properties(blob)).metadata, tools.site(blob)) == run
 
 
-async def _seal(tools: Tools, request: SealImage, blob: BlobAddress) -> None:
+async def _snapshot_and_unmark(tools: Tools, request: SealImage, blob: BlobAddress) -> None:
     actor = request.image.actor
     guard = Guard(actor.lease, request.etag)
     if request.snapshots:
@@ -108,9 +108,9 @@ async def discard_image(tools: Tools, request: DiscardImage) -> DiscardResult:
     await give_up(tools, image)
     try:
         found = await tools.blobs.properties(blob)
-        if not _ours(found.metadata, tools.site(blob), image.actor.run):
+        if not _is_made_by(found.metadata, tools.site(blob), image.actor.run):
             return DiscardResult(left=str(blob))
-        if _is_adopted(found.metadata, tools.site(blob)) and not await _may_be_committed_no_more(tools, row, image.actor.run):
+        if _is_adopted(found.metadata, tools.site(blob)) and not await _relinquish_ownership(tools, row, image.actor.run):
             return DiscardResult(left=str(blob))
         if found.copy and found.copy.status == "pending":
             await tools.blobs.abort_copy(blob, found.copy.copy_id)
@@ -129,10 +129,9 @@ def _is_adopted(metadata: Mapping[str, str], site: Site) -> bool:
     return mark is not None and mark.state == "verified"
 
 
-async def _may_be_committed_no_more(tools: Tools, row: Versioned[Head] | None, run: str) -> bool:
-    """Whether no commit of the run can make a restore point of its head any more: one may be under way, of a delivery that
-    hung. It needs the run's ownership at the version it was read at, so that is given up first; not while a machine is to be
-    settled.
+async def _relinquish_ownership(tools: Tools, row: Versioned[Head] | None, run: str) -> bool:
+    """Give up the run's ownership, so that a delayed delivery can no longer commit its head. False, and nothing is changed,
+    while the change of a machine is pending: the run that owns the disk completes it.
     """
     if row is None or row.value.owner is None or row.value.owner.run != run:
         return True
@@ -142,6 +141,6 @@ async def _may_be_committed_no_more(tools: Tools, row: Versioned[Head] | None, r
     return True
 
 
-def _ours(metadata: Mapping[str, str], site: Site, run: str) -> bool:
+def _is_made_by(metadata: Mapping[str, str], site: Site, run: str) -> bool:
     mark = from_metadata(metadata, site)
     return restoring_run(metadata, site) == run or (mark is not None and mark.run == run and mark.state != "committed")

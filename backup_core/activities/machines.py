@@ -101,7 +101,7 @@ async def store_change(tools: Tools, request: StoreChange) -> StoreChangeResult:
     if await tools.documents.get(noted_name(name)) is None:
         if row.value.repoint != name:
             await tools.catalogue.put_head(replace(row.value, repoint=name, repoint_digest=digest), row.etag)
-        # From now on a change that the head row does not name is over, and a late delivery does not begin it again.
+        # From now on a change that the head row does not name is closed, and a late delivery does not begin it again.
         await tools.documents.put_if_absent(noted_name(name), EMPTY)
     return StoreChangeResult(change=name, old_disk=change.old.source, known=stored)
 
@@ -136,14 +136,14 @@ async def move_machine(tools: Tools, request: MoveMachine) -> MoveResult:
     """Look at the machine and make the next move towards the goal. The goal counts as reached only as read back by a call that
     had nothing to do. Raises SlotTakenError when somebody else put a third disk there.
 
-    A change that is over is not taken up again, nor a way forward that this run has turned back from: such a call only looks,
+    A change that is closed is not taken up again, nor a way forward that this run has turned back from: such a call only looks,
     and raises NotOwnerError unless the machine has the goal.
     """
-    change, machine, end_if_dead = await _looked_at(tools, request)
-    if end_if_dead or await _turned_back(tools, request):
+    change, machine, closed = await _looked_at(tools, request)
+    if closed or await _turned_back(tools, request):
         if holds(change, machine) == request.goal:
             return _seen(change, machine, done=True)
-        raise NotOwnerError(_over_words(request))
+        raise NotOwnerError(_closed_words(request))
     slot = change.slot
     move = next_move(change, machine, request.goal)
     wanted = change.new if request.goal == "new" else change.old
@@ -174,11 +174,11 @@ async def inspect_machine(tools: Tools, request: MoveMachine) -> MoveResult:
 
 async def fence_machine(tools: Tools, request: MoveMachine) -> MoveResult:
     """Write what the machine has there once more, which gives it another version: a move that was decided before, and is still
-    under way somewhere, is refused from now on. What the machine had is answered. After the change is over nothing is written.
+    in flight somewhere, is refused from now on. What the machine had is answered. Nothing is written once the change is closed.
     """
-    change, machine, end_if_dead = await _looked_at(tools, request)
+    change, machine, closed = await _looked_at(tools, request)
     present = machine.at(change.slot.lun)
-    if present is not None and not end_if_dead:
+    if present is not None and not closed:
         # Refused, somebody was faster: then the machine has another version, too.
         with suppress(MachineChangedError):
             await tools.machines.put_disk(machine, change.slot.lun, present)
@@ -186,7 +186,7 @@ async def fence_machine(tools: Tools, request: MoveMachine) -> MoveResult:
 
 
 async def _looked_at(tools: Tools, request: MoveMachine) -> tuple[Change, Machine, bool]:
-    """The stored change, its machine, and whether the change is over, while the asking run owns the disk. Raises NotOwnerError.
+    """The stored change, its machine, and whether the change is closed. Raises NotOwnerError unless the run owns the disk.
 
     The machine is looked at first: whoever owns the disk after that writes the machine before anything else, and so what is
     decided on this look is refused. The other way round a late delivery could be the owner, wait, and see the later state.
@@ -195,11 +195,11 @@ async def _looked_at(tools: Tools, request: MoveMachine) -> tuple[Change, Machin
     machine = await tools.machines.machine(tools.slot(change.slot.vm, change.slot.lun).vm)
     row = await require_ownership(tools, request.actor)
     if row.value.repoint and row.value.repoint != request.change:
-        raise NotOwnerError(_over_words(request))
+        raise NotOwnerError(_closed_words(request))
     return change, machine, not row.value.repoint
 
 
-def _over_words(request: MoveMachine) -> str:
+def _closed_words(request: MoveMachine) -> str:
     return f"disk {request.actor.disk}: the change {request.change} of its machine was closed or turned back; nothing was done"
 
 
@@ -217,7 +217,7 @@ async def _turned_back(tools: Tools, request: MoveMachine) -> bool:
 
 
 async def close_change(tools: Tools, request: CloseChange) -> Nothing:
-    """The change is over: forget it, and after `new` have the registration follow the machine. Each part is found done on a
+    """Close the change: forget it, and after `new` have the registration follow the machine. Each part is found done on a
     repeat.
     """
     row = await require_ownership(tools, request.actor)

@@ -50,7 +50,7 @@ async def commit_point(tools: Tools, request: CommitPoint) -> CommitResult:
     if existing and (existing.value.run, existing.value.backup_snapshot) != (point.run, point.backup_snapshot):
         message = f"disk {point.disk}: restore point {point.point} was committed by run {existing.value.run} already"
         raise RowExistsError(message)
-    await _seal(tools, request)
+    await _mark_committed(tools, request)
     if request.moves_from:
         await registration_moved(tools, transfer.actor.disk, request.moves_from)
     return CommitResult(point=point.point)
@@ -76,7 +76,7 @@ def _advanced(request: CommitPoint, point: RestorePoint, head: Head) -> Head:
     )
 
 
-async def _seal(tools: Tools, request: CommitPoint) -> None:
+async def _mark_committed(tools: Tools, request: CommitPoint) -> None:
     """Mark the head committed and record its version; after a crash between the two, the version found is recorded."""
     transfer = request.transfer
     blob = tools.head(transfer.head)

@@ -5,21 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backup_core.domain.errors import (
-    RowChangedError,
-)
 from backup_core.domain.progress import hears_of_cancel, is_behind, percent
 from backup_core.domain.records import Run
 from backup_core.protocol.rights import require_right_to_act
-from backup_core.protocol.run_rows import CONFLICTS_MAX, write_run
+from backup_core.protocol.run_rows import write_run
+from backup_core.protocol.updates import updated
 from backup_core.steps.copying import ReportProgress, ReportResult
 from backup_core.steps.messages import Fault
 
 if TYPE_CHECKING:
     from backup_core.protocol.tools import Tools
-
-
-# -- progress and end ---------------------------------------------------------------------------------------------
 
 
 async def report_progress(tools: Tools, report: ReportProgress) -> ReportResult:
@@ -28,26 +23,24 @@ async def report_progress(tools: Tools, report: ReportProgress) -> ReportResult:
     A life of the run's work that is behind where an earlier one came does not hear of a cancel until it is there too.
     """
     await require_right_to_act(tools, report.actor)
-    for _ in range(CONFLICTS_MAX):
+
+    async def report_once() -> ReportResult:
         row = await tools.catalogue.run(report.actor.disk, report.actor.run)
         if row is None or row.value.ended_for_good:
             return ReportResult(percent=row.value.percent if row else 0, cancel=False)
         run = row.value
-        updated = run if report.in_parallel else _progressed(run, report)
-        try:
-            await write_run(tools, row, updated)
-        except RowChangedError:
-            continue
+        progressed = run if report.in_parallel else _progressed(run, report)
+        await write_run(tools, row, progressed)
         heard = report.in_parallel or hears_of_cancel(run.phase, run.percent, report.phase)
         failed = run.error if run.cancel_requested is None else None
         return ReportResult(
-            percent=updated.percent,
+            percent=progressed.percent,
             started=run.started.isoformat() if run.started else "",
             cancel=heard and (run.cancel_requested is not None or failed is not None),
             fault=Fault(code=failed.code, message=failed.message, retryable=False) if heard and failed else None,
         )
-    message = f"run {report.actor.run}: its row changed {CONFLICTS_MAX} times while its progress was written; temporary failure"
-    raise RowChangedError(message)
+
+    return await updated(report_once, f"run {report.actor.run}: its row", "its progress was written")
 
 
 def _progressed(run: Run, report: ReportProgress) -> Run:

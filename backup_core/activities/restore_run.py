@@ -11,8 +11,6 @@ from backup_core.domain.errors import (
     NotOwnerError,
     PointUnavailableError,
     RecordAlteredError,
-    RowChangedError,
-    RowExistsError,
 )
 from backup_core.domain.metadata import from_metadata, to_metadata
 from backup_core.domain.naming import noted_name, repoint_name
@@ -20,10 +18,11 @@ from backup_core.domain.records import Head, Owner, Pin
 from backup_core.protocol.descriptions import require_described
 from backup_core.protocol.fencing import fence_off, hold_lease
 from backup_core.protocol.marks import intent
-from backup_core.protocol.ownership import end_if_dead, release_leases, relinquish_ownership
+from backup_core.protocol.ownership import release_leases, relinquish_ownership, take_ownership
 from backup_core.protocol.proofs import is_given_up
 from backup_core.protocol.rights import guard_of, require_ownership, require_right_to_act
-from backup_core.protocol.run_rows import CONFLICTS_MAX, emit_warnings, end_row, run_error, write_run
+from backup_core.protocol.run_rows import emit_warnings, end_row, run_error, write_run
+from backup_core.protocol.updates import updated
 from backup_core.steps.copying import OpenResult
 from backup_core.steps.messages import Nothing
 from backup_core.steps.restore import BeginRestoreResult, OwnDiskResult, SlotRef
@@ -39,7 +38,8 @@ async def begin_restore(tools: Tools, request: BeginRestore) -> BeginRestoreResu
 
     Repeated with the same lease it answers the same. Raises PointUnavailableError when the point cannot be restored any more.
     """
-    for _ in range(CONFLICTS_MAX):
+
+    async def begin() -> BeginRestoreResult:
         row = await tools.catalogue.run(request.disk, request.run)
         if row is None or row.value.ended_for_good or row.value.restore is None:
             return BeginRestoreResult(state="ended", why=f"run {request.run} has ended, or is not known")
@@ -55,15 +55,13 @@ async def begin_restore(tools: Tools, request: BeginRestore) -> BeginRestoreResu
         others = [pin for pin in await tools.catalogue.pins(request.disk) if pin.run == request.run and pin != mine]
         if others:
             return BeginRestoreResult(state="ended", why=f"another orchestration of run {request.run} is at work")
-        try:
-            if row.value.state == "NotStarted":
-                running = replace(row.value, state="Running", started=await tools.catalogue.now(), phase="preparing")
-                await write_run(tools, row, running)
-            return await _pinned(tools, row.value, wanted, mine)
-        except (RowChangedError, RowExistsError):
-            continue  # a retention, a cancel or another delivery was faster: look again
-    message = f"disk {request.disk}: rows changed {CONFLICTS_MAX} times while restore {request.run} began; temporary failure"
-    raise RowChangedError(message)
+        if row.value.state == "NotStarted":
+            running = replace(row.value, state="Running", started=await tools.catalogue.now(), phase="preparing")
+            await write_run(tools, row, running)
+        return await _pinned(tools, row.value, wanted, mine)
+
+    # Faster may be a retention, a cancel or another delivery.
+    return await updated(begin, f"disk {request.disk}: its rows", f"restore {request.run} began")
 
 
 async def _pinned(tools: Tools, run: Run, wanted: Restoring, pin: Pin) -> BeginRestoreResult:
@@ -102,38 +100,24 @@ async def own_disk(tools: Tools, request: OwnDisk) -> OwnDiskResult:
 
     The present head is leased and shut to older writers, as by every run that owns the disk.
     """
-    row = await tools.catalogue.run(request.disk, request.run)
-    if row is None or row.value.ended_for_good:
+    run = await tools.catalogue.run(request.disk, request.run)
+    if run is None or run.value.ended_for_good:
         message = f"disk {request.disk}: restore {request.run} has ended; nothing was done"
         raise PointUnavailableError(message)
     if await is_given_up(tools, request.disk, request.run):
         message = f"disk {request.disk}: restore {request.run} has given up its head and the disk already; nothing was done"
         raise NotOwnerError(message)
-    for _ in range(CONFLICTS_MAX):
-        found = await tools.catalogue.head(request.disk)
-        head = found.value if found else Head(request.disk)
-        owner = head.owner
-        if found and owner and (owner.run, owner.lease) == (request.run, request.lease):
-            return await _taken(tools, request, found)
-        ours = owner is not None and owner.run == request.run
-        if owner and ours and owner.lease != request.supersedes:
-            message = f"disk {request.disk}: another orchestration of restore {request.run} is at work; nothing was done"
-            raise PointUnavailableError(message)
-        if owner and not ours and not await end_if_dead(tools, request, owner):
-            return OwnDiskResult(state="waiting", busy=owner.run)
-        taken = head.owned_by(Owner(request.run, request.lease, head.epoch + 1))
-        try:
-            await tools.catalogue.put_head(taken, found.etag if found else None)
-        except (RowChangedError, RowExistsError):
-            continue
-    message = (
-        f"disk {request.disk}: its head row changed {CONFLICTS_MAX} times while restore {request.run} tried to own it; "
-        "temporary failure"
-    )
-    raise RowChangedError(message)
+    taken = await take_ownership(tools, request.disk, request.run, request.lease, supersedes=request.supersedes)
+    if not isinstance(taken, Owner):
+        return await _owned(tools, request, taken)
+    if taken.run == request.run:
+        message = f"disk {request.disk}: another orchestration of restore {request.run} is at work; nothing was done"
+        raise PointUnavailableError(message)
+    return OwnDiskResult(state="waiting", busy=taken.run)
 
 
-async def _taken(tools: Tools, request: OwnDisk, row: Versioned[Head]) -> OwnDiskResult:
+async def _owned(tools: Tools, request: OwnDisk, row: Versioned[Head]) -> OwnDiskResult:
+    """What the restore finds on the disk it owns: its head, leased and fenced, or the change of a machine to be completed."""
     head = row.value
     assert head.owner is not None
     epoch, leased_head = head.owner.epoch, ""
@@ -158,17 +142,14 @@ async def _taken(tools: Tools, request: OwnDisk, row: Versioned[Head]) -> OwnDis
 async def record_failure(tools: Tools, request: RecordFailure) -> Nothing:
     """Write the fault to the run's row: what goes on beside it ends at its next report."""
     await require_right_to_act(tools, request.actor)
-    for _ in range(CONFLICTS_MAX):
+
+    async def record() -> Nothing:
         row = await tools.catalogue.run(request.actor.disk, request.actor.run)
-        if row is None or row.value.ended_for_good or row.value.error:
-            return Nothing()
-        try:
+        if row and not row.value.ended_for_good and not row.value.error:
             await write_run(tools, row, replace(row.value, error=run_error(request.fault)))
-        except RowChangedError:
-            continue
         return Nothing()
-    message = f"run {request.actor.run}: its row changed {CONFLICTS_MAX} times while its failure was written; temporary failure"
-    raise RowChangedError(message)
+
+    return await updated(record, f"run {request.actor.run}: its row", "its failure was written")
 
 
 async def adopt_head(tools: Tools, request: AdoptHead) -> OpenResult:

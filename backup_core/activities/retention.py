@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backup_core.domain.errors import RowChangedError
 from backup_core.domain.records import EXPIRED_NAMED_MAX
 from backup_core.protocol.pruning import prune
 from backup_core.protocol.rights import registration_of, require_ownership
-from backup_core.protocol.run_rows import CONFLICTS_MAX, in_one
+from backup_core.protocol.run_rows import in_one
+from backup_core.protocol.updates import updated
 from backup_core.steps.backup import PrunePoints, PruneResult
 
 if TYPE_CHECKING:
@@ -35,17 +34,12 @@ async def prune_points(tools: Tools, request: PrunePoints) -> PruneResult:
 
 async def _record_expired(tools: Tools, request: PrunePoints, gone: list[str]) -> None:
     """Add what is gone to the run's row: of two deliveries each deletes a part, and only one is heard."""
-    for _ in range(CONFLICTS_MAX):
+
+    async def record() -> bool:
         row = await tools.catalogue.run(request.actor.disk, request.actor.run)
-        if not gone or row is None or row.value.ended_for_good:
-            return
-        with suppress(RowChangedError):
-            await tools.catalogue.put_run(
-                replace(row.value, expired=in_one(row.value.expired, gone)[:EXPIRED_NAMED_MAX]), row.etag
-            )
-            return
-    message = (
-        f"run {request.actor.run}: its row changed {CONFLICTS_MAX} times while deleted restore points were added to it; "
-        "temporary failure"
-    )
-    raise RowChangedError(message)
+        if gone and row and not row.value.ended_for_good:
+            expired = in_one(row.value.expired, gone)[:EXPIRED_NAMED_MAX]
+            await tools.catalogue.put_run(replace(row.value, expired=expired), row.etag)
+        return True
+
+    await updated(record, f"run {request.actor.run}: its row", "deleted restore points were added to it")

@@ -118,14 +118,14 @@ class _Copying:
             async with aclosing(_pieces(self._tools, self._image, part)) as pieces:
                 async for piece in pieces:
                     while len(self._open) >= limits.in_flight or len(self._ahead) + self._unsaved >= limits.wave_requests:
-                        await self._settle()
+                        await self._await_answers()
                     # A wave at least is done whatever the clock says, so that each call comes further than the one before.
                     if self._issued >= limits.in_flight and self._tools.monotonic() - began > limits.shard_seconds:
                         self.complete = False
                         break
                     self._start(piece)
             while self._open:
-                await self._settle()
+                await self._await_answers()
             if self._saving:
                 await self._saving
             if not self.complete:
@@ -143,7 +143,7 @@ class _Copying:
         self._ahead.append(waiting)
         self._open[asyncio.create_task(_apply(self._tools, self._image, piece))] = waiting
 
-    async def _settle(self) -> None:
+    async def _await_answers(self) -> None:
         """Wait until something is answered; move the cursor over what is answered without a gap, and store it in time."""
         if not self._saving and (not self._open or self._unsaved * 2 >= self._tools.limits.wave_requests):
             self._saving_count = self._unsaved

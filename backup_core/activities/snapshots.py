@@ -74,14 +74,14 @@ async def take_backup_snapshot(tools: Tools, request: TakeBackupSnapshot) -> Bac
     if not first:
         # Before the listing: the first delivery looks for it after it has taken its own.
         await tools.documents.put_if_absent(again, EMPTY)
-        taken = await _taken(tools, blob, mark)
+        taken = await _own_backup_snapshots(tools, blob, mark)
     if not taken:
-        point = described(_point(request, mark.page_map, row.value, await tools.catalogue.now()))
+        point = described(_point_to_commit(request, mark.page_map, row.value, await tools.catalogue.now()))
         new = await tools.blobs.snapshot(blob, to_point_metadata(point, site), guard_of(transfer.actor, request.etag))
         if first and await tools.documents.get(again) is None:
             return BackupSnapshotResult(snapshot=new)
         # Two deliveries at once may both have taken one: both go on with the older, and so does a rebuild.
-        taken = await _taken(tools, blob, mark)
+        taken = await _own_backup_snapshots(tools, blob, mark)
     if not taken:
         message = (
             f"{blob}: the backup snapshot that run {transfer.actor.run} took is gone: the restore point has expired meanwhile"
@@ -90,7 +90,7 @@ async def take_backup_snapshot(tools: Tools, request: TakeBackupSnapshot) -> Bac
     return BackupSnapshotResult(snapshot=taken[0])
 
 
-async def _taken(tools: Tools, blob: BlobAddress, mark: HeadMark) -> list[str]:
+async def _own_backup_snapshots(tools: Tools, blob: BlobAddress, mark: HeadMark) -> list[str]:
     """The backup snapshots the run took of this target, oldest first."""
     found = []
     for one in await tools.blobs.snapshots(blob):
@@ -100,7 +100,7 @@ async def _taken(tools: Tools, blob: BlobAddress, mark: HeadMark) -> list[str]:
     return found
 
 
-def _point(request: TakeBackupSnapshot, page_map: str, head: Head, committed: datetime) -> RestorePoint:
+def _point_to_commit(request: TakeBackupSnapshot, page_map: str, head: Head, committed: datetime) -> RestorePoint:
     transfer = request.transfer
     return RestorePoint(
         disk=transfer.actor.disk,

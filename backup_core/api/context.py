@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 from backup_core.api.access import Access
 from backup_core.api.http import Answer, Request, refusal, refused
 from backup_core.api.models import ErrorAnswer, HealthAnswer
-from backup_core.domain.ending import dead
 from backup_core.domain.errors import (
     STORES_MISSING,
     BackupError,
@@ -26,7 +25,7 @@ from backup_core.domain.redaction import redacted
 from backup_core.operations.refusal import RefusedError
 
 if TYPE_CHECKING:
-    from backup_core.domain.records import Head, Registration, Versioned
+    from backup_core.domain.records import Registration, Versioned
     from backup_core.ports import Catalogue
     from backup_core.protocol.tools import Tools
     from backup_core.steps.copying import FullCopy, Verification
@@ -113,15 +112,6 @@ class Api:
             message = f"no disk {disk} is registered; PUT /api/disks/{disk} protects one"
             raise RefusedError(404, "DiskNotFound", message, "disk")
         return row
-
-    async def running(self, head: Head | None) -> str | None:
-        """The run at work on the disk, if it has neither ended nor died."""
-        if head is None or head.owner is None:
-            return None
-        row = await self.catalogue.run(head.disk, head.owner.run)
-        if row is None or row.value.ended_for_good or dead(row, await self.catalogue.now()):
-            return None
-        return head.owner.run
 
 
 Handler = Callable[[Api, Request], Awaitable[Answer]]

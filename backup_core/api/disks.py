@@ -36,6 +36,7 @@ from backup_core.domain.status import RUNS_LOOKED_AT, status_of
 from backup_core.domain.vhd import FOOTER_BYTES, vhd_faults
 from backup_core.domain.windows import next_window
 from backup_core.operations.refusal import RefusedError
+from backup_core.protocol.ownership import run_at_work
 from backup_core.protocol.registrations import REGISTRATION
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ async def delete_disk(api: Api, request: Request) -> Answer:
 async def _shown(api: Api, request: Request, registration: Registration, warnings: Sequence[str] = ()) -> DiskAnswer:
     row = await api.catalogue.head(registration.disk)
     head = row.value if row else None
-    running = await api.running(head)
+    running = await run_at_work(api.tools, head)
     runs = await api.catalogue.runs(registration.disk, RUNS_LOOKED_AT)
     url = request.run_url(running) if running else None
     now = api.now()

@@ -31,6 +31,7 @@ from backup_core.domain.naming import disk_of_run, http_run_id, is_disk_id
 from backup_core.domain.records import RequestKey, Run, RunError, RunState
 from backup_core.domain.redaction import redacted
 from backup_core.operations.refusal import RefusedError
+from backup_core.protocol.ownership import run_at_work
 from backup_core.protocol.run_rows import emit_phase, write_run
 from backup_core.steps.backup import BackupRequest
 from backup_core.steps.restore import RestoreRequest
@@ -60,7 +61,7 @@ async def post_backup(api: Api, request: Request) -> Answer:
     if registration.unprotected:
         raise RefusedError(409, "NotProtected", f"disk {disk}: {registration.unprotected}", "disk")
     row = await api.catalogue.head(disk)
-    running = await api.running(row.value if row else None)
+    running = await run_at_work(api.tools, row.value if row else None)
     if running:
         url = request.run_url(running)
         message = f"run {running} is at work on disk {disk}; follow it at {url}"

@@ -8,7 +8,6 @@ from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from backup_core.domain.ending import dead
 from backup_core.domain.errors import (
     AccountIdMissingError,
     BlobMissingError,
@@ -32,6 +31,7 @@ from backup_core.domain.vhd import FOOTER_BYTES, vhd_faults
 from backup_core.operations.refusal import RefusedError
 from backup_core.operations.restore_points import check_backup, point_of
 from backup_core.protocol.machines import former_disk, present_disk
+from backup_core.protocol.ownership import is_at_work
 
 if TYPE_CHECKING:
     from backup_core.domain.managed import ManagedDisk
@@ -267,11 +267,9 @@ async def restore_at_work(tools: Tools, inputs: RestoreInputs) -> str:
     mine = inputs.restoring
     if not (mine.repoint or mine.adopt):
         return ""
-    now = await tools.catalogue.now()
     for run in inputs.past:
         if run.restore is None or run.ended_for_good or not (run.restore.repoint or run.restore.adopt):
             continue
-        row = await tools.catalogue.run(run.disk, run.run)
-        if row and not row.value.ended_for_good and not dead(row, now):
+        if await is_at_work(tools, run.disk, run.run):
             return run.run
     return ""

@@ -1,58 +1,97 @@
-"""Ownership of a disk: taken over from the dead, and given up."""
+"""Ownership of a disk: taken, taken over from the dead, and given up; and whether its owner is at work."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.domain.ending import abandonment, dead
-from backup_core.domain.errors import (
-    BackupError,
-    RowChangedError,
-)
-from backup_core.domain.records import Owner
+from backup_core.domain.errors import BackupError, RowChangedError
+from backup_core.domain.records import Head, Owner
 from backup_core.domain.shown import shortened
-from backup_core.protocol.run_rows import CONFLICTS_MAX, write_run
-from backup_core.steps.backup import BeginBackup
+from backup_core.protocol.run_rows import write_run
+from backup_core.protocol.updates import updated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.records import Versioned
     from backup_core.protocol.tools import Tools
-    from backup_core.steps.restore import OwnDisk
 
 
-async def end_if_dead(tools: Tools, request: BeginBackup | OwnDisk, owner: Owner) -> bool:
-    """Whether the owning run has ended, or is dead and is ended here: nothing may stay Running for ever."""
-    for _ in range(CONFLICTS_MAX):
-        row = await tools.catalogue.run(request.disk, owner.run)
+async def is_at_work(tools: Tools, disk: str, run: str) -> bool:
+    """Whether the run has neither ended nor died."""
+    row = await tools.catalogue.run(disk, run)
+    return row is not None and not row.value.ended_for_good and not dead(row, await tools.catalogue.now())
+
+
+async def run_at_work(tools: Tools, head: Head | None) -> str:
+    """The run that owns the disk, if it is at work; else empty."""
+    owner = head.owner if head else None
+    return owner.run if head and owner and await is_at_work(tools, head.disk, owner.run) else ""
+
+
+async def end_if_dead(tools: Tools, disk: str, run: str, actor: str) -> bool:
+    """Whether the run has ended, or is dead and is ended here by `actor`: nothing may stay Running for ever."""
+
+    async def end() -> bool | None:
+        row = await tools.catalogue.run(disk, run)
         if row is None or row.value.ended_for_good:
             return True
         now = await tools.catalogue.now()
         if not dead(row, now):
             return False
         # A conflict is a sign of life, or the same end written by another delivery: the row says which.
-        with suppress(RowChangedError):
-            await write_run(tools, row, abandonment(row.value, request.run, now))
-    return False
+        await write_run(tools, row, abandonment(row.value, actor, now))
+        return None
+
+    try:
+        return await updated(end, f"run {run}: its row", f"run {actor} tried to end it")
+    except RowChangedError:
+        return False  # so many signs of life
+
+
+async def take_ownership(tools: Tools, disk: str, run: str, lease: str, *, supersedes: str = "") -> Versioned[Head] | Owner:
+    """The disk's head row, once the run owns the disk; it has the next epoch, unless it owned the disk already. Else who keeps
+    it: another run that is at work, or another orchestration of this run, unless its lease is the one that is superseded.
+
+    Raises RowChangedError.
+    """
+
+    async def take() -> Versioned[Head] | Owner | None:
+        row = await tools.catalogue.head(disk)
+        head = row.value if row else Head(disk)
+        owner = head.owner
+        if row and owner and (owner.run, owner.lease) == (run, lease):
+            return row
+        if owner and owner.run == run and owner.lease != supersedes:
+            return owner
+        if owner and owner.run != run and not await end_if_dead(tools, disk, owner.run, run):
+            return owner
+        await tools.catalogue.put_head(head.owned_by(Owner(run, lease, head.epoch + 1)), row.etag if row else None)
+        return None  # what counts is read back
+
+    return await updated(take, f"disk {disk}: its head row", f"run {run} tried to own it")
 
 
 async def relinquish_ownership(tools: Tools, disk: str, run: str, lease: str, heads: Sequence[str]) -> list[str]:
     """Release the heads' leases and the ownership, if the run still has it; what could not be released, in words. A lease that
-    stays is broken by the next run.
+    stays is broken by the next run. Raises RowChangedError.
     """
     left: list[str] = []
-    for _ in range(CONFLICTS_MAX):
+
+    async def relinquish() -> bool:
+        nonlocal left
         row = await tools.catalogue.head(disk)
         owner = row.value.owner if row else None
-        if row is None or owner is None or (owner.run, owner.lease) != (run, lease):
-            break
-        names = heads or ([row.value.head] if row.value.head else [])
-        left = await release_leases(tools, [tools.head(name) for name in names], lease)
-        with suppress(RowChangedError):
+        if row and owner and (owner.run, owner.lease) == (run, lease):
+            names = heads or ([row.value.head] if row.value.head else [])
+            left = await release_leases(tools, [tools.head(name) for name in names], lease)
             await tools.catalogue.put_head(replace(row.value, owner=None), row.etag)
+        return True
+
+    await updated(relinquish, f"disk {disk}: its head row", f"run {run} gave it up")
     return left
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backup_core.domain.ending import abandonment, dead
 from backup_core.domain.errors import RowChangedError
 from backup_core.domain.metadata import from_point_metadata
 from backup_core.domain.retention import verdicts
 from backup_core.protocol.listings import side_by_side
+from backup_core.protocol.ownership import end_if_dead
 from backup_core.protocol.points import all_points
-from backup_core.protocol.run_rows import write_run
 from backup_core.steps.backup import PruneResult
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from backup_core.ports import BlobProperties
     from backup_core.protocol.tools import Tools
 
-Taken = dict[str, list[str]]
+SnapshotsByPoint = dict[str, list[str]]
 """A head's snapshots by the restore point that each was taken for."""
 
 
@@ -51,7 +50,7 @@ async def expired_points(
     disk = registration.disk
     rows = await all_points(tools, disk, "" if registration.retention else "deleting")
     # Read after the rows: a pin set from now on changes a row's version, and its deletion is refused.
-    pinned = {pin.point for pin in await tools.catalogue.pins(disk) if await lives(tools, pin, actor)}
+    pinned = {pin.point for pin in await tools.catalogue.pins(disk) if not await release_dead_pin(tools, pin, actor)}
     head = await tools.catalogue.head(disk)
     pair = head.value.pair if head else None
     now = await tools.catalogue.now()
@@ -69,7 +68,7 @@ async def delete_points(
     tools: Tools, rows: Sequence[Versioned[RestorePoint]], still: Callable[[], Awaitable[None]] = _anybody
 ) -> list[str]:
     """Delete those restore points in that order; the ids of those that are gone."""
-    gone, taken = [], dict[str, Taken]()
+    gone, taken = [], dict[str, SnapshotsByPoint]()
     for row in rows:
         await still()
         if await _delete(tools, row, taken):
@@ -91,23 +90,15 @@ async def _seen(tools: Tools, points: list[RestorePoint]) -> None:
         pass
 
 
-async def lives(tools: Tools, pin: Pin, actor: str) -> bool:
-    """Whether the run that pinned the point may still be at work. The pin of a dead one blocks nothing: the run is ended here,
-    unless it gives a sign of life just then, and the pin goes.
-    """
-    row, now = await tools.catalogue.run(pin.disk, pin.run), await tools.catalogue.now()
-    if row and not row.value.ended_for_good:
-        if not dead(row, now):
-            return True
-        try:
-            await write_run(tools, row, abandonment(row.value, actor, now))
-        except RowChangedError:
-            return True
+async def release_dead_pin(tools: Tools, pin: Pin, actor: str) -> bool:
+    """Delete the pin of a run that has ended, or is dead and is ended here by `actor`; False for the pin of one at work."""
+    if not await end_if_dead(tools, pin.disk, pin.run, actor):
+        return False
     await tools.catalogue.unpin(pin)
-    return False
+    return True
 
 
-async def _delete(tools: Tools, row: Versioned[RestorePoint], taken: dict[str, Taken]) -> bool:
+async def _delete(tools: Tools, row: Versioned[RestorePoint], taken: dict[str, SnapshotsByPoint]) -> bool:
     """Delete the point; False when its row was changed meanwhile: then it is kept. `taken` has the heads that were listed."""
     try:
         marked = await tools.catalogue.mark_deleting(row)
@@ -119,20 +110,20 @@ async def _delete(tools: Tools, row: Versioned[RestorePoint], taken: dict[str, T
     return True
 
 
-async def _delete_twins(tools: Tools, point: RestorePoint, taken: dict[str, Taken]) -> None:
+async def _delete_twins(tools: Tools, point: RestorePoint, taken: dict[str, SnapshotsByPoint]) -> None:
     """Delete what another delivery has taken of the same point: it would keep the whole blob, and a rebuild would find it.
 
     A head is listed once, however many of its points expire: nobody takes a snapshot of a point that a newer one follows.
     """
     if point.head not in taken:
-        taken[point.head] = await _taken(tools, point.disk, point.head)
+        taken[point.head] = await _snapshots_by_point(tools, point.disk, point.head)
     for snapshot in taken[point.head].get(point.point, []):
         if snapshot != point.backup_snapshot:
             await tools.blobs.delete_snapshot(tools.head(point.head), snapshot)
 
 
-async def _taken(tools: Tools, disk: str, name: str) -> Taken:
-    head, taken = tools.head(name), Taken()
+async def _snapshots_by_point(tools: Tools, disk: str, name: str) -> SnapshotsByPoint:
+    head, taken = tools.head(name), SnapshotsByPoint()
     for one in await tools.blobs.snapshots(head):
         known = from_point_metadata(one.metadata, tools.site(head), one.snapshot)
         if known and known.disk == disk:

@@ -5,29 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backup_core.domain.errors import (
-    RowChangedError,
-)
-from backup_core.domain.events import RunWarned
-from backup_core.domain.records import EXPIRED_NAMED_MAX, Run, RunError
+from backup_core.domain.churn import POINTS_LOOKED_AT, churn_ratio
+from backup_core.domain.errors import RowChangedError
+from backup_core.domain.events import PhaseBegun, RunEnded, RunWarned, attention_of
+from backup_core.domain.records import EXPIRED_NAMED_MAX, RunError
+from backup_core.protocol.updates import updated
 from backup_core.steps.backup import FinishRun
-from backup_core.steps.messages import Fault
 from backup_core.steps.restore import FinishRestore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
-    from backup_core.domain.records import Versioned
-    from backup_core.protocol.tools import Tools
-
-from typing import TYPE_CHECKING
-
-from backup_core.domain.churn import POINTS_LOOKED_AT, churn_ratio
-from backup_core.domain.events import PhaseBegun, RunEnded, attention_of
-
-if TYPE_CHECKING:
     from backup_core.domain.records import Run, Versioned
     from backup_core.protocol.tools import Tools
+    from backup_core.steps.messages import Fault
+
+ERROR_LENGTH_MAX = 4000
+"""A table's text column holds 32 Ki characters; an error that long helps nobody."""
+WARNINGS_MAX = 20
+"""Warnings a run's row names, each of at most 500 characters; the log has all."""
 
 
 async def write_run(tools: Tools, former: Versioned[Run] | None, run: Run) -> None:
@@ -69,19 +66,9 @@ async def _churn(tools: Tools, run: Run) -> float | None:
     return churn_ratio([row.value for row in await tools.catalogue.points(run.disk, POINTS_LOOKED_AT)])
 
 
-ERROR_LENGTH_MAX = 4000
-"""A table's text column holds 32 Ki characters; an error that long helps nobody."""
-
-
 def run_error(fault: Fault) -> RunError:
     """The fault as a run's row keeps it."""
     return RunError(fault.code, fault.message[:ERROR_LENGTH_MAX])
-
-
-WARNINGS_MAX = 20
-"""Warnings a run's row names, each of at most 500 characters; the log has all."""
-CONFLICTS_MAX = 5
-"""Times a lost race for a row is tried again before the fault is left to the orchestrator's retry."""
 
 
 def emit_warnings(tools: Tools, disk: str, run: str, warnings: Sequence[str]) -> None:
@@ -97,39 +84,39 @@ def in_one(known: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
 
 async def end_row(tools: Tools, request: FinishRun | FinishRestore) -> None:
     """Write the run's end to its row, once, and tell of it."""
-    for _ in range(CONFLICTS_MAX):
+
+    async def end() -> bool:
         row = await tools.catalogue.run(request.disk, request.run)
-        if row is None:
-            return
-        if row.value.ended_for_good:
+        if row and row.value.ended_for_good:
             await emit_run_end(tools, row.value, row.etag)
-            return
-        run = row.value
-        restored = run.restore
-        if restored and isinstance(request, FinishRestore):
-            restored = replace(
-                restored,
-                attention="",
-                end=request.end,
-                old_disk=request.old_disk or restored.old_disk,
-                downtime_seconds=request.downtime_seconds,
-            )
-        ended = replace(
-            run,
-            state=request.state,
-            ended=await tools.catalogue.now(),
-            phase="done" if request.state == "Succeeded" else run.phase,
-            percent=100 if request.state == "Succeeded" else run.percent,
-            points=tuple(request.points),
-            expired=in_one(run.expired, request.expired)[:EXPIRED_NAMED_MAX] if isinstance(request, FinishRun) else (),
-            warnings=tuple(request.warnings[:WARNINGS_MAX]) if isinstance(request, FinishRun) else (),
-            error=run_error(request.fault) if request.fault else None,
-            restore=restored,
+        elif row:
+            await write_run(tools, row, _ended(row.value, request, await tools.catalogue.now()))
+        return True
+
+    await updated(end, f"run {request.run}: its row", "its end was written")
+
+
+def _ended(run: Run, request: FinishRun | FinishRestore, now: datetime) -> Run:
+    """The row with its end; what a step has noted there meanwhile stays."""
+    restored = run.restore
+    if restored and isinstance(request, FinishRestore):
+        restored = replace(
+            restored,
+            attention="",
+            end=request.end,
+            old_disk=request.old_disk or restored.old_disk,
+            downtime_seconds=request.downtime_seconds,
         )
-        try:
-            await write_run(tools, row, ended)
-        except RowChangedError:
-            continue
-        return
-    message = f"run {request.run}: its row changed {CONFLICTS_MAX} times while its end was written; temporary failure"
-    raise RowChangedError(message)
+    backup = request if isinstance(request, FinishRun) else None
+    return replace(
+        run,
+        state=request.state,
+        ended=now,
+        phase="done" if request.state == "Succeeded" else run.phase,
+        percent=100 if request.state == "Succeeded" else run.percent,
+        points=tuple(request.points),
+        expired=in_one(run.expired, backup.expired)[:EXPIRED_NAMED_MAX] if backup else (),
+        warnings=tuple(backup.warnings[:WARNINGS_MAX]) if backup else (),
+        error=run_error(request.fault) if request.fault else None,
+        restore=restored,
+    )

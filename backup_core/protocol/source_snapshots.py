@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.domain.errors import (
-    RowChangedError,
     SnapshotMissingError,
 )
 from backup_core.domain.metadata import (
     run_of_source_snapshot,
     source_snapshot_metadata,
 )
-from backup_core.protocol.run_rows import CONFLICTS_MAX, in_one
+from backup_core.protocol.run_rows import in_one
+from backup_core.protocol.updates import updated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,17 +62,15 @@ async def _record(tools: Tools, actor: Actor, *, listed: list[str], fresh: list[
     What was `listed` and not taken by this delivery counts only while the run has recorded none and has not ended: when a
     delivery that hung lists, a stranger's snapshot that inherited the run's mark may be the oldest.
     """
-    for _ in range(CONFLICTS_MAX):
+
+    async def record() -> Sequence[str]:
         row = await tools.catalogue.run(actor.disk, actor.run)
         if row is None:
             return [*listed, *fresh]
         late = bool(row.value.source_snapshots) or row.value.ended_for_good
         known = in_one(row.value.source_snapshots, fresh if late else [*listed, *fresh])
-        with suppress(RowChangedError):
-            if known != row.value.source_snapshots:
-                await tools.catalogue.put_run(replace(row.value, source_snapshots=known), row.etag)
-            return known or listed
-    message = (
-        f"run {actor.run}: its row changed {CONFLICTS_MAX} times while its source snapshot was added to it; temporary failure"
-    )
-    raise RowChangedError(message)
+        if known != row.value.source_snapshots:
+            await tools.catalogue.put_run(replace(row.value, source_snapshots=known), row.etag)
+        return known or listed
+
+    return await updated(record, f"run {actor.run}: its row", "its source snapshot was added to it")

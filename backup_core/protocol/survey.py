@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from backup_core.domain.ending import dead
 from backup_core.domain.errors import BlobMissingError, DiffRefusedError, RecordUnreadableError, SnapshotMissingError
 from backup_core.domain.metadata import PageMapDigest, from_metadata, from_point_metadata
 from backup_core.domain.naming import is_disk_id, registration_name
@@ -15,6 +14,7 @@ from backup_core.domain.records import Head, Registration, RestorePoint
 from backup_core.ports import ROWS_PER_COMMIT
 from backup_core.protocol.documents import read_document
 from backup_core.protocol.listings import changes_between, side_by_side
+from backup_core.protocol.ownership import run_at_work
 from backup_core.protocol.points import all_points
 from backup_core.protocol.registrations import REGISTRATION
 
@@ -79,7 +79,7 @@ async def survey(tools: Tools, disk: str, below: str = "", down_to: str = "") ->
 
 async def _survey(tools: Tools, disk: str, below: str, down_to: str) -> Survey:
     row = await tools.catalogue.head(disk)
-    busy = await _busy(tools, row)
+    busy = await run_at_work(tools, row.value if row else None)
     if busy:
         return Survey(disk, busy=busy)
     listed = await _listed(tools, disk)
@@ -88,7 +88,7 @@ async def _survey(tools: Tools, disk: str, below: str, down_to: str) -> Survey:
     adopted, quarantined = await _checked(tools, compared)
     rows = {one.value.point: one.value for one in stored}
     rows |= {one.value.point: one.value for one in compared.changed} | {one.point: one for one in adopted}
-    head = await _head(tools, disk, row, list(rows.values()), listed)
+    head = await _rebuilt_head(tools, disk, row, list(rows.values()), listed)
     registration = await tools.catalogue.registration(disk)
     lost_policy = await _registration(tools, disk, list(rows.values())) if registration is None else None
     known = registration.value if registration else lost_policy
@@ -127,15 +127,6 @@ async def carry_out(tools: Tools, found: Survey) -> None:
         etag = await tools.catalogue.commit(insert, found.head, etag, update)
         if not adopted and not changed:
             return
-
-
-async def _busy(tools: Tools, row: Versioned[Head] | None) -> str:
-    owner = row.value.owner if row else None
-    if row is None or owner is None:
-        return ""
-    run = await tools.catalogue.run(row.value.disk, owner.run)
-    end_if_dead = run is None or run.value.ended_for_good or dead(run, await tools.catalogue.now())
-    return "" if end_if_dead else owner.run
 
 
 async def _listed(tools: Tools, disk: str) -> _Listed:
@@ -190,7 +181,9 @@ async def _page_map(tools: Tools, point: RestorePoint) -> str:
     return chain
 
 
-async def _head(tools: Tools, disk: str, row: Versioned[Head] | None, points: list[RestorePoint], listed: _Listed) -> Head:
+async def _rebuilt_head(
+    tools: Tools, disk: str, row: Versioned[Head] | None, points: list[RestorePoint], listed: _Listed
+) -> Head:
     point = newest(points)
     existing = row.value if row else None
     if point is None:

@@ -9,7 +9,7 @@ import pytest
 
 from backup_core.activities.housekeeping import clean_up_disk
 from backup_core.domain.ending import HEARTBEAT_MAX
-from backup_core.domain.errors import AccessDeniedError, FencedError, UnexpectedError
+from backup_core.domain.errors import AccessDeniedError, FencedError, RowChangedError, UnexpectedError
 from backup_core.domain.records import Owner
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.protocol.fencing import fence_off
@@ -352,9 +352,26 @@ async def test_only_the_owner_lets_go(scene, monkeypatch, why):
         assert scene.head_row().owner.lease == SOMEBODY
 
 
+async def test_an_ownership_that_cannot_be_given_up_is_a_temporary_failure(scene, monkeypatch):
+    """Each time somebody else is faster at the head row: it is named, its owner stays, and the step is retried."""
+    await scene.back_up()
+    request = await stop_before(scene, "verify_head")
+    owner, read = scene.head_row().owner, scene.catalogue.head
+
+    async def outdated(disk):
+        row = await read(disk)
+        await scene.catalogue.put_head(row.value, row.etag)
+        return row
+
+    monkeypatch.setattr(scene.catalogue, "head", outdated)
+    with pytest.raises(RowChangedError, match=f"disk vm: its head row changed 5 times while run {request.run} gave it up"):
+        await relinquish_ownership(scene.tools, "vm", request.run, owner.lease, [])
+    assert scene.head_row().owner == owner
+
+
 async def test_after_a_rebuild_no_epoch_is_given_twice(scene):
     """Runs that died before they marked the head left nothing but its sequence number. The next one is above theirs, so that the
-    head can be fence_off to them, and the backup is an increment.
+    head can be fenced off to them, and the backup is an increment.
     """
     await scene.back_up()
     for _ in range(2):

@@ -203,10 +203,10 @@ def prune_of_the_newest() -> Iterator[None]:
 def prune_ignoring_pins() -> Iterator[None]:
     """Nobody asks whether a point is in use."""
 
-    async def never(*_: object) -> bool:
-        return False
+    async def always(*_: object) -> bool:
+        return True
 
-    with patch.object(pruning, "lives", never):
+    with patch.object(pruning, "release_dead_pin", always):
         yield
 
 
@@ -254,7 +254,7 @@ def metadata_trusted_after_an_aborted_copy() -> Iterator[None]:
 
     with (
         patch.dict(runner.ACTIVITIES, {CHECK_COPY.name: ended_well}),
-        patch.object(copies, "_ours", believe),
+        patch.object(copies, "_own_complete_copy", believe),
         patch.object(verification, "compared", read_nothing),
     ):
         yield
@@ -326,7 +326,7 @@ def sweep_of_the_living() -> AbstractContextManager[None]:
     async def whoever_owns(tidying: Any, source: str, snapshot: str, _: str) -> bool:  # noqa: ANN401  as the method it replaces
         return await needed(tidying, source, snapshot, "")
 
-    return _sweeping(_run_is_over=always, _old=lambda *_: True, _may_be_needed=whoever_owns)
+    return _sweeping(_end_if_long_silent=always, _old=lambda *_: True, _may_be_needed=whoever_owns)
 
 
 def sweep_of_what_metadata_names() -> AbstractContextManager[None]:
