@@ -23,10 +23,11 @@ from azure.storage.blob.aio import BlobServiceClient, ExponentialRetry
 from backup_core.adapters.answers import code_of
 from backup_core.adapters.authority import Authority, BearerAuthority, KeyAuthority, SharedSasAuthority
 from backup_core.adapters.catalogue import TableCatalogue
+from backup_core.adapters.documents import AzureDocuments
 from backup_core.adapters.journal import LogJournal
 from backup_core.adapters.machines import AzureMachines, ShortRetries
 from backup_core.adapters.pacing import Pacers
-from backup_core.adapters.page_blobs import AzureDocuments, AzurePageBlobs, translated
+from backup_core.adapters.page_blobs import AzurePageBlobs, translated
 from backup_core.adapters.page_data import PageData
 from backup_core.adapters.page_lists import PageLists
 from backup_core.adapters.transport import Transport

@@ -20,7 +20,7 @@ from backup_core.domain.naming import noted_name, repoint_name, turned_name
 from backup_core.domain.records import Slot
 from backup_core.domain.repoint import Change, Machine, holds, next_move, same_disk
 from backup_core.protocol.documents import held_document, read_document
-from backup_core.protocol.machines import _old_disk, change_of, former_disk
+from backup_core.protocol.machines import change_of, former_disk, replaced_disk
 from backup_core.protocol.registrations import moved_registration, registration_moved
 from backup_core.protocol.rights import require_ownership, require_right_to_act
 from backup_core.steps.messages import Nothing
@@ -111,7 +111,7 @@ def _require_asked(request: StoreChange, name: str, change: Change) -> None:
     slot, target = Slot(request.slot.vm, request.slot.lun), request.managed_disk or request.target
     wanted = (request.actor.disk, request.actor.run, slot, request.target, target, request.stop_vm or slot.lun is None)
     found = (change.disk, change.run, change.slot, change.target, change.new.source, change.deallocates)
-    old = _old_disk(request)
+    old = replaced_disk(request)
     if found != wanted or (old and not same_disk(change.old.source, old)):
         message = (
             f"document {name}: somebody else wrote it: expected {slot} to get {target} in place of {old or 'what it has'}, "

@@ -7,13 +7,11 @@ text. Row keys: `registration`, `head`, `point!…` and `run!…` newest first, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from email.utils import parsedate_to_datetime
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from azure.core import MatchConditions
@@ -25,12 +23,12 @@ from azure.core.exceptions import (
     ServiceRequestError,
     ServiceResponseError,
 )
-from azure.data.tables import EdmType, EntityProperty, UpdateMode
-from pydantic import TypeAdapter, ValidationError
+from azure.data.tables import UpdateMode
 
 from backup_core.adapters.answers import code_of, fault_of, no_answer
+from backup_core.adapters.rows import to_entity, version_of, versioned
+from backup_core.domain.digests import digest_of
 from backup_core.domain.errors import (
-    RecordUnreadableError,
     RowChangedError,
     RowExistsError,
     UnexpectedAnswerError,
@@ -41,94 +39,16 @@ from backup_core.domain.records import Head, Pin, Registration, RequestKey, Rest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from azure.data.tables import TableEntity
     from azure.data.tables.aio import TableClient
 
     from backup_core.domain.records import PointState
+
 
 T = TypeVar("T")
 SOURCES = "!sources"
 CLAIM_ATTEMPTS = 5
 PINS_MAX = 100_000
 """Pins read of one disk: each is a restore at work."""
-_NESTED = frozenset(
-    {"owner", "pair", "error", "points", "expired", "source_snapshots", "warnings", "retention", "machine", "restore"}
-)
-"""Columns that hold JSON."""
-_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (Registration, Head, RestorePoint, Run, Pin, RequestKey)
-}
-
-
-def to_entity(row: Any, row_key: str) -> dict[str, Any]:  # noqa: ANN401  any record
-    """The record as a table entity."""
-    columns: dict[str, Any] = {"PartitionKey": row.disk, "RowKey": row_key}
-    for name, value in _ADAPTERS[type(row)].dump_python(row, mode="json").items():
-        if value is None:
-            continue
-        if isinstance(value, int) and not isinstance(value, bool):
-            columns[name] = EntityProperty(value, EdmType.INT64)
-        elif isinstance(value, (dict, list)):
-            columns[name] = json.dumps(value)
-        else:
-            columns[name] = value
-    return columns
-
-
-def from_entity(kind: type[T], entity: Mapping[str, Any]) -> T:
-    """The record in a table entity."""
-    fields: dict[str, Any] = {}
-    for name, value in entity.items():
-        if name in ("PartitionKey", "RowKey"):
-            continue
-        plain = value.value if isinstance(value, EntityProperty) else value
-        nested = isinstance(plain, str) and name in _NESTED
-        fields[name] = json.loads(plain) if nested else plain
-    row: T = _ADAPTERS[kind].validate_python(fields)
-    return row
-
-
-def _versioned(kind: type[T], entity: TableEntity) -> Versioned[T]:
-    disk, row_key = str(entity["PartitionKey"]), str(entity["RowKey"])
-    try:
-        row = from_entity(kind, entity)
-        misplaced = getattr(row, "disk", disk) != disk or _key_of(row, row_key) != row_key
-    except (ValueError, TypeError) as error:
-        raise _unreadable(disk, row_key, _faults(error)) from None
-    if misplaced:
-        raise _unreadable(disk, row_key, "it describes another row")
-    return Versioned(row, *_version_of(entity))
-
-
-def _key_of(row: object, row_key: str) -> str:
-    """The row key that the row's own values give, where they do."""
-    match row:
-        case Run():
-            return run_key(row.run)
-        case RestorePoint():
-            return point_key(row.point)
-    return row_key
-
-
-def _faults(error: Exception) -> str:
-    if not isinstance(error, ValidationError):
-        return str(error)
-    return "; ".join(f"{one['loc'][0] if one['loc'] else 'row'}: {one['msg']}" for one in error.errors(include_url=False)[:5])
-
-
-def _unreadable(disk: str, row_key: str, why: str) -> RecordUnreadableError:
-    message = (
-        f"disk {disk}: row {row_key!r} of the catalogue cannot be read: {why}; it is damaged, or a newer version of this app "
-        "wrote it; use that version, or delete the row and POST /api/catalogue/rebuild"
-    )
-    return RecordUnreadableError(message)
-
-
-def _version_of(entity: TableEntity) -> tuple[str, datetime]:
-    changed, etag = entity.metadata["timestamp"], entity.metadata["etag"]
-    assert changed is not None
-    assert etag is not None
-    return etag, changed.astimezone(UTC)
 
 
 def _pin_key(pin: Pin) -> str:
@@ -136,7 +56,7 @@ def _pin_key(pin: Pin) -> str:
 
 
 def _request_key(key: str) -> str:
-    return f"request!{sha256(key.encode()).hexdigest()}"
+    return f"request!{digest_of(key)}"
 
 
 def _update(entity: dict[str, Any], etag: str) -> tuple[Any, ...]:
@@ -182,7 +102,7 @@ class TableCatalogue:
 
     async def _get(self, kind: type[T], disk: str, row_key: str) -> Versioned[T] | None:
         with _translated(f"read {row_key} of disk {disk}"), _missing_row():
-            return _versioned(kind, await self._table.get_entity(disk, row_key))
+            return versioned(kind, await self._table.get_entity(disk, row_key))
         return None
 
     async def _put(self, row: Any, row_key: str, etag: str | None) -> str:  # noqa: ANN401  any record
@@ -204,7 +124,7 @@ class TableCatalogue:
 
     async def claim_source(self, source: str, disk: str) -> str:
         """Insert the claim unless there is one, or write the disk's own once more."""
-        claim = {"PartitionKey": SOURCES, "RowKey": sha256(source.encode()).hexdigest(), "disk": disk, "source": source}
+        claim = {"PartitionKey": SOURCES, "RowKey": digest_of(source), "disk": disk, "source": source}
         for _ in range(CLAIM_ATTEMPTS):
             with _translated(f"claim source {source}"), suppress(ResourceModifiedError), _missing_row():
                 try:
@@ -232,19 +152,19 @@ class TableCatalogue:
         with _translated(f"list the claims of disk {disk}"):
             text, parameters = "PartitionKey eq @sources and disk eq @disk", {"sources": SOURCES, "disk": disk}
             async for entity in self._table.query_entities(text, parameters=parameters):
-                etag, changed = _version_of(entity)
+                etag, changed = version_of(entity)
                 found.append(Versioned(str(entity["source"]), etag, changed))
         return found
 
     async def source_holder(self, source: str) -> str | None:
         """The disk in the claim's row."""
         with _translated(f"look who claims source {source}"), _missing_row():
-            return str((await self._table.get_entity(SOURCES, sha256(source.encode()).hexdigest()))["disk"])
+            return str((await self._table.get_entity(SOURCES, digest_of(source)))["disk"])
         return None
 
     async def release_source(self, source: str, disk: str, etag: str | None = None) -> None:
         """Delete the claim the disk holds."""
-        key = sha256(source.encode()).hexdigest()
+        key = digest_of(source)
         with _translated(f"release source {source}"), _missing_row():
             held = await self._table.get_entity(SOURCES, key)
             if held["disk"] == disk and etag in (None, held.metadata["etag"]):
@@ -400,7 +320,7 @@ class TableCatalogue:
         found: list[Versioned[T]] = []
         with _translated(f"list rows of disk {disk}"):
             async for entity in self._table.query_entities(text, parameters=parameters, results_per_page=min(limit, 1000)):
-                found.append(_versioned(kind, entity))
+                found.append(versioned(kind, entity))
                 if len(found) == limit:
                     break
         return found

@@ -6,7 +6,6 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from azure.core import MatchConditions
@@ -15,6 +14,7 @@ from azure.core.pipeline.policies import AsyncRetryPolicy
 from azure.core.rest import HttpRequest
 from azure.mgmt.compute.models import Disk, VirtualMachineUpdate
 
+from backup_core.adapters.machine_models import changed_storage, disk_body, grants, machine_of, managed_disk_of
 from backup_core.domain.ending import PAUSE_SECONDS_MAX
 from backup_core.domain.errors import (
     AccessDeniedError,
@@ -29,7 +29,7 @@ from backup_core.domain.errors import (
 from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import parse_resource_id
 from backup_core.domain.redaction import redacted
-from backup_core.domain.repoint import Machine, MachineDisk, Power
+from backup_core.domain.repoint import Machine, MachineDisk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from azure.core.polling import AsyncLROPoller
     from azure.mgmt.compute.aio import ComputeManagementClient
 
+
 WAIT_SECONDS = 90.0
 """How long a change is waited for within a call; an activity is to end within minutes."""
 RETRY_AFTER_MAX = 10.0
 """Seconds of a Retry-After that are slept out within a call."""
-RUN_TAG = "pagekeeper-run"
 _BUSY = frozenset(
     {"Conflict", "AnotherOperationInProgress", "OperationPreempted", "RetryableError", "AttachDiskWhileBeingDetached"}
 )
@@ -51,7 +51,6 @@ _LINKED = re.compile(
     r"not have permission to perform action(?:\(s\))? '(?P<action>[^']+)' on the linked scope\(s\) '(?P<resource>[^']+)'"
 )
 _PERMISSIONS_VERSION = "2022-04-01"
-_POWER: dict[str, Power] = {"running": "running", "stopped": "stopped", "deallocated": "deallocated"}
 
 
 @contextmanager
@@ -146,7 +145,7 @@ class AzureMachines:
         at = parse_resource_id(vm)
         with _translated(f"look at VM {at.name}"):
             found = await self._client(at.subscription).virtual_machines.get(at.group, at.name, expand="instanceView")
-        return _machine(vm, found.as_dict(), found.as_dict(exclude_readonly=True))
+        return machine_of(vm, found.as_dict(), found.as_dict(exclude_readonly=True))
 
     async def put_disk(self, machine: Machine, lun: int | None, disk: MachineDisk | None) -> bool:
         """Virtual Machines, Update, of the OS disk or the list of data disks alone, with If-Match.
@@ -166,7 +165,7 @@ class AzureMachines:
                 message = f"{what}: it is at version {found.etag}, expected {machine.etag}; nothing was sent"
                 raise MachineChangedError(message)
             storage = found.as_dict(exclude_readonly=True)["properties"]["storageProfile"]
-            body = {"properties": {"storageProfile": _changed(storage, lun, disk)}}
+            body = {"properties": {"storageProfile": changed_storage(storage, lun, disk)}}
             poller = await client.virtual_machines.begin_update(
                 at.group, at.name, VirtualMachineUpdate(body), etag=machine.etag, match_condition=MatchConditions.IfNotModified
             )
@@ -192,14 +191,14 @@ class AzureMachines:
                 found = (await self._client(at.subscription).disks.get(at.group, at.name)).as_dict()
         except MachineMissingError:
             return None
-        return _managed_disk(disk, found)
+        return managed_disk_of(disk, found)
 
     async def import_disk(self, wanted: ManagedDisk, account: str, location: str) -> bool:
         """Disks, Create Or Update, importing a VHD. Azure may ignore the condition: who calls reads back."""
         at = parse_resource_id(wanted.disk)
         with _translated(f"import managed disk {at.name}"):
             poller = await self._client(at.subscription).disks.begin_create_or_update(
-                at.group, at.name, Disk(_disk_body(wanted, account, location)), headers={"If-None-Match": "*"}
+                at.group, at.name, Disk(disk_body(wanted, account, location)), headers={"If-None-Match": "*"}
             )
             return await self._done(poller)
 
@@ -215,7 +214,7 @@ class AzureMachines:
         except (ValueError, KeyError, TypeError) as error:
             message = f"the list of permissions on {at.name} cannot be read; nothing was assumed from it; look at ARM_ENDPOINT"
             raise UnexpectedAnswerError(message) from error
-        return {action: any(_grants(entry, action) for entry in entries) for action in actions}
+        return {action: any(grants(entry, action) for entry in entries) for action in actions}
 
     async def _done(self, poller: AsyncLROPoller[Any]) -> bool:
         """Whether the change ended within the wait; raises what made it fail."""
@@ -224,122 +223,3 @@ class AzureMachines:
         except TimeoutError:
             return False
         return True
-
-
-def _grants(entry: dict[str, Any], action: str) -> bool:
-    def matches(patterns: list[str]) -> bool:
-        return any(fnmatchcase(action.lower(), pattern.lower()) for pattern in patterns)
-
-    return matches(entry.get("actions", [])) and not matches(entry.get("notActions", []))
-
-
-def _managed_disk(disk: str, found: dict[str, Any]) -> ManagedDisk:
-    inside = found.get("properties", {})
-    encryption = inside.get("encryption") or {}
-    return ManagedDisk(
-        disk=disk,
-        state=inside.get("provisioningState", ""),
-        run=(found.get("tags") or {}).get(RUN_TAG, ""),
-        size_bytes=int(inside.get("diskSizeBytes", 0)),
-        sku=(found.get("sku") or {}).get("name", ""),
-        os_type=inside.get("osType", ""),
-        generation=inside.get("hyperVGeneration", ""),
-        source=(inside.get("creationData") or {}).get("sourceUri", ""),
-        zones=tuple(found.get("zones") or ()),
-        security_type=(inside.get("securityProfile") or {}).get("securityType", ""),
-        tier=inside.get("tier", ""),
-        encryption=encryption.get("type", ""),
-        encryption_set=encryption.get("diskEncryptionSetId", ""),
-        network_access=inside.get("networkAccessPolicy", ""),
-        disk_access=inside.get("diskAccessId", ""),
-        public_access=inside.get("publicNetworkAccess", ""),
-    )
-
-
-def _disk_body(wanted: ManagedDisk, account: str, location: str) -> dict[str, Any]:
-    creation = {"createOption": "Import", "sourceUri": wanted.source, "storageAccountId": account}
-    properties: dict[str, Any] = {
-        "creationData": creation,
-        "osType": wanted.os_type,
-        "hyperVGeneration": wanted.generation,
-        "securityProfile": _filled({"securityType": wanted.security_type}),
-        "tier": wanted.tier,
-        "encryption": _filled({"type": wanted.encryption, "diskEncryptionSetId": wanted.encryption_set}),
-        "networkAccessPolicy": wanted.network_access,
-        "diskAccessId": wanted.disk_access,
-        "publicNetworkAccess": wanted.public_access,
-    }
-    body: dict[str, Any] = {
-        "location": location,
-        "sku": {"name": wanted.sku},
-        "zones": list(wanted.zones),
-        "tags": {RUN_TAG: wanted.run},
-        "properties": _filled(properties),
-    }
-    return _filled(body)
-
-
-def _filled(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value}
-
-
-def _machine(vm: str, found: dict[str, Any], writable: dict[str, Any]) -> Machine:
-    inside = found.get("properties", {})
-    view, storage = inside.get("instanceView") or {}, writable.get("properties", {}).get("storageProfile") or {}
-    codes = [str(status.get("code", "")) for status in view.get("statuses") or []]
-    power = next((code.partition("/")[2] for code in codes if code.startswith("PowerState/")), "")
-    disks = [_disk(disk, disk["lun"]) for disk in storage.get("dataDisks") or []]
-    if storage.get("osDisk"):
-        disks.insert(0, _disk(storage["osDisk"], None))
-    return Machine(
-        vm=vm,
-        etag=found.get("etag", ""),
-        state=inside.get("provisioningState", ""),
-        power=_POWER.get(power, "changing"),
-        location=found.get("location", ""),
-        disks=tuple(disks),
-        zones=tuple(found.get("zones") or ()),
-        generation=view.get("hyperVGeneration", ""),
-        security_type=(inside.get("securityProfile") or {}).get("securityType", ""),
-    )
-
-
-_OWN = frozenset(
-    {"lun", "name", "vhd", "managedDisk", "caching", "diskSizeGB", "createOption", "osType", "image", "toBeDetached",
-     "sourceResource"}
-)  # fmt: skip
-"""What a machine says of a disk that has a field of its own, or is not to be said again: `sourceResource` tells what the disk
-was once made from, and does not go with attaching one that exists.
-"""
-
-
-def _disk(disk: dict[str, Any], lun: int | None) -> MachineDisk:
-    managed = disk.get("managedDisk")
-    return MachineDisk(
-        name=disk.get("name", ""),
-        source=managed["id"] if managed else (disk.get("vhd") or {}).get("uri", ""),
-        managed=bool(managed),
-        lun=lun,
-        caching=disk.get("caching", "None"),
-        size_gb=disk.get("diskSizeGB"),
-        os_type=disk.get("osType", ""),
-        model={name: value for name, value in disk.items() if name not in _OWN},
-    )
-
-
-def _changed(storage: dict[str, Any], lun: int | None, disk: MachineDisk | None) -> dict[str, Any]:
-    """The part of a storage profile that gives the slot the disk, keeping what is not the disk's own."""
-    if lun is None:
-        assert disk is not None  # no rule ever leaves a machine without its OS disk
-        kept = {name: value for name, value in storage["osDisk"].items() if name not in ("vhd", "managedDisk", "diskSizeGB")}
-        return {"osDisk": kept | {"name": disk.name} | _source(disk)}
-    others = [one for one in storage.get("dataDisks") or [] if one["lun"] != lun]
-    if disk is not None:
-        own = {"lun": lun, "name": disk.name, "createOption": "Attach", "caching": disk.caching}
-        others.append(disk.model | own | _source(disk))
-    return {"dataDisks": others}
-
-
-def _source(disk: MachineDisk) -> dict[str, Any]:
-    size = {"diskSizeGB": disk.size_gb} if disk.size_gb else {}
-    return size | ({"managedDisk": {"id": disk.source}} if disk.managed else {"vhd": {"uri": disk.source}})

@@ -8,6 +8,8 @@ import secrets
 from typing import TYPE_CHECKING
 
 from backup_core import __version__
+from backup_core.api.answers import HealthAnswer
+from backup_core.api.bodies import RebuildBody
 from backup_core.api.context import RETRY_AFTER_SECONDS, Api, log
 from backup_core.api.http import (
     Answer,
@@ -17,7 +19,7 @@ from backup_core.api.http import (
     parsed,
     top_of,
 )
-from backup_core.api.models import HealthAnswer, QuarantinedAnswer, RebuildAnswer, RebuildBody, RebuiltDisk
+from backup_core.api.plan_answers import QuarantinedAnswer, RebuildAnswer, RebuiltDisk
 from backup_core.domain.errors import BlobMissingError, ContainerMissingError
 from backup_core.domain.naming import (
     DISK_ID,

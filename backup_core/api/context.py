@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from backup_core.api.access import Access
+from backup_core.api.answers import ErrorAnswer, HealthAnswer
 from backup_core.api.http import Answer, Request, refusal, refused
-from backup_core.api.models import ErrorAnswer, HealthAnswer
 from backup_core.domain.errors import (
     STORES_MISSING,
     BackupError,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from backup_core.api.answers import DiskAnswer, DisksAnswer
+from backup_core.api.bodies import EARLIEST, DiskBody
 from backup_core.api.context import Api, log
 from backup_core.api.http import (
     Answer,
@@ -16,7 +18,6 @@ from backup_core.api.http import (
     top_of,
 )
 from backup_core.api.lists import each
-from backup_core.api.models import EARLIEST, DiskAnswer, DiskBody, DisksAnswer
 from backup_core.api.runs import begun, new_run
 from backup_core.domain.errors import (
     BackupError,

@@ -12,7 +12,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
 
-from backup_core.api.models import EARLIEST, LATEST, ErrorAnswer
+from backup_core.api.answers import ErrorAnswer
+from backup_core.api.bodies import EARLIEST, LATEST
 from backup_core.domain.naming import is_disk_id
 from backup_core.operations.refusal import RefusedError
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from backup_core.api.models import ErrorAnswer
+from backup_core.api.answers import ErrorAnswer
 from backup_core.domain.errors import RecordUnreadableError
 from backup_core.domain.naming import run_key
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic.json_schema import models_json_schema
 
 from backup_core import __version__
+from backup_core.api.answers import ErrorEnvelope
 from backup_core.api.http import Answer
-from backup_core.api.models import ErrorEnvelope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

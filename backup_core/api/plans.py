@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backup_core.api.models import EstimateAnswer, PermissionAnswer, RestorePlanAnswer, slot_shown
+from backup_core.api.answers import slot_shown
+from backup_core.api.plan_answers import EstimateAnswer, PermissionAnswer, RestorePlanAnswer
 from backup_core.domain.estimate import estimate
 
 if TYPE_CHECKING:

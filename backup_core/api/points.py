@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+from backup_core.api.answers import PointAnswer, PointsAnswer
 from backup_core.api.context import Api
 from backup_core.api.http import (
     Answer,
@@ -15,7 +16,6 @@ from backup_core.api.http import (
     top_of,
     word_of,
 )
-from backup_core.api.models import PointAnswer, PointsAnswer
 from backup_core.domain.naming import is_point_id
 from backup_core.domain.records import PointState
 from backup_core.operations.refusal import RefusedError

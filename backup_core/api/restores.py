@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from backup_core.api.bodies import RestoreBody
 from backup_core.api.http import (
     Answer,
     Request,
@@ -14,9 +14,10 @@ from backup_core.api.http import (
     parsed,
     repeatability_key,
 )
-from backup_core.api.models import RestoreBody, RestorePlanAnswer
+from backup_core.api.plan_answers import RestorePlanAnswer
 from backup_core.api.plans import shown_plan
 from backup_core.api.runs import begun, new_run, repeated
+from backup_core.domain.digests import digest_of
 from backup_core.domain.managed import differences
 from backup_core.domain.naming import (
     run_of_stamp,
@@ -35,7 +36,7 @@ async def post_restore(api: Api, request: Request) -> Answer:
     disk = disk_of(request)
     body = parsed(request, RestoreBody)
     key = repeatability_key(request)
-    digest = sha256(f"restore {disk} {body.model_dump_json()}".encode()).hexdigest()
+    digest = digest_of(f"restore {disk} {body.model_dump_json()}")
     if key and not body.dry_run and (known := await api.catalogue.request(disk, key)):
         return await repeated(api, request, known, digest)
     run = replace(new_run(api, disk, full=False), operation="restore")

@@ -7,22 +7,18 @@ from typing import TYPE_CHECKING
 
 from backup_core.api import catalogue, disks, openapi, points, restores, runs
 from backup_core.api.access import BACKUP, OPERATORS, READER, RESTORE, Role
-from backup_core.api.http import REPEATABILITY, TOP_DEFAULT, TOP_MAX, Answer, Request
-from backup_core.api.models import (
-    BackupBody,
+from backup_core.api.answers import (
     DiskAnswer,
-    DiskBody,
     DisksAnswer,
     HealthAnswer,
     PointAnswer,
     PointsAnswer,
-    RebuildAnswer,
-    RebuildBody,
-    RestoreBody,
-    RestorePlanAnswer,
     RunAnswer,
     RunsAnswer,
 )
+from backup_core.api.bodies import BackupBody, DiskBody, RebuildBody, RestoreBody
+from backup_core.api.http import REPEATABILITY, TOP_DEFAULT, TOP_MAX, Answer, Request
+from backup_core.api.plan_answers import RebuildAnswer, RestorePlanAnswer
 from backup_core.domain.naming import DISK_ID, POINT_ID, REBUILD_ID, RUN_ID
 
 if TYPE_CHECKING:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
-from hashlib import sha256
 from typing import TYPE_CHECKING, get_args
 
+from backup_core.api.answers import RestoreAnswer, RunAnswer, RunsAnswer, slot_shown
+from backup_core.api.bodies import BackupBody
 from backup_core.api.context import RETRY_AFTER_SECONDS, Api
 from backup_core.api.http import (
     REPEATABILITY,
@@ -22,9 +23,8 @@ from backup_core.api.http import (
     word_of,
 )
 from backup_core.api.lists import newest_runs
-from backup_core.api.models import BackupBody, RestoreAnswer, RunAnswer, RunsAnswer, slot_shown
 from backup_core.api.plans import next_steps, warnings
-from backup_core.domain.digests import digest_of_request
+from backup_core.domain.digests import digest_of, digest_of_request
 from backup_core.domain.ending import cancellation
 from backup_core.domain.errors import RowChangedError, RowExistsError, ServiceUnavailableError
 from backup_core.domain.naming import disk_of_run, http_run_id, is_disk_id
@@ -51,7 +51,7 @@ async def post_backup(api: Api, request: Request) -> Answer:
     disk = disk_of(request)
     body = parsed(request, BackupBody)
     key = repeatability_key(request)
-    digest = sha256(f"backup {disk} {body.model_dump_json()}".encode()).hexdigest()
+    digest = digest_of(f"backup {disk} {body.model_dump_json()}")
     if key and (known := await api.catalogue.request(disk, key)):
         return await repeated(api, request, known, digest)
     registration = (await api.registration(disk)).value

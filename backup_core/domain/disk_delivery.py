@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from backup_core.domain.repoint import same_disk
+
 IMPORT_LOOKS_MAX = 60
 """Looks at an import, which takes minutes, because Azure copies a VHD's pages by reference. With the pauses half an hour."""
 
@@ -75,6 +77,15 @@ def _repointing(state: State) -> Step:
     if "repoint" not in state.done:
         return "repoint"
     return "end" if state.reported or not state.adopts else "report_promoting"
+
+
+def wrong_disk(source: str, wanted: str) -> str:
+    """Why the disk that the machine was read back to have is not the one the run was asked for; empty when it is, or when none
+    was read. What the stored change says does not count.
+    """
+    if not source or same_disk(source, wanted):
+        return ""
+    return f"the machine has {source}, expected {wanted}, read back after its change; look at the machine"
 
 
 def after(state: State, step: Step, result: Result) -> State:

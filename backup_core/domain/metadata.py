@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
+from backup_core.domain.digests import digest_of
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.naming import is_disk_id, point_id, snapshot_time
 from backup_core.domain.records import Kind, RestorePoint
@@ -104,7 +105,7 @@ def described(point: RestorePoint) -> RestorePoint:
     """The point with the digest of what its backup snapshot will say of it."""
     fields = {name: str(value) for name, value in vars(point).items() if name not in _PLACE}
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return replace(point, digest=hashlib.sha256(text.encode()).hexdigest())
+    return replace(point, digest=digest_of(text))
 
 
 def to_point_metadata(point: RestorePoint, site: Site) -> dict[str, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from backup_core.domain.digests import digest_of
 from backup_core.domain.errors import (
     AccountIdMissingError,
     BlobMissingError,
@@ -101,7 +101,7 @@ class RestoreInputs:
             "machine": self.machine.etag if self.machine else None,
             "wanted": asdict(self.restoring),
         }
-        return sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:DIGEST_LENGTH] + stamp_of(self.named_by)
+        return digest_of(json.dumps(seen, sort_keys=True))[:DIGEST_LENGTH] + stamp_of(self.named_by)
 
 
 async def looked_at(tools: Tools, disk: str, wish: RestoreWish, run: str, named_by: str) -> RestoreInputs:

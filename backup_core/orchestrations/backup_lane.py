@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from backup_core.domain.shown import NAMED_MAX, shortened
 from backup_core.orchestrations import backup_disk
 from backup_core.orchestrations.calls import Flow, Retries, call, failure_text, show
+from backup_core.orchestrations.kit import begin_anew
 from backup_core.steps.backup import LIST_DISKS, BackupRequest, FleetPage, LaneRequest, LaneResult
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ def backup_lane(context: Context) -> Flow[dict[str, Any] | None]:
     end = LaneResult(ended=dict(ended), failed=failed, names=names)
     if not page.more:
         return end.model_dump(mode="json")
-    again = request.model_copy(update={"after": page.runs[-1].disk, "end": end})
-    context.continue_as_new(again.model_dump(mode="json"))
+    begin_anew(context, request.model_copy(update={"after": page.runs[-1].disk, "end": end}))
     return None
 
 

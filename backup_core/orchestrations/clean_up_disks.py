@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from backup_core.domain.identity import lease_id
 from backup_core.domain.shown import NAMED_MAX, named
 from backup_core.orchestrations.calls import Flow, Retries, attempt, call, show
+from backup_core.orchestrations.kit import begin_anew
 from backup_core.steps.housekeeping import (
     CLEAN_UP_DISK,
     CLEAN_UP_REBUILDS,
@@ -39,12 +40,11 @@ def clean_up_disks(context: Context) -> Flow[dict[str, Any] | None]:
     show(context, {"disks": len(page.disks), "after": request.after, "failed": len(failed)})
     gone = 0
     for first in range(0, len(page.disks), SIDE_BY_SIDE):
-        removed, faults = yield from _tidied(context, page.disks[first : first + SIDE_BY_SIDE], request.run_days)
+        removed, faults = yield from _cleaned_up(context, page.disks[first : first + SIDE_BY_SIDE], request.run_days)
         gone += removed
         failed += faults
     if page.more:
-        again = request.model_copy(update={"after": page.disks[-1], "failed": failed[:NAMED_MAX]})
-        context.continue_as_new(again.model_dump(mode="json"))
+        begin_anew(context, request.model_copy(update={"after": page.disks[-1], "failed": failed[:NAMED_MAX]}))
         return None
     (outcome,) = yield from attempt(context, CLEAN_UP_REBUILDS, [CleanUpRebuilds(run_days=request.run_days)])
     if outcome.fault:
@@ -55,7 +55,7 @@ def clean_up_disks(context: Context) -> Flow[dict[str, Any] | None]:
     return {"removed": gone}
 
 
-def _tidied(context: Context, disks: list[str], run_days: int) -> Flow[tuple[int, list[str]]]:
+def _cleaned_up(context: Context, disks: list[str], run_days: int) -> Flow[tuple[int, list[str]]]:
     """Call for each disk until nothing is left of it; how much went, and what failed."""
     gone, faults = 0, []
     actor = context.instance_id
@@ -69,9 +69,9 @@ def _tidied(context: Context, disks: list[str], run_days: int) -> Flow[tuple[int
             if outcome.fault:
                 faults.append(f"{disk}: {outcome.fault.code}: {outcome.fault.message}")
                 continue
-            tidied = CleanupResult.model_validate(outcome.value)
-            gone += sum(tidied.model_dump(exclude={"more"}).values())
-            if tidied.more:
+            cleaned = CleanupResult.model_validate(outcome.value)
+            gone += sum(cleaned.model_dump(exclude={"more"}).values())
+            if cleaned.more:
                 again[disk] = request
         open_ = again
         if not open_:

@@ -8,9 +8,8 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from backup_core.domain.disk_delivery import State, after, next_step
+from backup_core.domain.disk_delivery import State, after, next_step, wrong_disk
 from backup_core.domain.ending import CANCELED
-from backup_core.domain.repoint import same_disk
 from backup_core.orchestrations import copy_image, repoint_machine, wait_for_disk
 from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, sub_orchestration
 from backup_core.orchestrations.kit import report
@@ -166,9 +165,7 @@ class _Delivery:
             # Nobody says what the machine has.
             machine = RepointResult(holds="unknown", power="", fault=failed.fault)
         target = self.begun.managed_disk or self.begun.target
-        # By what this run was asked for, whatever the stored change says.
-        if not machine.fault and machine.source and not same_disk(machine.source, target):
-            message = f"the machine has {machine.source}, expected {target}, read back after its change; look at the machine"
+        if not machine.fault and (message := wrong_disk(machine.source, target)):
             fault = Fault(code="SlotTaken", message=message, retryable=False)
             machine = machine.model_copy(update={"holds": "other", "fault": fault})
         self._keep(machine=machine)

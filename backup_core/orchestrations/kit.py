@@ -37,9 +37,14 @@ def concluded(
     return output.model_dump(mode="json")
 
 
+def begin_anew(context: Context, again: Message) -> None:
+    """Have a new execution begin, with that input and an empty history, once this one returns."""
+    context.continue_as_new(again.model_dump(mode="json"))
+
+
 def continue_as_new(context: Context, again: Message) -> NoReturn:
     """Leave, and begin a new execution with that input and an empty history."""
-    context.continue_as_new(again.model_dump(mode="json"))
+    begin_anew(context, again)
     raise Left(state="continued")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from backup_core.domain.digests import digest_of
 from backup_core.domain.shown import named, shortened
 from backup_core.orchestrations.calls import PAUSES, Flow, Retries, StepFailedError, attempt, call, now, show
+from backup_core.orchestrations.kit import begin_anew
 from backup_core.steps.messages import Fault
 from backup_core.steps.rebuild import (
     FINISH_REBUILD,
@@ -88,7 +89,7 @@ class _Rebuilding:
                 break
         if page.more or (page.disks and self.after != page.disks[-1]):
             checkpoint = {"after": self.after, "tally": self.tally, "chain": self.chain}
-            self.context.continue_as_new(self.request.model_copy(update=checkpoint).model_dump(mode="json"))
+            begin_anew(self.context, self.request.model_copy(update=checkpoint))
             return None
         return "Failed" if self.tally.failed or self.tally.changed else "Succeeded"
 

@@ -24,7 +24,7 @@ async def former_disk(tools: Tools, machine: Machine, lun: int | None) -> Manage
     return await tools.machines.managed_disk(present.source) if present and present.managed else None
 
 
-def _old_disk(request: StoreChange) -> str:
+def replaced_disk(request: StoreChange) -> str:
     """The disk that is to be replaced; empty when a managed one is, and nobody has named it."""
     known = request.expected or request.actor.source
     return known if not request.managed_disk or known.startswith("/subscriptions/") else ""

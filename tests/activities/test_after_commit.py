@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from backup_core.adapters.catalogue import to_entity
+from backup_core.adapters.rows import to_entity
 from backup_core.api import runs
 from backup_core.api.context import respond
 from backup_core.api.http import Request

@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from backup_core.activities import copies, housekeeping, machines, points, runner, shards, transfer, verification
+from backup_core.activities import copies, machines, points, runner, shards, transfer, verification
 from backup_core.domain import decision, disk_delivery, machine_change
 from backup_core.domain import retention as rules
 from backup_core.domain.identity import Deployment
 from backup_core.operations import watch
 from backup_core.orchestrations import backup_disk, clean_up_disks, deliver_disk, repoint_machine, restore_disk
-from backup_core.protocol import comparison, pruning, rights
+from backup_core.protocol import cleanup, comparison, pruning, rights
 from backup_core.steps.backup import COMMIT_POINT
 from backup_core.steps.copying import CHECK_COPY, TransferCounts
 from backup_core.steps.restore import MOVE_MACHINE
@@ -292,7 +292,7 @@ def adopted_snapshot_taken_early() -> Iterator[None]:
 
 @contextmanager
 def _sweeping(**guards: Any) -> Iterator[None]:  # noqa: ANN401  methods of the class
-    with patch.multiple(housekeeping._Cleanup, **guards):  # noqa: SLF001  the guards to be removed
+    with patch.multiple(cleanup.Cleanup, **guards):
         yield
 
 
@@ -318,7 +318,7 @@ def sweep_of_an_interrupted_target() -> AbstractContextManager[None]:
 
 def sweep_of_the_living() -> AbstractContextManager[None]:
     """Nobody asks whether a run is over, or has the disk, nor how old what it left is."""
-    needed = housekeeping._Cleanup._may_be_needed  # noqa: SLF001  the guard to be weakened
+    needed = cleanup.Cleanup._may_be_needed  # noqa: SLF001  the guard to be weakened
 
     async def always(*_: object) -> bool:
         return True
@@ -381,7 +381,7 @@ def half_moved_registrations_stay() -> Iterator[None]:
     async def nothing(*_: object) -> None:
         return
 
-    with patch.object(housekeeping._Cleanup, "registration", nothing), _long_histories():  # noqa: SLF001  see above
+    with patch.object(cleanup.Cleanup, "registration", nothing), _long_histories():
         yield
 
 

@@ -1,0 +1,69 @@
+"""Documents as block blobs of the plans container."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from azure.core import MatchConditions
+from azure.core.exceptions import HttpResponseError
+from azure.storage.blob.aio import BlobServiceClient
+
+from backup_core.adapters.answers import code_of
+from backup_core.adapters.page_blobs import translated
+from backup_core.domain.errors import (
+    BlobMissingError,
+)
+from backup_core.ports import ListedDocument
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class AzureDocuments:
+    """The Documents port: block blobs in one container."""
+
+    def __init__(self, account: BlobServiceClient, container: str) -> None:
+        """Keep documents in `container` of `account`."""
+        self._container = account.get_container_client(container)
+
+    async def put_if_absent(self, name: str, text: str) -> bool:
+        """Put Blob with If-None-Match: *."""
+        try:
+            await self._container.upload_blob(name, text.encode(), match_condition=MatchConditions.IfMissing)
+        except HttpResponseError as error:
+            if code_of(error) == "BlobAlreadyExists":
+                return False
+            with translated(f"store document {name}"):
+                raise
+        return True
+
+    async def put(self, name: str, text: str) -> None:
+        """Put Blob."""
+        with translated(f"store document {name}"):
+            await self._container.upload_blob(name, text.encode(), overwrite=True)
+
+    async def get(self, name: str) -> str | None:
+        """Get Blob."""
+        try:
+            stream = await self._container.download_blob(name)
+            content: bytes = await stream.readall()
+        except HttpResponseError as error:
+            if code_of(error) == "BlobNotFound":
+                return None
+            with translated(f"read document {name}"):
+                raise
+        return content.decode()
+
+    async def listed(self, prefix: str) -> AsyncIterator[ListedDocument]:
+        """List Blobs."""
+        with translated(f"list documents {prefix}"):
+            async for blob in self._container.list_blobs(name_starts_with=prefix):
+                yield ListedDocument(blob.name, blob.last_modified)
+
+    async def delete(self, name: str) -> None:
+        """Delete Blob."""
+        try:
+            with translated(f"delete document {name}"):
+                await self._container.delete_blob(name)
+        except BlobMissingError:
+            return

@@ -1,0 +1,134 @@
+"""Machines and managed disks as Azure Resource Manager describes them, and as it is asked for them."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+from backup_core.domain.managed import ManagedDisk
+from backup_core.domain.repoint import Machine, MachineDisk, Power
+
+RUN_TAG = "pagekeeper-run"
+_POWER: dict[str, Power] = {"running": "running", "stopped": "stopped", "deallocated": "deallocated"}
+_OWN = frozenset(
+    {"lun", "name", "vhd", "managedDisk", "caching", "diskSizeGB", "createOption", "osType", "image", "toBeDetached",
+     "sourceResource"}
+)  # fmt: skip
+"""What a machine says of a disk that has a field of its own, or is not to be said again: `sourceResource` tells what the disk
+was once made from, and does not go with attaching one that exists.
+"""
+
+
+def grants(entry: dict[str, Any], action: str) -> bool:
+    """Whether an entry of the permissions that Azure lists grants the action."""
+
+    def matches(patterns: list[str]) -> bool:
+        return any(fnmatchcase(action.lower(), pattern.lower()) for pattern in patterns)
+
+    return matches(entry.get("actions", [])) and not matches(entry.get("notActions", []))
+
+
+def managed_disk_of(disk: str, found: dict[str, Any]) -> ManagedDisk:
+    """The managed disk as Azure describes it."""
+    inside = found.get("properties", {})
+    encryption = inside.get("encryption") or {}
+    return ManagedDisk(
+        disk=disk,
+        state=inside.get("provisioningState", ""),
+        run=(found.get("tags") or {}).get(RUN_TAG, ""),
+        size_bytes=int(inside.get("diskSizeBytes", 0)),
+        sku=(found.get("sku") or {}).get("name", ""),
+        os_type=inside.get("osType", ""),
+        generation=inside.get("hyperVGeneration", ""),
+        source=(inside.get("creationData") or {}).get("sourceUri", ""),
+        zones=tuple(found.get("zones") or ()),
+        security_type=(inside.get("securityProfile") or {}).get("securityType", ""),
+        tier=inside.get("tier", ""),
+        encryption=encryption.get("type", ""),
+        encryption_set=encryption.get("diskEncryptionSetId", ""),
+        network_access=inside.get("networkAccessPolicy", ""),
+        disk_access=inside.get("diskAccessId", ""),
+        public_access=inside.get("publicNetworkAccess", ""),
+    )
+
+
+def disk_body(wanted: ManagedDisk, account: str, location: str) -> dict[str, Any]:
+    """The body that asks Azure for the managed disk."""
+    creation = {"createOption": "Import", "sourceUri": wanted.source, "storageAccountId": account}
+    properties: dict[str, Any] = {
+        "creationData": creation,
+        "osType": wanted.os_type,
+        "hyperVGeneration": wanted.generation,
+        "securityProfile": _filled({"securityType": wanted.security_type}),
+        "tier": wanted.tier,
+        "encryption": _filled({"type": wanted.encryption, "diskEncryptionSetId": wanted.encryption_set}),
+        "networkAccessPolicy": wanted.network_access,
+        "diskAccessId": wanted.disk_access,
+        "publicNetworkAccess": wanted.public_access,
+    }
+    body: dict[str, Any] = {
+        "location": location,
+        "sku": {"name": wanted.sku},
+        "zones": list(wanted.zones),
+        "tags": {RUN_TAG: wanted.run},
+        "properties": _filled(properties),
+    }
+    return _filled(body)
+
+
+def _filled(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value}
+
+
+def machine_of(vm: str, found: dict[str, Any], writable: dict[str, Any]) -> Machine:
+    """The machine as Azure describes it; `writable` is what an update may send back."""
+    inside = found.get("properties", {})
+    view, storage = inside.get("instanceView") or {}, writable.get("properties", {}).get("storageProfile") or {}
+    codes = [str(status.get("code", "")) for status in view.get("statuses") or []]
+    power = next((code.partition("/")[2] for code in codes if code.startswith("PowerState/")), "")
+    disks = [_disk(disk, disk["lun"]) for disk in storage.get("dataDisks") or []]
+    if storage.get("osDisk"):
+        disks.insert(0, _disk(storage["osDisk"], None))
+    return Machine(
+        vm=vm,
+        etag=found.get("etag", ""),
+        state=inside.get("provisioningState", ""),
+        power=_POWER.get(power, "changing"),
+        location=found.get("location", ""),
+        disks=tuple(disks),
+        zones=tuple(found.get("zones") or ()),
+        generation=view.get("hyperVGeneration", ""),
+        security_type=(inside.get("securityProfile") or {}).get("securityType", ""),
+    )
+
+
+def _disk(disk: dict[str, Any], lun: int | None) -> MachineDisk:
+    managed = disk.get("managedDisk")
+    return MachineDisk(
+        name=disk.get("name", ""),
+        source=managed["id"] if managed else (disk.get("vhd") or {}).get("uri", ""),
+        managed=bool(managed),
+        lun=lun,
+        caching=disk.get("caching", "None"),
+        size_gb=disk.get("diskSizeGB"),
+        os_type=disk.get("osType", ""),
+        model={name: value for name, value in disk.items() if name not in _OWN},
+    )
+
+
+def changed_storage(storage: dict[str, Any], lun: int | None, disk: MachineDisk | None) -> dict[str, Any]:
+    """The part of a storage profile that gives the slot the disk, keeping what is not the disk's own."""
+    if lun is None:
+        assert disk is not None  # no rule ever leaves a machine without its OS disk
+        kept = {name: value for name, value in storage["osDisk"].items() if name not in ("vhd", "managedDisk", "diskSizeGB")}
+        return {"osDisk": kept | {"name": disk.name} | _source(disk)}
+    others = [one for one in storage.get("dataDisks") or [] if one["lun"] != lun]
+    if disk is not None:
+        own = {"lun": lun, "name": disk.name, "createOption": "Attach", "caching": disk.caching}
+        others.append(disk.model | own | _source(disk))
+    return {"dataDisks": others}
+
+
+def _source(disk: MachineDisk) -> dict[str, Any]:
+    size = {"diskSizeGB": disk.size_gb} if disk.size_gb else {}
+    return size | ({"managedDisk": {"id": disk.source}} if disk.managed else {"vhd": {"uri": disk.source}})

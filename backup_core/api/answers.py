@@ -1,0 +1,301 @@
+"""Answers about disks, restore points and runs, and errors. They use camelCase names, as Azure's own do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from backup_core.domain.progress import eta_seconds
+from backup_core.domain.records import Head, PointState, Registration, RestorePoint, Run, Slot
+from backup_core.domain.status import DiskStatus, Protection
+
+
+class CamelCaseAnswer(BaseModel):
+    """An answer whose fields have camelCase names."""
+
+    # What is shown is all there is: a client may rely on the names.
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+
+
+class RetentionAnswer(CamelCaseAnswer):
+    """Which restore points are kept."""
+
+    keep_last: int
+    min_age_days: int
+
+
+class MachineAnswer(CamelCaseAnswer):
+    """A virtual machine and where it has the disk."""
+
+    vm: str
+    lun: int | Literal["os"]
+
+
+def slot_shown(slot: Slot | None) -> MachineAnswer | None:
+    """The slot as answers show it."""
+    return MachineAnswer(vm=slot.vm, lun="os" if slot.lun is None else slot.lun) if slot else None
+
+
+class DiskAnswer(CamelCaseAnswer):
+    """A protected disk."""
+
+    id: str
+    source: str
+    description: str
+    verification: Literal["sampled", "full"]
+    retention: RetentionAnswer | None
+    protected: bool
+    protection: Protection
+    """`unprotected`: the machine uses a disk that is not backed up; `protectionNote` says which, and what to do."""
+    protection_note: str | None
+    machine: MachineAnswer | None
+    created: datetime
+    updated: datetime
+    generation: int
+    newest_restore_point: str | None
+    last_success: datetime | None
+    """When the newest restore point was taken: what the disk held then can be had back."""
+    rpo_seconds: int | None
+    """Age of that moment: what would be lost if the disk were lost now."""
+    last_status: Literal["Succeeded", "Failed", "Canceled"] | None
+    """How the last backup ended that was not skipped."""
+    next_backup: datetime | None
+    """The next window of the schedule."""
+    overdue: bool
+    """No restore point was taken since the window before the present one."""
+    running: str | None
+    """URL of the run at work on the disk, or of the first backup that this call has started."""
+    warnings: list[str] = Field(default_factory=list)
+    """What cannot be done with the disk as it is; looked at when it is registered."""
+
+    @classmethod
+    def of(
+        cls,
+        registration: Registration,
+        head: Head | None,
+        status: DiskStatus,
+        running: str | None,
+        next_backup: datetime | None,
+        warnings: Sequence[str] = (),
+    ) -> DiskAnswer:
+        """From the catalogue's rows, and what they say of the disk."""
+        last = status.last
+        return cls(
+            id=registration.disk,
+            source=registration.source,
+            description=registration.description,
+            verification=registration.verification,
+            retention=RetentionAnswer(**asdict(registration.retention)) if registration.retention else None,
+            protected=registration.protected,
+            protection=status.protection,
+            protection_note=registration.unprotected or None,
+            machine=slot_shown(registration.machine),
+            created=registration.created,
+            updated=registration.updated,
+            generation=head.generation if head else 0,
+            newest_restore_point=status.newest_point or None,
+            last_success=status.last_success,
+            rpo_seconds=status.rpo_seconds,
+            last_status=last.state if last and last.state in ("Succeeded", "Failed", "Canceled") else None,
+            next_backup=next_backup,
+            overdue=status.overdue,
+            running=running,
+            warnings=list(warnings),
+        )
+
+
+class DisksAnswer(CamelCaseAnswer):
+    """A page of disks, by id."""
+
+    value: list[DiskAnswer]
+    unreadable: list[ErrorAnswer] = Field(default_factory=list)
+    """Disks of this page whose rows cannot be read: `target` is the disk."""
+    next_link: str | None = None
+
+
+class PointAnswer(CamelCaseAnswer):
+    """A restore point."""
+
+    id: str
+    disk: str
+    state: PointState
+    """Only available ones can be restored."""
+    kind: Literal["full", "incremental", "restored"]
+    reason: str
+    source: str
+    """The disk's source then: a disk may have had another one before."""
+    taken: str
+    """Time of the source snapshot: what the disk held then is what the point holds."""
+    committed: datetime
+    verified: str
+    logical_bytes: int
+    changed_bytes: int
+    cleared_bytes: int
+    requests: int
+    generation: int
+    run: str
+    blob: str
+    """Name of the backup blob in its container."""
+    snapshot: str
+    """The backup snapshot: a complete image of the disk."""
+    digest: str
+
+    @classmethod
+    def of(cls, point: RestorePoint) -> PointAnswer:
+        """From the catalogue's row."""
+        return cls(
+            id=point.point,
+            disk=point.disk,
+            state=point.state,
+            kind=point.kind,
+            reason=point.reason,
+            source=point.source,
+            taken=point.source_snapshot,
+            committed=point.committed,
+            verified=point.verified,
+            logical_bytes=point.size,
+            changed_bytes=point.write_bytes,
+            cleared_bytes=point.clear_bytes,
+            requests=point.requests,
+            generation=point.generation,
+            run=point.run,
+            blob=point.head,
+            snapshot=point.backup_snapshot,
+            digest=point.digest,
+        )
+
+
+class PointsAnswer(CamelCaseAnswer):
+    """A page of restore points, newest first."""
+
+    value: list[PointAnswer]
+    next_link: str | None = None
+
+
+class ErrorAnswer(CamelCaseAnswer):
+    """What went wrong."""
+
+    code: str
+    message: str
+    target: str | None = None
+    details: list[ErrorAnswer] = Field(default_factory=list)
+
+
+class RestoreAnswer(CamelCaseAnswer):
+    """What a restore was asked for, and what came of it."""
+
+    restore_point: str
+    target: str
+    managed_disk: str | None
+    machine: MachineAnswer | None
+    repoint: bool
+    adopt: bool
+    old_disk: str | None
+    """What the machine used before; it is kept."""
+    needs_attention: str | None
+    """Why somebody should look although the run goes on trying."""
+    end_state: str | None
+    """What everything was left in, in words."""
+    downtime_seconds: int | None
+    warnings: list[str]
+    next_steps: list[str]
+    """What to change in Terraform or Bicep so that the next apply does not put the old disk back."""
+
+
+class RunAnswer(CamelCaseAnswer):
+    """A run, from asked for to ended."""
+
+    id: str
+    disk: str
+    operation: Literal["backup", "restore"]
+    state: Literal["NotStarted", "Running", "Succeeded", "Failed", "Skipped", "Canceled"]
+    trigger: Literal["timer", "http"]
+    kind: str | None
+    reason: str
+    phase: str
+    percent: int
+    bytes_total: int
+    bytes_done: int
+    bytes_streamed: int
+    """How many of them passed through the worker."""
+    ranges_total: int
+    requests_total: int
+    requests_done: int
+    requests_verified: int
+    """How many read content of either side to compare it."""
+    retries: int
+    eta_seconds: int | None
+    """About how long it still takes, from how long it took so far; null while that says nothing."""
+    created: datetime
+    started: datetime | None
+    ended: datetime | None
+    restore_points: list[str]
+    expired: list[str]
+    """Restore points it deleted, because their retention had ended."""
+    warnings: list[str]
+    """What failed after the restore point was committed."""
+    cancel_requested: datetime | None
+    error: ErrorAnswer | None
+    restore: RestoreAnswer | None
+    """Of a restore only."""
+
+    @classmethod
+    def of(cls, run: Run, now: datetime, restore: RestoreAnswer | None = None) -> RunAnswer:
+        """From the catalogue's row."""
+        return cls(
+            id=run.run,
+            disk=run.disk,
+            operation=run.operation,
+            state=run.state,
+            trigger=run.trigger,
+            kind=run.kind or None,
+            reason=run.reason,
+            phase=run.phase,
+            percent=run.percent,
+            bytes_total=run.bytes_total,
+            bytes_done=run.bytes_done,
+            bytes_streamed=run.bytes_streamed,
+            ranges_total=run.ranges_total,
+            requests_total=run.requests_total,
+            requests_done=run.requests_done,
+            requests_verified=run.requests_verified,
+            retries=run.retries,
+            eta_seconds=None if run.ended_for_good else eta_seconds(run.started, now, run.percent),
+            created=run.created,
+            started=run.started,
+            ended=run.ended,
+            restore_points=list(run.points),
+            expired=list(run.expired),
+            warnings=list(run.warnings),
+            cancel_requested=run.cancel_requested,
+            error=ErrorAnswer(code=run.error.code, message=run.error.message) if run.error else None,
+            restore=restore,
+        )
+
+
+class RunsAnswer(CamelCaseAnswer):
+    """A page of runs, newest first."""
+
+    value: list[RunAnswer]
+    unreadable: list[ErrorAnswer] = Field(default_factory=list)
+    """Disks whose runs cannot be read, and are missing here: `target` is the disk."""
+    next_link: str | None = None
+
+
+class ErrorEnvelope(CamelCaseAnswer):
+    """Every refusal and failure."""
+
+    error: ErrorAnswer
+
+
+class HealthAnswer(CamelCaseAnswer):
+    """Whether the catalogue and the backup account answer, and which version of the app does."""
+
+    version: str
+    status: Literal["ok", "unhealthy"]
+    checks: dict[str, str]

@@ -1,0 +1,283 @@
+"""What runs have left behind: snapshots, half-made blobs, documents, pins, old rows. Removed a day after nobody can need it.
+
+A leftover names its run itself, and that run has ended. That proves nothing alone, since copies and snapshots inherit metadata:
+a snapshot of a source must be recorded besides, a blob's mark must name the blob. What is in doubt is kept, and told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from backup_core.domain.ending import abandonment
+from backup_core.domain.errors import (
+    BlobMissingError,
+    LeaseTakenError,
+    RowChangedError,
+    SnapshotsPresentError,
+)
+from backup_core.domain.metadata import from_metadata, is_marked, run_of_source_snapshot
+from backup_core.domain.naming import disk_of_run, point_id, registration_name, snapshot_time
+from backup_core.ports import Guard
+from backup_core.protocol.custody import prune_in_custody
+from backup_core.protocol.losses import mark_losses
+from backup_core.protocol.points import all_points
+from backup_core.protocol.pruning import prune, release_dead_pin
+from backup_core.protocol.registrations import REGISTRATION
+from backup_core.protocol.run_rows import write_run
+from backup_core.steps.housekeeping import CleanupResult
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from backup_core.domain.rebuild import Place
+    from backup_core.protocol.tools import Tools
+    from backup_core.steps.housekeeping import CleanUpDisk
+
+
+@dataclass
+class Cleanup:
+    """One call: what it may still remove, what it has learned of runs."""
+
+    tools: Tools
+    request: CleanUpDisk
+    now: datetime
+    gone: dict[str, int] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+    """What carries a mark of ours that proves nothing, and why it was kept."""
+    more: bool = False
+    _ended: dict[str, bool] = field(default_factory=dict)
+    _listed: tuple[dict[str, Mapping[str, str]], set[Place]] | None = None
+
+    @property
+    def duties(self) -> tuple[Callable[[], Awaitable[None]], ...]:
+        """What is to be cleaned up, in order; each duty is tried whatever became of those before it."""
+        return (
+            self.pins,
+            self.source_snapshots,
+            self.blobs,
+            self.documents,
+            self.rows,
+            self.registration,
+            self.losses,
+            self.points,
+        )
+
+    def done(self) -> CleanupResult:
+        """How much went; a repeat of the call finds less."""
+        return CleanupResult(more=self.more, **self.gone)
+
+    def _may_go_on(self) -> bool:
+        if sum(self.gone.values()) < self.tools.limits.sweeps_max:
+            return True
+        self.more = True
+        return False
+
+    def _count(self, what: str, number: int = 1) -> None:
+        if number:
+            self.gone[what] = self.gone.get(what, 0) + number
+
+    def _old(self, moment: datetime) -> bool:
+        return self.now - moment > timedelta(seconds=self.tools.limits.sweep_age_seconds)
+
+    async def _end_if_long_silent(self, run: str) -> bool:
+        """Whether the run, of this disk, ended long ago. One that has given no sign of life for so long is ended here."""
+        if disk_of_run(run) != self.request.disk:
+            return False
+        if run not in self._ended:
+            self._ended[run] = await self._end_row_if_long_silent(run)
+        return self._ended[run]
+
+    async def _end_row_if_long_silent(self, run: str) -> bool:
+        row = await self.tools.catalogue.run(self.request.disk, run)
+        if row is None:
+            return True
+        if not self._old(row.changed):
+            return False
+        if not row.value.ended_for_good:
+            try:
+                await write_run(self.tools, row, abandonment(row.value, self.request.actor, self.now))
+            except RowChangedError:
+                return False  # it gave a sign of life in this moment
+        return True
+
+    # -- each kind of leftover ------------------------------------------------------------------------------------------
+
+    async def pins(self) -> None:
+        """Pins of runs that have ended or are dead count no more."""
+        for pin in await self.tools.catalogue.pins(self.request.disk):
+            if not self._may_go_on():
+                return
+            if await release_dead_pin(self.tools, pin, self.request.actor):
+                self._count("pins")
+
+    async def source_snapshots(self) -> None:
+        """Snapshots a run has taken of the disk, but for those an increment or an interrupted run starts from."""
+        registration = await self.tools.catalogue.registration(self.request.disk)
+        if registration is None or not self.tools.may_read(registration.value.source):
+            return
+        source = self.tools.source(registration.value.source)
+        for one in await self.tools.blobs.snapshots(source):
+            if not self._may_go_on():
+                return
+            run = run_of_source_snapshot(one.metadata, self.tools.site(source))
+            if not run or not self._old(snapshot_time(one.snapshot)) or not await self._end_if_long_silent(run):
+                continue
+            if not await self._is_recorded(registration.value.source, one.snapshot, run):
+                self.kept.append(
+                    f"{source} snapshot {one.snapshot}: it names run {run}, and nothing says that this run took it"
+                )
+            elif not await self._may_be_needed(registration.value.source, one.snapshot, run):
+                await self.tools.blobs.delete_snapshot(source, one.snapshot)
+                self._count("snapshots")
+
+    async def _is_recorded(self, source: str, snapshot: str, run: str) -> bool:
+        """Whether the catalogue knows the snapshot by its exact time: as one that the run took, or that of a restore point."""
+        row = await self.tools.catalogue.run(self.request.disk, run)
+        if row and snapshot in row.value.source_snapshots:
+            return True
+        point = await self.tools.catalogue.point(self.request.disk, point_id(snapshot))
+        return point is not None and (point.value.source, point.value.source_snapshot) == (source, snapshot)
+
+    async def _may_be_needed(self, source: str, snapshot: str, run: str) -> bool:
+        """Whether an increment or an interrupted run may start from the snapshot of that run, which is over; also when nobody
+        can say so for certain. To be asked after the run was found to be over, for each snapshot anew.
+        """
+        row = await self.tools.catalogue.head(self.request.disk)
+        if row is None or row.value.pair is None or row.value.source != source:
+            return True
+        if row.value.owner and row.value.owner.run == run:
+            # As long as the disk is its own it may wake up and make the snapshot its target; the next run takes that over.
+            return True
+        # Read after the owner: who has lost the disk can mark nothing any more, and who finishes a target finds it marked.
+        head = self.tools.head(row.value.head)
+        try:
+            found = await self.tools.blobs.properties(head)
+        except BlobMissingError:
+            return True
+        mark = from_metadata(found.metadata, self.tools.site(head))
+        return mark is None or snapshot in (row.value.pair.source_snapshot, mark.target, mark.base)
+
+    async def blobs(self) -> None:
+        """Backup blobs without any snapshot that are not the disk's head: half-made ones, and generations that have expired.
+
+        One that a restore point names is neither, even if its snapshots are gone.
+        """
+        named_by_points = {row.value.head for row in await all_points(self.tools, self.request.disk)}
+        try:
+            bare, snapshots = await self._listing()
+        except BlobMissingError:
+            return
+        kept = named_by_points | {name for name, _ in snapshots}
+        for name, metadata in bare.items():
+            if not self._may_go_on():
+                return
+            if name not in kept and await self._abandoned(name, metadata):
+                await self._delete(name)
+
+    async def _listing(self) -> tuple[dict[str, Mapping[str, str]], set[Place]]:
+        """The disk's backup blobs with their metadata, and their snapshots, as listed once in this call."""
+        if self._listed is None:
+            bare: dict[str, Mapping[str, str]] = {}
+            snapshots: set[Place] = set()
+            tools = self.tools
+            async for one in tools.blobs.listed(tools.backup_account, tools.heads_container, f"{self.request.disk}/"):
+                if one.snapshot:
+                    snapshots.add((one.name, one.snapshot))
+                else:
+                    bare[one.name] = one.metadata
+            self._listed = bare, snapshots
+        return self._listed
+
+    async def _abandoned(self, name: str, metadata: Mapping[str, str]) -> bool:
+        mark = from_metadata(metadata, self.tools.site(self.tools.head(name)))
+        if mark is None and is_marked(metadata):
+            self.kept.append(f"backup blob {name}: its mark was not written on it by this deployment")
+        if mark is None or mark.disk != self.request.disk or not await self._end_if_long_silent(mark.run):
+            return False
+        row = await self.tools.catalogue.head(self.request.disk)
+        if row is None:
+            return mark.state != "committed"
+        return row.value.head != name
+
+    async def _delete(self, name: str) -> None:
+        blob, blobs = self.tools.head(name), self.tools.blobs
+        try:
+            found = await blobs.properties(blob)
+            if not self._old(found.created):
+                return
+            if found.copy and found.copy.status == "pending":
+                await blobs.abort_copy(blob, found.copy.copy_id)
+            try:
+                await blobs.acquire_lease(blob, self.request.lease)
+            except LeaseTakenError:
+                # Its run has ended, so that lease protects nothing any more.
+                await blobs.break_lease(blob)
+                await blobs.acquire_lease(blob, self.request.lease)
+            etag = (await blobs.properties(blob)).etag
+            await blobs.delete_own(blob, Guard(self.request.lease, etag), bare=True)
+        except BlobMissingError:
+            return
+        except SnapshotsPresentError:
+            await blobs.release_lease(blob, self.request.lease)
+            return
+        self._count("blobs")
+
+    async def documents(self) -> None:
+        """Plans and cursors of runs that have ended, but for the stored change of a machine that is still to be settled."""
+        row = await self.tools.catalogue.head(self.request.disk)
+        async for one in self.tools.documents.listed(f"{self.request.disk}/"):
+            if not self._may_go_on():
+                return
+            run = one.name.split("/")[1]
+            kept = one.name.endswith("/machine.json") and (row is None or row.value.repoint == one.name)
+            if kept or not self._old(one.changed):
+                continue
+            if await self._end_if_long_silent(run):
+                await self.tools.documents.delete(one.name)
+                self._count("documents")
+
+    async def rows(self) -> None:
+        """Rows of runs and requests that are older than they are kept."""
+        limit = self.tools.limits.sweeps_max
+        gone = await self.tools.catalogue.forget_runs(
+            self.request.disk, self.now - timedelta(days=self.request.run_days), limit
+        )
+        self._count("runs", gone)
+        self.more = self.more or gone >= limit
+
+    async def registration(self) -> None:
+        """Claims of sources the disk does not have any more, and a copy of its registration that is behind: somebody died while
+        it moved. A claim is made, or made again, just before the registration follows it: an old one has been followed or not.
+        """
+        claims = await self.tools.catalogue.claims(self.request.disk)
+        row = await self.tools.catalogue.registration(self.request.disk)
+        if row is None or not self._old(row.changed):
+            return
+        for claim in claims:
+            if self._old(claim.changed) and not (row.value.protected and row.value.source == claim.value):
+                await self.tools.catalogue.release_source(claim.value, self.request.disk, claim.etag)
+                self._count("registrations")
+        name, told = registration_name(self.request.disk), REGISTRATION.dump_json(row.value).decode()
+        if await self.tools.documents.get(name) != told:
+            await self.tools.documents.put(name, told)
+            self._count("registrations")
+
+    async def losses(self) -> None:
+        """Restore points whose backup snapshots are gone are marked lost. Raises when the backup blobs cannot be listed."""
+        rows = await all_points(self.tools, self.request.disk)
+        if rows:
+            _, snapshots = await self._listing()
+            more = await mark_losses(self.tools, self.request.disk, self.request.actor, rows, snapshots)
+            self.more = self.more or more
+
+    async def points(self) -> None:
+        """Restore points whose retention has ended, where the backups' own prune did not get to them."""
+        registration = await self.tools.catalogue.registration(self.request.disk)
+        if registration is None or not registration.value.protected or registration.value.retention is None:
+            return
+        pruning = prune_in_custody if self.tools.custody else prune
+        pruned = await pruning(self.tools, registration.value, self.request.actor)
+        self._count("points", len(pruned.expired))
+        self.more = self.more or pruned.more
