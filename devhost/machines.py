@@ -32,11 +32,16 @@ def account_id(name: str) -> str:
     return f"{GROUP}/providers/Microsoft.Storage/storageAccounts/{name}"
 
 
+def disk_id(name: str) -> str:
+    """The id of a managed disk in the same group."""
+    return f"{GROUP}/providers/Microsoft.Compute/disks/{name}"
+
+
 class Machines(Served):
     """The stand-in."""
 
     def __init__(self, folder: Path, accounts: list[Account]) -> None:
-        """Start it; attached VHDs are blobs of `accounts`."""
+        """Start it; attached VHDs are blobs of `accounts`, one of which holds the contents of managed disks."""
         folder.mkdir(parents=True, exist_ok=True)
         found: dict[str, str] = {}
 
@@ -96,6 +101,40 @@ class Machines(Served):
             }
         self.control("PUT", "machines", {"id": machine_id(name), "storageProfile": storage, "power": power})
         return machine_id(name)
+
+    def make_disk(
+        self, name: str, *, data_bytes: int = 0, vhd: str = "", properties: Mapping[str, object] | None = None, **more: object
+    ) -> str:
+        """A managed disk of zeros, or with the content of a VHD, by its page blob's URL; its id.
+
+        `properties` and `more` (sku, zones, location) are as Azure shows them. One that is there is replaced by another of its
+        name, with another unique id, which stays in its machine.
+        """
+        content: dict[str, object] = {"from": vhd} if vhd else {"bytes": data_bytes}
+        self.control("PUT", "disks", {"id": disk_id(name), **content, "properties": dict(properties or {}), "more": more})
+        return disk_id(name)
+
+    def grow_disk(self, disk: str, data_bytes: int) -> None:
+        """Resize a managed disk."""
+        self.control("POST", "disks", {"id": disk, "bytes": data_bytes})
+
+    def fill(self, snapshot: str, percent: float, error: str = "") -> None:
+        """Say how far a snapshot is filled in the background, or why it never will be."""
+        self.control("POST", "filled", {"id": snapshot, "percent": percent, "error": error})
+
+    def content(self, disk: str) -> str:
+        """The URL of the page blob that a managed disk's guest writes to: with the key of the storage's `exports` account."""
+        return str(next(one["content"] for one in self.control("GET")["disks"] if one["id"].lower() == disk.lower()))
+
+    def snapshots(self) -> list[dict[str, Any]]:
+        """All snapshots of managed disks, as Azure shows them."""
+        found: list[dict[str, Any]] = self.control("GET")["snapshots"]
+        return found
+
+    def open(self) -> list[str]:
+        """The disks and snapshots, lower case, that access is granted to."""
+        found: list[str] = self.control("GET")["open"]
+        return found
 
     def delete(self, name: str) -> None:
         """Remove a machine; its disks are let go."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import requests
 from azure.core.exceptions import ResourceExistsError
-from azure.storage.blob import BlobServiceClient
+from azure.storage.blob import BlobClient, BlobServiceClient
 
 from backup_core.domain.events import PREFIX as EVENT_PREFIX
 from devhost.machines import GROUP, Machines, account_id
@@ -258,7 +258,7 @@ class Platform:
         folder = folder.resolve()
         try:
             self.storage = storage or self._owned(Storage(folder / "storage"))
-            self.machines = machines or self._owned(Machines(folder / "machines", [self.storage.source]))
+            self.machines = machines or self._owned(Machines(folder / "machines", [self.storage.source, self.storage.exports]))
             self.settings = self._settings(settings or {})
             self._container(self.storage.source, DISKS_CONTAINER)
             environment = {**os.environ, **self.settings}
@@ -322,6 +322,31 @@ class Platform:
     def disk_url(self, name: str) -> str:
         """The URL of a source disk."""
         return f"{self.storage.source.blobs}/{DISKS_CONTAINER}/{name}"
+
+    def managed_disk(
+        self,
+        name: str,
+        *,
+        data_bytes: int = 0,
+        vhd: str = "",
+        machine: str = "",
+        lun: int = 0,
+        properties: Mapping[str, object] | None = None,
+        **more: object,
+    ) -> str:
+        """A managed disk of zeros, or with the content of the VHD that is the source disk `vhd`; its id.
+
+        With a `machine`, it is the data disk at `lun` of a running machine of that name. The rest: see Machines.make_disk.
+        """
+        url = self.disk_url(vhd) if vhd else ""
+        disk = self.machines.make_disk(name, data_bytes=data_bytes, vhd=url, properties=properties, **more)
+        if machine:
+            self.machines.make(machine, data={lun: disk})
+        return disk
+
+    def managed_content(self, disk: str) -> BlobClient:
+        """The page blob that holds a managed disk's data and footer, as its guest writes it: also while a machine runs."""
+        return BlobClient.from_blob_url(self.machines.content(disk), credential=self.storage.exports.credential)
 
     # -- the app, as an operator uses it ----------------------------------------------------------------------------
 

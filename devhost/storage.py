@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 EMULATOR = Path(__file__).parent / "emulator"
+ACCOUNTS = ("source", "backup", "state", "host", "md-local")
 _LISTENING = re.compile(r"Azurite (Blob|Queue|Table) service is successfully listening at (http://127\.0\.0\.1:\d+)")
 
 
@@ -51,7 +52,8 @@ def node() -> str:
 
 
 class Storage(Served):
-    """Four accounts: `source` for the disks, `backup` for the backups, `state` for the catalogue, `host` for the host.
+    """Five accounts: `source` for the disks, `backup` for the backups, `state` for the catalogue, `host` for the host, and
+    `exports`, which holds the contents of managed disks and belongs to Azure itself: no setting names it.
 
     Requests to `host` are not counted, and disturbed only by a fault whose `url` begins with `/host/`.
     """
@@ -59,7 +61,7 @@ class Storage(Served):
     def __init__(self, folder: Path) -> None:
         """Start the emulator with its data in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        keys = {name: base64.b64encode(secrets.token_bytes(64)).decode() for name in ("source", "backup", "state", "host")}
+        keys = {name: base64.b64encode(secrets.token_bytes(64)).decode() for name in ACCOUNTS}
         found: dict[str, str] = {}
 
         def is_ready(line: str) -> bool:
@@ -85,7 +87,7 @@ class Storage(Served):
         )
         self._control = found["Blob"] + "/__control/"
         self._tables = found["Table"] + "/__control/"
-        self.source, self.backup, self.state, self.host = (
+        self.source, self.backup, self.state, self.host, self.exports = (
             Account(name, key, *(f"{found[service]}/{name}" for service in ("Blob", "Queue", "Table")))
             for name, key in keys.items()
         )
@@ -105,7 +107,7 @@ class Storage(Served):
         self.control("POST", "faults", list(rules))
 
     def switch(self, **switches: object) -> None:
-        """Turn switches: diff, diffEnds, copies, limits."""
+        """Turn switches: diff, diffEnds, copies, exports, limits."""
         self.control("POST", "switches", switches)
 
     def counts(self) -> dict[str, dict[str, int]]:

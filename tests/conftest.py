@@ -85,7 +85,7 @@ def calm(storage):
 @pytest.fixture(scope="session")
 def all_machines(storage, tmp_path_factory):
     """The stand-in for Resource Manager, shared by all tests; each test uses machines of its own."""
-    with Machines(tmp_path_factory.mktemp("machines"), [storage.source]) as running:
+    with Machines(tmp_path_factory.mktemp("machines"), [storage.source, storage.exports]) as running:
         yield running
 
 

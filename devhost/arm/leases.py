@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from azure.core.exceptions import HttpResponseError, ResourceExistsError
+from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import BlobSasPermissions, generate_blob_sas
 from azure.storage.blob.aio import BlobClient, BlobLeaseClient, BlobServiceClient
+
+from devhost.disks import FOOTER_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from devhost.arm.exports import Contents
+
 MIB = 1024 * 1024
-FOOTER_BYTES = 512
-MANAGED_CONTAINER = "managed"
-"""Where the contents of managed disks are kept, by name: for tests to read."""
 
 
 class RefusedError(Exception):
@@ -78,9 +78,10 @@ class Disks:
             except HttpResponseError:
                 return  # somebody broke it, or the blob is gone
 
-    async def imported(self, url: str, name: str) -> int:
-        """Copy a VHD as the content of a managed disk; returns its bytes without the footer. Raises RefusedError for what is
-        no fixed VHD.
+    async def imported(self, url: str, disk: str, contents: Contents) -> int:
+        """Copy a VHD as the content of the managed disk with this unique id; returns its bytes without the footer.
+
+        Raises RefusedError for what is no fixed VHD.
         """
         source = self._blob(url)
         try:
@@ -94,12 +95,8 @@ class Disks:
             raise RefusedError(message, code="InvalidParameter")
         endpoint = next(one for one in self._clients if url.startswith(one + "/"))
         account, key = self._accounts[endpoint]
-        container = self._clients[endpoint].get_container_client(MANAGED_CONTAINER)
-        with suppress(ResourceExistsError):
-            await container.create_container()
         sas = generate_blob_sas(
             account, source.container_name, source.blob_name, account_key=key, permission=BlobSasPermissions(read=True),
             expiry=datetime.now(UTC) + timedelta(hours=1),
         )  # fmt: skip
-        await container.get_blob_client(name).start_copy_from_url(f"{url}?{sas}")
-        return size - FOOTER_BYTES
+        return await contents.copy(disk, f"{url}?{sas}")

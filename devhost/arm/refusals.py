@@ -103,6 +103,10 @@ def refuse_attachment(vm: Resource, place: object, disk: Resource) -> None:
     if owner and owner.lower() != vm["id"].lower():
         message = f"Disk {disk['id']} cannot be attached as the disk is already owned by VM {owner}."
         raise ConflictError(message, status=409, code="ConflictingUserInput")
+    state = disk["properties"].get("diskState", "")
+    if state in ("ReadyToUpload", "ActiveUpload", "ActiveSAS"):
+        message = f"Disk {disk['id']} cannot be attached while it is {state}."
+        raise ConflictError(message, status=409, code="OperationNotAllowed")
     redundant = (disk.get("sku") or {}).get("name", "").endswith("_ZRS")
     if not redundant and (disk.get("zones") or []) != (vm.get("zones") or []):
         message = f"Disk {disk['id']} cannot be attached to the VM because it is not in the same availability zone as the VM."

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devhost.arm.leases import RefusedError
+from devhost.arm.managed import ManagedDisks
 from devhost.arm.refusals import (
     ConflictError,
     Resource,
@@ -22,17 +23,27 @@ from devhost.arm.refusals import (
     linked,
     refuse_attachment,
     refuse_changes,
-    refuse_disk,
     refuse_mixtures,
-    refuse_tier,
     sources,
 )
+from devhost.arm.snapshots import Snapshots
 
 if TYPE_CHECKING:
+    from devhost.arm.exports import Contents
     from devhost.arm.leases import Disks
 
 MACHINE_ROLE = json.loads((Path(__file__).parents[2] / "infra" / "roles.json").read_text())["machine"]
 """What the caller may do in the resource group of the machine or disk that it asks for: as deployed, no more."""
+SNAPSHOT_ROLE = [
+    "Microsoft.Compute/disks/read",
+    "Microsoft.Compute/disks/beginGetAccess/action",
+    "Microsoft.Compute/snapshots/read",
+    "Microsoft.Compute/snapshots/write",
+    "Microsoft.Compute/snapshots/delete",
+    "Microsoft.Compute/snapshots/beginGetAccess/action",
+    "Microsoft.Compute/snapshots/endGetAccess/action",
+]
+"""What a backup of managed disks needs, in the groups of the disks and of the snapshots."""
 
 
 @dataclass
@@ -43,6 +54,8 @@ class Operation:
     due: float
     work: asyncio.Task[None]
     error: RefusedError | None = None
+    result: Resource | None = None
+    """What it comes to, besides the resource."""
 
     @property
     def status(self) -> str:
@@ -80,7 +93,7 @@ class Switches:
     operation_seconds: float = 0.05
     retired: bool = False
     """VMs with unmanaged disks do not start: public Azure since 2026-03-31."""
-    actions: list[str] = field(default_factory=lambda: list(MACHINE_ROLE["actions"]))
+    actions: list[str] = field(default_factory=lambda: [*MACHINE_ROLE["actions"], *SNAPSHOT_ROLE])
     not_actions: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
     """Other resource groups in which the caller may do the same."""
@@ -88,15 +101,30 @@ class Switches:
     """An import asks for listKeys on the storage account: nobody knows whether Azure does."""
     ignores_if_none_match: bool = False
     """The condition on making a disk is not looked at."""
+    grant_extends: bool = True
+    """A second grant is the first, extended; otherwise it is a new one and ends the first."""
+    footer: str = "constant"
+    """`differs`: a disk's footer is written anew before each snapshot."""
+    siblings_denied: bool = False
+    """After a snapshot's deletion, the SAS of the disk's other snapshots are refused until they are granted again."""
+    fill_step: float = 40.0
+    """Percent by which a snapshot that fills in the background is further at each look; 0 stands still."""
+    hidden_looks: int = 0
+    """How often a snapshot made anew by a deleted one's name is said to be missing."""
+    snapshots_per_five_minutes: int = 0
+    """Of one disk; 0 is without limit, Azure's is 7."""
+    upload_bytes_min: int = 20 * 1024**2
+    """The least data of a disk to be uploaded to."""
     faults: list[Fault] = field(default_factory=list)
 
 
 class Cloud:
     """Everything there is."""
 
-    def __init__(self, disks: Disks) -> None:
-        """An empty subscription over `disks`."""
-        self.disks, self.switches = disks, Switches()
+    def __init__(self, disks: Disks, contents: Contents) -> None:
+        """An empty subscription over the blobs of `disks` and the `contents` of managed disks."""
+        self.disks, self.contents, self.switches = disks, contents, Switches()
+        self.snapshots, self.managed_disks = Snapshots(self), ManagedDisks(self)
         self.vms: dict[str, Resource] = {}
         self.managed: dict[str, Resource] = {}
         self.operations: dict[str, Operation] = {}
@@ -161,6 +189,13 @@ class Cloud:
                 )
                 raise ConflictError(message, status=403, code="LinkedAuthorizationFailed")
 
+    def refuse_without_content(self, disk: Resource) -> None:
+        """Raise ConflictError for a disk that nothing can be read from."""
+        inside = self.managed_disks.shown(disk)["properties"]
+        if "diskSizeBytes" not in inside or inside["diskState"] in ("ReadyToUpload", "ActiveUpload"):
+            message = f"Disk {disk['id']} is in state {inside['diskState']} and has no content yet."
+            raise ConflictError(message, status=409, code="OperationNotAllowed")
+
     # -- machines ---------------------------------------------------------------------------------------------------------
 
     def machine(self, vm: str) -> Resource:
@@ -198,7 +233,7 @@ class Cloud:
         before = sources(existing) if existing else {}
         for place, source in sources(wanted).items():
             if before.get(place) != source and source.lower() in self.managed:
-                refuse_attachment(wanted, place, self.managed[source.lower()])
+                refuse_attachment(wanted, place, self.managed_disks.get(source))
         power = existing["power"] if existing else "running"
         wanted["etag"], wanted["power"] = self.etag(), power
         wanted["properties"]["provisioningState"] = "Updating"
@@ -245,6 +280,10 @@ class Cloud:
         if to == "running" and self.switches.retired and unmanaged:
             message = "VMs with unmanaged disks are retired and cannot be started."
             raise ConflictError(message, status=409, code="OperationNotAllowed")
+        opened = [source for source in sources(found).values() if is_managed(source) and self.snapshots.access.granted(source)]
+        if to == "running" and opened:
+            message = f"{vm} cannot start while access to its disk {opened[0]} is granted."
+            raise ConflictError(message, status=409, code="OperationNotAllowed")
         found["power"] = {"running": "starting", "deallocated": "deallocating"}[to]
 
         before = {"running": "deallocated", "deallocated": "running"}[to]
@@ -257,35 +296,6 @@ class Cloud:
                 found["power"] = before
 
         return self.begin(work, ended, fault)
-
-    # -- managed disks --------------------------------------------------------------------------------------------------------
-
-    def put_disk(self, disk: str, body: Resource, if_none_match: str, fault: Fault | None) -> tuple[Resource, Operation]:
-        """Create a managed disk; one that is there is changed, where the condition allows it and it stays the same disk."""
-        existing = self.managed.get(disk.lower())
-        if existing and if_none_match == "*" and not self.switches.ignores_if_none_match:
-            message = f"{disk} exists."
-            raise ConflictError(message, status=412, code="PreconditionFailed")
-        if existing and existing["properties"].get("creationData") != body.get("properties", {}).get("creationData"):
-            message = "Changing property 'creationData' is not allowed."
-            raise ConflictError(message, status=409, code="PropertyChangeNotAllowed")
-        refuse_disk(body, self.disks.account)
-        wanted = copy.deepcopy(body)
-        wanted |= {"id": disk, "name": disk.rpartition("/")[2], "type": "Microsoft.Compute/disks"}
-        inside = wanted.setdefault("properties", {})
-        inside["provisioningState"] = "Updating"
-        self.managed[disk.lower()] = wanted
-
-        async def work() -> None:
-            source = inside.get("creationData", {}).get("sourceUri")
-            if source:
-                inside["diskSizeBytes"] = await self.disks.imported(source, wanted["name"])
-            refuse_tier(wanted)
-
-        def ended(state: str) -> None:
-            inside["provisioningState"] = state
-
-        return wanted, self.begin(work, ended, fault)
 
 
 def _merged(existing: Any, change: Any) -> Any:  # noqa: ANN401  JSON

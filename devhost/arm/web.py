@@ -5,7 +5,10 @@ POST   /__control/faults      [{"method", "path", "status", "code", "message", "
 POST   /__control/switches    {"operation_seconds", "retired", "actions", "not_actions", "elsewhere", "import_lists_keys", …}
 PUT    /__control/machines    {"id", "storageProfile", "power"}: make or replace a machine, leases and all
 DELETE /__control/machines    {"id"}
-GET    /__control/            machines, disks, leases of attached VHDs, requests so far
+PUT    /__control/disks       {"id", "bytes" or "from": a page blob's URL, "properties", "more"}: make or replace a managed disk
+POST   /__control/disks       {"id", "bytes"}: resize a managed disk, whether or not a machine runs with it
+POST   /__control/filled      {"id", "percent", "error"}: how far a snapshot is filled; with an error, it never will be
+GET    /__control/            machines, disks (`content`: where a guest writes), snapshots, `open` accesses, leases, requests
 DELETE /__control/            no faults, default switches
 """
 
@@ -17,20 +20,22 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from devhost.arm.answers import following, operation_url, refusal
+from devhost.arm.disk_web import DISK, SNAPSHOT, SNAPSHOTS, DiskFace
 from devhost.arm.leases import RefusedError
 from devhost.arm.refusals import ConflictError, security_type
+from devhost.arm.snapshots import described
 from devhost.arm.state import Fault, Switches
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from devhost.arm.state import Cloud, Operation
+    from devhost.arm.state import Cloud
 
     Route = Callable[[web.Request, re.Match[str], Fault | None], Awaitable[web.Response]]
 
 _GROUP = r"/subscriptions/(?P<subscription>[^/]+)/resourceGroups/(?P<group>[^/]+)/providers/Microsoft\.Compute"
 _MACHINE = re.compile(rf"(?P<id>{_GROUP}/virtualMachines/[^/]+)(?:/(?P<verb>deallocate|start|instanceView))?", re.IGNORECASE)
-_DISK = re.compile(rf"(?P<id>{_GROUP}/(?:disks|snapshots)/[^/]+)", re.IGNORECASE)
 _OPERATION = re.compile(
     r"/subscriptions/[^/]+/providers/Microsoft\.Compute/locations/[^/]+/(?P<way>operations|results)/(?P<number>[^/]+)"
 )
@@ -61,6 +66,7 @@ class _Face:
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
+        self.disks = DiskFace(cloud)
 
     async def handle(self, request: web.Request) -> web.Response:
         """Any request of the SDK."""
@@ -68,15 +74,15 @@ class _Face:
         self.cloud.requests.append(f"{request.method} {path}")
         fault = self._fault(request.method, path)
         if fault and not fault.operation:
-            return _refusal(fault.status or 500, fault.code, fault.message, fault.retry_after)
+            return refusal(fault.status or 500, fault.code, fault.message, fault.retry_after)
         try:
             for pattern, answer in self._routes():
                 match = pattern.fullmatch(path)
                 if match:
                     return await answer(request, match, fault)
         except ConflictError as conflict:
-            return _refusal(conflict.status, conflict.code, str(conflict))
-        return _refusal(404, "InvalidResourceType", f"{request.method} {path} is not served by the stand-in")
+            return refusal(conflict.status, conflict.code, str(conflict))
+        return refusal(404, "InvalidResourceType", f"{request.method} {path} is not served by the stand-in")
 
     def _routes(
         self,
@@ -84,7 +90,9 @@ class _Face:
         return [
             (_PERMISSIONS, self._permissions),
             (_MACHINE, self._machine),
-            (_DISK, self._disk),
+            (DISK, self.disks.disk),
+            (SNAPSHOT, self.disks.snapshot),
+            (SNAPSHOTS, self.disks.snapshots),
             (_OPERATION, self._operation),
         ]
 
@@ -105,7 +113,7 @@ class _Face:
         vm, verb = match["id"], (match["verb"] or "").lower()
         action = _ACTIONS.get((request.method, verb))
         if action is None:
-            return _refusal(405, "MethodNotAllowed", request.method)
+            return refusal(405, "MethodNotAllowed", request.method)
         self.cloud.authorize(f"Microsoft.Compute/virtualMachines/{action}", vm)
         if request.method == "GET" and verb == "instanceview":
             return web.json_response(_view(self.cloud.machine(vm)))
@@ -116,13 +124,13 @@ class _Face:
             self.cloud.authorize_linked(body, vm, "Microsoft.Compute/virtualMachines/write")
             change = self.cloud.put_machine if request.method == "PUT" else self.cloud.patch_machine
             found, operation = change(vm, body, etag, fault)
-            return web.json_response(self._shown(found), headers=self._async(request, match, operation))
+            return web.json_response(self._shown(found), headers=following(request, match, operation))
         if verb == "start":
             operation = self.cloud.power(vm, "running", fault)
-            return web.Response(status=202, headers=self._async(request, match, operation))
+            return web.Response(status=202, headers=following(request, match, operation))
         # The other way of polling: by Location alone.
         operation = self.cloud.power(vm, "deallocated", fault)
-        return web.Response(status=202, headers={"Location": self._url(request, match, "results", operation)})
+        return web.Response(status=202, headers={"Location": operation_url(request, match, "results", operation)})
 
     @staticmethod
     def _shown(vm: dict[str, Any], expand: str = "") -> dict[str, Any]:
@@ -131,47 +139,25 @@ class _Face:
             shown["properties"] = {**vm["properties"], "instanceView": _view(vm)}
         return shown
 
-    async def _disk(self, request: web.Request, match: re.Match[str], fault: Fault | None) -> web.Response:
-        disk = match["id"]
-        if request.method == "PUT":
-            if_none_match, body = request.headers.get("If-None-Match", ""), await request.json()
-            self.cloud.authorize("Microsoft.Compute/disks/write", disk)
-            self.cloud.authorize_linked(body, disk, "Microsoft.Compute/disks/write")
-            found, operation = self.cloud.put_disk(disk, body, if_none_match, fault)
-            return web.json_response(found, status=202, headers=self._async(request, match, operation))
-        if disk.lower() not in self.cloud.managed:
-            message = f"The Resource '{disk}' was not found."
-            raise ConflictError(message, status=404, code="ResourceNotFound")
-        if request.method == "DELETE":
-            del self.cloud.managed[disk.lower()]
-            return web.Response(status=204)
-        return web.json_response(self.cloud.managed[disk.lower()])
-
     async def _operation(self, _: web.Request, match: re.Match[str], __: Fault | None) -> web.Response:
         operation = self.cloud.operations[match["number"]]
         if match["way"] == "operations":
             shown: dict[str, Any] = {"name": operation.number, "status": operation.status}
             if operation.error and operation.status == "Failed":
                 shown["error"] = {"code": operation.error.code, "message": str(operation.error)}
+            elif operation.result and operation.status == "Succeeded":
+                shown["properties"] = {"output": operation.result}
             return web.json_response(shown)
         if operation.status == "InProgress":
             return web.Response(status=202)
         if operation.error:
-            return _refusal(409, operation.error.code, str(operation.error))
-        return web.Response(status=200)
+            return refusal(409, operation.error.code, str(operation.error))
+        return web.json_response(operation.result) if operation.result else web.Response(status=200)
 
     async def _permissions(self, _: web.Request, match: re.Match[str], ___: Fault | None) -> web.Response:
         self.cloud.authorize("Microsoft.Authorization/permissions/read", match["id"])
         switches = self.cloud.switches
         return web.json_response({"value": [{"actions": switches.actions, "notActions": switches.not_actions}]})
-
-    def _async(self, request: web.Request, match: re.Match[str], operation: Operation) -> dict[str, str]:
-        return {"Azure-AsyncOperation": self._url(request, match, "operations", operation)}
-
-    @staticmethod
-    def _url(request: web.Request, match: re.Match[str], way: str, operation: Operation) -> str:
-        place = f"/subscriptions/{match['subscription']}/providers/Microsoft.Compute/locations/local/{way}/{operation.number}"
-        return f"{request.scheme}://{request.host}{place}?api-version=local"
 
     # -- what tests ask ------------------------------------------------------------------------------------------------------
 
@@ -194,6 +180,8 @@ class _Face:
                         setattr(cloud.switches, name, value)
                 case "PUT machines":
                     await self._made(body)
+                case "PUT disks" | "POST disks" | "POST filled":
+                    await self.disks.control(what, body)
                 case "DELETE machines":
                     for source in _vhds(cloud.vms.pop(body["id"].lower())):
                         await cloud.disks.detach(source)
@@ -203,7 +191,9 @@ class _Face:
             return web.json_response({"error": str(error)}, status=400)
         shown = {
             "machines": [self._shown(vm, expand="instanceView") for vm in cloud.vms.values()],
-            "disks": list(cloud.managed.values()),
+            "disks": cloud.managed_disks.described(),
+            "snapshots": described(cloud.snapshots),
+            "open": sorted(key for key in cloud.snapshots.access.grants if cloud.snapshots.access.granted(key)),
             "leases": cloud.disks.leases,
             "requests": cloud.requests,
             "switches": asdict(cloud.switches),
@@ -234,8 +224,3 @@ def _view(vm: dict[str, Any]) -> dict[str, Any]:
     # Only machines of the second generation have a security type.
     generation = "V2" if security_type(vm) else "V1"
     return {"hyperVGeneration": generation, "statuses": [{"code": f"PowerState/{vm['power']}", "level": "Info"}]}
-
-
-def _refusal(status: int, code: str, message: str, retry_after: str = "") -> web.Response:
-    headers = {"Retry-After": retry_after} if retry_after else None
-    return web.json_response({"error": {"code": code, "message": message}}, status=status, headers=headers)

@@ -1,7 +1,7 @@
 // The control address of the blob and table ports: faults, switches, counts. Loopback only, like everything here.
 //
 //   GET    /__control/            what is set and counted
-//   POST   /__control/switches    {"diff": "content", "copies": {"mode": "hold"}, "limits": {…}}
+//   POST   /__control/switches    {"diff": "content", "copies": {"mode": "hold"}, "exports": {"maxresults": "refused"}, "limits": {…}}
 //   POST   /__control/faults      [{"verb": "PUT page", "url": "text", "skip": 0, "times": 1, …effect}], replaces the list
 //          effects: status (+ code, retryAfter) | reset | delayMs | loseReply | truncateBytes
 //   POST   /__control/copies      {"account", "container", "blob", "end": "success" | "failed"}
@@ -13,6 +13,7 @@ const { INTERNAL } = require("./pages");
 const { document } = require("./shared");
 const { malformed } = require("./answers");
 const copies = require("./copies");
+const { served } = require("./exports");
 const switches = require("./switches");
 
 const BlobListenerFactory = load("blob/BlobRequestListenerFactory").default;
@@ -31,6 +32,7 @@ function install() {
       const app = createRequestListener.call(this), store = this.metadataStore;
       return (request, response) => {
         if (request.url.startsWith(PREFIX)) return control(store, request, response);
+        request.url = served(request.url);
         if (request.headers[INTERNAL]) return app(request, response);
         if (request.url.startsWith(HOST_ACCOUNT)) return disturbed(verbOf(name, request), app, request, response);
         return observed(name, app, request, response);

@@ -3,6 +3,7 @@
 "use strict";
 const { load, watch } = require("./azurite");
 const { BLOB_API_VERSION, asBlobContext, document, fail, header, refuseLongSource } = require("./shared");
+const { isExport } = require("./exports");
 const { switches } = require("./switches");
 const tracking = require("./tracking");
 
@@ -24,6 +25,7 @@ function install() {
     await startCopyFromURL.call(this, context, source, destination, copySource, metadata, tier, withoutSourceConditions(options));
     const doc = unshared(this, destination);
     const { mode, pendingFromBytes } = switches.copies;
+    if (isExport(destination.account)) return doc.properties; // Resource Manager's own, and no copy of anybody's
     if (mode === "hold" || doc.properties.contentLength >= pendingFromBytes) suspend(this, doc);
     return doc.properties;
   };

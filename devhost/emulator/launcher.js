@@ -8,7 +8,7 @@
 const azurite = require("./azurite");
 
 try {
-  for (const patch of ["./copies", "./snapshots", "./pages", "./pagelists", "./answers", "./control"]) require(patch).install();
+  for (const patch of ["./copies", "./snapshots", "./pages", "./pagelists", "./answers", "./exports", "./control"]) require(patch).install();
 } catch (error) {
   refuse(`cannot install the patches on this Azurite: ${error.message}`);
 }

@@ -2,6 +2,8 @@
 "use strict";
 const { load, watch } = require("./azurite");
 const { BLOB_API_VERSION, PAGE, asBlobContext, document, fail, header, requestedRange } = require("./shared");
+const { isExport, refuseDiff, served, withoutFooters } = require("./exports");
+const { INTERNAL, get } = require("./pages");
 const { switches } = require("./switches");
 const tracking = require("./tracking");
 
@@ -32,6 +34,8 @@ function install() {
   PageBlobHandler.prototype.getPageRangesDiff = async function (options, context) {
     const target = await checkedTarget(this, options, context);
     const at = asBlobContext(context);
+    // Between snapshots of a managed disk, the previous one is named by its own URL.
+    if (isExport(at.account)) throw fail(context, 400, "InvalidQueryParameterValue", { extra: { QueryParameterName: "prevsnapshot" } });
     if (options.snapshot && options.prevsnapshot > options.snapshot) throw fail(context, 400, "PreviousSnapshotCannotBeNewer");
     const previous = document(this.metadataStore, at.account, at.container, at.blob, options.prevsnapshot);
     if (!previous) throw fail(context, 409, "PreviousSnapshotNotFound");
@@ -77,6 +81,8 @@ async function diffToUrl(handler, url, target, context) {
   let parsed;
   try { parsed = new URL(url); } catch { throw fail(context, 400, "InvalidHeaderValue"); }
   const at = asBlobContext(context);
+  if (isExport(at.account)) await requireAuthority(context, parsed);
+  parsed = new URL(served(parsed.pathname + parsed.search), parsed);
   const [account, container, blob] = extractStoragePartsFromPath(parsed.hostname, parsed.pathname, at.disableProductStyleUrl);
   const snapshot = parsed.searchParams.get("snapshot") || "";
   const previous = document(handler.metadataStore, account, container, blob, snapshot);
@@ -84,9 +90,22 @@ async function diffToUrl(handler, url, target, context) {
   if (target.snapshot && snapshot > target.snapshot) throw fail(context, 400, "PreviousSnapshotCannotBeNewer");
   const sameBlob = previous.accountName === target.accountName && previous.containerName === target.containerName &&
     previous.name === target.name;
+  if (isExport(at.account)) {
+    if (!sameBlob) throw fail(context, 403, "AuthenticationFailed");
+    refuseDiff(context, previous, target);
+    return withoutFooters(await diff(handler, previous, target, context), previous, target);
+  }
   if (sameBlob) return diff(handler, previous, target, context);
   const [start, end] = window_(context, target);
   return differing(handler, previous, target, start, end, context);
+}
+
+/** The previous snapshot's own access is needed as well, for as long as its snapshot is named. */
+async function requireAuthority(context, url) {
+  const headers = { host: header(context, "host"), "x-ms-range": "bytes=0-0", "x-ms-version": "2021-12-02", [INTERNAL]: "1" };
+  const { status } = await get(context.request.getBodyStream().socket, url.pathname + url.search, headers);
+  if (status === 404) throw fail(context, 409, "PreviousSnapshotNotFound");
+  if (status !== 200 && status !== 206) throw fail(context, 403, "AuthenticationFailed");
 }
 
 /** Pages whose bytes differ: PageRange where the target holds the page, ClearRange where it does not. */
@@ -135,10 +154,13 @@ async function bytesOf(handler, range, at, count, context) {
 
 /** One page of the listing: at most 10,000 ranges of either kind together, then a marker. */
 function answer(context, options, target, ranges) {
-  const asked = context.request.getQuery("maxresults");
+  const paging = isExport(target.accountName) ? switches.exports.maxresults : "taken";
+  const asked = paging === "ignored" ? undefined : context.request.getQuery("maxresults");
   if (asked !== undefined && !(Number(asked) > 0)) throw fail(context, 400, "OutOfRangeQueryParameterValue");
-  const limit = Math.min(asked === undefined ? RANGES_MAX : Number(asked), RANGES_MAX);
-  const marker = context.request.getQuery("marker");
+  const most = paging === "taken" ? RANGES_MAX : Infinity;
+  const limit = Math.min(asked === undefined ? most : Number(asked), most);
+  const marker = paging === "ignored" ? undefined : context.request.getQuery("marker");
+  if (paging === "refused" && (asked !== undefined || marker !== undefined)) throw fail(context, 400, "UnsupportedQueryParameter");
   const from = marker ? decoded(context, marker) : 0;
   const rest = ranges.filter((range) => range.start >= from);
   const page = rest.slice(0, limit);

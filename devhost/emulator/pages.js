@@ -5,6 +5,7 @@ const http = require("http");
 const { load, watch } = require("./azurite");
 const { BLOB_BYTES_MAX, PAGE, PUT_BYTES_MAX, asBlobContext, document, fail, header, invalidHeader, refuseLongSource } = require("./shared");
 const { refusePending } = require("./copies");
+const { refuseCopySource } = require("./exports");
 const tracking = require("./tracking");
 
 const PageBlobHandler = load("blob/handlers/PageBlobHandler").default;
@@ -118,21 +119,23 @@ async function fetchSource(context, sourceUrl, sourceRange, length) {
   let url;
   try { url = new URL(sourceUrl); } catch { throw invalidHeader(context, "x-ms-copy-source", sourceUrl); }
   if (url.host !== (header(context, "host") || "").toLowerCase()) throw fail(context, 404, "CannotVerifyCopySource");
+  refuseCopySource(context, url);
   const headers = { host: url.host, "x-ms-range": sourceRange, "x-ms-version": "2021-12-02", [INTERNAL]: "1" };
   for (const [from, to] of Object.entries(SOURCE_CONDITIONS)) if (header(context, from)) headers[to] = header(context, from);
   const bearer = header(context, "x-ms-copy-source-authorization");
   if (bearer) headers.authorization = bearer;
   const socket = context.request.getBodyStream().socket;
-  const { status, data } = await get(socket, url, headers);
+  const { status, data } = await get(socket, url.pathname + url.search, headers);
   if (status === 200 || status === 206) return data;
   if (status === 416) throw fail(context, 416, "InvalidRange");
   const unauthorised = !bearer && !url.searchParams.get("sig");
   throw fail(context, unauthorised && (status === 403 || status === 404) ? 401 : status, "CannotVerifyCopySource");
 }
 
-function get(socket, url, headers) {
+/** The answer of this very service to a request of its own. */
+function get(socket, path, headers) {
   return new Promise((resolve, reject) => {
-    const request = http.get({ host: socket.localAddress, port: socket.localPort, path: url.pathname + url.search, headers }, (reply) => {
+    const request = http.get({ host: socket.localAddress, port: socket.localPort, path, headers }, (reply) => {
       const parts = [];
       reply.on("data", (part) => parts.push(part));
       reply.on("error", reject);
@@ -230,4 +233,4 @@ function spareChecksums() {
   };
 }
 
-module.exports = { INTERNAL, install };
+module.exports = { INTERNAL, get, install };

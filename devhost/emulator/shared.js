@@ -12,8 +12,10 @@ const COPY_SOURCE_LENGTH_MAX = 2048;
 const BLOB_BYTES_MAX = 8 * 1024 ** 4;
 
 const TEXT = {
+  AuthenticationFailed: "Server failed to authenticate the request. Make sure the value of Authorization header is formed correctly including the signature.",
   BlobOverwritten: "The blob has been recreated since the previous snapshot was taken.",
   CannotVerifyCopySource: "Could not verify the copy source within the specified time.",
+  CopySourceCannotBeIncrementalCopyBlob: "Source blob of a copy operation cannot be non-committed incremental copy blob.",
   InvalidHeaderValue: "The value for one of the HTTP headers is not in the correct format.",
   InvalidPageRange: "The page range specified is invalid.",
   InvalidQueryParameterValue: "Value for one of the query parameters specified in the request URI is invalid.",
@@ -30,6 +32,7 @@ const TEXT = {
   RequestBodyTooLarge: "The request body is too large and exceeds the maximum permissible limit.",
   ResourceNotFound: "The specified resource does not exist.",
   SourceConditionNotMet: "The source condition specified using HTTP conditional header(s) is not met.",
+  UnsupportedQueryParameter: "One of the query parameters specified in the request URI is not supported.",
 };
 
 /** A service error with the documented text of its code; `extra` elements go into the XML body, `headers` into the answer. */

@@ -3,6 +3,7 @@
 const { load, watch } = require("./azurite");
 const { fail } = require("./shared");
 const { refusePending } = require("./copies");
+const { isExport } = require("./exports");
 const tracking = require("./tracking");
 
 const Store = load("blob/persistence/LokiBlobMetadataStore").default;
@@ -38,6 +39,7 @@ function install() {
       persistency: base.persistency && { ...base.persistency },
     };
     new LeaseSyncer(copy).sync(NO_LEASE);
+    if (isExport(account)) Object.assign(copy.properties, { isIncrementalCopy: true, copyStatus: "success" });
     tracking.freeze(base, copy);
     this.db.getCollection(this.BLOBS_COLLECTION).insert(copy);
     return { properties: copy.properties, snapshot };

@@ -8,6 +8,8 @@ const defaults = () => ({
   diffEnds: false,
   // Copies of at least `pendingFromBytes` stay pending for `pendingMs`; "hold" keeps every copy pending until told.
   copies: { mode: "timed", pendingFromBytes: 8 * 1024 * 1024, pendingMs: 2000 },
+  // Export addresses: what a page list does with `maxresults` ("taken", "refused", "ignored"); whether a diff tells of footers.
+  exports: { maxresults: "taken", footerInDiff: true },
   // Per-blob limits: {requestsPerSecond, bytesPerSecond}; null is unlimited.
   limits: null,
 });
@@ -20,12 +22,13 @@ function set(values) {
     diff: (v) => v === "writes" || v === "content",
     diffEnds: (v) => typeof v === "boolean",
     copies: (v) => ["timed", "hold"].includes(v.mode) && v.pendingFromBytes >= 0 && v.pendingMs >= 0,
+    exports: (v) => ["taken", "refused", "ignored"].includes(v.maxresults) && typeof v.footerInDiff === "boolean",
     limits: (v) => v === null || (v.requestsPerSecond > 0 && v.bytesPerSecond > 0),
   };
   const known = defaults();
   for (const [name, value] of Object.entries(values)) {
     if (!(name in checks)) throw new Error(`unknown switch ${name}; known: ${Object.keys(checks).join(", ")}`);
-    const full = name === "copies" ? { ...known.copies, ...value } : value;
+    const full = ["copies", "exports"].includes(name) ? { ...known[name], ...value } : value;
     if (!checks[name](full)) throw new Error(`switch ${name} does not take ${JSON.stringify(value)}`);
     switches[name] = full;
   }

@@ -153,8 +153,8 @@ def test_restores_to_managed_disks(calm, machines, tmp_path, rng):
             assert run["state"] == "Succeeded", told
             new = run["restore"]["managedDisk"]
             assert machines.source(disk.name, 3) == new, told
-            with platform.blobs(calm.source) as client:
-                content = client.get_blob_client("managed", new.rpartition("/")[2]).download_blob().readall()
+            with platform.managed_content(new) as blob:
+                content = blob.download_blob().readall()
             assert content == bytes(disk.content), told
             disk.check_every_point()
             machines.delete(disk.name)

@@ -112,8 +112,8 @@ def test_a_managed_disk_is_swapped_in(platform, calm, machines, name, rng, tmp_p
     new = run["restore"]["managedDisk"]
     assert machines.source(name, 3) == new
     assert "NOT backed up" in run["restore"]["endState"]
-    with platform.blobs(calm.source) as client:
-        content = client.get_blob_client("managed", new.rpartition("/")[2]).download_blob().readall()
+    with platform.managed_content(new) as blob:
+        content = blob.download_blob().readall()
     assert content == bytes(disk.content)
     shown = platform.api("GET", f"/disks/{name}").json()
     assert (shown["protection"], shown["overdue"]) == ("unprotected", True)

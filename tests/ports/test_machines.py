@@ -541,7 +541,8 @@ async def test_a_disk_that_is_there_where_the_condition_is_ignored(azure_cloud, 
         await azure_cloud.port.import_disk(replace(disk, run="run-2", source=f"{azure_cloud.url}x.vhd"), ACCOUNT, "local")
     await azure_cloud.port.import_disk(disk, ACCOUNT, "local")
 
-    assert await azure_cloud.port.managed_disk(disk.disk) == replace(disk, state="Succeeded", zones=())
+    usual = {"encryption": "EncryptionAtRestWithPlatformKey", "network_access": "AllowAll", "public_access": "Enabled"}
+    assert await azure_cloud.port.managed_disk(disk.disk) == replace(disk, state="Succeeded", zones=(), **usual)
 
 
 def _a_machine(machines, name, security_type="", zones=()):

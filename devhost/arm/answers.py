@@ -1,0 +1,30 @@
+"""Answers of the stand-in: refusals, and the headers of long-running operations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    import re
+
+    from devhost.arm.state import Operation
+
+
+def refusal(status: int, code: str, message: str, retry_after: str = "") -> web.Response:
+    """An error in Azure's form."""
+    headers = {"Retry-After": retry_after} if retry_after else None
+    return web.json_response({"error": {"code": code, "message": message}}, status=status, headers=headers)
+
+
+def operation_url(request: web.Request, match: re.Match[str], way: str, operation: Operation) -> str:
+    """Where an operation is (`operations`), or what it comes to (`results`)."""
+    place = f"/subscriptions/{match['subscription']}/providers/Microsoft.Compute/locations/local/{way}/{operation.number}"
+    return f"{request.scheme}://{request.host}{place}?api-version=local"
+
+
+def following(request: web.Request, match: re.Match[str], operation: Operation, *, both: bool = False) -> dict[str, str]:
+    """The headers by which an operation is followed: one of the two styles, or both."""
+    headers = {"Azure-AsyncOperation": operation_url(request, match, "operations", operation)}
+    return headers | ({"Location": operation_url(request, match, "results", operation)} if both else {})
