@@ -15,11 +15,10 @@ from devhost.arm.refusals import ConflictError, Resource, group_of
 if TYPE_CHECKING:
     from devhost.arm.state import Cloud, Fault, Operation
 
-SNAPSHOTS_MAX = 500
-"""Of one disk."""
 UNFINISHED_MAX, UNFINISHED_OF_ALL_MAX = 3, 50
 """Snapshots that fill in the background: of one disk, of a subscription."""
 RATE_SECONDS = 300.0
+_CHANGEABLE = ("networkAccessPolicy", "publicNetworkAccess", "diskAccessId")
 _INHERITED = (
     "encryption",
     "encryptionSettingsCollection",
@@ -50,7 +49,7 @@ class Snapshots:
     # -- the resource -----------------------------------------------------------------------------------------------------
 
     def get(self, snapshot: str) -> Resource:
-        """A snapshot as it is shown, one step further filled. Raises ConflictError 404."""
+        """A snapshot as it is shown. Raises ConflictError 404."""
         found, key = self.all.get(snapshot.lower()), snapshot.lower()
         if self._hidden.get(key, 0) > 0:
             self._hidden[key] -= 1
@@ -58,9 +57,13 @@ class Snapshots:
         if found is None:
             message = f"The Resource '{snapshot}' was not found."
             raise ConflictError(message, status=404, code="ResourceNotFound")
+        return self._looked_at(found)
+
+    def _looked_at(self, found: Resource) -> Resource:
+        """One step further filled."""
         inside = found["properties"]
         if "copyCompletionError" not in inside:
-            inside["completionPercent"] = min(100.0, inside.get("completionPercent", 100.0) + self._cloud.switches.fill_step)
+            inside["completionPercent"] = min(100.0, inside["completionPercent"] + self._cloud.switches.fill_step)
         return self.shown(found)
 
     def shown(self, found: Resource) -> Resource:
@@ -70,7 +73,7 @@ class Snapshots:
 
     def listed(self, group: str) -> list[Resource]:
         """Those of a resource group, by name."""
-        return [self.shown(one) for key, one in sorted(self.all.items()) if group_of(key) == group.lower()]
+        return [self._looked_at(one) for key, one in sorted(self.all.items()) if group_of(key) == group.lower()]
 
     def put(self, snapshot: str, body: Resource, fault: Fault | None) -> tuple[Resource, Operation]:
         """Take a snapshot. One that is there by this name is given the tags, and nothing is taken."""
@@ -81,6 +84,7 @@ class Snapshots:
                 message = "Changing property 'sourceUri' is not allowed."
                 raise ConflictError(message, status=400, code="PropertyChangeNotAllowed")
             existing["tags"] = copy.deepcopy(body.get("tags") or {})
+            existing["properties"] |= {name: body["properties"][name] for name in _CHANGEABLE if name in body["properties"]}
             return self.shown(existing), self._cloud.begin(_nothing, lambda _: None, fault)
         disk = self._source(snapshot, body, source)
         made = self._made(snapshot, body, disk)
@@ -91,8 +95,8 @@ class Snapshots:
 
         async def work() -> None:
             unique = inside["creationData"]["sourceUniqueId"]
-            if len(self._of(unique)) > SNAPSHOTS_MAX:
-                message = f"Disk {disk['id']} has {SNAPSHOTS_MAX} snapshots: no more can be taken."
+            if len(self._of(unique)) > self._cloud.switches.snapshots_max:
+                message = f"Disk {disk['id']} has {self._cloud.switches.snapshots_max} snapshots: no more can be taken."
                 raise RefusedError(message, code="SnapshotsLimitReached")
             if self._cloud.switches.footer == "differs":
                 await self._cloud.contents.sign(unique)
@@ -211,7 +215,7 @@ class Snapshots:
     def fail_unfinished(self, disk: Resource) -> None:
         """A resize fails what is still being copied."""
         for one in self._of(disk["properties"]["uniqueId"]):
-            if one["properties"].get("completionPercent", 100) < 100:
+            if one["properties"]["completionPercent"] < 100 and "copyCompletionError" not in one["properties"]:
                 self.fill(one["id"], one["properties"]["completionPercent"], "the source disk was resized")
 
     # -- access -----------------------------------------------------------------------------------------------------------

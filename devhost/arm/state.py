@@ -34,16 +34,17 @@ if TYPE_CHECKING:
 
 MACHINE_ROLE = json.loads((Path(__file__).parents[2] / "infra" / "roles.json").read_text())["machine"]
 """What the caller may do in the resource group of the machine or disk that it asks for: as deployed, no more."""
-SNAPSHOT_ROLE = [
+DISK_ROLE = [
     "Microsoft.Compute/disks/read",
     "Microsoft.Compute/disks/beginGetAccess/action",
+    "Microsoft.Compute/disks/endGetAccess/action",
     "Microsoft.Compute/snapshots/read",
     "Microsoft.Compute/snapshots/write",
     "Microsoft.Compute/snapshots/delete",
     "Microsoft.Compute/snapshots/beginGetAccess/action",
     "Microsoft.Compute/snapshots/endGetAccess/action",
 ]
-"""What a backup of managed disks needs, in the groups of the disks and of the snapshots."""
+"""What managed disks as sources, and uploads to them, need in the groups of the disks and of the snapshots."""
 
 
 @dataclass
@@ -93,7 +94,7 @@ class Switches:
     operation_seconds: float = 0.05
     retired: bool = False
     """VMs with unmanaged disks do not start: public Azure since 2026-03-31."""
-    actions: list[str] = field(default_factory=lambda: [*MACHINE_ROLE["actions"], *SNAPSHOT_ROLE])
+    actions: list[str] = field(default_factory=lambda: [*MACHINE_ROLE["actions"], *DISK_ROLE])
     not_actions: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
     """Other resource groups in which the caller may do the same."""
@@ -111,6 +112,8 @@ class Switches:
     """Percent by which a snapshot that fills in the background is further at each look; 0 stands still."""
     hidden_looks: int = 0
     """How often a snapshot made anew by a deleted one's name is said to be missing."""
+    snapshots_max: int = 500
+    """Of one disk: one more is left in the state Failed."""
     snapshots_per_five_minutes: int = 0
     """Of one disk; 0 is without limit, Azure's is 7."""
     upload_bytes_min: int = 20 * 1024**2

@@ -87,11 +87,11 @@ async function diffToUrl(handler, url, target, context) {
   const snapshot = parsed.searchParams.get("snapshot") || "";
   const previous = document(handler.metadataStore, account, container, blob, snapshot);
   if (!previous || !snapshot) throw fail(context, 409, "PreviousSnapshotNotFound");
-  if (target.snapshot && snapshot > target.snapshot) throw fail(context, 400, "PreviousSnapshotCannotBeNewer");
   const sameBlob = previous.accountName === target.accountName && previous.containerName === target.containerName &&
     previous.name === target.name;
+  if (isExport(at.account) && !sameBlob) throw fail(context, 403, "AuthenticationFailed"); // of another family
+  if (target.snapshot && snapshot > target.snapshot) throw fail(context, 400, "PreviousSnapshotCannotBeNewer");
   if (isExport(at.account)) {
-    if (!sameBlob) throw fail(context, 403, "AuthenticationFailed");
     refuseDiff(context, previous, target);
     return withoutFooters(await diff(handler, previous, target, context), previous, target);
   }
@@ -104,7 +104,6 @@ async function diffToUrl(handler, url, target, context) {
 async function requireAuthority(context, url) {
   const headers = { host: header(context, "host"), "x-ms-range": "bytes=0-0", "x-ms-version": "2021-12-02", [INTERNAL]: "1" };
   const { status } = await get(context.request.getBodyStream().socket, url.pathname + url.search, headers);
-  if (status === 404) throw fail(context, 409, "PreviousSnapshotNotFound");
   if (status !== 200 && status !== 206) throw fail(context, 403, "AuthenticationFailed");
 }
 
