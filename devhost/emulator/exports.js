@@ -10,11 +10,18 @@ const { load } = require("./azurite");
 const { PAGE, asBlobContext, fail } = require("./shared");
 const { switches } = require("./switches");
 
+const { Operation } = load("blob/generated/artifacts/operation");
 const Authentication = load("blob/middlewares/AuthenticationMiddlewareFactory").default;
 
 const PUBLIC = "/md-local/", PRIVATE = "/md-impexp-local/"; // named so in devhost/arm/exports.py
 const FULL_COPY_BYTES = 4 * 1024 ** 4;
 const TIME = /^(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d{7})$/;
+
+/** What a SAS is good for, reading and writing: nothing that makes, deletes, leases or labels a blob. */
+const OPERATIONS = new Set([
+  "Blob_Download", "Blob_GetProperties", "PageBlob_GetPageRanges", "PageBlob_GetPageRangesDiff", "PageBlob_UploadPages",
+  "PageBlob_ClearPages", "PageBlob_UploadPagesFromURL",
+].map((name) => Operation[name]));
 
 const isExport = (account) => account.startsWith("md-");
 
@@ -30,6 +37,7 @@ function install() {
       if (error.storageErrorCode !== "AuthorizationFailure") throw error;
     }
     if (!passed) throw fail(context, 403, "AuthenticationFailed");
+    if (request.getQuery("sig") && !OPERATIONS.has(context.operation)) throw fail(context, 403, "AuthorizationPermissionMismatch");
     return passed;
   };
 }

@@ -13,6 +13,7 @@ const BLOB_BYTES_MAX = 8 * 1024 ** 4;
 
 const TEXT = {
   AuthenticationFailed: "Server failed to authenticate the request. Make sure the value of Authorization header is formed correctly including the signature.",
+  AuthorizationPermissionMismatch: "This request is not authorized to perform this operation using this permission.",
   BlobOverwritten: "The blob has been recreated since the previous snapshot was taken.",
   CannotVerifyCopySource: "Could not verify the copy source within the specified time.",
   CopySourceCannotBeIncrementalCopyBlob: "Source blob of a copy operation cannot be non-committed incremental copy blob.",

@@ -12,10 +12,11 @@ import requests
 from azure.core.exceptions import HttpResponseError
 from azure.core.pipeline.policies import SansIOHTTPPolicy
 from azure.mgmt.compute.aio import ComputeManagementClient
-from azure.mgmt.compute.models import CreationData, GrantAccessData, Snapshot
+from azure.mgmt.compute.models import CreationData, Disk, Encryption, GrantAccessData, Snapshot
 from azure.storage.blob import BlobClient, BlobServiceClient
 
-from devhost.machines import SUBSCRIPTION, disk_id
+from devhost.disks import vhd_footer
+from devhost.machines import GROUP, SUBSCRIPTION, disk_id
 from devhost.platform import awaited
 
 MIB = 1024 * 1024
@@ -54,6 +55,14 @@ class Azure:
         data = GrantAccessData(access="Read", duration_in_seconds=seconds, **fields)
         poller = await self.client.snapshots.begin_grant_access(RESOURCES, f"{self.name}-{number}", data)
         return (await poller.result()).access_sas
+
+    async def make_upload(self, size, **fields):
+        creation = CreationData(create_option="Upload", upload_size_bytes=size)
+        disk = Disk(location="local", creation_data=creation, **fields)
+        await (await self.client.disks.begin_create_or_update(RESOURCES, self.name, disk)).result()
+
+    async def revoke_disk(self):
+        await (await self.client.disks.begin_revoke_access(RESOURCES, self.name)).result()
 
     async def grant_disk(self, access="Read"):
         data = GrantAccessData(access=access, duration_in_seconds=600)
@@ -464,7 +473,7 @@ async def test_a_disk_that_a_machine_uses(azure, machines):
     url = await azure.grant_disk()
     assert read(url)[0] == 206
     await refused(azure.client.virtual_machines.begin_start(RESOURCES, azure.name), 409, "OperationNotAllowed", "cannot start")
-    await (await azure.client.disks.begin_revoke_access(RESOURCES, azure.name)).result()
+    await azure.revoke_disk()
     await (await azure.client.virtual_machines.begin_start(RESOURCES, azure.name)).result()
 
     assert read(url)[:2] == (403, "AuthenticationFailed")
@@ -667,3 +676,98 @@ async def test_what_is_copied_out(azure, calm, policy):
     await azure.revoke(1)
     assert read(base)[:2] == (403, "AuthenticationFailed")
     assert listed(new, base)[:2] == (403, "AuthenticationFailed")
+
+
+# -- uploads ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def upload(azure, machines):
+    """A disk of 1 MiB to be uploaded to."""
+    machines.switch(upload_bytes_min=MIB)
+    azure.name += "-up"
+    azure.disk += "-up"
+    await azure.make_upload(MIB + PAGE)
+    return azure
+
+
+def put(url, offset, data):
+    """A page written through a SAS."""
+    written = {"x_ms_page_write": "update", "x_ms_range": f"bytes={offset}-{offset + len(data) - 1}"}
+    return answer("PUT", f"{url}&comp=page", data, **written)
+
+
+async def test_an_upload(upload, machines):
+    """Ready, active, then a disk like another; until then nothing can be done with it."""
+    shown = await upload.client.disks.get(RESOURCES, upload.name)
+    assert (shown.disk_state, shown.disk_size_bytes) == ("ReadyToUpload", MIB)
+    url = await upload.grant_disk("Write")
+    assert (await upload.client.disks.get(RESOURCES, upload.name)).disk_state == "ActiveUpload"
+    with pytest.raises(ValueError, match="ActiveUpload"):
+        machines.make(upload.name, data={0: upload.disk})
+    await refused(upload.take(), 409, "OperationNotAllowed", "ActiveUpload")
+    await refused(upload.client.disks.begin_delete(RESOURCES, upload.name), 409, "OperationNotAllowed", "ActiveUpload")
+    assert put(url, 0, b"\1" * PAGE)[0] == 201
+    assert put(url, MIB, vhd_footer(MIB))[0] == 201
+    assert answer("HEAD", url)[2].headers["content-length"] == str(MIB + PAGE)
+    assert answer("GET", f"{url}&comp=pagelist")[2].text.count("<PageRange>") == 2
+    await upload.revoke_disk()
+
+    assert put(url, 0, b"\2" * PAGE)[0] == 403
+    assert (await upload.client.disks.get(RESOURCES, upload.name)).disk_state == "Unattached"
+    machines.make(upload.name, data={0: upload.disk})
+    await upload.take()
+    assert read(await upload.grant())[2].content == b"\1" * PAGE
+    machines.delete(upload.name)
+
+
+async def test_an_upload_that_is_no_vhd(upload):
+    """Found when access is ended; what is there is found by the next writer."""
+    url = await upload.grant_disk("Write")
+    put(url, 0, b"\1" * PAGE)
+    for footer in (bytes(PAGE), vhd_footer(MIB - PAGE), b"x" + vhd_footer(MIB)[1:]):
+        assert put(url, MIB, footer)[0] == 201
+        await refused(upload.revoke_disk(), 400, "InvalidVhd", "conectix")
+        assert (await upload.client.disks.get(RESOURCES, upload.name)).disk_state == "ActiveUpload"
+    again = await upload.grant_disk("Write")
+    assert read(again)[2].content == b"\1" * PAGE
+    put(again, MIB, vhd_footer(MIB))
+    await upload.revoke_disk()
+
+
+async def test_what_is_not_done_to_an_upload(upload):
+    """Read only, made, deleted, labelled, leased."""
+    await refused(upload.grant_disk("Read"), 409, "OperationNotAllowed", "upload")
+    url = await upload.grant_disk("Write")
+    made = {"x_ms_blob_type": "PageBlob", "x_ms_blob_content_length": str(MIB)}
+
+    assert urlsplit(url).path.startswith("/md-impexp-local/")
+    for method, query, headers in (
+        ("PUT", "", made),
+        ("DELETE", "", {}),
+        ("PUT", "&comp=metadata", {"x_ms_meta_a": "b"}),
+        ("PUT", "&comp=properties", {"x_ms_sequence_number_action": "increment"}),
+        ("PUT", "&comp=lease", {"x_ms_lease_action": "acquire", "x_ms_lease_duration": "-1"}),
+        ("PUT", "&comp=snapshot", {}),
+    ):
+        assert answer(method, url + query, **headers)[:2] == (403, "AuthorizationPermissionMismatch"), query
+
+
+@pytest.mark.parametrize("size", [0, 20 * MIB, 20 * MIB + PAGE + 1, 19 * MIB + PAGE, 32 * 1024**4 + MIB + PAGE])
+async def test_sizes_of_an_upload(azure, size):
+    """Whole MiB and a footer, from 20 MiB to 32 TiB."""
+    azure.name += "-up"
+    await refused(azure.make_upload(size), 400, "InvalidParameter", "uploadSizeBytes")
+    await refused(azure.client.disks.get(RESOURCES, azure.name), 404, "ResourceNotFound")
+
+
+async def test_no_upload_with_both_disk_access_and_a_key(azure):
+    azure.name += "-up"
+    access, key = (
+        f"{GROUP}/providers/Microsoft.Compute/diskAccesses/a",
+        f"{GROUP}/providers/Microsoft.Compute/diskEncryptionSets/e",
+    )
+    encryption = Encryption(type="EncryptionAtRestWithCustomerKey", disk_encryption_set_id=key)
+    fields = {"network_access_policy": "AllowPrivate", "disk_access_id": access}
+    await refused(azure.make_upload(20 * MIB + PAGE, encryption=encryption, **fields), 400, "BadRequest", "diskAccessId")
+    await azure.make_upload(20 * MIB + PAGE, **fields)
