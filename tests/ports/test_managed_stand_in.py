@@ -11,13 +11,15 @@ import pytest
 import requests
 from azure.core.exceptions import HttpResponseError
 from azure.core.pipeline.policies import SansIOHTTPPolicy
+from azure.mgmt.compute import models
 from azure.mgmt.compute.aio import ComputeManagementClient
-from azure.mgmt.compute.models import CreationData, Disk, Encryption, GrantAccessData, Snapshot
+from azure.mgmt.compute.models import CreationData, Encryption, GrantAccessData, Snapshot
 from azure.storage.blob import BlobClient, BlobServiceClient
 
 from devhost.disks import vhd_footer
 from devhost.machines import GROUP, SUBSCRIPTION, disk_id
 from devhost.platform import awaited
+from tests.disk import Disk
 
 MIB = 1024 * 1024
 PAGE = 512
@@ -58,7 +60,7 @@ class Azure:
 
     async def make_upload(self, size, **fields):
         creation = CreationData(create_option="Upload", upload_size_bytes=size)
-        disk = Disk(location="local", creation_data=creation, **fields)
+        disk = models.Disk(location="local", creation_data=creation, **fields)
         await (await self.client.disks.begin_create_or_update(RESOURCES, self.name, disk)).result()
 
     async def revoke_disk(self):
@@ -154,6 +156,24 @@ async def test_a_diff_between_two_snapshots(azure):
     assert status == 200
     assert "<PageRange><Start>4096</Start><End>4607</End></PageRange>" in found.text
     assert found.text.count("Range>") == 2
+
+
+def test_the_platforms_managed_disk(platform, calm, machines, name):
+    """Made of a VHD and put into a machine by one call; its guest writes while the machine runs, the VHD stays as it is."""
+    vhd = Disk(platform, name, MIB + PAGE)
+    vhd.write(MIB, vhd_footer(MIB))
+    vhd.write(0, b"\1" * PAGE)
+    disk = platform.managed_disk(name, vhd=f"{name}.vhd", machine=name, lun=3, sku={"name": "StandardSSD_LRS"})
+    with platform.managed_content(disk) as blob:
+        assert blob.download_blob().readall() == bytes(vhd.content)
+        blob.upload_page(b"\2" * PAGE, 0, PAGE)
+        assert blob.download_blob(0, PAGE).readall() == b"\2" * PAGE
+
+    assert (machines.source(name, 3), machines.power(name)) == (disk, "running")
+    assert plain("GET", machines.endpoint + disk).json()["sku"] == {"name": "StandardSSD_LRS"}
+    assert vhd.read() == bytes(vhd.content)
+    vhd.service.close()
+    machines.delete(name)
 
 
 # -- snapshots ----------------------------------------------------------------------------------------------------------
