@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _GROUP = r"(?P<group>/subscriptions/(?P<subscription>[^/]+)/resourceGroups/[^/]+)/providers/Microsoft\.Compute"
 _VERBS = r"(?:/(?P<verb>beginGetAccess|endGetAccess))?"
 DISK = re.compile(rf"(?P<id>{_GROUP}/disks/[^/]+){_VERBS}", re.IGNORECASE)
-SNAPSHOT = re.compile(rf"(?P<id>{_GROUP}/snapshots/[A-Za-z0-9_.-]{{1,80}}){_VERBS}", re.IGNORECASE)
+SNAPSHOT = re.compile(rf"(?P<id>{_GROUP}/snapshots/[^/]+){_VERBS}", re.IGNORECASE)
 SNAPSHOTS = re.compile(rf"{_GROUP}/snapshots", re.IGNORECASE)
 _PAGE = 3
 """Snapshots in one page of a listing: few, so that pages are turned."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import time
 import uuid
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 UNFINISHED_MAX, UNFINISHED_OF_ALL_MAX = 3, 50
 """Snapshots that fill in the background: of one disk, of a subscription."""
 RATE_SECONDS = 300.0
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 _CHANGEABLE = ("networkAccessPolicy", "publicNetworkAccess", "diskAccessId")
 _INHERITED = (
     "encryption",
@@ -111,7 +113,10 @@ class Snapshots:
 
     def _source(self, snapshot: str, body: Resource, source: str) -> Resource:
         """The disk. Raises ConflictError for a snapshot that Azure does not take."""
-        inside = body.get("properties", {})
+        inside, name = body.get("properties", {}), snapshot.rpartition("/")[2]
+        if not _NAME.fullmatch(name):
+            message = f"Resource name {name} is invalid: expected at most 80 of A-Z, a-z, 0-9, _, . and -."
+            raise ConflictError(message, status=400, code="InvalidResourceName")
         if (inside.get("creationData") or {}).get("createOption") != "Copy" or not inside.get("incremental"):
             message = f"{snapshot}: only incremental snapshots of disks (createOption Copy) are served by the stand-in."
             raise ConflictError(message, status=400, code="InvalidParameter")

@@ -15,7 +15,7 @@ DELETE /__control/            no faults, default switches
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -176,8 +176,7 @@ class _Face:
                 case "POST faults":
                     cloud.switches.faults = [Fault(**one) for one in body]
                 case "POST switches":
-                    for name, value in body.items():
-                        setattr(cloud.switches, name, value)
+                    cloud.switches = replace(cloud.switches, **body)
                 case "PUT machines":
                     await self._made(body)
                 case "PUT disks" | "POST disks" | "POST filled":

@@ -231,6 +231,8 @@ async def test_what_no_snapshot_is_taken_of(azure, machines):
     body = azure.body()
     body.location = "elsewhere"
     await refused(azure.client.snapshots.begin_create_or_update(RESOURCES, azure.name, body), 400, "BadRequest", "elsewhere")
+    name = f"{azure.name:-<81}"
+    await refused(azure.client.snapshots.begin_create_or_update(RESOURCES, name, azure.body()), 400, "InvalidResourceName")
     body = azure.body()
     body.incremental = False
     await refused(azure.client.snapshots.begin_create_or_update(RESOURCES, azure.name, body), 400, "InvalidParameter")
@@ -377,6 +379,11 @@ async def test_faults(azure, machines):
         await azure.grant(2)
 
     assert [one.rpartition("-")[2] for one in machines.open() if azure.name in one] == ["2"]
+
+
+def test_a_misspelt_switch_is_refused(machines):
+    with pytest.raises(ValueError, match="fill_steps"):
+        machines.switch(fill_steps=3)
 
 
 # -- access -------------------------------------------------------------------------------------------------------------
