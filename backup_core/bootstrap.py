@@ -293,7 +293,7 @@ def build(settings: Settings) -> Services:
             deployment=deployment,
             machine_groups=settings.machine_groups,
             account_ids=account_ids(settings),
-            limits=Limits(in_flight=settings.in_flight),
+            limits=Limits(in_flight=settings.in_flight, gap_ratio=settings.gap_ratio),
             custody=custody if duty == "retention" else None,
         )
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
+from backup_core.domain.coalescing import GAP_RATIO
 from backup_core.domain.naming import ACCOUNT_ID, GROUP_ID, account_name
 from backup_core.domain.ncrontab import parse
 from backup_core.domain.pacing import ACCOUNT_RATES, BLOB_RATES
@@ -76,6 +77,8 @@ class Settings(BaseModel):
     """How a full backup is copied: page by page, or by one Copy Blob of the service, which costs no worker time."""
     in_flight: int = Field(default=16, ge=1, le=64)
     """Requests at a time within one shard."""
+    gap_ratio: float = Field(default=GAP_RATIO, ge=0, le=100)
+    """Unchanged bytes that are copied along to save requests, for each changed byte, at most; 0 copies none."""
     blob_requests_per_second: int = Field(default=int(BLOB_RATES.requests), ge=1, le=100_000)
     """The pace at which requests to one blob begin, as for the next three; what the service takes is found from there."""
     blob_mib_per_second: int = Field(default=int(BLOB_RATES.bytes / MIB), ge=1, le=100_000)

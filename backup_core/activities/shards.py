@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
+from backup_core.domain.coalescing import Request, coalesced
 from backup_core.domain.errors import FencedError, RecordAlteredError, UnexpectedAnswerError
 from backup_core.domain.naming import cursor_name, shard_end_name
-from backup_core.domain.ranges import ByteRange, DiffRange, requests
+from backup_core.domain.ranges import ByteRange
 from backup_core.protocol.documents import PLAN, held_document, read_document
-from backup_core.protocol.listings import changed_ranges
+from backup_core.protocol.listings import HeldByBoth, changed_ranges
 from backup_core.protocol.rights import fence_of, require_right_to_act
 from backup_core.steps.copying import ApplyShard, ShardResult, TransferCounts
 from backup_core.steps.messages import Message
@@ -32,6 +33,8 @@ class Cursor(Message):
 
     at: int
     applied: TransferCounts
+    unchanged_bytes: int = 0
+    """Written besides: in gaps that are copied along."""
 
 
 CURSOR = TypeAdapter(Cursor)
@@ -51,7 +54,7 @@ async def apply_shard(tools: Tools, request: ApplyShard) -> ShardResult:
     if done := await _ended(tools, end, shard, image):
         return done
     cursor = await _stored(tools, name, shard) or Cursor(at=shard.start, applied=TransferCounts())
-    copying = _Copying(tools, image, name, cursor)
+    copying = _Copying(tools, image, name, cursor, plan.gap_bytes_max)
     try:
         reached = await copying.run(ByteRange(cursor.at, shard.end)) if cursor.at < shard.end else cursor
     except FencedError:
@@ -60,7 +63,7 @@ async def apply_shard(tools: Tools, request: ApplyShard) -> ShardResult:
             return done
         raise
     if copying.complete:
-        _check(reached.applied, shard, image)
+        _check(reached, shard, image)
         await tools.documents.put_if_absent(end, reached.model_dump_json())
     return ShardResult(applied=reached.applied, at=reached.at, done=copying.complete)
 
@@ -83,7 +86,7 @@ async def _ended(tools: Tools, name: str, shard: Shard, image: ImageCopy) -> Sha
     done = await _stored(tools, name, shard)
     if done is None:
         return None
-    _check(done.applied, shard, image)
+    _check(done, shard, image)
     return ShardResult(applied=done.applied, at=done.at, done=True)
 
 
@@ -91,15 +94,15 @@ async def _ended(tools: Tools, name: str, shard: Shard, image: ImageCopy) -> Sha
 class _Piece:
     """One request, and what came of it."""
 
-    end: int
+    request: Request
     applied: TransferCounts | None = None
 
 
 class _Copying:
     """Requests side by side. Never more than a wave of them is ahead of the stored cursor, so that a crash repeats no more."""
 
-    def __init__(self, tools: Tools, image: ImageCopy, name: str, cursor: Cursor) -> None:
-        self._tools, self._image, self._name = tools, image, name
+    def __init__(self, tools: Tools, image: ImageCopy, name: str, cursor: Cursor, gap_bytes_max: int) -> None:
+        self._tools, self._image, self._name, self._gap_bytes_max = tools, image, name, gap_bytes_max
         self._cursor = cursor
         self._ahead: deque[_Piece] = deque()
         """Requests after the cursor, in order, answered or not."""
@@ -115,15 +118,15 @@ class _Copying:
         """Do the part until it is done or the time is up."""
         limits, began = self._tools.limits, self._tools.monotonic()
         try:
-            async with aclosing(_pieces(self._tools, self._image, part)) as pieces:
-                async for piece in pieces:
+            async with aclosing(_requests(self._tools, self._image, part, self._gap_bytes_max)) as requests:
+                async for request in requests:
                     while len(self._open) >= limits.in_flight or len(self._ahead) + self._unsaved >= limits.wave_requests:
                         await self._await_answers()
                     # A wave at least is done whatever the clock says, so that each call comes further than the one before.
                     if self._issued >= limits.in_flight and self._tools.monotonic() - began > limits.shard_seconds:
                         self.complete = False
                         break
-                    self._start(piece)
+                    self._start(request)
             while self._open:
                 await self._await_answers()
             if self._saving:
@@ -137,11 +140,11 @@ class _Copying:
             await asyncio.gather(*left, return_exceptions=True)
         return self._cursor
 
-    def _start(self, piece: DiffRange) -> None:
+    def _start(self, request: Request) -> None:
         self._issued += 1
-        waiting = _Piece(piece.range.end)
+        waiting = _Piece(request)
         self._ahead.append(waiting)
-        self._open[asyncio.create_task(_apply(self._tools, self._image, piece))] = waiting
+        self._open[asyncio.create_task(_apply(self._tools, self._image, request))] = waiting
 
     async def _await_answers(self) -> None:
         """Wait until something is answered; move the cursor over what is answered without a gap, and store it in time."""
@@ -157,40 +160,43 @@ class _Copying:
             self._open[task].applied = task.result()
             del self._open[task]
         while self._ahead and (applied := self._ahead[0].applied) is not None:
-            self._cursor = Cursor(at=self._ahead.popleft().end, applied=self._cursor.applied.plus(applied))
+            request, cursor = self._ahead.popleft().request, self._cursor
+            unchanged = cursor.unchanged_bytes + request.unchanged_bytes
+            self._cursor = Cursor(at=request.range.end, applied=cursor.applied.plus(applied), unchanged_bytes=unchanged)
             self._unsaved += 1
 
     async def _save(self, cursor: Cursor) -> None:
         await self._tools.documents.put(self._name, cursor.model_dump_json())
 
 
-async def _pieces(tools: Tools, image: ImageCopy, part: ByteRange) -> AsyncGenerator[DiffRange, None]:
-    async for changed in changed_ranges(tools, image, part):
-        for piece in requests(changed):
-            yield piece
+async def _requests(tools: Tools, image: ImageCopy, part: ByteRange, gap_bytes_max: int) -> AsyncGenerator[Request, None]:
+    async for one in coalesced(changed_ranges(tools, image, part), gap_bytes_max, HeldByBoth(tools, image, part.end)):
+        yield one
 
 
-async def _apply(tools: Tools, image: ImageCopy, change: DiffRange) -> TransferCounts:
-    piece = change.range
+async def _apply(tools: Tools, image: ImageCopy, request: Request) -> TransferCounts:
+    piece = request.range
     destination, fence = tools.image(image.destination), fence_of(image.actor)
     try:
-        if change.cleared:
+        if request.cleared:
             await tools.blobs.clear(destination, piece, fence)
             return TransferCounts(clear_bytes=piece.size, clears=1)
         streamed = await tools.copying.copy(tools.image(image.source), image.target, piece, destination, fence)
     except FencedError as error:
         message = f"run {image.actor.run}: {error}; another run owns the blob now, or the lease was broken"
         raise FencedError(message) from error
-    return TransferCounts(write_bytes=piece.size, puts=1, streamed_bytes=streamed)
+    return TransferCounts(write_bytes=request.changed_bytes, puts=1, streamed_bytes=streamed)
 
 
-def _check(tally: TransferCounts, shard: Shard, image: ImageCopy) -> None:
+def _check(cursor: Cursor, shard: Shard, image: ImageCopy) -> None:
     """What was done must be what was planned: snapshots do not change, so a difference means a listing was wrong."""
-    done = (tally.write_bytes, tally.clear_bytes, tally.puts + tally.clears)
-    planned = (shard.write_bytes, shard.clear_bytes, shard.requests)
+    tally = cursor.applied
+    done = (tally.write_bytes, tally.clear_bytes, tally.puts + tally.clears, cursor.unchanged_bytes)
+    planned = (shard.write_bytes, shard.clear_bytes, shard.requests, shard.unchanged_bytes)
     if done != planned:
         message = (
             f"run {image.actor.run}: shard [{shard.start}, {shard.end}) was planned as {planned} (bytes written, bytes "
-            f"cleared, requests) and listed again as {done}; two listings of the same snapshots differ; the next run lists anew"
+            f"cleared, requests, unchanged bytes written) and listed again as {done}; two listings of the same snapshots "
+            "differ; the next run lists anew"
         )
         raise UnexpectedAnswerError(message)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from backup_core.domain.coalescing import GapCount, coalesced
 from backup_core.domain.digests import digest_of
 from backup_core.domain.errors import BlobExistsError, DiffRefusedError, HeadAlteredError
 from backup_core.domain.metadata import HeadMark, to_metadata
@@ -11,7 +13,7 @@ from backup_core.domain.naming import plan_name
 from backup_core.domain.plan import Plan, Planner
 from backup_core.domain.ranges import ByteRange
 from backup_core.protocol.documents import PLAN, read_document
-from backup_core.protocol.listings import changed_ranges
+from backup_core.protocol.listings import HeldByBoth, changed_ranges
 from backup_core.protocol.marks import intent, is_own
 from backup_core.protocol.rights import guard_of, require_ownership, require_right_to_act
 from backup_core.steps.backup import Transfer
@@ -56,10 +58,21 @@ async def _plan(tools: Tools, request: ImageCopy) -> Plan | None:
     source = tools.image(request.source)
     if request.base and (await tools.blobs.properties(source, request.base)).size > request.size:
         return None
-    planner = Planner(tools.limits.shard_bytes_max, tools.limits.shard_requests_max)
-    async for changed in changed_ranges(tools, request, ByteRange(0, request.size)):
+    limits, whole, gaps = tools.limits, ByteRange(0, request.size), GapCount()
+    planner = Planner(limits.shard_bytes_max, limits.shard_requests_max)
+    async for changed in changed_ranges(tools, request, whole):
         planner.feed(changed)
-    return planner.finish()
+        gaps.feed(changed)
+    plan = planner.finish()
+    # Without a base the destination holds nothing, and no gap is held by both.
+    gap_max = gaps.bytes_max(plan.requests, plan.write_bytes, limits.gap_ratio, limits.gaps_min) if request.base else 0
+    if not gap_max:
+        return plan
+    planner = Planner(limits.shard_bytes_max, limits.shard_requests_max)
+    held = HeldByBoth(tools, request, request.size)
+    async for one in coalesced(changed_ranges(tools, request, whole), gap_max, held):
+        planner.add(one)
+    return replace(planner.finish(), ranges=plan.ranges, gap_bytes_max=gap_max)
 
 
 # -- open -------------------------------------------------------------------------------------------------------

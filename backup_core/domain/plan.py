@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from backup_core.domain.coalescing import Request
 from backup_core.domain.ranges import DiffRange, requests
 
 COPY_DEADLINE = timedelta(hours=48)
@@ -20,8 +21,11 @@ class Shard:
     start: int
     end: int
     write_bytes: int
+    """To write, of those that the diff names."""
     clear_bytes: int
     requests: int
+    unchanged_bytes: int = 0
+    """To write besides: in gaps that are copied along."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,8 @@ class Plan:
     clear_bytes: int
     ranges: int
     requests: int
+    gap_bytes_max: int = 0
+    """The largest gap that is copied along; 0 for none."""
 
 
 @dataclass
@@ -51,29 +57,35 @@ class Planner:
     _write: int = 0
     _clear: int = 0
     _requests: int = 0
+    _unchanged: int = 0
 
     def feed(self, changed: DiffRange) -> None:
-        """Add the next range."""
+        """Add the next range, without any gap."""
         self._ranges += 1
-        for piece in (one.range for one in requests(changed)):
-            written = 0 if changed.cleared else piece.size
-            full = self._requests + 1 > self.requests_max or self._write + written > self.bytes_max
-            if self._start is not None and full:
-                self._cut()
-            if self._start is None:
-                self._start = piece.start
-            self._end = piece.end
-            self._requests += 1
-            self._write += written
-            self._clear += piece.size - written
+        for piece in requests(changed):
+            self.add(Request(piece.range, piece.cleared))
+
+    def add(self, one: Request) -> None:
+        """Add the next request."""
+        written = 0 if one.cleared else one.range.size
+        full = self._requests + 1 > self.requests_max or self._write + self._unchanged + written > self.bytes_max
+        if self._start is not None and full:
+            self._cut()
+        if self._start is None:
+            self._start = one.range.start
+        self._end = one.range.end
+        self._requests += 1
+        self._write += written - one.unchanged_bytes
+        self._unchanged += one.unchanged_bytes
+        self._clear += one.range.size - written
 
     def _cut(self) -> None:
         assert self._start is not None
-        self._shards.append(Shard(self._start, self._end, self._write, self._clear, self._requests))
-        self._start, self._write, self._clear, self._requests = None, 0, 0, 0
+        self._shards.append(Shard(self._start, self._end, self._write, self._clear, self._requests, self._unchanged))
+        self._start, self._write, self._clear, self._requests, self._unchanged = None, 0, 0, 0, 0
 
     def finish(self) -> Plan:
-        """The plan of everything fed."""
+        """The plan of everything that was added."""
         if self._start is not None:
             self._cut()
         return Plan(

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 PAGE = 512
-MIB = 1024 * 1024
+KIB = 1024
+MIB = 1024 * KIB
 GIB = 1024 * MIB
 PUT_BYTES_MAX = 4 * MIB
 """Limit of one Put Page, and of one Put Page From URL (Put Page, Put Page From URL reference)."""

@@ -6,10 +6,12 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from backup_core.domain.coalescing import with_gaps
 from backup_core.domain.errors import VerificationError
 from backup_core.domain.metadata import PageMapDigest
 from backup_core.domain.ranges import PUT_BYTES_MAX, ByteRange, Mapped, chunks, mapped, windows
 from backup_core.domain.sampling import BlockRun, Draw, block_runs
+from backup_core.protocol.documents import PLAN, held_document
 from backup_core.protocol.listings import changed_ranges, side_by_side
 from backup_core.steps.copying import Blocks, ComparisonResult, ImageCopy
 
@@ -112,8 +114,13 @@ def _block_runs(tools: Tools, image: ImageCopy, window: ByteRange) -> AsyncItera
 
 
 async def _changed(tools: Tools, image: ImageCopy, window: ByteRange) -> AsyncIterator[ByteRange]:
-    async for one in changed_ranges(tools, image, window):
-        yield one.range
+    """What the copying may have written: a gap that it has copied along says nothing of what the diff leaves alone."""
+    gap_bytes_max = 0
+    if image.base and image.plan:
+        plan = await held_document(tools, PLAN, image.plan, image.plan_digest, "start the run again")
+        gap_bytes_max = plan.gap_bytes_max
+    async for one in with_gaps(changed_ranges(tools, image, window), gap_bytes_max):
+        yield one
 
 
 async def _compare_pieces(

@@ -21,7 +21,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from backup_core.domain.naming import BlobAddress
-from backup_core.domain.ranges import windows
+from backup_core.domain.ranges import mapped, windows
 
 if TYPE_CHECKING:
     from backup_core.protocol.tools import Tools
@@ -131,6 +131,42 @@ async def side_by_side(items: AsyncIterator[T], do: Callable[[T], Coroutine[Any,
 def changed_ranges(tools: Tools, image: ImageCopy, part: ByteRange) -> AsyncIterator[DiffRange]:
     """The changes inside `part`, merged, so that plan and shard cut them alike whatever the windows they were listed in."""
     return joined(_listed(tools, image, part))
+
+
+class HeldByBoth:
+    """Whether the source's snapshot and the destination both have a gap allocated. Asked for ascending gaps; lists nothing
+    before it is asked.
+
+    What the run itself writes or clears changes no answer: those are ranges of the diff, and gaps that both have.
+    """
+
+    def __init__(self, tools: Tools, image: ImageCopy, end: int) -> None:
+        """For gaps before `end`."""
+        self._tools, self._image, self._end = tools, image, end
+        self._held: AsyncIterator[DiffRange] | None = None
+        self._at: DiffRange | None = None
+
+    async def __call__(self, gap: ByteRange) -> bool:
+        """Whether both have all of it."""
+        if self._held is None:
+            self._held = joined(self._listed(gap.start))
+            self._at = await anext(self._held, None)
+        while self._at and self._at.range.end <= gap.start:
+            self._at = await anext(self._held, None)
+        return self._at is not None and self._at.range.start <= gap.start and gap.end <= self._at.range.end
+
+    async def _listed(self, start: int) -> AsyncIterator[DiffRange]:
+        tools, image = self._tools, self._image
+        source, destination = tools.image(image.source), tools.image(image.destination)
+        # The destination may not have grown yet, and no gap in what the disk has grown by is held.
+        end = min(self._end, (await tools.blobs.properties(source, image.base)).size)
+        if start >= end:
+            return
+        left = changes_between(tools, source, image.target, "", ByteRange(start, end))
+        right = changes_between(tools, destination, "", "", ByteRange(start, end))
+        async for part in mapped((one.range async for one in left), (one.range async for one in right)):
+            if part.side == "both":
+                yield DiffRange(part.range, cleared=False)
 
 
 async def _listed(tools: Tools, image: ImageCopy, part: ByteRange) -> AsyncIterator[DiffRange]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from backup_core.domain.coalescing import GAP_RATIO
 from backup_core.domain.ending import STEP_SECONDS_USUAL
 from backup_core.domain.errors import (
     AccountIdMissingError,
@@ -42,6 +43,10 @@ class Limits:
     """A shard of this size takes about 17 s at the 60 MiB/s of a standard page blob."""
     shard_requests_max: int = 4096
     """About 8 s at the 500 requests/s of a page blob."""
+    gap_ratio: float = GAP_RATIO
+    """Unchanged bytes copied along to save requests, for each changed byte, at most."""
+    gaps_min: int = 64
+    """A diff must have so many gaps worth copying along: finding out which may be takes some requests too."""
     in_flight: int = 16
     """Requests at a time towards one head: 15 times 4 MiB/s is a page blob's limit, at about a second each."""
     wave_requests: int = 64

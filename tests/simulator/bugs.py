@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from backup_core.activities import copies, machines, points, runner, shards, transfer, verification
-from backup_core.domain import decision, disk_delivery, machine_change
+from backup_core.domain import coalescing, decision, disk_delivery, machine_change
 from backup_core.domain import retention as rules
+from backup_core.domain.coalescing import Request
 from backup_core.domain.identity import Deployment
+from backup_core.domain.ranges import ByteRange, Mapped, mapped, requests
 from backup_core.operations import watch
 from backup_core.orchestrations import backup_disk, clean_up_disks, deliver_disk, repoint_machine, restore_disk
-from backup_core.protocol import cleanup, comparison, pruning, rights
+from backup_core.protocol import cleanup, comparison, listings, pruning, rights
 from backup_core.steps.backup import COMMIT_POINT
 from backup_core.steps.copying import CHECK_COPY, TransferCounts
 from backup_core.steps.restore import MOVE_MACHINE
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from backup_core.domain.naming import BlobAddress
-    from backup_core.domain.ranges import ByteRange, DiffRange
+    from backup_core.domain.ranges import DiffRange
     from backup_core.protocol.tools import Tools
 
 
@@ -183,6 +185,47 @@ def cursor_ahead_of_its_puts() -> Iterator[None]:
         )
 
     with patch.object(shards._Copying, "_start", hasty):  # noqa: SLF001  see above
+        yield
+
+
+@contextmanager
+def gap_copied_across_a_clear() -> Iterator[None]:
+    """Two changes become one put although something between them is cleared."""
+
+    async def careless(changes: Any, gap_bytes_max: int, held: Any) -> AsyncIterator[Request]:  # noqa: ANN401  as the function it replaces
+        last: Request | None = None
+        crossed = False
+        async for change in changes:
+            for piece in requests(change):
+                one = Request(piece.range, piece.cleared)
+                if one.cleared:
+                    yield one
+                    crossed = True
+                    continue
+                both = coalescing._joined(last, one, gap_bytes_max) if last else None  # noqa: SLF001  the guard to be removed
+                if last and both and (crossed or await held(ByteRange(last.range.end, one.range.start))):
+                    last = both
+                else:
+                    if last:
+                        yield last
+                    last = one
+                crossed = False
+        if last:
+            yield last
+
+    with patch.object(transfer, "coalesced", careless), patch.object(shards, "coalesced", careless):
+        yield
+
+
+@contextmanager
+def gap_copied_that_one_side_holds() -> Iterator[None]:
+    """It is enough when either page map has the gap."""
+
+    async def either(left: Any, right: Any) -> AsyncIterator[Mapped]:  # noqa: ANN401  as the function it replaces
+        async for part in mapped(left, right):
+            yield Mapped(part.range, "both")
+
+    with patch.object(listings, "mapped", either):
         yield
 
 
@@ -409,6 +452,8 @@ BACKUP_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "unconditional commit": unconditional_commit,
     "altered head is trusted": altered_head_is_trusted,
     "cursor ahead of its puts": cursor_ahead_of_its_puts,
+    "gap copied across a clear": gap_copied_across_a_clear,
+    "gap copied that one side holds": gap_copied_that_one_side_holds,
     "prune of the newest": prune_of_the_newest,
     "prune ignoring pins": prune_ignoring_pins,
     "ends told by their writer only": ends_told_by_their_writer_only,

@@ -25,6 +25,7 @@
 23. What cannot be read of one disk is named, and hinders no other disk.
 24. A cleaning that fails fails no run and hinders no other duty; a later night does it.
 25. Each run's end is written, and named within bounds, however much the run has done.
+26. Nothing is copied that the source does not hold, and no gap in the diff that the head does not hold.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ class Invariants:
         self._check_strangers()
         self._check_foreign(points)
         self._check_machine()
+        if stray := self.stage.blobs.copied_needlessly:
+            self.violated(f"invariant 26: {stray} was copied, which one side does not hold")
 
     def violated(self, what: str) -> NoReturn:
         """Say so."""

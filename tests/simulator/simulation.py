@@ -119,6 +119,7 @@ class Simulation:
         finally:
             await self.engine.close()
         self.stage.report.counts["points"] = len(self.invariants.seen)
+        self.stage.report.counts["unchanged pages copied along"] = self.stage.blobs.gaps
         for one in self.stage.journal.events:
             if isinstance(one, DiskCleaned):
                 for what in ("snapshots", "blobs", "documents", "pins", "registrations"):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from backup_core.domain.identity import Deployment
+from backup_core.domain.metadata import Site, from_metadata
 from backup_core.domain.naming import BlobAddress, registration_name, run_key
 from backup_core.domain.ranges import PAGE
 from backup_core.domain.records import Head, Registration, Retention, Run, Versioned
@@ -24,13 +25,16 @@ from tests.doubles.page_blobs import MemoryPageBlobs
 from tests.doubles.world import InMemoryServices
 
 if TYPE_CHECKING:
+    from backup_core.domain.ranges import ByteRange
     from backup_core.domain.records import RestorePoint
+    from backup_core.ports.blobs import Fence
     from backup_core.steps.copying import FullCopy
     from tests.doubles.page_blobs import Blob
     from tests.doubles.world import Gate
 
 SOURCE, BACKUP, DISK = "https://source.test", "https://backup.test", "vm"
 BYSTANDER = "bad"
+DEPLOYMENT = Deployment("backup/pagekeeper")
 """Another disk, where histories have one."""
 GROUP = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/web"
 VM = f"{GROUP}/providers/Microsoft.Compute/virtualMachines/web-1"
@@ -74,6 +78,39 @@ class ReportProgress:
     counts: Counter[str] = field(default_factory=Counter)
     violation: str = ""
     trace: list[str] = field(default_factory=list)
+
+
+class WatchedPageBlobs(MemoryPageBlobs):
+    """Page blobs that look at what is copied to them page by page."""
+
+    copied_needlessly = ""
+    """The first put of a page that the source does not hold, or that the diff leaves alone and the destination has not."""
+    gaps = 0
+    """Unchanged pages that were copied along."""
+
+    async def copy_streamed(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+        """Read, then put."""
+        self._look(source, snapshot, part, head)
+        await super().copy_streamed(source, snapshot, part, head, fence)
+
+    async def copy_from_url(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+        """Put what the service reads itself."""
+        self._look(source, snapshot, part, head)
+        await super().copy_from_url(source, snapshot, part, head, fence)
+
+    def _look(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress) -> None:
+        blob, destination = self.blobs.get(source), self.blobs.get(head)
+        mark = from_metadata(destination.metadata, Site(DEPLOYMENT, head)) if destination else None
+        if blob is None or destination is None or snapshot not in blob.snapshots:
+            return  # refused below
+        now, base = blob.snapshots[snapshot], blob.snapshots.get(mark.base) if mark and mark.target == snapshot else None
+        changed = self._changes(base, now) if base else {}
+        for page in range(part.start // PAGE, part.end // PAGE):
+            # What the disk has grown by is copied as it is allocated, whatever the diff says.
+            unchanged = base is not None and page * PAGE < base.size and page not in changed
+            self.gaps += unchanged
+            if page not in now.pages or (unchanged and page not in destination.pages):
+                self.copied_needlessly = self.copied_needlessly or f"page {page} of {head}"
 
 
 class Known:
@@ -121,8 +158,9 @@ class Stage(Known):
         self.unreadable = seed % UNREADABLE_EVERY == UNREADABLE
         self.failing = seed % FAILING_EVERY == FAILING
         self.long = seed % LONG_EVERY == LONG
+        self.coalesces = seed // 2 % 2 == 1
         self.pages = self.rng.randrange(12, 65)
-        self.blobs = MemoryPageBlobs(self.world, diff="writes" if seed % 2 else "content")
+        self.blobs = WatchedPageBlobs(self.world, diff="writes" if seed % 2 else "content")
         self.blobs.copies_held = True
         self.catalogue = MemoryCatalogue(self.world)
         self.documents = MemoryDocuments(self.world)
@@ -150,6 +188,8 @@ class Stage(Known):
             shard_bytes_max=self.rng.choice([2, 4, 1000]) * PAGE,
             shard_requests_max=self.rng.choice([2, 1000]),
             in_flight=self.rng.choice([1, 2, 4]),
+            gap_ratio=100.0 if self.coalesces else 0.0,
+            gaps_min=1,
             # On these tiny disks 300 samples would read everything, and so hide what the protocol itself must prevent.
             samples=Samples(least=1, most=1, elsewhere=1, block_bytes=PAGE),
             window_bytes=self.rng.choice([5, 16, 1000]) * PAGE,
@@ -165,7 +205,7 @@ class Stage(Known):
         self.journal = MemoryJournal()
         return Tools(
             self.blobs, self.catalogue, self.documents, (SOURCE,), BACKUP, "heads", itertools.count().__next__,
-            copying, self.machines, self.journal, Deployment("backup/pagekeeper"), limits, (GROUP.lower(),),
+            copying, self.machines, self.journal, DEPLOYMENT, limits, (GROUP.lower(),),
         )  # fmt: skip
 
     def _register_bystander(self) -> None:
