@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -12,6 +15,9 @@ COPY_DEADLINE = timedelta(hours=48)
 """How long a Copy Blob of the service is waited for, pauses between looks alone; the service itself gives up after two weeks.
 What it reads with is signed for as long: nobody says whether a copy outlives the signature it began with.
 """
+
+PARTS = 16
+"""Of this many parts a shard is put together, so that shards can be made equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +49,15 @@ class Plan:
 
 @dataclass
 class Planner:
-    """Builds a plan from diff ranges fed in ascending order; holds shards, never the ranges.
+    """Builds a plan from diff ranges fed in ascending order; holds parts of shards, never the ranges.
 
-    A shard has at most `bytes_max` bytes to write and `requests_max` requests, so that an activity ends within minutes.
+    A shard has at most `bytes_max` bytes to write and `requests_max` requests, so that an activity ends within minutes. Shards
+    cost about the same, as far as their requests can be cut: those side by side end together.
     """
 
     bytes_max: int
     requests_max: int
-    _shards: list[Shard] = field(default_factory=list)
+    _parts: list[Shard] = field(default_factory=list)
     _ranges: int = 0
     _start: int | None = None
     _end: int = 0
@@ -68,7 +75,8 @@ class Planner:
     def add(self, one: Request) -> None:
         """Add the next request."""
         written = 0 if one.cleared else one.range.size
-        full = self._requests + 1 > self.requests_max or self._write + self._unchanged + written > self.bytes_max
+        too_large = self._write + self._unchanged + written > self.bytes_max // PARTS
+        full = self._requests + 1 > self.requests_max // PARTS or too_large
         if self._start is not None and full:
             self._cut()
         if self._start is None:
@@ -81,17 +89,53 @@ class Planner:
 
     def _cut(self) -> None:
         assert self._start is not None
-        self._shards.append(Shard(self._start, self._end, self._write, self._clear, self._requests, self._unchanged))
+        self._parts.append(Shard(self._start, self._end, self._write, self._clear, self._requests, self._unchanged))
         self._start, self._write, self._clear, self._requests, self._unchanged = None, 0, 0, 0, 0
 
     def finish(self) -> Plan:
         """The plan of everything that was added."""
         if self._start is not None:
             self._cut()
+        shards = self._balanced()
         return Plan(
-            shards=tuple(self._shards),
-            write_bytes=sum(shard.write_bytes for shard in self._shards),
-            clear_bytes=sum(shard.clear_bytes for shard in self._shards),
+            shards=tuple(shards),
+            write_bytes=sum(shard.write_bytes for shard in shards),
+            clear_bytes=sum(shard.clear_bytes for shard in shards),
             ranges=self._ranges,
-            requests=sum(shard.requests for shard in self._shards),
+            requests=sum(shard.requests for shard in shards),
         )
+
+    def _balanced(self) -> list[Shard]:
+        """The parts as the fewest shards of about the same cost that keep the bounds."""
+        costs = [0.0, *itertools.accumulate(max(self._fill(part)) for part in self._parts)]
+        count = max(1, math.ceil(costs[-1]))
+        while count < len(self._parts):
+            ends = [_nearest(costs, costs[-1] * number / count) for number in range(count + 1)]
+            shards = [_merged(self._parts[a:b]) for a, b in itertools.pairwise(ends) if a < b]
+            if all(max(self._fill(shard)) <= 1 or shard.requests == 1 for shard in shards):
+                return shards
+            # A little more room for where parts end; a large plan must not be tried for ever.
+            count += 1 + count // 64
+        return self._parts
+
+    def _fill(self, shard: Shard) -> tuple[float, float]:
+        """How much of a shard's bounds it takes: of the bytes, of the requests."""
+        return (shard.write_bytes + shard.unchanged_bytes) / self.bytes_max, shard.requests / self.requests_max
+
+
+def _nearest(values: list[float], wanted: float) -> int:
+    """The index of the ascending value nearest to the one wanted."""
+    index = bisect_left(values, wanted, hi=len(values) - 1)
+    return index - 1 if index and wanted - values[index - 1] < values[index] - wanted else index
+
+
+def _merged(parts: list[Shard]) -> Shard:
+    """Consecutive parts as one."""
+    return Shard(
+        parts[0].start,
+        parts[-1].end,
+        sum(part.write_bytes for part in parts),
+        sum(part.clear_bytes for part in parts),
+        sum(part.requests for part in parts),
+        sum(part.unchanged_bytes for part in parts),
+    )

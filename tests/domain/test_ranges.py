@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup_core.domain.plan import Planner
-from backup_core.domain.ranges import PAGE, PUT_BYTES_MAX, ByteRange, DiffRange, chunks, mapped, one_sided, windows
+from backup_core.domain.ranges import MIB, PAGE, PUT_BYTES_MAX, ByteRange, DiffRange, chunks, mapped, one_sided, windows
 
 
 @st.composite
@@ -91,6 +92,30 @@ def test_a_plan_covers_the_diff_within_its_bounds(ranges, cleared, bytes_pages, 
     assert all(shard.requests <= requests for shard in plan.shards)
     assert all(shard.write_bytes <= bytes_pages * PAGE or shard.requests == 1 for shard in plan.shards)
     assert all(a.end <= b.start for a, b in pairwise(plan.shards))
+
+
+@pytest.mark.parametrize("large", [0.0, 0.02, 1.0])
+@pytest.mark.parametrize("count", [4500, 9000, 20_000, 70_000])
+def test_shards_cost_about_the_same(large, count):
+    """Of requests and of bytes, whichever fills them more: the largest has at most 15 % more than their mean."""
+    bytes_max, requests_max, rng = 1024 * MIB, 4096, random.Random(count)
+    planner, at = Planner(bytes_max, requests_max), 0
+    for _ in range(count):
+        size = PUT_BYTES_MAX if rng.random() < large else 16 * PAGE
+        planner.feed(DiffRange(ByteRange(at, at + size), cleared=False))
+        at += size + 256 * PAGE
+    plan = planner.finish()
+    costs = [max(shard.write_bytes / bytes_max, shard.requests / requests_max) for shard in plan.shards]
+
+    assert max(costs) <= min(1, 1.15 * sum(costs) / len(costs))
+    assert len(costs) <= 1.1 * sum(costs) + 1, "and there are no more than must be"
+
+
+def test_a_disk_that_fills_its_shards_has_no_more_of_them():
+    planner = Planner(1024 * MIB, 4096)
+    planner.feed(DiffRange(ByteRange(0, 100 * 1024 * MIB), cleared=False))
+
+    assert [shard.write_bytes for shard in planner.finish().shards] == [1024 * MIB] * 100
 
 
 def test_a_plan_counts_the_least_requests():
