@@ -107,6 +107,24 @@ def test_bytes_travel_once_and_nothing_is_listed_per_chunk(any_disk, calm):
     assert counts["GET pagelist"]["requests"] == 8
 
 
+@pytest.mark.parametrize("kind", ["writes", "content"])
+def test_small_gaps_are_copied_along(any_disk, calm, kind):
+    """A hundred changes with gaps of twice their size are one put; what is told is the diff, and nothing more is allocated."""
+    disk = any_disk
+    calm.switch(diff=kind)
+    disk.write(0, b"\1" * 2 * MIB)
+    disk.back_up()
+    for number in range(100):
+        disk.write(number * 24 * PAGE, b"\2" * 8 * PAGE)
+    calm.reset()
+    run = disk.back_up()
+
+    assert (run["rangesTotal"], run["bytesTotal"], run["requestsTotal"]) == (100, 800 * PAGE, 1)
+    assert calm.counts()[disk.copy_verb]["requests"] == 1
+    assert disk.points()[0]["changedBytes"] == 800 * PAGE
+    disk.check_every_point()
+
+
 @pytest.mark.parametrize("ends", [False, True])
 def test_growth_end_to_end(disk, calm, ends):
     """Also where a diff ends at the size that the older snapshot had."""
