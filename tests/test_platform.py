@@ -231,11 +231,10 @@ def test_the_bench_in_its_short_form(spoiled, tmp_path):
     """Its counts are at their goals; and they can be missed: a client that puts 2 MiB at a time is found out."""
     code = "from bench import measurements; import sys; {spoil}; sys.exit(measurements.main(short=True))"
     spoil = (
-        "from backup_core.activities import shards; real = shards.requests; "
-        "shards._check = lambda *_: None; "
-        "shards.requests = lambda one: [one] if one.cleared else ["
-        "type(one)(part, False) for part in shards.chunks_of(one.range)]; "
-        "from backup_core.domain.ranges import chunks; shards.chunks_of = lambda whole: chunks(whole, 2 * 1024 * 1024)"
+        "from backup_core.activities import shards; from backup_core.domain import coalescing; "
+        "from backup_core.domain.ranges import chunks; shards._check = lambda *_: None; "
+        "coalescing.requests = lambda one: [one] if one.cleared else ["
+        "type(one)(part, False) for part in chunks(one.range, 2 * 1024 * 1024)]"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code.format(spoil=spoil if spoiled else "pass")],
