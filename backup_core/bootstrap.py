@@ -1,3 +1,4 @@
+# Long: everything that is built is built here, and nowhere else.
 """Settings to a working app: the only place where clients and credentials are built."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Long: the figures of one table, measured one after another.
 """`make bench`: what a backup and a restore cost in requests and bytes, and their copying beside the SDK's own ways.
 
 Counts are the emulator's. Seconds are of this machine and this emulator, which takes most of them: only ratios within one run
@@ -38,7 +39,7 @@ from backup_core.steps import STEPS
 from backup_core.steps.backup import BackupRequest
 from backup_core.steps.restore import RestoreRequest
 from devhost.storage import Storage
-from tests.doubles.catalogue import MemoryDocuments
+from tests.doubles.documents import MemoryDocuments
 from tests.doubles.driver import Driver
 from tests.doubles.world import InMemoryServices
 

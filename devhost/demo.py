@@ -1,3 +1,4 @@
+# Long: one scene, told from beginning to end.
 """`make demo`: the main job on real input, watched, and every restore point proved equal to the disk at its moment."""
 
 from __future__ import annotations

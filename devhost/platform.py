@@ -1,3 +1,4 @@
+# Long: the parts of one platform, started and ended together.
 """The whole local platform: the storage emulator and a Functions host serving the repository's function_app.py.
 
 The host is the development host, or another one that HOST_COMMAND names: see "Another host" in docs/architecture.md.

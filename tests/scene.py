@@ -20,7 +20,8 @@ from backup_core.protocol.tools import Limits, Tools
 from backup_core.steps import STEPS
 from backup_core.steps.backup import BackupRequest
 from backup_core.steps.restore import RestoreRequest
-from tests.doubles.catalogue import MemoryCatalogue, MemoryDocuments
+from tests.doubles.catalogue import MemoryCatalogue
+from tests.doubles.documents import MemoryDocuments
 from tests.doubles.driver import Driver
 from tests.doubles.journal import MemoryJournal
 from tests.doubles.machines import MemoryMachines

@@ -75,6 +75,17 @@ def test_the_version_is_said_in_one_place_and_is_the_changelogs_newest():
     assert newest[1] == __version__
 
 
+def test_a_long_file_says_why():
+    """In its first line; but for tests, which are read one by one."""
+    held = re.compile(r"(backup_core|bench|devhost|tests/doubles|tests/simulator/(?!test_))\b.*\.py")
+    files = {
+        str(path.relative_to(REPOSITORY)): path.read_text() for path in tracked() if path.is_file() and path.suffix == ".py"
+    }
+    long = {name for name, text in files.items() if held.match(name) and text.count("\n") > 300}
+
+    assert {name for name in long if not files[name].startswith("# Long: ")} == set()
+
+
 def test_no_file_of_a_machine_is_kept():
     """No disk images, environments, secrets, registry hosts or paths of one machine."""
     names = [str(path.relative_to(REPOSITORY)) for path in tracked()]

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backup_core.domain.errors import (
-    BackupError,
-    CleanupError,
-)
+from backup_core.domain.errors import BackupError, CleanupError
 from backup_core.domain.events import DiskCleaned, RunWarned
 from backup_core.domain.naming import is_disk_id
 from backup_core.domain.shown import named, shortened

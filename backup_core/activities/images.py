@@ -18,10 +18,7 @@ from backup_core.domain.errors import (
     ServiceUnavailableError,
     UnexpectedAnswerError,
 )
-from backup_core.domain.metadata import (
-    from_metadata,
-    restoring_run,
-)
+from backup_core.domain.metadata import from_metadata, restoring_run
 from backup_core.ports import Guard
 from backup_core.protocol.images import hold_own, kept_tier
 from backup_core.protocol.marks import is_own, metadata_of

@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from backup_core.domain.digests import digest_of
-from backup_core.domain.errors import (
-    MachineChangedError,
-    MachineRefusedError,
-    NotOwnerError,
-    RecordAlteredError,
-)
+from backup_core.domain.errors import MachineChangedError, MachineRefusedError, NotOwnerError, RecordAlteredError
 from backup_core.domain.managed import replacement
 from backup_core.domain.naming import noted_name, repoint_name, turned_name
 from backup_core.domain.records import Slot

@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING
 
 from backup_core.domain.digests import digest_of
 from backup_core.domain.errors import NotOwnerError, RowChangedError, RowExistsError
-from backup_core.domain.naming import (
-    REBUILDS,
-    rebuild_cancel_name,
-    rebuilt_name,
-    stamp_of_rebuild,
-)
+from backup_core.domain.naming import REBUILDS, rebuild_cancel_name, rebuilt_name, stamp_of_rebuild
 from backup_core.domain.rebuild import Found, Rebuild
 from backup_core.protocol.documents import read_document
 from backup_core.protocol.rebuilds import FOUND, HASH_LENGTH, at_work, store_rebuild, stored_rebuild

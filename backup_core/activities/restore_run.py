@@ -6,12 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.domain.digests import digest_of_request
-from backup_core.domain.errors import (
-    HeadAlteredError,
-    NotOwnerError,
-    PointUnavailableError,
-    RecordAlteredError,
-)
+from backup_core.domain.errors import HeadAlteredError, NotOwnerError, PointUnavailableError, RecordAlteredError
 from backup_core.domain.metadata import from_metadata, to_metadata
 from backup_core.domain.naming import noted_name, repoint_name
 from backup_core.domain.records import Head, Owner, Pin

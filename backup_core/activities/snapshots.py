@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backup_core.domain.errors import (
-    BlobMissingError,
-    SnapshotMissingError,
-    SourceUnfitError,
-    UnexpectedAnswerError,
-)
-from backup_core.domain.metadata import (
-    described,
-    from_metadata,
-    from_point_metadata,
-    run_of_source_snapshot,
-    to_point_metadata,
-)
+from backup_core.domain.errors import BlobMissingError, SnapshotMissingError, SourceUnfitError, UnexpectedAnswerError
+from backup_core.domain.metadata import described, from_metadata, from_point_metadata, run_of_source_snapshot, to_point_metadata
 from backup_core.domain.naming import disk_of_run, point_id, taking_again_name, taking_name
 from backup_core.domain.records import RestorePoint
 from backup_core.protocol.rights import guard_of, require_ownership

@@ -1,3 +1,4 @@
+# Long: a method for each call of the Catalogue port, over one table.
 """The catalogue in Azure Table Storage: one table, one partition per disk, ETags on every update.
 
 Rows are the records' fields as columns: numbers as Int64 (the SDK's default would be Int32), times and nested values as
@@ -28,11 +29,7 @@ from azure.data.tables import UpdateMode
 from backup_core.adapters.answers import code_of, fault_of, no_answer
 from backup_core.adapters.rows import to_entity, version_of, versioned
 from backup_core.domain.digests import digest_of
-from backup_core.domain.errors import (
-    RowChangedError,
-    RowExistsError,
-    UnexpectedAnswerError,
-)
+from backup_core.domain.errors import RowChangedError, RowExistsError, UnexpectedAnswerError
 from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_key_bounds
 from backup_core.domain.records import Head, Pin, Registration, RequestKey, RestorePoint, Run, Versioned
 

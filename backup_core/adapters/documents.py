@@ -10,9 +10,7 @@ from azure.storage.blob.aio import BlobServiceClient
 
 from backup_core.adapters.answers import code_of
 from backup_core.adapters.page_blobs import translated
-from backup_core.domain.errors import (
-    BlobMissingError,
-)
+from backup_core.domain.errors import BlobMissingError
 from backup_core.ports import ListedDocument
 
 if TYPE_CHECKING:

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from azure.data.tables import EdmType, EntityProperty
 from pydantic import TypeAdapter, ValidationError
 
-from backup_core.domain.errors import (
-    RecordUnreadableError,
-)
+from backup_core.domain.errors import RecordUnreadableError
 from backup_core.domain.naming import point_key, run_key
 from backup_core.domain.records import Head, Pin, Registration, RequestKey, RestorePoint, Run, Versioned
 

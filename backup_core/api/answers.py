@@ -1,3 +1,4 @@
+# Long: the fields of all answers, which people and their scripts read.
 """Answers about disks, restore points and runs, and errors. They use camelCase names, as Azure's own do."""
 
 from __future__ import annotations

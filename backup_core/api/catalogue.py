@@ -11,24 +11,10 @@ from backup_core import __version__
 from backup_core.api.answers import HealthAnswer
 from backup_core.api.bodies import RebuildBody
 from backup_core.api.context import RETRY_AFTER_SECONDS, Api, log
-from backup_core.api.http import (
-    Answer,
-    Request,
-    answer,
-    id_of,
-    parsed,
-    top_of,
-)
+from backup_core.api.http import Answer, Request, answer, id_of, parsed, top_of
 from backup_core.api.plan_answers import QuarantinedAnswer, RebuildAnswer, RebuiltDisk
 from backup_core.domain.errors import BlobMissingError, ContainerMissingError
-from backup_core.domain.naming import (
-    DISK_ID,
-    BlobAddress,
-    is_rebuild_id,
-    rebuild_cancel_name,
-    rebuild_id,
-    rebuilt_folder,
-)
+from backup_core.domain.naming import DISK_ID, BlobAddress, is_rebuild_id, rebuild_cancel_name, rebuild_id, rebuilt_folder
 from backup_core.domain.rebuild import Rebuild
 from backup_core.domain.redaction import redacted
 from backup_core.operations.rebuild import dry_run_of, end_rebuild_if_dead, enter_rebuild, fail_rebuild, rebuild_at_work

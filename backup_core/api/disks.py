@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING
 from backup_core.api.answers import DiskAnswer, DisksAnswer
 from backup_core.api.bodies import EARLIEST, DiskBody
 from backup_core.api.context import Api, log
-from backup_core.api.http import (
-    Answer,
-    Request,
-    answer,
-    disk_of,
-    id_of,
-    parsed,
-    top_of,
-)
+from backup_core.api.http import Answer, Request, answer, disk_of, id_of, parsed, top_of
 from backup_core.api.lists import each
 from backup_core.api.runs import begun, new_run
 from backup_core.domain.errors import (

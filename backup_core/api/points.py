@@ -6,16 +6,7 @@ from typing import get_args
 
 from backup_core.api.answers import PointAnswer, PointsAnswer
 from backup_core.api.context import Api
-from backup_core.api.http import (
-    Answer,
-    Request,
-    answer,
-    disk_of,
-    id_of,
-    time_of,
-    top_of,
-    word_of,
-)
+from backup_core.api.http import Answer, Request, answer, disk_of, id_of, time_of, top_of, word_of
 from backup_core.domain.naming import is_point_id
 from backup_core.domain.records import PointState
 from backup_core.operations.refusal import RefusedError

@@ -6,22 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.api.bodies import RestoreBody
-from backup_core.api.http import (
-    Answer,
-    Request,
-    answer,
-    disk_of,
-    parsed,
-    repeatability_key,
-)
+from backup_core.api.http import Answer, Request, answer, disk_of, parsed, repeatability_key
 from backup_core.api.plan_answers import RestorePlanAnswer
 from backup_core.api.plans import shown_plan
 from backup_core.api.runs import begun, new_run, repeated
 from backup_core.domain.digests import digest_of
 from backup_core.domain.managed import differences
-from backup_core.domain.naming import (
-    run_of_stamp,
-)
+from backup_core.domain.naming import run_of_stamp
 from backup_core.operations.allocation import allocation_of
 from backup_core.operations.permissions import Probe, probes_of
 from backup_core.operations.refusal import RefusedError

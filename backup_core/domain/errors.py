@@ -1,3 +1,4 @@
+# Long: every fault is here, so that no two have one code.
 """Everything that can go wrong and is handled apart: each class has a stable code, says whether trying again can help, and
 words its message as object, event, expected, found, next move.
 """

@@ -1,3 +1,4 @@
+# Long: every name is made here, so that no two can be the same.
 """Names: every id, blob name and row key is derived from its inputs, and no user text enters one unchecked."""
 
 from __future__ import annotations

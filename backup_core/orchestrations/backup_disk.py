@@ -1,3 +1,4 @@
+# Long: one run, read from top to bottom.
 """The backup of one disk: snapshot, plan, copy in waves, verify, snapshot the head, commit, and only then drop the old."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Long: one run, read from top to bottom.
 """The restore of one disk: the steps that `domain/disk_restore.py` names, one after another.
 
 The disk's protection changes only in the adoption, after everything it rests on was proved and read back.

@@ -11,12 +11,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from backup_core.domain.ending import abandonment
-from backup_core.domain.errors import (
-    BlobMissingError,
-    LeaseTakenError,
-    RowChangedError,
-    SnapshotsPresentError,
-)
+from backup_core.domain.errors import BlobMissingError, LeaseTakenError, RowChangedError, SnapshotsPresentError
 from backup_core.domain.metadata import from_metadata, is_marked, run_of_source_snapshot
 from backup_core.domain.naming import disk_of_run, point_id, registration_name, snapshot_time
 from backup_core.ports import Guard

@@ -16,11 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
 
-from backup_core.domain.errors import (
-    RecordAlteredError,
-    RecordUnreadableError,
-    UnexpectedAnswerError,
-)
+from backup_core.domain.errors import RecordAlteredError, RecordUnreadableError, UnexpectedAnswerError
 
 if TYPE_CHECKING:
     from backup_core.protocol.tools import Tools

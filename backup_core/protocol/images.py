@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backup_core.domain.errors import (
-    BlobExistsError,
-    BlobMissingError,
-)
-from backup_core.domain.metadata import (
-    from_metadata,
-    restoring_run,
-)
+from backup_core.domain.errors import BlobExistsError, BlobMissingError
+from backup_core.domain.metadata import from_metadata, restoring_run
 from backup_core.domain.tiers import fitting_tier
 
 if TYPE_CHECKING:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backup_core.domain.errors import (
-    SlotTakenError,
-)
+from backup_core.domain.errors import SlotTakenError
 from backup_core.domain.ranges import GIB, PAGE
 from backup_core.domain.records import Slot
 from backup_core.domain.repoint import Change, Machine, MachineDisk

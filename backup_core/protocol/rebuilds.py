@@ -6,10 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from backup_core.domain.naming import (
-    REBUILD_AT_WORK,
-    rebuild_name,
-)
+from backup_core.domain.naming import REBUILD_AT_WORK, rebuild_name
 from backup_core.domain.rebuild import Found, Rebuild
 from backup_core.protocol.documents import read_document
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backup_core.domain.errors import (
-    DiskUnknownError,
-    NotOwnerError,
-)
+from backup_core.domain.errors import DiskUnknownError, NotOwnerError
 from backup_core.domain.records import Owner, Pin
 from backup_core.ports import Fence, Guard
 

@@ -5,13 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backup_core.domain.errors import (
-    SnapshotMissingError,
-)
-from backup_core.domain.metadata import (
-    run_of_source_snapshot,
-    source_snapshot_metadata,
-)
+from backup_core.domain.errors import SnapshotMissingError
+from backup_core.domain.metadata import run_of_source_snapshot, source_snapshot_metadata
 from backup_core.protocol.run_rows import in_one
 from backup_core.protocol.updates import updated
 

@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING
 
 from backup_core.domain.coalescing import GAP_RATIO
 from backup_core.domain.ending import STEP_SECONDS_USUAL
-from backup_core.domain.errors import (
-    AccountIdMissingError,
-    MachineRefusedError,
-    SourceUnfitError,
-)
+from backup_core.domain.errors import AccountIdMissingError, MachineRefusedError, SourceUnfitError
 from backup_core.domain.fleet import ACTIVE_DISKS_MAX
 from backup_core.domain.metadata import Site
 from backup_core.domain.naming import BlobAddress, parse_blob_url, parse_resource_id

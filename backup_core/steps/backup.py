@@ -1,3 +1,4 @@
+# Long: the messages of one run, which are stored in its history, beside each other.
 """The steps of a backup, and what the orchestrations of one are handed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Long: the messages of one run, which are stored in its history, beside each other.
 """The steps of a restore, and what its orchestrations hand each other."""
 
 from __future__ import annotations

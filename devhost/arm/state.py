@@ -1,3 +1,4 @@
+# Long: the resources of one service, which refer to each other.
 """Virtual machines, managed disks and long-running operations, in memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Long: one pump: what it reads, plays, sends and writes belongs together.
 """Runs orchestrations by replay and activities at least once, over the hub, beside other workers of the same hub.
 
 One pump per instance reads its messages, has the orchestrator replayed, sends what the episode asks for and then commits

@@ -1,3 +1,4 @@
+# Long: every statement over one database file.
 """The task hub: instances, their history, messages (with timers) and activity work, in one SQLite file.
 
 Several processes may use one file. What is taken from it, a message or an activity, is invisible until the taker's time is up.

@@ -1,3 +1,4 @@
+# Long: one state machine over a history.
 """Plays an orchestrator's answer against its history and says what is to be scheduled, or how the execution ended.
 
 The extension awaits the actions of an answer in order and numbers what it schedules; the SDK counts the same numbers on its

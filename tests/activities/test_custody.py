@@ -11,7 +11,7 @@ from backup_core.domain.naming import point_key
 from backup_core.domain.records import Retention
 from backup_core.protocol.tools import Custody
 from backup_core.steps.housekeeping import CleanUpDisk
-from tests.doubles.catalogue import MemoryDocuments
+from tests.doubles.documents import MemoryDocuments
 
 WEEK = timedelta(days=7)
 NIGHT = CleanUpDisk(disk="vm", actor="house.20260102T033000Z", lease="00000000-0000-0000-0000-00000000000a", run_days=180)

@@ -1,4 +1,4 @@
-"""The catalogue and the documents in memory."""
+"""The catalogue in memory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from backup_core.domain.errors import RecordUnreadableError, RowChangedError, RowExistsError, UnexpectedAnswerError
 from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_key_bounds
 from backup_core.domain.records import Head, Pin, Registration, RequestKey, RestorePoint, Run, Versioned
-from backup_core.ports import ListedDocument
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from backup_core.domain.records import PointState
     from tests.doubles.world import InMemoryServices
+
 
 T = TypeVar("T")
 
@@ -290,52 +290,3 @@ def _refuse_what_is_too_long(run: Run) -> None:
         if len(listed := getattr(run, name)) and len(json.dumps(listed)) > TEXT_CHARS_MAX:
             message = f"{run.run}: PropertyValueTooLarge: {name} has more than {TEXT_CHARS_MAX} characters"
             raise UnexpectedAnswerError(message)
-
-
-class MemoryDocuments:
-    """The Documents port."""
-
-    def __init__(self, world: InMemoryServices) -> None:
-        """No documents in `world`."""
-        self._world = world
-        self.texts: dict[str, str] = {}
-        self.changed: dict[str, datetime] = {}
-
-    async def put_if_absent(self, name: str, text: str) -> bool:
-        """Store unless one exists."""
-        await self._world.before("put_document")
-        absent = name not in self.texts
-        self._store(name, self.texts.get(name, text))
-        await self._world.after("put_document")
-        return absent
-
-    async def put(self, name: str, text: str) -> None:
-        """Store in place of what was there."""
-        await self._world.before("put_document")
-        self._store(name, text)
-        await self._world.after("put_document")
-
-    def _store(self, name: str, text: str) -> None:
-        if self.texts.get(name) != text:
-            self.changed[name] = self._world.now
-        self.texts[name] = text
-
-    async def get(self, name: str) -> str | None:
-        """The document, or None."""
-        await self._world.before("get_document")
-        text = self.texts.get(name)
-        await self._world.after("get_document")
-        return text
-
-    async def listed(self, prefix: str) -> AsyncIterator[ListedDocument]:
-        """By name."""
-        await self._world.before("list_documents")
-        for name in sorted(self.texts):
-            if name.startswith(prefix):
-                yield ListedDocument(name, self.changed[name])
-
-    async def delete(self, name: str) -> None:
-        """Forget the document."""
-        await self._world.before("delete_document")
-        self.texts.pop(name, None)
-        await self._world.after("delete_document")

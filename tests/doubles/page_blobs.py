@@ -1,3 +1,4 @@
+# Long: the rules of one service, which refer to each other.
 """Page blobs in memory, with the leases, sequence numbers, ETags, snapshots and diffs of the real ones."""
 
 from __future__ import annotations

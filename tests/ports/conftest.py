@@ -12,7 +12,8 @@ from azure.core.exceptions import ResourceExistsError
 from backup_core import bootstrap, settings
 from backup_core.domain.naming import BlobAddress
 from backup_core.domain.ranges import ByteRange
-from tests.doubles.catalogue import MemoryCatalogue, MemoryDocuments
+from tests.doubles.catalogue import MemoryCatalogue
+from tests.doubles.documents import MemoryDocuments
 from tests.doubles.page_blobs import MemoryPageBlobs
 from tests.doubles.world import InMemoryServices
 

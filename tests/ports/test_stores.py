@@ -24,7 +24,7 @@ from backup_core.domain.records import Head
 from backup_core.protocol.claims import claim_container
 from backup_core.steps.backup import LIST_DISKS, FleetPage
 from backup_core.steps.housekeeping import LIST_BACKED_UP_DISKS, DiskPage
-from tests.doubles.catalogue import MemoryDocuments
+from tests.doubles.documents import MemoryDocuments
 from tests.doubles.world import InMemoryServices
 from tests.ports.conftest import local_settings
 

@@ -1,3 +1,4 @@
+# Long: every disturbance by somebody else, in one place.
 """Everybody but the app: the guest that writes, operators who pin, cancel and restore, and strangers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Long: one check after another, of one end.
 """What must go right after every disturbance: an undisturbed backup, restore, telling, housekeeping and rebuild."""
 
 from __future__ import annotations

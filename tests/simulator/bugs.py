@@ -1,3 +1,4 @@
+# Long: every planted bug beside the list that names them.
 """Planted bugs: one guard of the protocol removed each. The simulation must catch every one of them.
 
 Each is a context manager that changes the product, or what the service guarantees, for as long as it is open.

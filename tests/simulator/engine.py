@@ -1,3 +1,4 @@
+# Long: one state machine, as the host's was recorded.
 """What Durable Functions does with orchestrations and activities, as it was recorded from Microsoft's own extension.
 
 An episode's messages go out before its history is written. When that is refused (its worker died, or another one has the

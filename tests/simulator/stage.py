@@ -1,3 +1,4 @@
+# Long: the whole world of a history, and what is known to be true of it.
 """The world of one history: a disk with its machine, the app over in-memory ports, and what is known to be true of them."""
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from backup_core.domain.sampling import Samples
 from backup_core.protocol.copy_route import Copying
 from backup_core.protocol.registrations import REGISTRATION
 from backup_core.protocol.tools import Limits, Tools
-from tests.doubles.catalogue import MemoryCatalogue, MemoryDocuments
+from tests.doubles.catalogue import MemoryCatalogue
+from tests.doubles.documents import MemoryDocuments
 from tests.doubles.journal import MemoryJournal
 from tests.doubles.machines import MemoryMachines
 from tests.doubles.page_blobs import MemoryPageBlobs

@@ -11,15 +11,7 @@ from tests.simulator.bugs import BACKUP_BUGS, RESTORE_BUGS
 from tests.simulator.command import histories, summary
 from tests.simulator.episode_bugs import EPISODE_BUGS
 from tests.simulator.simulation import simulate
-from tests.simulator.stage import (
-    BACKUPS_ONLY_EVERY,
-    GENTLE,
-    GENTLE_EVERY,
-    LONG_EVERY,
-    REPEATS,
-    REPEATS_EVERY,
-    REPLAYED_EVERY,
-)
+from tests.simulator.stage import BACKUPS_ONLY_EVERY, GENTLE, GENTLE_EVERY, LONG_EVERY, REPEATS, REPEATS_EVERY, REPLAYED_EVERY
 from tests.simulator.trouble_bugs import TROUBLE_BUGS
 
 HISTORIES = 5000

@@ -18,16 +18,7 @@ from backup_core.domain.errors import BackupError
 from backup_core.orchestrations import backup_disk
 from backup_core.protocol import pruning, run_rows, survey
 from tests.doubles.page_blobs import MemoryPageBlobs
-from tests.simulator.stage import (
-    FAILING,
-    FAILING_EVERY,
-    LONG,
-    LONG_EVERY,
-    TIMED,
-    TIMED_EVERY,
-    UNREADABLE,
-    UNREADABLE_EVERY,
-)
+from tests.simulator.stage import FAILING, FAILING_EVERY, LONG, LONG_EVERY, TIMED, TIMED_EVERY, UNREADABLE, UNREADABLE_EVERY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
