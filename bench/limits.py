@@ -35,7 +35,8 @@ from backup_core.steps import STEPS
 from backup_core.steps.copying import ApplyShard, ImageCopy
 from backup_core.steps.messages import Actor
 from devhost.throttling import BURST_SECONDS, LATENCY_SECONDS, SETTLED_SECONDS, ThrottlingServer
-from tests.doubles.catalogue import MemoryCatalogue, MemoryDocuments
+from tests.doubles.catalogue import MemoryCatalogue
+from tests.doubles.documents import MemoryDocuments
 from tests.doubles.journal import MemoryJournal
 from tests.doubles.world import InMemoryServices
 
