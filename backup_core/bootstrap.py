@@ -27,10 +27,12 @@ from backup_core.adapters.catalogue import TableCatalogue
 from backup_core.adapters.documents import AzureDocuments
 from backup_core.adapters.journal import LogJournal
 from backup_core.adapters.machines import AzureMachines, ShortRetries
+from backup_core.adapters.managed_disks import AzureManagedDisks, Exporting
 from backup_core.adapters.pacing import Pacers
-from backup_core.adapters.page_blobs import AzurePageBlobs, translated
+from backup_core.adapters.page_blobs import translated
 from backup_core.adapters.page_data import PageData
 from backup_core.adapters.page_lists import PageLists
+from backup_core.adapters.sources import AzureSources
 from backup_core.adapters.transport import Transport
 from backup_core.api.access import Access
 from backup_core.api.context import Api
@@ -202,10 +204,10 @@ class _SignIn:
 
 
 class _Computes:
-    """Clients of Azure Resource Manager, one per subscription, built when one is first needed."""
+    """Clients of Azure Resource Manager under an identity, one per subscription, built when one is first needed."""
 
-    def __init__(self, settings: Settings, sign_in: _SignIn) -> None:
-        self._settings, self._sign_in = settings, sign_in
+    def __init__(self, settings: Settings, sign_in: _SignIn, identity: Identity) -> None:
+        self._settings, self._sign_in, self._identity = settings, sign_in, identity
         self._clients: dict[str, ComputeManagementClient] = {}
 
     def __call__(self, subscription: str) -> ComputeManagementClient:
@@ -214,7 +216,7 @@ class _Computes:
             # A token must not travel over http: the local stand-in gets none.
             unsigned: dict[str, Any] = {"authentication_policy": SansIOHTTPPolicy(), "polling_interval": 0.2} if local else {}
             self._clients[subscription] = ComputeManagementClient(
-                self._sign_in.token("restore"),
+                self._sign_in.token(self._identity),
                 subscription,
                 base_url=endpoint,
                 credential_scopes=[f"{endpoint}/.default"],
@@ -254,8 +256,15 @@ def build(settings: Settings) -> Services:
         catalogue_name(settings.catalogue_account, settings.catalogue_table), frozenset(settings.former_catalogues)
     )
     catalogue = TableCatalogue(tables.get_table_client(settings.catalogue_table))
-    computes = _Computes(settings, sign_in)
-    closing: list[Callable[[], Awaitable[None]]] = [tables.close, computes.close]
+    computes = {identity: _Computes(settings, sign_in, identity) for identity in get_args(Identity)}
+    exporting = Exporting(
+        settings.snapshot_group,
+        settings.snapshot_access_seconds,
+        settings.export_hosts,
+        whole_pages=not settings.export_maxresults,
+        local=settings.development,
+    )
+    closing: list[Callable[[], Awaitable[None]]] = [tables.close, *(compute.close for compute in computes.values())]
     accounts: dict[tuple[Identity, str], BlobServiceClient] = {}
     custody, records = None, None
     if endpoint := settings.custody_account:
@@ -279,7 +288,10 @@ def build(settings: Settings) -> Services:
             pacers=pacers,
         )
         closing.append(transport.close)
-        blobs = AzurePageBlobs(clients, PageData(transport), PageLists(transport))
+        data, lists = PageData(transport), PageLists(transport)
+        sources = computes["source" if duty == "backup" else duty]
+        disks = AzureManagedDisks(sources, data, lists, deployment, exporting, time.monotonic)
+        blobs = AzureSources(clients, data, lists, disks)
         return Tools(
             blobs=blobs,
             catalogue=catalogue,
@@ -289,10 +301,12 @@ def build(settings: Settings) -> Services:
             heads_container=settings.heads_container,
             monotonic=time.monotonic,
             copying=Copying(blobs, settings.copy_mode, time.monotonic),
-            machines=AzureMachines(computes),
+            machines=AzureMachines(sources),
             journal=LogJournal(),
             deployment=deployment,
             machine_groups=settings.machine_groups,
+            disk_groups=settings.disk_groups,
+            snapshot_group=settings.snapshot_group,
             account_ids=account_ids(settings),
             limits=Limits(in_flight=settings.in_flight, gap_ratio=settings.gap_ratio),
             custody=custody if duty == "retention" else None,

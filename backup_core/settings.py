@@ -1,3 +1,4 @@
+# Long: every setting, with what it must be.
 """Environment to frozen settings: every fault is reported at once, by name, with what is expected."""
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ from backup_core.steps.copying import FullCopy, Verification
 IDENTITIES = (
     "managed_identity_client_id", "source_client_id", "writer_client_id", "retention_client_id", "restore_client_id",
 )  # fmt: skip
+EXPORT_HOSTS = (
+    "md-*.blob.storage.azure.net",
+    "md-*.blob.core.windows.net",
+    "md-*.blob.core.usgovcloudapi.net",
+    "md-*.blob.core.chinacloudapi.cn",
+)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _ANY_MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -92,6 +99,18 @@ class Settings(BaseModel):
     """
     machine_groups: tuple[str, ...] = ()
     """Resource groups whose virtual machines may be given restored disks, by resource id, separated by spaces; empty: none."""
+    disk_groups: tuple[str, ...] = ()
+    """Resource groups whose managed disks may be protected, by resource id, separated by spaces; empty: none."""
+    snapshot_group: str = ""
+    """Resource group that keeps the snapshots of managed disks, by resource id; empty: each disk's own. It must be in the
+    disks' subscription.
+    """
+    snapshot_access_seconds: int = Field(default=7200, ge=600, le=86400)
+    """How long access to a snapshot of a managed disk is granted for; a run that takes longer has it granted anew."""
+    export_hosts: tuple[str, ...] = EXPORT_HOSTS
+    """Patterns of the hosts that exports of managed disks are read from, separated by spaces: Azure's own."""
+    export_maxresults: bool = True
+    """Whether listings of exports ask for pages of 10,000 ranges. Set to false where the service refuses that."""
     arm_endpoint: str = "https://management.azure.com"
     """Azure Resource Manager; another one in national clouds."""
     history_days: int = Field(default=30, ge=1, le=3650)
@@ -144,7 +163,7 @@ class Settings(BaseModel):
             raise ValueError(message)
         return value
 
-    @field_validator("machine_groups")
+    @field_validator("machine_groups", "disk_groups")
     @classmethod
     def _groups(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         wrong = [one for one in value if not GROUP_ID.fullmatch(one)]
@@ -152,6 +171,20 @@ class Settings(BaseModel):
             message = f"expected ids such as /subscriptions/…/resourceGroups/web, found {wrong[0][:200]!r}"
             raise ValueError(message)
         return tuple(one.lower() for one in value)
+
+    @field_validator("snapshot_group")
+    @classmethod
+    def _group(cls, value: str) -> str:
+        return cls._groups((value,))[0] if value else ""
+
+    @field_validator("export_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [one for one in value if not re.fullmatch(r"[a-z0-9*][a-z0-9.*-]*[a-z0-9]", one)]
+        if wrong:
+            message = f"expected patterns of host names such as {EXPORT_HOSTS[0]}, found {wrong[0][:200]!r}"
+            raise ValueError(message)
+        return value
 
     @field_validator("former_catalogues")
     @classmethod
@@ -209,7 +242,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         name: environment[name.upper()] for name in Settings.model_fields if environment.get(name.upper())
     }
     faults: list[str] = []
-    for name in ("source_accounts", "source_account_ids", "machine_groups", "former_catalogues"):
+    for name in ("source_accounts", "source_account_ids", "machine_groups", "disk_groups", "export_hosts", "former_catalogues"):
         if name in values:
             values[name] = tuple(values[name].split())
     if "development_keys" in values:

@@ -285,6 +285,8 @@ class Platform:
             "CATALOGUE_ACCOUNT": state.tables,
             "SOURCE_ACCOUNT_IDS": account_id(source.name),
             "MACHINE_GROUPS": GROUP,
+            "DISK_GROUPS": GROUP,
+            "EXPORT_HOSTS": "127.0.0.1",
             "ARM_ENDPOINT": self.machines.endpoint,
             "DEVELOPMENT": "true",
             "DEVELOPMENT_KEYS": json.dumps({account.name: account.key for account in (source, backup, state)}),

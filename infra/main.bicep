@@ -19,6 +19,12 @@ param sourceEndpoints string = ''
 @description('Resource ids of the resource groups whose virtual machines may be given restored disks, separated by spaces. Empty: none; restores then end at the new disk.')
 param machineGroupIds string = ''
 
+@description('Resource ids of the resource groups whose managed disks may be protected, separated by spaces. Empty: none.')
+param diskGroupIds string = ''
+
+@description('Resource id of the resource group that keeps the snapshots of managed disks. Empty: each disk\'s own.')
+param snapshotGroupId string = ''
+
 @description('Who gets the alerts. Empty: alerts are raised in the portal and sent to nobody.')
 param alertEmail string = ''
 
@@ -66,6 +72,9 @@ var tags = { 'azd-env-name': environmentName }
 var unique = take(uniqueString(subscription().id, environmentName, location), 8)
 var sources = filter(split(sourceAccountIds, ' '), id => !empty(id))
 var machineGroups = filter(split(machineGroupIds, ' '), id => !empty(id))
+var diskGroups = filter(split(diskGroupIds, ' '), id => !empty(id))
+var snapshotGroups = union(diskGroups, filter([snapshotGroupId], id => !empty(id)))
+var exportHosts = 'md-*.blob.storage.azure.net md-*.blob.core.windows.net md-*.blob.core.usgovcloudapi.net md-*.blob.core.chinacloudapi.cn'
 var blobSuffix = 'blob.${environment().suffixes.storage}'
 var derivedUrls = join(map(sources, id => 'https://${last(split(id, '/'))}.${blobSuffix}'), ' ')
 var switches = loadJsonContent('switches.json')
@@ -90,7 +99,7 @@ module roles 'modules/roles.bicep' = {
   name: 'roles'
   params: {
     environmentName: environmentName
-    scopes: concat(sources, machineGroups)
+    scopes: concat(sources, machineGroups, snapshotGroups)
   }
 }
 
@@ -211,6 +220,11 @@ var common = {
   ARM_ENDPOINT: environment().resourceManager
   SOURCE_ACCOUNT_IDS: join(sources, ' ')
   MACHINE_GROUPS: join(machineGroups, ' ')
+  DISK_GROUPS: join(diskGroups, ' ')
+  SNAPSHOT_GROUP: snapshotGroupId
+  SNAPSHOT_ACCESS_SECONDS: '7200'
+  EXPORT_HOSTS: exportHosts
+  EXPORT_MAXRESULTS: 'true'
   HISTORY_DAYS: '30'
   RUN_DAYS: '180'
   CUSTODY_ACCOUNT: ''
@@ -357,6 +371,20 @@ module backupGrants 'modules/grants.bicep' = {
     )
   }
 }
+
+module diskGrants 'modules/disks.bicep' = [
+  for id in snapshotGroups: {
+    name: 'disks-${uniqueString(id)}'
+    scope: resourceGroup(split(id, '/')[2], split(id, '/')[4])
+    params: {
+      grants: [
+        { to: identities.outputs.source.principalId, role: roles.outputs.ids.disks }
+        { to: identities.outputs.retention.principalId, role: roles.outputs.ids.retentionDisks }
+        { to: identities.outputs.restore.principalId, role: roles.outputs.ids.retentionDisks }
+      ]
+    }
+  }
+]
 
 module machineGrants 'modules/machines.bicep' = [
   for id in machineGroups: {

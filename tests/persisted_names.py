@@ -45,7 +45,14 @@ from backup_core.protocol.claims import CLAIM
 from backup_core.protocol.proofs import ImageEnd
 from backup_core.settings import Settings
 from backup_core.steps import BY_NAME
-from backup_core.steps.backup import BackupRequest, FleetRequest, LaneRequest, LaneResult
+from backup_core.steps.backup import (
+    BackupRequest,
+    FleetRequest,
+    LaneRequest,
+    LaneResult,
+    SnapshotWaitRequest,
+    SnapshotWaitResult,
+)
 from backup_core.steps.copying import CopyBlobRequest, CopyBlobResult
 from backup_core.steps.housekeeping import CleanupRequest
 from backup_core.steps.messages import StepOutcome
@@ -74,6 +81,7 @@ ORCHESTRATIONS = {
     "repoint_machine": (RepointRequest, RepointResult),
     "restore_disk": (RestoreRequest, None),
     "wait_for_disk": (WaitRequest, WaitResult),
+    "wait_for_snapshot": (SnapshotWaitRequest, SnapshotWaitResult),
 }
 """Input of each, and the output that another orchestration reads; None where nobody does."""
 

@@ -9,8 +9,9 @@ from backup_core.activities.runner import run_step
 from backup_core.api.context import Api
 from backup_core.domain.digests import digest_of_request
 from backup_core.domain.identity import Deployment
+from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.metadata import from_metadata
-from backup_core.domain.naming import BlobAddress, registration_name, run_key
+from backup_core.domain.naming import BlobAddress, parse_source, registration_name, run_key
 from backup_core.domain.records import Registration, Restoring, Run
 from backup_core.domain.repoint import MachineDisk
 from backup_core.orchestrations.registry import ORCHESTRATORS
@@ -38,7 +39,8 @@ VM = f"{GROUP}/providers/Microsoft.Compute/virtualMachines/web-1"
 class Scene:
     """One world with disks in it. `port_calls` counts the port calls by name."""
 
-    def __init__(self, *, diff="writes", copy_mode="auto", limits=None, before=None, after=None):
+    def __init__(self, *, diff="writes", copy_mode="auto", limits=None, before=None, after=None, managed=False):
+        """With `managed`, the disks are managed disks."""
         self.port_calls = Counter()
 
         async def counted(name):
@@ -59,16 +61,34 @@ class Scene:
             self.journal, Deployment("backup/pagekeeper"), limits or Limits(), (GROUP.lower(),),
             {one: f"{GROUP}/providers/Microsoft.Storage/storageAccounts/{one[8:-5]}" for one in (SOURCE, OTHER)},
         )  # fmt: skip
-        self.runs = 0
+        self.tools = replace(self.tools, disk_groups=(GROUP.lower(),))
+        self.runs, self.managed = 0, managed
 
     def source(self, disk="vm"):
-        return BlobAddress(SOURCE, "vhds", f"{disk}.vhd")
+        return self.disk(disk) if self.managed else BlobAddress(SOURCE, "vhds", f"{disk}.vhd")
+
+    @property
+    def footer_bytes(self):
+        """What is backed up of a disk besides what its guest writes."""
+        return PAGE if self.managed else 0
+
+    def lose_source(self, disk="vm"):
+        """Somebody deletes the disk."""
+        kept = self.blobs.disks if self.managed else self.blobs.blobs
+        del kept[self.source(disk)]
+
+    def disk(self, name="vm"):
+        """A managed disk in the group of the machines."""
+        return parse_source(f"{GROUP}/providers/Microsoft.Compute/disks/{name}", (), (GROUP.lower(),))
 
     def protect(self, disk="vm", pages=32):
         """Make the source blob and register it; the blob itself, to write on."""
         blob = self.blobs.put(self.source(disk), pages * PAGE)
+        if self.managed:
+            made = ManagedDisk(str(self.source(disk)), "Succeeded", "", pages * PAGE, network_access="AllowAll")
+            self.machines.disks[made.disk] = made
         now = self.world.now
-        registration = Registration(disk, self.source(disk).url, "", now, now)
+        registration = Registration(disk, str(self.source(disk)), "", now, now)
         self.catalogue.claim(registration.source, disk)
         self.catalogue._store(registration, "registration")
         self.documents._store(registration_name(disk), REGISTRATION.dump_json(registration).decode())

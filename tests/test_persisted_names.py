@@ -95,6 +95,7 @@ def test_nothing_that_is_stored_is_left_out():
         "parse_resource_id",
         "is_disk_id",
         "is_point_id",
+        "is_resource_id",
         "is_snapshot_id",
         "is_rebuild_id",
     }

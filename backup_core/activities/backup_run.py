@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from backup_core.domain.metadata import HeadMark
-    from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.naming import Source
     from backup_core.domain.records import Registration, Versioned
     from backup_core.ports import BlobProperties
     from backup_core.protocol.tools import Tools
@@ -205,7 +205,7 @@ async def _look(tools: Tools, head: Head, registration: Registration, before: Bl
     )
 
 
-async def _exists(tools: Tools, blob: BlobAddress, snapshot: str) -> bool:
+async def _exists(tools: Tools, blob: Source, snapshot: str) -> bool:
     try:
         await tools.blobs.properties(blob, snapshot)
     except (BlobMissingError, SnapshotMissingError):

@@ -46,7 +46,7 @@ async def open_image(tools: Tools, image: ImageCopy) -> OpenResult:
     await require_right_to_act(tools, image.actor)
     if known := await proof(tools, image):
         return OpenResult(etag=known.etag)
-    blob, metadata = tools.image(image.destination), metadata_of(tools, image)
+    blob, metadata = tools.destination(image.destination), metadata_of(tools, image)
     tier = await kept_tier(tools, image)
     try:
         await tools.blobs.create(blob, image.size, image.actor.epoch, metadata, tier)
@@ -64,7 +64,7 @@ async def seal_image(tools: Tools, request: SealImage) -> SealResult:
     """
     image = request.image
     await require_right_to_act(tools, image.actor)
-    blob = tools.image(image.destination)
+    blob = tools.destination(image.destination)
     if await _is_marked(tools, blob, image.actor.run):
         try:
             await _snapshot_and_unmark(tools, request, blob)
@@ -98,7 +98,7 @@ async def discard_image(tools: Tools, request: DiscardImage) -> DiscardResult:
     """
     image = request.image
     await require_right_to_act(tools, image.actor)
-    blob = tools.image(image.destination)
+    blob = tools.destination(image.destination)
     row = await tools.catalogue.head(image.actor.disk)
     if row and image.destination == row.value.head:
         return DiscardResult(left=str(blob))

@@ -43,7 +43,7 @@ async def import_disk(tools: Tools, request: ImportDisk) -> ImportResult:
     found = await tools.machines.managed_disk(request.disk)
     if found is None:
         wanted, location = await _wanted(tools, request)
-        account = tools.account_id(tools.source(request.target))
+        account = tools.account_id(tools.disk_blob(request.target))
         refused: BackupError | None = None
         try:
             await tools.machines.import_disk(wanted, account, location)
@@ -73,7 +73,7 @@ async def _wanted(tools: Tools, request: ImportDisk) -> tuple[ManagedDisk, str]:
     slot = tools.slot(request.slot.vm, request.slot.lun)
     machine = await tools.machines.machine(slot.vm)
     former = await former_disk(tools, machine, slot.lun)
-    size = (await tools.blobs.properties(tools.source(request.target))).size
+    size = (await tools.blobs.properties(tools.disk_blob(request.target))).size
     wanted = replacement(request.disk, request.actor.run, request.target, size, machine, slot.lun, former)
     return wanted, machine.location
 

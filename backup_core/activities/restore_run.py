@@ -176,7 +176,7 @@ async def finish_restore(tools: Tools, request: FinishRestore) -> Nothing:
     row = await tools.catalogue.run(request.disk, request.run)
     # What is outside the allow-list was never leased: the restore failed for it.
     places = [place for place in request.leased if "://" not in place or tools.may_read(place)]
-    left = await release_leases(tools, [tools.image(place) for place in places], request.lease)
+    left = await release_leases(tools, [tools.destination(place) for place in places], request.lease)
     heads = [place for place in request.leased if "://" not in place]
     left += await relinquish_ownership(tools, request.disk, request.run, request.owner_lease or request.lease, heads)
     if row and row.value.restore:

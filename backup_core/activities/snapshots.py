@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backup_core.domain.errors import BlobMissingError, SnapshotMissingError, SourceUnfitError, UnexpectedAnswerError
-from backup_core.domain.metadata import described, from_metadata, from_point_metadata, run_of_source_snapshot, to_point_metadata
+from backup_core.domain.errors import (
+    BlobMissingError,
+    SnapshotMissingError,
+    SnapshotNotReadyError,
+    SourceUnfitError,
+    UnexpectedAnswerError,
+)
+from backup_core.domain.metadata import (
+    described,
+    from_metadata,
+    from_point_metadata,
+    run_of_source_snapshot,
+    to_point_metadata,
+)
 from backup_core.domain.naming import disk_of_run, point_id, taking_again_name, taking_name
 from backup_core.domain.records import RestorePoint
 from backup_core.protocol.rights import guard_of, require_ownership
@@ -23,7 +35,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from backup_core.domain.metadata import HeadMark
-    from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.naming import BlobAddress, Source
     from backup_core.domain.records import Head
     from backup_core.protocol.tools import Tools
 
@@ -40,7 +52,13 @@ async def take_source_snapshot(tools: Tools, request: TakeSourceSnapshot) -> Sou
     if not properties.page_blob:
         message = f"disk {request.actor.disk}: source {source} is no longer a page blob; correct the disk's registration"
         raise SourceUnfitError(message)
-    return SourceSnapshotResult(snapshot=snapshot, size=properties.size)
+    if properties.failure:
+        message = (
+            f"disk {request.actor.disk}: Azure gave up filling snapshot {snapshot} of {source} at {properties.percent} percent "
+            f"({properties.failure}); the next run takes another"
+        )
+        raise SnapshotNotReadyError(message)
+    return SourceSnapshotResult(snapshot=snapshot, size=properties.size, percent=properties.percent)
 
 
 async def take_backup_snapshot(tools: Tools, request: TakeBackupSnapshot) -> BackupSnapshotResult:
@@ -141,7 +159,7 @@ async def drop_previous_snapshot(tools: Tools, request: DropPreviousSnapshot) ->
     return Nothing()
 
 
-async def _is_of_disk(tools: Tools, source: BlobAddress, point: RestorePoint) -> bool:
+async def _is_of_disk(tools: Tools, source: Source, point: RestorePoint) -> bool:
     """Whether the point's source snapshot is there and says itself that a run of the disk took it: a row alone deletes nothing
     on a source.
     """

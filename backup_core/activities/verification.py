@@ -72,7 +72,7 @@ async def compare_image(tools: Tools, request: CompareImage) -> ComparisonResult
     await require_right_to_act(tools, image.actor)
     if known := await proof(tools, image):
         return known
-    blob = tools.image(image.destination)
+    blob = tools.destination(image.destination)
     progress = await _progress(tools, request, image)
     size = (await tools.blobs.properties(blob)).size
     reached = await compared(tools, image, progress, size, full=request.full)
@@ -84,6 +84,8 @@ async def compare_image(tools: Tools, request: CompareImage) -> ComparisonResult
 
 async def _progress(tools: Tools, request: VerifyHead | CompareImage, image: ImageCopy) -> ComparisonResult:
     """Where the comparison came to. Before it begins, the blob is shut to everything the copying may still have under way."""
-    etag = request.etag or await fence_off(tools, tools.image(image.destination), image.actor.epoch + 1, image.actor.lease)
+    etag = request.etag or await fence_off(
+        tools, tools.destination(image.destination), image.actor.epoch + 1, image.actor.lease
+    )
     begun = {"etag": etag, "chain": request.chain or PageMapDigest.START}
     return ComparisonResult(done=False, **(request.position() | begun))

@@ -15,6 +15,7 @@ from backup_core.domain.errors import (
     BlobExistsError,
     BlobMissingError,
     ContainerMissingError,
+    CopySourceKindError,
     CopySourceRefusedError,
     DiffRefusedError,
     FencedError,
@@ -143,6 +144,10 @@ _NAMED: dict[tuple[int, str], tuple[type[BackupError], str]] = {
     (409, "SnapshotsPresent"): (SnapshotsPresentError, "it was kept; look whose snapshots they are"),
     (409, "LeaseAlreadyPresent"): (LeaseTakenError, "another lease holds it; look who uses the blob, and release that lease"),
     (412, "ConditionNotMet"): (BlobChangedError, "it was changed in between, nothing was done; look at it again"),
+    (409, "CopySourceCannotBeIncrementalCopyBlob"): (
+        CopySourceKindError,
+        "an export of that kind cannot be the source of a copy: set COPY_MODE to 'auto' or 'stream', and FULL_COPY to 'pages'",
+    ),
     **{
         (412, code): (FencedError, "another run holds the blob now, or its lease was broken; follow the run that is at work")
         for code in _FENCED

@@ -90,13 +90,13 @@ def _fault(error: HttpResponseError, what: str) -> BackupError:
     if not status and not code:
         return ServiceUnavailableError(f"{what}: no whole answer; temporary failure")
     if status in (408, 429) or status >= 500:
-        return _waiting(ServiceUnavailableError(f"{said}; temporary failure"), error)
+        return waiting(ServiceUnavailableError(f"{said}; temporary failure"), error)
     if code in _BUSY:
-        return _waiting(MachineBusyError(f"{said}; another operation is under way; temporary failure"), error)
+        return waiting(MachineBusyError(f"{said}; another operation is under way; temporary failure"), error)
     return MachineRefusedError(f"{said}; {_advice(code, message)}")
 
 
-def _waiting(fault: BackupError, error: HttpResponseError) -> BackupError:
+def waiting(fault: BackupError, error: HttpResponseError) -> BackupError:
     """The fault with the service's Retry-After, as far as a run may wait without a heartbeat."""
     told = str(getattr(error.response, "headers", {}).get("Retry-After", ""))
     fault.wait_seconds = min(int(told[:9]), int(PAUSE_SECONDS_MAX)) if told.isascii() and told.isdigit() else 0

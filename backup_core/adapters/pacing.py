@@ -8,12 +8,13 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from backup_core.domain.naming import BlobAddress
 from backup_core.domain.pacing import ACCOUNT_RATES, BLOB_RATES, Admission, Pace, Rates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.naming import Source
 
 BLOBS_KEPT = 1000
 """Paces of blobs that are remembered in a process; of more, the one used longest ago begins anew."""
@@ -58,22 +59,24 @@ class Pacers:
     ) -> None:
         """Start each blob and each account at these rates; `monotonic` gives seconds."""
         self._of_blob, self._of_account, self._monotonic = blob, account, monotonic
-        self._blobs: OrderedDict[BlobAddress, _Gate] = OrderedDict()
+        self._blobs: OrderedDict[Source, _Gate] = OrderedDict()
         self._accounts: dict[str, _Gate] = {}
 
-    async def leave(self, blob: BlobAddress, size: int) -> Leave:
+    async def leave(self, blob: Source, size: int) -> Leave:
         """Wait until a request that moves `size` bytes of pages may be sent to the blob, or to a snapshot of it.
 
         Of each blob one request at most waits for the account, so disks take turns there however many requests each has.
         """
-        ours, account = self._gate(blob), self._accounts.setdefault(blob.account, _Gate(Pace(self._of_account)))
+        # A managed disk's snapshots are in an account of their own, which nobody else reads.
+        name = blob.account if isinstance(blob, BlobAddress) else blob.place
+        ours, account = self._gate(blob), self._accounts.setdefault(name, _Gate(Pace(self._of_account)))
         async with ours.turn:
             at_blob = await self._pass(ours, size)
             async with account.turn:
                 at_account = await self._pass(account, size)
         return Leave(ours, account, at_blob, at_account)
 
-    def _gate(self, blob: BlobAddress) -> _Gate:
+    def _gate(self, blob: Source) -> _Gate:
         gate = self._blobs.setdefault(blob, _Gate(Pace(self._of_blob)))
         self._blobs.move_to_end(blob)
         if len(self._blobs) > BLOBS_KEPT:

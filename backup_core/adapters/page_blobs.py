@@ -140,8 +140,16 @@ class AzurePageBlobs:
         self, source: BlobAddress, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
     ) -> str:
         """Copy Blob with If-None-Match: *. The source is signed: between accounts a token is not taken."""
-        with translated(f"copy {source} {snapshot} to {destination}"):
+        what = f"copy {source} {snapshot} to {destination}"
+        with translated(what):
             url = await self._data.signed_source(source, snapshot)
+        return await self.start_copy_of(what, url, destination, metadata, tier)
+
+    async def start_copy_of(
+        self, what: str, url: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
+    ) -> str:
+        """The same from a whole URL with a signature."""
+        with translated(what):
             try:
                 answer: dict[str, Any] = await self._client(destination).start_copy_from_url(
                     url, metadata=dict(metadata), match_condition=MatchConditions.IfMissing, **_tiered(tier)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -12,10 +13,12 @@ from backup_core.domain.errors import TransferDamagedError
 from backup_core.domain.ranges import PUT_BYTES_MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import aiohttp
 
     from backup_core.adapters.transport import Receive, Transport
-    from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.naming import BlobAddress, Source
     from backup_core.domain.ranges import ByteRange
     from backup_core.ports import Fence
 
@@ -31,25 +34,29 @@ class PageData:
         self._transport = transport
         self._buffers: list[bytearray] = []
 
-    async def read(self, blob: BlobAddress, snapshot: str, part: ByteRange) -> bytes:
+    # A managed disk's snapshot is read by its export: then `export` is the whole URL of it, with its signature.
+
+    async def read(self, blob: Source, snapshot: str, part: ByteRange, export: str = "") -> bytes:
         """Exactly the range, its MD5 as the service computed it."""
         buffer = bytearray(part.size)
-        await self._fill(blob, snapshot, part, buffer)
+        await self._fill(blob, snapshot, part, buffer, export)
         return bytes(buffer)
 
-    async def stream(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+    async def stream(
+        self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, export: str = ""
+    ) -> None:
         """Read the range and put it on the head, in a buffer used again afterwards."""
         buffer = self._buffers.pop() if self._buffers else bytearray(PUT_BYTES_MAX)
-        await self._fill(source, snapshot, part, buffer)
+        await self._fill(source, snapshot, part, buffer, export)
         await self.write(head, part.start, memoryview(buffer)[: part.size], fence)
         # After a failure a broken connection may still hold the buffer, so only a used-up one is kept.
         if len(self._buffers) < BUFFERS_KEPT:
             self._buffers.append(buffer)
 
-    async def _fill(self, blob: BlobAddress, snapshot: str, part: ByteRange, buffer: bytearray) -> None:
+    async def _fill(self, blob: Source, snapshot: str, part: ByteRange, buffer: bytearray, export: str) -> None:
         headers = {"x-ms-range": f"bytes={part.start}-{part.end - 1}", "x-ms-range-get-content-md5": "true"}
         what = f"read bytes [{part.start}, {part.end}) of {blob} {snapshot}".rstrip()
-        ask = Ask("GET", blob, what, snapshot=snapshot, headers=headers, size=part.size)
+        ask = Ask("GET", blob, what, snapshot=snapshot, headers=headers, size=part.size, url=export)
         await self._transport.send(ask, _into(buffer, part.size, what))
 
     async def write(self, blob: BlobAddress, offset: int, data: bytes | memoryview, fence: Fence) -> None:
@@ -65,6 +72,19 @@ class PageData:
         """Have the head's account fetch the range itself. The source is authorised apart, for reading this snapshot only."""
         query, authorised = await self._transport.authority(source.account).as_source(source, snapshot)
         url = f"{source.url}?snapshot={quote(snapshot, safe='')}" + (f"&{query}" if query else "")
+        await self.fetched(source, snapshot, part, head, fence, url, authorised)
+
+    async def fetched(
+        self,
+        source: Source,
+        snapshot: str,
+        part: ByteRange,
+        head: BlobAddress,
+        fence: Fence,
+        url: str,
+        authorised: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """The same from a whole URL, with the headers that authorise the source."""
         headers = {
             "x-ms-page-write": "update",
             "x-ms-copy-source": url,
@@ -111,6 +131,8 @@ def _into(buffer: bytearray, size: int, what: str) -> Receive[None]:
                 view[arrived : arrived + len(chunk)] = chunk
             arrived += len(chunk)
         digest = answer.headers.get("Content-MD5")
+        # An export's snapshot inherits the MD5 of a whole blob that it is not: only the range's own counts.
+        digest = None if digest == answer.headers.get("x-ms-blob-content-md5") else digest
         if arrived != size or (digest and base64.b64decode(digest) != _md5(view[:size])):
             message = f"{what}: {arrived} bytes arrived, expected {size} with MD5 {digest}; nothing was written"
             raise TransferDamagedError(message)

@@ -5,6 +5,7 @@ The SDK's listing holds the whole answer, and builds objects for every range sev
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import quote
 from xml.parsers import expat
@@ -19,12 +20,22 @@ if TYPE_CHECKING:
     import aiohttp
 
     from backup_core.adapters.transport import Transport
-    from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.naming import Source
 
 RANGES_PER_PAGE = 10_000
 """The service's own limit for one answer of Get Page Ranges."""
 WINDOW_BYTES_MIN = 64 * MIB
 """A window that times out is halved down to this; a smaller one that times out means that the service is not well."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """How a snapshot of a managed disk is listed: by whole URLs with their signatures, its own and that of the one before."""
+
+    url: str = field(repr=False)
+    previous_url: str = field(default="", repr=False)
+    whole_pages: bool = False
+    """Whether the size of an answer's pages is left to the service: that of a diff of exports is not documented."""
 
 
 class PageLists:
@@ -34,9 +45,12 @@ class PageLists:
         """Send by `transport`."""
         self._transport = transport
 
-    async def ranges(self, blob: BlobAddress, snapshot: str, previous: str, window: ByteRange) -> AsyncIterator[DiffRange]:
+    async def ranges(
+        self, blob: Source, snapshot: str, previous: str, window: ByteRange, export: Export | None = None
+    ) -> AsyncIterator[DiffRange]:
         """The ranges inside the window, ascending, through every continuation; since `previous` when given. A window that
-        times out is halved: a very fragmented blob hits a fixed time-out of the service.
+        times out is halved: a very fragmented blob hits a fixed time-out of the service. A snapshot of a managed disk is listed
+        by its `export`.
         """
         waiting = [window]
         while waiting:
@@ -45,7 +59,7 @@ class PageLists:
             try:
                 marker = ""
                 while True:
-                    page, marker = await self._page(blob, snapshot, previous, part, marker)
+                    page, marker = await self._page(blob, snapshot, previous, part, marker, export)
                     for one in page:
                         if one.range.start < position:
                             message = f"{_what(blob, snapshot, previous, part)}: ranges came out of order at {one.range.start}"
@@ -61,15 +75,16 @@ class PageLists:
                 waiting += reversed([*windows(part.end, half, position)])
 
     async def _page(
-        self, blob: BlobAddress, snapshot: str, previous: str, part: ByteRange, marker: str
+        self, blob: Source, snapshot: str, previous: str, part: ByteRange, marker: str, export: Export | None
     ) -> tuple[list[DiffRange], str]:
-        query = f"comp=pagelist&maxresults={RANGES_PER_PAGE}"
-        query += f"&prevsnapshot={quote(previous, safe='')}" if previous else ""
+        query = "comp=pagelist" if export and export.whole_pages else f"comp=pagelist&maxresults={RANGES_PER_PAGE}"
+        query += f"&prevsnapshot={quote(previous, safe='')}" if previous and not export else ""
         query += f"&marker={quote(marker, safe='')}" if marker else ""
         what = _what(blob, snapshot, previous, part)
         headers = {"x-ms-range": f"bytes={part.start}-{part.end - 1}"}
+        headers |= {"x-ms-previous-snapshot-url": export.previous_url} if export and previous else {}
         ask = Ask(
-            "GET", blob, what, snapshot=snapshot, query=query, headers=headers,
+            "GET", blob, what, snapshot=snapshot, query=query, headers=headers, url=export.url if export else "",
             waits_out_timeouts=part.size <= WINDOW_BYTES_MIN,
         )  # fmt: skip
 
@@ -82,7 +97,7 @@ class PageLists:
         return await self._transport.send(ask, receive)
 
 
-def _what(blob: BlobAddress, snapshot: str, previous: str, part: ByteRange) -> str:
+def _what(blob: Source, snapshot: str, previous: str, part: ByteRange) -> str:
     kind = f"diff since {previous}" if previous else "ranges"
     return f"list the {kind} of {blob} {snapshot} in [{part.start}, {part.end})"
 

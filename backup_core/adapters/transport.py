@@ -12,7 +12,7 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
@@ -22,12 +22,13 @@ from yarl import URL
 from backup_core.adapters.answers import fault_of, no_answer
 from backup_core.adapters.pacing import Pacers
 from backup_core.domain.errors import BackupError, ServiceTimedOutError, ServiceUnavailableError, TransferDamagedError
+from backup_core.domain.naming import BlobAddress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from backup_core.adapters.authority import Authority
-    from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.naming import Source
 
 T = TypeVar("T")
 Receive = Callable[[aiohttp.ClientResponse], Awaitable[T]]
@@ -55,7 +56,7 @@ class Ask:
     """One request to a blob or snapshot. `what` says it in words, for errors."""
 
     method: str
-    blob: BlobAddress
+    blob: Source
     what: str
     snapshot: str = ""
     query: str = ""
@@ -66,6 +67,8 @@ class Ask:
     write: bool = False
     waits_out_timeouts: bool = True
     """Whether a time-out is tried again as it is; a listing is rather asked for less."""
+    url: str = field(default="", repr=False)
+    """An export's whole URL with its signature, used as it is; the snapshot is part of it."""
 
 
 class Transport:
@@ -142,7 +145,13 @@ class Transport:
         raise AssertionError  # the loop returns or raises
 
     async def _authorised(self, ask: Ask) -> tuple[URL, dict[str, str]]:
+        if ask.url:
+            return (
+                URL("&".join(filter(None, (ask.url, ask.query))), encoded=True),
+                {**(ask.headers or {}), "x-ms-version": VERSION},
+            )
         authority = self._authorities[ask.blob.account]
+        assert isinstance(ask.blob, BlobAddress)  # a managed disk is read by its export's URL alone
         snapshot = f"snapshot={quote(ask.snapshot, safe='')}" if ask.snapshot else ""
         signed = "&".join(filter(None, (snapshot, ask.query, authority.query(ask.blob, ask.snapshot, write=ask.write))))
         return (

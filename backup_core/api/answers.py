@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from backup_core.domain.naming import SourceKind, source_kind
 from backup_core.domain.progress import eta_seconds
 from backup_core.domain.records import Head, PointState, Registration, RestorePoint, Run, Slot
 from backup_core.domain.status import DiskStatus, Protection
@@ -47,6 +48,8 @@ class DiskAnswer(CamelCaseAnswer):
 
     id: str
     source: str
+    source_kind: SourceKind
+    """A page blob, whose URL is the source, or a managed disk, whose resource id is."""
     description: str
     verification: Literal["sampled", "full"]
     retention: RetentionAnswer | None
@@ -89,6 +92,7 @@ class DiskAnswer(CamelCaseAnswer):
         return cls(
             id=registration.disk,
             source=registration.source,
+            source_kind=source_kind(registration.source),
             description=registration.description,
             verification=registration.verification,
             retention=RetentionAnswer(**asdict(registration.retention)) if registration.retention else None,
@@ -130,6 +134,7 @@ class PointAnswer(CamelCaseAnswer):
     reason: str
     source: str
     """The disk's source then: a disk may have had another one before."""
+    source_kind: SourceKind
     taken: str
     """Time of the source snapshot: what the disk held then is what the point holds."""
     committed: datetime
@@ -156,6 +161,7 @@ class PointAnswer(CamelCaseAnswer):
             kind=point.kind,
             reason=point.reason,
             source=point.source,
+            source_kind=source_kind(point.source),
             taken=point.source_snapshot,
             committed=point.committed,
             verified=point.verified,

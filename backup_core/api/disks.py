@@ -11,16 +11,19 @@ from backup_core.api.context import Api, log
 from backup_core.api.http import Answer, Request, answer, disk_of, id_of, parsed, top_of
 from backup_core.api.lists import each
 from backup_core.api.runs import begun, new_run
+from backup_core.domain import managed_source
 from backup_core.domain.errors import (
+    AccessDeniedError,
     BackupError,
     BlobMissingError,
     HostUnknownError,
+    MachineMissingError,
     MachineRefusedError,
     RowChangedError,
     RowExistsError,
 )
 from backup_core.domain.metadata import is_marked
-from backup_core.domain.naming import is_disk_id, parse_blob_url, registration_name
+from backup_core.domain.naming import BlobAddress, is_disk_id, parse_source, registration_name
 from backup_core.domain.ranges import DISK_BYTES_MAX, PAGE, ByteRange
 from backup_core.domain.records import Registration, Retention
 from backup_core.domain.redaction import redacted
@@ -35,7 +38,7 @@ from backup_core.protocol.registrations import REGISTRATION
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
-    from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.naming import DiskAddress, Source
     from backup_core.domain.records import Slot, Versioned
     from backup_core.ports import BlobProperties
 
@@ -46,25 +49,24 @@ async def put_disk(api: Api, request: Request) -> Answer:
     body = parsed(request, DiskBody)
     address = _source(api, body.source)
     machine = _machine(api, body)
-    found = await _check_source(api, address)
+    told = await (_looked_at(api, address) if isinstance(address, BlobAddress) else _disk_looked_at(api, address))
     existing = await api.catalogue.registration(disk)
     if not body.follows_on:
         await _check_succession(api, disk, existing.value if existing else None, address)
-    told = await _warnings(api, address, found)
     now = api.now()
     created = existing.value.created if existing else now
-    same = existing is not None and existing.value.source == address.url
+    same = existing is not None and existing.value.source == str(address)
     since = existing.value.source_since if existing and same else now if existing else None
     retention = Retention(**body.retention.model_dump()) if body.retention else None
     registration = Registration(
-        disk, address.url, body.description, created, now, body.verification, retention, machine=machine,
+        disk, str(address), body.description, created, now, body.verification, retention, machine=machine,
         source_since=since,
-        unprotected=_still_unprotected(existing.value if existing else None, address.url),
+        unprotected=_still_unprotected(existing.value if existing else None, str(address)),
     )  # fmt: skip
     await _register(api, registration, existing)
     # The disk is registered: what fails from here on is told, and is no refusal.
     told += await _tried("housekeeping makes the copy of the registration beside the backups", _keep_copy(api, registration))
-    if existing and existing.value.source != address.url:
+    if existing and existing.value.source != registration.source:
         released = api.catalogue.release_source(existing.value.source, disk)
         told += await _tried("housekeeping frees the former source for another disk", released)
     headers: dict[str, str] = {}
@@ -104,11 +106,11 @@ async def _tried(consequence: str, duty: Awaitable[object]) -> list[str]:
     return []
 
 
-async def _check_succession(api: Api, disk: str, existing: Registration | None, address: BlobAddress) -> None:
+async def _check_succession(api: Api, disk: str, existing: Registration | None, address: Source) -> None:
     """Refuse to give a disk that has restore points of one source another one, by mistake: they would be taken for its own."""
     newest = await api.catalogue.points(disk, 1)
-    former = existing.source if existing else newest[0].value.source if newest else address.url
-    if not newest or former == address.url:
+    former = existing.source if existing else newest[0].value.source if newest else str(address)
+    if not newest or former == str(address):
         return
     message = (
         f"disk {disk} has restore points of {former}, and {address} is another disk; nothing was changed; register it under an "
@@ -198,12 +200,38 @@ async def _shown(api: Api, request: Request, registration: Registration, warning
     return DiskAnswer.of(registration, head, status_of(registration, head, runs, api.schedule, now), url, upcoming, warnings)
 
 
-def _source(api: Api, url: str) -> BlobAddress:
+def _source(api: Api, name: str) -> Source:
     try:
-        return parse_blob_url(url, api.tools.source_accounts)
+        return parse_source(name, api.tools.source_accounts, api.tools.disk_groups)
     except ValueError as error:
-        message = f"source {redacted(url)[:200]!r} is refused: {error}"
+        message = f"source {redacted(name)[:200]!r} is refused: {error}"
         raise RefusedError(400, "InvalidSource", message, "source") from error
+
+
+async def _looked_at(api: Api, address: BlobAddress) -> list[str]:
+    """Warnings about the page blob. Raises RefusedError for one that cannot be backed up."""
+    return await _warnings(api, address, await _check_source(api, address))
+
+
+async def _disk_looked_at(api: Api, address: DiskAddress) -> list[str]:
+    """Warnings about the managed disk. Raises RefusedError for one that cannot be backed up."""
+    disk = await api.tools.machines.managed_disk(address.id)
+    if disk is None:
+        message = f"source {address} does not exist; expected a managed disk; correct its resource id"
+        raise RefusedError(400, "SourceNotFound", message, "source")
+    machine, told = None, []
+    if disk.machine:
+        try:
+            machine = await api.tools.machines.machine(disk.machine)
+        except AccessDeniedError as error:
+            why = f"{error.code}: {shortened(str(error))}"
+            told.append(f"VM {disk.machine}, which uses the disk, could not be looked at ({why})")
+        except MachineMissingError:
+            pass  # deleted in this moment: nobody uses the disk
+    if found := managed_source.faults(disk, machine, api.tools.snapshot_group):
+        message = f"source {address} cannot be protected: {'; '.join(found)}"
+        raise RefusedError(400, "SourceUnfit", message, "source")
+    return told + managed_source.warnings(disk, machine)
 
 
 async def _check_source(api: Api, address: BlobAddress) -> BlobProperties:

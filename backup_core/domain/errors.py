@@ -66,6 +66,12 @@ class CopySourceRefusedError(BackupError):
     code = "CopySourceRefused"
 
 
+class CopySourceKindError(CopySourceRefusedError):
+    """The source is an export that the service takes no copy from, whoever asks: its bytes are streamed."""
+
+    code = "CopySourceKind"
+
+
 class CopyFailedError(BackupError):
     """A Copy Blob did not end as this run's complete copy."""
 
@@ -264,6 +270,18 @@ class SlotTakenError(BackupError):
 
 
 # -- a run ------------------------------------------------------------------------------------------------------
+
+
+class SnapshotNotReadyError(BackupError):
+    """A snapshot of a managed disk was not filled in time, or never will be."""
+
+    code = "SnapshotNotReady"
+
+
+class ManagedDiskRefusedError(BackupError):
+    """Azure Resource Manager refuses what was asked of a managed disk or of a snapshot of one, now and later."""
+
+    code = "ManagedDiskRefused"
 
 
 class SourceUnfitError(BackupError):

@@ -48,6 +48,12 @@ class ManagedDisk:
     disk_access: str = ""
     """Resource id of the disk access whose private endpoints may."""
     public_access: str = ""
+    sector_bytes: int = 512
+    """Of a logical sector."""
+    guest_encrypted: bool = False
+    """Whether Azure Disk Encryption is on: the guest encrypts what it writes."""
+    machine: str = ""
+    """Resource id of the virtual machine that it is attached to."""
 
 
 def replacement(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from backup_core.domain.identity import Deployment
-    from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.naming import Source
 
 SCHEMA = "1"
 _PREFIX = "pagekeeper_"
@@ -34,10 +34,10 @@ _STATES: frozenset[str] = frozenset({"applying", "verified", "committed"})
 
 @dataclass(frozen=True)
 class Site:
-    """A blob, and the deployment that writes or reads a mark on it."""
+    """A blob or managed disk, and the deployment that writes or reads a mark on it."""
 
     deployment: Deployment
-    blob: BlobAddress
+    blob: Source
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
 
 _UNFIT = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff\ufffe\uffff]")
@@ -100,6 +101,12 @@ def _moment(text: str) -> datetime | None:
         return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError:
         return None
+
+
+def run_moment(run: str) -> datetime | None:
+    """When the run was asked for, or due; None when `run` is not a run id."""
+    match = RUN_ID.fullmatch(run)
+    return _moment(match["time"][:-1]) if match else None
 
 
 def _compact(moment: datetime) -> str:
@@ -312,7 +319,9 @@ MACHINE_ID = re.compile(
     _GROUP + r"/providers/Microsoft\.Compute/virtualMachines/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.IGNORECASE
 )
 ACCOUNT_ID = re.compile(_GROUP + r"/providers/Microsoft\.Storage/storageAccounts/[a-z0-9]{3,24}", re.IGNORECASE)
-DISK_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,78}[A-Za-z0-9_])?")
+_DISK_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,78}[A-Za-z0-9_])?"
+DISK_NAME = re.compile(_DISK_NAME)
+MANAGED_DISK_ID = re.compile(_GROUP + rf"/providers/Microsoft\.Compute/disks/{_DISK_NAME}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +380,72 @@ class BlobAddress:
     def __str__(self) -> str:
         """The URL, for messages."""
         return self.url
+
+
+@dataclass(frozen=True, slots=True)
+class DiskAddress:
+    """A managed disk. Resource ids compare without regard to case: subscription, group and name are lower case here."""
+
+    subscription: str
+    group: str
+    name: str
+
+    @property
+    def id(self) -> str:
+        """The resource id, in the one form that all its spellings share."""
+        return f"{self.group_id}/providers/Microsoft.Compute/disks/{self.name}"
+
+    @property
+    def group_id(self) -> str:
+        """The id of its resource group."""
+        return f"/subscriptions/{self.subscription}/resourceGroups/{self.group}"
+
+    @property
+    def account(self) -> str:
+        """What a refusal to read it is remembered by: each disk is exported from an account of Azure's own."""
+        return self.id
+
+    @property
+    def place(self) -> str:
+        """The disk as a mark on a snapshot of it names it: at most 256 characters, as a tag takes."""
+        return f"managed/{self.subscription}/{self.group}/{self.name}"
+
+    def __str__(self) -> str:
+        """The resource id."""
+        return self.id
+
+
+Source = BlobAddress | DiskAddress
+"""What can be protected."""
+
+
+SourceKind = Literal["pageBlob", "managedDisk"]
+
+
+def source_kind(source: str) -> SourceKind:
+    """Which kind of source it is, by its URL or resource id."""
+    return "managedDisk" if is_resource_id(source) else "pageBlob"
+
+
+def is_resource_id(text: str) -> bool:
+    """Whether `text` is meant as a resource id, and not as a URL or a blob's name."""
+    return text.startswith("/")
+
+
+def parse_source(text: str, accounts: tuple[str, ...], groups: tuple[str, ...]) -> Source:
+    """The page blob inside one of `accounts`, or the managed disk inside one of `groups` (ids, lower case), that `text` names.
+    ValueError, in words, for anything else.
+    """
+    if not is_resource_id(text):
+        return parse_blob_url(text, accounts)
+    if not MANAGED_DISK_ID.fullmatch(text):
+        message = "expected /subscriptions/…/resourceGroups/…/providers/Microsoft.Compute/disks/…, or the URL of a page blob"
+        raise ValueError(message)
+    at = parse_resource_id(text.lower())
+    if at.group_id not in groups:
+        message = "its resource group is not one whose managed disks this app may protect (setting DISK_GROUPS)"
+        raise ValueError(message)
+    return DiskAddress(at.subscription, at.group, at.name)
 
 
 def parse_blob_url(text: str, accounts: tuple[str, ...]) -> BlobAddress:

@@ -23,7 +23,7 @@ class Probe:
 
 async def probes_of(tools: Tools, inputs: RestoreInputs) -> list[Probe]:
     """What harmless requests say of each permission; what cannot be asked is unknown."""
-    target = tools.source(inputs.restoring.target)
+    target = tools.disk_blob(inputs.restoring.target)
     probes = [Probe("read the backup snapshot", "granted")]
     try:
         writes = "granted" if await tools.blobs.may_write(target.account, target.container) else "denied"

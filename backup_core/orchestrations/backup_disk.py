@@ -10,7 +10,7 @@ from backup_core.domain.identity import lease_id
 from backup_core.domain.records import EXPIRED_NAMED_MAX
 from backup_core.domain.sampling import reads_expected
 from backup_core.domain.shown import shortened
-from backup_core.orchestrations import copy_blob, repoint_machine
+from backup_core.orchestrations import copy_blob, repoint_machine, wait_for_snapshot
 from backup_core.orchestrations.calls import Flow, Left, Retries, StepFailedError, call, now, show, sub_orchestration
 from backup_core.orchestrations.kit import continue_as_new, report
 from backup_core.orchestrations.shard_waves import applied_shards
@@ -37,6 +37,9 @@ from backup_core.steps.backup import (
     PrunePoints,
     RaiseEpoch,
     RaiseEpochResult,
+    SnapshotWaitRequest,
+    SnapshotWaitResult,
+    SourceSnapshotResult,
     TakeBackupSnapshot,
     TakeSourceSnapshot,
     Transfer,
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
     from backup_core.orchestrations.calls import Context
 
 NAME = "backup_disk"
+SNAPSHOT: Phase = "snapshot"
 COPYING: Phase = "copying"
 
 
@@ -197,6 +201,8 @@ class _Backup:
         if not target:
             yield from self._report(actor, "snapshot", begun)
             taken = yield from call(self.context, TAKE_SOURCE_SNAPSHOT, TakeSourceSnapshot(actor=actor), self.retries)
+            if taken.percent < 100:
+                taken = yield from self._filled(actor, begun)
             target, size = taken.snapshot, taken.size
         yield from self._report(actor, "planning", begun)
         planned = yield from self._plan(actor, begun, target, size)
@@ -224,6 +230,17 @@ class _Backup:
             return transfer, planned, (yield from self._copy_whole(transfer))
         yield from call(self.context, OPEN_HEAD, transfer, self.retries)
         return transfer, planned, TransferCounts()
+
+    def _filled(self, actor: Actor, begun: BeginBackupResult) -> Flow[SourceSnapshotResult]:
+        """Wait until the run's snapshot, which Azure fills in the background, can be read."""
+        request = SnapshotWaitRequest(actor=actor, kind=begun.kind, reason=begun.reason)
+        end = yield from sub_orchestration(self.context, wait_for_snapshot.NAME, request, SnapshotWaitResult)
+        self.retries.count += end.retries
+        if end.canceled:
+            raise _canceled(SNAPSHOT)
+        if end.fault or end.taken is None:
+            raise StepFailedError(end.fault or Fault(code="Unexpected", message="no snapshot was brought", retryable=False))
+        return end.taken
 
     def _copy_whole(self, transfer: Transfer) -> Flow[TransferCounts]:
         """Have the service make the new head by one Copy Blob, and take it over."""

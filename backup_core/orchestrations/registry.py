@@ -14,6 +14,7 @@ from backup_core.orchestrations import (
     repoint_machine,
     restore_disk,
     wait_for_disk,
+    wait_for_snapshot,
 )
 
 ORCHESTRATORS = {
@@ -28,4 +29,5 @@ ORCHESTRATORS = {
     repoint_machine.NAME: repoint_machine.repoint_machine,
     restore_disk.NAME: restore_disk.restore_disk,
     wait_for_disk.NAME: wait_for_disk.wait_for_disk,
+    wait_for_snapshot.NAME: wait_for_snapshot.wait_for_snapshot,
 }

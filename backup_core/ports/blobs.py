@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from datetime import datetime
 
-    from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.naming import BlobAddress, Source
     from backup_core.domain.ranges import ByteRange, DiffRange
 
 
@@ -30,6 +30,10 @@ class BlobProperties:
     """The last copy onto the blob, if any."""
     tier: str = ""
     """The performance tier somebody set on a premium page blob; empty where the service chose it by size."""
+    percent: int = 100
+    """How much of a snapshot can be read: Azure fills those of some managed disks in the background."""
+    failure: str = ""
+    """Why such a snapshot will never be complete."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,12 @@ class Guard:
 
 
 class PageBlobs(Protocol):
-    """Page blobs of all accounts this app may use."""
+    """Page blobs of all accounts this app may use, and managed disks as sources: their snapshots are read as fixed VHDs.
 
-    async def properties(self, blob: BlobAddress, snapshot: str = "") -> BlobProperties:
+    What takes a `Source` takes both. Of a managed disk only snapshots are read, never the disk itself.
+    """
+
+    async def properties(self, blob: Source, snapshot: str = "") -> BlobProperties:
         """Describe the blob or snapshot. Raises BlobMissingError, SnapshotMissingError."""
 
     async def create(
@@ -109,7 +116,7 @@ class PageBlobs(Protocol):
         """Let go of `lease`; not holding it, or no blob, is success."""
 
     async def start_copy(
-        self, source: BlobAddress, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
+        self, source: Source, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
     ) -> str:
         """Have the service copy the snapshot to a blob that does not exist, with this metadata; returns the copy's id. While it
         is pending the destination takes no lease, write or snapshot. Raises BlobExistsError, CopySourceRefusedError.
@@ -130,13 +137,14 @@ class PageBlobs(Protocol):
     async def resize(self, blob: BlobAddress, size: int, guard: Guard) -> str:
         """Change the size. Raises FencedError, BlobChangedError."""
 
-    async def snapshot(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard | None = None) -> str:
+    async def snapshot(self, blob: Source, metadata: Mapping[str, str], guard: Guard | None = None) -> str:
         """Take a snapshot with its own metadata; returns its id. The ETag does not change. Not idempotent, and never
-        sent twice: after an error there may be one, so look in `snapshots` before it is called again. Raises BlobMissingError
-        and, with a guard, FencedError, BlobChangedError.
+        sent twice: after an error there may be one, so look in `snapshots` before it is called again. Of a managed disk two
+        calls at the same time with the same metadata take one. Raises BlobMissingError, SnapshotLimitError and, with a guard,
+        FencedError, BlobChangedError.
         """
 
-    async def snapshots(self, blob: BlobAddress) -> list[SnapshotInfo]:
+    async def snapshots(self, blob: Source) -> list[SnapshotInfo]:
         """All snapshots of exactly this blob, oldest first; none, or no blob, is the empty list."""
 
     def folders(self, account: str, container: str) -> AsyncIterator[str]:
@@ -145,28 +153,33 @@ class PageBlobs(Protocol):
     def listed(self, account: str, container: str, prefix: str) -> AsyncIterator[ListedBlob]:
         """Blobs whose names begin with `prefix`, and their snapshots, by name. Raises BlobMissingError without container."""
 
-    async def delete_snapshot(self, blob: BlobAddress, snapshot: str) -> None:
+    async def close_access(self, source: Source) -> None:
+        """End all access to what this deployment took of a managed disk, whoever reads: a reader has to open it anew. Nothing
+        open is success; a page blob has nothing to be closed.
+        """
+
+    async def delete_snapshot(self, blob: Source, snapshot: str) -> None:
         """Delete one snapshot; a missing one is success. Refuses an id that is not a snapshot's: that call would hit the
         base blob.
         """
 
-    def allocated(self, blob: BlobAddress, snapshot: str, window: ByteRange) -> AsyncIterator[ByteRange]:
+    def allocated(self, blob: Source, snapshot: str, window: ByteRange) -> AsyncIterator[ByteRange]:
         """Allocated ranges inside the window, ascending, through every continuation. An empty `snapshot` is the base."""
 
-    def diff(self, blob: BlobAddress, snapshot: str, previous: str, window: ByteRange) -> AsyncIterator[DiffRange]:
+    def diff(self, blob: Source, snapshot: str, previous: str, window: ByteRange) -> AsyncIterator[DiffRange]:
         """Ranges written or cleared between two snapshots (or up to the base, for an empty `snapshot`), inside the window,
         ascending, through every continuation. Raises DiffRefusedError where the service gives no answer.
         """
 
-    async def read(self, blob: BlobAddress, snapshot: str, part: ByteRange) -> bytes:
+    async def read(self, blob: Source, snapshot: str, part: ByteRange) -> bytes:
         """Exactly the bytes of the range (at most 4 MiB). Raises TransferDamagedError, SnapshotMissingError."""
 
-    async def copy_streamed(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+    async def copy_streamed(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
         """Put the snapshot's bytes of the range (at most 4 MiB) at the same place of the head, read and written by this
         process. A repeat is harmless. Raises FencedError, TransferDamagedError, SnapshotMissingError.
         """
 
-    async def copy_from_url(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+    async def copy_from_url(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
         """The same, fetched by the head's account itself: no byte passes this process. A repeat is harmless.
         Raises FencedError, and CopySourceRefusedError where that account cannot read the source.
         """

@@ -10,13 +10,19 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from backup_core.domain.ending import abandonment
-from backup_core.domain.errors import BlobMissingError, LeaseTakenError, RowChangedError, SnapshotsPresentError
+from backup_core.domain.ending import abandonment, dead
+from backup_core.domain.errors import (
+    BlobMissingError,
+    LeaseTakenError,
+    RowChangedError,
+    SnapshotsPresentError,
+)
 from backup_core.domain.metadata import from_metadata, is_marked, run_of_source_snapshot
 from backup_core.domain.naming import disk_of_run, point_id, registration_name, snapshot_time
 from backup_core.ports import Guard
 from backup_core.protocol.custody import prune_in_custody
 from backup_core.protocol.losses import mark_losses
+from backup_core.protocol.ownership import close_access
 from backup_core.protocol.points import all_points
 from backup_core.protocol.pruning import prune, release_dead_pin
 from backup_core.protocol.registrations import REGISTRATION
@@ -50,6 +56,7 @@ class Cleanup:
         """What is to be cleaned up, in order; each duty is tried whatever became of those before it."""
         return (
             self.pins,
+            self.access,
             self.source_snapshots,
             self.blobs,
             self.documents,
@@ -106,6 +113,14 @@ class Cleanup:
                 return
             if await release_dead_pin(self.tools, pin, self.request.actor):
                 self._count("pins")
+
+    async def access(self) -> None:
+        """Access to snapshots of a managed disk that a run has opened and did not end, because it died."""
+        row = await self.tools.catalogue.head(self.request.disk)
+        owner = row.value.owner if row else None
+        run = await self.tools.catalogue.run(self.request.disk, owner.run) if owner else None
+        if run is None or run.value.ended_for_good or dead(run, self.now):
+            await close_access(self.tools, self.request.disk)
 
     async def source_snapshots(self) -> None:
         """Snapshots a run has taken of the disk, but for those an increment or an interrupted run starts from."""

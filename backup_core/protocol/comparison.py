@@ -32,7 +32,7 @@ async def compared(
     A range only one side has allocated must hold zeros: it is read and proved. Of the content, every allocated byte is compared
     when `full`, else samples. Raises VerificationError.
     """
-    source, blob = tools.image(image.source), tools.image(image.destination)
+    source, blob = tools.image(image.source), tools.destination(image.destination)
     size = (await tools.blobs.properties(source, image.target)).size
     if found_size != size:
         message = f"{blob}: {found_size} bytes, but snapshot {image.target} of {source} has {size}; not used"
@@ -107,7 +107,7 @@ def _draw(tools: Tools, image: ImageCopy, reached: ComparisonResult) -> Draw:
 
 def _block_runs(tools: Tools, image: ImageCopy, window: ByteRange) -> AsyncIterator[BlockRun]:
     """What the samples of a window are drawn from."""
-    source, blob = tools.image(image.source), tools.image(image.destination)
+    source, blob = tools.image(image.source), tools.destination(image.destination)
     maps = mapped(tools.blobs.allocated(source, image.target, window), tools.blobs.allocated(blob, "", window))
     both = (part.range async for part in maps if part.side == "both")
     return block_runs(both, _changed(tools, image, window), tools.limits.samples.block_bytes)
@@ -138,7 +138,7 @@ async def _compare_pieces(
 
 
 async def _equal(tools: Tools, image: ImageCopy, piece: ByteRange) -> int:
-    source, blob = tools.image(image.source), tools.image(image.destination)
+    source, blob = tools.image(image.source), tools.destination(image.destination)
     wanted, found = await asyncio.gather(tools.blobs.read(source, image.target, piece), tools.blobs.read(blob, "", piece))
     if wanted != found:
         message = (
@@ -200,7 +200,7 @@ async def _compare_maps_and_count(
 
 async def _mapped(tools: Tools, image: ImageCopy, window: ByteRange, digest: PageMapDigest) -> AsyncIterator[Mapped]:
     """The page maps of both sides beside each other; the destination's goes into the digest."""
-    source, blob = tools.image(image.source), tools.image(image.destination)
+    source, blob = tools.image(image.source), tools.destination(image.destination)
 
     async def digested() -> AsyncIterator[ByteRange]:
         async for allocated in tools.blobs.allocated(blob, "", window):
@@ -214,7 +214,7 @@ async def _mapped(tools: Tools, image: ImageCopy, window: ByteRange, digest: Pag
 async def _prove_zero(tools: Tools, image: ImageCopy, lone: Mapped) -> int:
     """Read what one side alone has allocated; how many requests that took. Raises VerificationError unless it is zeros."""
     left = lone.side == "left"
-    blob, snapshot = (tools.image(image.source), image.target) if left else (tools.image(image.destination), "")
+    blob, snapshot = (tools.image(image.source), image.target) if left else (tools.destination(image.destination), "")
     reads = 0
     for piece in chunks(lone.range):
         data = await tools.blobs.read(blob, snapshot, piece)

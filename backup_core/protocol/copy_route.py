@@ -9,7 +9,7 @@ from backup_core.domain.errors import CopySourceRefusedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.naming import BlobAddress, Source
     from backup_core.domain.ranges import ByteRange
     from backup_core.ports import Fence, PageBlobs
 
@@ -26,7 +26,7 @@ class Copying:
         self._blobs, self._mode, self._monotonic = blobs, mode, monotonic
         self._refused: dict[str, float] = {}
 
-    async def copy(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> int:
+    async def copy(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> int:
         """Copy the range; returns the bytes that passed through this process. Raises CopySourceRefusedError in mode
         `server` only.
         """
@@ -45,6 +45,6 @@ class Copying:
     def _remembered(self, account: str) -> bool:
         return self._refused.get(account, 0.0) > self._monotonic()
 
-    async def _stream(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> int:
+    async def _stream(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> int:
         await self._blobs.copy_streamed(source, snapshot, part, head, fence)
         return part.size

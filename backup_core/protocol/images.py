@@ -46,7 +46,7 @@ async def kept_tier(tools: Tools, image: ImageCopy) -> str:
     if image.becomes == "head" or not image.actor.source:
         return ""
     live = tools.source(image.actor.source)
-    if live.account != tools.image(image.destination).account:
+    if live.account != tools.destination(image.destination).account:
         return ""
     try:
         return fitting_tier((await tools.blobs.properties(live)).tier, image.size)

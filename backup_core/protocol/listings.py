@@ -10,7 +10,7 @@ from backup_core.steps.copying import ImageCopy
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.naming import Source
     from backup_core.protocol.tools import Tools
 
 import asyncio
@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from backup_core.domain.naming import BlobAddress
+from backup_core.domain.naming import Source
 from backup_core.domain.ranges import mapped, windows
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ R = TypeVar("R")
 
 
 async def changes_between(
-    tools: Tools, blob: BlobAddress, snapshot: str, base: str, part: ByteRange
+    tools: Tools, blob: Source, snapshot: str, base: str, part: ByteRange
 ) -> AsyncGenerator[DiffRange, None]:
     """What changed inside `part` since the snapshot `base`, listed in windows side by side; without a base, everything
     allocated.

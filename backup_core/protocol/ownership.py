@@ -86,13 +86,33 @@ async def relinquish_ownership(tools: Tools, disk: str, run: str, lease: str, he
         row = await tools.catalogue.head(disk)
         owner = row.value.owner if row else None
         if row and owner and (owner.run, owner.lease) == (run, lease):
+            # Before another run can have the disk: it would lose what it has opened.
+            still_open = await _left_open(tools, disk)
             names = heads or ([row.value.head] if row.value.head else [])
-            left = await release_leases(tools, [tools.head(name) for name in names], lease)
+            left = still_open + await release_leases(tools, [tools.head(name) for name in names], lease)
             await tools.catalogue.put_head(replace(row.value, owner=None), row.etag)
         return True
 
     await updated(relinquish, f"disk {disk}: its head row", f"run {run} gave it up")
     return left
+
+
+async def _left_open(tools: Tools, disk: str) -> list[str]:
+    """End all access to the snapshots of the disk's source; why not, in words. Raises a fault that may pass."""
+    try:
+        await close_access(tools, disk)
+    except BackupError as error:
+        if error.retryable:
+            raise
+        return [shortened(f"access to snapshots stays open until the night: {error.code}: {error}")]
+    return []
+
+
+async def close_access(tools: Tools, disk: str) -> None:
+    """End all access to the snapshots of the disk's source."""
+    registration = await tools.catalogue.registration(disk)
+    if registration and tools.may_read(registration.value.source):
+        await tools.blobs.close_access(tools.source(registration.value.source))
 
 
 async def release_leases(tools: Tools, blobs: Sequence[BlobAddress], lease: str) -> list[str]:

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backup_core.domain.metadata import Site
-    from backup_core.domain.naming import BlobAddress
+    from backup_core.domain.naming import Source
     from backup_core.ports import Guard
     from backup_core.protocol.tools import Tools
     from backup_core.steps.messages import Actor
 
 
-async def take_once(tools: Tools, actor: Actor, disk: BlobAddress, guard: Guard | None = None) -> str:
+async def take_once(tools: Tools, actor: Actor, disk: Source, guard: Guard | None = None) -> str:
     """The run's snapshot of the disk, taken now or by an earlier delivery, and recorded in the run's row: later only that row
     tells it from one that inherited its metadata.
     """

@@ -11,7 +11,7 @@ from backup_core.domain.ending import STEP_SECONDS_USUAL
 from backup_core.domain.errors import AccountIdMissingError, MachineRefusedError, SourceUnfitError
 from backup_core.domain.fleet import ACTIVE_DISKS_MAX
 from backup_core.domain.metadata import Site
-from backup_core.domain.naming import BlobAddress, parse_blob_url, parse_resource_id
+from backup_core.domain.naming import BlobAddress, Source, is_resource_id, parse_resource_id, parse_source
 from backup_core.domain.ranges import GIB, MIB
 from backup_core.domain.records import Slot
 from backup_core.domain.sampling import Samples
@@ -97,19 +97,34 @@ class Tools:
     """Resource ids of source accounts by their blob endpoint: Azure imports a VHD only when it is told its account's."""
     custody: Custody | None = None
     """Set in an app that alone deletes backups: what that one remembers where no other can write, and its limits."""
+    disk_groups: tuple[str, ...] = ()
+    """Resource groups, lower case, whose managed disks may be protected: an allow-list."""
+    snapshot_group: str = ""
+    """The one, lower case, that keeps their snapshots; empty is each disk's own."""
 
-    def source(self, url: str) -> BlobAddress:
-        """The source blob, with the allow-list checked once more: a row could have been written by another version."""
+    def source(self, name: str) -> Source:
+        """The source blob or managed disk, with the allow-lists checked once more: a row could have been written by another
+        version.
+        """
         try:
-            return parse_blob_url(url, self.source_accounts)
+            return parse_source(name, self.source_accounts, self.disk_groups)
         except ValueError as error:
-            message = f"source {url}: {error}; correct the disk's registration or SOURCE_ACCOUNTS"
+            setting = "DISK_GROUPS" if is_resource_id(name) else "SOURCE_ACCOUNTS"
+            message = f"source {name}: {error}; correct the disk's registration or {setting}"
             raise SourceUnfitError(message) from error
 
-    def may_read(self, url: str) -> bool:
-        """Whether the blob lies in an account of the allow-list."""
+    def disk_blob(self, url: str) -> BlobAddress:
+        """The page blob of a restored disk, with the allow-list checked once more."""
+        source = self.source(url)
+        if isinstance(source, BlobAddress):
+            return source
+        message = f"{url} is a managed disk; expected the URL of a page blob"
+        raise SourceUnfitError(message)
+
+    def may_read(self, name: str) -> bool:
+        """Whether the source lies in an account or resource group of the allow-lists."""
         try:
-            parse_blob_url(url, self.source_accounts)
+            parse_source(name, self.source_accounts, self.disk_groups)
         except ValueError:
             return False
         return True
@@ -118,13 +133,17 @@ class Tools:
         """The backup blob of that name."""
         return BlobAddress(self.backup_account, self.heads_container, name)
 
-    def site(self, blob: BlobAddress) -> Site:
-        """The blob, as this deployment marks it."""
+    def site(self, blob: Source) -> Site:
+        """The source or blob, as this deployment marks it."""
         return Site(self.deployment, blob)
 
-    def image(self, place: str) -> BlobAddress:
-        """The blob of an image: a disk named by its URL, or a backup blob by its name."""
-        return self.source(place) if "://" in place else self.head(place)
+    def image(self, place: str) -> Source:
+        """What an image is of: a disk named by its URL or resource id, or a backup blob by its name."""
+        return self.source(place) if "://" in place or is_resource_id(place) else self.head(place)
+
+    def destination(self, place: str) -> BlobAddress:
+        """The blob that an image is made in: a restored disk by its URL, or a backup blob by its name."""
+        return self.disk_blob(place) if "://" in place else self.head(place)
 
     def slot(self, vm: str, lun: int | None) -> Slot:
         """The slot of a machine, with the allow-list checked once more. Raises MachineRefusedError."""

@@ -145,6 +145,29 @@ class SourceSnapshotResult(Message):
 
     snapshot: str
     size: int
+    percent: int = 100
+    """How much of it can be read; with less than all the step is asked again later."""
+
+
+class SnapshotWaitRequest(Message):
+    """Input of the wait_for_snapshot orchestration; what follows the actor says where a continued-as-new one goes on."""
+
+    actor: Actor
+    reason: str
+    kind: Kind
+    pause: float = 0.0
+    waited: float = 0.0
+    """Seconds: the pauses between the looks so far."""
+    retries: int = 0
+
+
+class SnapshotWaitResult(Message):
+    """Output of the wait_for_snapshot orchestration: the snapshot once it can be read, or why not."""
+
+    taken: SourceSnapshotResult | None = None
+    canceled: bool = False
+    fault: Fault | None = None
+    retries: int = 0
 
 
 class BeginNewGeneration(Message):

@@ -33,18 +33,10 @@ if TYPE_CHECKING:
     from devhost.arm.exports import Contents
     from devhost.arm.leases import Disks
 
-MACHINE_ROLE = json.loads((Path(__file__).parents[2] / "infra" / "roles.json").read_text())["machine"]
+_ROLES = json.loads((Path(__file__).parents[2] / "infra" / "roles.json").read_text())
+MACHINE_ROLE = _ROLES["machine"]
 """What the caller may do in the resource group of the machine or disk that it asks for: as deployed, no more."""
-DISK_ROLE = [
-    "Microsoft.Compute/disks/read",
-    "Microsoft.Compute/disks/beginGetAccess/action",
-    "Microsoft.Compute/disks/endGetAccess/action",
-    "Microsoft.Compute/snapshots/read",
-    "Microsoft.Compute/snapshots/write",
-    "Microsoft.Compute/snapshots/delete",
-    "Microsoft.Compute/snapshots/beginGetAccess/action",
-    "Microsoft.Compute/snapshots/endGetAccess/action",
-]
+DISK_ROLE = [*_ROLES["disks"]["actions"], "Microsoft.Compute/disks/endGetAccess/action"]
 """What managed disks as sources, and uploads to them, need in the groups of the disks and of the snapshots."""
 
 

@@ -9,10 +9,10 @@ from tests.scene import Scene
 pytest.register_assert_rewrite("tests.activities.acts", "tests.activities.ways")
 
 
-@pytest.fixture(params=["writes", "content"])
+@pytest.fixture(params=["writes", "content", "managed"])
 def scene(request):
-    """A protected disk of 32 pages with some data, under both kinds of diff."""
-    stage = Scene(diff=request.param)
+    """A protected disk of 32 pages with some data: a page blob under both kinds of diff, and a managed disk."""
+    stage = Scene(managed=True) if request.param == "managed" else Scene(diff=request.param)
     stage.protect()
     stage.write(0, 1, 2, 3, None, 5)
     stage.write(20, 9, 9)

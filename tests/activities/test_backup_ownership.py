@@ -162,7 +162,7 @@ async def test_full_verification_reads_every_allocated_byte(scene):
     scene.catalogue.rows["vm", "registration"] = replace(row, value=replace(row.value, verification="full"))
     await scene.back_up()
 
-    assert scene.points()[0].verified == f"sizes, page maps, {6 * PAGE} bytes of content"
+    assert scene.points()[0].verified == f"sizes, page maps, {6 * PAGE + scene.footer_bytes} bytes of content"
 
 
 async def test_a_long_verification_is_resumed(scene):

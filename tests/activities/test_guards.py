@@ -256,9 +256,9 @@ async def test_only_the_verified_head_of_the_point_is_recorded(scene, mark):
 
 async def test_a_registration_that_did_not_move_keeps_its_claim(scene):
     """Told of a move that did not happen: the source that the disk has stays its own."""
-    await registration_moved(scene.tools, "vm", scene.source().url)
+    await registration_moved(scene.tools, "vm", str(scene.source()))
 
-    assert scene.claims() == {scene.source().url: "vm"}
+    assert scene.claims() == {str(scene.source()): "vm"}
 
 
 # -- what is deleted --------------------------------------------------------------------------------------------------------

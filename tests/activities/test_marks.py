@@ -40,6 +40,7 @@ async def rolled_back(stage):
 # -- snapshots of a source -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("scene", ["writes", "content"], indirect=True)
 async def test_snapshots_that_inherit_our_metadata_stay(scene):
     """A disk rolled back by Copy Blob from our snapshot: what another tool takes of it from then on is not ours to delete."""
     await scene.back_up()
@@ -61,6 +62,7 @@ async def test_snapshots_that_inherit_our_metadata_stay(scene):
     assert set(theirs) <= snapshots(scene), "nor when the row of that run is gone"
 
 
+@pytest.mark.parametrize("scene", ["writes", "content"], indirect=True)
 async def test_a_snapshot_of_ours_is_told_from_those_that_inherited(scene):
     """A failed run's own goes by its exact time, also when its metadata has been copied onto the disk."""
     await scene.back_up()
@@ -102,6 +104,7 @@ async def test_a_run_goes_on_with_its_own_snapshot_or_none(scene):
         await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
 
 
+@pytest.mark.parametrize("scene", ["writes", "content"], indirect=True)
 async def test_only_the_oldest_is_recorded_of_what_names_the_run(scene):
     """The first delivery died before it recorded its snapshot; that was copied onto the disk, and inherited, before the second."""
     await scene.back_up()
@@ -209,7 +212,7 @@ async def test_a_snapshot_of_the_unfinished_disk_is_not_the_restores_own(restora
 
 def beside(stage):
     """Another deployment of the app, with its own catalogue and backups, which protects the same disk under the same id."""
-    other = Scene()
+    other = Scene(managed=stage.managed)
     other.world, other.blobs = stage.world, stage.blobs
     other.catalogue._world = other.documents._world = stage.world
     other.tools = replace(

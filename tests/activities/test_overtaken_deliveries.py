@@ -76,6 +76,7 @@ async def test_a_strangers_snapshot_is_not_recorded_by_a_delivery_that_hung(scen
     assert not set(theirs) & set(row.source_snapshots)
 
 
+@pytest.mark.parametrize("scene", ["writes", "content"], indirect=True)
 async def test_a_strangers_snapshot_is_not_recorded_for_a_run_that_has_ended(scene):
     """The run died before it recorded its snapshot, which was copied onto the disk and deleted: theirs is the oldest."""
     request = await stop_before(scene, "take_source_snapshot")

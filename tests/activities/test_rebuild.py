@@ -25,7 +25,7 @@ async def scene():
     """A disk registered by HTTP, with a full backup, two increments and an automatic full."""
     stage = Scene()
     stage.blobs.put(stage.source(), 32 * PAGE)
-    await call(stage, disks.put_disk, {"source": stage.source().url, "description": "web", "verification": "full"}, disk="vm")
+    await call(stage, disks.put_disk, {"source": str(stage.source()), "description": "web", "verification": "full"}, disk="vm")
     for number in range(3):
         stage.write(number, 10 + number, None, 12)
         await stage.back_up()
@@ -432,7 +432,7 @@ async def test_a_registration_without_its_document_protects_nothing(scene):
     await rebuild(scene)
     _, shown = await call(scene, disks.get_disk, disk="vm")
 
-    assert (shown["protected"], shown["source"]) == (False, scene.source().url)
+    assert (shown["protected"], shown["source"]) == (False, str(scene.source()))
     assert shown["newestRestorePoint"] == scene.points()[-1].point
 
 
@@ -478,12 +478,12 @@ async def test_another_disks_snapshot_is_not_adopted(scene, written):
 
 async def test_a_source_that_another_disk_took_over_is_not_claimed_back(scene):
     lose(scene, "registration")
-    scene.catalogue.claim(scene.source().url, "other")
+    scene.catalogue.claim(str(scene.source()), "other")
     await rebuild(scene)
     _, shown = await call(scene, disks.get_disk, disk="vm")
 
     assert shown["protected"] is False
-    assert scene.claims() == {scene.source().url: "other"}
+    assert scene.claims() == {str(scene.source()): "other"}
 
 
 async def test_quarantine_is_not_lifted_by_a_rebuild(scene):

@@ -235,7 +235,7 @@ async def test_a_snapshot_that_cannot_be_deleted_is_told_and_tried_again(scene, 
 
 async def test_the_retention_is_set_and_shown_by_http(scene):
     async def put(**retention):
-        body = json.dumps({"source": scene.source().url, **retention}).encode()
+        body = json.dumps({"source": str(scene.source()), **retention}).encode()
         reply = await respond(scene.api(), disks.put_disk, Request("https://app.test/api", {"disk": "vm"}, {}, body))
         return reply.status, json.loads(reply.body)
 

@@ -151,7 +151,7 @@ async def cancel_a_copy(stage):
 
 def as_it_was(stage):
     """The machine has its old disk, the backups go on with it, and nothing is held."""
-    assert held(stage) == stage.rows("registration")[0].source == stage.source().url
+    assert held(stage) == stage.rows("registration")[0].source == str(stage.source())
     assert (stage.rows("pin!"), stage.head_row().owner, stage.head_row().repoint) == ([], None, "")
 
 

@@ -52,11 +52,11 @@ async def test_a_backup_tells_each_phase_and_its_end_once(scene, times):
     assert [(end.state, end.operation, end.kind, end.points, end.code) for end in ends] == [
         ("Succeeded", "backup", "full", 1, "")
     ]
-    assert ends[0].bytes_done == 6 * 512
+    assert ends[0].bytes_done == 6 * 512 + scene.footer_bytes
 
 
 async def test_a_failed_a_skipped_and_a_canceled_run_tell_their_ends(scene):
-    del scene.blobs.blobs[scene.source()]
+    scene.lose_source()
     with pytest.raises(BackupFailedError):
         await scene.back_up()
     assert [(end.state, end.code, end.severity) for end in told(scene, scene.rows("run!")[0].run)[1]] == [
@@ -300,10 +300,10 @@ async def test_a_disk_whose_row_is_lost_counts_as_unseen(scene, lost, claimed):
         for key in [key for key in rows if disk in key[0]]:
             del rows[key]
         if not claimed:
-            await scene.catalogue.release_source(scene.source(disk).url, disk)
+            await scene.catalogue.release_source(str(scene.source(disk)), disk)
     if lost == 1:
         scene.catalogue._store(replace(rows["web", "registration"].value, protected=False), "registration")
-        await scene.catalogue.release_source(scene.source("web").url, "web")
+        await scene.catalogue.release_source(str(scene.source("web")), "web")
     seen, fleet = await watched(scene)
 
     assert (seen, fleet.disks, fleet.unseen, fleet.severity) == ({}, lost if claimed else 0, lost, "warning")
@@ -328,7 +328,7 @@ async def test_backups_that_cannot_be_listed_are_told(scene):
 
 async def test_a_disk_that_failed_says_how(scene):
     await scene.back_up()
-    del scene.blobs.blobs[scene.source()]
+    scene.lose_source()
     with pytest.raises(BackupFailedError):
         await scene.back_up()
 

@@ -1,5 +1,7 @@
 # Long: the rules of one service, which refer to each other.
-"""Page blobs in memory, with the leases, sequence numbers, ETags, snapshots and diffs of the real ones."""
+"""Page blobs in memory, with the leases, sequence numbers, ETags, snapshots and diffs of the real ones; and managed disks,
+whose snapshots are read as fixed VHDs once they are filled, which opens them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from backup_core.domain.errors import (
     SnapshotsPresentError,
     UnexpectedAnswerError,
 )
-from backup_core.domain.naming import BlobAddress, is_snapshot_id
+from backup_core.domain.naming import BlobAddress, DiskAddress, Source, is_snapshot_id
 from backup_core.domain.ranges import PAGE, PUT_BYTES_MAX, ByteRange, DiffRange
 from backup_core.ports import BlobProperties, CopyState, Fence, Guard, ListedBlob, SnapshotInfo
 
@@ -59,6 +61,9 @@ class Blob:
     """What a pending copy will have brought once it succeeds."""
     snapshots: dict[str, Blob] = field(default_factory=dict)
     frozen_at: int = 0
+    percent: int = 100
+    """How much of a snapshot of a managed disk can be read."""
+    failure: str = ""
 
     def content(self) -> bytes:
         """All bytes."""
@@ -69,13 +74,34 @@ class Blob:
         return self.size == other.size and (self.pages == other.pages or self.content() == other.content())
 
 
+class _Blobs(dict[BlobAddress, Blob]):
+    """All blobs. A managed disk is found by its address as well, but is none of them."""
+
+    def __init__(self, disks: dict[DiskAddress, Blob]) -> None:
+        super().__init__()
+        self._disks = disks
+
+    def __missing__(self, address: Source) -> Blob:
+        if isinstance(address, DiskAddress):
+            return self._disks[address]
+        raise KeyError(address)
+
+
 class MemoryPageBlobs:
     """The PageBlobs port. Tests may look into `blobs` and act as a third party on it."""
 
     def __init__(self, world: InMemoryServices, *, diff: DiffKind = "writes") -> None:
         """`diff` chooses what a diff reports: every write, or differing bytes only."""
         self._world, self.diff_kind = world, diff
-        self.blobs: dict[BlobAddress, Blob] = {}
+        self.disks: dict[DiskAddress, Blob] = {}
+        """Managed disks, as the VHDs that they are exported as: the last page is the footer."""
+        self.blobs = _Blobs(self.disks)
+        self.open: set[tuple[DiskAddress, str]] = set()
+        """Snapshots of managed disks that access has been granted to."""
+        self.fill_percent = 100
+        """What a look at an unfinished snapshot of a managed disk adds to it; with less than 100 they begin at none."""
+        self.fill_failure = ""
+        """Why such a snapshot will never be complete."""
         self.unreachable: set[str] = set()
         """Accounts whose blobs other accounts cannot read: Put Page From URL is refused."""
         self.closed: set[tuple[str, str]] = set()
@@ -96,13 +122,29 @@ class MemoryPageBlobs:
 
     def put(self, blob: BlobAddress, size: int, *, page_blob: bool = True) -> Blob:
         """Make a blob, replacing what was there."""
+        if isinstance(blob, DiskAddress):
+            return self.put_disk(blob, size)
         self.blobs[blob] = Blob(size, self._world.now, self._etag(), page_blob=page_blob)
         return self.blobs[blob]
 
-    def poke(self, blob: BlobAddress, first: int, pages: Iterable[bytes | None]) -> None:
+    def put_disk(self, disk: DiskAddress, size: int) -> Blob:
+        """Make a managed disk of so many bytes, without its footer; one that was there under its name leaves its snapshots."""
+        former = self.disks.get(disk)
+        made = self.disks[disk] = Blob(size + PAGE, self._world.now, self._etag())
+        made.snapshots = former.snapshots if former else {}
+        made.pages[size // PAGE] = b"conectix".ljust(PAGE, b".")
+        return made
+
+    def grow_disk(self, disk: DiskAddress, size: int) -> None:
+        """The managed disk has so many bytes from now on. No diff tells that its footer has moved."""
+        found = self.disks[disk]
+        end = found.pages.pop(found.size // PAGE - 1)
+        found.size, found.pages[size // PAGE] = size + PAGE, end
+
+    def poke(self, blob: Source, first: int, pages: Iterable[bytes | None]) -> None:
         """Write (or, with None, clear) pages past every fence."""
         for page, data in enumerate(pages, first):
-            self._change(self.blobs[blob], page, data)
+            self._change(self._found(blob), page, data)
 
     def copy_over(self, source: BlobAddress, snapshot: str, onto: BlobAddress, lease: str = "") -> None:
         """Somebody's Copy Blob onto a blob that exists: content, metadata and sequence number are taken over, its snapshots and
@@ -154,9 +196,22 @@ class MemoryPageBlobs:
             message = f"{account}: nothing can be deleted here for now"
             raise self.undeletable[account](message)
 
-    def _found(self, address: BlobAddress, snapshot: str = "") -> Blob:
+    def _kept(self, address: Source) -> Blob | None:
+        return self.disks.get(address) if isinstance(address, DiskAddress) else self.blobs.get(address)
+
+    def _read(self, address: Source, snapshot: str) -> Blob:
+        """What is to be read: of a managed disk a snapshot alone, once it is filled; access to it is granted then."""
+        found = self._found(address, snapshot)
+        if isinstance(address, DiskAddress):
+            if not snapshot or found.percent < 100:
+                message = f"{address} {snapshot}: a disk in use, or a snapshot that is filled to {found.percent} percent"
+                raise UnexpectedAnswerError(message)
+            self.open.add((address, snapshot))
+        return found
+
+    def _found(self, address: Source, snapshot: str = "") -> Blob:
         self._reach(address.account)
-        blob = self.blobs.get(address)
+        blob = self._kept(address)
         if snapshot:
             if blob is None or snapshot not in blob.snapshots:
                 message = f"snapshot {snapshot} of {address} does not exist"
@@ -197,13 +252,15 @@ class MemoryPageBlobs:
 
     # -- the port -------------------------------------------------------------------------------------------------
 
-    async def properties(self, blob: BlobAddress, snapshot: str = "") -> BlobProperties:
+    async def properties(self, blob: Source, snapshot: str = "") -> BlobProperties:
         """Describe the blob or snapshot."""
         await self._world.before("properties")
         found = self._found(blob, snapshot)
+        if found.percent < 100 and not found.failure:
+            found.percent = min(found.percent + self.fill_percent, 100)
         described = BlobProperties(
             found.size, found.etag, found.page_blob, found.created, found.sequence_number, dict(found.metadata), found.copy,
-            found.tier,
+            found.tier, found.percent, found.failure,
         )  # fmt: skip
         await self._world.after("properties")
         return described
@@ -268,7 +325,7 @@ class MemoryPageBlobs:
         await self._world.after("release_lease")
 
     async def start_copy(
-        self, source: BlobAddress, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
+        self, source: Source, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
     ) -> str:
         """A pending copy; `end_copy` ends it, at once unless copies are `held`."""
         await self._world.before("start_copy")
@@ -276,7 +333,7 @@ class MemoryPageBlobs:
         if source.account in self.unreachable:
             message = f"{source} cannot be read by the account of {destination}"
             raise CopySourceRefusedError(message)
-        brought = self._found(source, snapshot)
+        brought = self._read(source, snapshot)
         if destination in self.blobs:
             message = f"{destination} exists{', and is being copied to' if self.blobs[destination].arriving else ''}"
             raise BlobExistsError(message)
@@ -333,12 +390,23 @@ class MemoryPageBlobs:
         blob.etag = self._etag()
         return blob.etag
 
-    async def snapshot(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard | None = None) -> str:
-        """Take a snapshot."""
+    async def snapshot(self, blob: Source, metadata: Mapping[str, str], guard: Guard | None = None) -> str:
+        """Take a snapshot. Of a managed disk calls at the same time ask for the same name, and one of them takes it."""
+        of_disk = isinstance(blob, DiskAddress)
+        number = len(self._alike(blob, metadata)) if of_disk else 0
         await self._world.before("snapshot")
-        name = self.freeze(self._guarded(blob, guard) if guard else self._found(blob), metadata)
+        taken = self._alike(blob, metadata)[number:] if of_disk else []
+        found = self._guarded(blob, guard) if guard and isinstance(blob, BlobAddress) else self._found(blob)
+        name = taken[0] if taken else self.freeze(found, metadata)
+        if of_disk and not taken and self.fill_percent < 100:
+            found.snapshots[name].percent, found.snapshots[name].failure = 0, self.fill_failure
         await self._world.after("snapshot")
         return name
+
+    def _alike(self, disk: Source, metadata: Mapping[str, str]) -> list[str]:
+        """Snapshots with this metadata, oldest first."""
+        found = self._kept(disk)
+        return [name for name, one in sorted(found.snapshots.items()) if one.metadata == metadata] if found else []
 
     def freeze(self, found: Blob, metadata: Mapping[str, str]) -> str:
         """A snapshot of the blob as it is, by anybody; without metadata it inherits the blob's."""
@@ -351,12 +419,17 @@ class MemoryPageBlobs:
         found.snapshots[name] = frozen
         return name
 
-    async def snapshots(self, blob: BlobAddress) -> list[SnapshotInfo]:
-        """All snapshots, oldest first."""
+    async def snapshots(self, blob: Source) -> list[SnapshotInfo]:
+        """All snapshots, oldest first; of a managed disk those of the disk that has its name now."""
         await self._world.before("snapshots")
         self._reach(blob.account)
-        found = self.blobs.get(blob)
-        listed = [SnapshotInfo(name, dict(one.metadata)) for name, one in sorted(found.snapshots.items())] if found else []
+        found = self._kept(blob)
+        kept = sorted(found.snapshots.items()) if found else []
+        listed = [
+            SnapshotInfo(name, dict(one.metadata))
+            for name, one in kept
+            if found and (isinstance(blob, BlobAddress) or one.created == found.created)
+        ]
         await self._world.after("snapshots")
         return listed
 
@@ -382,40 +455,53 @@ class MemoryPageBlobs:
         for item in found:
             yield item
 
-    async def delete_snapshot(self, blob: BlobAddress, snapshot: str) -> None:
+    async def close_access(self, source: Source) -> None:
+        """End all access to the disk's snapshots."""
+        if isinstance(source, DiskAddress):
+            await self._world.before("close_access")
+            self.open = {(disk, snapshot) for disk, snapshot in self.open if disk != source}
+            self._world.tick()
+            await self._world.after("close_access")
+
+    async def delete_snapshot(self, blob: Source, snapshot: str) -> None:
         """Delete one snapshot."""
         if not is_snapshot_id(snapshot):
             message = f"{blob}: {snapshot!r} is not a snapshot id; nothing was deleted"
             raise UnexpectedAnswerError(message)
         await self._world.before("delete_snapshot")
         self._refuse_deletion(blob.account)
-        found = self.blobs.get(blob)
+        found = self._kept(blob)
+        self.open = {one for one in self.open if one != (blob, snapshot)}
         if found:
             found.snapshots.pop(snapshot, None)
             self._world.tick()
         await self._world.after("delete_snapshot")
 
-    async def allocated(self, blob: BlobAddress, snapshot: str, window: ByteRange) -> AsyncIterator[ByteRange]:
+    async def allocated(self, blob: Source, snapshot: str, window: ByteRange) -> AsyncIterator[ByteRange]:
         """Allocated ranges inside the window."""
         await self._world.before("allocated")
-        found = self._found(blob, snapshot)
+        found = self._read(blob, snapshot)
         ranges = _merged(dict.fromkeys(found.pages, False), window, found.size)
         await self._world.after("allocated")
         for one in ranges:
             yield one.range
 
-    async def diff(self, blob: BlobAddress, snapshot: str, previous: str, window: ByteRange) -> AsyncIterator[DiffRange]:
+    async def diff(self, blob: Source, snapshot: str, previous: str, window: ByteRange) -> AsyncIterator[DiffRange]:
         """Ranges changed since the previous snapshot."""
         await self._world.before("diff")
-        found = self._found(blob, snapshot)
-        before = self.blobs[blob].snapshots.get(previous)
+        found = self._read(blob, snapshot)
+        before = self._found(blob).snapshots.get(previous)
         if before is None:
             message = f"{blob}: previous snapshot {previous} not found"
             raise DiffRefusedError(message, "PreviousSnapshotNotFound")
         if before.created != found.created:
             message = f"{blob}: overwritten since {previous}"
             raise DiffRefusedError(message, "BlobOverwritten")
-        changes = self._changes(before, found)
+        if isinstance(blob, DiskAddress):
+            self._read(blob, previous)
+            changes = self._disk_changes(before, found)
+        else:
+            changes = self._changes(before, found)
         hidden = next((page for page, cleared in changes.items() if not cleared and page not in before.pages), None)
         if self.lies and hidden is not None:
             self.lies -= 1
@@ -425,6 +511,16 @@ class MemoryPageBlobs:
         for one in ranges:
             yield one
 
+    def _disk_changes(self, before: Blob, now: Blob) -> dict[int, bool]:
+        """What the service says, but for the footer, which is compared, and where it was in a disk that has grown."""
+        if before.size > now.size:
+            message = f"the disk shrank from {before.size} to {now.size} bytes"
+            raise DiffRefusedError(message, message)
+        end = before.size // PAGE - 1
+        changes = {page: cleared for page, cleared in self._changes(before, now).items() if page < end}
+        moved = now.size > before.size or now.pages.get(end, BLANK) != before.pages.get(end, BLANK)
+        return changes | ({end: False} if moved else {})
+
     def _changes(self, before: Blob, now: Blob) -> dict[int, bool]:
         if self.diff_kind == "writes":
             pages = [page for page, tick in now.changed.items() if tick > before.frozen_at]
@@ -432,29 +528,29 @@ class MemoryPageBlobs:
             pages = [page for page in range(now.size // PAGE) if now.pages.get(page, BLANK) != before.pages.get(page, BLANK)]
         return {page: page not in now.pages for page in pages}
 
-    async def read(self, blob: BlobAddress, snapshot: str, part: ByteRange) -> bytes:
+    async def read(self, blob: Source, snapshot: str, part: ByteRange) -> bytes:
         """The bytes of the range."""
         await self._world.before("read")
         assert part.size <= PUT_BYTES_MAX
-        found = self._found(blob, snapshot)
+        found = self._read(blob, snapshot)
         data = b"".join(found.pages.get(page, BLANK) for page in range(part.start // PAGE, part.end // PAGE))
         await self._world.after("read")
         return data
 
-    async def copy_streamed(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+    async def copy_streamed(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
         """Read, then put."""
         data = await self.read(source, snapshot, part)
         await self._world.before("write")
         self._write(head, part, data, fence)
         await self._world.after("write")
 
-    async def copy_from_url(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+    async def copy_from_url(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
         """Put what the service reads itself."""
         await self._world.before("copy_from_url")
         if source.account in self.unreachable:
             message = f"{source} cannot be read by the account of {head}"
             raise CopySourceRefusedError(message)
-        found = self._found(source, snapshot)
+        found = self._read(source, snapshot)
         data = b"".join(found.pages.get(page, BLANK) for page in range(part.start // PAGE, part.end // PAGE))
         self._write(head, part, data, fence)
         await self._world.after("copy_from_url")

@@ -97,9 +97,9 @@ def test_no_app_waits_for_anything_at_a_single_source_or_machine_group(app):
     foreign = {
         name
         for name, one in MAIN_FILE.of("module").items()
-        if re.search(r"= \[\s*for id in (sources|machineGroups):", text(one.node))
+        if re.search(r"= \[\s*for id in (sources|machineGroups|snapshotGroups):", text(one.node))
     }
-    assert {"sourceGrants", "machineGrants", "endpointsOfSources"} == foreign
+    assert {"sourceGrants", "machineGrants", "diskGrants", "endpointsOfSources"} == foreign
     assert not dependencies(app) & foreign
     assert {"backupGrants", "ownEndpoints", "state" if app == "app" else "custodyState"} <= dependencies(app)
     assert "existing" not in MAIN.read_text(), "a source is looked up"

@@ -110,7 +110,11 @@ def test_no_role_has_more_than_its_duty():
     for role in ("source", "retentionSource"):
         assert f"{PREFIX}write" not in ROLES[role]["dataActions"]
     assert f"{PREFIX}delete" not in ROLES["writer"]["dataActions"]
-    assert [name for name, role in ROLES.items() if any("Compute" in one for one in role["actions"])] == ["machine"]
+    assert [name for name, role in ROLES.items() if any("Compute" in one for one in role["actions"])] == [
+        "disks", "retentionDisks", "machine",
+    ]  # fmt: skip
+    for role in ("disks", "retentionDisks"):
+        assert not [one for one in ROLES[role]["actions"] if re.search(r"(disks|virtualMachines)/(write|delete)", one)]
 
 
 def test_each_role_is_assigned_where_it_says():
@@ -121,6 +125,7 @@ def test_each_role_is_assigned_where_it_says():
         "sourceGrants": {"source", "retentionSource", "restore"},
         "backupGrants": {"writer", "retention", "restore"},
         "machineGrants": {"machine"},
+        "diskGrants": {"disks", "retentionDisks"},
     }
     assert set.union(*granted.values()) == set(ROLES)
 
@@ -132,8 +137,9 @@ def test_each_identity_gets_its_own_roles():
     )
 
     assert sorted(pairs) == [
-        ("restore", "restore"), ("restore", "restore"), ("retention", "retention"), ("retention", "retentionSource"),
-        ("source", "source"), ("writer", "writer"),
+        ("restore", "restore"), ("restore", "restore"), ("restore", "retentionDisks"), ("retention", "retention"),
+        ("retention", "retentionDisks"), ("retention", "retentionSource"), ("source", "disks"), ("source", "source"),
+        ("writer", "writer"),
     ]  # fmt: skip
 
 

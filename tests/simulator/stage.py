@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from backup_core.domain.identity import Deployment
 from backup_core.domain.metadata import Site, from_metadata
-from backup_core.domain.naming import BlobAddress, registration_name, run_key
+from backup_core.domain.naming import BlobAddress, Source, registration_name, run_key
 from backup_core.domain.ranges import PAGE
 from backup_core.domain.records import Head, Registration, Retention, Run, Versioned
 from backup_core.domain.repoint import Machine, MachineDisk
@@ -90,18 +90,18 @@ class WatchedPageBlobs(MemoryPageBlobs):
     gaps = 0
     """Unchanged pages that were copied along."""
 
-    async def copy_streamed(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+    async def copy_streamed(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
         """Read, then put."""
         self._look(source, snapshot, part, head)
         await super().copy_streamed(source, snapshot, part, head, fence)
 
-    async def copy_from_url(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+    async def copy_from_url(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
         """Put what the service reads itself."""
         self._look(source, snapshot, part, head)
         await super().copy_from_url(source, snapshot, part, head, fence)
 
-    def _look(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress) -> None:
-        blob, destination = self.blobs.get(source), self.blobs.get(head)
+    def _look(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress) -> None:
+        blob, destination = self.blobs.get(source) if isinstance(source, BlobAddress) else None, self.blobs.get(head)
         mark = from_metadata(destination.metadata, Site(DEPLOYMENT, head)) if destination else None
         if blob is None or destination is None or snapshot not in blob.snapshots:
             return  # refused below
@@ -277,7 +277,7 @@ class Stage(Known):
     def address(self, url: str) -> BlobAddress:
         """The blob that a URL names: there are few, and they are looked for in every step."""
         if url not in self._addresses:
-            self._addresses[url] = self.tools.source(url)
+            self._addresses[url] = self.tools.disk_blob(url)
         return self._addresses[url]
 
     def store(self, row: Any, key: str) -> None:  # noqa: ANN401  any record

@@ -1,0 +1,479 @@
+# Long: the snapshots of one kind of source, from their name to the end of their access.
+"""Managed disks as sources: incremental snapshots by Azure Resource Manager, their content by export URLs.
+
+Whoever has an export URL reads the disk. The URLs are kept here alone, for as long as they are used; no error, log line or
+answer has one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
+from azure.mgmt.compute.models import GrantAccessData, Snapshot
+
+from backup_core.adapters.machines import WAIT_SECONDS, waiting
+from backup_core.adapters.page_lists import Export
+from backup_core.domain.errors import (
+    AccessDeniedError,
+    BackupError,
+    BlobMissingError,
+    CopySourceKindError,
+    CopySourceRefusedError,
+    DiffRefusedError,
+    ManagedDiskRefusedError,
+    ServiceUnavailableError,
+    SnapshotLimitError,
+    SnapshotMissingError,
+    SnapshotRateError,
+    UnexpectedAnswerError,
+)
+from backup_core.domain.managed_snapshots import (
+    DiskSnapshot,
+    diff_refusal,
+    export_fault,
+    footer,
+    snapshot_id,
+    snapshot_name,
+    strangeness,
+)
+from backup_core.domain.metadata import Site, run_of_source_snapshot
+from backup_core.domain.naming import is_snapshot_id, parse_resource_id, snapshot_time
+from backup_core.domain.ranges import PAGE, ByteRange, DiffRange
+from backup_core.domain.redaction import redacted
+from backup_core.domain.vhd import FOOTER_BYTES
+from backup_core.ports import BlobProperties, SnapshotInfo
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+
+    from azure.core.polling import AsyncLROPoller
+    from azure.mgmt.compute.aio import ComputeManagementClient
+
+    from backup_core.adapters.page_data import PageData
+    from backup_core.adapters.page_lists import PageLists
+    from backup_core.domain.identity import Deployment
+    from backup_core.domain.naming import BlobAddress, DiskAddress
+    from backup_core.ports import Fence
+
+T = TypeVar("T")
+
+GONE = frozenset({"ResourceNotFound", "NotFound", "ResourceGroupNotFound", ""})
+LIMIT = frozenset({"SnapshotsLimitReached", "SnapshotLimitReached"})
+BUSY = frozenset({"Conflict", "AnotherOperationInProgress", "OperationPreempted", "RetryableError"})
+
+
+@contextmanager
+def _translated(what: str, missing: type[BackupError], *, taking: bool = False) -> Iterator[None]:
+    try:
+        yield
+    except HttpResponseError as error:
+        if taking and _is_too_soon(error):
+            message = (
+                f"{what}: Azure takes seven snapshots of a disk in five minutes, and fills three at a time; temporary failure"
+            )
+            raise SnapshotRateError(message) from None
+        raise _fault(error, what, missing) from None
+    except (ServiceRequestError, ServiceResponseError) as error:
+        message = f"{what}: no answer ({type(error).__name__}); temporary failure"
+        raise ServiceUnavailableError(message) from None
+
+
+def _fault(error: HttpResponseError, what: str, missing: type[BackupError]) -> BackupError:
+    """By status and code: an operation that fails after it was accepted has the code alone."""
+    status, code = error.status_code or 0, str(getattr(error.error, "code", "") or "")
+    told = redacted(str(getattr(error.error, "message", "") or error.reason or "no reason given"))
+    said = f"{what}: Azure answered {status} {code or 'without a code'} ({told.strip().partition(chr(10))[0][:900]})"
+    if code in LIMIT:
+        return SnapshotLimitError(f"{said}; a managed disk has 500 incremental snapshots at most; delete those nobody needs")
+    if status == 404 or (not status and code in GONE and code):
+        return missing(f"{said}; it does not exist; correct its resource id, or its resource group was removed")
+    if status in (401, 403) or code == "LinkedAuthorizationFailed":
+        if code == "RequestDisallowedByPolicy":
+            return ManagedDiskRefusedError(f"{said}; an Azure policy forbids it: have an exemption made")
+        return AccessDeniedError(
+            f"{said}; grant the app's identity the role Pagekeeper disks on the disk's resource group and on that of its "
+            "snapshots (docs/security.md)"
+        )
+    if not status and not code:
+        return ServiceUnavailableError(f"{what}: no whole answer; temporary failure")
+    if status in (408, 429) or status >= 500 or code in BUSY:
+        return waiting(ServiceUnavailableError(f"{said}; temporary failure"), error)
+    return ManagedDiskRefusedError(f"{said}; correct what Azure names")
+
+
+def _is_too_soon(error: HttpResponseError) -> bool:
+    """Whether a snapshot was refused that a later moment may bring: the code of that is not documented."""
+    return error.status_code == 409 and str(getattr(error.error, "code", "")) == "OperationNotAllowed"
+
+
+@dataclass(frozen=True)
+class _Grant:
+    """An export URL, and until when it is used without asking again, by the monotonic clock."""
+
+    url: str = field(repr=False)
+    renew_at: float
+
+
+@dataclass(frozen=True)
+class Exporting:
+    """How snapshots are made and exported, by the settings."""
+
+    snapshot_group: str = ""
+    """Id of the resource group that keeps the snapshots; empty is each disk's own."""
+    seconds: int = 7200
+    """How long access is granted for."""
+    hosts: tuple[str, ...] = ()
+    """Patterns of the hosts that export URLs may name."""
+    whole_pages: bool = False
+    """Whether the size of a listing's pages is left to the service."""
+    local: bool = False
+    """Whether an export may be without TLS: on the development platform."""
+
+
+class AzureManagedDisks:
+    """What the PageBlobs port asks of a source, of a managed disk."""
+
+    def __init__(
+        self,
+        client: Callable[[str], ComputeManagementClient],
+        data: PageData,
+        lists: PageLists,
+        deployment: Deployment,
+        exporting: Exporting,
+        monotonic: Callable[[], float],
+    ) -> None:
+        """`client` gives the client of a subscription; `data` and `lists` read what is exported."""
+        self._client, self._data, self._lists = client, data, lists
+        self._deployment, self._exporting, self._monotonic = deployment, exporting, monotonic
+        self._known: dict[tuple[DiskAddress, str], DiskSnapshot] = {}
+        """Snapshots by disk and id, as they were last seen: their names do not change, and once they are complete little else.
+        """
+        self._grants: dict[str, _Grant] = {}
+        """By the snapshot's resource id."""
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    # -- Azure Resource Manager ---------------------------------------------------------------------------------------
+
+    def _group(self, disk: DiskAddress) -> str:
+        """The name of the resource group that keeps the disk's snapshots."""
+        return (self._exporting.snapshot_group or disk.group_id).rpartition("/")[2]
+
+    async def _disk(self, disk: DiskAddress) -> dict[str, Any]:
+        with _translated(f"look at managed disk {disk}", BlobMissingError):
+            return dict((await self._client(disk.subscription).disks.get(disk.group, disk.name)).as_dict())
+
+    async def _listed(self, disk: DiskAddress) -> list[DiskSnapshot]:
+        """Incremental snapshots of the disk in its group, failed ones and those of a former disk of its name included."""
+        found = []
+        with _translated(f"list the snapshots of managed disk {disk}", BlobMissingError):
+            async for one in self._client(disk.subscription).snapshots.list_by_resource_group(self._group(disk)):
+                snapshot = _snapshot(one.as_dict())
+                if snapshot.incremental and snapshot.disk == disk.id:
+                    found.append(snapshot)
+        return found
+
+    async def _named(self, disk: DiskAddress, name: str) -> DiskSnapshot:
+        with _translated(f"look at snapshot {name} of managed disk {disk}", SnapshotMissingError):
+            return _snapshot((await self._client(disk.subscription).snapshots.get(self._group(disk), name)).as_dict())
+
+    async def _found(self, disk: DiskAddress, snapshot: str) -> DiskSnapshot:
+        """The snapshot with that id, as it is now. Raises SnapshotMissingError."""
+        if known := self._known.get((disk, snapshot)):
+            found = [await self._named(disk, known.name)]
+        else:
+            found = await self._listed(disk)
+        fitting = [one for one in found if one.snapshot == snapshot and one.disk == disk.id and not one.failed]
+        if len(fitting) != 1:
+            self._known.pop((disk, snapshot), None)
+            message = (
+                f"snapshot {snapshot} of managed disk {disk}: expected one of that time in resource group {self._group(disk)}, "
+                f"found {len(fitting)}; use another snapshot"
+            )
+            raise SnapshotMissingError(message)
+        self._known[disk, snapshot] = fitting[0]
+        return fitting[0]
+
+    async def _facts(self, disk: DiskAddress, snapshot: str) -> DiskSnapshot:
+        """What does not change of the complete snapshot, without asking twice."""
+        known = self._known.get((disk, snapshot))
+        return known if known and known.percent == 100 else await self._found(disk, snapshot)
+
+    async def _done(self, what: str, poller: AsyncLROPoller[T]) -> T:
+        """What the operation brings. Raises ServiceUnavailableError while it is under way after the wait."""
+        try:
+            return await asyncio.wait_for(poller.result(), WAIT_SECONDS)
+        except TimeoutError:
+            message = f"{what}: under way, and not done within {WAIT_SECONDS:g} s; temporary failure"
+            raise ServiceUnavailableError(message) from None
+
+    # -- access ---------------------------------------------------------------------------------------------------------
+
+    async def _opened(self, disk: DiskAddress, snapshot: str, refused: _Grant | None = None, seconds: int = 0) -> _Grant:
+        """Access to the snapshot, granted anew once half of its time is over. One that was `refused` is asked for again, after
+        a look at the snapshot: it may be gone.
+        """
+        facts = await self._facts(disk, snapshot)
+        async with self._locks.setdefault(facts.id, asyncio.Lock()):
+            known = self._grants.get(facts.id)
+            if known and known is not refused and known.renew_at > self._monotonic() and not seconds:
+                return known
+            if refused:
+                self._grants.pop(facts.id, None)
+                await self._found(disk, snapshot)
+            granted = await self._granted(disk, facts, seconds or self._exporting.seconds)
+            self._grants[facts.id] = granted
+            return granted
+
+    async def _granted(self, disk: DiskAddress, snapshot: DiskSnapshot, seconds: int) -> _Grant:
+        what = f"open snapshot {snapshot.name} of managed disk {disk} for reading"
+        begun = self._monotonic()
+        with _translated(what, SnapshotMissingError):
+            poller = await self._client(disk.subscription).snapshots.begin_grant_access(
+                self._group(disk), snapshot.name, GrantAccessData(access="Read", duration_in_seconds=seconds)
+            )
+            url = (await self._done(what, poller)).access_sas or ""
+        if fault := export_fault(url, self._exporting.hosts, local=self._exporting.local):
+            message = f"{what}: {fault}; nothing was sent there"
+            raise UnexpectedAnswerError(message)
+        return _Grant(url, begun + seconds / 2)
+
+    async def _exported(self, disk: DiskAddress, snapshot: str, act: Callable[[str], Awaitable[T]]) -> T:
+        """What `act` does with the snapshot's export URL. One that is refused is opened once more: access may have expired,
+        been ended, or been lost for a while when a sibling was deleted.
+        """
+        grant = await self._opened(disk, snapshot)
+        try:
+            return await act(grant.url)
+        except CopySourceKindError:
+            raise
+        except (AccessDeniedError, CopySourceRefusedError):
+            return await act((await self._opened(disk, snapshot, refused=grant)).url)
+
+    async def close_access(self, source: DiskAddress) -> None:
+        """Snapshots, Revoke Access, of all open ones that carry this deployment's mark."""
+        site = Site(self._deployment, source)
+        try:
+            listed = await self._listed(source)
+        except BlobMissingError:
+            return
+        for one in listed:
+            self._grants.pop(one.id, None)
+            if one.open and run_of_source_snapshot(one.tags, site):
+                await self._close(source, one)
+
+    async def _close(self, disk: DiskAddress, snapshot: DiskSnapshot) -> None:
+        self._grants.pop(snapshot.id, None)
+        what = f"end the access to snapshot {snapshot.name} of managed disk {disk}"
+        try:
+            with _translated(what, SnapshotMissingError):
+                poller = await self._client(disk.subscription).snapshots.begin_revoke_access(self._group(disk), snapshot.name)
+                await self._done(what, poller)
+        except SnapshotMissingError:
+            return
+
+    # -- snapshots --------------------------------------------------------------------------------------------------------
+
+    async def properties(self, disk: DiskAddress, snapshot: str = "") -> BlobProperties:
+        """Disks, Get, or Snapshots, Get: the size of the VHD that is exported, tags as metadata."""
+        if snapshot:
+            found = await self._found(disk, snapshot)
+            described = _described(found.size, found.snapshot, found.tags)
+            return replace(described, percent=found.percent, failure=found.failure)
+        live = await self._disk(disk)
+        inside = live.get("properties", {})
+        return _described(_size(inside), snapshot_id(inside.get("timeCreated", "")), live.get("tags") or {})
+
+    async def snapshot(self, disk: DiskAddress, metadata: Mapping[str, str]) -> str:
+        """Snapshots, Create Or Update, incremental, under a name derived from the run; what is there then is looked at."""
+        run = metadata.get("pagekeeper_run", "")
+        live = await self._disk(disk)
+        inside = live.get("properties", {})
+        number = sum(dict(one.tags) == dict(metadata) for one in await self._listed(disk))
+        name = snapshot_name(disk, metadata.get("pagekeeper_disk", ""), run, number)
+        what = f"take snapshot {name} of managed disk {disk}"
+        body = {
+            "location": live.get("location", ""),
+            "tags": dict(metadata),
+            "properties": {
+                "creationData": {"createOption": "Copy", "sourceResourceId": disk.id},
+                "incremental": True,
+                # Whether a snapshot inherits from where it can be exported is not documented.
+                **{
+                    key: inside[key]
+                    for key in ("networkAccessPolicy", "diskAccessId", "publicNetworkAccess")
+                    if inside.get(key)
+                },
+            },
+        }
+        with _translated(what, BlobMissingError, taking=True):
+            poller = await self._client(disk.subscription).snapshots.begin_create_or_update(
+                self._group(disk), name, Snapshot(body)
+            )
+            # It may take longer: what is there by then tells how far it is.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(poller.result(), WAIT_SECONDS)
+        taken = await self._named(disk, name)
+        if taken.failed:
+            message = f"{what}: Azure says that it failed ({taken.failure or 'no reason given'}); temporary failure"
+            raise ServiceUnavailableError(message)
+        if strange := strangeness(taken, disk, inside.get("uniqueId", ""), metadata, run):
+            message = f"{what}: there is another snapshot of that name: {'; '.join(strange)}; it was not used, look whose it is"
+            raise UnexpectedAnswerError(message)
+        self._known[disk, taken.snapshot] = taken
+        return taken.snapshot
+
+    async def snapshots(self, disk: DiskAddress) -> list[SnapshotInfo]:
+        """Snapshots, List By Resource Group: those of the disk as it is now, and not of a former one of its name."""
+        try:
+            unique = (await self._disk(disk)).get("properties", {}).get("uniqueId", "")
+        except BlobMissingError:
+            return []
+        listed = [one for one in await self._listed(disk) if one.disk_unique == unique and one.snapshot and not one.failed]
+        return [SnapshotInfo(one.snapshot, one.tags) for one in sorted(listed, key=lambda one: one.snapshot)]
+
+    async def delete_snapshot(self, disk: DiskAddress, snapshot: str) -> None:
+        """Snapshots, Delete, once access to it has ended: one that is open is not deleted."""
+        if not is_snapshot_id(snapshot):
+            message = f"managed disk {disk}: {snapshot!r} is not a snapshot id; nothing was deleted"
+            raise UnexpectedAnswerError(message)
+        try:
+            found = await self._found(disk, snapshot)
+            if found.open:
+                await self._close(disk, found)
+            what = f"delete snapshot {found.name} of managed disk {disk}"
+            with _translated(what, SnapshotMissingError):
+                poller = await self._client(disk.subscription).snapshots.begin_delete(self._group(disk), found.name)
+                await self._done(what, poller)
+        except (SnapshotMissingError, BlobMissingError):
+            pass
+        self._known.pop((disk, snapshot), None)
+
+    # -- content ------------------------------------------------------------------------------------------------------------
+
+    async def allocated(self, disk: DiskAddress, snapshot: str, window: ByteRange) -> AsyncIterator[ByteRange]:
+        """Get Page Ranges of the export, and the footer, whatever the service says of that."""
+        end = footer((await self._facts(disk, snapshot)).size)
+        async for one in self._ranges(disk, snapshot, "", _before(window, end.start)):
+            yield one.range
+        if window.start < end.end and window.end > end.start:
+            yield end
+
+    async def diff(self, disk: DiskAddress, snapshot: str, previous: str, window: ByteRange) -> AsyncIterator[DiffRange]:
+        """Get Page Ranges of the export, since another one. The footers are read and compared, whatever the service says; where
+        the disk has grown, the former footer's place is written.
+        """
+        taken = await self._facts(disk, snapshot)
+        try:
+            base = await self._found(disk, previous)
+        except SnapshotMissingError:
+            base = None
+        if why := diff_refusal(taken, base):
+            message = f"diff of managed disk {disk} from {previous} to {snapshot}: {why}; a full backup is due"
+            raise DiffRefusedError(message, why)
+        assert base is not None
+        former = footer(base.size)
+        async for one in self._ranges(disk, snapshot, previous, _before(window, former.start)):
+            yield one
+        if (
+            window.start < former.end
+            and window.end > former.start
+            and (base.size < taken.size or await self.read(disk, snapshot, former) != await self.read(disk, previous, former))
+        ):
+            yield DiffRange(former, cleared=False)
+
+    async def _ranges(
+        self, disk: DiskAddress, snapshot: str, previous: str, window: ByteRange | None
+    ) -> AsyncIterator[DiffRange]:
+        """The listing of the window; from where it came to again, once, when access was refused."""
+        if window is None:
+            return
+        position, again = window.start, False
+        grant = await self._opened(disk, snapshot)
+        before = await self._opened(disk, previous) if previous else None
+        while True:
+            export = Export(grant.url, before.url if before else "", self._exporting.whole_pages)
+            try:
+                async for one in self._lists.ranges(disk, snapshot, previous, ByteRange(position, window.end), export):
+                    position = one.range.end
+                    yield one
+            except AccessDeniedError:
+                if again:
+                    raise
+                again = True
+                grant = await self._opened(disk, snapshot, refused=grant)
+                before = await self._opened(disk, previous, refused=before) if previous else None
+                if position < window.end:
+                    continue
+            return
+
+    async def read(self, disk: DiskAddress, snapshot: str, part: ByteRange) -> bytes:
+        """Get Blob of the export, with a range."""
+        if not snapshot:
+            message = f"managed disk {disk}: only snapshots of it are read; nothing was opened"
+            raise UnexpectedAnswerError(message)
+        return await self._exported(disk, snapshot, lambda url: self._data.read(disk, snapshot, part, url))
+
+    async def copy_streamed(self, source: DiskAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+        """Get Blob of the export, then Put Page."""
+        await self._exported(source, snapshot, lambda url: self._data.stream(source, snapshot, part, head, fence, url))
+
+    async def copy_from_url(self, source: DiskAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+        """Put Page From URL, of the export."""
+        await self._exported(source, snapshot, lambda url: self._data.fetched(source, snapshot, part, head, fence, url))
+
+    async def export_for(self, source: DiskAddress, snapshot: str, seconds: int) -> str:
+        """An export URL that is good for so long, for a Copy Blob of the service."""
+        return (await self._opened(source, snapshot, seconds=seconds)).url
+
+
+def _before(window: ByteRange, end: int) -> ByteRange | None:
+    """The part of the window before `end`; None for none."""
+    return ByteRange(window.start, min(window.end, end)) if window.start < min(window.end, end) else None
+
+
+def _described(size: int, created: str, tags: Mapping[str, str]) -> BlobProperties:
+    """As a page blob: what is exported is one."""
+    return BlobProperties(
+        size=size, etag="", page_blob=True, created=snapshot_time(created), sequence_number=0, metadata=dict(tags)
+    )
+
+
+def _size(inside: Mapping[str, Any]) -> int:
+    """Of the VHD that is exported: the disk's bytes, and the footer."""
+    return int(inside.get("diskSizeBytes", 0)) // PAGE * PAGE + FOOTER_BYTES
+
+
+def _snapshot(found: Mapping[str, Any]) -> DiskSnapshot:
+    inside = found.get("properties", {})
+    creation = inside.get("creationData") or {}
+    state = inside.get("provisioningState", "")
+    failure = (inside.get("copyCompletionError") or {}).get("errorMessage", "")
+    try:
+        taken = snapshot_id(inside.get("timeCreated") or "")
+    except ValueError:
+        taken = ""
+    try:
+        at = parse_resource_id(creation.get("sourceResourceId", "").lower())
+        disk = f"/subscriptions/{at.subscription}/resourceGroups/{at.group}/providers/Microsoft.Compute/disks/{at.name}"
+    except ValueError:
+        disk = ""
+    return DiskSnapshot(
+        id=found.get("id", "").lower(),
+        name=found.get("name", ""),
+        snapshot=taken,
+        state=state,
+        access=inside.get("diskState", ""),
+        size=_size(inside),
+        # A snapshot that is not filled in the background does not say.
+        percent=int(inside.get("completionPercent", 100)) if state in ("Succeeded", "") else 0,
+        failure=redacted(failure),
+        disk=disk,
+        disk_unique=creation.get("sourceUniqueId", ""),
+        family=inside.get("incrementalSnapshotFamilyId", ""),
+        incremental=bool(inside.get("incremental")),
+        tags=dict(found.get("tags") or {}),
+    )

@@ -1,0 +1,363 @@
+"""Managed disks by Azure Resource Manager: names, what a request for a name that exists brings, and access to exports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+
+import pytest
+
+from backup_core.domain.errors import (
+    AccessDeniedError,
+    BackupError,
+    CopySourceKindError,
+    CopySourceRefusedError,
+    ManagedDiskRefusedError,
+    ServiceUnavailableError,
+    SnapshotLimitError,
+    SnapshotMissingError,
+    SnapshotRateError,
+    TransferDamagedError,
+    UnexpectedAnswerError,
+)
+from backup_core.domain.ranges import ByteRange
+from tests.ports.test_managed_sources import FENCE, LAST, PAGE, azure_disk, changed, listed
+
+PART = ByteRange(0, PAGE)
+PRIVATE = {"networkAccessPolicy": "AllowPrivate"}
+
+
+@pytest.fixture
+async def made(calm, machines, name):
+    """Makes a disk with properties, and the adapters with settings, over the stand-in; counts what is granted."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def make(properties=None, more=None, **settings):
+            managed = await azure_disk(calm, machines, name, properties=properties, more=more, **settings)
+            stack.push_async_callback(managed.services.close)
+            stack.callback(managed.content.close)
+            granted, managed.granted = managed.blobs.disks._granted, []
+
+            async def counted(disk, snapshot, seconds):
+                managed.granted.append((snapshot.snapshot, seconds))
+                return await granted(disk, snapshot, seconds)
+
+            managed.blobs.disks._granted = counted
+            return managed
+
+        yield make
+
+
+async def lose_access(managed):
+    """Somebody else ends all access to the disk's snapshots: another process, whose run is at its end."""
+    grants = dict(managed.blobs.disks._grants)
+    await managed.blobs.close_access(managed.disk)
+    managed.blobs.disks._grants.update(grants)
+
+
+# -- snapshots ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_name_is_the_runs_and_short(made, machines, name):
+    managed = await made()
+    await managed.take()
+    (found,) = [one for one in machines.snapshots() if name in str(one)]
+
+    assert found["name"].startswith("pk-vm-")
+    assert len(found["name"]) <= 80
+    assert found["tags"] == managed.marks()
+    assert found["properties"]["incremental"] is True
+
+
+async def test_two_deliveries_that_saw_none_take_one(made):
+    """Both ask for the same name: the second takes nothing, and finds the first's."""
+    managed = await made()
+    listed_, seen = managed.blobs.disks._listed, asyncio.Barrier(2)
+
+    async def together(disk):
+        found = await listed_(disk)
+        await seen.wait()
+        return found
+
+    managed.blobs.disks._listed = together
+    first, second = await asyncio.gather(managed.take(), managed.take())
+
+    assert first == second
+
+
+async def test_a_snapshot_of_another_time_under_the_name_is_not_taken_for_the_runs(made):
+    """A request for a name that exists succeeds and takes nothing: its time tells."""
+    managed = await made()
+    with pytest.raises(UnexpectedAnswerError, match="timeCreated: expected none before 2199"):
+        await managed.take("vm.21990101T000000Z.timer")
+
+
+async def test_a_failed_snapshots_name_is_not_used_again(made, machines):
+    """The limit of snapshots leaves a failed one behind, which is never listed or read."""
+    managed = await made()
+    machines.switch(snapshots_max=0)
+    with pytest.raises(SnapshotLimitError, match="500 incremental snapshots"):
+        await managed.take()
+    assert await managed.blobs.snapshots(managed.disk) == []
+    machines.switch(snapshots_max=500)
+    taken = await managed.take()
+
+    assert [one.snapshot for one in await managed.blobs.snapshots(managed.disk)] == [taken]
+    names = {one["name"] for one in machines.snapshots() if managed.disk.name in str(one)}
+    assert len(names) == 2
+
+
+async def test_too_many_in_five_minutes_are_waited_for(made, machines):
+    managed = await made()
+    machines.switch(snapshots_per_five_minutes=1)
+    await managed.take()
+    with pytest.raises(SnapshotRateError) as caught:
+        await managed.take()
+
+    assert caught.value.retryable
+    assert caught.value.wait_seconds
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (403, "RequestDisallowedByPolicy", ManagedDiskRefusedError),
+        (403, "AuthorizationFailed", AccessDeniedError),
+        (400, "InvalidParameter", ManagedDiskRefusedError),
+        (429, "TooManyRequests", ServiceUnavailableError),
+        (404, "ResourceGroupNotFound", BackupError),
+    ],
+)
+async def test_a_refused_snapshot_is_told_by_its_reason(made, machines, status, code, error):
+    managed = await made()
+    fault = {"method": "PUT", "path": "/snapshots/", "status": status, "code": code, "times": 9, "retry_after": "60"}
+    machines.faults(fault)
+    with pytest.raises(error) as caught:
+        await managed.take()
+
+    assert code in str(caught.value)
+    assert managed.disk.name in str(caught.value)
+
+
+async def test_snapshots_are_exported_from_where_their_disk_is(made, machines, name):
+    managed = await made(
+        {**PRIVATE, "diskAccessId": "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/diskAccesses/a"}
+    )
+    await managed.take()
+    (found,) = [one["properties"] for one in machines.snapshots() if name in str(one)]
+
+    assert (found["networkAccessPolicy"], found["diskAccessId"].rpartition("/")[2]) == ("AllowPrivate", "a")
+
+
+async def test_the_snapshot_group_keeps_them(made, machines, name):
+    group = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/snaps"
+    machines.switch(elsewhere=["snaps"])
+    managed = await made(SNAPSHOT_GROUP=group)
+    taken = await managed.take()
+    (found,) = [one for one in machines.snapshots() if name in str(one)]
+
+    assert "/resourcegroups/snaps/" in found["id"].lower()
+    assert [one.snapshot for one in await managed.blobs.snapshots(managed.disk)] == [taken]
+
+
+async def test_a_snapshot_that_is_filled_in_the_background(made, machines):
+    managed = await made(more={"sku": {"name": "PremiumV2_LRS"}})
+    machines.switch(fill_step=0)
+    taken = await managed.take()
+    assert (await managed.blobs.properties(managed.disk, taken)).percent == 0
+    machines.switch(fill_step=60)
+    looks = [(await managed.blobs.properties(managed.disk, taken)).percent for _ in range(2)]
+
+    assert looks == [60, 100]
+    assert len(await managed.blobs.read(managed.disk, taken, PART)) == PAGE
+
+
+async def test_a_snapshot_that_azure_gives_up_filling(made, machines):
+    managed = await made(more={"sku": {"name": "UltraSSD_LRS"}})
+    taken = await managed.take()
+    (found,) = [one["id"] for one in machines.snapshots() if managed.disk.name in str(one)]
+    machines.fill(found, 30, "the source disk was resized")
+    seen = await managed.blobs.properties(managed.disk, taken)
+
+    assert (seen.percent, seen.failure) == (30, "the source disk was resized")
+
+
+# -- access --------------------------------------------------------------------------------------------------------------
+
+
+async def test_access_is_granted_once_for_many_readers(made):
+    managed = await made()
+    taken = await managed.take()
+    await asyncio.gather(*(managed.blobs.read(managed.disk, taken, PART) for _ in range(8)))
+
+    assert managed.granted == [(taken, 7200)]
+
+
+async def test_access_is_granted_anew_at_half_of_its_time(made):
+    managed = await made(SNAPSHOT_ACCESS_SECONDS="1000")
+    seconds = [100.0]
+    managed.blobs.disks._monotonic = lambda: seconds[0]
+    taken = await managed.take()
+    for now, grants in ((100.0, 1), (599.0, 1), (600.0, 2), (1099.0, 2), (1100.0, 3)):
+        seconds[0] = now
+        await managed.blobs.read(managed.disk, taken, PART)
+
+        assert managed.granted == [(taken, 1000)] * grants
+
+
+@pytest.mark.parametrize("extends", [True, False])
+async def test_access_that_somebody_ended_is_opened_once_more(made, machines, extends):
+    """Every kind of reading goes on."""
+    machines.switch(grant_extends=extends)
+    managed = await made()
+    managed.write(0, 1)
+    base = await managed.take()
+    managed.write(0, 2)
+    taken, head = await managed.take(), await managed.head()
+    readings = [
+        lambda: managed.blobs.read(managed.disk, taken, PART),
+        lambda: listed(managed.blobs, managed.disk, taken),
+        lambda: changed(managed.blobs, managed.disk, taken, base),
+        lambda: managed.blobs.copy_streamed(managed.disk, taken, PART, head, FENCE),
+        lambda: managed.blobs.copy_from_url(managed.disk, taken, PART, head, FENCE),
+    ]
+    for reading in readings:
+        before = await reading()
+        await lose_access(managed)
+
+        assert await reading() == before
+
+
+async def test_many_readers_of_a_lost_access_open_it_once(made):
+    managed = await made()
+    taken = await managed.take()
+    await managed.blobs.read(managed.disk, taken, PART)
+    await lose_access(managed)
+    await asyncio.gather(*(managed.blobs.read(managed.disk, taken, PART) for _ in range(8)))
+
+    assert len(managed.granted) == 2
+
+
+async def test_a_reader_that_is_refused_twice_fails_visibly(made, calm):
+    managed = await made()
+    taken = await managed.take()
+    calm.faults({"verb": "GET blob", "url": "/md-local/", "status": 403, "code": "AuthenticationFailed", "times": 9})
+    with pytest.raises(AccessDeniedError) as caught:
+        await managed.blobs.read(managed.disk, taken, PART)
+
+    assert len(managed.granted) == 2
+    assert "sig=" not in str(caught.value)
+    assert str(managed.disk) in str(caught.value)
+
+
+async def test_a_snapshot_that_is_gone_is_not_opened_again(made):
+    managed = await made()
+    taken = await managed.take()
+    await managed.blobs.read(managed.disk, taken, PART)
+    grants, known = dict(managed.blobs.disks._grants), dict(managed.blobs.disks._known)
+    await managed.blobs.delete_snapshot(managed.disk, taken)
+    managed.blobs.disks._grants.update(grants)
+    managed.blobs.disks._known.update(known)
+    with pytest.raises(SnapshotMissingError):
+        await managed.blobs.read(managed.disk, taken, PART)
+
+
+async def test_readers_go_on_where_a_siblings_deletion_ended_their_access(made, machines):
+    managed = await made()
+    former, taken = await managed.take(), await managed.take()
+    await managed.blobs.read(managed.disk, taken, PART)
+    machines.switch(siblings_denied=True)
+    await managed.blobs.delete_snapshot(managed.disk, former)
+
+    assert len(await managed.blobs.read(managed.disk, taken, PART)) == PAGE
+    assert len(managed.granted) == 2
+
+
+async def test_nothing_is_sent_to_a_host_that_is_not_azures(made, calm):
+    """Of the address no more is told than the host."""
+    managed = await made(EXPORT_HOSTS="md-*.blob.storage.azure.net")
+    taken = await managed.take()
+    calm.reset()
+    with pytest.raises(UnexpectedAnswerError, match="is not one of the setting EXPORT_HOSTS") as caught:
+        await managed.blobs.read(managed.disk, taken, PART)
+
+    assert "sig=" not in str(caught.value)
+    assert calm.counts() == {}
+
+
+async def test_only_this_deployments_access_is_ended(made):
+    """What another deployment, or another tool, has opened is left open."""
+    managed = await made()
+    taken = await managed.take()
+    stranger = await managed.blobs.snapshot(managed.disk, {"made": "by hand"})
+    for one in (taken, stranger):
+        await managed.blobs.read(managed.disk, one, PART)
+    await managed.blobs.close_access(managed.disk)
+
+    assert managed.open == 1
+
+
+@pytest.mark.parametrize("code", ["AuthorizationFailed", "TooManyRequests"])
+async def test_access_that_cannot_be_ended_is_an_error(made, machines, code):
+    managed = await made()
+    taken = await managed.take()
+    await managed.blobs.read(managed.disk, taken, PART)
+    status = 403 if code == "AuthorizationFailed" else 429
+    machines.faults({"method": "POST", "path": "endGetAccess", "status": status, "code": code, "times": 9, "retry_after": "60"})
+    with pytest.raises(AccessDeniedError if status == 403 else ServiceUnavailableError):
+        await managed.blobs.close_access(managed.disk)
+
+
+async def test_a_private_export_is_streamed(made):
+    """The service takes no copy from it, whoever asks: it is not asked again."""
+    managed = await made(PRIVATE)
+    managed.write(0, 3)
+    taken, head = await managed.take(), await managed.head()
+    with pytest.raises(CopySourceKindError) as caught:
+        await managed.blobs.copy_from_url(managed.disk, taken, PART, head, FENCE)
+    await managed.blobs.copy_streamed(managed.disk, taken, PART, head, FENCE)
+
+    assert isinstance(caught.value, CopySourceRefusedError)
+    assert len(managed.granted) == 1
+    assert await managed.blobs.read(head, "", PART) == b"\3" * PAGE
+
+
+# -- what the service may do in either way ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asks", ["true", "false"])
+async def test_listings_that_refuse_a_page_size(made, calm, asks):
+    calm.switch(exports={"maxresults": "refused"})
+    managed = await made(EXPORT_MAXRESULTS=asks)
+    base, taken = await managed.take(), await managed.take()
+    if asks == "true":
+        with pytest.raises(BackupError):
+            await changed(managed.blobs, managed.disk, taken, base)
+    else:
+        assert await changed(managed.blobs, managed.disk, taken, base) == []
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_footer_is_told_once_whether_or_not_the_service_tells_it(made, machines, calm, told):
+    calm.switch(exports={"footerInDiff": told})
+    machines.switch(footer="differs")
+    managed = await made()
+    base, taken = await managed.take(), await managed.take()
+
+    assert [(one.range.start // PAGE, one.cleared) for one in await changed(managed.blobs, managed.disk, taken, base)] == [
+        (LAST, False)
+    ]
+
+
+async def test_an_inherited_checksum_is_not_believed_and_the_ranges_own_is(made, calm, monkeypatch):
+    managed = await made()
+    managed.write(0, 3)
+    taken = await managed.take()
+    assert await managed.blobs.read(managed.disk, taken, PART) == b"\3" * PAGE
+    calm.reset()
+    managed.blobs._data._transport._monotonic = iter(range(0, 100_000, 100)).__next__
+    page_data = sys.modules[type(managed.blobs._data).__module__]
+    monkeypatch.setattr(page_data, "_md5", lambda _: b"another")
+    with pytest.raises(TransferDamagedError):
+        await managed.blobs.read(managed.disk, taken, PART)
