@@ -238,7 +238,8 @@ async def close_change(tools: Tools, request: CloseChange) -> Nothing:
 
 def _unprotected(registration: Registration, change: Change) -> Registration:
     words = (
-        f"{change.slot} uses managed disk {change.new.source} since {change.run}; managed disks are not backed up: protect the "
-        "VM by other means, then DELETE this disk (its restore points stay)"
+        f"{change.slot} uses managed disk {change.new.source} since {change.run}; the new disk is not backed up: PUT "
+        f'/api/disks/{registration.disk} with it as the source and "followsOn": true, or protect the VM by other means and '
+        "DELETE this disk (its restore points stay)"
     )
     return replace(registration, unprotected=words)

@@ -82,7 +82,7 @@ def _steps(wanted: Restoring, point: RestorePoint) -> list[str]:
     if wanted.adopt:
         steps.append("register the new disk as the disk's source: the next backup is an increment on it")
     elif wanted.repoint and wanted.managed_disk:
-        steps.append("show the disk as unprotected: managed disks are not backed up")
+        steps.append("show the disk as unprotected: the new disk is not backed up until it is registered")
     return steps
 
 

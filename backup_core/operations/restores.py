@@ -252,7 +252,7 @@ def _adopts(wish: RestoreWish, registration: Registration | None) -> bool:
         message = "adopt is false, but the machine is to use the new disk: backups of the old one would protect nothing"
         raise RefusedError(400, "InvalidRequest", message, "adopt")
     if wish.adopt and managed:
-        message = "adopt is true, but managed disks are not backed up; leave adopt out"
+        message = "adopt is true, but a managed disk is not adopted; leave adopt out, and register the new disk afterwards"
         raise RefusedError(400, "InvalidRequest", message, "adopt")
     if wish.adopt and not protected:
         message = "adopt is true, but the disk is not protected; PUT it with the new disk as its source afterwards"

@@ -117,7 +117,7 @@ def test_a_managed_disk_is_swapped_in(platform, calm, machines, name, rng, tmp_p
     assert content == bytes(disk.content)
     shown = platform.api("GET", f"/disks/{name}").json()
     assert (shown["protection"], shown["overdue"]) == ("unprotected", True)
-    assert "managed disks are not backed up" in shown["protectionNote"]
+    assert "the new disk is not backed up" in shown["protectionNote"]
     refused = platform.api("POST", f"/disks/{name}/backups")
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "NotProtected")
     assert len(disk.points()) == 1

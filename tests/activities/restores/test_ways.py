@@ -205,9 +205,9 @@ async def test_a_managed_disk_takes_the_place_of_another(scene):
     assert (scene.machines.disks[new].run, scene.machines.disks[new].sku) == (RUN, "Premium_LRS")
     assert scene.machines.machines[VM].at(0).name == "new"
     registration = scene.catalogue.rows["vm", "registration"].value
-    assert "managed disks are not backed up" in registration.unprotected
+    assert "the new disk is not backed up" in registration.unprotected
     assert "NOT backed up" in on(scene).end
-    with pytest.raises(BackupFailedError, match=r"NotProtected.*managed disks are not backed up"):
+    with pytest.raises(BackupFailedError, match=r"NotProtected.*the new disk is not backed up"):
         await scene.back_up(run="vm.20260103T000000Z.timer")
     failed = scene.run_row("vm.20260103T000000Z.timer")
     assert (failed.state, failed.error.code) == ("Failed", "NotProtected"), "each window is red for whoever looks"
