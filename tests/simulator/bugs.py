@@ -235,8 +235,8 @@ def prune_of_the_newest() -> Iterator[None]:
     """The newest points expire instead of the oldest."""
     decided = rules.verdicts
 
-    def upside_down(points: Any, *rest: Any) -> Any:  # noqa: ANN401  as the function it replaces
-        right = decided(points, *rest)
+    def upside_down(points: Any, *rest: Any, **more: Any) -> Any:  # noqa: ANN401  as the function it replaces
+        right = decided(points, *rest, **more)
         return [replace(one, expires=other.expires) for one, other in zip(right, reversed(right), strict=True)]
 
     with patch.object(pruning, "verdicts", upside_down):
