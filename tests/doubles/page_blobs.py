@@ -143,8 +143,10 @@ class MemoryPageBlobs:
 
     def poke(self, blob: Source, first: int, pages: Iterable[bytes | None]) -> None:
         """Write (or, with None, clear) pages past every fence."""
+        # A guest writes also where this app reaches nobody.
+        found = self.disks[blob] if isinstance(blob, DiskAddress) else self.blobs[blob]
         for page, data in enumerate(pages, first):
-            self._change(self._found(blob), page, data)
+            self._change(found, page, data)
 
     def copy_over(self, source: BlobAddress, snapshot: str, onto: BlobAddress, lease: str = "") -> None:
         """Somebody's Copy Blob onto a blob that exists: content, metadata and sequence number are taken over, its snapshots and
