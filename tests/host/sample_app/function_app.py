@@ -18,7 +18,7 @@ def note(text: str) -> None:
         log.write(text + "\n")
 
 
-@app.activity_trigger(input_name="asked")
+@app.activity_trigger(input_name="request")
 async def square(request: dict) -> int:
     note(f"square {request['n']}")
     await asyncio.sleep(request.get("seconds", 0))
@@ -27,13 +27,13 @@ async def square(request: dict) -> int:
     return request["n"] ** 2
 
 
-@app.activity_trigger(input_name="asked")
+@app.activity_trigger(input_name="request")
 def slow_square(request: dict) -> int:
     note(f"slow_square {request['n']}")
     return request["n"] ** 2
 
 
-@app.activity_trigger(input_name="asked")
+@app.activity_trigger(input_name="request")
 def flaky(request: dict) -> int:
     with open(LOG) as log:
         seen = log.read().count(f"flaky {request['key']}\n")
@@ -43,13 +43,13 @@ def flaky(request: dict) -> int:
     return seen + 1
 
 
-@app.activity_trigger(input_name="asked")
+@app.activity_trigger(input_name="request")
 def echo(request: dict) -> str:
     note(f"echo {request['text']}")
     return request["text"]
 
 
-@app.activity_trigger(input_name="asked")
+@app.activity_trigger(input_name="request")
 async def worker(request: dict) -> int:
     """The process it ran in."""
     note(f"worker {request['n']} {os.getpid()}")
