@@ -6,7 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.domain.digests import digest_of_request
-from backup_core.domain.errors import HeadAlteredError, NotOwnerError, PointUnavailableError, RecordAlteredError
+from backup_core.domain.errors import (
+    HeadAlteredError,
+    NotOwnerError,
+    PointUnavailableError,
+    RecordAlteredError,
+    SnapshotMissingError,
+)
 from backup_core.domain.metadata import from_metadata, to_metadata
 from backup_core.domain.naming import noted_name, repoint_name
 from backup_core.domain.records import Head, Owner, Pin
@@ -23,7 +29,7 @@ from backup_core.steps.messages import Nothing
 from backup_core.steps.restore import BeginRestoreResult, OwnDiskResult, SlotRef
 
 if TYPE_CHECKING:
-    from backup_core.domain.records import Restoring, Run, Versioned
+    from backup_core.domain.records import RestorePoint, Restoring, Run, Versioned
     from backup_core.protocol.tools import Tools
     from backup_core.steps.restore import AdoptHead, BeginRestore, FinishRestore, OwnDisk, RecordFailure
 
@@ -60,15 +66,13 @@ async def begin_restore(tools: Tools, request: BeginRestore) -> BeginRestoreResu
 
 
 async def _pinned(tools: Tools, run: Run, wanted: Restoring, pin: Pin) -> BeginRestoreResult:
-    found = await tools.catalogue.point(run.disk, wanted.point)
-    if found is None or found.value.state != "available":
-        state = found.value.state if found else "gone"
-        message = (
-            f"disk {run.disk}: restore point {wanted.point} is {state}; nothing was done; "
-            "choose another of the disk's restore points"
-        )
-        raise PointUnavailableError(message)
-    await require_described(tools, found.value)
+    found = await _available(tools, run, wanted)
+    try:
+        await require_described(tools, found.value)
+    except SnapshotMissingError:
+        # Retention may have been faster: then that is why.
+        await _available(tools, run, wanted)
+        raise
     await tools.catalogue.pin(pin, found)
     point, slot = found.value, wanted.slot
     registration = await tools.catalogue.registration(run.disk)
@@ -88,6 +92,19 @@ async def _pinned(tools: Tools, run: Run, wanted: Restoring, pin: Pin) -> BeginR
         old_disk=wanted.old_disk,
         adopt=wanted.adopt,
     )
+
+
+async def _available(tools: Tools, run: Run, wanted: Restoring) -> Versioned[RestorePoint]:
+    """The restore point's row. Raises PointUnavailableError unless the point can be restored."""
+    found = await tools.catalogue.point(run.disk, wanted.point)
+    if found is None or found.value.state != "available":
+        state = found.value.state if found else "gone"
+        message = (
+            f"disk {run.disk}: restore point {wanted.point} is {state}; nothing was done; "
+            "choose another of the disk's restore points"
+        )
+        raise PointUnavailableError(message)
+    return found
 
 
 async def own_disk(tools: Tools, request: OwnDisk) -> OwnDiskResult:

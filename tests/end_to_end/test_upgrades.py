@@ -15,7 +15,11 @@ pytestmark = pytest.mark.development_host
 MIB = 1024 * 1024
 RENAMED = {
     "backup.py": ('COMMIT_POINT = Step("commit_point", CommitPoint, CommitResult)', "commit_point", "commit_restore_point"),
-    "restore.py": ('ADOPT_HEAD = Step("adopt_head", AdoptHead, OpenResult, always("restore"))', "adopt_head", "adopt_backup_blob"),
+    "restore.py": (
+        'ADOPT_HEAD = Step("adopt_head", AdoptHead, OpenResult, always("restore"))',
+        "adopt_head",
+        "adopt_backup_blob",
+    ),
 }
 """In each file of steps: a step as it is declared, its name, and what the newer version calls it."""
 
