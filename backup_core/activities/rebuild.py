@@ -34,7 +34,7 @@ async def _owned(tools: Tools, rebuild: str) -> Rebuild:
 
 
 async def list_rebuild_disks(tools: Tools, request: RebuildPage) -> RebuildPageResult:
-    """The next slice of disks after `asked.after`: registered ones, and those that only have backups any more."""
+    """The next slice of disks after `request.after`: registered ones, and those that only have backups any more."""
     await _owned(tools, request.rebuild)
     later = await disks_to_survey(tools, request.after)
     slice_ = later[: tools.limits.cleanup_disks_max]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FILLED_DEADLINE = timedelta(hours=24)
 """How long a run waits for a snapshot that Azure fills in the background (Premium SSD v2, Ultra): some 10 hours for 8 TiB."""
-DISK_BYTES_MAX = 8191 * GIB
+MANAGED_DISK_BYTES_MAX = 8191 * GIB
 """With its footer it is to fit a page blob, which ends at 8 TiB."""
 DIFF_BOUNDARY = 4096 * GIB
 """A disk that has grown from below to above has no diff across it (Azure disks, incremental snapshots)."""

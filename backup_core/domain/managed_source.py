@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backup_core.domain.managed import CONFIDENTIAL, TRUSTED
-from backup_core.domain.managed_snapshots import DISK_BYTES_MAX
+from backup_core.domain.managed_snapshots import MANAGED_DISK_BYTES_MAX
 from backup_core.domain.naming import parse_resource_id
 from backup_core.domain.ranges import GIB
 from backup_core.domain.repoint import same_disk
@@ -32,10 +32,10 @@ def faults(disk: ManagedDisk, machine: Machine | None, snapshot_group: str) -> l
             f"it has sectors of {disk.sector_bytes} bytes; expected {SECTOR_BYTES}: others are not exported as a VHD; copy its "
             "content to a disk with logical sectors of 512 bytes"
         )
-    if not 0 < disk.size_bytes <= DISK_BYTES_MAX:
+    if not 0 < disk.size_bytes <= MANAGED_DISK_BYTES_MAX:
         found.append(
-            f"it has {disk.size_bytes} bytes; expected at most {DISK_BYTES_MAX // GIB} GiB: with its footer a backup would not "
-            "fit a page blob; spread its content over smaller disks"
+            f"it has {disk.size_bytes} bytes; expected at most {MANAGED_DISK_BYTES_MAX // GIB} GiB: with its footer a backup "
+            "would not fit a page blob; spread its content over smaller disks"
         )
     if disk.network_access == "DenyAll":
         found.append(

@@ -2,17 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from backup_core.domain.ranges import ByteRange, DiffRange, joined
-from backup_core.steps.copying import ImageCopy
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from backup_core.domain.naming import Source
-    from backup_core.protocol.tools import Tools
-
 import asyncio
 import itertools
 from collections import deque
@@ -21,7 +10,8 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from backup_core.domain.naming import Source
-from backup_core.domain.ranges import mapped, windows
+from backup_core.domain.ranges import ByteRange, DiffRange, joined, mapped, windows
+from backup_core.steps.copying import ImageCopy
 
 if TYPE_CHECKING:
     from backup_core.protocol.tools import Tools

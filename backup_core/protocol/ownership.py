@@ -79,22 +79,20 @@ async def relinquish_ownership(tools: Tools, disk: str, run: str, lease: str, he
     """Release the heads' leases and the ownership, if the run still has it; what could not be released, in words. A lease that
     stays is broken by the next run. Raises RowChangedError.
     """
-    left: list[str] = []
 
-    async def relinquish() -> bool:
-        nonlocal left
+    async def relinquish() -> list[str]:
         row = await tools.catalogue.head(disk)
         owner = row.value.owner if row else None
-        if row and owner and (owner.run, owner.lease) == (run, lease):
-            # Before another run can have the disk: it would lose what it has opened.
-            still_open = await _left_open(tools, disk)
-            names = heads or ([row.value.head] if row.value.head else [])
-            left = still_open + await release_leases(tools, [tools.head(name) for name in names], lease)
-            await tools.catalogue.put_head(replace(row.value, owner=None), row.etag)
-        return True
+        if row is None or owner is None or (owner.run, owner.lease) != (run, lease):
+            return []
+        # Before another run can have the disk: it would lose what it has opened.
+        still_open = await _left_open(tools, disk)
+        names = heads or ([row.value.head] if row.value.head else [])
+        left = still_open + await release_leases(tools, [tools.head(name) for name in names], lease)
+        await tools.catalogue.put_head(replace(row.value, owner=None), row.etag)
+        return left
 
-    await updated(relinquish, f"disk {disk}: its head row", f"run {run} gave it up")
-    return left
+    return await updated(relinquish, f"disk {disk}: its head row", f"run {run} gave it up")
 
 
 async def _left_open(tools: Tools, disk: str) -> list[str]:

@@ -94,7 +94,7 @@ GUARDS = (
           "    await require_right_to_act(tools, report.actor)\n", "",
           ("activities/test_backup_ownership.py::test_every_activity_delivered_late_changes_nothing",)),
     Guard("protocol/ownership.py", "another orchestration of the run keeps the disk when this one lets go",
-          "(owner.run, owner.lease) == (run, lease):\n            # Before", "owner.run == run:\n            # Before",
+          "(owner.run, owner.lease) != (run, lease):\n            return []", "owner.run != run:\n            return []",
           ("activities/test_guards.py::test_only_the_owner_lets_go",)),
     Guard("protocol/ownership.py", "letting go does not overwrite what another owner wrote",
           "put_head(replace(row.value, owner=None), row.etag)",
