@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from azure.core import MatchConditions
-from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
 from azure.core.pipeline.policies import AsyncRetryPolicy
 from azure.core.rest import HttpRequest
 from azure.mgmt.compute.models import Disk, VirtualMachineUpdate
 
+from backup_core.adapters.arm import WAIT_SECONDS, Kind, translated
 from backup_core.adapters.machine_models import changed_storage, disk_body, grants, machine_of, managed_disk_of
-from backup_core.domain.ending import PAUSE_SECONDS_MAX
 from backup_core.domain.errors import (
-    AccessDeniedError,
-    BackupError,
     MachineBusyError,
     MachineChangedError,
     MachineMissingError,
     MachineRefusedError,
-    ServiceUnavailableError,
     UnexpectedAnswerError,
 )
 from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import parse_resource_id
-from backup_core.domain.redaction import redacted
 from backup_core.domain.repoint import Machine, MachineDisk
 
 if TYPE_CHECKING:
@@ -39,68 +32,9 @@ if TYPE_CHECKING:
     from azure.mgmt.compute.aio import ComputeManagementClient
 
 
-WAIT_SECONDS = 90.0
-"""How long a change is waited for within a call; an activity is to end within minutes."""
 RETRY_AFTER_MAX = 10.0
 """Seconds of a Retry-After that are slept out within a call."""
-_BUSY = frozenset(
-    {"Conflict", "AnotherOperationInProgress", "OperationPreempted", "RetryableError", "AttachDiskWhileBeingDetached"}
-)
-"""Another operation is under way: the same request succeeds later."""
-_LINKED = re.compile(
-    r"not have permission to perform action(?:\(s\))? '(?P<action>[^']+)' on the linked scope\(s\) '(?P<resource>[^']+)'"
-)
 _PERMISSIONS_VERSION = "2022-04-01"
-
-
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    try:
-        yield
-    except HttpResponseError as error:
-        raise _fault(error, what) from None
-    except (ServiceRequestError, ServiceResponseError) as error:
-        # Also when name servers know no such host: Resource Manager's name is not misspelt for long, and a change of a machine
-        # that is under way is not to be taken back for their fault.
-        message = f"{what}: no answer ({type(error).__name__}); temporary failure"
-        raise ServiceUnavailableError(message) from None
-
-
-def _fault(error: HttpResponseError, what: str) -> BackupError:
-    """By status and code: a change that fails after it was accepted has the code alone."""
-    status, code = error.status_code or 0, str(getattr(error.error, "code", "") or "")
-    # The whole message decides which advice fits; a line of it is shown.
-    message = redacted(str(getattr(error.error, "message", "") or error.reason or "no reason given"))
-    said = f"{what}: Azure answered {status} {code or 'without a code'} ({message.strip().partition(chr(10))[0][:900]})"
-    if code == "LinkedAuthorizationFailed":
-        # Azure says first, and at length, what is permitted.
-        missing = _LINKED.search(message)
-        found = f"{missing['action']} on {missing['resource']}" if missing else f"what Azure names ({message[:300]})"
-        return AccessDeniedError(f"{what}: Azure answered {status} {code}: grant the app's identity {found}, and restore again")
-    if code == "RequestDisallowedByPolicy":
-        return MachineRefusedError(f"{said}; an Azure policy forbids it: have an exemption made, and restore again")
-    if status == 404:
-        return MachineMissingError(f"{said}; correct the resource id, or its resource group was removed")
-    if status == 412 or code == "PreconditionFailed":
-        return MachineChangedError(f"{said}; it was changed by somebody else in between; it is looked at again")
-    if status in (401, 403):
-        return AccessDeniedError(
-            f"{said}; grant the app's identity the roles in docs/security.md on the machine's resource group"
-        )
-    if not status and not code:
-        return ServiceUnavailableError(f"{what}: no whole answer; temporary failure")
-    if status in (408, 429) or status >= 500:
-        return waiting(ServiceUnavailableError(f"{said}; temporary failure"), error)
-    if code in _BUSY:
-        return waiting(MachineBusyError(f"{said}; another operation is under way; temporary failure"), error)
-    return MachineRefusedError(f"{said}; {_advice(code, message)}")
-
-
-def waiting(fault: BackupError, error: HttpResponseError) -> BackupError:
-    """The fault with the service's Retry-After, as far as a run may wait without a heartbeat."""
-    told = str(getattr(error.response, "headers", {}).get("Retry-After", ""))
-    fault.wait_seconds = min(int(told[:9]), int(PAUSE_SECONDS_MAX)) if told.isascii() and told.isdigit() else 0
-    return fault
 
 
 class ShortRetries(AsyncRetryPolicy[Any, Any]):
@@ -125,12 +59,15 @@ _ADVICE = (
     ("", "unmanaged", "VMs with unmanaged disks no longer start in public Azure since 2026-03-31: use a managed disk"),
     ("", "blob based disk", "a VM has managed disks or page blobs, not both: choose the other kind of target"),
 )
-
-
-def _advice(code: str, message: str) -> str:
-    text = message.lower()
-    fitting = (advice for known, part, advice in _ADVICE if known in ("", code) and part in text)
-    return next(fitting, "correct what Azure names, and restore again")
+KIND = Kind(
+    missing=MachineMissingError,
+    changed=MachineChangedError,
+    busy=MachineBusyError,
+    refused=MachineRefusedError,
+    grant="the roles in docs/security.md on the machine's resource group",
+    again=", and restore again",
+    advice=_ADVICE,
+)
 
 
 class AzureMachines:
@@ -143,7 +80,7 @@ class AzureMachines:
     async def machine(self, vm: str) -> Machine:
         """Virtual Machines, Get, with its instance view."""
         at = parse_resource_id(vm)
-        with _translated(f"look at VM {at.name}"):
+        with translated(f"look at VM {at.name}", KIND):
             found = await self._client(at.subscription).virtual_machines.get(at.group, at.name, expand="instanceView")
         return machine_of(vm, found.as_dict(), found.as_dict(exclude_readonly=True))
 
@@ -155,7 +92,7 @@ class AzureMachines:
         at = parse_resource_id(machine.vm)
         slot = "as OS disk" if lun is None else f"at LUN {lun}"
         what = f"give VM {at.name} {disk.source if disk else 'no disk'} {slot}"
-        with _translated(what):
+        with translated(what, KIND):
             client = self._client(at.subscription)
             found = await client.virtual_machines.get(at.group, at.name)
             if not machine.etag:
@@ -174,20 +111,20 @@ class AzureMachines:
     async def deallocate(self, vm: str) -> bool:
         """Virtual Machines, Deallocate."""
         at = parse_resource_id(vm)
-        with _translated(f"deallocate VM {at.name}"):
+        with translated(f"deallocate VM {at.name}", KIND):
             return await self._done(await self._client(at.subscription).virtual_machines.begin_deallocate(at.group, at.name))
 
     async def start(self, vm: str) -> bool:
         """Virtual Machines, Start."""
         at = parse_resource_id(vm)
-        with _translated(f"start VM {at.name}"):
+        with translated(f"start VM {at.name}", KIND):
             return await self._done(await self._client(at.subscription).virtual_machines.begin_start(at.group, at.name))
 
     async def managed_disk(self, disk: str) -> ManagedDisk | None:
         """Disks, Get."""
         at = parse_resource_id(disk)
         try:
-            with _translated(f"look at managed disk {at.name}"):
+            with translated(f"look at managed disk {at.name}", KIND):
                 found = (await self._client(at.subscription).disks.get(at.group, at.name)).as_dict()
         except MachineMissingError:
             return None
@@ -196,7 +133,7 @@ class AzureMachines:
     async def import_disk(self, wanted: ManagedDisk, account: str, location: str) -> bool:
         """Disks, Create Or Update, importing a VHD. Azure may ignore the condition: who calls reads back."""
         at = parse_resource_id(wanted.disk)
-        with _translated(f"import managed disk {at.name}"):
+        with translated(f"import managed disk {at.name}", KIND):
             poller = await self._client(at.subscription).disks.begin_create_or_update(
                 at.group, at.name, Disk(disk_body(wanted, account, location)), headers={"If-None-Match": "*"}
             )
@@ -206,7 +143,7 @@ class AzureMachines:
         """Permissions, List For Resource (Microsoft.Authorization): what the caller may do there, without doing it."""
         at = parse_resource_id(resource)
         path = f"{resource}/providers/Microsoft.Authorization/permissions?api-version={_PERMISSIONS_VERSION}"
-        with _translated(f"list the permissions on {at.name}"):
+        with translated(f"list the permissions on {at.name}", KIND):
             answer = await self._client(at.subscription).send_request(HttpRequest("GET", path))
             answer.raise_for_status()
         try:

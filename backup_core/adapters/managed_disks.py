@@ -12,14 +12,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
+from azure.core.exceptions import HttpResponseError
 from azure.mgmt.compute.models import GrantAccessData, Snapshot
 
-from backup_core.adapters.machines import WAIT_SECONDS, waiting
+from backup_core.adapters.arm import WAIT_SECONDS, Kind, code_of, translated
 from backup_core.adapters.page_lists import Export
 from backup_core.domain.errors import (
     AccessDeniedError,
-    BackupError,
     BlobMissingError,
     CopySourceKindError,
     CopySourceRefusedError,
@@ -61,53 +60,39 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-GONE = frozenset({"ResourceNotFound", "NotFound", "ResourceGroupNotFound", ""})
-LIMIT = frozenset({"SnapshotsLimitReached", "SnapshotLimitReached"})
-BUSY = frozenset({"Conflict", "AnotherOperationInProgress", "OperationPreempted", "RetryableError"})
+_LIMIT = frozenset({"SnapshotsLimitReached", "SnapshotLimitReached"})
+_ADVICE = (
+    # Code, a part of the message in lower case (either may be empty: any), what to do.
+    ("ScopeLocked", "", "a lock forbids it: remove the lock from the snapshots' resource group"),
+    ("", "quota", "ask for more quota in that region"),
+)
+_DISK = Kind(
+    missing=BlobMissingError,
+    changed=UnexpectedAnswerError,
+    busy=ServiceUnavailableError,
+    refused=ManagedDiskRefusedError,
+    grant="the role Pagekeeper disks on the disk's resource group and on that of its snapshots (docs/security.md)",
+    again="",
+    advice=_ADVICE,
+)
+_SNAPSHOT = replace(_DISK, missing=SnapshotMissingError)
 
 
 @contextmanager
-def _translated(what: str, missing: type[BackupError], *, taking: bool = False) -> Iterator[None]:
+def _taking(what: str) -> Iterator[None]:
+    """What only a request for a snapshot is refused with: the code of some of it is not documented."""
     try:
         yield
     except HttpResponseError as error:
-        if taking and _is_too_soon(error):
+        if code_of(error) in _LIMIT:
+            message = f"{what}: a managed disk has 500 incremental snapshots at most; delete those nobody needs"
+            raise SnapshotLimitError(message) from None
+        if error.status_code == 409 and code_of(error) == "OperationNotAllowed":
             message = (
                 f"{what}: Azure takes seven snapshots of a disk in five minutes, and fills three at a time; temporary failure"
             )
             raise SnapshotRateError(message) from None
-        raise _fault(error, what, missing) from None
-    except (ServiceRequestError, ServiceResponseError) as error:
-        message = f"{what}: no answer ({type(error).__name__}); temporary failure"
-        raise ServiceUnavailableError(message) from None
-
-
-def _fault(error: HttpResponseError, what: str, missing: type[BackupError]) -> BackupError:
-    """By status and code: an operation that fails after it was accepted has the code alone."""
-    status, code = error.status_code or 0, str(getattr(error.error, "code", "") or "")
-    told = redacted(str(getattr(error.error, "message", "") or error.reason or "no reason given"))
-    said = f"{what}: Azure answered {status} {code or 'without a code'} ({told.strip().partition(chr(10))[0][:900]})"
-    if code in LIMIT:
-        return SnapshotLimitError(f"{said}; a managed disk has 500 incremental snapshots at most; delete those nobody needs")
-    if status == 404 or (not status and code in GONE and code):
-        return missing(f"{said}; it does not exist; correct its resource id, or its resource group was removed")
-    if status in (401, 403) or code == "LinkedAuthorizationFailed":
-        if code == "RequestDisallowedByPolicy":
-            return ManagedDiskRefusedError(f"{said}; an Azure policy forbids it: have an exemption made")
-        return AccessDeniedError(
-            f"{said}; grant the app's identity the role Pagekeeper disks on the disk's resource group and on that of its "
-            "snapshots (docs/security.md)"
-        )
-    if not status and not code:
-        return ServiceUnavailableError(f"{what}: no whole answer; temporary failure")
-    if status in (408, 429) or status >= 500 or code in BUSY:
-        return waiting(ServiceUnavailableError(f"{said}; temporary failure"), error)
-    return ManagedDiskRefusedError(f"{said}; correct what Azure names")
-
-
-def _is_too_soon(error: HttpResponseError) -> bool:
-    """Whether a snapshot was refused that a later moment may bring: the code of that is not documented."""
-    return error.status_code == 409 and str(getattr(error.error, "code", "")) == "OperationNotAllowed"
+        raise
 
 
 @dataclass(frozen=True)
@@ -163,13 +148,13 @@ class AzureManagedDisks:
         return (self._exporting.snapshot_group or disk.group_id).rpartition("/")[2]
 
     async def _disk(self, disk: DiskAddress) -> dict[str, Any]:
-        with _translated(f"look at managed disk {disk}", BlobMissingError):
+        with translated(f"look at managed disk {disk}", _DISK):
             return dict((await self._client(disk.subscription).disks.get(disk.group, disk.name)).as_dict())
 
     async def _listed(self, disk: DiskAddress) -> list[DiskSnapshot]:
         """Incremental snapshots of the disk in its group, failed ones and those of a former disk of its name included."""
         found = []
-        with _translated(f"list the snapshots of managed disk {disk}", BlobMissingError):
+        with translated(f"list the snapshots of managed disk {disk}", _DISK):
             async for one in self._client(disk.subscription).snapshots.list_by_resource_group(self._group(disk)):
                 snapshot = _snapshot(one.as_dict())
                 if snapshot.incremental and snapshot.disk == disk.id:
@@ -177,7 +162,7 @@ class AzureManagedDisks:
         return found
 
     async def _named(self, disk: DiskAddress, name: str) -> DiskSnapshot:
-        with _translated(f"look at snapshot {name} of managed disk {disk}", SnapshotMissingError):
+        with translated(f"look at snapshot {name} of managed disk {disk}", _SNAPSHOT):
             return _snapshot((await self._client(disk.subscription).snapshots.get(self._group(disk), name)).as_dict())
 
     async def _found(self, disk: DiskAddress, snapshot: str) -> DiskSnapshot:
@@ -231,7 +216,7 @@ class AzureManagedDisks:
     async def _granted(self, disk: DiskAddress, snapshot: DiskSnapshot, seconds: int) -> _Grant:
         what = f"open snapshot {snapshot.name} of managed disk {disk} for reading"
         begun = self._monotonic()
-        with _translated(what, SnapshotMissingError):
+        with translated(what, _SNAPSHOT):
             poller = await self._client(disk.subscription).snapshots.begin_grant_access(
                 self._group(disk), snapshot.name, GrantAccessData(access="Read", duration_in_seconds=seconds)
             )
@@ -269,7 +254,7 @@ class AzureManagedDisks:
         self._grants.pop(snapshot.id, None)
         what = f"end the access to snapshot {snapshot.name} of managed disk {disk}"
         try:
-            with _translated(what, SnapshotMissingError):
+            with translated(what, _SNAPSHOT):
                 poller = await self._client(disk.subscription).snapshots.begin_revoke_access(self._group(disk), snapshot.name)
                 await self._done(what, poller)
         except SnapshotMissingError:
@@ -309,7 +294,7 @@ class AzureManagedDisks:
                 },
             },
         }
-        with _translated(what, BlobMissingError, taking=True):
+        with translated(what, _DISK), _taking(what):
             poller = await self._client(disk.subscription).snapshots.begin_create_or_update(
                 self._group(disk), name, Snapshot(body)
             )
@@ -345,7 +330,7 @@ class AzureManagedDisks:
             if found.open:
                 await self._close(disk, found)
             what = f"delete snapshot {found.name} of managed disk {disk}"
-            with _translated(what, SnapshotMissingError):
+            with translated(what, _SNAPSHOT):
                 poller = await self._client(disk.subscription).snapshots.begin_delete(self._group(disk), found.name)
                 await self._done(what, poller)
         except (SnapshotMissingError, BlobMissingError):

@@ -12,7 +12,8 @@ import requests
 from azure.core.exceptions import HttpResponseError
 
 from backup_core import bootstrap
-from backup_core.adapters.machines import AzureMachines, _fault
+from backup_core.adapters.arm import _fault
+from backup_core.adapters.machines import KIND, AzureMachines
 from backup_core.domain.errors import (
     AccessDeniedError,
     MachineBusyError,
@@ -670,4 +671,4 @@ def test_an_answer_without_a_reason(reason):
     error = HttpResponseError(message="x")
     error.status_code, error.reason = 409, reason
 
-    assert "Azure answered 409 without a code (" in str(_fault(error, "give it a disk"))
+    assert "Azure answered 409 without a code (" in str(_fault(error, "give it a disk", KIND))

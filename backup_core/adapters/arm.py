@@ -1,0 +1,106 @@
+"""What Azure Resource Manager answers, as the project's errors: by status and code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
+
+from backup_core.domain.ending import PAUSE_SECONDS_MAX
+from backup_core.domain.errors import AccessDeniedError, BackupError, ServiceUnavailableError
+from backup_core.domain.redaction import redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WAIT_SECONDS = 90.0
+"""How long a change is waited for within a call; an activity is to end within minutes."""
+_BUSY = frozenset(
+    {"Conflict", "AnotherOperationInProgress", "OperationPreempted", "RetryableError", "AttachDiskWhileBeingDetached"}
+)
+"""Another operation is under way: the same request succeeds later."""
+_GONE = frozenset({"ResourceNotFound", "NotFound", "ResourceGroupNotFound"})
+"""Codes of an operation that was accepted and then found nothing: it has no status."""
+_LINKED = re.compile(
+    r"not have permission to perform action(?:\(s\))? '(?P<action>[^']+)' on the linked scope\(s\) '(?P<resource>[^']+)'"
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of resource: which errors its answers become, and what an operator does next."""
+
+    missing: type[BackupError]
+    changed: type[BackupError]
+    busy: type[BackupError]
+    refused: type[BackupError]
+    grant: str
+    """What to grant when access is denied."""
+    again: str
+    """What follows a correction, such as ", and restore again"."""
+    advice: Sequence[tuple[str, str, str]]
+    """Code, a part of the message in lower case (either may be empty: any), what to do."""
+
+    def fitting(self, code: str, message: str) -> str:
+        """What to do about a refusal."""
+        text = message.lower()
+        known = (advice for one, part, advice in self.advice if one in ("", code) and part in text)
+        return next(known, f"correct what Azure names{self.again}")
+
+
+@contextmanager
+def translated(what: str, kind: Kind) -> Iterator[None]:
+    """Turn the SDK's exceptions into the project's errors."""
+    try:
+        yield
+    except HttpResponseError as error:
+        raise _fault(error, what, kind) from None
+    except (ServiceRequestError, ServiceResponseError) as error:
+        # Also when name servers know no such host: Resource Manager's name is not misspelt for long, and a change of a machine
+        # that is under way is not to be taken back for their fault.
+        message = f"{what}: no answer ({type(error).__name__}); temporary failure"
+        raise ServiceUnavailableError(message) from None
+
+
+def code_of(error: HttpResponseError) -> str:
+    """The code of the answer; empty without one."""
+    return str(getattr(error.error, "code", "") or "")
+
+
+def _fault(error: HttpResponseError, what: str, kind: Kind) -> BackupError:
+    """By status and code: a change that fails after it was accepted has the code alone."""
+    status, code = error.status_code or 0, code_of(error)
+    # The whole message decides which advice fits; a line of it is shown.
+    message = redacted(str(getattr(error.error, "message", "") or error.reason or "no reason given"))
+    said = f"{what}: Azure answered {status} {code or 'without a code'} ({message.strip().partition(chr(10))[0][:900]})"
+    if code == "LinkedAuthorizationFailed":
+        # Azure says first, and at length, what is permitted.
+        missing = _LINKED.search(message)
+        found = f"{missing['action']} on {missing['resource']}" if missing else f"what Azure names ({message[:300]})"
+        return AccessDeniedError(f"{what}: Azure answered {status} {code}: grant the app's identity {found}{kind.again}")
+    if code == "RequestDisallowedByPolicy":
+        return kind.refused(f"{said}; an Azure policy forbids it: have an exemption made{kind.again}")
+    if status == 404 or (not status and code in _GONE):
+        return kind.missing(f"{said}; correct the resource id, or its resource group was removed")
+    if status == 412 or code == "PreconditionFailed":
+        return kind.changed(f"{said}; it was changed by somebody else in between; it is looked at again")
+    if status in (401, 403):
+        return AccessDeniedError(f"{said}; grant the app's identity {kind.grant}")
+    if not status and not code:
+        return ServiceUnavailableError(f"{what}: no whole answer; temporary failure")
+    if status in (408, 429) or status >= 500:
+        return _waiting(ServiceUnavailableError(f"{said}; temporary failure"), error)
+    if code in _BUSY:
+        return _waiting(kind.busy(f"{said}; another operation is under way; temporary failure"), error)
+    return kind.refused(f"{said}; {kind.fitting(code, message)}")
+
+
+def _waiting(fault: BackupError, error: HttpResponseError) -> BackupError:
+    """The fault with the service's Retry-After, as far as a run may wait without a heartbeat."""
+    told = str(getattr(error.response, "headers", {}).get("Retry-After", ""))
+    fault.wait_seconds = min(int(told[:9]), int(PAUSE_SECONDS_MAX)) if told.isascii() and told.isdigit() else 0
+    return fault
