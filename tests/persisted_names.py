@@ -237,6 +237,7 @@ def _documents() -> dict[str, Any]:
         CLAIM: {"catalogue": "str"},
         naming.registration_name(DISK): shape(Registration),
         naming.custody_name(DISK): shape(CustodyRecord),
+        naming.custody_night_name(DISK, naming.cleanup_instance_id(MOMENT)): {"[]": "str"},
         plan: shape(Plan),
         naming.plan_name(DISK, RUN, TAKEN, "", "disk"): shape(Plan),
         naming.cursor_name(plan, 7): shape(Cursor),

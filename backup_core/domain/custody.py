@@ -38,17 +38,6 @@ class CustodyRecord:
     """A retention of the registration that keeps less, and is not applied yet."""
     since: datetime | None = None
     """When it was first seen; None when there is none."""
-    night: str = ""
-    """The clean-up that deleted last, and how many restore points of the disk."""
-    deleted: int = 0
-
-    def left(self, night: str, limits: CustodyLimits) -> int:
-        """How many restore points that night may still delete."""
-        return max(0, limits.deletions_max - (self.deleted if self.night == night else 0))
-
-    def spent(self, night: str, number: int) -> CustodyRecord:
-        """The record after the night was allowed to delete `number` more."""
-        return replace(self, night=night, deleted=number + (self.deleted if self.night == night else 0))
 
 
 def keeps_more(one: Retention | None, other: Retention | None) -> Retention | None:

@@ -293,7 +293,12 @@ def registration_name(disk: str) -> str:
 
 def custody_name(disk: str) -> str:
     """Where an app with custody of the backups keeps its record of the disk, in a container of its own."""
-    return f"{disk}.json"
+    return f"{disk}/retention.json"
+
+
+def custody_night_name(disk: str, night: str) -> str:
+    """Where it keeps which restore points of the disk the clean-up `night` may delete."""
+    return f"{disk}/{night}.json"
 
 
 def cursor_name(plan: str, shard: int) -> str:

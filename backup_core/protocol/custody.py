@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from backup_core.domain.custody import CustodyRecord, followed, may_be_deleted
 from backup_core.domain.errors import RecordAlteredError
 from backup_core.domain.events import RunWarned
-from backup_core.domain.naming import custody_name
+from backup_core.domain.naming import custody_name, custody_night_name
 from backup_core.domain.shown import named, shortened
 from backup_core.protocol.descriptions import require_described
 from backup_core.protocol.documents import read_document
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from backup_core.domain.records import Registration, RestorePoint, Retention, Versioned
     from backup_core.protocol.tools import Custody, Tools
 
-RECORD = TypeAdapter(CustodyRecord)
+RECORD, NIGHT = TypeAdapter(CustodyRecord), TypeAdapter(tuple[str, ...])
 
 
 async def prune_in_custody(tools: Tools, registration: Registration, night: str) -> PruneResult:
@@ -40,13 +40,28 @@ async def prune_in_custody(tools: Tools, registration: Registration, night: str)
         return PruneResult(expired=[], more=False)
     expired = await expired_points(tools, replace(registration, retention=record.applied), night, trusts_deleting=False)
     old = [row for row in expired if may_be_deleted(row.value, now, custody.limits)]
-    left = min(tools.limits.prune_points_max, record.left(night, custody.limits))
-    chosen = await _described(tools, old[:left], night)
-    if chosen:
-        # Before the deletions: a repeat of this call may delete fewer, never more.
-        await _store(custody, disk, record.spent(night, len(chosen)))
-    gone = await delete_points(tools, chosen)
-    return PruneResult(expired=gone, more=bool(gone) and len(old) > left)
+    permitted = await _permitted(custody, old, night) if old else ()
+    left = [row for row in old if row.value.point in permitted]
+    gone = await delete_points(tools, await _described(tools, left[: tools.limits.prune_points_max], night))
+    return PruneResult(expired=gone, more=bool(gone) and len(left) > len(gone))
+
+
+async def _permitted(custody: Custody, old: list[Versioned[RestorePoint]], night: str) -> tuple[str, ...]:
+    """The restore points that the night may delete: decided once, by whichever call is first, so that calls that come twice or
+    late delete no more.
+    """
+    disk = old[0].value.disk
+    name = custody_night_name(disk, night)
+    if await custody.documents.get(name) is None:
+        nights = [one.name async for one in custody.documents.listed(f"{disk}/") if one.name != custody_name(disk)]
+        if any(one > name for one in nights):
+            return ()  # a call of a night that is past
+        chosen = tuple(row.value.point for row in old[: custody.limits.deletions_max])
+        await custody.documents.put_if_absent(name, NIGHT.dump_json(chosen).decode())
+        for former in nights:
+            if former < name:
+                await custody.documents.delete(former)
+    return read_document(NIGHT, f"custody record {name}", await custody.documents.get(name) or "[]")
 
 
 async def _described(tools: Tools, rows: list[Versioned[RestorePoint]], night: str) -> list[Versioned[RestorePoint]]:

@@ -1,5 +1,6 @@
 """An app with custody of the backups deletes by its own record and limits, whatever the catalogue says."""
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
@@ -60,6 +61,37 @@ async def test_a_night_deletes_no_more_than_its_limit(kept):
     assert len(kept.points()) == 2
 
 
+async def test_calls_that_come_twice_at_once_delete_no_more(kept):
+    """Each goes on where the other one waits; so does one that comes late, with more that has expired meanwhile."""
+    await clean_up_disk(kept.tools, night(1))
+    kept.world.pass_time(WEEK)
+
+    async def wait(_):
+        await asyncio.sleep(0)
+
+    kept.world.before = kept.world.after = wait
+    await asyncio.gather(*(clean_up_disk(kept.tools, night(9)) for _ in range(3)))
+    register(kept, Retention(2))
+    await clean_up_disk(kept.tools, night(9))
+    assert len(kept.points()) == 3
+
+
+async def test_what_a_former_night_was_permitted_is_kept_no_longer(kept):
+    await clean_up_disk(kept.tools, night(1))
+    kept.world.pass_time(WEEK)
+    await clean_up_disk(kept.tools, night(9))
+    await clean_up_disk(kept.tools, night(10))
+    assert kept.tools.custody.documents.texts.keys() == {"vm/retention.json", "vm/house.20260110T033000Z.json"}
+
+
+async def test_a_call_of_a_night_that_is_past_deletes_nothing(kept):
+    await clean_up_disk(kept.tools, night(1))
+    kept.world.pass_time(WEEK)
+    await clean_up_disk(kept.tools, night(10))
+    await clean_up_disk(kept.tools, night(9))
+    assert len(kept.points()) == 3
+
+
 async def test_what_is_young_by_the_services_time_stays_whatever_its_row_says(kept):
     """Somebody who writes rows has made it old."""
     await clean_up_disk(kept.tools, night(1))
@@ -106,7 +138,7 @@ async def test_a_row_that_says_it_is_being_deleted_is_judged_anew(kept):
 async def test_a_record_that_cannot_be_read_deletes_nothing(kept):
     await clean_up_disk(kept.tools, night(1))
     kept.world.pass_time(WEEK)
-    await kept.tools.custody.documents.put("vm.json", "{")
-    with pytest.raises(Exception, match=r"custody record vm\.json cannot be read"):
+    await kept.tools.custody.documents.put("vm/retention.json", "{")
+    with pytest.raises(Exception, match=r"custody record vm/retention\.json cannot be read"):
         await clean_up_disk(kept.tools, night(9))
     assert len(kept.points()) == 6

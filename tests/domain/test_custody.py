@@ -59,8 +59,3 @@ def test_undoing_it_in_time_leaves_nothing():
 @pytest.mark.parametrize("registered", [SHORT, LONG])
 def test_a_disk_that_is_not_known_keeps_everything_at_first(registered):
     assert followed(CustodyRecord(), registered, NOW, LIMITS).applied is None
-
-
-def test_a_night_has_so_many_deletions_and_the_next_one_again():
-    spent = CustodyRecord().spent("one", 20).spent("one", 3)
-    assert (spent.left("one", LIMITS), spent.left("two", LIMITS), spent.spent("two", 1).left("two", LIMITS)) == (1, 24, 23)
