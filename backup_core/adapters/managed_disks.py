@@ -348,8 +348,8 @@ class AzureManagedDisks:
             yield end
 
     async def diff(self, disk: DiskAddress, snapshot: str, previous: str, window: ByteRange) -> AsyncIterator[DiffRange]:
-        """Get Page Ranges of the export, since another one. The footers are read and compared, whatever the service says; where
-        the disk has grown, the former footer's place is written.
+        """Get Page Ranges of the export, since another one. The former footer's place is read and compared, whatever the
+        service says: where the disk has grown, it holds data now.
         """
         taken = await self._facts(disk, snapshot)
         try:
@@ -363,12 +363,10 @@ class AzureManagedDisks:
         former = footer(base.size)
         async for one in self._ranges(disk, snapshot, previous, _before(window, former.start)):
             yield one
-        if (
-            window.start < former.end
-            and window.end > former.start
-            and (base.size < taken.size or await self.read(disk, snapshot, former) != await self.read(disk, previous, former))
-        ):
-            yield DiffRange(former, cleared=False)
+        if window.start < former.end and window.end > former.start:
+            before, now = await self.read(disk, previous, former), await self.read(disk, snapshot, former)
+            if before != now:
+                yield DiffRange(former, cleared=False)
 
     async def _ranges(
         self, disk: DiskAddress, snapshot: str, previous: str, window: ByteRange | None
