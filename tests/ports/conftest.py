@@ -16,6 +16,7 @@ from tests.doubles.catalogue import MemoryCatalogue
 from tests.doubles.documents import MemoryDocuments
 from tests.doubles.page_blobs import MemoryPageBlobs
 from tests.doubles.world import InMemoryServices
+from tests.ports.arm_client import Azure
 
 
 @dataclass
@@ -109,3 +110,10 @@ async def ports(request, name):
         tools.blobs._data,
     )  # fmt: skip
     await services.close()
+
+
+@pytest.fixture
+async def azure(calm, machines, name):
+    made = Azure(calm, machines, name)
+    yield made
+    await made.client.close()
