@@ -75,7 +75,7 @@ class _Delivery:
             "store_change": self._store_change,
             "repoint": self._repoint,
             "report_promoting": lambda: self._report("promoting"),
-            "record_failure": self._note_failure,
+            "record_failure": self._record_failure,
         }
 
     def flow(self) -> Flow[dict[str, Any]]:
@@ -180,7 +180,7 @@ class _Delivery:
         self.fault = reported.fault
         return "stopped" if reported.fault else "canceled"
 
-    def _note_failure(self) -> Flow[Result]:
+    def _record_failure(self) -> Flow[Result]:
         """Have the work beside this end too. Not being able to is no reason to fail once more."""
         if self.fault is None:
             message = f"managed disk {self.begun.managed_disk} was not complete after half an hour; look at it in the portal"

@@ -65,7 +65,7 @@ class _Change:
             "fence": self._fence,
             "look": self._look,
             "move": self._move,
-            "record_failure": self._note_failure,
+            "record_failure": self._record_failure,
             "pause": self._pause,
             "close_change": self._close_change,
         }
@@ -103,7 +103,7 @@ class _Change:
         yield from self.pauses.pause()
         return "done"
 
-    def _note_failure(self) -> Flow[Result]:
+    def _record_failure(self) -> Flow[Result]:
         """Tell why it goes back: another life of this instance cannot learn that from the machine."""
         yield from call(self.context, RECORD_FAILURE, RecordFailure(actor=self.actor, fault=self.turned or _BUSY), self.retries)
         return "done"

@@ -93,7 +93,7 @@ class _Restore:
         self.steps: dict[Step, Callable[[], Flow[Result]]] = {
             "begin": self._begin,
             "copy": self._copy,
-            "record_failure": self._note_failure,
+            "record_failure": self._record_failure,
             "recover": self._recover,
             "own": self._own,
             "report": self._report,
@@ -171,7 +171,7 @@ class _Restore:
             holds=self._holds(crashed=isinstance(delivered, Crashed)),
         )
 
-    def _note_failure(self) -> Flow[Result]:
+    def _record_failure(self) -> Flow[Result]:
         """What is alive of the delivery ends at its next report."""
         assert self.fault is not None
         yield from call(self.context, RECORD_FAILURE, RecordFailure(actor=self._by, fault=self.fault), self.retries)

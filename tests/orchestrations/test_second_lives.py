@@ -51,7 +51,7 @@ def test_what_depends_on_the_moment_is_found(planted, monkeypatch):
         suspects = [one for one in RECORDED if one.orchestrator == "backup_disk"]
 
     # A continued execution has its lease from its input.
-    fresh = [one for one in suspects if not re.search(r'going\\*": {', one.events[1]["Input"])]
+    fresh = [one for one in suspects if not re.search(r'checkpoint\\*": {', one.events[1]["Input"])]
     assert fresh
     assert all(map(differing, fresh))
 
