@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backup_core.domain.errors import (
-    BlobMissingError,
     SnapshotMissingError,
     SnapshotNotReadyError,
     SourceUnfitError,
@@ -15,13 +14,12 @@ from backup_core.domain.metadata import (
     described,
     from_metadata,
     from_point_metadata,
-    run_of_source_snapshot,
     to_point_metadata,
 )
-from backup_core.domain.naming import disk_of_run, point_id, taking_again_name, taking_name
+from backup_core.domain.naming import point_id, taking_again_name, taking_name
 from backup_core.domain.records import RestorePoint
 from backup_core.protocol.rights import guard_of, require_ownership
-from backup_core.protocol.source_snapshots import take_once
+from backup_core.protocol.source_snapshots import drop_replaced, take_once
 from backup_core.steps.backup import (
     BackupSnapshotResult,
     DropPreviousSnapshot,
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from backup_core.domain.metadata import HeadMark
-    from backup_core.domain.naming import BlobAddress, Source
+    from backup_core.domain.naming import BlobAddress
     from backup_core.domain.records import Head
     from backup_core.protocol.tools import Tools
 
@@ -141,30 +139,10 @@ async def drop_previous_snapshot(tools: Tools, request: DropPreviousSnapshot) ->
     """
     transfer = request.transfer
     row = await require_ownership(tools, transfer.actor)
-    pair = row.value.pair
-    found = await tools.catalogue.point(transfer.actor.disk, point_id(transfer.target))
-    if pair is None or found is None or pair.source_snapshot != transfer.target or not found.value.previous_source_snapshot:
+    point = await tools.catalogue.point(transfer.actor.disk, point_id(transfer.target))
+    if point is None or not point.value.previous_source_snapshot:
         return Nothing()
-    point = found.value
-    known = await tools.catalogue.point(transfer.actor.disk, point_id(point.previous_source_snapshot))
-    previous = known.value if known else None
-    if previous is None or previous.source_snapshot >= point.source_snapshot:
-        return Nothing()
-    # Raises, and so keeps the old one, unless both halves of the new pair are there.
-    await tools.blobs.properties(tools.source(point.source), pair.source_snapshot)
-    await tools.blobs.properties(tools.head(point.head), pair.backup_snapshot)
-    former = tools.source(previous.source)
-    if await _is_of_disk(tools, former, previous):
-        await tools.blobs.delete_snapshot(former, previous.source_snapshot)
+    former = await tools.catalogue.point(transfer.actor.disk, point_id(point.value.previous_source_snapshot))
+    if former:
+        await drop_replaced(tools, former.value, row.value)
     return Nothing()
-
-
-async def _is_of_disk(tools: Tools, source: Source, point: RestorePoint) -> bool:
-    """Whether the point's source snapshot is there and says itself that a run of the disk took it: a row alone deletes nothing
-    on a source.
-    """
-    try:
-        found = await tools.blobs.properties(source, point.source_snapshot)
-    except (BlobMissingError, SnapshotMissingError):
-        return False
-    return disk_of_run(run_of_source_snapshot(found.metadata, tools.site(source))) == point.disk

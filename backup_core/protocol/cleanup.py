@@ -1,3 +1,4 @@
+# Long: the duties of a night, beside each other.
 """What runs have left behind: snapshots, half-made blobs, documents, pins, old rows. Removed a day after nobody can need it.
 
 A leftover names its run itself, and that run has ended. That proves nothing alone, since copies and snapshots inherit metadata:
@@ -27,6 +28,7 @@ from backup_core.protocol.points import all_points
 from backup_core.protocol.pruning import prune, release_dead_pin
 from backup_core.protocol.registrations import REGISTRATION
 from backup_core.protocol.run_rows import write_run
+from backup_core.protocol.source_snapshots import drop_replaced
 from backup_core.steps.housekeeping import CleanupResult
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ class Cleanup:
             self.pins,
             self.access,
             self.source_snapshots,
+            self.former_sources,
             self.blobs,
             self.documents,
             self.rows,
@@ -168,6 +171,26 @@ class Cleanup:
             return True
         mark = from_metadata(found.metadata, self.tools.site(head))
         return mark is None or snapshot in (row.value.pair.source_snapshot, mark.target, mark.base)
+
+    async def former_sources(self) -> None:
+        """The last source snapshot on each source that a backup has replaced, where that backup could not delete it.
+
+        The snapshot a restore has replaced stays on its old disk (ADR 0014).
+        """
+        head = await self.tools.catalogue.head(self.request.disk)
+        if head is None or head.value.pair is None:
+            return
+        points = {row.value.source_snapshot: row.value for row in await all_points(self.tools, self.request.disk)}
+        for point in points.values():
+            former = points.get(point.previous_source_snapshot)
+            if former is None or former.source in (point.source, head.value.source) or point.kind == "restored":
+                continue
+            if not self._may_go_on():
+                return
+            if not self.tools.may_read(former.source) or not self._old(snapshot_time(point.source_snapshot)):
+                continue
+            if await self._end_if_long_silent(point.run):
+                self._count("snapshots", await drop_replaced(self.tools, former, head.value))
 
     async def blobs(self) -> None:
         """Backup blobs without any snapshot that are not the disk's head: half-made ones, and generations that have expired.

@@ -1,12 +1,13 @@
-"""The run's snapshot of a disk, taken once, and recorded in the run's row."""
+"""Snapshots of a source: taken once by a run and recorded in its row, deleted once a newer pair has replaced them."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backup_core.domain.errors import SnapshotMissingError
+from backup_core.domain.errors import BlobMissingError, SnapshotMissingError
 from backup_core.domain.metadata import run_of_source_snapshot, source_snapshot_metadata
+from backup_core.domain.naming import disk_of_run
 from backup_core.protocol.run_rows import in_one
 from backup_core.protocol.updates import updated
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from backup_core.domain.metadata import Site
     from backup_core.domain.naming import Source
+    from backup_core.domain.records import Head, RestorePoint
     from backup_core.ports import Guard
     from backup_core.protocol.tools import Tools
     from backup_core.steps.messages import Actor
@@ -69,3 +71,31 @@ async def _record(tools: Tools, actor: Actor, *, listed: list[str], fresh: list[
         return known or listed
 
     return await updated(record, f"run {actor.run}: its row", "its source snapshot was added to it")
+
+
+async def drop_replaced(tools: Tools, former: RestorePoint, head: Head) -> bool:
+    """Delete the source snapshot of a point that the disk's present pair has replaced; False when none is to be deleted.
+
+    Raises unless both halves of the present pair are on the service: the former snapshot is kept then.
+    """
+    if head.pair is None or former.source_snapshot >= head.pair.source_snapshot:
+        return False
+    # G29: without a common pair the next backup is a full one.
+    await tools.blobs.properties(tools.source(head.source), head.pair.source_snapshot)
+    await tools.blobs.properties(tools.head(head.head), head.pair.backup_snapshot)
+    source = tools.source(former.source)
+    if not await _is_of_disk(tools, source, former):
+        return False
+    await tools.blobs.delete_snapshot(source, former.source_snapshot)
+    return True
+
+
+async def _is_of_disk(tools: Tools, source: Source, point: RestorePoint) -> bool:
+    """Whether the point's source snapshot is there and says itself that a run of the disk took it: a row alone deletes nothing
+    on a source.
+    """
+    try:
+        found = await tools.blobs.properties(source, point.source_snapshot)
+    except (BlobMissingError, SnapshotMissingError):
+        return False
+    return disk_of_run(run_of_source_snapshot(found.metadata, tools.site(source))) == point.disk

@@ -218,6 +218,70 @@ async def test_snapshots_stay_while_the_pair_is_of_another_source(scene):
     assert set(scene.blobs.blobs[scene.source("new")].snapshots) == taken
 
 
+async def replaced_source(scene):
+    """A backup of another source, whose run could not delete the former source's last snapshot; that snapshot."""
+    await scene.back_up()
+    former = scene.points()[0].source_snapshot
+    scene.blobs.put(scene.source("new"), 32 * PAGE)
+    row = scene.catalogue.rows["vm", "registration"]
+    scene.catalogue.rows["vm", "registration"] = replace(row, value=replace(row.value, source=str(scene.source("new"))))
+    before, refuses = scene.world.before, True
+
+    async def refused(name):
+        if refuses and name == "delete_snapshot":
+            raise AccessDeniedError("a lock; remove it")
+        await before(name)
+
+    scene.world.before = refused
+    await scene.back_up()
+    refuses = False
+    assert former in snapshots(scene)
+    return former
+
+
+async def test_a_former_sources_last_snapshot_goes_when_its_deletion_failed(scene):
+    """A later night looks for it by its exact time, and for nothing else on a disk that is not this one's any more."""
+    former = await replaced_source(scene)
+    theirs = await scene.blobs.snapshot(scene.source(), {})
+    assert (await tidied(scene, timedelta(hours=1))).get("snapshots") is None
+    scene.blobs.blobs[scene.source("new")].snapshots, held = {}, scene.blobs.blobs[scene.source("new")].snapshots
+    with pytest.raises(CleanupError):
+        await tidied(scene)
+    assert former in snapshots(scene), "the present pair was not seen"
+    scene.blobs.blobs[scene.source("new")].snapshots = held
+
+    assert (await tidied(scene))["snapshots"] == 1
+    assert snapshots(scene) == {theirs}
+    assert "snapshots" not in await tidied(scene)
+
+
+async def test_a_former_sources_snapshot_that_names_another_disk_stays(scene):
+    former = await replaced_source(scene)
+    scene.blobs.blobs[scene.source()].snapshots[former].metadata = {"made": "by hand"}
+
+    assert "snapshots" not in await tidied(scene)
+    assert former in snapshots(scene)
+
+
+async def test_the_disk_a_restore_has_replaced_keeps_its_last_snapshot(restorable):
+    """It is what the old disk can be gone back to by (ADR 0014)."""
+    await restorable.restore(restorable.points()[0], adopt=True)
+    await restorable.back_up()
+    kept = snapshots(restorable)
+    assert kept
+
+    await tidied(restorable)
+    assert snapshots(restorable) == kept
+
+
+async def test_a_former_source_that_this_app_cannot_read_is_left_alone(scene):
+    former = await replaced_source(scene)
+    scene.tools = replace(scene.tools, source_accounts=(), disk_groups=())
+
+    await tidied(scene)
+    assert former in snapshots(scene)
+
+
 async def test_the_pairs_snapshot_stays_whatever_the_mark_says(scene):
     await scene.back_up()
     for name in ("target", "base"):
