@@ -84,6 +84,10 @@ class Disk:
             if one.snapshot
         ]
 
+    def close(self):
+        """Close the connections to the blob."""
+        self.service.close()
+
 
 class ManagedDisk(Disk):
     """A managed disk at LUN 0 of a running machine, whose guest writes into it. What is backed up is a VHD: the disk and a footer
@@ -123,6 +127,12 @@ class ManagedDisk(Disk):
         for point in run["restorePoints"]:
             self.moments[point] = bytes(self.content)
         return run
+
+    def source_snapshots(self):
+        return [one["name"] for one in self.snapshots()]
+
+    def close(self):
+        self.blob.close()
 
     def snapshots(self):
         """All snapshots of the disk, as Azure shows them."""

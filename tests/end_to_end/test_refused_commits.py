@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import pytest
 import requests
+from azure.core.credentials import AzureNamedKeyCredential
+from azure.data.tables import TableServiceClient
 
 from backup_core.domain.naming import managed_disk_id
 from devhost.disks import vhd_footer
 from devhost.machines import machine_id
 from devhost.platform import EVERY_SECOND, Platform, awaited
 from tests.conftest import SEED
-from tests.disk import PAGE, Disk
+from tests.disk import PAGE, Disk, ManagedDisk
 
 pytestmark = [pytest.mark.development_host, pytest.mark.timeout(900)]
 MIB = 1024 * 1024
@@ -61,9 +63,11 @@ def nothing_differs(platform):
     assert (found["state"], found["value"]) == ("Succeeded", [])
 
 
-def test_backups(calm, machines, tmp_path, rng):
-    with own_platform(calm, machines, tmp_path, "refusedbackups") as platform:
-        disks = [Disk(platform, f"refused{number}", 4 * MIB).protect() for number in range(SIDE_BY_SIDE)]
+@pytest.mark.parametrize("source", [Disk, ManagedDisk])
+def test_backups(calm, machines, tmp_path, rng, source):
+    table = f"refused{source.__name__.lower()}s"
+    with own_platform(calm, machines, tmp_path, table) as platform:
+        disks = [source(platform, f"{table}{number}", 4 * MIB).protect() for number in range(SIDE_BY_SIDE)]
         for disk in disks:
             disk.disturb(rng, 6)
             disk.back_up()
@@ -84,7 +88,7 @@ def test_backups(calm, machines, tmp_path, rng):
             assert len(disk.source_snapshots()) == 1, told
         for disk in disks:
             disk.check_every_point()
-            disk.service.close()
+            disk.close()
         nothing_differs(platform)
 
 
@@ -124,7 +128,7 @@ def test_restores_into_a_machine(calm, machines, tmp_path, rng):
             assert disk.back_up()["kind"] == "incremental"
             disk.check_every_point()
             machines.delete(disk.name)
-            disk.service.close()
+            disk.close()
         nothing_differs(platform)
 
 
@@ -158,7 +162,7 @@ def test_restores_to_managed_disks(calm, machines, tmp_path, rng):
             assert content == bytes(disk.content), told
             disk.check_every_point()
             machines.delete(disk.name)
-            disk.service.close()
+            disk.close()
         nothing_differs(platform)
 
 
@@ -184,7 +188,7 @@ def test_what_a_former_life_has_begun_comes_late(calm, machines, tmp_path, rng):
         disk.moved(run["restore"]["target"])
         assert disk.read() == disk.moments[point]
         disk.check_every_point()
-        disk.service.close()
+        disk.close()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -218,7 +222,7 @@ def test_everything_twice(calm, machines, tmp_path, rng, workers):
         assert all(rule["times"] < 1000 for rule in platform.host.rules())
         nothing_differs(platform)
         machines.delete(disk.name)
-        disk.service.close()
+        disk.close()
 
 
 def test_a_timers_fleet_of_four_disks(calm, machines, tmp_path, rng):
@@ -253,8 +257,58 @@ def test_a_timers_fleet_of_four_disks(calm, machines, tmp_path, rng):
         assert window > 3
         for disk in disks:
             disk.check_every_point()
-            disk.service.close()
+            disk.close()
         nothing_differs(platform)
+
+
+def test_rebuilds(calm, machines, tmp_path, rng):
+    """Of disks that have lost their rows: each comes back as it was, and its next backup is an increment."""
+    with own_platform(calm, machines, tmp_path, "refusedrebuilds") as platform:
+        disks = [Disk(platform, f"rebuilt{number}", 4 * MIB).protect() for number in range(3)]
+        for disk in disks:
+            for _ in range(2):
+                disk.disturb(rng, 4)
+                disk.back_up()
+        commit, hit = 0, True
+        while hit:
+            points = {disk.name: disk.points() for disk in disks}
+            forget(platform, rng.sample(disks, 2))
+            plan, hit = rebuild_disturbed(platform, rng, commit)
+            rebuilt, hit_too = rebuild_disturbed(platform, rng, commit, dryRun=False, planHash=plan["planHash"])
+            hit, commit = hit or hit_too, commit + 1
+
+            told = f"seed {SEED}, commit {commit - 1}: {plan}, {rebuilt}"
+            assert (plan["state"], rebuilt["state"]) == ("Succeeded", "Succeeded"), told
+            assert {disk.name: disk.points() for disk in disks} == points, told
+            nothing_differs(platform)
+        assert commit > 3
+        for disk in disks:
+            disk.disturb(rng, 2)
+            assert disk.back_up()["kind"] == "incremental"
+            disk.check_every_point()
+            disk.close()
+
+
+def rebuild_disturbed(platform, rng, commit, **request):
+    """A rebuild, and whether it came to the commit that is refused."""
+    platform.host.faults(refusal(rng, "catalogue.", commit))
+    rebuilt = platform.rebuild(**request)
+    platform.host.settled("catalogue.")
+    platform.host.delivered("catalogue.")
+    hit = not platform.host.rules()[0]["times"]
+    platform.host.faults()
+    return rebuilt, hit
+
+
+def forget(platform, disks):
+    """Somebody removes the rows of these disks' protection from the catalogue."""
+    credential = AzureNamedKeyCredential(platform.storage.state.name, platform.storage.state.key)
+    with TableServiceClient(platform.storage.state.tables, credential=credential) as tables:
+        table = tables.get_table_client(platform.settings["CATALOGUE_TABLE"])
+        for disk in disks:
+            for row in list(table.query_entities(f"PartitionKey eq '{disk.name}'")):
+                if row["RowKey"] == "head" or row["RowKey"].startswith("point!"):
+                    table.delete_entity(row)
 
 
 def test_the_nights_work(calm, machines, tmp_path, rng):
@@ -286,5 +340,5 @@ def test_the_nights_work(calm, machines, tmp_path, rng):
             night += 1
         assert night > 2
         for disk in disks:
-            disk.service.close()
+            disk.close()
         nothing_differs(platform)
