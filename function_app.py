@@ -11,10 +11,11 @@ import azure.functions as func
 from backup_core import bootstrap, settings
 from backup_core.activities.runner import run_step
 from backup_core.api.context import Api, respond
-from backup_core.api.http import Answer, Request, Start, cannot_start
+from backup_core.api.http import Answer, Request, cannot_start
 from backup_core.api.routes import ROUTES, Route
 from backup_core.domain.naming import cleanup_instance_id, fleet_instance_id
 from backup_core.domain.windows import window_fired
+from backup_core.operations.runs import Start
 from backup_core.operations.watch import watch
 from backup_core.orchestrations import backup_fleet, clean_up_disks
 from backup_core.orchestrations.registry import ORCHESTRATORS

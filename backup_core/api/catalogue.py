@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 from typing import TYPE_CHECKING
 
 from backup_core import __version__
@@ -14,21 +13,15 @@ from backup_core.api.context import RETRY_AFTER_SECONDS, Api, log
 from backup_core.api.http import Answer, Request, answer, id_of, parsed, top_of
 from backup_core.api.plan_answers import QuarantinedAnswer, RebuildAnswer, RebuiltDisk
 from backup_core.domain.errors import BlobMissingError, ContainerMissingError
-from backup_core.domain.naming import DISK_ID, BlobAddress, is_rebuild_id, rebuild_cancel_name, rebuild_id, rebuilt_folder
-from backup_core.domain.rebuild import Rebuild
+from backup_core.domain.naming import DISK_ID, BlobAddress
 from backup_core.domain.redaction import redacted
-from backup_core.operations.rebuild import dry_run_of, end_rebuild_if_dead, enter_rebuild, fail_rebuild, rebuild_at_work
-from backup_core.operations.refusal import RefusedError
-from backup_core.protocol.documents import read_document
-from backup_core.protocol.rebuilds import FOUND
-from backup_core.steps.rebuild import RebuildRequest
+from backup_core.operations.rebuild import begin_rebuild, cancel_rebuild, found_of, known_rebuild
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backup_core.domain.rebuild import Found
+    from backup_core.domain.rebuild import Found, Rebuild
 
-START_REBUILD = "rebuild_catalogue"
 REBUILT_PART = re.compile(DISK_ID.pattern + r"\.[0-9]{6}")
 
 HEALTH_PROBE = "pagekeeper-health-probe"
@@ -37,55 +30,26 @@ HEALTH_PROBE = "pagekeeper-health-probe"
 async def post_rebuild(api: Api, request: Request) -> Answer:
     """Compare the catalogue with the blobs, and bring it back where it differs: first as a dry run, then with its hash."""
     body = parsed(request, RebuildBody)
-    plan = "" if body.dry_run else await dry_run_of(api.tools, body.plan_hash)
-    if running := await rebuild_at_work(api.tools):
-        url = _url(request, running)
-        message = f"rebuild {running} is at work; follow it at {url}"
-        raise RefusedError(409, "RebuildRunning", message, url, headers={"Location": url})
-    rebuild = await enter_rebuild(api.tools, rebuild_id(api.now(), secrets.token_hex(4)), plan)
-    wanted = RebuildRequest(rebuild=rebuild.rebuild, plan=plan)
-    try:
-        await request.start(START_REBUILD, rebuild.rebuild, wanted.model_dump(mode="json"))
-    except Exception:
-        await fail_rebuild(api.tools, rebuild)
-        raise
+    rebuild = await begin_rebuild(api.tools, request.start, api.now(), body.plan_hash, dry_run=body.dry_run)
     headers = {"Operation-Location": _url(request, rebuild.rebuild), "Retry-After": RETRY_AFTER_SECONDS}
     return answer(202, _rebuild_shown(rebuild), headers)
 
 
-async def _rebuild(api: Api, request: Request) -> Rebuild:
-    rebuild = request.route.get("rebuild", "")
-    known = await end_rebuild_if_dead(api.tools, rebuild) if is_rebuild_id(rebuild) else None
-    if known is None:
-        message = f"no rebuild {rebuild[:80]!r} is known; POST /api/catalogue/rebuild begins one"
-        raise RefusedError(404, "RebuildNotFound", message, "rebuild")
-    return known
-
-
 async def get_rebuild(api: Api, request: Request) -> Answer:
     """How far a rebuild is, and what it found: disks that differ, are busy, or cannot be read."""
-    known, top = await _rebuild(api, request), top_of(request)
+    known, top = await known_rebuild(api.tools, request.route.get("rebuild", "")), top_of(request)
     after = id_of(request, "after", REBUILT_PART.fullmatch, "part of a disk that a rebuild found")
-    folder = rebuilt_folder(known.rebuild)
-    names = [one.name async for one in api.tools.documents.listed(folder) if one.name > f"{folder}{after}.json" or not after]
-    parts = []
-    for name in names[:top]:
-        text = await api.tools.documents.get(name)
-        parts += [_found_shown(read_document(FOUND, name, text))] if text else []
-    last = names[top - 1].removeprefix(folder).removesuffix(".json") if len(names) > top else None
-    path = f"catalogue/rebuilds/{known.rebuild}"
-    return answer(200, _rebuild_shown(known, parts, request.next_link(path, last)))
+    found, last = await found_of(api.tools, known.rebuild, after, top)
+    link = request.next_link(f"catalogue/rebuilds/{known.rebuild}", last)
+    return answer(200, _rebuild_shown(known, [_found_shown(one) for one in found], link))
 
 
 async def post_rebuild_cancel(api: Api, request: Request) -> Answer:
     """Ask a rebuild to end. What it has brought back stays."""
-    known = await _rebuild(api, request)
-    if known.state in ("Succeeded", "Failed"):
-        message = f"rebuild {known.rebuild} has ended as {known.state}"
-        raise RefusedError(409, "RebuildEnded", message, "rebuild")
+    known = await known_rebuild(api.tools, request.route.get("rebuild", ""))
+    await cancel_rebuild(api.tools, known)
     if known.state == "Canceled":
         return answer(200, _rebuild_shown(known))
-    await api.tools.documents.put(rebuild_cancel_name(known.rebuild), "{}")
     return answer(202, _rebuild_shown(known), {"Operation-Location": _url(request, known.rebuild)})
 
 

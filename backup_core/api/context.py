@@ -1,4 +1,4 @@
-"""What the handlers of all calls share: the app they speak for, the run at work on a disk, and words for its faults."""
+"""What the handlers of all calls share: the app as they see it, and the answer to each failure."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from backup_core.domain.errors import (
 )
 from backup_core.domain.redaction import redacted
 from backup_core.operations.refusal import RefusedError
+from backup_core.operations.runs import RunStarter
 
 if TYPE_CHECKING:
-    from backup_core.domain.records import Registration, Versioned
     from backup_core.ports import Catalogue
     from backup_core.protocol.tools import Tools
     from backup_core.steps.copying import FullCopy, Verification
@@ -105,13 +105,17 @@ class Api:
         parts = urlsplit(url)
         return self.address or (f"{parts.scheme}://{parts.netloc}/api" if parts.hostname in LOOPBACK else "/api")
 
-    async def registration(self, disk: str) -> Versioned[Registration]:
-        """The disk's registration. Raises RefusedError 404."""
-        row = await self.catalogue.registration(disk)
-        if row is None:
-            message = f"no disk {disk} is registered; PUT /api/disks/{disk} protects one"
-            raise RefusedError(404, "DiskNotFound", message, "disk")
-        return row
+    def starter(self, request: Request) -> RunStarter:
+        """Starts runs by the request's durable client, as the settings say."""
+        return RunStarter(
+            self.tools,
+            request.start,
+            self.now,
+            self.wave_shards,
+            self.full_copy,
+            self.restore_verification,
+            self.prune_after_backup,
+        )
 
 
 Handler = Callable[[Api, Request], Awaitable[Answer]]
@@ -122,7 +126,7 @@ async def respond(api: Api, handler: Handler, request: Request) -> Answer:
     try:
         return await handler(api, request)
     except RefusedError as error:
-        return refused(error)
+        return refused(error, request.base)
     except (RowChangedError, RowExistsError) as error:
         message = f"{error}; read it again and repeat the request"
         return refusal(409, ErrorAnswer(code="Conflict", message=redacted(message)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +16,7 @@ from backup_core.api.answers import ErrorAnswer
 from backup_core.api.bodies import EARLIEST, LATEST
 from backup_core.domain.naming import is_disk_id
 from backup_core.operations.refusal import RefusedError
+from backup_core.operations.runs import REPEATABILITY, Start
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -26,12 +27,7 @@ BODY_TYPES = frozenset(
 )
 """What clients call a JSON body; the last is what curl says of `-d` unless it is told otherwise."""
 TOP_DEFAULT, TOP_MAX = 100, 1000
-REPEATABILITY = "Repeatability-Request-ID"
 M = TypeVar("M", bound=BaseModel)
-
-
-Start = Callable[[str, str, dict[str, Any]], Awaitable[None]]
-"""Starts an orchestration: (name, instance id, input); one that runs already under that id is left alone."""
 
 
 async def cannot_start(name: str, instance: str, _: dict[str, Any]) -> None:
@@ -100,11 +96,15 @@ def refusal(status: int, error: ErrorAnswer, headers: Mapping[str, str] | None =
     return Answer(status, body, {"x-ms-error-code": error.code, **(headers or {})})
 
 
-def refused(error: RefusedError) -> Answer:
-    """The error envelope of a refusal."""
+def refused(error: RefusedError, base: str) -> Answer:
+    """The error envelope of a refusal; `base` is the API's address."""
     details = list(error.details) if isinstance(error, InvalidBodyError) else []
     said = ErrorAnswer(code=error.code, message=error.message, target=error.target, details=details)
-    return refusal(error.status, said, error.headers)
+    if not error.follow:
+        return refusal(error.status, said, error.headers)
+    url = f"{base}/{error.follow}"
+    said = said.model_copy(update={"message": f"{error.message}; follow it at {url}", "target": url})
+    return refusal(error.status, said, {"Location": url})
 
 
 def parsed(request: Request, model: type[M]) -> M:

@@ -10,6 +10,7 @@ from backup_core.api.http import Answer, Request, answer, disk_of, id_of, time_o
 from backup_core.domain.naming import is_point_id
 from backup_core.domain.records import PointState
 from backup_core.operations.refusal import RefusedError
+from backup_core.operations.registrations import known_registration
 
 POINT_STATES = (*get_args(PointState), "all")
 
@@ -19,7 +20,7 @@ async def get_points(api: Api, request: Request) -> Answer:
     restored, or those in another `state`, or `all`.
     """
     disk = disk_of(request)
-    await api.registration(disk)
+    await known_registration(api.tools, disk)
     top, after = top_of(request), id_of(request, "after", is_point_id, "restore point id")
     state = word_of(request, "state", POINT_STATES, "available")
     since, until = time_of(request, "from"), time_of(request, "to")

@@ -9,9 +9,10 @@ from backup_core.api import catalogue, disks, openapi, points, restores, runs
 from backup_core.api.access import BACKUP, OPERATORS, READER, RESTORE, Role
 from backup_core.api.answers import DiskAnswer, DisksAnswer, HealthAnswer, PointAnswer, PointsAnswer, RunAnswer, RunsAnswer
 from backup_core.api.bodies import BackupBody, DiskBody, RebuildBody, RestoreBody
-from backup_core.api.http import REPEATABILITY, TOP_DEFAULT, TOP_MAX, Answer, Request
+from backup_core.api.http import TOP_DEFAULT, TOP_MAX, Answer, Request
 from backup_core.api.plan_answers import RebuildAnswer, RestorePlanAnswer
 from backup_core.domain.naming import DISK_ID, POINT_ID, REBUILD_ID, RUN_ID
+from backup_core.operations.runs import REPEATABILITY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

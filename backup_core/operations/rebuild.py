@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.domain.ending import HEARTBEAT_MAX
-from backup_core.domain.naming import REBUILD_AT_WORK, rebuild_name, rebuild_of_stamp
+from backup_core.domain.naming import (
+    REBUILD_AT_WORK,
+    is_rebuild_id,
+    rebuild_cancel_name,
+    rebuild_id,
+    rebuild_name,
+    rebuild_of_stamp,
+    rebuilt_folder,
+)
 from backup_core.domain.rebuild import Rebuild
 from backup_core.operations.refusal import RefusedError
-from backup_core.protocol.rebuilds import AT_WORK, HASH_LENGTH, at_work, store_rebuild, stored_rebuild
+from backup_core.protocol.documents import read_document
+from backup_core.protocol.rebuilds import AT_WORK, FOUND, HASH_LENGTH, at_work, store_rebuild, stored_rebuild
+from backup_core.steps.rebuild import RebuildRequest
+
+START_REBUILD = "rebuild_catalogue"
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from backup_core.domain.rebuild import Found
+    from backup_core.operations.runs import Start
     from backup_core.protocol.tools import Tools
 
 
@@ -28,15 +45,39 @@ async def dry_run_of(tools: Tools, plan_hash: str | None) -> str:
     return known.rebuild
 
 
-async def rebuild_at_work(tools: Tools) -> str:
-    """The rebuild that is running; empty when there is none. One that is dead is ended."""
+async def begin_rebuild(tools: Tools, start: Start, now: datetime, plan_hash: str | None, *, dry_run: bool) -> Rebuild:
+    """A rebuild, stored and started: a dry run, or one that carries out the dry run of that hash. Raises RefusedError."""
+    plan = "" if dry_run else await dry_run_of(tools, plan_hash)
+    if running := await _rebuild_in_progress(tools):
+        raise RefusedError(409, "RebuildRunning", f"rebuild {running} is in progress", follow=f"catalogue/rebuilds/{running}")
+    rebuild = await _enter_rebuild(tools, rebuild_id(now, secrets.token_hex(4)), plan)
+    wanted = RebuildRequest(rebuild=rebuild.rebuild, plan=plan)
+    try:
+        await start(START_REBUILD, rebuild.rebuild, wanted.model_dump(mode="json"))
+    except Exception:
+        await store_rebuild(tools, replace(rebuild, state="Failed", ended=await tools.catalogue.now()))
+        raise
+    return rebuild
+
+
+async def _rebuild_in_progress(tools: Tools) -> str:
+    """The rebuild that is running; empty when there is none. A dead one is ended here."""
     rebuild = await at_work(tools)
     known = await end_rebuild_if_dead(tools, rebuild) if rebuild else None
     return rebuild if known and known.state == "Running" else ""
 
 
+async def known_rebuild(tools: Tools, name: str) -> Rebuild:
+    """What is stored of the rebuild; a dead one is ended here. Raises RefusedError for an unknown one."""
+    known = await end_rebuild_if_dead(tools, name) if is_rebuild_id(name) else None
+    if known is None:
+        message = f"no rebuild {name[:80]!r} is known; POST /api/catalogue/rebuild begins one"
+        raise RefusedError(404, "RebuildNotFound", message, "rebuild")
+    return known
+
+
 async def end_rebuild_if_dead(tools: Tools, rebuild: str) -> Rebuild | None:
-    """What is kept of the rebuild; one that gave no sign of life for HEARTBEAT_MAX is ended here."""
+    """What is stored of the rebuild; one that wrote nothing for HEARTBEAT_MAX is ended here."""
     known = await stored_rebuild(tools, rebuild)
     if known and known.state == "Running":
         changed = [one.changed async for one in tools.documents.listed(rebuild_name(rebuild))]
@@ -47,16 +88,29 @@ async def end_rebuild_if_dead(tools: Tools, rebuild: str) -> Rebuild | None:
     return known
 
 
-async def enter_rebuild(tools: Tools, name: str, plan: str) -> Rebuild:
+async def found_of(tools: Tools, rebuild: str, after: str, top: int) -> tuple[list[Found], str | None]:
+    """What the rebuild found, at most `top` parts that follow the part `after`; and the last one's name if there are more."""
+    folder = rebuilt_folder(rebuild)
+    names = [one.name async for one in tools.documents.listed(folder) if one.name > f"{folder}{after}.json" or not after]
+    texts = [(name, await tools.documents.get(name)) for name in names[:top]]
+    last = names[top - 1].removeprefix(folder).removesuffix(".json") if len(names) > top else None
+    return [read_document(FOUND, name, text) for name, text in texts if text], last
+
+
+async def cancel_rebuild(tools: Tools, known: Rebuild) -> None:
+    """Store that the rebuild is to end. Raises RefusedError for one that has ended, unless as canceled."""
+    if known.state in ("Succeeded", "Failed"):
+        message = f"rebuild {known.rebuild} has ended as {known.state}"
+        raise RefusedError(409, "RebuildEnded", message, "rebuild")
+    if known.state != "Canceled":
+        await tools.documents.put(rebuild_cancel_name(known.rebuild), "{}")
+
+
+async def _enter_rebuild(tools: Tools, name: str, plan: str) -> Rebuild:
     """Store the rebuild as the one that may act; `plan` is its dry run, empty for a dry run. Of two calls at once the later one
-    has its way: the steps of the other find that they may not act.
+    is stored last, and the steps of the other are refused.
     """
     rebuild = Rebuild(name, "Running", await tools.catalogue.now(), plan)
     await store_rebuild(tools, rebuild)
     await tools.documents.put(REBUILD_AT_WORK, AT_WORK.dump_json(rebuild.rebuild).decode())
     return rebuild
-
-
-async def fail_rebuild(tools: Tools, rebuild: Rebuild) -> None:
-    """Store that the rebuild could not be started."""
-    await store_rebuild(tools, replace(rebuild, state="Failed", ended=await tools.catalogue.now()))

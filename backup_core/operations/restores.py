@@ -34,9 +34,12 @@ from backup_core.protocol.machines import former_disk, present_disk
 from backup_core.protocol.ownership import is_at_work
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backup_core.domain.managed import ManagedDisk
     from backup_core.domain.records import Registration, RestorePoint, Run, Versioned
     from backup_core.domain.repoint import Machine, MachineDisk
+    from backup_core.operations.permissions import Probe
     from backup_core.protocol.tools import Tools
 
 DIGEST_LENGTH = 40
@@ -260,9 +263,31 @@ def _adopts(wish: RestoreWish, registration: Registration | None) -> bool:
     return bool(wish.adopt) or (wish.repoint and protected and not managed)
 
 
-async def restore_at_work(tools: Tools, inputs: RestoreInputs) -> str:
-    """Another restore at work that is about to give the disk another source, when this one would too; else empty. Racing ones
-    are told apart by the disk's ownership.
+async def check_restore_possible(tools: Tools, inputs: RestoreInputs, probes: Sequence[Probe], plan_hash: str | None) -> None:
+    """Check that this is the restore of the dry run, that the app has its permissions, and that no other one is in progress.
+
+    Raises RefusedError; changes nothing.
+    """
+    disk = inputs.point.disk
+    if plan_hash and plan_hash != inputs.hash:
+        message = (
+            f"disk {disk}: the plan is of another restore than this one to restore point {inputs.point.point}: this request "
+            "differs from its dry run, or the restore point, the registration or the machine has changed since; nothing was "
+            "done; make the dry run again with this very body"
+        )
+        raise RefusedError(412, "PlanChanged", message, "planHash")
+    if denied := [probe.action for probe in probes if probe.state == "denied"]:
+        may_not = f"the app's identity may not {', '.join(denied)}"
+        message = f"{may_not}; grant it the role Pagekeeper machine there (docs/security.md); nothing was done"
+        raise RefusedError(403, "PermissionMissing", message)
+    if other := await _restore_in_progress(tools, inputs):
+        message = f"restore {other} of disk {disk} is in progress and will change its source"
+        raise RefusedError(409, "RestoreRunning", message, follow=f"runs/{other}")
+
+
+async def _restore_in_progress(tools: Tools, inputs: RestoreInputs) -> str:
+    """Another restore in progress that will change the disk's source, if this one would too; else empty. The disk's ownership
+    decides between two that begin at once.
     """
     mine = inputs.restoring
     if not (mine.repoint or mine.adopt):

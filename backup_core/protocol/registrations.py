@@ -44,4 +44,9 @@ async def registration_moved(tools: Tools, disk: str, former: str) -> None:
         return
     if row.value.source != former:
         await tools.catalogue.release_source(former, disk)
-    await tools.documents.put(registration_name(disk), REGISTRATION.dump_json(row.value).decode())
+    await store_copy(tools, row.value)
+
+
+async def store_copy(tools: Tools, registration: Registration) -> None:
+    """Store the registration beside the backups. The row decides; the copy brings it back if it is ever lost."""
+    await tools.documents.put(registration_name(registration.disk), REGISTRATION.dump_json(registration).decode())

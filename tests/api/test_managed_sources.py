@@ -151,7 +151,7 @@ async def test_a_machine_that_may_not_be_looked_at_is_told(scene):
     status, shown = await put(scene)
 
     assert (status, len(shown["warnings"])) == (201, 1)
-    assert "could not be looked at (AccessDenied: grant the role)" in shown["warnings"][0]
+    assert "could not be read (AccessDenied: grant the role)" in shown["warnings"][0]
 
 
 async def test_a_disk_that_follows_a_page_blob_keeps_its_points(scene):
