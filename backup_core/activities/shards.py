@@ -181,7 +181,10 @@ async def _apply(tools: Tools, image: ImageCopy, request: Request) -> TransferCo
         if request.cleared:
             await tools.blobs.clear(destination, piece, fence)
             return TransferCounts(clear_bytes=piece.size, clears=1)
-        streamed = await tools.copying.copy(tools.image(image.source), image.target, piece, destination, fence)
+        # Zeros in a gap stay: once they were cleared, a repeat would no longer find the gap held by both, and cut otherwise.
+        keep_zeros = bool(request.unchanged_bytes)
+        source = tools.image(image.source)
+        streamed = await tools.copying.copy(source, image.target, piece, destination, fence, keep_zeros=keep_zeros)
     except FencedError as error:
         message = f"run {image.actor.run}: {error}; another run owns the blob now, or the lease was broken"
         raise FencedError(message) from error

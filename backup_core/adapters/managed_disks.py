@@ -400,9 +400,15 @@ class AzureManagedDisks:
             raise UnexpectedAnswerError(message)
         return await self._exported(disk, snapshot, lambda url: self._data.read(disk, snapshot, part, url))
 
-    async def copy_streamed(self, source: DiskAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
-        """Get Blob of the export, then Put Page."""
-        await self._exported(source, snapshot, lambda url: self._data.stream(source, snapshot, part, head, fence, url))
+    async def copy_streamed(
+        self, source: DiskAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, *, keep_zeros: bool = False
+    ) -> None:
+        """Get Blob of the export, then Put Page, of zeros clear."""
+
+        async def streamed(url: str) -> None:
+            await self._data.stream(source, snapshot, part, head, fence, keep_zeros=keep_zeros, export=url)
+
+        await self._exported(source, snapshot, streamed)
 
     async def copy_from_url(self, source: DiskAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
         """Put Page From URL, of the export."""

@@ -264,9 +264,11 @@ class AzurePageBlobs:
         """Get Blob with a range."""
         return await self._data.read(blob, snapshot, part)
 
-    async def copy_streamed(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
-        """Get Blob with a range, then Put Page."""
-        await self._data.stream(source, snapshot, part, head, fence)
+    async def copy_streamed(
+        self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, *, keep_zeros: bool = False
+    ) -> None:
+        """Get Blob with a range, then Put Page, of zeros clear."""
+        await self._data.stream(source, snapshot, part, head, fence, keep_zeros=keep_zeros)
 
     async def copy_from_url(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
         """Put Page From URL."""

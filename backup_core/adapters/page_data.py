@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 from backup_core.adapters.transport import Ask, nothing
 from backup_core.domain.errors import TransferDamagedError
-from backup_core.domain.ranges import PUT_BYTES_MAX
+from backup_core.domain.ranges import PUT_BYTES_MAX, DiffRange
+from backup_core.domain.zeros import without_zeros
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,12 +44,27 @@ class PageData:
         return bytes(buffer)
 
     async def stream(
-        self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, export: str = ""
+        self,
+        source: Source,
+        snapshot: str,
+        part: ByteRange,
+        head: BlobAddress,
+        fence: Fence,
+        *,
+        keep_zeros: bool = False,
+        export: str = "",
     ) -> None:
-        """Read the range and put it on the head, in a buffer used again afterwards."""
+        """Read the range and put it on the head, in a buffer used again afterwards; long runs of zeros are cleared,
+        unless `keep_zeros`.
+        """
         buffer = self._buffers.pop() if self._buffers else bytearray(PUT_BYTES_MAX)
         await self._fill(source, snapshot, part, buffer, export)
-        await self.write(head, part.start, memoryview(buffer)[: part.size], fence)
+        for piece in [DiffRange(part, cleared=False)] if keep_zeros else without_zeros(buffer, part):
+            at = piece.range
+            if piece.cleared:
+                await self.clear(head, at, fence)
+            else:
+                await self.write(head, at.start, memoryview(buffer)[at.start - part.start : at.end - part.start], fence)
         # After a failure a broken connection may still hold the buffer, so only a used-up one is kept.
         if len(self._buffers) < BUFFERS_KEPT:
             self._buffers.append(buffer)

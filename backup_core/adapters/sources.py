@@ -85,12 +85,14 @@ class AzureSources(AzurePageBlobs):
             self.disks.read(blob, snapshot, part) if isinstance(blob, DiskAddress) else super().read(blob, snapshot, part)
         )
 
-    async def copy_streamed(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+    async def copy_streamed(
+        self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, *, keep_zeros: bool = False
+    ) -> None:
         """Read, then put."""
         if isinstance(source, DiskAddress):
-            await self.disks.copy_streamed(source, snapshot, part, head, fence)
+            await self.disks.copy_streamed(source, snapshot, part, head, fence, keep_zeros=keep_zeros)
         else:
-            await super().copy_streamed(source, snapshot, part, head, fence)
+            await super().copy_streamed(source, snapshot, part, head, fence, keep_zeros=keep_zeros)
 
     async def copy_from_url(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
         """Have the range fetched by the head's account."""

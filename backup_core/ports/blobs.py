@@ -174,9 +174,12 @@ class PageBlobs(Protocol):
     async def read(self, blob: Source, snapshot: str, part: ByteRange) -> bytes:
         """Exactly the bytes of the range (at most 4 MiB). Raises TransferDamagedError, SnapshotMissingError."""
 
-    async def copy_streamed(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+    async def copy_streamed(
+        self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, *, keep_zeros: bool = False
+    ) -> None:
         """Put the snapshot's bytes of the range (at most 4 MiB) at the same place of the head, read and written by this
-        process. A repeat is harmless. Raises FencedError, TransferDamagedError, SnapshotMissingError.
+        process. Long runs of zeros are cleared, unless `keep_zeros`. A repeat is harmless. Raises
+        FencedError, TransferDamagedError, SnapshotMissingError.
         """
 
     async def copy_from_url(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:

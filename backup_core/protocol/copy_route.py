@@ -26,12 +26,14 @@ class Copying:
         self._blobs, self._mode, self._monotonic = blobs, mode, monotonic
         self._refused: dict[str, float] = {}
 
-    async def copy(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> int:
-        """Copy the range; returns the bytes that passed through this process. Raises CopySourceRefusedError in mode
-        `server` only.
+    async def copy(
+        self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, *, keep_zeros: bool
+    ) -> int:
+        """Copy the range; returns the bytes that passed through this process: there, long runs of zeros are cleared, unless
+        `keep_zeros`. Raises CopySourceRefusedError in mode `server` only.
         """
         if self._mode == "stream" or self._remembered(source.account):
-            return await self._stream(source, snapshot, part, head, fence)
+            return await self._stream(source, snapshot, part, head, fence, keep_zeros=keep_zeros)
         try:
             await self._blobs.copy_from_url(source, snapshot, part, head, fence)
         except CopySourceRefusedError as error:
@@ -39,12 +41,14 @@ class Copying:
                 message = f"{error}; COPY_MODE is 'server', so nothing was streamed instead"
                 raise CopySourceRefusedError(message) from error
             self._refused[source.account] = self._monotonic() + REMEMBERED_SECONDS
-            return await self._stream(source, snapshot, part, head, fence)
+            return await self._stream(source, snapshot, part, head, fence, keep_zeros=keep_zeros)
         return 0
 
     def _remembered(self, account: str) -> bool:
         return self._refused.get(account, 0.0) > self._monotonic()
 
-    async def _stream(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> int:
-        await self._blobs.copy_streamed(source, snapshot, part, head, fence)
+    async def _stream(
+        self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, *, keep_zeros: bool
+    ) -> int:
+        await self._blobs.copy_streamed(source, snapshot, part, head, fence, keep_zeros=keep_zeros)
         return part.size

@@ -123,6 +123,28 @@ def changed_ranges(tools: Tools, image: ImageCopy, part: ByteRange) -> AsyncIter
     return joined(_listed(tools, image, part))
 
 
+class Ascending:
+    """Ranges that are listed while ascending questions are asked of them: from the first one on, nothing before."""
+
+    def __init__(self, listed: Callable[[int], AsyncIterator[ByteRange]]) -> None:
+        """`listed` gives what is there from an offset on."""
+        self._listed = listed
+        self._ranges: AsyncIterator[ByteRange] | None = None
+        self._at: ByteRange | None = None
+
+    async def inside(self, part: ByteRange) -> AsyncIterator[ByteRange]:
+        """What of the part is there."""
+        if self._ranges is None:
+            self._ranges = self._listed(part.start)
+            self._at = await anext(self._ranges, None)
+        while self._at and self._at.start < part.end:
+            if self._at.end > part.start:
+                yield ByteRange(max(self._at.start, part.start), min(self._at.end, part.end))
+            if self._at.end >= part.end:
+                return
+            self._at = await anext(self._ranges, None)
+
+
 class HeldByBoth:
     """Whether the source's snapshot and the destination both have a gap allocated. Asked for ascending gaps; lists nothing
     before it is asked.
@@ -133,19 +155,13 @@ class HeldByBoth:
     def __init__(self, tools: Tools, image: ImageCopy, end: int) -> None:
         """For gaps before `end`."""
         self._tools, self._image, self._end = tools, image, end
-        self._held: AsyncIterator[DiffRange] | None = None
-        self._at: DiffRange | None = None
+        self._held = Ascending(self._listed)
 
     async def __call__(self, gap: ByteRange) -> bool:
         """Whether both have all of it."""
-        if self._held is None:
-            self._held = joined(self._listed(gap.start))
-            self._at = await anext(self._held, None)
-        while self._at and self._at.range.end <= gap.start:
-            self._at = await anext(self._held, None)
-        return self._at is not None and self._at.range.start <= gap.start and gap.end <= self._at.range.end
+        return [part async for part in self._held.inside(gap)] == [gap]
 
-    async def _listed(self, start: int) -> AsyncIterator[DiffRange]:
+    async def _listed(self, start: int) -> AsyncIterator[ByteRange]:
         tools, image = self._tools, self._image
         source, destination = tools.image(image.source), tools.image(image.destination)
         # The destination may not have grown yet, and no gap in what the disk has grown by is held.
@@ -154,9 +170,9 @@ class HeldByBoth:
             return
         left = changes_between(tools, source, image.target, "", ByteRange(start, end))
         right = changes_between(tools, destination, "", "", ByteRange(start, end))
-        async for part in mapped((one.range async for one in left), (one.range async for one in right)):
-            if part.side == "both":
-                yield DiffRange(part.range, cleared=False)
+        both = mapped((one.range async for one in left), (one.range async for one in right))
+        async for one in joined(DiffRange(part.range, cleared=False) async for part in both if part.side == "both"):
+            yield one.range
 
 
 async def _listed(tools: Tools, image: ImageCopy, part: ByteRange) -> AsyncIterator[DiffRange]:

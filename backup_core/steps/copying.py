@@ -152,6 +152,8 @@ class ComparisonProgress(Message):
     content: bool = False
     """Whether the page maps are done and content is compared."""
     offset: int = 0
+    proved: int = 0
+    """Before this, what only one side has of the window at `offset` is proved to be zeros, while page maps are compared."""
     chain: str = ""
     """Digest of the page map before `offset`."""
     etag: str = ""
@@ -178,7 +180,7 @@ class ComparisonProgress(Message):
     def progress(self, size: int) -> tuple[int, int]:
         """Done and total of the comparison, for a percentage: the maps count as a tenth of it."""
         if not self.content:
-            return self.offset, 10 * size
+            return max(self.offset, self.proved), 10 * size
         return size + (9 * size * self.reads // self.reads_expected if self.reads_expected else 0), 10 * size
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from backup_core.domain.ranges import ByteRange
-from backup_core.protocol.comparison import _changed
+from backup_core.protocol.page_maps import touched
 from backup_core.steps.backup import Transfer
 from tests.scene import PAGE, Scene
 
@@ -127,16 +127,16 @@ async def test_a_full_backup_copies_no_gap():
 
 async def test_the_verification_takes_copied_gaps_for_changed():
     """They equal the source by being copied: a sample of them would say nothing of what the diff leaves alone."""
-    scene, touched = await scene_of(), []
+    scene, found = await scene_of(), []
 
     async def perform(name, request):
         if name == "verify_head":
             transfer = Transfer.model_validate(request["transfer"])
-            touched.extend([one async for one in _changed(scene.tools, transfer, ByteRange(0, PAGES * PAGE))])
+            found.extend([one async for one in touched(scene.tools, transfer, ByteRange(0, PAGES * PAGE))])
         return await scene.perform(name, request)
 
     request, driver = scene.request(), scene.driver()
     driver._perform = perform
     await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
 
-    assert sum(one.size for one in touched) == (PAGES // 2 - 1) * PAGE
+    assert sum(one.size for one in found) == (PAGES // 2 - 1) * PAGE

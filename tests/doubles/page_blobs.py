@@ -27,6 +27,7 @@ from backup_core.domain.errors import (
 )
 from backup_core.domain.naming import BlobAddress, DiskAddress, Source, is_snapshot_id
 from backup_core.domain.ranges import PAGE, PUT_BYTES_MAX, ByteRange, DiffRange
+from backup_core.domain.zeros import without_zeros
 from backup_core.ports import BlobProperties, CopyState, Fence, Guard, ListedBlob, SnapshotInfo
 
 if TYPE_CHECKING:
@@ -539,12 +540,19 @@ class MemoryPageBlobs:
         await self._world.after("read")
         return data
 
-    async def copy_streamed(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
-        """Read, then put."""
+    async def copy_streamed(
+        self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, *, keep_zeros: bool = False
+    ) -> None:
+        """Read, then put; long runs of zeros are cleared."""
         data = await self.read(source, snapshot, part)
-        await self._world.before("write")
-        self._write(head, part, data, fence)
-        await self._world.after("write")
+        for piece in [DiffRange(part, cleared=False)] if keep_zeros else without_zeros(bytearray(data), part):
+            if piece.cleared:
+                await self.clear(head, piece.range, fence)
+                continue
+            await self._world.before("write")
+            start, end = piece.range.start - part.start, piece.range.end - part.start
+            self._write(head, piece.range, data[start:end], fence)
+            await self._world.after("write")
 
     async def copy_from_url(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
         """Put what the service reads itself."""

@@ -112,6 +112,27 @@ async def test_pages_are_copied_to_the_same_place(ports, head, way):
     assert await ports.blobs.read(address, "", WHOLE) == expected
 
 
+@pytest.mark.parametrize("keep_zeros", [False, True])
+async def test_long_runs_of_zeros_are_cleared_where_bytes_pass(ports, keep_zeros):
+    """At both ends and inside, over what was there before; a shorter run is written."""
+    kib = 1024
+    shape = [(0, 256), (1, 300), (0, 257), (1, 100), (0, 255), (2, 1), (0, 512)]
+    content = b"".join(bytes([value]) * size * kib for value, size in shape)
+    address, lease = ports.address("zeros"), str(uuid.uuid4())
+    await ports.blobs.create(address, len(content), 3, {})
+    await ports.blobs.acquire_lease(address, lease)
+    fence, whole = Fence(lease, 3), ByteRange(0, len(content))
+    await ports.write(address, 0, b"x" * len(content), fence)
+    source, snapshot = await ports.make_source(content)
+    for _ in range(2):
+        await ports.blobs.copy_streamed(source, snapshot, whole, address, fence, keep_zeros=keep_zeros)
+
+        assert await ports.blobs.read(address, "", whole) == content
+        kept = [(0, len(content) // kib)] if keep_zeros else [(256, 556), (813, 1169)]
+        expected = [ByteRange(start * kib, end * kib) for start, end in kept]
+        assert await listed(ports.blobs.allocated(address, "", whole)) == expected
+
+
 @pytest.mark.parametrize("way", ["copy_streamed", "copy_from_url"])
 async def test_a_source_that_is_gone_writes_nothing(ports, head, way):
     address, fence = head

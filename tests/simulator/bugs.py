@@ -21,7 +21,7 @@ from backup_core.domain.identity import Deployment
 from backup_core.domain.ranges import ByteRange, Mapped, mapped, requests
 from backup_core.operations import watch
 from backup_core.orchestrations import backup_disk, clean_up_disks, deliver_disk, repoint_machine, restore_disk
-from backup_core.protocol import cleanup, comparison, listings, pruning, rights
+from backup_core.protocol import cleanup, comparison, listings, page_maps, pruning, rights
 from backup_core.steps.backup import COMMIT_POINT
 from backup_core.steps.copying import CHECK_COPY, TransferCounts
 from backup_core.steps.restore import MOVE_MACHINE
@@ -131,7 +131,7 @@ def commit_without_verifying() -> Iterator[None]:
     async def read_nothing(*_: object) -> int:
         return 0
 
-    with patch.object(comparison, "_equal", read_nothing), patch.object(comparison, "_prove_zero", read_nothing):
+    with patch.object(comparison, "_equal", read_nothing), patch.object(page_maps, "_prove_zero", read_nothing):
         yield
 
 

@@ -90,10 +90,12 @@ class WatchedPageBlobs(MemoryPageBlobs):
     gaps = 0
     """Unchanged pages that were copied along."""
 
-    async def copy_streamed(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+    async def copy_streamed(
+        self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, *, keep_zeros: bool = False
+    ) -> None:
         """Read, then put."""
         self._look(source, snapshot, part, head)
-        await super().copy_streamed(source, snapshot, part, head, fence)
+        await super().copy_streamed(source, snapshot, part, head, fence, keep_zeros=keep_zeros)
 
     async def copy_from_url(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
         """Put what the service reads itself."""
