@@ -1,4 +1,4 @@
-"""How much of a disk an increment changed, beside what is usual: a disk that is being encrypted changes all at once."""
+"""The share of a disk that an increment changed, against the usual one: a disk that is being encrypted changes all at once."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Small unchanged gaps that are copied along with the changes around them, where requests are what a transfer waits for.
 
-A gap is copied within one put only, and whether it is follows from that put alone: a shard that is begun again after any
+A gap is copied within one put only, and that put alone decides whether it is: a shard that is restarted after any
 put cuts the rest as before.
 """
 
@@ -29,18 +29,18 @@ class Request:
     range: ByteRange
     cleared: bool
     unchanged_bytes: int = 0
-    """How many of the bytes lie in gaps."""
+    """Bytes of it that lie in gaps."""
 
     @property
     def changed_bytes(self) -> int:
-        """How many of the bytes the diff names."""
+        """Bytes of it that the diff names."""
         return self.range.size - self.unchanged_bytes
 
 
 async def coalesced(
     changes: AsyncIterator[DiffRange], gap_bytes_max: int, held: Callable[[ByteRange], Awaitable[bool]]
 ) -> AsyncIterator[Request]:
-    """The ascending changes as requests. Two written ranges become one put where it has room for both and for the gap between
+    """The ascending changes as requests. Two written ranges become one put if it has room for both and for the gap between
     them, nothing in the gap is cleared, it has at most `gap_bytes_max` bytes, and both sides have all of it allocated: `held`
     is asked for ascending gaps.
     """
@@ -60,7 +60,7 @@ async def coalesced(
 
 
 def _joined(left: Request, right: Request, gap_bytes_max: int) -> Request | None:
-    """Both puts and the gap between them as one put, where there is one."""
+    """Both puts and the gap between them as one put; None when it has no room for them."""
     gap = right.range.start - left.range.end
     if left.cleared or right.cleared or not 0 < gap <= gap_bytes_max:
         return None
@@ -69,7 +69,7 @@ def _joined(left: Request, right: Request, gap_bytes_max: int) -> Request | None
 
 
 async def with_gaps(changes: AsyncIterator[DiffRange], gap_bytes_max: int) -> AsyncIterator[ByteRange]:
-    """The changed ranges and every gap that may have been copied along with them, ascending: more than were, never less."""
+    """The changed ranges and every gap that may have been copied along with them, ascending; no copied gap is missing."""
     last: DiffRange | None = None
     async for one in changes:
         if last and not (last.cleared or one.cleared) and 0 < one.range.start - last.range.end <= gap_bytes_max:

@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CustodyLimits:
-    """What custody never does, whatever the catalogue says."""
+    """Limits of what custody deletes, whatever the catalogue says."""
 
     delay: timedelta = timedelta(days=7)
     """From the night that first sees a shorter retention until it is applied."""
     age_min: timedelta = timedelta(days=7)
-    """A restore point is kept for so long after its backup snapshot was taken, by the storage service's own time."""
+    """A restore point is kept at least this long after its backup snapshot was taken, by the storage service's own time."""
     deletions_max: int = 24
     """Restore points of one disk that one night may delete."""
 
 
 @dataclass(frozen=True)
 class CustodyRecord:
-    """What custody remembers of a disk. `applied` None keeps everything."""
+    """The stored record of a disk in custody. `applied` None keeps everything."""
 
     applied: Retention | None = None
     shorter: Retention | None = None
@@ -41,7 +41,7 @@ class CustodyRecord:
 
 
 def keeps_more(one: Retention | None, other: Retention | None) -> Retention | None:
-    """The retention that keeps whatever either of the two keeps."""
+    """A retention that keeps each restore point that one of the two keeps."""
     if one is None or other is None:
         return None
     return Retention(max(one.keep_last, other.keep_last), max(one.min_age_days, other.min_age_days))
@@ -60,5 +60,5 @@ def followed(record: CustodyRecord, registered: Retention | None, now: datetime,
 
 
 def may_be_deleted(point: RestorePoint, now: datetime, limits: CustodyLimits) -> bool:
-    """Whether the restore point is old enough, by its backup snapshot: that time nobody who writes rows or blobs can choose."""
+    """Whether the backup snapshot is old enough. Who writes rows or blobs cannot choose the snapshot's time."""
     return now - snapshot_time(point.backup_snapshot) >= limits.age_min

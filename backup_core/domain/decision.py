@@ -1,4 +1,4 @@
-"""What a run does with a disk: copy it whole, bring the head forward, or first finish what an earlier run left."""
+"""The kind of backup that a run makes: full, incremental, or first the interrupted one of an earlier run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from backup_core.domain.records import Head, Kind
 
 AUTOMATIC_FULLS_MAX = 2
-"""Full backups in a row that nobody asked for; a third waits for a person."""
+"""Automatic full backups in a row; a third one fails, so that a person looks at it."""
 
 
 @dataclass(frozen=True)
 class HeadFindings:
-    """What the service showed of a disk's head and common pair."""
+    """The state of a disk's head and common pair, as the service answered."""
 
     head_exists: bool
     head_unchanged: bool
@@ -33,18 +33,18 @@ class HeadFindings:
 
 @dataclass(frozen=True)
 class Decision:
-    """The way this run goes, and why, in words for the operator."""
+    """The kind of backup that a run makes, and the reason in words for the operator."""
 
     kind: Kind
     reason: str
     finish_target: str = ""
     """Source snapshot of an interrupted run to be finished first; empty when the head is clean."""
     automatic: bool = False
-    """A full backup nobody asked for."""
+    """Whether it is a full backup that no caller requested."""
 
 
 def decide(head: Head, source: str, found: HeadFindings | None, *, full_requested: bool) -> Decision:
-    """Choose. `found` is None when the catalogue has no committed pair. Raises TooManyFullsError.
+    """The kind of the next backup. `found` is None when the catalogue has no committed pair. Raises TooManyFullsError.
 
     When in doubt the answer is a full backup in a new generation, never "nothing changed".
     """
@@ -64,7 +64,7 @@ def decide(head: Head, source: str, found: HeadFindings | None, *, full_requeste
 
 
 def automatic_full(head: Head, reason: str) -> Decision:
-    """A full backup nobody asked for; raises TooManyFullsError when it would be the third in a row."""
+    """A full backup that no caller requested. Raises TooManyFullsError when it would be the third in a row."""
     if head.automatic_fulls >= AUTOMATIC_FULLS_MAX:
         message = (
             f"disk {head.disk}: a full backup is needed again ({reason}), after {head.automatic_fulls} automatic ones in a "

@@ -1,4 +1,4 @@
-"""Digests by which an orchestration's history holds what is stored: whoever else may write there changes nothing unseen."""
+"""Digests of stored values, kept in an orchestration's history: a change by another writer is noticed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def digest_of(text: str) -> str:
 
 
 def digest_of_request(wanted: Restoring) -> str:
-    """The digest of what a restore was asked for; what came of it since is left out."""
+    """The digest of a restore's request, without its progress and end."""
     request = replace(wanted, attention="", end="", downtime_seconds=None)
     return digest_of(json.dumps(asdict(request), sort_keys=True))

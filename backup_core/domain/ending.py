@@ -1,4 +1,4 @@
-"""How runs end other than by themselves: canceled on request, or given up because nothing was heard of them."""
+"""Ends of runs that others write: canceled on request, or abandoned because their rows did not change for long."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ from datetime import datetime, timedelta
 
 from backup_core.domain.records import Restoring, Run, RunError, Versioned
 
-# How long a run that is alive may be silent. All that is judged dead, stuck or late rests on these numbers.
+# How long a living run may be silent. Every judgement of abandoned, stuck or late runs rests on these numbers.
 STANDSTILL_MAX = timedelta(minutes=5)
-"""How long a run stands still when its worker died: until then host.json keeps the worker's messages for it."""
+"""How long a run is stalled when its worker died: until then host.json keeps the worker's messages invisible."""
 STEP_SECONDS_MAX = 600.0
-"""Deadline of one step, all its requests and pauses included: a longer one would outlast its run's heartbeat. What is not done
-then is retried; longer waits belong to durable timers.
+"""Deadline of one step, all its requests and pauses included: a longer one would outlast its run's heartbeat. The rest of it
+is retried then; longer waits belong to durable timers.
 """
 STEP_SECONDS_USUAL = 100.0
-"""What a step that could go on for long, a shard or a comparison, stops after and says where it is."""
+"""A long step, a shard or a comparison, stops after this time and returns its progress."""
 PAUSE_SECONDS_MAX = 300.0
-"""The longest pause between two looks at something that takes its time."""
+"""The longest pause between two polls."""
 HEARTBEAT_MAX = timedelta(seconds=PAUSE_SECONDS_MAX + 2 * STEP_SECONDS_MAX) + STANDSTILL_MAX
-"""A run whose row has not changed for this long, by the table service's clock, is taken for dead: half an hour.
+"""A run whose row has not changed for this long, by the table service's clock, is abandoned: half an hour.
 
-It survives a pause, a step whose worker dies just before its deadline, the standstill, and the step again; with usual steps,
-three crashes in a row. A run that is judged dead and is not is lost, its data is not: it is fenced off.
+It covers a pause, a step whose worker dies just before its deadline, the stall, and the retried step; with usual steps,
+three crashes in a row. A living run that is taken for abandoned fails; its data are safe, because it is fenced off.
 """
 CANCELED, ABANDONED = "Canceled", "Abandoned"
 
 
 def dead(row: Versioned[Run], service_now: datetime) -> bool:
-    """Whether a run that has not ended gave no sign of life for too long. Both times are the table service's: no worker's clock
+    """Whether an unfinished run has been silent for too long. Both times are the table service's: no worker's clock
     matters.
     """
     return service_now - row.changed > HEARTBEAT_MAX
 
 
 def cancellation(row: Versioned[Run], service_now: datetime, now: datetime) -> Run:
-    """The row of a run that is to be canceled: ended at once when nobody is at work on it, otherwise asked to end."""
+    """The row of a run that is to be canceled: ended at once when no worker executes it, otherwise with the request to end."""
     run = row.value
     if run.state == "NotStarted":
         where = "before it began"
     elif dead(row, service_now):
-        where = f"while {run.phase}, when nothing had been heard of it for long"
+        where = f"while {run.phase}, after it had been silent for long"
     else:
         return run if run.cancel_requested else replace(run, cancel_requested=now)
     restore = run.restore
@@ -52,7 +52,7 @@ def cancellation(row: Versioned[Run], service_now: datetime, now: datetime) -> R
 
 
 def canceled_words(where: str, run: Run | None = None) -> str:
-    """What a canceled run leaves behind, in words: the declared end state."""
+    """The declared end state of a canceled run, in words."""
     if run and run.restore:
         return f"canceled on request {where}; the restore's end state is in its own words"
     return (
@@ -62,13 +62,13 @@ def canceled_words(where: str, run: Run | None = None) -> str:
 
 
 def abandonment(run: Run, actor_id: str, now: datetime) -> Run:
-    """The row of a run that died and whose disk another run takes over."""
+    """The row of an abandoned run whose disk another run takes over."""
     minutes = HEARTBEAT_MAX // timedelta(minutes=1)
     restore = replace(run.restore, attention="", end=_left_words(run.restore)) if run.restore else None
     if run.cancel_requested:
-        words = canceled_words(f"while {run.phase}, when nothing had been heard of it for long", run)
+        words = canceled_words(f"while {run.phase}, after it had been silent for long", run)
         return replace(run, state="Canceled", ended=now, error=RunError(CANCELED, words), restore=restore)
-    message = f"nothing was heard of the run for {minutes} minutes while {run.phase}; run {actor_id} ended it"
+    message = f"the run was silent for {minutes} minutes while {run.phase}; run {actor_id} ended it"
     return replace(run, state="Failed", ended=now, error=RunError(ABANDONED, message), restore=restore)
 
 

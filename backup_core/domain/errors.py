@@ -1,6 +1,6 @@
 # Long: every fault is here, so that no two have one code.
-"""Everything that can go wrong and is handled apart: each class has a stable code, says whether trying again can help, and
-words its message as object, event, expected, found, next move.
+"""Expected failures, each with a class of its own: its stable code, whether a retry can help, and its message
+in the order object, event, expected, found, next move.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ class BackupError(Exception):
 
     code: ClassVar[str] = "BackupError"
     retryable: ClassVar[bool] = False
-    """Whether the same call may succeed later without anybody doing anything."""
+    """Whether a retry of the same call may succeed."""
     wait_seconds: int = 0
-    """How long it certainly does not; at most some minutes, which a durable timer waits out."""
+    """How long a retry certainly fails; at most some minutes, which a durable timer waits out."""
 
 
 # -- the service ----------------------------------------------------------------------------------------------
@@ -29,20 +29,20 @@ class ServiceUnavailableError(BackupError):
 
 
 class HostUnknownError(ServiceUnavailableError):
-    """Name servers know no host of the account's name: it is misspelt, or the account is gone."""
+    """Name servers know no host of the account's name: it is misspelt, or the account was deleted."""
 
     code = "HostUnknown"
     retryable = False
 
 
 class ServiceTimedOutError(ServiceUnavailableError):
-    """The service gave no answer in its time or ours: asked for less, it may."""
+    """The request timed out on either side; a smaller request may succeed."""
 
     code = "ServiceTimedOut"
 
 
 class AccessDeniedError(BackupError):
-    """The service refused the identity; trying again does not help."""
+    """The service refused the identity; a retry does not help."""
 
     code = "AccessDenied"
 
@@ -170,7 +170,7 @@ class DiffRefusedError(BackupError):
 
 
 class TableMissingError(BackupError):
-    """The catalogue's table does not exist; it is made again, empty: a rebuild brings its rows back."""
+    """The catalogue's table does not exist. It is created again, empty; a rebuild restores its rows."""
 
     code = "TableMissing"
 
@@ -199,7 +199,7 @@ class RecordUnreadableError(BackupError):
 
 
 class RecordAlteredError(BackupError):
-    """A row or document is not what the run's own history says: somebody else wrote it. Nothing is done by it."""
+    """A row or document differs from the run's own history: somebody else wrote it. It is not used."""
 
     code = "RecordAltered"
 
@@ -223,7 +223,7 @@ class NotOwnerError(BackupError):
 
 
 class PointUnavailableError(BackupError):
-    """The restore point cannot be restored: it is gone, on its way out, lost or quarantined."""
+    """The restore point cannot be restored: it is deleted, being deleted, lost or quarantined."""
 
     code = "RestorePointUnavailable"
 
@@ -245,7 +245,7 @@ class MachineChangedError(BackupError):
 
 
 class MachineBusyError(BackupError):
-    """Another operation on the virtual machine or disk is under way."""
+    """Another operation on the virtual machine or disk is in progress."""
 
     code = "MachineBusy"
     retryable = True
@@ -279,7 +279,7 @@ class SnapshotNotReadyError(BackupError):
 
 
 class ManagedDiskRefusedError(BackupError):
-    """Azure Resource Manager refuses what was asked of a managed disk or of a snapshot of one, now and later."""
+    """Azure Resource Manager refuses the request for a managed disk or for a snapshot of one, now and later."""
 
     code = "ManagedDiskRefused"
 
@@ -303,7 +303,7 @@ class HeadAlteredError(BackupError):
 
 
 class CleanupError(BackupError):
-    """Some of a disk's leftovers could not be removed; the others were."""
+    """Some leftovers of a disk could not be removed; the others were."""
 
     code = "HousekeepingFailed"
 
@@ -315,7 +315,7 @@ class TooManyFullsError(BackupError):
 
 
 class UnexpectedError(BackupError):
-    """A fault of this program, its text freed of secrets."""
+    """A fault of this program; secrets are removed from its text."""
 
     code = "Unexpected"
     retryable = True

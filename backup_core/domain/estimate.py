@@ -1,4 +1,4 @@
-"""How long a restore takes: a range with its basis, from past restores of the disk or from the service's limits."""
+"""The expected duration of a restore: a range with its basis, from past restores of the disk or from the service's limits."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SLOW_FACTOR = 4
-"""Without a past restore: how much longer than the limits allow it may take."""
+"""Without a past restore, it may take this many times as long as the limits allow."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds, from … to, and what they rest on."""
+    """Seconds, from … to, and the basis of the estimate."""
 
     low: int
     high: int

@@ -1,4 +1,4 @@
-"""What the app tells of itself: one JSON line per event, in the log. Alerts and the workbook read these lines and nothing else.
+"""Events: one JSON line each, in the log. Alerts and the workbook read these lines and nothing else.
 
 A field that a query names is a field of one of these classes; the tests hold `infra/` to that.
 """
@@ -21,7 +21,7 @@ PREFIX = "pagekeeper "
 
 @dataclass(frozen=True)
 class Event:
-    """Something to be told. Times are ISO 8601, durations seconds, amounts bytes; what is not known is null."""
+    """An event of the log. Times are ISO 8601, durations seconds, amounts bytes; null means unknown."""
 
     event: ClassVar[str]
     """The value of the field `event`."""
@@ -44,7 +44,7 @@ class Event:
 
 @dataclass(frozen=True)
 class PhaseBegun(Event):
-    """A run has come to another phase, or asks for attention."""
+    """A run began another phase, or needs attention."""
 
     event: ClassVar[str] = "phase"
 
@@ -79,7 +79,7 @@ class PhaseBegun(Event):
 
 @dataclass(frozen=True)
 class RunEnded(Event):
-    """A run's row has come to its end. Written by whoever wrote that row, or by who finds it untold if that one died."""
+    """A run has ended. Emitted by the writer of its row, or by the watch when that writer died before it."""
 
     event: ClassVar[str] = "run"
 
@@ -136,8 +136,8 @@ class RunEnded(Event):
 
 @dataclass(frozen=True)
 class RunWarned(Event):
-    """Something failed after a run had done what was asked: cleaning, retention, the release of a lease; or a duty of the
-    night, with its orchestration for a run. Told by the last step; a repeat of it tells again.
+    """A failure after a run had succeeded: of cleaning, of retention, of the release of a lease; or a failed duty of the
+    night, with its orchestration for a run. Emitted by the last step, and again by each repeat of it.
     """
 
     event: ClassVar[str] = "warning"
@@ -150,8 +150,8 @@ class RunWarned(Event):
 
 @dataclass(frozen=True)
 class PointsLost(Event):
-    """Backup snapshots of restore points are gone, and no retention has deleted them. Told by the night that found it, before
-    the points are marked `lost`: at least once, and again only where that night was interrupted.
+    """Backup snapshots of restore points are gone, and no retention has deleted them. Emitted by the night that found it,
+    before the points are marked `lost`: at least once, and again only where that night was interrupted.
     """
 
     event: ClassVar[str] = "lost"
@@ -168,7 +168,7 @@ class PointsLost(Event):
 
 @dataclass(frozen=True)
 class DiskSeen(Event):
-    """How a disk stands, by the catalogue. Written for each registered disk by every watch."""
+    """The status of a disk, by the catalogue. Emitted for each registered disk by every watch."""
 
     event: ClassVar[str] = "disk"
 
@@ -186,7 +186,7 @@ class DiskSeen(Event):
     at_work: str
     """The run that has not ended, if any."""
     silent_seconds: int | None
-    """How long nothing was heard of it."""
+    """How long its row has not changed."""
     attention: str
 
     @property
@@ -198,7 +198,7 @@ class DiskSeen(Event):
 
 @dataclass(frozen=True)
 class FleetSeen(Event):
-    """A watch is through: the sign that the app is alive. Its absence is an alert of its own."""
+    """A watch has completed: the app's heartbeat. Its absence is an alert of its own."""
 
     event: ClassVar[str] = "fleet"
 
@@ -206,7 +206,7 @@ class FleetSeen(Event):
     protected: int
     overdue: int
     unseen: int
-    """Disks whose state could not be read: no other line tells of them."""
+    """Disks whose state could not be read; they have no line of their own."""
     why: str
     """The first of them, and why."""
 
@@ -218,7 +218,7 @@ class FleetSeen(Event):
 
 @dataclass(frozen=True)
 class DiskCleaned(Event):
-    """What housekeeping removed of a disk's leftovers, and put right of its registration."""
+    """Housekeeping of a disk: the leftovers that were removed, and whether its registration was corrected."""
 
     event: ClassVar[str] = "tidied"
 
@@ -233,7 +233,7 @@ class DiskCleaned(Event):
 
 
 def attention_of(run: Run) -> str:
-    """Why somebody should look although the run goes on; empty for nothing."""
+    """Why a person should look at the run, which continues; empty without a reason."""
     return run.restore.attention if run.restore else ""
 
 

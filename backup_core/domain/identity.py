@@ -1,7 +1,7 @@
-"""Who acts, and under which id: made from the instance that acts and what for, never from a clock or by chance.
+"""Ids of actors: made from the acting instance and its purpose, never from a clock or by chance.
 
-An episode of an orchestration may run twice, minutes apart, and what it asked for the first time goes on beside what it asks
-for the second time. Both have to be the same actor, and so need the same lease and the same ids.
+An episode of an orchestration may run twice, minutes apart, and the calls of the first time continue beside those of the
+second time. Both have to be the same actor, and so need the same lease and the same ids.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ INSTANCE_ID_LENGTH_MAX = 100
 CHILD = "~"
 """Begins what is added to a parent's id. No id that is started from outside has it."""
 _LEASES = UUID("6f1d5b0e-6f0a-4d59-9a0e-6b1f4f3d2c11")
-"""The namespace of our lease ids. Never to be changed: runs in flight would become strangers to themselves."""
+"""The namespace of our lease ids. Never changed: runs in flight would lose their own leases."""
 
 LeasePurpose = Literal["run", "recovery", "tidy"]
 ChildPurpose = Literal["delivery", "head", "lane"]
-"""What a sub-orchestration is for. Each begins with a letter of its own, which stands for it in the id:
+"""The purpose of a sub-orchestration. Each begins with a letter of its own, which stands for it in the id:
 
 `delivery` the new disk of a restore; `head` the head it promotes; `lane` some of a window's disks, one after another. Only what
 is begun from outside, and so once, names its children; all others have the extension's ids: see `sub_orchestration`.
@@ -32,7 +32,7 @@ def lease_id(instance: str, purpose: LeasePurpose, of: str) -> str:
     """The lease that an orchestration instance takes for a purpose: a GUID. `of` is the run or disk that it is for.
 
     The same in every life of the instance. Another instance that is handed the same run gets another one: two orchestrations of
-    one run shut each other out.
+    one run exclude each other.
     """
     # Neither an instance's id nor a run's has a slash.
     return str(uuid5(_LEASES, f"{instance}/{purpose}/{of}"))
@@ -62,8 +62,8 @@ class Deployment:
     catalogue: str
     """As `catalogue_name` gives it. What the deployment writes on blobs carries it."""
     former: frozenset[str] = frozenset()
-    """Catalogues, now lost or given up, whose work this one goes on with: what they wrote counts as its own."""
+    """Catalogues, now lost or retired, that this one succeeds: their marks count as its own."""
 
     def wrote(self, catalogue: str) -> bool:
-        """Whether something that carries the name of that catalogue is this deployment's own."""
+        """Whether a mark that names that catalogue is this deployment's own."""
         return catalogue == self.catalogue or catalogue in self.former

@@ -22,20 +22,20 @@ Step = Literal["report", "fence", "look", "move", "record_failure", "pause", "cl
 has the new disk, the disk's registration follows it.
 """
 End = Literal["reached", "kept", "lost", "unresolved"]
-"""`reached`: the goal was read back. `kept`: going on was refused, and the machine keeps what it has. `lost`: the run may not
+"""`reached`: the goal was read back. `kept`: the change was refused, and the machine keeps its disk. `lost`: the run may not
 act any more. `unresolved`: the change stays stored for the next run.
 """
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the machine has in the slot, as a step read it."""
+    """The disk in the machine's slot, as a step read it."""
 
     holds: Holds
     reached: bool = False
     """Whether the goal was read back."""
     move: Move = "none"
-    """What was done towards the goal."""
+    """The last action towards the goal."""
 
 
 Result: TypeAlias = Seen | Literal["done", "cancel", "temporary", "final"]
@@ -44,18 +44,18 @@ Result: TypeAlias = Seen | Literal["done", "cancel", "temporary", "final"]
 
 @dataclass(frozen=True)
 class State:
-    """What is known of the change. Made by `start`."""
+    """The state of the change. Made by `start`."""
 
     abandoned: bool
     """Whether an abandoned run left the change. It is not canceled, and it has no progress of its own to report."""
     goal: Goal | None
-    """None until an abandoned change was looked at."""
+    """None until an abandoned change was read."""
     moves_left: int
     holds: Holds | Literal["unknown"] = "unknown"
     last: Move | None = None
     """The move before the next one; None after a turn."""
     reported: bool = False
-    """Whether progress was reported since the last move: it is the sign of life, and brings the request to cancel."""
+    """Whether progress was reported since the last move: the report is the heartbeat, and returns the request to cancel."""
     fenced: bool = False
     reached: bool = False
     """Whether the old disk was read back, which counts once the machine is fenced and it is read back again."""
@@ -63,7 +63,7 @@ class State:
     """Whether Azure refuses the way back for good."""
     pausing: bool = False
     unreported: bool = False
-    """Whether the other parts of the run have still to be told why it goes back."""
+    """Whether the reason for the way back has still to be recorded for the other parts of the run."""
     end: End | None = None
     """How the change ends; None with no moves left: it was never done."""
     closed: bool = False

@@ -1,4 +1,4 @@
-"""A managed disk, and what a new one takes over from the disk whose place it is to take."""
+"""A managed disk, and the properties that a new one takes over from the disk it replaces."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRUSTED, CONFIDENTIAL = "TrustedLaunch", "ConfidentialVM"
 
 @dataclass(frozen=True)
 class ManagedDisk:
-    """A managed disk as Azure Resource Manager describes it. Empty is what is not set, and Azure's default."""
+    """A managed disk as Azure Resource Manager describes it. Empty properties are not set: Azure's default."""
 
     disk: str
     state: str
@@ -46,7 +46,7 @@ class ManagedDisk:
     network_access: str = ""
     """AllowAll, AllowPrivate or DenyAll: from where the disk can be exported."""
     disk_access: str = ""
-    """Resource id of the disk access whose private endpoints may."""
+    """Resource id of the disk access whose private endpoints may export it."""
     public_access: str = ""
     sector_bytes: int = 512
     """Of a logical sector."""
@@ -92,7 +92,7 @@ def replacement(
 
 
 def differences(former: ManagedDisk | None, wanted: ManagedDisk) -> list[str]:
-    """What the new disk cannot have as the former one has it, in words."""
+    """Properties of the former disk that the new one cannot have, in words."""
     if former is None:
         return []
     found = []

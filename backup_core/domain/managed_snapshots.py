@@ -1,7 +1,7 @@
-"""Incremental snapshots of a managed disk: their names, which one a run has taken, when it can be read, what can be compared.
+"""Incremental snapshots of a managed disk: their names, the one of a run, when it can be read, which pairs have a diff.
 
-A snapshot's id is the moment at which Azure made it, in the form of a blob snapshot's: what is said of the one is said of the
-other. Its content is a fixed VHD, the disk and a footer after it.
+A snapshot's id is the moment at which Azure made it, in the form of a blob snapshot's: the same rules hold for both.
+Its content is a fixed VHD, the disk and a footer after it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FILLED_DEADLINE = timedelta(hours=24)
 """How long a run waits for a snapshot that Azure fills in the background (Premium SSD v2, Ultra): some 10 hours for 8 TiB."""
 MANAGED_DISK_BYTES_MAX = 8191 * GIB
-"""With its footer it is to fit a page blob, which ends at 8 TiB."""
+"""With its footer it must fit into a page blob of at most 8 TiB."""
 DIFF_BOUNDARY = 4096 * GIB
 """A disk that has grown from below to above has no diff across it (Azure disks, incremental snapshots)."""
 CLOCK_SKEW = timedelta(minutes=5)
@@ -37,13 +37,13 @@ _TIME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\
 
 @dataclass(frozen=True)
 class DiskSnapshot:
-    """A snapshot of a managed disk as Azure Resource Manager describes it. Empty is what Azure does not say."""
+    """A snapshot of a managed disk as Azure Resource Manager describes it. Properties that Azure does not return are empty."""
 
     id: str
     """Resource id."""
     name: str
     snapshot: str
-    """Its moment, as a blob snapshot's id; empty while Azure does not say it."""
+    """Its moment, as a blob snapshot's id; empty while Azure does not return it."""
     state: str
     """Provisioning state."""
     access: str
@@ -51,7 +51,7 @@ class DiskSnapshot:
     size: int
     """With the footer."""
     percent: int
-    """How much of it can be read."""
+    """Percent of it that can be read."""
     failure: str
     """Why it will never be complete."""
     disk: str
@@ -69,7 +69,7 @@ class DiskSnapshot:
 
     @property
     def failed(self) -> bool:
-        """Whether it never came to be."""
+        """Whether its creation failed."""
         return self.state == "Failed"
 
 
@@ -91,9 +91,9 @@ def snapshot_name(address: DiskAddress, disk: str, run: str, number: int) -> str
 
 
 def strangeness(found: DiskSnapshot, address: DiskAddress, unique: str, tags: Mapping[str, str], run: str) -> list[str]:
-    """What tells that the snapshot is not the one that the run has just asked for, in words: expected and found.
+    """Why the snapshot is not the one that the run has just requested, in words: expected and found.
 
-    A request for a name that exists succeeds and takes nothing: what answers may be of another run, disk or time.
+    A request for a name that exists succeeds and takes nothing: the answer may be of another run, disk or time.
     """
     began = run_moment(run)
     seen = {
@@ -113,7 +113,7 @@ def strangeness(found: DiskSnapshot, address: DiskAddress, unique: str, tags: Ma
 
 
 def diff_refusal(taken: DiskSnapshot, base: DiskSnapshot | None) -> str:
-    """Why what has changed from `base` to `taken` cannot be asked for; empty when it can."""
+    """Why there is no diff from `base` to `taken`; empty when there is one."""
     if base is None:
         return "the snapshot it is measured from is gone"
     if base.disk_unique != taken.disk_unique:

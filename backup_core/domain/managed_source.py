@@ -1,4 +1,4 @@
-"""Whether a managed disk can be protected, and what is better known before it has to be restored. Each rule in words."""
+"""Whether a managed disk can be protected, and what its backup and restore need. Each rule in words."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def faults(disk: ManagedDisk, machine: Machine | None, snapshot_group: str) -> l
 
 
 def warnings(disk: ManagedDisk, machine: Machine | None) -> list[str]:
-    """What a backup of the disk needs, and what a restore of it could not give back, in words."""
+    """Needs of a backup of the disk, and losses of a restore of it, in words."""
     told = []
     if disk.network_access == "AllowPrivate" or disk.public_access == "Disabled":
         told.append(

@@ -1,4 +1,4 @@
-"""What is written on blobs: enough on each head and backup snapshot to rebuild the catalogue from the blobs alone.
+"""Metadata of blobs: each head and backup snapshot carries enough to rebuild the catalogue from the blobs alone.
 
 Metadata do not prove who wrote them: a snapshot inherits those of its blob, a copy those of its source. So each mark names the
 very blob it was written on, and the deployment that wrote it; read from anywhere else it is none. A mark that was inherited on
@@ -42,7 +42,7 @@ class Site:
 
 @dataclass(frozen=True)
 class HeadMark:
-    """The mark on a head: which source snapshot it is, or is becoming, equal to. It is the run's durable intent.
+    """The mark on a head: the source snapshot that it equals, or is brought to. It is the run's durable intent.
 
     A head that is not `committed` is dirty: never a base, never a point.
     """
@@ -109,7 +109,7 @@ def described(point: RestorePoint) -> RestorePoint:
 
 
 def to_point_metadata(point: RestorePoint, site: Site) -> dict[str, str]:
-    """What a snapshot of that blob carries: the whole restore point, so that the catalogue is a function of the blobs."""
+    """Metadata for a snapshot of that blob: the whole restore point, so that the catalogue is a function of the blobs."""
     fields = {name: value for name, value in vars(point).items() if name not in _PLACE}
     fields["committed"] = point.committed.isoformat()
     return _written("point", site, fields | {"digest": point.digest})
@@ -168,12 +168,12 @@ def _read(what: str, metadata: Mapping[str, str], site: Site, *, of_any: bool = 
 
 
 def source_snapshot_metadata(site: Site, disk: str, run: str) -> dict[str, str]:
-    """What a source snapshot carries, so that a repeated request finds it and a sweep knows whose it was."""
+    """Metadata of a source snapshot: a repeated request finds it by them, and a sweep finds its run."""
     return _written("source", site, {"disk": disk, "run": run})
 
 
 def restoring_metadata(site: Site, disk: str, run: str) -> dict[str, str]:
-    """What a restored disk carries until it is complete; then it carries nothing of ours."""
+    """Metadata of a restored disk until it is complete; then they are removed."""
     return _written("restoring", site, {"disk": disk, "run": run})
 
 
@@ -195,7 +195,7 @@ def is_marked(metadata: Mapping[str, str]) -> bool:
 
 
 class PageMapDigest:
-    """Digest of a page map, window by window: the state is 64 hexadecimal digits, so that a later activity can go on.
+    """Digest of a page map, window by window: the state is 64 hexadecimal digits, so that a later activity can continue.
 
     Each window's allocated ranges, merged and cut at the window, are hashed; the windows' digests are chained. The
     windows' size is part of the stored format.

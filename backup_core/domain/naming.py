@@ -10,7 +10,7 @@ from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
 
 _UNFIT = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff\ufffe\uffff]")
-"""What a page-blob disk's name cannot hold: control characters, a backslash, and what the XML of a listing cannot say."""
+"""Characters that no page-blob disk's name has: controls, a backslash, and those that the XML of a listing cannot hold."""
 DISK_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 RUN_ID = re.compile(r"(?P<disk>[a-z0-9][a-z0-9-]{0,62})\.(?P<time>[0-9]{8}T[0-9]{6}Z)\.(?P<tail>timer|[0-9a-f]{8})")
 REBUILD_STEM = "catalogue.rebuild."
@@ -18,9 +18,9 @@ REBUILD_ID = re.compile(r"catalogue\.rebuild\.(?P<time>[0-9]{8}T[0-9]{6}Z)\.[0-9
 POINT_ID = re.compile(r"[0-9]{8}T[0-9]{13}Z")
 _SNAPSHOT_ID = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{7}Z")
 _RESTORED = re.compile(r"(?<=.)(-restored-[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8})+\Z", re.ASCII | re.DOTALL)
-"""What restores have added to a disk's name."""
+"""The part of a disk's name that restores have added."""
 URL_SAFE = "/~"
-"""What stays as it is in the URL of a blob."""
+"""Characters that are not encoded in the URL of a blob."""
 URL_LENGTH_MAX = 1536
 """Of a blob's URL as it is sent. As the source of a copy the service takes 2 KiB (Put Page From URL, Copy Blob), of which a
 snapshot and a signature by a user delegation key take up to 512; as metadata, 8 KiB for all of it.
@@ -43,7 +43,7 @@ def timer_run_id(disk: str, window: datetime) -> str:
 
 
 def http_run_id(disk: str, requested_at: datetime, token: str) -> str:
-    """The id of a run asked for by a call; `token` is eight hexadecimal digits."""
+    """The id of a run that a call started; `token` is eight hexadecimal digits."""
     return f"{disk}.{_compact(requested_at)}.{token}"
 
 
@@ -63,7 +63,7 @@ def cleanup_instance_id(due: datetime) -> str:
 
 
 def rebuild_id(requested_at: datetime, token: str) -> str:
-    """The id of a rebuild asked for by a call: four parts, where a run has three; `token` is eight hexadecimal digits."""
+    """The id of a rebuild: four parts, where a run has three; `token` is eight hexadecimal digits."""
     return f"{REBUILD_STEM}{_compact(requested_at)}.{token}"
 
 
@@ -74,7 +74,7 @@ def is_rebuild_id(text: str) -> bool:
 
 
 def stamp_of_rebuild(rebuild: str) -> str:
-    """What a rebuild's id has beside its stem, in digits."""
+    """The digits of a rebuild's id, without its stem."""
     return "".join(re.findall(r"[0-9a-f]+", rebuild.removeprefix(REBUILD_STEM)))
 
 
@@ -104,7 +104,7 @@ def _moment(text: str) -> datetime | None:
 
 
 def run_moment(run: str) -> datetime | None:
-    """When the run was asked for, or due; None when `run` is not a run id."""
+    """When the run was requested, or due; None when `run` is not a run id."""
     match = RUN_ID.fullmatch(run)
     return _moment(match["time"][:-1]) if match else None
 
@@ -114,7 +114,7 @@ def _compact(moment: datetime) -> str:
 
 
 def stamp_of(run: str) -> str:
-    """What a run's id has beside its disk, in digits: for ids that are to be made again. Empty for no run."""
+    """The digits of a run's id, without its disk, from which the id can be made again. Empty for no run."""
     return "".join(re.findall(r"[0-9a-f]+", run.partition(".")[2]))
 
 
@@ -136,7 +136,7 @@ def run_key(run: str) -> str:
 
 
 def run_key_bounds(since: datetime | None, until: datetime | None) -> tuple[str, str]:
-    """[first, last) row keys of runs asked for from `since` on and before `until`."""
+    """[first, last) row keys of runs requested from `since` on and before `until`."""
     first = f"run!{_SECONDS_MAX - _seconds(until) + 1:011d}" if until else "run!"
     last = f"run!{_SECONDS_MAX - _seconds(since) + 1:011d}" if since else "run!~"
     return first, last
@@ -228,91 +228,91 @@ def restored_disk_name(disk: str, run: str) -> str:
 
 
 def taking_name(disk: str, run: str, target: str) -> str:
-    """Where is kept that a delivery of the run is about to take the backup snapshot of the target."""
+    """Name of the document that says: a delivery of the run is about to take the backup snapshot of the target."""
     return f"{disk}/{run}/{point_id(target)}-taking.json"
 
 
 def taking_again_name(disk: str, run: str, target: str) -> str:
-    """Where is kept that another delivery is about to take it as well."""
+    """Name of the document that says: another delivery is about to take it as well."""
     return f"{disk}/{run}/{point_id(target)}-taking-again.json"
 
 
 def repoint_name(disk: str, run: str) -> str:
-    """Where a machine's configuration is kept before a run changes it."""
+    """Name of the document with the change of a machine, stored before it is begun."""
     return f"{disk}/{run}/machine.json"
 
 
 def noted_name(change: str) -> str:
-    """Where is kept that the head row has named the stored change."""
+    """Name of the document that says: the head row has named the stored change."""
     return f"{change.removesuffix('.json')}-noted.json"
 
 
 def turned_name(change: str, epoch: int) -> str:
-    """Where is kept that the owner with that epoch has turned back from the stored change."""
+    """Name of the document that says: the owner with that epoch undoes the stored change."""
     return f"{change.removesuffix('.json')}-turned-{epoch}.json"
 
 
 def plan_name(disk: str, run: str, target: str, base: str, becomes: str = "head") -> str:
-    """Where the plan of a run's copy of one snapshot is kept; `base` is empty for a full copy. What the copy `becomes` is part
-    of the name: a restore makes two of one snapshot, and each has its own cursors.
+    """Name of the document with the plan of a copy of one snapshot; `base` is empty for a full copy. What the copy `becomes` is
+    part of the name: a restore makes two of one snapshot, and each has its own cursors.
     """
     what = "" if becomes == "head" else f"-{becomes}"
     return f"{disk}/{run}/{point_id(target)}-from-{point_id(base) if base else 'nothing'}{what}.json"
 
 
 REBUILDS = "_rebuilds/"
-"""Where rebuilds keep what they find: no disk's id begins so."""
+"""The folder of rebuilds. No disk's id begins so."""
 REBUILD_AT_WORK = f"{REBUILDS}at-work.json"
-"""Which rebuild may act."""
+"""Name of the document that says which rebuild may act."""
 
 
 def rebuild_name(rebuild: str) -> str:
-    """Where is kept how far a rebuild is."""
+    """Name of the document with a rebuild's progress."""
     return f"{REBUILDS}{rebuild}.json"
 
 
 def rebuild_cancel_name(rebuild: str) -> str:
-    """Where is kept that somebody asked for the rebuild to be canceled."""
+    """Name of the document that requests the rebuild's cancel."""
     return f"{REBUILDS}{rebuild}-cancel.json"
 
 
 def rebuilt_folder(rebuild: str) -> str:
-    """Before the names of all that a rebuild found."""
+    """The folder of everything that a rebuild found."""
     return f"{REBUILDS}{rebuild}/"
 
 
 def rebuilt_name(rebuild: str, disk: str, part: int) -> str:
-    """Where is kept what a rebuild found for a part of a disk."""
+    """Name of the document with what a rebuild found for a part of a disk."""
     return f"{rebuilt_folder(rebuild)}{disk}.{part:06d}.json"
 
 
 def registration_name(disk: str) -> str:
-    """Where the disk's registration is kept beside its backups, so that a lost row comes back as it was."""
+    """Name of the copy of a disk's registration beside its backups, from which a lost row is restored."""
     return f"{disk}/registration.json"
 
 
 def custody_name(disk: str) -> str:
-    """Where an app with custody of the backups keeps its record of the disk, in a container of its own."""
+    """Name of the record of the disk that an app with custody of the backups keeps, in a container of its own."""
     return f"{disk}/retention.json"
 
 
 def custody_night_name(disk: str, night: str) -> str:
-    """Where it keeps which restore points of the disk the clean-up `night` may delete."""
+    """Name of that app's list of the restore points of the disk that the clean-up `night` may delete."""
     return f"{disk}/{night}.json"
 
 
 def cursor_name(plan: str, shard: int) -> str:
-    """Where is kept how far a shard of the plan came."""
+    """Name of the document with a shard's cursor."""
     return f"{plan.removesuffix('.json')}/{shard:06d}.json"
 
 
 def shard_end_name(plan: str, shard: int) -> str:
-    """Where is kept that a shard of the plan is done."""
+    """Name of the document that says: the shard of the plan is done."""
     return f"{plan.removesuffix('.json')}/{shard:06d}-end.json"
 
 
 def image_end_name(disk: str, run: str, becomes: str) -> str:
-    """Where is kept that a restore has proved the image, or has given it up."""
+    """Name of the document that says: a restore has proved the image, or has abandoned it."""
     return f"{disk}/{run}/{becomes}-image.json"
 
 
@@ -407,7 +407,7 @@ class DiskAddress:
 
     @property
     def account(self) -> str:
-        """What a refusal to read it is remembered by: each disk is exported from an account of Azure's own."""
+        """The key under which a refusal to read it is remembered: each disk is exported from an account of Azure's own."""
         return self.id
 
     @property
@@ -421,7 +421,7 @@ class DiskAddress:
 
 
 Source = BlobAddress | DiskAddress
-"""What can be protected."""
+"""An object that can be protected."""
 
 
 SourceKind = Literal["pageBlob", "managedDisk"]

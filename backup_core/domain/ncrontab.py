@@ -1,4 +1,4 @@
-"""NCRONTAB, the schedule language of the Functions host: read as the host reads it, which is not as cron reads it.
+"""NCRONTAB, the schedule language of the Functions host: read as the host reads it, which differs from cron.
 
 Six fields, separated by spaces: second, minute, hour, day of the month, month, weekday (0 is Sunday). A moment is due when all
 six match, both day fields included. A field is a list of `*`, a value or a range, each with a step if wanted; months and
@@ -60,7 +60,7 @@ class Ncrontab:
 
     fields: tuple[tuple[int, ...], ...]
     pitfalls: tuple[str, ...]
-    """Spellings that the host takes for something else than they look like, each with what it takes them for."""
+    """Misleading spellings, each with the meaning that the host gives it."""
 
     @property
     def canonical(self) -> str:
@@ -77,7 +77,7 @@ class Ncrontab:
         return self._nearest(whole if moment > whole else whole - _SECOND, back=True)
 
     def _nearest(self, start: datetime, *, back: bool) -> datetime:
-        """The first occurrence met when going from `start` on, forward or back in time; `start` may be one itself."""
+        """The nearest occurrence from `start` on, forward or back in time; `start` may be one itself."""
         seconds, minutes, hours, days, months, weekdays = (values[::-1] if back else values for values in self.fields)
         is_reached = operator.le if back else operator.ge
         begin = (start.year, start.month, start.day, start.hour, start.minute, start.second)
@@ -149,7 +149,7 @@ def _read_item(item: str, field: _Field) -> tuple[range, list[str]]:
         if first > last:
             first, last = last, first
             pitfalls.append(
-                f"{field.name} {item!r} runs backwards: the host turns it round, into "
+                f"{field.name} {item!r} runs backwards: the host reverses it, into "
                 f"{_named(first, field)} to {_named(last, field)}; write the two parts with a comma instead"
             )
     if first < field.first or last > field.last:

@@ -1,4 +1,4 @@
-"""What a restore left behind, in words: its declared end state."""
+"""The declared end state of a restore, in words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from backup_core.domain.records import Slot
 
 @dataclass
 class RestoreEnd:
-    """What is known of the end, filled in on the way."""
+    """The facts of a restore's end, collected while it runs."""
 
     point: str = ""
     target: str = ""
@@ -18,7 +18,7 @@ class RestoreEnd:
     """Machine and LUN, when the machine was to get the disk."""
     complete: bool = False
     removed: bool = False
-    """The unfinished disk was removed, or what is left of it is named in `left`; otherwise nobody tried."""
+    """The unfinished disk was removed, or its remains are named in `left`; otherwise no removal was tried."""
     left: str = ""
     left_head: str = ""
     old_disk: str = ""
@@ -70,11 +70,11 @@ def _machine(end: RestoreEnd) -> list[str]:
 
 def _protection(end: RestoreEnd) -> str:
     if end.adopted:
-        return f"backups go on from the new disk, the next one is an increment on restore point {end.adopted}"
+        return f"backups continue from the new disk, the next one is an increment on restore point {end.adopted}"
     if end.follows and end.managed_disk:
         return "the machine's disk is a managed disk now and is NOT backed up by this app"
     if end.follows:
-        return "backups go on with the new disk, the next one is full"
+        return "backups continue with the new disk, the next one is full"
     if end.holds == "new":
         return "the next run of the disk registers the new one and backs it up in full"
     return "the disk's protection is unchanged"

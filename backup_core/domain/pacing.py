@@ -1,7 +1,7 @@
-"""How fast requests are sent: near a limit that the service enforces and nobody can ask it for.
+"""The pace of requests: near a limit that the service enforces and does not publish.
 
 A pace starts at the documented rates, grows a little with each success while requests wait for it, and shrinks by a factor when
-one is refused (additive increase, multiplicative decrease). So several processes that share a blob each find their part of it.
+one is refused (additive increase, multiplicative decrease). So processes that share a blob each find their part of it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from backup_core.domain.ranges import MIB
 
 CREDIT_SECONDS = 0.1
-"""How much unused time counts for: a timer that fires late costs nothing, and an idle blob is sent no burst to speak of."""
+"""Unused time that may be made up: a timer that fires late costs nothing, and an idle blob gets no real burst."""
 GROWTH_PER_SECOND = 0.02
-"""What a second's worth of successful requests, at the documented rates, adds to the share. It is added per success, so a
+"""Growth of the share for a second's worth of successful requests, at the documented rates. It is added per success, so a
 process that sends less grows less, as it is refused less: those that share a blob stay together, whatever their number.
 """
 CUT = 0.9
-"""What a refusal leaves of the share. Refused requests come in bunches; one bunch cuts once."""
+"""The share that a refusal leaves. Requests are refused in bunches; one bunch cuts once."""
 SHARE_MIN, SHARE_MAX = 1 / 32, 64.0
 """At the least, a large request is sent each two seconds; at the most, a premium blob's limits are reached."""
 HOLD_SECONDS_MAX = 120.0
@@ -27,21 +27,21 @@ _NEVER = float("-inf")
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What something takes a second; both limits hold side by side."""
+    """Limits per second; both hold side by side."""
 
     requests: float
     bytes: float
 
 
 BLOB_RATES = Rates(500, 60 * MIB)
-"""What one standard page blob takes (scalability targets of Blob storage)."""
+"""Limits of one standard page blob (scalability targets of Blob storage)."""
 ACCOUNT_RATES = Rates(20_000, 2_980 * MIB)
-"""What a storage account takes by default in most regions: 25 Gbit/s in (scalability targets of standard accounts)."""
+"""Limits of a storage account by default in most regions: 25 Gbit/s in (scalability targets of standard accounts)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """One request's leave to be sent."""
+    """The permission to send one request."""
 
     at: float
     """The second at which it was given."""
@@ -53,11 +53,11 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast requests may follow each other. Times are seconds of a clock that never goes back."""
+    """The pace at which requests may be sent. Times are seconds of a monotonic clock."""
 
     rates: Rates
     share: float = 1.0
-    """What the service seems to take, as a multiple of `rates`."""
+    """The rate that the service seems to accept, as a multiple of `rates`."""
     requests_due: float = _NEVER
     bytes_due: float = _NEVER
     """When the rate of requests, and that of bytes, allows the next one."""
@@ -83,14 +83,14 @@ class Pace:
         return after, Admission(now, size, pressed)
 
     def on_success(self, admission: Admission) -> Pace:
-        """After a request succeeded. One that came when there was time to spare tells nothing about the limit."""
+        """Raise the share after a success. A request sent below the pace says nothing about the limit."""
         if not admission.pressed:
             return self
         seconds = max(1 / self.rates.requests, admission.size / self.rates.bytes)
         return replace(self, share=min(self.share + GROWTH_PER_SECOND * seconds, SHARE_MAX))
 
     def on_refused(self, admission: Admission, now: float, retry_after: float = 0.0) -> Pace:
-        """After the service refused a request as one too many. One sent before the last cut tells nothing new of the rate."""
+        """Cut the share after the service throttled a request. One sent before the last cut says nothing new."""
         held = max(self.held_until, now + min(retry_after, HOLD_SECONDS_MAX))
         if admission.at < self.cut_at:
             return replace(self, held_until=held)

@@ -12,8 +12,8 @@ from backup_core.domain.coalescing import Request
 from backup_core.domain.ranges import DiffRange, requests
 
 COPY_DEADLINE = timedelta(hours=48)
-"""How long a Copy Blob of the service is waited for, pauses between looks alone; the service itself gives up after two weeks.
-What it reads with is signed for as long: nobody says whether a copy outlives the signature it began with.
+"""The longest wait for a Copy Blob of the service, counted in pauses between polls; the service itself fails it after two
+weeks. Its source's signature is valid for as long: whether a copy outlives its signature is not documented.
 """
 
 PARTS = 16
@@ -36,7 +36,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All shards of one transfer, ascending and disjoint, with their sums."""
+    """All shards of one transfer, ascending and disjoint, and their sums."""
 
     shards: tuple[Shard, ...]
     write_bytes: int
@@ -114,7 +114,7 @@ class Planner:
             shards = [_merged(self._parts[a:b]) for a, b in itertools.pairwise(ends) if a < b]
             if all(max(self._fill(shard)) <= 1 or shard.requests == 1 for shard in shards):
                 return shards
-            # A little more room for where parts end; a large plan must not be tried for ever.
+            # A little more room for the ends of parts: the tries for a large plan are bounded.
             count += 1 + count // 64
         return self._parts
 

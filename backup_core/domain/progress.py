@@ -1,4 +1,4 @@
-"""Percent of a run: grows, never goes back, and reaches 100 only when the run has ended well."""
+"""Percent of a run: it never decreases, and is 100 only after the run has succeeded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _RESTORE_SPAN = {
     "adopting": (98, 99),
 }
 _PHASE_SPAN = _BACKUP_SPAN | _RESTORE_SPAN
-"""Share of a round each phase takes; verification has its own, so that a run never sits at 100 while it goes on."""
+"""Each phase's share of a round; verification has its own, so that a run never shows 100 while it continues."""
 
 
 _WORK = (4, 96)
@@ -47,7 +47,7 @@ def verifying_from(copies: int, reads: int) -> int:
 
 
 def is_behind(present: Phase, percent_so_far: int, reported: Phase) -> bool:
-    """Whether a report tells of an earlier phase than the run's row shows: it is late, or from another life of work that was
+    """Whether a report is of an earlier phase than the run's row shows: it is late, or from a second life of work that was
     further already. The first of two rounds ends with "cleaning" below 50 percent; after it the phases begin again.
     """
     if present == "done" or (present == "cleaning" and percent_so_far < HALF):
@@ -57,14 +57,14 @@ def is_behind(present: Phase, percent_so_far: int, reported: Phase) -> bool:
 
 
 def hears_of_cancel(present: Phase, percent_so_far: int, reported: Phase) -> bool:
-    """Whether the work that reports is told of a cancel: not while it is behind, since it would leave as it is what an earlier
-    life has begun, such as a change of a machine. There it turns back too.
+    """Whether the reporting work gets the request to cancel: not while it is behind, since it would abandon what an earlier
+    life has begun, such as a change of a machine. Once it is as far, it undoes that too.
     """
     return not is_behind(present, percent_so_far, reported) or (present, reported) == ("undoing", "repointing")
 
 
 def percent(phase: str, done: int, total: int, before: int, *, rounds_left: int = 0, verifying: int = 0) -> int:
-    """Percent of the run in `phase` with `done` of `total` of it behind; at least `before`, at most 99.
+    """Percent of the run in `phase`, of which `done` of `total` is complete; at least `before`, at most 99.
 
     A run that first finishes an interrupted target has a second round ahead (`rounds_left` 1): the first fills half.
     `verifying` is the percent at which that phase begins, where it is known.
@@ -81,11 +81,11 @@ def percent(phase: str, done: int, total: int, before: int, *, rounds_left: int 
 
 HALF = 50
 TELLING_PERCENT = 5
-"""Below it the time so far says nothing about the time left."""
+"""Below this percentage the elapsed time gives no estimate of the remaining time."""
 
 
 def eta_seconds(started: datetime | None, now: datetime, percent: int) -> int | None:
-    """Seconds the run still takes if it goes on as it did; None while that says nothing. Phases differ, so it is a guess."""
+    """Seconds that the run still takes at its present rate; None while that is unknown. Phases differ, so it is a guess."""
     if started is None or percent < TELLING_PERCENT:
         return None
     return max(0, int((now - started).total_seconds() / percent * (100 - percent)))

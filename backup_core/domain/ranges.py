@@ -26,7 +26,7 @@ class ByteRange:
     end: int
 
     def __post_init__(self) -> None:
-        """Refuse what could not be a page range: an off-by-one here would be a wrong byte on a disk."""
+        """Refuse bounds that are no page range: an off-by-one here would be a wrong byte on a disk."""
         if not 0 <= self.start < self.end or self.start % PAGE or self.end % PAGE:
             message = f"[{self.start}, {self.end}) is not a non-empty range of whole {PAGE}-byte pages"
             raise ValueError(message)

@@ -1,4 +1,4 @@
-"""The catalogue as a function of the blobs: what the rows should say, given what the backup snapshots say of themselves."""
+"""The catalogue as a function of the blobs: the right rows, given the descriptions of the backup snapshots."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ DIRTY = "the catalogue was rebuilt while the backup blob was half written"
 
 @dataclass(frozen=True)
 class Tally:
-    """What a rebuild came to: disks by what was found, and the names of some that failed, with the reason."""
+    """The result of a rebuild: disks by finding, and the names of some that failed, with the reason."""
 
     examined: int = 0
     different: int = 0
     busy: int = 0
     unreadable: int = 0
     changed: int = 0
-    """Not as the dry run had found them: left alone."""
+    """Disks that differ from the dry run's finding; they are not changed."""
     failed: int = 0
     names: tuple[str, ...] = ()
 
     def with_disk(self, states: Iterable[str], why: str = "") -> Tally:
-        """One disk more, whose parts were found so; `why` names one that could not be looked at."""
+        """The tally with one disk more, with the findings of its parts; `why` is the reason if the disk could not be read."""
         found = set(states)
         return replace(
             self,
@@ -44,7 +44,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Rebuild:
-    """One comparison of the whole catalogue with the blobs: a dry run, or one that carries out what a dry run has shown."""
+    """One comparison of the whole catalogue with the blobs: a dry run, or the execution of a dry run's plan."""
 
     rebuild: str
     state: Literal["Running", "Succeeded", "Failed", "Canceled"]
@@ -59,7 +59,7 @@ class Rebuild:
 
 @dataclass(frozen=True)
 class Found:
-    """What a rebuild found, and did unless it is a dry run, for a part of a disk: a bounded number of its points."""
+    """Findings of a rebuild for a part of a disk, a bounded number of its points; carried out unless it is a dry run."""
 
     disk: str
     state: Literal["unchanged", "different", "busy", "unreadable", "changed"]
@@ -77,7 +77,7 @@ class Found:
     """The oldest source snapshot of the part's missing points; empty when no part follows."""
 
     def within(self, planned: Found) -> bool:
-        """Whether everything found is in what was planned: then it may be carried out. Less is what has been done already."""
+        """Whether everything found was planned: then it may be carried out. What is missing has been done already."""
         pairs = [
             (self.adopted, planned.adopted),
             (self.corrected, planned.corrected),
@@ -131,7 +131,7 @@ def compare(rows: Sequence[Versioned[RestorePoint]], found: Mapping[Place, Resto
 def _changed(row: Versioned[RestorePoint], found: Mapping[Place, RestorePoint | None]) -> Versioned[RestorePoint] | None:
     point = row.value
     if point.state == "deleting":
-        return None  # whether its snapshot is still there or not, the next prune ends it
+        return None  # whether its snapshot exists or not, the next prune completes its deletion
     place = (point.head, point.backup_snapshot)
     if place not in found:
         wanted = replace(point, state="lost")
@@ -152,7 +152,7 @@ def newest(points: Iterable[RestorePoint]) -> RestorePoint | None:
 def head_of(
     existing: Head | None, disk: str, points: Sequence[RestorePoint], *, epoch: int, head_etag: str, doubt: str
 ) -> Head:
-    """What the head row should say. An existing one whose pair is the newest point is right as it is.
+    """The right head row. An existing one whose pair is the newest point is right already.
 
     `epoch` is the highest that any blob shows; `head_etag` and `doubt` describe the newest point's backup blob.
     """

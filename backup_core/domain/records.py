@@ -1,4 +1,4 @@
-"""What the catalogue keeps: one row each, as values. Times are UTC."""
+"""Rows of the catalogue as values. Times are UTC."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
 EXPIRED_NAMED_MAX = 500
-"""Restore points a run's row names: a column holds 32 Ki characters, and what does not fit would keep the run from ending."""
+"""Restore points that a run's row names at most: a column holds 32 Ki characters, and a longer one would be refused."""
 RunState = Literal["NotStarted", "Running", "Succeeded", "Failed", "Skipped", "Canceled"]
 TERMINAL_STATES: frozenset[str] = frozenset({"Succeeded", "Failed", "Skipped", "Canceled"})
 Phase = Literal[
     "waiting", "preparing", "snapshot", "planning", "copying", "verifying", "committing", "cleaning", "done",
     "importing", "queued", "repointing", "undoing", "promoting", "adopting",
 ]  # fmt: skip
-"""What a run is doing. `queued`: it waits for another run to let go of the disk."""
+"""The phase of a run. `queued`: it waits until another run releases the disk."""
 Kind = Literal["full", "incremental", "restored"]
 """`restored`: the first point of the generation that a restore begins."""
 Operation = Literal["backup", "restore"]
@@ -26,7 +26,7 @@ KEEP_LAST_MAX, MIN_AGE_DAYS_MAX = 10_000, 36_500
 
 @dataclass(frozen=True)
 class Retention:
-    """Which restore points a disk keeps: the newest so many, and all that are younger.
+    """Rule for the restore points that a disk keeps: the newest `keep_last`, and all younger than `min_age_days`.
 
     ValueError for what no call may ask for: a row or document that says so is not believed.
     """
@@ -74,7 +74,7 @@ class Registration:
     protected: bool = True
     """False once protection was stopped: no more backups, the restore points stay."""
     machine: Slot | None = None
-    """The virtual machine that uses the disk, as far as somebody told."""
+    """The virtual machine that uses the disk, if a caller has named it."""
     source_since: datetime | None = None
     """When the disk got its present source; None is since it was registered."""
     unprotected: str = ""
@@ -118,19 +118,19 @@ class Head:
     head: str = ""
     """Name of the backup blob in its container; empty before the first commit."""
     head_etag: str = ""
-    """ETag of the backup blob when its last run let go of it."""
+    """ETag of the backup blob when its last run released it."""
     pair: CommonPair | None = None
     automatic_fulls: int = 0
     """Full backups in a row that nobody asked for."""
     doubt: str = ""
     """Why the head must not be built upon any more: a quarantine, lifted by the commit of a new generation."""
     repoint: str = ""
-    """Document of a VM change that was begun and neither finished nor undone; whoever owns the disk next settles it."""
+    """Name of the stored VM change that was begun and neither completed nor undone; the next owner of the disk settles it."""
     repoint_digest: str = ""
-    """Digest of that document; empty when a version wrote the row that did not say."""
+    """Digest of that document; empty in rows of versions without it."""
 
     def settled(self) -> Head:
-        """The same head without a change of a machine under way."""
+        """The same head without a change of a machine in progress."""
         return replace(self, repoint="", repoint_digest="")
 
     def owned_by(self, owner: Owner) -> Head:
@@ -188,7 +188,7 @@ class RunError:
 
 @dataclass(frozen=True)
 class Restoring:
-    """What a restore was asked for, and what came of it."""
+    """The request of a restore, and its result."""
 
     point: str
     target: str
@@ -205,16 +205,16 @@ class Restoring:
     old_disk: str = ""
     """What the machine used before: kept, never deleted."""
     attention: str = ""
-    """Why somebody should look although the run goes on trying."""
+    """Why a person should look at the run, which continues to retry."""
     end: str = ""
-    """The state that everything is left in, in words."""
+    """The declared end state, in words."""
     downtime_seconds: int | None = None
     """How long the machine was without the disk, or off."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One execution, from asked for to ended."""
+    """One execution, from its request to its end."""
 
     disk: str
     run: str
@@ -244,14 +244,14 @@ class Run:
     expired: tuple[str, ...] = ()
     """Restore points the run deleted, because their retention had ended: the first EXPIRED_NAMED_MAX of them."""
     warnings: tuple[str, ...] = ()
-    """What failed after the restore point was committed: it stands all the same."""
+    """Failures after the restore point was committed; the point stands."""
     source_snapshots: tuple[str, ...] = ()
     """Snapshots of a disk that the run took, written as soon as it knew of each: only these may be removed as its leftovers."""
     error: RunError | None = None
     cancel_requested: datetime | None = None
     """When somebody asked for the run to be canceled; it ends at its next report."""
     unreported: bool = False
-    """Whether the run has ended and its end is not in the log yet."""
+    """Whether the run has ended and its end was not emitted yet."""
     operation: Operation = "backup"
     restore: Restoring | None = None
     """Of a restore only."""
@@ -275,7 +275,7 @@ class Pin:
 
 @dataclass(frozen=True)
 class RequestKey:
-    """A call that may be repeated: the key its caller gave it, what it asked for, and the run it started."""
+    """A call that may be repeated: its caller's key, the digest of its request, and the run that it started."""
 
     disk: str
     key: str

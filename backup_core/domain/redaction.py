@@ -1,4 +1,4 @@
-"""Keeping secrets out of text that people and tables get to see: whole, or percent-encoded once or more often."""
+"""Redaction of secrets from text for people and tables: whole ones, and percent-encoded once or more often."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Giving a virtual machine another disk: what is to be done next, seen from what the machine has now.
+"""The exchange of a virtual machine's disk: the next move, given what the machine has now.
 
 The same rule leads forward and back: the goal is the new disk, or the old one again. Nothing is remembered between two moves
 but the stored change, so a repeated or late move does no harm, and a machine that somebody else changed is left alone.
@@ -16,7 +16,7 @@ from backup_core.domain.records import Slot
 Goal = Literal["new", "old"]
 Power = Literal["running", "stopped", "deallocated", "changing"]
 Holds = Literal["new", "old", "nothing", "other"]
-"""What a machine has where the change is to happen."""
+"""The disk that a machine has in the slot of the change."""
 Move = Literal["wait", "deallocate", "detach", "attach", "swap", "start", "none"]
 
 
@@ -34,7 +34,9 @@ class MachineDisk:
     os_type: str = ""
     """Windows or Linux, of an OS disk."""
     model: dict[str, Any] = field(default_factory=dict, compare=False)
-    """What else the machine says of it, in Azure's own words: kept when it comes back, and by what takes its place."""
+    """Its other properties in the machine's model, in Azure's own words; its replacement gets them, and so does it on the way
+    back.
+    """
 
     def is_(self, other: MachineDisk) -> bool:
         """Whether both are the same disk."""
@@ -79,7 +81,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be changed, stored before the first write: enough to finish it, and to undo it."""
+    """A change of a machine, stored before the first write: enough to complete it, and to undo it."""
 
     disk: str
     run: str
@@ -94,7 +96,7 @@ class Change:
 
 
 def holds(change: Change, machine: Machine) -> Holds:
-    """What the machine has in the slot."""
+    """Which disk the machine has in the slot."""
     held = machine.at(change.slot.lun)
     if held is None:
         return "nothing"
@@ -102,7 +104,8 @@ def holds(change: Change, machine: Machine) -> Holds:
 
 
 def next_move(change: Change, machine: Machine, goal: Goal) -> Move:
-    """What brings the machine nearer to the goal. Raises SlotTakenError when somebody else put a third disk there.
+    """The move that brings the machine nearer to the goal. Raises SlotTakenError for a third disk, which somebody else
+    attached.
 
     A disk counts as reached only when the machine's last change succeeded: a refused change may leave the new disk in the
     model. A data disk is taken out before another comes in, because Azure refuses to change the disk of a LUN in place.

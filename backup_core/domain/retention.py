@@ -1,4 +1,4 @@
-"""Which restore points stay and which expire, each with its reason. Deleting is decided here and nowhere else."""
+"""Verdicts on restore points, kept or expired, each with its reason. Deletion is decided here and nowhere else."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 FORMER_SOURCE_APART = timedelta(days=90)
-"""For so long after a disk got another source the points of each source are counted apart: the first points of the new one push
-none of the former one out, and whoever changed the source by mistake still has them.
+"""For this long after a disk got another source, the points of each source are counted apart: new points make
+none of the former source expire, and a source that was changed by mistake can be changed back.
 """
 CLOCK_RESOLUTION = timedelta(seconds=1)
 """The service's time is the Date of an answer, in whole seconds: a point of the second that has begun is not of the future."""
@@ -24,13 +24,13 @@ CLOCK_RESOLUTION = timedelta(seconds=1)
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is to become of a restore point, and why."""
+    """The decision about a restore point, and its reason."""
 
     point: RestorePoint
     expires: bool
     reason: str
     counts: bool = False
-    """Whether older points may go because of it: it is one of the newest that are to be kept."""
+    """Whether older points may expire because of it: it is one of the newest, which are kept."""
 
 
 def verdicts(

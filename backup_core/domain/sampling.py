@@ -1,4 +1,4 @@
-"""Which blocks of a disk a verification reads: chosen anew for each run, the same on a repeat.
+"""The blocks of a disk that a verification reads: chosen anew for each run, the same on a repeat.
 
 Drawn are blocks that both sides have allocated and the diff leaves alone (the only cheap detector of a diff that reports too
 little), blocks the diff touches, and a few anywhere (a page map that is wrong on both sides). What only one side has allocated
@@ -24,7 +24,7 @@ KEPT_SHARE, CHANGED_SHARE = 0.001, 0.01
 
 @dataclass(frozen=True)
 class Samples:
-    """How much is drawn: of each kind at least `least` blocks, or all there are, and at most `most`.
+    """The number of blocks to draw: of each kind at least `least`, or all that exist, and at most `most`.
 
     `n` uniform samples find damage of a share `f` of the blocks with a probability of 1 - (1 - f)^n: 300 find damage of 1 %,
     and 3,000 find damage of 0.1 %, with 95 %. Ten times as many find a tenth of that; a full verification finds every byte.

@@ -1,4 +1,4 @@
-"""Texts and statuses of bounded length: what was cut shows it."""
+"""Texts and statuses of bounded length, with a mark where they were cut."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def named(failures: Sequence[str]) -> str:
 
 
 def bounded(status: Mapping[str, Any]) -> dict[str, Any]:
-    """The custom status, its texts and lists cut as far as it takes to fit into STATUS_BYTES_MAX."""
+    """The custom status, its texts and lists cut until it fits into STATUS_BYTES_MAX."""
     for chars_max, items_max in _STEPS:
         shown = {name: _cut(value, chars_max, items_max) for name, value in status.items()}
         if len(json.dumps(shown, ensure_ascii=False).encode("utf-16-le", "surrogatepass")) <= STATUS_BYTES_MAX:

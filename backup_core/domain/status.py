@@ -1,4 +1,4 @@
-"""How a disk stands: what the API answers, the watch writes and alerts are raised on, derived in one place."""
+"""The status of a disk, derived in one place for the API's answers, the watch and the alerts."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class DiskStatus:
     newest_point: str
     """Of the disk's present source, as all that follows."""
     last_success: datetime | None
-    """When the newest restore point was taken: what the disk held then can be had back."""
+    """When the newest restore point was taken: the disk can be restored as of then."""
     rpo_seconds: int | None
-    """Age of that moment: what would be lost if the disk were lost now."""
+    """Age of that moment: the data of this time would be lost if the disk were lost now."""
     overdue: bool
     """No restore point was taken since the window before the present one, or the machine's disk is not backed up at all."""
     window_without_run: datetime | None
-    """The latest window whose run must have begun by now, if no backup of the disk has: the timer did not do its work."""
+    """The latest window whose run must have begun by now and has not: the timer did not work."""
     window_run: Run | None
     """The timer's run of that window or of a later one."""
     last: Run | None
@@ -44,13 +44,13 @@ class DiskStatus:
 
 def status_of(registration: Registration, head: Head | None, runs: Sequence[Run], schedule: str, now: datetime) -> DiskStatus:
     """The disk's status from its rows; `runs` are the newest ones, newest first."""
-    # What is left of a former source says nothing of the present one.
+    # Restore points of a former source say nothing about the present one.
     pair = head.pair if head and head.source == registration.source else None
     taken = snapshot_time(pair.source_snapshot) if pair else None
     ended = (run for run in runs if run.operation == "backup" and run.ended_for_good and run.state != "Skipped")
     backups = (run for run in ended if run.created >= registration.since.replace(microsecond=0))
     window = window_begun_by(schedule, now)
-    # Runs come in the order they were asked for, to the second; which ended last is another question.
+    # Runs are listed in the order of their requests, to the second, and not of their ends.
     last = max(backups, key=lambda run: _ended_by(run, now), default=None)
     protection: Protection = (
         "stopped" if not registration.protected else "unprotected" if registration.unprotected else "protected"
@@ -70,14 +70,14 @@ def status_of(registration: Registration, head: Head | None, runs: Sequence[Run]
 
 
 def _ended_by(run: Run, now: datetime) -> tuple[bool, datetime]:
-    """Sorts runs by their end. One dated in the future, by a wrong clock, comes before all others: it would hide every later
-    run until that day.
+    """The sort key of a run: its end. One dated in the future, by a wrong clock, sorts before all others: it would hide every
+    later run until that day.
     """
     moment = run.ended or run.created
     return moment <= now + CLOCK_TOLERANCE, moment
 
 
 def _began_since(run: Run, window: datetime) -> bool:
-    """Whether the run is a backup of `window` or a later one, or was asked for since."""
+    """Whether the run is a backup of `window` or a later one, or was requested since."""
     served = run.window >= window_id(window) if run.window else run.created >= window
     return run.operation == "backup" and served

@@ -12,7 +12,7 @@ _FIXED = 2
 
 
 def vhd_faults(footer: bytes, size: int) -> list[str]:
-    """What is wrong with an image of `size` bytes that ends with `footer` (512 bytes), in words; empty when nothing is."""
+    """The faults of an image of `size` bytes that ends with `footer` (512 bytes), in words."""
     cookie, _, _, offset, _, _, _, _, _, current, _, _, _, kind, checksum = _FOOTER.unpack_from(footer)
     if cookie != b"conectix":
         return ["its last 512 bytes are not the footer of a VHD"]

@@ -1,4 +1,4 @@
-"""Windows of the schedule: the moment a timer was due names the window, whenever it really fires."""
+"""Windows of the schedule: the due time of a timer names the window, whenever it really fires."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from backup_core.domain.ncrontab import parse
 
 FIRING_ERROR_MAX = timedelta(minutes=1)
-"""How far from its due time a timer may fire and still be taken for that one. Real ones have fired 1.3 s early."""
+"""The longest time between a timer's due time and its firing for that window. Real ones have fired 1.3 s early."""
 BEGIN_MAX = timedelta(minutes=30)
-"""How long after its due time a window's runs may begin: after a deployment the timer fires late, and after a crash work stands
-still for up to five minutes.
+"""How long after its due time a window's runs may begin: after a deployment the timer fires late, and a crash stalls
+work for up to five minutes.
 """
 _TICK = timedelta(microseconds=1)
 
@@ -24,7 +24,7 @@ def window_fired(schedule: str, told: str, moment: datetime) -> datetime:
     """The window that a timer which fires at `moment` is meant for.
 
     `told` is the due time the trigger tells (`Next` of its schedule status), or empty. It counts when it is near. Else the
-    nearest due time counts when it is near and still to come: the timer fired early. Else the present window counts, for a
+    nearest due time counts when it is near and in the future: the timer fired early. Else the present window counts, for a
     timer that fires late, by hand, or for windows that were missed while the app was down.
     """
     due = _moment(told)
@@ -43,7 +43,7 @@ def window_begun_by(schedule: str, moment: datetime) -> datetime:
 def overdue_since(schedule: str, moment: datetime) -> datetime:
     """The window before the present one: a disk without a restore point taken since then is overdue.
 
-    A run may need all of a window, so the present one proves nothing yet.
+    A run may need a whole window, so the present one proves nothing yet.
     """
     return parse(schedule).before(window_at(schedule, moment))
 
@@ -54,7 +54,7 @@ def next_window(schedule: str, moment: datetime) -> datetime:
 
 
 def _moment(told: str) -> datetime | None:
-    """The time that `told` says, UTC where it names no offset; None where it says none."""
+    """The time in `told`, UTC where it names no offset; None for no time."""
     try:
         moment = datetime.fromisoformat(told)
     except ValueError:

@@ -1,1 +1,1 @@
-"""What steps share: rights, ownership, fencing, run rows, marks, listings, and what is kept beside the backups."""
+"""Rules that steps share: rights, ownership, fencing, run rows, marks, listings, and the documents beside the backups."""

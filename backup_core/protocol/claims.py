@@ -1,4 +1,4 @@
-"""Whose a container of the backup account is: a document in it names the catalogue, and every other deployment is refused."""
+"""The owner of a container of the backup account: a document in it names the catalogue, and other deployments are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HOLDER = TypeAdapter(dict[str, str])
 
 
 async def claim_container(documents: Documents, container: str, deployment: Deployment) -> None:
-    """Have the container name the deployment's catalogue: one that names none, or a former one of it, is claimed.
+    """Claim the container for the deployment's catalogue, if it names none or a former one.
 
     Of two that claim at the same moment one is refused. Raises ContainerTakenError when it names another.
     """

@@ -1,8 +1,8 @@
 # Long: the duties of a night, beside each other.
-"""What runs have left behind: snapshots, half-made blobs, documents, pins, old rows. Removed a day after nobody can need it.
+"""Removal of leftovers of runs: snapshots, incomplete blobs, documents, pins, old rows. A day after nothing can need them.
 
 A leftover names its run itself, and that run has ended. That proves nothing alone, since copies and snapshots inherit metadata:
-a snapshot of a source must be recorded besides, a blob's mark must name the blob. What is in doubt is kept, and told.
+a snapshot of a source must be recorded besides, a blob's mark must name the blob. Doubtful ones are kept and reported.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ if TYPE_CHECKING:
 
 @dataclass
 class Cleanup:
-    """One call: what it may still remove, what it has learned of runs."""
+    """The state of one call: how much it may still remove, and what it has read of runs."""
 
     tools: Tools
     request: CleanUpDisk
     now: datetime
     gone: dict[str, int] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
-    """What carries a mark of ours that proves nothing, and why it was kept."""
+    """Objects with a mark of ours that proves nothing, and why each was kept."""
     more: bool = False
     _ended: dict[str, bool] = field(default_factory=dict)
     _listed: tuple[dict[str, Mapping[str, str]], set[Place]] | None = None
 
     @property
     def duties(self) -> tuple[Callable[[], Awaitable[None]], ...]:
-        """What is to be cleaned up, in order; each duty is tried whatever became of those before it."""
+        """The duties of a night, in order; each is tried whether those before it failed or not."""
         return (
             self.pins,
             self.access,
@@ -70,7 +70,7 @@ class Cleanup:
         )
 
     def done(self) -> CleanupResult:
-        """How much went; a repeat of the call finds less."""
+        """The number of removed leftovers; a repeat of the call finds fewer."""
         return CleanupResult(more=self.more, **self.gone)
 
     def _may_go_on(self) -> bool:
@@ -87,7 +87,7 @@ class Cleanup:
         return self.now - moment > timedelta(seconds=self.tools.limits.sweep_age_seconds)
 
     async def _end_if_long_silent(self, run: str) -> bool:
-        """Whether the run, of this disk, ended long ago. One that has given no sign of life for so long is ended here."""
+        """Whether the run, of this disk, ended long ago. One that has been silent for as long is ended here."""
         if disk_of_run(run) != self.request.disk:
             return False
         if run not in self._ended:
@@ -104,13 +104,13 @@ class Cleanup:
             try:
                 await write_run(self.tools, row, abandonment(row.value, self.request.actor, self.now))
             except RowChangedError:
-                return False  # it gave a sign of life in this moment
+                return False  # its row has changed in this moment: it is alive
         return True
 
     # -- each kind of leftover ------------------------------------------------------------------------------------------
 
     async def pins(self) -> None:
-        """Pins of runs that have ended or are dead count no more."""
+        """Remove the pins of runs that have ended or are abandoned."""
         for pin in await self.tools.catalogue.pins(self.request.disk):
             if not self._may_go_on():
                 return
@@ -118,7 +118,7 @@ class Cleanup:
                 self._count("pins")
 
     async def access(self) -> None:
-        """Access to snapshots of a managed disk that a run has opened and did not end, because it died."""
+        """End access to snapshots of a managed disk that an abandoned run has opened."""
         row = await self.tools.catalogue.head(self.request.disk)
         owner = row.value.owner if row else None
         run = await self.tools.catalogue.run(self.request.disk, owner.run) if owner else None
@@ -126,7 +126,7 @@ class Cleanup:
             await close_access(self.tools, self.request.disk)
 
     async def source_snapshots(self) -> None:
-        """Snapshots a run has taken of the disk, but for those an increment or an interrupted run starts from."""
+        """Remove the snapshots that runs have taken of the disk, except those that an increment or an interrupted run needs."""
         registration = await self.tools.catalogue.registration(self.request.disk)
         if registration is None or not self.tools.may_read(registration.value.source):
             return
@@ -154,16 +154,16 @@ class Cleanup:
         return point is not None and (point.value.source, point.value.source_snapshot) == (source, snapshot)
 
     async def _may_be_needed(self, source: str, snapshot: str, run: str) -> bool:
-        """Whether an increment or an interrupted run may start from the snapshot of that run, which is over; also when nobody
-        can say so for certain. To be asked after the run was found to be over, for each snapshot anew.
+        """Whether an increment or an interrupted run may start from the snapshot of that run, which has ended; also when nobody
+        can say so for certain. To be called after the run's end was read, for each snapshot anew.
         """
         row = await self.tools.catalogue.head(self.request.disk)
         if row is None or row.value.pair is None or row.value.source != source:
             return True
         if row.value.owner and row.value.owner.run == run:
-            # As long as the disk is its own it may wake up and make the snapshot its target; the next run takes that over.
+            # While it owns the disk it may resume and make the snapshot its target; the next run takes that over.
             return True
-        # Read after the owner: who has lost the disk can mark nothing any more, and who finishes a target finds it marked.
+        # Read after the owner: a run without the disk can mark nothing any more, and one that finishes a target has marked it.
         head = self.tools.head(row.value.head)
         try:
             found = await self.tools.blobs.properties(head)
@@ -173,7 +173,7 @@ class Cleanup:
         return mark is None or snapshot in (row.value.pair.source_snapshot, mark.target, mark.base)
 
     async def former_sources(self) -> None:
-        """The last source snapshot on each source that a backup has replaced, where that backup could not delete it.
+        """Remove the last source snapshot of each former source, if the backup that replaced it could not delete it.
 
         The snapshot a restore has replaced stays on its old disk (ADR 0014).
         """
@@ -193,9 +193,9 @@ class Cleanup:
                 self._count("snapshots", await drop_replaced(self.tools, former, head.value))
 
     async def blobs(self) -> None:
-        """Backup blobs without any snapshot that are not the disk's head: half-made ones, and generations that have expired.
+        """Remove backup blobs without any snapshot that are not the disk's head: incomplete ones, and expired generations.
 
-        One that a restore point names is neither, even if its snapshots are gone.
+        One that a restore point names stays, even if its snapshots are gone.
         """
         named_by_points = {row.value.head for row in await all_points(self.tools, self.request.disk)}
         try:
@@ -258,7 +258,7 @@ class Cleanup:
         self._count("blobs")
 
     async def documents(self) -> None:
-        """Plans and cursors of runs that have ended, but for the stored change of a machine that is still to be settled."""
+        """Remove plans and cursors of runs that have ended, except the stored change of a machine that is not settled yet."""
         row = await self.tools.catalogue.head(self.request.disk)
         async for one in self.tools.documents.listed(f"{self.request.disk}/"):
             if not self._may_go_on():
@@ -272,7 +272,7 @@ class Cleanup:
                 self._count("documents")
 
     async def rows(self) -> None:
-        """Rows of runs and requests that are older than they are kept."""
+        """Remove rows of runs and requests after the time that they are kept."""
         limit = self.tools.limits.sweeps_max
         gone = await self.tools.catalogue.forget_runs(
             self.request.disk, self.now - timedelta(days=self.request.run_days), limit
@@ -281,8 +281,9 @@ class Cleanup:
         self.more = self.more or gone >= limit
 
     async def registration(self) -> None:
-        """Claims of sources the disk does not have any more, and a copy of its registration that is behind: somebody died while
-        it moved. A claim is made, or made again, just before the registration follows it: an old one has been followed or not.
+        """Release claims of sources that the disk does not have any more, and renew an old copy of its registration: a run died
+        while it moved. A claim is made, or made again, just before the registration follows it: an old one has been followed or
+        not.
         """
         claims = await self.tools.catalogue.claims(self.request.disk)
         row = await self.tools.catalogue.registration(self.request.disk)
@@ -298,7 +299,7 @@ class Cleanup:
             self._count("registrations")
 
     async def losses(self) -> None:
-        """Restore points whose backup snapshots are gone are marked lost. Raises when the backup blobs cannot be listed."""
+        """Mark restore points as lost whose backup snapshots are gone. Raises when the backup blobs cannot be listed."""
         rows = await all_points(self.tools, self.request.disk)
         if rows:
             _, snapshots = await self._listing()
@@ -306,7 +307,7 @@ class Cleanup:
             self.more = self.more or more
 
     async def points(self) -> None:
-        """Restore points whose retention has ended, where the backups' own prune did not get to them."""
+        """Delete restore points whose retention has ended, and that the backups' own prune did not reach."""
         registration = await self.tools.catalogue.registration(self.request.disk)
         if registration is None or not registration.value.protected or registration.value.retention is None:
             return

@@ -1,4 +1,4 @@
-"""How changed pages travel: fetched by the backup account itself, or through this process where that is refused."""
+"""The route of changed pages: fetched by the backup account itself, or through this process where that is refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CopyMode = Literal["auto", "server", "stream"]
 REMEMBERED_SECONDS = 3600.0
-"""A refusal is remembered so long; then the network may have been changed, and the account is asked once more."""
+"""A refusal is remembered for this long; then the network may have been changed, and the account is tried once more."""
 
 
 class Copying:

@@ -1,4 +1,4 @@
-"""Retention as an app with custody of the backups carries it out: by its own record, within its own limits."""
+"""Retention in an app with custody of the backups: by its own record, within its own limits."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def _permitted(custody: Custody, old: list[Versioned[RestorePoint]], night
     if await custody.documents.get(name) is None:
         nights = [one.name async for one in custody.documents.listed(f"{disk}/") if one.name != custody_name(disk)]
         if any(one > name for one in nights):
-            return ()  # a call of a night that is past
+            return ()  # a late call of an earlier night
         chosen = tuple(row.value.point for row in old[: custody.limits.deletions_max])
         await custody.documents.put_if_absent(name, NIGHT.dump_json(chosen).decode())
         for former in nights:

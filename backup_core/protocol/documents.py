@@ -40,8 +40,8 @@ def read_document(adapter: TypeAdapter[T], name: str, text: str) -> T:
 
 
 async def held_document(tools: Tools, adapter: TypeAdapter[T], name: str, digest: str, gone: str) -> T:
-    """The value in the document that the orchestration was handed the digest of; `gone` says what is next without it. An empty
-    digest was handed by a version that made none.
+    """The value in the document whose digest the orchestration has; `gone` says the next move without it. An empty
+    digest is of a version that stored none.
 
     Raises UnexpectedAnswerError when there is none, RecordAlteredError for any other.
     """

@@ -1,4 +1,4 @@
-"""Taking a blob for a run: its lease, and the sequence number by which every older writer is refused."""
+"""The fence of a blob: its lease, and the sequence number by which the service refuses every older writer."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from backup_core.protocol.tools import Tools
 
 ATTEMPTS = 20
-"""Versions a blob may go through while its number is set, and leases it may be under while it is taken: what was under way
-before comes to an end sooner.
+"""Versions a blob may have while its number is set, and leases it may be under while it is taken: requests in flight
+end sooner.
 """
 
 
 async def hold_lease(tools: Tools, disk: str, owner: Owner, blob: BlobAddress) -> BlobProperties | None:
-    """Hold the head's lease for the disk's owner, breaking a former one's; the head as it was found, or None when it is gone.
+    """Take the head's lease for the disk's owner, breaking a former one's; the head as it was found, or None when it is gone.
 
     Raises NotOwnerError, and breaks nothing, when somebody else has become the owner meanwhile: the lease is that one's.
     """
@@ -41,8 +41,8 @@ async def hold_lease(tools: Tools, disk: str, owner: Owner, blob: BlobAddress) -
             if row is None or row.value.owner != owner:
                 message = f"disk {disk}: run {owner.run} (epoch {owner.epoch}) does not own it any more; nothing was done"
                 raise NotOwnerError(message)
-            # The catalogue says the former owner is over: its lease protects nothing any more. A late delivery of it may take
-            # the lease once more just after this.
+            # The catalogue says that the former owner has ended: its lease protects nothing any more. A late delivery of it may
+            # take the lease once more just after this.
             await tools.blobs.break_lease(blob)
     except BlobMissingError:
         return None
@@ -51,7 +51,7 @@ async def hold_lease(tools: Tools, disk: str, owner: Owner, blob: BlobAddress) -
 
 
 async def fence_off(tools: Tools, blob: BlobAddress, number: int, lease: str) -> str:
-    """Raise the blob's sequence number to `number`: from now on whatever was sent under a lower one is refused. Returns the
+    """Raise the blob's sequence number to `number`: the service then refuses requests sent under a lower one. Returns the
     ETag.
 
     It is left alone when it is there already, and set under the version it was read at, never by `max`: a request of a
@@ -71,6 +71,6 @@ async def fence_off(tools: Tools, blob: BlobAddress, number: int, lease: str) ->
         try:
             return await tools.blobs.set_sequence_number(blob, number, Guard(lease, found.etag))
         except BlobChangedError:
-            continue  # a write that was under way arrived: look again
+            continue  # a write that was in flight has arrived: read it again
     message = f"{blob}: it was written to {ATTEMPTS} times while its sequence number was to be {number}; temporary failure"
     raise ServiceUnavailableError(message)

@@ -1,4 +1,4 @@
-"""A blob that a run has made: taken under its lease, and given its tier."""
+"""A blob that a run has made: its lease, and its tier."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 async def hold_own(tools: Tools, blob: BlobAddress, actor: Actor) -> BlobProperties:
-    """Lease the blob that the run has made. Raises BlobExistsError for one without its mark: completed and let go of while
-    this delivery was late, it may be about to be attached, and is not leased, or let go of again.
+    """Lease the blob that the run has made. Raises BlobExistsError for one without its mark: completed and released while
+    this delivery was late, it may be about to be attached, and is not leased or released again.
     """
     _require_mark(tools, blob, await tools.blobs.properties(blob), actor.run)
     await tools.blobs.acquire_lease(blob, actor.lease)

@@ -25,7 +25,7 @@ R = TypeVar("R")
 async def changes_between(
     tools: Tools, blob: Source, snapshot: str, base: str, part: ByteRange
 ) -> AsyncGenerator[DiffRange, None]:
-    """What changed inside `part` since the snapshot `base`, listed in windows side by side; without a base, everything
+    """The changes inside `part` since the snapshot `base`, listed in windows side by side; without a base, everything
     allocated.
     """
 
@@ -42,13 +42,13 @@ async def changes_between(
 
 
 BATCH, BATCHES_AHEAD = 1000, 10
-"""What a listing may be ahead of its reader: a page of the service's answer."""
+"""Entries that a listing may be ahead of its reader: a page of the service's answer."""
 
 
 async def in_order(
     parts: Iterable[P], list_part: Callable[[P], AsyncGenerator[T, None]], ahead: int
 ) -> AsyncGenerator[T, None]:
-    """What `list_part` gives for each part, in the order of the parts, with `ahead` of them listed at the same time.
+    """The items of `list_part` for each part, in the order of the parts, with `ahead` of them listed at the same time.
 
     Each listing is at most a page ahead of the reader, so the memory is bounded whatever the parts hold.
     """
@@ -67,7 +67,7 @@ async def in_order(
             while batch := await queue.get():
                 for one in batch:
                     yield one
-            await task  # raises what ended the listing
+            await task  # raises the failure that ended the listing
             waiting.popleft()
             start()
     finally:
@@ -77,7 +77,7 @@ async def in_order(
 
 
 async def _fill(queue: asyncio.Queue[list[T]], items: AsyncGenerator[T, None]) -> None:
-    """Put the items on the queue in batches, and an empty one at the end, be the end a failure."""
+    """Put the items on the queue in batches, and an empty one at the end, also after a failure."""
     batch: list[T] = []
     try:
         async with aclosing(items):
@@ -99,7 +99,7 @@ async def _end(queue: asyncio.Queue[list[T]], batch: list[T]) -> None:
 
 
 async def side_by_side(items: AsyncIterator[T], do: Callable[[T], Coroutine[Any, Any, R]], limit: int) -> AsyncIterator[R]:
-    """What `do` answers for each item, as it comes, at most `limit` at a time; the first failure cancels the rest."""
+    """The answer of `do` for each item, as each completes, at most `limit` at a time; the first failure cancels the rest."""
     in_flight: set[asyncio.Task[R]] = set()
     try:
         async for item in items:
@@ -147,9 +147,9 @@ class Ascending:
 
 class HeldByBoth:
     """Whether the source's snapshot and the destination both have a gap allocated. Asked for ascending gaps; lists nothing
-    before it is asked.
+    before the first question.
 
-    What the run itself writes or clears changes no answer: those are ranges of the diff, and gaps that both have.
+    The run's own writes and clears change no answer: they are ranges of the diff, and gaps that both have.
     """
 
     def __init__(self, tools: Tools, image: ImageCopy, end: int) -> None:

@@ -1,4 +1,4 @@
-"""Restore points whose backup snapshots are gone although no retention deleted them: found, told, and marked `lost`."""
+"""Lost restore points, whose backup snapshots are gone although no retention deleted them: found, reported, marked `lost`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAIR_LOST = "the backup snapshot of the newest restore point is gone"
 async def mark_losses(
     tools: Tools, disk: str, actor: str, rows: Sequence[Versioned[RestorePoint]], listed: Collection[Place]
 ) -> bool:
-    """Mark as `lost` what the rows say and the listing lacks, each looked up once more, and tell so before it is marked.
+    """Mark as `lost` the points that the listing lacks, after each was looked up once more, and emit the event before that.
 
     At most `sweeps_max` in one call; returns whether a repeat would look at more. A head row whose pair is among them is set
     back to the newest point that is there, unless a run has the disk: that run makes a newer pair.
@@ -41,7 +41,7 @@ async def mark_losses(
         tools.journal.write(PointsLost(disk=disk, run=actor, points=len(ids), oldest=ids[0], newest=ids[-1]))
     marked = set()
     for row in gone:
-        # Changed meanwhile: somebody begins to use it, or deletes what is left of it. The next night looks again.
+        # Changed meanwhile: a run begins to use it, or deletes the rest of it. The next night looks again.
         with suppress(RowChangedError):
             marked.add((await tools.catalogue.mark_lost(row)).value.point)
     more = len(suspects) > len(looked_at)

@@ -1,4 +1,4 @@
-"""What a machine has in a slot, and what is to be changed there."""
+"""The disk in a machine's slot, and its planned change."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def replaced_disk(request: StoreChange) -> str:
 
 
 def change_of(request: StoreChange, slot: Slot, machine: Machine) -> Change:
-    """What is to be changed on the machine. Raises SlotTakenError unless it has the expected disk there."""
+    """The planned change of the machine. Raises SlotTakenError unless it has the expected disk there."""
     old = present_disk(machine, slot, request.expected or request.actor.source, managed=bool(request.managed_disk))
     if request.managed_disk:
         new = replace(old, name=request.managed_disk.rpartition("/")[2], source=request.managed_disk, size_gb=None)

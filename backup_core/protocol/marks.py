@@ -1,4 +1,4 @@
-"""What a blob carries while it is being made, and by which it is known to be this run's own."""
+"""Marks of blobs in the making, by which a run knows its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def metadata_of(tools: Tools, image: ImageCopy) -> dict[str, str]:
-    """What the destination carries while it is being made: a head its intent, a disk only whose it is. A disk that carried a
+    """Metadata of a destination in the making: a head's intent, of a disk its run alone. A disk that carried a
     mark of ours for good could be taken for a backup one day.
     """
     site = tools.site(tools.destination(image.destination))
@@ -49,5 +49,5 @@ def intent(image: ImageCopy) -> HeadMark:
 
 
 def _begun(mark: HeadMark) -> tuple[str, int, str, str]:
-    """What of a mark stays the same while its head is copied, verified and committed."""
+    """The fields of a mark that stay the same while its head is copied, verified and committed."""
     return mark.run, mark.epoch, mark.target, mark.base

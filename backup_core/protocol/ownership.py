@@ -1,4 +1,4 @@
-"""Ownership of a disk: taken, taken over from the dead, and given up; and whether its owner is at work."""
+"""Ownership of a disk: taken, taken over from an abandoned run, and relinquished; and whether its owner is at work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 async def is_at_work(tools: Tools, disk: str, run: str) -> bool:
-    """Whether the run has neither ended nor died."""
+    """Whether the run has neither ended nor been abandoned."""
     row = await tools.catalogue.run(disk, run)
     return row is not None and not row.value.ended_for_good and not dead(row, await tools.catalogue.now())
 
@@ -33,7 +33,7 @@ async def run_at_work(tools: Tools, head: Head | None) -> str:
 
 
 async def end_if_dead(tools: Tools, disk: str, run: str, actor: str) -> bool:
-    """Whether the run has ended, or is dead and is ended here by `actor`: nothing may stay Running for ever."""
+    """Whether the run has ended; an abandoned one is ended here by `actor`, so that nothing stays Running for ever."""
 
     async def end() -> bool | None:
         row = await tools.catalogue.run(disk, run)
@@ -42,19 +42,20 @@ async def end_if_dead(tools: Tools, disk: str, run: str, actor: str) -> bool:
         now = await tools.catalogue.now()
         if not dead(row, now):
             return False
-        # A conflict is a sign of life, or the same end written by another delivery: the row says which.
+        # A conflict is the run's heartbeat, or the same end written by another delivery: the row says which.
         await write_run(tools, row, abandonment(row.value, actor, now))
         return None
 
     try:
         return await updated(end, f"run {run}: its row", f"run {actor} tried to end it")
     except RowChangedError:
-        return False  # so many signs of life
+        return False  # so many heartbeats
 
 
 async def take_ownership(tools: Tools, disk: str, run: str, lease: str, *, supersedes: str = "") -> Versioned[Head] | Owner:
-    """The disk's head row, once the run owns the disk; it has the next epoch, unless it owned the disk already. Else who keeps
-    it: another run that is at work, or another orchestration of this run, unless its lease is the one that is superseded.
+    """The disk's head row, once the run owns the disk; it has the next epoch, unless it owned the disk already. Else the owner
+    that keeps it: another run that is at work, or another orchestration of this run, unless its lease is the one that is
+    superseded.
 
     Raises RowChangedError.
     """
@@ -76,7 +77,7 @@ async def take_ownership(tools: Tools, disk: str, run: str, lease: str, *, super
 
 
 async def relinquish_ownership(tools: Tools, disk: str, run: str, lease: str, heads: Sequence[str]) -> list[str]:
-    """Release the heads' leases and the ownership, if the run still has it; what could not be released, in words. A lease that
+    """Release the heads' leases and the ownership, if the run still has it; the failures, in words. A lease that
     stays is broken by the next run. Raises RowChangedError.
     """
 
@@ -96,7 +97,7 @@ async def relinquish_ownership(tools: Tools, disk: str, run: str, lease: str, he
 
 
 async def _left_open(tools: Tools, disk: str) -> list[str]:
-    """End all access to the snapshots of the disk's source; why not, in words. Raises a fault that may pass."""
+    """End all access to the snapshots of the disk's source; the failures, in words. Raises a temporary failure."""
     try:
         await close_access(tools, disk)
     except BackupError as error:
@@ -114,7 +115,7 @@ async def close_access(tools: Tools, disk: str) -> None:
 
 
 async def release_leases(tools: Tools, blobs: Sequence[BlobAddress], lease: str) -> list[str]:
-    """Release each blob's lease; what could not be released, in words. Raises a fault that may pass, after all were tried."""
+    """Release each blob's lease; the failures, in words. Raises a temporary failure, after all were tried."""
     passing: BackupError | None = None
     left = []
     for blob in blobs:

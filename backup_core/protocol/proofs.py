@@ -1,7 +1,7 @@
-"""What a restore has stored of an image it makes: that it was proved equal to its restore point, or was given up.
+"""The stored end of an image that a restore makes: proved equal to its restore point, or abandoned.
 
-A proved disk is let go of and carries nothing of ours; a proved head gets another mark. A step that is delivered late, or by a
-second life of its orchestration, must not take such a blob for unfinished, nor make one anew that was given up.
+A proved disk is released and carries nothing of ours; a proved head gets another mark. A step that is delivered late, or by a
+second life of its orchestration, must not take such a blob for unfinished, nor make an abandoned one anew.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ImageEnd(Message):
-    """What became of an image. Without a proof it was given up."""
+    """The end of an image. Without a proof it was abandoned."""
 
     proof: ComparisonResult | None = None
 
@@ -31,8 +31,8 @@ END = TypeAdapter(ImageEnd)
 
 
 async def proof(tools: Tools, image: ImageCopy) -> ComparisonResult | None:
-    """What the comparison answered when the image was proved; None while it is made, and for the head of a backup, whose mark
-    says so. Raises NotOwnerError for an image that was given up.
+    """The comparison's result when the image was proved; None while it is made, and for the head of a backup, whose mark
+    says so. Raises NotOwnerError for an abandoned image.
     """
     if not image.actor.pin:
         return None
@@ -54,12 +54,12 @@ async def proved(tools: Tools, image: ImageCopy, found: ComparisonResult) -> Com
 
 
 async def give_up(tools: Tools, image: ImageCopy) -> None:
-    """From now on no step of the run makes the image, or goes on with it."""
+    """Store that the image is abandoned: no step of the run makes it any more, or continues it."""
     await tools.documents.put(_name(image), ImageEnd().model_dump_json())
 
 
 async def is_given_up(tools: Tools, disk: str, run: str) -> bool:
-    """Whether the restore has given up the head that backups were to go on from."""
+    """Whether the restore has abandoned the head that backups were to continue from."""
     name = image_end_name(disk, run, "head")
     stored = await tools.documents.get(name)
     return stored is not None and read_document(END, name, stored).proof is None

@@ -1,4 +1,4 @@
-"""Carrying out what the retention decided, point by point: marked first, then its backup snapshot goes, then its row."""
+"""Deletion of expired restore points, one by one: first the row is marked, then the backup snapshot goes, then the row."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ async def expired_points(
     tools: Tools, registration: Registration, actor: str, *, trusts_deleting: bool = True
 ) -> list[Versioned[RestorePoint]]:
     """The disk's restore points that expire by that registration, the oldest first, so that what is left after a crash is the
-    newest. Nobody has to own the disk: what the verdicts rest on only changes towards keeping the same points or newer ones.
+    newest. No ownership is needed: the facts behind the verdicts change only towards keeping the same points or newer ones.
 
-    Raises SnapshotMissingError when one of the newest points, which are to stay in place of what expires, cannot be seen on the
-    service: the night marks such points lost, and then they count no more.
+    Raises SnapshotMissingError when one of the newest points, which stay in place of the expired ones, cannot be seen on the
+    service: the night marks such points lost, and then they do not count any more.
     """
     disk = registration.disk
     rows = await all_points(tools, disk, "" if registration.retention else "deleting")
@@ -67,7 +67,7 @@ async def expired_points(
 async def delete_points(
     tools: Tools, rows: Sequence[Versioned[RestorePoint]], still: Callable[[], Awaitable[None]] = _anybody
 ) -> list[str]:
-    """Delete those restore points in that order; the ids of those that are gone."""
+    """Delete those restore points in that order; the ids of the deleted ones."""
     gone, taken = [], dict[str, SnapshotsByPoint]()
     for row in rows:
         await still()
@@ -77,7 +77,7 @@ async def delete_points(
 
 
 async def _seen(tools: Tools, points: list[RestorePoint]) -> None:
-    """Raises unless the backup snapshot of each is there."""
+    """Raise unless the backup snapshot of each exists."""
 
     async def each() -> AsyncIterator[RestorePoint]:
         for point in points:
@@ -91,7 +91,9 @@ async def _seen(tools: Tools, points: list[RestorePoint]) -> None:
 
 
 async def release_dead_pin(tools: Tools, pin: Pin, actor: str) -> bool:
-    """Delete the pin of a run that has ended, or is dead and is ended here by `actor`; False for the pin of one at work."""
+    """Delete the pin of a run that has ended, or that is abandoned and ended here by `actor`; False for the pin of a run at
+    work.
+    """
     if not await end_if_dead(tools, pin.disk, pin.run, actor):
         return False
     await tools.catalogue.unpin(pin)
@@ -111,7 +113,7 @@ async def _delete(tools: Tools, row: Versioned[RestorePoint], taken: dict[str, S
 
 
 async def _delete_twins(tools: Tools, point: RestorePoint, taken: dict[str, SnapshotsByPoint]) -> None:
-    """Delete what another delivery has taken of the same point: it would keep the whole blob, and a rebuild would find it.
+    """Delete another delivery's snapshot of the same point: it would keep the whole blob, and a rebuild would find it.
 
     A head is listed once, however many of its points expire: nobody takes a snapshot of a point that a newer one follows.
     """

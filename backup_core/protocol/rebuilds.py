@@ -1,4 +1,4 @@
-"""What is kept of rebuilds, and which of them may act."""
+"""Stored states of rebuilds, and the one that may act."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ HASH_LENGTH = 40
 
 
 async def stored_rebuild(tools: Tools, rebuild: str) -> Rebuild | None:
-    """What is kept of a rebuild. Raises RecordUnreadableError."""
+    """The stored state of a rebuild. Raises RecordUnreadableError."""
     text = await tools.documents.get(rebuild_name(rebuild))
     return read_document(REBUILD, rebuild_name(rebuild), text) if text else None
 
 
 async def store_rebuild(tools: Tools, value: Rebuild) -> None:
-    """Keep it."""
+    """Store the rebuild's state."""
     await tools.documents.put(rebuild_name(value.rebuild), REBUILD.dump_json(value).decode())
 
 
 async def at_work(tools: Tools) -> str:
-    """The rebuild that may act; empty when none was ever asked for."""
+    """The rebuild that may act; empty before the first one."""
     text = await tools.documents.get(REBUILD_AT_WORK)
     return read_document(AT_WORK, REBUILD_AT_WORK, text) if text else ""

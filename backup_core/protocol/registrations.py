@@ -1,4 +1,4 @@
-"""Registrations: read, moved to another source, and kept beside the backups."""
+"""Registrations: moved to another source, and copied beside the backups."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def moved_registration(tools: Tools, disk: str, source: str) -> Versioned[
 
 
 async def registration_moved(tools: Tools, disk: str, former: str) -> None:
-    """What follows a moved registration: the former source is free, and the copy beside the backups is the new one."""
+    """Complete the move of a registration: release the former source, and renew the copy beside the backups."""
     row = await tools.catalogue.registration(disk)
     if row is None:
         return

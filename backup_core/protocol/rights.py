@@ -1,4 +1,4 @@
-"""The right to act: whether the run that asks still owns its disk, or holds its pin, and what its writes carry."""
+"""The right to act: whether the run of a step still owns its disk, or has its pin, and the conditions of its writes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ async def registration_of(tools: Tools, disk: str) -> Registration:
 
 
 def owner_of(actor: Actor) -> Owner:
-    """The owner a run claims to be."""
+    """The owner that an actor claims to be."""
     return Owner(actor.run, actor.lease, actor.epoch)
 
 
 async def require_ownership(tools: Tools, actor: Actor) -> Versioned[Head]:
-    """The disk's head row, while the asking run owns it. Raises NotOwnerError: a late or repeated call must not act."""
+    """The disk's head row, while the actor's run owns it. Raises NotOwnerError: a late or repeated call must not act."""
     row = await tools.catalogue.head(actor.disk)
     if row is None or row.value.owner != owner_of(actor):
         holder = row.value.owner.run if row and row.value.owner else "no run"
@@ -39,7 +39,7 @@ async def require_ownership(tools: Tools, actor: Actor) -> Versioned[Head]:
 
 
 async def require_right_to_act(tools: Tools, actor: Actor) -> None:
-    """Raise NotOwnerError unless the asking run may act: it owns the disk, or, for a restore, holds the pin of its point and
+    """Raise NotOwnerError unless the actor's run owns the disk, or, for a restore, has the pin of its point and
     has not ended.
     """
     if not actor.pin:
@@ -53,10 +53,10 @@ async def require_right_to_act(tools: Tools, actor: Actor) -> None:
 
 
 def fence_of(actor: Actor) -> Fence:
-    """What the run's page writes carry."""
+    """The conditions of the run's page writes."""
     return Fence(actor.lease, actor.epoch)
 
 
 def guard_of(actor: Actor, etag: str) -> Guard:
-    """What the run's other writes to a head carry."""
+    """The conditions of the run's other writes to a head."""
     return Guard(actor.lease, etag)

@@ -1,4 +1,4 @@
-"""A run's row: written, told of, and ended."""
+"""A run's row: written, ended, and its events emitted."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ WARNINGS_MAX = 20
 
 
 async def write_run(tools: Tools, former: Versioned[Run] | None, run: Run) -> None:
-    """Insert the run's row, or replace the one it was decided on, then tell what is new in it.
+    """Insert the run's row, or replace the one it was decided on, then emit its events.
 
-    The write is conditional: of several deliveries one tells. Raises RowExistsError, RowChangedError, and tells nothing.
+    The write is conditional: one of several deliveries emits. Raises RowExistsError, RowChangedError, and emits nothing.
     """
     run = replace(run, unreported=run.ended_for_good)
     etag = await tools.catalogue.put_run(run, former.etag if former else None)
@@ -41,15 +41,15 @@ async def write_run(tools: Tools, former: Versioned[Run] | None, run: Run) -> No
 
 
 def emit_phase(tools: Tools, former: Run | None, run: Run) -> None:
-    """Tell what the row, just written, says that `former` did not."""
+    """Emit a new phase, or a new need for attention, of the row that was just written."""
     if former is None or (former.phase, attention_of(former)) != (run.phase, attention_of(run)):
         tools.journal.write(PhaseBegun.of(run))
 
 
 async def emit_run_end(tools: Tools, run: Run, etag: str) -> None:
-    """Tell of a run that has ended, unless it was told, and note that on its row, read or written at `etag`.
+    """Emit the end of a run, unless it was emitted, and note that on its row, read or written at `etag`.
 
-    What dies before the note is told again by whoever finds the row so: an alert that comes twice is better than none.
+    When the writer dies before the note, the next reader of the row emits again: two alerts are better than none.
     """
     if not run.unreported:
         return
@@ -57,7 +57,7 @@ async def emit_run_end(tools: Tools, run: Run, etag: str) -> None:
     try:
         await tools.catalogue.put_run(replace(run, unreported=False), etag)
     except RowChangedError:
-        return  # another delivery has told it too
+        return  # another delivery has emitted it too
 
 
 async def _churn(tools: Tools, run: Run) -> float | None:
@@ -67,23 +67,23 @@ async def _churn(tools: Tools, run: Run) -> float | None:
 
 
 def run_error(fault: Fault) -> RunError:
-    """The fault as a run's row keeps it."""
+    """The fault in the form of a run's row."""
     return RunError(fault.code, fault.message[:ERROR_LENGTH_MAX])
 
 
 def emit_warnings(tools: Tools, disk: str, run: str, warnings: Sequence[str]) -> None:
-    """Tell what failed although the run did what was asked."""
+    """Emit failures that came after the run's success."""
     for words in warnings:
         tools.journal.write(RunWarned(disk=disk, run=run, message=words))
 
 
 def in_one(known: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
-    """All of them once, in order."""
+    """The entries of both, each once, in order."""
     return tuple(dict.fromkeys((*known, *more)))
 
 
 async def end_row(tools: Tools, request: FinishRun | FinishRestore) -> None:
-    """Write the run's end to its row, once, and tell of it."""
+    """Write the run's end to its row, once, and emit it."""
 
     async def end() -> bool:
         row = await tools.catalogue.run(request.disk, request.run)
@@ -97,7 +97,7 @@ async def end_row(tools: Tools, request: FinishRun | FinishRestore) -> None:
 
 
 def _ended(run: Run, request: FinishRun | FinishRestore, now: datetime) -> Run:
-    """The row with its end; what a step has noted there meanwhile stays."""
+    """The row with its end; notes of steps stay."""
     restored = run.restore
     if restored and isinstance(request, FinishRestore):
         restored = replace(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 async def take_once(tools: Tools, actor: Actor, disk: Source, guard: Guard | None = None) -> str:
-    """The run's snapshot of the disk, taken now or by an earlier delivery, and recorded in the run's row: later only that row
+    """The run's snapshot of the disk, taken by this or an earlier delivery, and recorded in the run's row: later only that row
     tells it from one that inherited its metadata.
     """
     if known := await recorded(tools, actor):
@@ -32,7 +32,7 @@ async def take_once(tools: Tools, actor: Actor, disk: Source, guard: Guard | Non
     fresh = []
     if not await _oldest(tools, site, actor.run):
         fresh = [await tools.blobs.snapshot(disk, source_snapshot_metadata(site, actor.disk, actor.run), guard)]
-    # Two deliveries at once may both have taken one: both go on with the older, and so does every later delivery. Younger ones
+    # Two deliveries at once may both have taken one: both use the older, and so does every later delivery. Younger ones
     # are not recorded but by who took them: somebody may have copied the oldest onto the disk, and snapshots inherit.
     taken = await _oldest(tools, site, actor.run)
     if not taken:
@@ -48,7 +48,7 @@ async def _oldest(tools: Tools, site: Site, run: str) -> list[str]:
 
 
 async def recorded(tools: Tools, actor: Actor) -> Sequence[str]:
-    """The snapshots of a disk that the run's row says it took."""
+    """The snapshots of a disk that the run's row records."""
     row = await tools.catalogue.run(actor.disk, actor.run)
     return row.value.source_snapshots if row else ()
 

@@ -1,4 +1,4 @@
-"""Rebuilding the catalogue from the blobs: lost rows come back as they were, rows without a blob are marked lost."""
+"""The rebuild of the catalogue from the blobs: lost rows are restored as they were, rows without a blob are marked lost."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Survey:
-    """What is to be done for one disk; nothing when all its parts are empty."""
+    """The corrections for one disk; none when all its parts are empty."""
 
     disk: str
     busy: str = ""
-    """The run at work on the disk: its rows are left alone."""
+    """The run at work on the disk, whose rows are not changed."""
     unreadable: str = ""
-    """Why the disk's rows or documents cannot be read: they are left alone."""
+    """Why the disk's rows or documents cannot be read, and are not changed."""
     adopted: tuple[RestorePoint, ...] = ()
     changed: tuple[Versioned[RestorePoint], ...] = ()
     quarantined: tuple[tuple[Place, str], ...] = ()
@@ -45,9 +45,9 @@ class Survey:
     head_differs: bool = False
     head_etag: str | None = None
     registration: Registration | None = None
-    """The registration to bring back."""
+    """The registration to restore."""
     claim: str = ""
-    """The source whose claim is to be brought back."""
+    """The source whose claim is to be restored."""
     floor: str = ""
     """The oldest source snapshot of the points that were looked at, when older ones are left for another part."""
 
@@ -118,7 +118,7 @@ async def carry_out(tools: Tools, found: Survey) -> None:
         await tools.catalogue.claim_source(found.claim, found.disk)
     if found.head is None:
         return
-    # The newest first: the head row, written each time, must not name a point that is not there yet.
+    # The newest first: the head row, written each time, must not name a point that does not exist yet.
     adopted, changed, etag = list(reversed(found.adopted)), list(found.changed), found.head_etag
     while True:
         insert, adopted = adopted[:ROWS_PER_COMMIT], adopted[ROWS_PER_COMMIT:]
@@ -232,7 +232,7 @@ async def _registration(tools: Tools, disk: str, points: list[RestorePoint]) -> 
                 "disk anew"
             )
             raise RecordUnreadableError(message)
-        # Somebody else may have written it: what no call could register is brought back to be looked at, not to be backed up.
+        # Somebody else may have written it: a source that no call could register is restored for a person to see, unprotected.
         holder = await tools.catalogue.source_holder(registration.source)
         return (
             registration

@@ -1,4 +1,4 @@
-"""What every activity is handed: the ports, and the bounds of its work."""
+"""The tools of every activity: the ports, and the bounds of its work."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Custody:
-    """Where an app with custody of the backups keeps its records, and what it never does."""
+    """The records of an app with custody of the backups, and the limits of what it deletes."""
 
     documents: Documents
     limits: CustodyLimits
@@ -42,11 +42,11 @@ class Limits:
     gap_ratio: float = GAP_RATIO
     """Unchanged bytes copied along to save requests, for each changed byte, at most."""
     gaps_min: int = 64
-    """A diff must have so many gaps worth copying along: finding out which may be takes some requests too."""
+    """Gaps worth copying along that a diff must have: the check of each takes some requests too."""
     in_flight: int = 16
     """Requests at a time towards one head: 15 times 4 MiB/s is a page blob's limit, at about a second each."""
     wave_requests: int = 64
-    """Requests that may be ahead of a shard's stored cursor: what a crash inside the shard repeats at most."""
+    """Requests that may be ahead of a shard's stored cursor: a crash inside the shard repeats at most as many."""
     shard_seconds: float = STEP_SECONDS_USUAL
     """A shard returns where to resume after this long."""
     window_bytes: int = 64 * GIB
@@ -56,7 +56,7 @@ class Limits:
     batch_reads: int = 256
     """Pieces a full verification compares between two looks at the clock: a GiB of 4 MiB each."""
     samples: Samples = field(default_factory=Samples)
-    """What a sampled verification reads."""
+    """The samples of a sampled verification."""
     verify_seconds: float = STEP_SECONDS_USUAL
     """A verification returns where to resume after this long."""
     plan_seconds: float = 20.0
@@ -66,7 +66,7 @@ class Limits:
     sweeps_max: int = 200
     """Leftovers one call of the housekeeping removes at most."""
     sweep_age_seconds: float = 24 * 3600.0
-    """How long a leftover is kept after its run is over."""
+    """How long a leftover is kept after its run has ended."""
     fleet_disks_max: int = ACTIVE_DISKS_MAX
     """Backups one orchestration starts."""
     cleanup_disks_max: int = 100
@@ -96,7 +96,7 @@ class Tools:
     account_ids: Mapping[str, str] = field(default_factory=dict)
     """Resource ids of source accounts by their blob endpoint: Azure imports a VHD only when it is told its account's."""
     custody: Custody | None = None
-    """Set in an app that alone deletes backups: what that one remembers where no other can write, and its limits."""
+    """Set in an app that alone deletes backups: its records, where no other app can write, and its limits."""
     disk_groups: tuple[str, ...] = ()
     """Resource groups, lower case, whose managed disks may be protected: an allow-list."""
     snapshot_group: str = ""
@@ -138,7 +138,7 @@ class Tools:
         return Site(self.deployment, blob)
 
     def image(self, place: str) -> Source:
-        """What an image is of: a disk named by its URL or resource id, or a backup blob by its name."""
+        """The source of an image: a disk named by its URL or resource id, or a backup blob by its name."""
         return self.source(place) if "://" in place or is_resource_id(place) else self.head(place)
 
     def destination(self, place: str) -> BlobAddress:

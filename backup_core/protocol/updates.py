@@ -1,4 +1,6 @@
-"""Optimistic updates: a row is read, decided on, and written under the version it was read at, until nobody was faster."""
+"""Optimistic updates: a row is read, decided on, and written under the version it was read at, until no other writer was
+faster.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,12 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 ATTEMPTS_MAX = 5
-"""Times a lost race for a row is tried again before the fault is left to the orchestrator's retry."""
+"""Retries after a lost race for a row, before the failure is left to the orchestrator's retry."""
 
 
 async def updated(attempt: Callable[[], Awaitable[Result | None]], row: str, meanwhile: str) -> Result:
-    """What `attempt` answers, which reads the row, decides and writes. It is called again while somebody else was faster, or
-    while it answers None, which asks for another look at the row.
+    """The answer of `attempt`, which reads the row, decides and writes. It is called again while another writer was faster, or
+    while it answers None, which requests another read of the row.
 
     Raises RowChangedError after ATTEMPTS_MAX lost races, naming the `row` and what was done `meanwhile`.
     """

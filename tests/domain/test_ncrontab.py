@@ -139,8 +139,8 @@ def test_six_fields_are_expected(found):
 @pytest.mark.parametrize(
     ("expression", "told"),
     [
-        ("0 0 2 * * FRI-MON", "weekday 'FRI-MON' runs backwards: the host turns it round, into Monday to Friday"),
-        ("0 0 22-2 * * *", "hour '22-2' runs backwards: the host turns it round, into 2 to 22"),
+        ("0 0 2 * * FRI-MON", "weekday 'FRI-MON' runs backwards: the host reverses it, into Monday to Friday"),
+        ("0 0 22-2 * * *", "hour '22-2' runs backwards: the host reverses it, into 2 to 22"),
         ("0 0 2 * NOV-MAR/2 *", "into March to November"),
         ("*/0 0 2 * * *", "second '*/0' has a step of 0: the host takes it for 1, every value from 0 to 59"),
         ("0 5-9/-3 2 * * *", "minute '5-9/-3' has a step of -3: the host takes it for 1, every value from 5 to 9"),
