@@ -1,4 +1,4 @@
-"""Beginning and ending a run: who owns the disk, under which epoch, and what is to be done."""
+"""The begin and the end of a backup: the ownership, its epoch, and the kind of backup."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 async def begin_backup(tools: Tools, request: BeginBackup) -> BeginBackupResult:
-    """Make the run the disk's owner and say what to do.
+    """Make the run the disk's owner; the kind of backup to make.
 
     Repeated with the same lease it answers the same. It refuses a run that has ended, and a second instance of a running
     one, and changes nothing for them.
@@ -54,7 +54,7 @@ async def begin_backup(tools: Tools, request: BeginBackup) -> BeginBackupResult:
     if not await _own_row(tools, request):
         return BeginBackupResult(state="ended", why=f"run {request.run} has ended or was begun by another orchestration")
     if registration.unprotected:
-        # After its row is there: each window is to be seen as failed, not only in the portal.
+        # After its row was written: each window must be seen as failed, not only in the portal.
         message = f"disk {request.disk}: {registration.unprotected}"
         raise NotProtectedError(message)
     taken = await take_ownership(tools, request.disk, request.run, request.lease)
@@ -66,7 +66,7 @@ async def begin_backup(tools: Tools, request: BeginBackup) -> BeginBackupResult:
 
 
 async def _own_row(tools: Tools, request: BeginBackup) -> bool:
-    """Make the run's row say Running; False when the run has ended already, or its window is another run's."""
+    """Set the run's row to Running; False when the run has ended already, or its window is another run's."""
     row = await tools.catalogue.run(request.disk, request.run)
     if row is None:
         now = await tools.catalogue.now()
@@ -128,7 +128,7 @@ async def _go(tools: Tools, request: BeginBackup, registration: Registration, ro
         before = await hold_lease(tools, request.disk, head.owner, blob)
         found = await _look(tools, head, registration, before)
         mark, leased_head = found.mark, head.head if before else ""
-        # A head that a stranger has raised cannot be fenced, and is not built upon. One that is being compared stays shut.
+        # A head that a stranger has raised cannot be fenced, and is no base. One that is being compared stays closed.
         if before is not None:
             etag = await fence_off(tools, blob, epoch, request.lease) if before.sequence_number <= epoch else before.etag
     decision = decide(head, registration.source, found, full_requested=request.full)
@@ -162,8 +162,8 @@ def _is_own(mark: HeadMark | None, owner: Owner) -> bool:
 
 
 async def _going_on(tools: Tools, request: BeginBackup, begun: BeginBackupResult, mark: HeadMark | None) -> BeginBackupResult:
-    """The same way again that the run's earlier life has gone: each step finds what it has done. `mark` is what it is doing
-    with the head in its present epoch, if anything; the target that it finished before is a restore point of its own.
+    """The decision of the run's earlier life once more: each step finds its own work done. `mark` is the work in progress
+    on the head in its present epoch, if any; the target that it finished before is a restore point of its own.
     """
     if mark is not None:
         row = await tools.catalogue.run(request.disk, request.run)
@@ -214,7 +214,7 @@ async def _exists(tools: Tools, blob: Source, snapshot: str) -> bool:
 
 
 async def _unchanged(tools: Tools, head: Head, mark: HeadMark | None, before: BlobProperties) -> bool:
-    """Whether nobody but this app's runs changed the head since the last restore point.
+    """Whether only this app's runs have changed the head since the last restore point.
 
     Same version as recorded; or, for a dirty head and after a crash between a write and its record: every page changed since
     the backup snapshot is one that the recorded target changes. Those are written again; any other would be kept.
@@ -256,10 +256,10 @@ async def begin_new_generation(tools: Tools, request: BeginNewGeneration) -> Beg
 
 
 async def raise_epoch(tools: Tools, request: RaiseEpoch) -> RaiseEpochResult:
-    """Give the run its next epoch, in the head row and on the head: what it sent under the former one is refused from now on.
+    """Give the run its next epoch, in the head row and on the head; requests under the former epoch are refused from now on.
 
-    A run that finished an interrupted target goes on with a fresh one on the same head. A put of the first transfer that is
-    still under way would write old bytes into the second. Repeated, it answers the same.
+    A run that finished an interrupted target continues with a fresh one on the same head. A put of the first transfer that is
+    still in flight would write old bytes into the second. Repeated, it answers the same.
     """
     following = Owner(request.actor.run, request.actor.lease, request.actor.epoch + 1)
     try:

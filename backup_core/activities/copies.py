@@ -1,4 +1,4 @@
-"""A whole image as one Copy Blob of the service: start it, look at it, end it, and take its result over as the run's own."""
+"""A whole image as one Copy Blob of the service: started, polled, aborted, and its result taken over as the run's own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 PROVED = "proved"
-"""Stands for the copy of an image that is complete and proved: nobody asks the service for it any more."""
+"""Stands for the copy of an image that is complete and proved; the service is not asked for it any more."""
 
 
 async def start_copy(tools: Tools, image: ImageCopy) -> StartCopyResult:
@@ -43,7 +43,7 @@ async def start_copy(tools: Tools, image: ImageCopy) -> StartCopyResult:
 
 
 async def check_copy(tools: Tools, request: CopyRef) -> CheckCopyResult:
-    """How far the copy is. Another copy than the one asked for counts as failed."""
+    """The progress of the copy. Another copy than the requested one counts as failed."""
     await require_right_to_act(tools, request.image.actor)
     if await proof(tools, request.image):
         return CheckCopyResult(status="success", done=request.image.size, total=request.image.size)
@@ -72,13 +72,13 @@ async def take_over_copy(tools: Tools, request: CopyRef) -> OpenResult:
     found = await _own_complete_copy(tools, request, destination)
     await hold_own(tools, destination, image.actor)
     if found.sequence_number not in _numbers(request):
-        # The copy took over the source's, which may be anything. Nobody else writes here.
+        # The copy took over the source's number, which may be any. No other writer is here.
         await tools.blobs.set_sequence_number(destination, image.actor.epoch, Guard(image.actor.lease, found.etag))
     return OpenResult(etag=(await _own_complete_copy(tools, request, destination, _numbers(request))).etag)
 
 
 def _numbers(request: CopyRef) -> tuple[int, int]:
-    """Sequence numbers of a copy that was taken over: the epoch, or the next one, by which it is shut for its comparison."""
+    """Sequence numbers of a copy that was taken over: the epoch, or the next one, which closes it for its comparison."""
     return request.image.actor.epoch, request.image.actor.epoch + 1
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 async def list_backed_up_disks(tools: Tools, request: DiskPage) -> DiskPageResult:
-    """The next slice of disks after `request.after`: registered ones, and those that only have backups any more."""
+    """The next slice of disks after `request.after`: registered ones, and those of which only backups are left."""
     found = {disk for disk in await tools.catalogue.disks() if disk > request.after}
     async for folder in tools.blobs.folders(tools.backup_account, tools.heads_container):
         if is_disk_id(folder) and folder > request.after:
@@ -30,7 +30,7 @@ async def list_backed_up_disks(tools: Tools, request: DiskPage) -> DiskPageResul
 
 
 async def clean_up_disk(tools: Tools, request: CleanUpDisk) -> CleanupResult:
-    """Remove the disk's leftovers, a bounded number per call. A repeat finds less, and at last nothing.
+    """Remove the disk's leftovers, a bounded number per call. A repeat finds fewer, and at last none.
 
     Each duty stands alone. Raises CleanupError, which names those that failed, after all were tried.
     """
@@ -43,7 +43,7 @@ async def clean_up_disk(tools: Tools, request: CleanUpDisk) -> CleanupResult:
     for words in failed + kept:
         tools.journal.write(RunWarned(disk=request.disk, run=request.actor, message=shortened(words)))
     if failed:
-        message = f"disk {request.disk}: {named(failed)}; the other duties were done; what is left is tried again tomorrow"
+        message = f"disk {request.disk}: {named(failed)}; the other duties were done; the rest is tried again tomorrow"
         raise CleanupError(message)
     return done
 

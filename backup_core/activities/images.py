@@ -1,7 +1,7 @@
-"""A restore point as a blob again: a new disk for a machine, or a new head for the backups to go on from.
+"""The blob of a restored point: a new disk for a machine, or a new head for the next backups.
 
-What is made here is this run's alone until it is complete: created where nothing is, leased, marked, and closed to everything
-the copying may still send before it is compared.
+It is this run's alone until it is complete: created where nothing is, leased, marked, and closed to all requests
+of the copying that are still in flight, before it is compared.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 async def open_image(tools: Tools, image: ImageCopy) -> OpenResult:
-    """Make the blob where nothing is; one that is proved already is not touched. Raises BlobExistsError and changes nothing
+    """Create the blob where nothing is; one that is proved already is not touched. Raises BlobExistsError and changes nothing
     where something else is.
     """
     await require_right_to_act(tools, image.actor)
@@ -58,7 +58,7 @@ async def open_image(tools: Tools, image: ImageCopy) -> OpenResult:
 
 
 async def seal_image(tools: Tools, request: SealImage) -> SealResult:
-    """Snapshot the proved disk, take the run's mark from it, and let go of it, so that a machine can take its own lease.
+    """Snapshot the proved disk, remove the run's mark, and release the lease, so that a machine can take its own.
 
     Each part is found done on a repeat. Raises BlobChangedError when it is not the version that was proved.
     """
@@ -71,7 +71,7 @@ async def seal_image(tools: Tools, request: SealImage) -> SealResult:
         except (BlobChangedError, FencedError):
             if await _is_marked(tools, blob, image.actor.run):
                 raise
-            # Another delivery was faster, and has let go of it.
+            # Another delivery was faster, and has released it.
     taken = await recorded(tools, image.actor) if request.snapshots else ()
     if request.snapshots and not taken:
         message = f"{blob}: it does not carry the mark of restore {image.actor.run}, nor a snapshot of its; it is left alone"
@@ -93,7 +93,7 @@ async def _snapshot_and_unmark(tools: Tools, request: SealImage, blob: BlobAddre
 
 
 async def discard_image(tools: Tools, request: DiscardImage) -> DiscardResult:
-    """Remove the unfinished blob, if it is certainly this run's own and nobody else holds it; otherwise say what is left. With
+    """Remove the unfinished blob, if it is certainly this run's own and not leased by others; otherwise the reason. With
     an adopted head the run's ownership of the disk goes.
     """
     image = request.image

@@ -1,4 +1,4 @@
-"""Giving a machine its restored disk, one move at a time, each decided anew from what the machine has then."""
+"""Steps that give a machine its restored disk, one move at a time, each decided anew from the machine's present disk."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 CHANGE = TypeAdapter(Change)
 EMPTY = "{}"
-"""A document that says all by being there."""
+"""The content of a document whose existence is the message."""
 
 
 async def import_disk(tools: Tools, request: ImportDisk) -> ImportResult:
-    """Make the managed disk, or look how far it is. Done is what was read back, never what a change answered. Raises
+    """Create the managed disk, or poll its creation. Only what was read back counts, never the answer to a change. Raises
     MachineRefusedError where a disk of that name is not this run's, and AccountIdMissingError.
     """
     await require_right_to_act(tools, request.actor)
@@ -48,7 +48,7 @@ async def import_disk(tools: Tools, request: ImportDisk) -> ImportResult:
         try:
             await tools.machines.import_disk(wanted, account, location)
         except (MachineRefusedError, MachineChangedError) as error:
-            # It may be refused for the disk that a request of this run has made whose answer was lost.
+            # The refusal may be for this run's own disk: an earlier request made it, and its answer was lost.
             refused = error
         found = await tools.machines.managed_disk(request.disk)
         if refused and (found is None or found.state == "Failed"):
@@ -79,7 +79,7 @@ async def _wanted(tools: Tools, request: ImportDisk) -> tuple[ManagedDisk, str]:
 
 
 async def store_change(tools: Tools, request: StoreChange) -> StoreChangeResult:
-    """Store what the machine has and what it is to get, and note in the head row that a change is under way. Nothing of the
+    """Store the machine's present and its future disk, and note in the head row that a change is in progress. Nothing of the
     machine is changed here. Raises SlotTakenError when the machine does not use the disk that is restored.
     """
     row = await require_ownership(tools, request.actor)
@@ -102,7 +102,7 @@ async def store_change(tools: Tools, request: StoreChange) -> StoreChangeResult:
 
 
 def _require_asked(request: StoreChange, name: str, change: Change) -> None:
-    """Raise RecordAlteredError unless the stored change is the one that is asked for: it may have been there before."""
+    """Raise RecordAlteredError unless the stored change is the requested one: it may have existed before."""
     slot, target = Slot(request.slot.vm, request.slot.lun), request.managed_disk or request.target
     wanted = (request.actor.disk, request.actor.run, slot, request.target, target, request.stop_vm or slot.lun is None)
     found = (change.disk, change.run, change.slot, change.target, change.new.source, change.deallocates)
@@ -128,10 +128,10 @@ async def stored_change(tools: Tools, request: ChangeRef, *, compares: bool) -> 
 
 
 async def move_machine(tools: Tools, request: MoveMachine) -> MoveResult:
-    """Look at the machine and make the next move towards the goal. The goal counts as reached only as read back by a call that
+    """Read the machine and make the next move towards the goal. The goal counts as reached only when read back by a call that
     had nothing to do. Raises SlotTakenError when somebody else put a third disk there.
 
-    A change that is closed is not taken up again, nor a way forward that this run has turned back from: such a call only looks,
+    A closed change is not resumed, nor a change that this run has begun to undo: such a call only reads the machine,
     and raises NotOwnerError unless the machine has the goal.
     """
     change, machine, closed = await _looked_at(tools, request)
@@ -155,21 +155,21 @@ async def move_machine(tools: Tools, request: MoveMachine) -> MoveResult:
 
 
 def _seen(change: Change, machine: Machine, *, done: bool, move: Move = "none") -> MoveResult:
-    """What the machine was read to have."""
+    """The machine's disk, as it was read."""
     held = machine.at(change.slot.lun)
     source = held.source if held else ""
     return MoveResult(done=done, move=move, holds=holds(change, machine), power=machine.power, source=source)
 
 
 async def inspect_machine(tools: Tools, request: MoveMachine) -> MoveResult:
-    """What the machine has now; nothing is changed. `done` is whether its last change succeeded and it has the goal."""
+    """The machine's present disk; nothing is changed. `done` is whether its last change succeeded and it has the goal."""
     change, machine, _ = await _looked_at(tools, request)
     return _seen(change, machine, done=holds(change, machine) == request.goal and machine.state == "Succeeded")
 
 
 async def fence_machine(tools: Tools, request: MoveMachine) -> MoveResult:
-    """Write what the machine has there once more, which gives it another version: a move that was decided before, and is still
-    in flight somewhere, is refused from now on. What the machine had is answered. Nothing is written once the change is closed.
+    """Write the machine's present disk once more, which gives it another version: a move that was decided before, and is still
+    in flight, is refused from now on. Answers the disk that was written. Nothing is written once the change is closed.
     """
     change, machine, closed = await _looked_at(tools, request)
     present = machine.at(change.slot.lun)
@@ -183,8 +183,8 @@ async def fence_machine(tools: Tools, request: MoveMachine) -> MoveResult:
 async def _looked_at(tools: Tools, request: MoveMachine) -> tuple[Change, Machine, bool]:
     """The stored change, its machine, and whether the change is closed. Raises NotOwnerError unless the run owns the disk.
 
-    The machine is looked at first: whoever owns the disk after that writes the machine before anything else, and so what is
-    decided on this look is refused. The other way round a late delivery could be the owner, wait, and see the later state.
+    The machine is read first: the next owner of the disk writes the machine before anything else, and so a move that is
+    decided on this state is refused. In the other order a late delivery could be the owner, wait, and see the later state.
     """
     change = await stored_change(tools, request, compares=request.goal == "new")
     machine = await tools.machines.machine(tools.slot(change.slot.vm, change.slot.lun).vm)
@@ -199,10 +199,11 @@ def _closed_words(request: MoveMachine) -> str:
 
 
 async def _turned_back(tools: Tools, request: MoveMachine) -> bool:
-    """Whether this owner of the disk has turned back, and the call still wants to go forward; notes it when it turns back.
+    """Whether this owner of the disk undoes the change, and the call still wants the new disk; stores it when the owner turns
+    back.
 
-    Asked after the machine was looked at: who turns back writes the machine later than it notes that, so that a move which
-    was decided on an older look is refused.
+    Called after the machine was read: an owner that turns back stores that before it writes the machine, so that a move which
+    was decided on an older state is refused.
     """
     name = turned_name(request.change, request.actor.epoch)
     if request.goal == "old":

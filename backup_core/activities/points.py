@@ -1,4 +1,4 @@
-"""Making a verified pair visible: the only writer of restore points."""
+"""The commit of a verified pair: the only writer of restore points."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def older_than_the_pair(point: RestorePoint, head: Head) -> bool:
 
 def _advanced(request: CommitPoint, point: RestorePoint, head: Head) -> Head:
     return replace(
-        # A restore's point ends the change of its machine in the same moment.
+        # A restore's point ends the change of its machine in the same transaction.
         head.settled() if request.moves_from else head,
         source=point.source,
         generation=point.generation,

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 async def report_progress(tools: Tools, report: ReportProgress) -> ReportResult:
-    """Write the run's progress to its row, which is also its heartbeat. Percent and phase never go back.
+    """Write the run's progress to its row, which is also its heartbeat. Percent and phase never decrease.
 
-    A life of the run's work that is behind where an earlier one came does not hear of a cancel until it is there too.
+    A second life of the run's work gets no request to cancel until it has come as far as the earlier one.
     """
     await require_right_to_act(tools, report.actor)
 
@@ -44,7 +44,7 @@ async def report_progress(tools: Tools, report: ReportProgress) -> ReportResult:
 
 
 def _progressed(run: Run, report: ReportProgress) -> Run:
-    """The row with what the report tells; numbers only grow."""
+    """The row with the report's progress; numbers only grow."""
     return replace(
         run,
         phase=run.phase if is_behind(run.phase, run.percent, report.phase) else report.phase,

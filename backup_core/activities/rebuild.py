@@ -1,4 +1,4 @@
-"""The rebuild as an operation: one at a time, followed and canceled by its documents; a repeat finds done what is done."""
+"""Steps of a rebuild: one rebuild at a time, followed and canceled by its documents; a repeat finds its work done."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 async def _owned(tools: Tools, rebuild: str) -> Rebuild:
-    """What is kept of it, while it may act. Raises NotOwnerError."""
+    """The rebuild's stored state, while it may act. Raises NotOwnerError."""
     known = await stored_rebuild(tools, rebuild)
     if known is None or known.state != "Running" or await at_work(tools) != rebuild:
         message = f"{rebuild} has ended, or another rebuild has taken its place; nothing was done"
@@ -34,7 +34,7 @@ async def _owned(tools: Tools, rebuild: str) -> Rebuild:
 
 
 async def list_rebuild_disks(tools: Tools, request: RebuildPage) -> RebuildPageResult:
-    """The next slice of disks after `request.after`: registered ones, and those that only have backups any more."""
+    """The next slice of disks after `request.after`: registered ones, and those of which only backups are left."""
     await _owned(tools, request.rebuild)
     later = await disks_to_survey(tools, request.after)
     slice_ = later[: tools.limits.cleanup_disks_max]
@@ -42,8 +42,8 @@ async def list_rebuild_disks(tools: Tools, request: RebuildPage) -> RebuildPageR
 
 
 async def rebuild_disk(tools: Tools, request: RebuildDisk) -> RebuildDiskResult:
-    """Compare a part of a disk, and unless it is a dry run bring its rows back: exactly what the dry run has shown, or less,
-    where that is done already. What is found is stored; a repeat answers that.
+    """Compare a part of a disk, and unless it is a dry run restore its rows: exactly as the dry run has shown, or fewer,
+    where that is done already. The findings are stored; a repeat answers them.
     """
     await _owned(tools, request.rebuild)
     name = rebuilt_name(request.rebuild, request.disk, request.part)
@@ -79,13 +79,13 @@ async def _carried_out(tools: Tools, request: RebuildDisk) -> Found:
     try:
         await carry_out(tools, there)
     except RowExistsError as error:
-        # Another delivery was faster: asked again, it finds that done.
+        # Another delivery was faster: the repeat finds its work done.
         raise RowChangedError(str(error)) from error
     return planned if planned.state == "different" else found
 
 
 def _shown(found: Survey, *, first: bool = True) -> Found:
-    """What a survey found, by names; the head row counts with a disk's first part."""
+    """The findings of a survey, by names; the head row counts with a disk's first part."""
     different = (
         found.adopted or found.changed or found.quarantined or (found.head and first) or found.registration or found.claim
     )
@@ -105,7 +105,7 @@ def _shown(found: Survey, *, first: bool = True) -> Found:
 
 
 async def report_rebuild(tools: Tools, request: RebuildReport) -> RebuildReportResult:
-    """A sign of life, and how far it is; whether it goes on."""
+    """Store the progress, which is the heartbeat; whether the rebuild continues."""
     try:
         known = await _owned(tools, request.rebuild)
     except NotOwnerError:
@@ -117,7 +117,7 @@ async def report_rebuild(tools: Tools, request: RebuildReport) -> RebuildReportR
 
 
 async def finish_rebuild(tools: Tools, request: FinishRebuild) -> Nothing:
-    """Keep its end. One that has ended stays as it is."""
+    """Store the rebuild's end. One that has ended stays as it is."""
     known = await stored_rebuild(tools, request.rebuild)
     if known and known.state == "Running":
         succeeded = request.state == "Succeeded" and not known.plan
@@ -128,7 +128,7 @@ async def finish_rebuild(tools: Tools, request: FinishRebuild) -> Nothing:
 
 
 async def clean_up_rebuilds(tools: Tools, request: CleanUpRebuilds) -> RebuildCleanupResult:
-    """Remove what rebuilds kept that many days ago, a bounded number per call: none is at work for so long."""
+    """Remove documents of rebuilds of so many days ago, a bounded number per call: no rebuild is at work for so long."""
     oldest, gone = await tools.catalogue.now() - timedelta(days=request.run_days), 0
     async for one in tools.documents.listed(REBUILDS):
         if gone == tools.limits.sweeps_max:

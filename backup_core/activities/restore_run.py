@@ -1,4 +1,4 @@
-"""Beginning and ending a restore: the pin that keeps its point, the disk's ownership when it needs it, the head it adopts."""
+"""The begin and the end of a restore: the pin of its point, the ownership of the disk, the head that it adopts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 async def begin_restore(tools: Tools, request: BeginRestore) -> BeginRestoreResult:
-    """Make the run's row say Running and pin its point: from now on no retention deletes it while the run lives.
+    """Set the run's row to Running and pin its point: no retention deletes it while the run lives.
 
     Repeated with the same lease it answers the same. Raises PointUnavailableError when the point cannot be restored any more.
     """
@@ -61,7 +61,7 @@ async def begin_restore(tools: Tools, request: BeginRestore) -> BeginRestoreResu
             await write_run(tools, row, running)
         return await _pinned(tools, row.value, wanted, mine)
 
-    # Faster may be a retention, a cancel or another delivery.
+    # A retention, a cancel or another delivery may be faster.
     return await updated(begin, f"disk {request.disk}: its rows", f"restore {request.run} began")
 
 
@@ -70,7 +70,7 @@ async def _pinned(tools: Tools, run: Run, wanted: Restoring, pin: Pin) -> BeginR
     try:
         await require_described(tools, found.value)
     except SnapshotMissingError:
-        # Retention may have been faster: then that is why.
+        # Retention may have been faster: then the point's state is the reason.
         await _available(tools, run, wanted)
         raise
     await tools.catalogue.pin(pin, found)
@@ -108,9 +108,9 @@ async def _available(tools: Tools, run: Run, wanted: Restoring) -> Versioned[Res
 
 
 async def own_disk(tools: Tools, request: OwnDisk) -> OwnDiskResult:
-    """Make the restore the disk's owner, unless another run is at work: then who that is. Repeated it answers the same.
+    """Make the restore the disk's owner; or the id of the run that is at work on it. Repeated it answers the same.
 
-    The present head is leased and shut to older writers, as by every run that owns the disk.
+    The present head is leased and fenced against older writers, as by every run that owns the disk.
     """
     run = await tools.catalogue.run(request.disk, request.run)
     if run is None or run.value.ended_for_good:
@@ -129,13 +129,13 @@ async def own_disk(tools: Tools, request: OwnDisk) -> OwnDiskResult:
 
 
 async def _owned(tools: Tools, request: OwnDisk, row: Versioned[Head]) -> OwnDiskResult:
-    """What the restore finds on the disk it owns: its head, leased and fenced, or the change of a machine to be completed."""
+    """The state of the disk that the restore owns: its head, leased and fenced, or the change of a machine to be completed."""
     head = row.value
     assert head.owner is not None
     epoch, leased_head = head.owner.epoch, ""
     registration = await tools.catalogue.registration(request.disk)
     source = registration.value.source if registration else ""
-    # The restore's own change is under way, not left by somebody: unless it owns the disk anew, because its delivery died.
+    # The change in progress is the restore's own, unless it owns the disk anew because its delivery died.
     if head.repoint and (request.supersedes or head.repoint != repoint_name(request.disk, request.run)):
         return OwnDiskResult(
             state="unsettled", epoch=epoch, source=source, repoint=head.repoint, repoint_digest=head.repoint_digest
@@ -143,7 +143,7 @@ async def _owned(tools: Tools, request: OwnDisk, row: Versioned[Head]) -> OwnDis
     if head.head:
         before = await hold_lease(tools, request.disk, head.owner, tools.head(head.head))
         leased_head = head.head if before else ""
-        # A number above the epoch was set by a stranger: no run builds on that head any more.
+        # A number above the epoch was set by a stranger: the head is no base for any run.
         if before and before.sequence_number <= epoch:
             await fence_off(tools, tools.head(head.head), epoch, request.lease)
     mine = repoint_name(request.disk, request.run)
@@ -152,7 +152,7 @@ async def _owned(tools: Tools, request: OwnDisk, row: Versioned[Head]) -> OwnDis
 
 
 async def record_failure(tools: Tools, request: RecordFailure) -> Nothing:
-    """Write the fault to the run's row: what goes on beside it ends at its next report."""
+    """Write the fault to the run's row: the other part of the run ends at its next report."""
     await require_right_to_act(tools, request.actor)
 
     async def record() -> Nothing:
@@ -188,7 +188,7 @@ async def adopt_head(tools: Tools, request: AdoptHead) -> OpenResult:
 
 
 async def finish_restore(tools: Tools, request: FinishRestore) -> Nothing:
-    """End the run's row, then let go of everything it held. Repeats change nothing."""
+    """End the run's row, then release its leases, its pin and the disk. Repeats change nothing."""
     await end_row(tools, request)
     row = await tools.catalogue.run(request.disk, request.run)
     # What is outside the allow-list was never leased: the restore failed for it.

@@ -1,4 +1,4 @@
-"""Deleting the restore points that the retention lets expire."""
+"""The deletion of expired restore points."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 async def prune_points(tools: Tools, request: PrunePoints) -> PruneResult:
     """Delete the disk's expired restore points, at most a few per call; `more` when some are left.
 
-    A point that somebody begins to use at the same moment is left alone: using and deleting compete for its row's version.
+    A point that a run begins to use at the same moment is kept: use and deletion compete for its row's version.
     """
     await require_ownership(tools, request.actor)
     registration = await registration_of(tools, request.actor.disk)
@@ -33,7 +33,7 @@ async def prune_points(tools: Tools, request: PrunePoints) -> PruneResult:
 
 
 async def _record_expired(tools: Tools, request: PrunePoints, gone: list[str]) -> None:
-    """Add what is gone to the run's row: of two deliveries each deletes a part, and only one is heard."""
+    """Add the deleted points to the run's row: of two deliveries each deletes a part, and only one's answer is used."""
 
     async def record() -> bool:
         row = await tools.catalogue.run(request.actor.disk, request.actor.run)

@@ -123,13 +123,13 @@ ACTIVITIES: dict[str, Callable[[Tools, Any], Awaitable[Message]]] = {
 
 
 class Stores(Protocol):
-    """Where the app keeps its own things."""
+    """The app's own stores."""
 
     async def ready(self) -> None:
-        """Have table and containers, once."""
+        """Create table and containers where they are missing, once."""
 
     async def repair(self) -> bool:
-        """Make again what is missing; whether anything was."""
+        """Create missing stores again; whether any was missing."""
 
 
 class _AlwaysThere:

@@ -77,7 +77,7 @@ async def take_backup_snapshot(tools: Tools, request: TakeBackupSnapshot) -> Bac
     first = await tools.documents.put_if_absent(taking, EMPTY)
     taken = []
     if not first:
-        # Before the listing: the first delivery looks for it after it has taken its own.
+        # Before the listing: the first delivery reads it after it has taken its own.
         await tools.documents.put_if_absent(again, EMPTY)
         taken = await _own_backup_snapshots(tools, blob, mark)
     if not taken:
@@ -85,7 +85,7 @@ async def take_backup_snapshot(tools: Tools, request: TakeBackupSnapshot) -> Bac
         new = await tools.blobs.snapshot(blob, to_point_metadata(point, site), guard_of(transfer.actor, request.etag))
         if first and await tools.documents.get(again) is None:
             return BackupSnapshotResult(snapshot=new)
-        # Two deliveries at once may both have taken one: both go on with the older, and so does a rebuild.
+        # Two deliveries at once may both have taken one: both use the older, and so does a rebuild.
         taken = await _own_backup_snapshots(tools, blob, mark)
     if not taken:
         message = (

@@ -1,4 +1,4 @@
-"""Before a head is brought to a source snapshot: plan the work, mark the head."""
+"""Steps before a head is brought to a source snapshot: the plan, and the mark."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 async def plan_transfer(tools: Tools, request: ImageCopy) -> PlanResult:
-    """List the work and store it as byte-interval shards. A diff that is refused, or a disk that shrank, is `refused`."""
+    """Store the plan of the transfer as byte-interval shards. A refused diff, or a disk that shrank, gives `refused`."""
     await require_right_to_act(tools, request.actor)
     name = plan_name(request.actor.disk, request.actor.run, request.target, request.base, request.becomes)
     stored = await tools.documents.get(name)
@@ -91,7 +91,7 @@ async def open_head(tools: Tools, transfer: Transfer) -> OpenResult:
 
 async def _create(tools: Tools, blob: BlobAddress, mark: HeadMark, transfer: Transfer) -> None:
     try:
-        # The blob is born with the epoch as its sequence number: no moment in which an older writer could reach it.
+        # The blob is created with the epoch as its sequence number: an older writer can never reach it.
         await tools.blobs.create(blob, transfer.size, transfer.actor.epoch, to_metadata(mark, tools.site(blob)))
     except BlobExistsError:
         if not is_own(tools, (await tools.blobs.properties(blob)).metadata, transfer):

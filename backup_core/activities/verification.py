@@ -1,4 +1,4 @@
-"""Comparing a head with its source snapshot before anything is committed."""
+"""The comparison of a head with its source snapshot, before anything is committed."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ async def verify_head(tools: Tools, request: VerifyHead) -> ComparisonResult:
 
 
 async def _verify(tools: Tools, request: VerifyHead) -> ComparisonResult:
-    """Compare, and mark the head verified at the end: under the lease and the version the comparison began with, so that
-    nothing written in between can slip in. What this run's own copying still has under way is refused from the first call on.
+    """Compare, and mark the head verified at the end: under the lease and the version that the comparison began with, so that
+    any write in between is noticed. From the first call on, the service refuses writes that this run still has in flight.
     """
     transfer = request.transfer
     await require_ownership(tools, transfer.actor)
@@ -63,8 +63,8 @@ async def _verify(tools: Tools, request: VerifyHead) -> ComparisonResult:
 
 
 async def compare_image(tools: Tools, request: CompareImage) -> ComparisonResult:
-    """Compare a restored image with its point, and store that it was proved equal: later its metadata tell nothing of it. From
-    the first call on nothing that the copying sent can land any more.
+    """Compare a restored image with its point, and store that it was proved equal: later its metadata do not say so. From
+    the first call on, the service refuses writes of the copying that are still in flight.
 
     Raises VerificationError, and HeadAlteredError when somebody else wrote to the blob meanwhile.
     """
@@ -83,7 +83,7 @@ async def compare_image(tools: Tools, request: CompareImage) -> ComparisonResult
 
 
 async def _progress(tools: Tools, request: VerifyHead | CompareImage, image: ImageCopy) -> ComparisonResult:
-    """Where the comparison came to. Before it begins, the blob is shut to everything the copying may still have under way."""
+    """The progress of the comparison. Before it begins, the blob is closed to writes of the copying still in flight."""
     etag = request.etag or await fence_off(
         tools, tools.destination(image.destination), image.actor.epoch + 1, image.actor.lease
     )

@@ -1,1 +1,1 @@
-"""One Azure service each: values and errors translated, nothing decided."""
+"""One Azure service each: values and errors are translated, nothing is decided."""

@@ -106,7 +106,7 @@ _REFUSED: Mapping[str, str] = {
     "AccountRequiresHttps": "the account takes https only: correct its endpoint in the settings",
     "BlobUsesCustomerSpecifiedEncryption": _CUSTOMER_KEY,
 }
-"""What to do about a refusal, by the service's code: they share the status 403, and nothing else."""
+"""The next move after a refusal, by the service's code: they share the status 403, and nothing else."""
 
 
 def code_of(error: object) -> str:
@@ -164,11 +164,11 @@ _NAMED: dict[tuple[int, str], tuple[type[BackupError], str]] = {
         "the table does not exist; correct CATALOGUE_TABLE, or POST /api/catalogue/rebuild if it was deleted",
     ),
 }
-"""Answers that mean one thing whatever was asked for."""
+"""Answers with one meaning for every request."""
 
 
 def fault_of(status: int, code: str, text: str, what: str, *, snapshot: bool = False) -> BackupError:
-    """The error for an answer. `what` says in words which request on which object was refused."""
+    """The error for an answer. `what` names, in words, the refused request and its object."""
     said = f"{what}: the service answered {status} {code or 'without a code'}"
     detail = f"{said} ({redacted(text.splitlines()[0])})" if text else said
     if (status, code) in _NAMED:
@@ -205,7 +205,7 @@ def fault_of(status: int, code: str, text: str, what: str, *, snapshot: bool = F
 
 
 def _refused(code: str) -> str:
-    """What to do about a refusal whose code has no words of its own."""
+    """The next move after a refusal whose code has no text of its own."""
     if code.startswith("KeyVault"):
         return (
             "the account's own encryption key cannot be used: give the account access to its key vault again, and see that the "
@@ -215,7 +215,7 @@ def _refused(code: str) -> str:
 
 
 def no_answer(error: BaseException, what: str) -> BackupError:
-    """The error for a request that got no answer. Of the library's text only the kind is passed on: it may hold a signature."""
+    """The error for a request without an answer. Of the library's text only the kind is kept: it may hold a signature."""
     if _is_unknown_host(error):
         return HostUnknownError(
             f"{what}: no host has that name; correct the account in the settings or the URL, or see that the account still "
@@ -225,7 +225,7 @@ def no_answer(error: BaseException, what: str) -> BackupError:
 
 
 def _is_unknown_host(error: BaseException | None) -> bool:
-    """Whether name servers said that there is no such host; one that cannot be asked is a fault that may pass."""
+    """Whether name servers said that there is no such host; an unreachable name server is a temporary failure."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

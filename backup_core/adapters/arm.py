@@ -1,4 +1,4 @@
-"""What Azure Resource Manager answers, as the project's errors: by status and code."""
+"""Answers of Azure Resource Manager as the project's errors, by status and code."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WAIT_SECONDS = 90.0
-"""How long a change is waited for within a call; an activity is to end within minutes."""
+"""The longest wait for a change within a call; an activity must end within minutes."""
 _BUSY = frozenset(
     {"Conflict", "AnotherOperationInProgress", "OperationPreempted", "RetryableError", "AttachDiskWhileBeingDetached"}
 )
-"""Another operation is under way: the same request succeeds later."""
+"""Another operation is in progress: the same request succeeds later."""
 _GONE = frozenset({"ResourceNotFound", "NotFound", "ResourceGroupNotFound"})
-"""Codes of an operation that was accepted and then found nothing: it has no status."""
+"""Codes of an accepted operation whose object was missing: it has no status."""
 _LINKED = re.compile(
     r"not have permission to perform action(?:\(s\))? '(?P<action>[^']+)' on the linked scope\(s\) '(?P<resource>[^']+)'"
 )
@@ -32,21 +32,21 @@ _LINKED = re.compile(
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of resource: which errors its answers become, and what an operator does next."""
+    """A kind of resource: the errors that its answers become, and the operator's next move."""
 
     missing: type[BackupError]
     changed: type[BackupError]
     busy: type[BackupError]
     refused: type[BackupError]
     grant: str
-    """What to grant when access is denied."""
+    """The role to grant when access is denied."""
     again: str
-    """What follows a correction, such as ", and restore again"."""
+    """The move after a correction, such as ", and restore again"."""
     advice: Sequence[tuple[str, str, str]]
     """Code, a part of the message in lower case (either may be empty: any), what to do."""
 
     def fitting(self, code: str, message: str) -> str:
-        """What to do about a refusal."""
+        """The next move after a refusal."""
         text = message.lower()
         known = (advice for one, part, advice in self.advice if one in ("", code) and part in text)
         return next(known, f"correct what Azure names{self.again}")
@@ -61,7 +61,7 @@ def translated(what: str, kind: Kind) -> Iterator[None]:
         raise _fault(error, what, kind) from None
     except (ServiceRequestError, ServiceResponseError) as error:
         # Also when name servers know no such host: Resource Manager's name is not misspelt for long, and a change of a machine
-        # that is under way is not to be taken back for their fault.
+        # in progress must not be undone for their failure.
         message = f"{what}: no answer ({type(error).__name__}); temporary failure"
         raise ServiceUnavailableError(message) from None
 
@@ -95,12 +95,12 @@ def _fault(error: HttpResponseError, what: str, kind: Kind) -> BackupError:
     if status in (408, 429) or status >= 500:
         return _waiting(ServiceUnavailableError(f"{said}; temporary failure"), error)
     if code in _BUSY:
-        return _waiting(kind.busy(f"{said}; another operation is under way; temporary failure"), error)
+        return _waiting(kind.busy(f"{said}; another operation is in progress; temporary failure"), error)
     return kind.refused(f"{said}; {kind.fitting(code, message)}")
 
 
 def _waiting(fault: BackupError, error: HttpResponseError) -> BackupError:
-    """The fault with the service's Retry-After, as far as a run may wait without a heartbeat."""
+    """The failure with the service's Retry-After, as long as a run may wait without a heartbeat."""
     told = str(getattr(error.response, "headers", {}).get("Retry-After", ""))
     fault.wait_seconds = min(int(told[:9]), int(PAUSE_SECONDS_MAX)) if told.isascii() and told.isdigit() else 0
     return fault

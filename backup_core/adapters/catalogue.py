@@ -45,7 +45,7 @@ T = TypeVar("T")
 SOURCES = "!sources"
 CLAIM_ATTEMPTS = 5
 PINS_MAX = 100_000
-"""Pins read of one disk: each is a restore at work."""
+"""Pins of one disk that are read at most: each is a restore in progress."""
 
 
 def _pin_key(pin: Pin) -> str:
@@ -80,7 +80,7 @@ def _translated(what: str) -> Iterator[None]:
 
 @contextmanager
 def _missing_row() -> Iterator[None]:
-    """Pass over a row that does not exist; a missing table is something else."""
+    """Ignore that a row does not exist; a missing table stays an error."""
     try:
         yield
     except ResourceNotFoundError as error:
@@ -139,7 +139,7 @@ class TableCatalogue:
                         match_condition=MatchConditions.IfNotModified,
                     )
                 return disk
-            # Released or renewed in between, perhaps by this very request, whose answer was lost: look again.
+            # Released or renewed in between, perhaps by this very request, whose answer was lost: read it again.
         message = f"claim source {source}: its claim changed {CLAIM_ATTEMPTS} times in between; nothing was written"
         raise RowChangedError(message)
 

@@ -1,4 +1,4 @@
-"""Machines and managed disks as Azure Resource Manager describes them, and as it is asked for them."""
+"""Machines and managed disks in Azure Resource Manager's models, read and written."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _OWN = frozenset(
     {"lun", "name", "vhd", "managedDisk", "caching", "diskSizeGB", "createOption", "osType", "image", "toBeDetached",
      "sourceResource"}
 )  # fmt: skip
-"""What a machine says of a disk that has a field of its own, or is not to be said again: `sourceResource` tells what the disk
-was once made from, and does not go with attaching one that exists.
+"""Properties of a machine's disk that have a field of their own, or that are not sent back: `sourceResource` names what the
+disk was made from, and is refused when an existing disk is attached.
 """
 
 
@@ -56,7 +56,7 @@ def managed_disk_of(disk: str, found: dict[str, Any]) -> ManagedDisk:
 
 
 def disk_body(wanted: ManagedDisk, account: str, location: str) -> dict[str, Any]:
-    """The body that asks Azure for the managed disk."""
+    """The request's body for the managed disk."""
     creation = {"createOption": "Import", "sourceUri": wanted.source, "storageAccountId": account}
     properties: dict[str, Any] = {
         "creationData": creation,
@@ -84,7 +84,7 @@ def _filled(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def machine_of(vm: str, found: dict[str, Any], writable: dict[str, Any]) -> Machine:
-    """The machine as Azure describes it; `writable` is what an update may send back."""
+    """The machine as Azure describes it; `writable` is the part that an update may send back."""
     inside = found.get("properties", {})
     view, storage = inside.get("instanceView") or {}, writable.get("properties", {}).get("storageProfile") or {}
     codes = [str(status.get("code", "")) for status in view.get("statuses") or []]

@@ -38,7 +38,7 @@ _PERMISSIONS_VERSION = "2022-04-01"
 
 
 class ShortRetries(AsyncRetryPolicy[Any, Any]):
-    """The SDK's retries, without those that an answer asks to wait long for: these are left to durable timers."""
+    """The SDK's retries, without those after a long Retry-After: these are left to durable timers."""
 
     def is_retry(self, settings: dict[str, Any], response: PipelineResponse[Any, Any]) -> bool:
         """Whether to send the request again within this call."""
@@ -96,7 +96,9 @@ class AzureMachines:
             client = self._client(at.subscription)
             found = await client.virtual_machines.get(at.group, at.name)
             if not machine.etag:
-                message = f"{what}: Azure tells no version of it, so that it cannot be changed on condition; nothing was sent"
+                message = (
+                    f"{what}: Azure returned no version of it, so that a conditional change is not possible; nothing was sent"
+                )
                 raise MachineRefusedError(message)
             if found.etag != machine.etag:
                 message = f"{what}: it is at version {found.etag}, expected {machine.etag}; nothing was sent"
@@ -140,7 +142,7 @@ class AzureMachines:
             return await self._done(poller)
 
     async def permitted(self, resource: str, actions: Sequence[str]) -> dict[str, bool]:
-        """Permissions, List For Resource (Microsoft.Authorization): what the caller may do there, without doing it."""
+        """Permissions, List For Resource (Microsoft.Authorization): the caller's rights there, read without using them."""
         at = parse_resource_id(resource)
         path = f"{resource}/providers/Microsoft.Authorization/permissions?api-version={_PERMISSIONS_VERSION}"
         with translated(f"list the permissions on {at.name}", KIND):
@@ -154,7 +156,7 @@ class AzureMachines:
         return {action: any(grants(entry, action) for entry in entries) for action in actions}
 
     async def _done(self, poller: AsyncLROPoller[Any]) -> bool:
-        """Whether the change ended within the wait; raises what made it fail."""
+        """Whether the change ended within the wait; raises its failure."""
         try:
             await asyncio.wait_for(poller.result(), self._wait_seconds)
         except TimeoutError:

@@ -1,4 +1,4 @@
-"""Requests wait here for their turn: at the pace of their blob, then at that of its account."""
+"""The queue of requests: each waits at the pace of its blob, then at that of its account."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 BLOBS_KEPT = 1000
 """Paces of blobs that are remembered in a process; of more, the one used longest ago begins anew."""
 _OVER_THE_ACCOUNT = "over the account limit"
-"""What the service says of the account's own limits (Blob service error codes, ServerBusy); other refusals are the blob's."""
+"""The service's text for the account's own limits (Blob service error codes, ServerBusy); other refusals are the blob's."""
 
 
 @dataclass
 class _Gate:
-    """The pace of a blob or an account, and whose turn it is: first come, first served."""
+    """The pace of a blob or an account, and its queue: first in, first out."""
 
     pace: Pace
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -32,7 +32,7 @@ class _Gate:
 
 @dataclass(frozen=True)
 class Leave:
-    """One request may be sent; what comes of it teaches the gates it has passed."""
+    """The permission to send one request; its result adjusts the gates that it has passed."""
 
     _blob: _Gate
     _account: _Gate
@@ -40,7 +40,7 @@ class Leave:
     _at_account: Admission
 
     def succeeded(self) -> None:
-        """The service has done what was asked."""
+        """Adjust the gates after a success."""
         self._blob.pace = self._blob.pace.on_success(self._at_blob)
         self._account.pace = self._account.pace.on_success(self._at_account)
 

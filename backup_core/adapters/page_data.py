@@ -100,7 +100,7 @@ class PageData:
         url: str,
         authorised: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """The same from a whole URL, with the headers that authorise the source."""
+        """Have the head's account fetch the range from a whole URL, with the headers that authorise the source."""
         headers = {
             "x-ms-page-write": "update",
             "x-ms-copy-source": url,

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 RANGES_PER_PAGE = 10_000
 """The service's own limit for one answer of Get Page Ranges."""
 WINDOW_BYTES_MIN = 64 * MIB
-"""A window that times out is halved down to this; a smaller one that times out means that the service is not well."""
+"""A window that times out is halved down to this; the time-out of a smaller one is a failure of the service."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """How a snapshot of a managed disk is listed: by whole URLs with their signatures, its own and that of the one before."""
+    """The addresses for listing a managed disk's snapshot: whole URLs with signatures, its own and that of the one before."""
 
     url: str = field(repr=False)
     previous_url: str = field(default="", repr=False)

@@ -1,7 +1,7 @@
-"""Who may call what: transport, and the caller's roles where Entra ID sign-in is on. Function keys are the platform's to check.
+"""Admission of calls: transport, and the caller's roles where Entra ID sign-in is on. The platform checks function keys.
 
-App Service's sign-in tells the caller in X-MS-CLIENT-PRINCIPAL, and strips that header from requests that come in.
-Where the sign-in is off anybody can send it: then it is not looked at.
+App Service's sign-in names the caller in X-MS-CLIENT-PRINCIPAL, and strips that header from incoming requests.
+Where the sign-in is off anybody can send it: then it is ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Role = Literal["Reader", "Backup.Operator", "Restore.Operator"]
 READER: tuple[Role, ...] = ("Reader", "Backup.Operator", "Restore.Operator")
-"""Whoever may do something may look."""
+"""Every role may read."""
 BACKUP: tuple[Role, ...] = ("Backup.Operator",)
 RESTORE: tuple[Role, ...] = ("Restore.Operator",)
 OPERATORS: tuple[Role, ...] = ("Backup.Operator", "Restore.Operator")
@@ -28,7 +28,7 @@ PRINCIPAL = "x-ms-client-principal"
 
 @dataclass(frozen=True)
 class Access:
-    """How callers are known."""
+    """How callers are authenticated."""
 
     by_roles: bool = False
     """Whether callers need a role, besides a key."""
@@ -47,7 +47,7 @@ class Access:
             return None
         if not self.platform_signs_in:
             message = (
-                "SIGN_IN is 'entra', but the platform's own sign-in is off, so that nobody can be known; turn on the function "
+                "SIGN_IN is 'entra', but the platform's own sign-in is off, so that no caller is known; turn on the function "
                 "app's authentication (infra does), or set SIGN_IN to 'keys'"
             )
             raise RefusedError(401, "SignInOff", message)

@@ -101,7 +101,7 @@ async def get_health(api: Api, _: Request) -> Answer:
 
 async def _look(api: Api) -> HealthAnswer:
     checks = {"catalogue": _reach_catalogue(api), "backupAccount": _reach_backups(api)}
-    # One after the other: the first prepares what the second looks at.
+    # One after the other: the first prepares the stores for the second.
     results = [(await asyncio.gather(check, return_exceptions=True))[0] for check in checks.values()]
     shown = {
         name: "failed" if isinstance(result, BaseException) else "ok" for name, result in zip(checks, results, strict=True)
@@ -119,7 +119,7 @@ async def _reach_catalogue(api: Api) -> None:
 
 
 async def _reach_backups(api: Api) -> None:
-    """Look for a blob that nobody has: nothing of anybody's is listed. That it is missing is what is expected."""
+    """Request a blob that does not exist, so that no blob is listed. The expected answer is that it is missing."""
     try:
         await api.tools.blobs.properties(BlobAddress(api.tools.backup_account, api.tools.heads_container, HEALTH_PROBE))
     except ContainerMissingError:

@@ -49,12 +49,12 @@ async def nothing() -> None:
 
 @dataclass
 class Cached(Generic[T]):
-    """A value that is found out at most once in `seconds`, however many ask at a time."""
+    """A value that is computed at most once in `seconds`, for all callers together."""
 
     seconds: float
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _known: tuple[float, T] | None = None
-    """Until when, and what."""
+    """The time until which it is fresh, and the value."""
 
     async def get(self, now: Callable[[], float], find: Callable[[], Awaitable[T]]) -> T:
         """The remembered value while it is fresh by the monotonic clock `now`, else what `find` finds."""
@@ -79,18 +79,18 @@ class Api:
     restoring: Tools | None = None
     """The tools of restores, where those have identities of their own."""
     address: str = ""
-    """Where callers reach the API, without a trailing slash; empty when only the request's own URL tells it."""
+    """The API's public address, without a trailing slash; empty when only the request's own URL has it."""
     prepare: Callable[[], Awaitable[None]] = nothing
-    """Makes the stores ready; once done it costs nothing."""
+    """Prepares the stores; the second call costs nothing."""
     health: Cached[HealthAnswer] = field(default_factory=lambda: Cached(HEALTH_SECONDS))
-    """What was found out last: a call that needs no key must not let strangers make the app work."""
+    """The last health: strangers, who need no key for that call, must not cause work."""
     repair: Callable[[], Awaitable[bool]] = _nothing_to_repair
-    """Makes a table or container of this app's again that an answer said is missing; whether it was."""
+    """Creates missing tables or containers of this app again; whether any was missing."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     @property
     def restore_tools(self) -> Tools:
-        """What a restore acts with: its permissions are what a plan tells."""
+        """The tools of restores, whose permissions a plan shows."""
         return self.restoring or self.tools
 
     @property

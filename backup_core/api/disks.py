@@ -65,7 +65,7 @@ def _source(api: Api, name: str) -> Source:
 
 
 def _machine(api: Api, request: DiskBody) -> Slot | None:
-    """The machine that uses the disk, of the allow-list. It is not looked at before a restore needs it."""
+    """The machine that uses the disk, of the allow-list. It is not read before a restore needs it."""
     if request.machine is None:
         return None
     slot = request.machine.slot

@@ -25,7 +25,7 @@ BODY_BYTES_MAX = 64 * 1024
 BODY_TYPES = frozenset(
     {"", "application/json", "text/json", "text/plain", "application/octet-stream", "application/x-www-form-urlencoded"}
 )
-"""What clients call a JSON body; the last is what curl says of `-d` unless it is told otherwise."""
+"""Content types that clients give a JSON body; the last is curl's default for `-d`."""
 TOP_DEFAULT, TOP_MAX = 100, 1000
 M = TypeVar("M", bound=BaseModel)
 
@@ -38,7 +38,7 @@ async def cannot_start(name: str, instance: str, _: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What a handler sees of an HTTP request. `base` is the address of the API, without a trailing slash: never taken from the
+    """An HTTP request for a handler. `base` is the address of the API, without a trailing slash: never taken from the
     request's own Host header, which anybody may set.
     """
 
@@ -54,7 +54,7 @@ class Request:
     """The caller's roles; None where only keys are asked for, which permit everything."""
 
     def run_url(self, run: str) -> str:
-        """Where a run is followed."""
+        """The address of a run."""
         return f"{self.base}/runs/{run}"
 
     def next_link(self, path: str, after: str | None, *filters: str) -> str | None:
@@ -69,7 +69,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes back."""
+    """An HTTP answer."""
 
     status: int
     body: str
@@ -129,7 +129,7 @@ def parsed(request: Request, model: type[M]) -> M:
 
 
 def _check_content_type(text: str) -> None:
-    """Refuse a body that its sender calls something else than JSON in UTF-8."""
+    """Refuse a body whose content type is not JSON in UTF-8."""
     kind, *parameters = (part.strip().lower() for part in text.split(";"))
     charsets = [part.partition("=")[2].strip(' "') for part in parameters if part.partition("=")[0].strip() == "charset"]
     if (kind in BODY_TYPES or kind.endswith("+json")) and set(charsets) <= {"utf-8", "utf8", "us-ascii"}:
@@ -206,7 +206,7 @@ def id_of(request: Request, name: str, valid: Callable[[str], object], what: str
 
 def repeatability_key(request: Request) -> str:
     """The key under which the request may be repeated, empty without the header. Raises RefusedError, also when the header is
-    there and empty: whoever sent it believes to be protected.
+    there and empty: its sender expects a repeatable call.
     """
     text = request.headers.get(REPEATABILITY.lower())
     if text is None:

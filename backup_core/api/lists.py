@@ -1,4 +1,4 @@
-"""Lists over many disks: a bounded number is looked at side by side, and one that cannot be read hides no other."""
+"""Lists over many disks: a bounded number is read side by side, and one that cannot be read hides no other."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SIDE_BY_SIDE = 16
-"""Disks looked at together: the table service answers 2,000 requests/s for one partition, each in about 10 ms."""
+"""Disks read side by side: the table service answers 2,000 requests/s for one partition, each in about 10 ms."""
 ROWS_FIRST = 2
-"""Rows read of each disk before it is known whose are the newest; a disk whose rows are used up is read on in larger pages."""
+"""Rows of each disk that are read first, before the newest of all are known; more of a disk are read in larger pages."""
 ROWS_GROWTH = 8
 
 
@@ -30,7 +30,7 @@ def unreadable(disk: str, error: RecordUnreadableError) -> ErrorAnswer:
 
 
 async def each(disks: Sequence[str], look: Callable[[str], Awaitable[T]]) -> tuple[list[T], list[ErrorAnswer]]:
-    """What `look` gives for each disk, in their order, and an error for each disk that cannot be read."""
+    """The result of `look` for each disk, in their order, and an error for each disk that cannot be read."""
     turns, failed = asyncio.Semaphore(SIDE_BY_SIDE), dict[str, ErrorAnswer]()
 
     async def one(disk: str) -> tuple[T] | None:

@@ -1,4 +1,4 @@
-"""Answers about what would be done, or was found: the plan of a restore, and the rebuild of the catalogue."""
+"""Answers with plans and findings: the plan of a restore, and the rebuild of the catalogue."""
 
 from __future__ import annotations
 

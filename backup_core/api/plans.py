@@ -1,4 +1,4 @@
-"""A restore in words before it happens, and what an operator has to do after it: for people, and for their templates."""
+"""A restore in words: its plan before it begins, and the operator's next steps after it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def shown_plan(
     full: bool,
     source: str,
 ) -> RestorePlanAnswer:
-    """The plan; `allocated` is what one copy copies, `source` is the disk's present source."""
+    """The plan; `allocated` is the amount of one copy, `source` is the disk's present source."""
     copied = allocated.bytes
     restores = [run for run in past if run.restore and run.state == "Succeeded" and run.started and run.ended]
     rates = [(run.bytes_done, (run.ended - run.started).total_seconds()) for run in restores if run.started and run.ended]
@@ -95,9 +95,7 @@ def _downtime(wanted: Restoring, restores: Sequence[Run]) -> str:
         return "none: no machine is changed"
     known = [run.restore.downtime_seconds for run in restores if run.restore and run.restore.downtime_seconds is not None]
     basis = (
-        f"{min(known)} to {max(known)} s in past restores of this disk"
-        if known
-        else "no past restore of this disk tells how long"
+        f"{min(known)} to {max(known)} s in past restores of this disk" if known else "no past restore of this disk is known"
     )
     if _stops(wanted):
         return f"the machine is off from its deallocation until it has started again; {basis}"
@@ -111,7 +109,7 @@ def _succession(point: RestorePoint, source: str) -> list[str]:
 
 
 def warnings(wanted: Restoring) -> list[str]:
-    """What an operator should know before it happens."""
+    """Warnings for the operator before the restore begins."""
     if not wanted.repoint:
         return []
     found = []
@@ -128,8 +126,8 @@ def warnings(wanted: Restoring) -> list[str]:
 
 
 def next_steps(restore: Restoring) -> list[str]:
-    """What is left to do: the blob that a managed disk was made of, and what to change in Terraform or Bicep, so that the next
-    apply does not put the old disk back.
+    """Next steps of the operator: to delete the blob that a managed disk was made of, and to change Terraform or Bicep, so that
+    the next apply does not put the old disk back.
     """
     slot, needless = restore.slot, []
     if restore.managed_disk:

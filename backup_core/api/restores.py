@@ -1,4 +1,4 @@
-"""Calls that start restores: everything is looked at first, nothing is touched; a dry run ends there, with a plan."""
+"""Calls that start restores: everything is checked first and nothing changed; a dry run ends there, with a plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a restore copies, counted for as long as a call may take: the front end gives up after 230 s."""
+"""The amount that a restore copies, counted for as long as a call may take: the front end ends a call after 230 s."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Allocation:
 
     @property
     def whole(self) -> bool:
-        """Whether all was counted; otherwise there are at least so many."""
+        """Whether all of it was counted; otherwise the counts are lower bounds."""
         return self.counted_to == self.size
 
     @property
@@ -37,11 +37,11 @@ class Allocation:
 
 
 async def allocation_of(tools: Tools, point: RestorePoint) -> Allocation:
-    """What is allocated of the point's backup, counted for `plan_seconds` at most."""
+    """The allocated part of the point's backup, counted for at most `plan_seconds`."""
     began, count, puts, counted_to = tools.monotonic(), 0, 0, 0
     listed = changes_between(tools, tools.head(point.head), point.backup_snapshot, "", ByteRange(0, point.size))
     try:
-        # The time-out is for a request that hangs, the look at the clock for ranges that come without end.
+        # The time-out is for a request that hangs, the clock for an endless listing.
         async with aclosing(listed), asyncio.timeout(tools.limits.plan_seconds):
             async for one in listed:
                 count += one.range.size

@@ -1,4 +1,4 @@
-"""What the app may do where a restore acts, learned from harmless requests."""
+"""Permissions of the app for a restore, tested by harmless requests."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a harmless request says of a permission."""
+    """The result of a harmless request for a permission."""
 
     action: str
     state: Literal["granted", "denied", "unknown"]
 
 
 async def probes_of(tools: Tools, inputs: RestoreInputs) -> list[Probe]:
-    """What harmless requests say of each permission; what cannot be asked is unknown."""
+    """The state of each permission, by harmless requests; unknown where a request fails."""
     target = tools.disk_blob(inputs.restoring.target)
     probes = [Probe("read the backup snapshot", "granted")]
     try:
@@ -46,7 +46,7 @@ async def probes_of(tools: Tools, inputs: RestoreInputs) -> list[Probe]:
 
 
 def _links(inputs: RestoreInputs) -> list[tuple[str, str]]:
-    """What Azure asks for on other resources: those that the new disk names, and the machine's data disks of other groups, for
+    """Permissions needed on other resources: those that the new disk names, and the machine's data disks of other groups, for
     the list of data disks is sent whole. Actions, each with a resource's id.
     """
     made, slot, machine = inputs.made, inputs.restoring.slot, inputs.machine

@@ -1,4 +1,4 @@
-"""Rebuilds of the catalogue as their callers see them: one at a time, each after a dry run, ended when dead."""
+"""Rebuilds of the catalogue for callers: one at a time, each after a dry run; abandoned ones are ended."""
 
 from __future__ import annotations
 

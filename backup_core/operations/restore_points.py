@@ -18,7 +18,7 @@ PER_PAGE = 1000
 
 
 async def point_of(tools: Tools, disk: str, wish: RestoreWish, registration: Registration | None) -> RestorePoint:
-    """The point that is wished for, of those that can be restored. Raises RefusedError."""
+    """The requested point, of those that can be restored. Raises RefusedError."""
     if wish.time:
         rows = await tools.catalogue.points(disk, 1, "", "available", None, wish.time + timedelta(microseconds=1))
         if not rows:
@@ -75,14 +75,12 @@ async def _oldest(tools: Tools, disk: str) -> RestorePoint | None:
 
 
 async def check_backup(tools: Tools, point: RestorePoint) -> None:
-    """The backup snapshot is there, in full length."""
+    """Check that the backup snapshot exists, in full length. Raises RefusedError."""
     blob = tools.head(point.head)
     try:
         found = await tools.blobs.properties(blob, point.backup_snapshot)
     except (BlobMissingError, SnapshotMissingError) as error:
-        message = (
-            f"restore point {point.point}: its backup snapshot is gone ({error}); POST /api/catalogue/rebuild tells which are"
-        )
+        message = f"restore point {point.point}: its backup snapshot is gone ({error}); POST /api/catalogue/rebuild lists them"
         raise RefusedError(409, "RestorePointUnavailable", message, "restorePoint") from error
     if found.size != point.size:
         message = (

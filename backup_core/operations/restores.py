@@ -1,4 +1,4 @@
-"""What a restore rests on: everything is looked at and validated, nothing is touched."""
+"""The inputs of a restore: everything is read and validated, nothing is changed."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ if TYPE_CHECKING:
 DIGEST_LENGTH = 40
 """Of a plan's digest, in hexadecimal digits."""
 PAST_RUNS_MAX = 50
-"""Runs of the disk among which another restore is looked for, and past ones to learn from."""
+"""Newest runs of the disk that are read: for another restore in progress, and for the estimate."""
 
 
 @dataclass(frozen=True)
 class RestoreWish:
-    """What the caller asks for; what is empty or None is derived."""
+    """The caller's request; empty fields and None are derived."""
 
     restore_point: str
     """A restore point's id, or `latest`."""
@@ -72,7 +72,7 @@ class RestoreWish:
 
 @dataclass(frozen=True)
 class RestoreInputs:
-    """What a restore was decided on."""
+    """The facts that a restore is decided on."""
 
     registration: Versioned[Registration] | None
     point: RestorePoint
@@ -93,8 +93,8 @@ class RestoreInputs:
 
     @property
     def hash(self) -> str:
-        """Digest of everything that, changed, makes it another restore; and what derived names were made of, so that the call
-        that presents it makes the same ones. 64 characters at most, as `planHash` may have.
+        """Digest of everything that makes it this restore, and the stamp of its derived names, so that the call
+        that presents the hash derives the same names. At most 64 characters, the limit of `planHash`.
         """
         seen = {
             "point": self.point.point,
@@ -108,7 +108,7 @@ class RestoreInputs:
 
 
 async def looked_at(tools: Tools, disk: str, wish: RestoreWish, run: str, named_by: str) -> RestoreInputs:
-    """Everything a restore rests on, validated; names that are not given are derived from the run `named_by`. Raises
+    """The validated inputs of a restore; names that are not given are derived from the run `named_by`. Raises
     RefusedError; changes nothing.
     """
     registration = await tools.catalogue.registration(disk)
@@ -163,7 +163,7 @@ def _target(tools: Tools, wish: RestoreWish, source: str, run: str) -> BlobAddre
 
 
 async def _must_be_free(tools: Tools, target: BlobAddress) -> None:
-    """Nothing has the new disk's name. What is created there later is created only if that is still so."""
+    """Check that nothing has the new disk's name. Its creation has that condition too. Raises RefusedError."""
     try:
         async for one in tools.blobs.listed(target.account, target.container, target.name):
             if one.name == target.name:
@@ -224,7 +224,7 @@ async def _made_of(
 async def _machine(
     tools: Tools, wish: RestoreWish, registration: Registration | None, point: RestorePoint
 ) -> tuple[Slot | None, Machine | None, MachineDisk | None]:
-    """The machine that is concerned, and the disk it has there; nothing of it is looked at when none is."""
+    """The slot, the machine and its present disk; the machine is not read if the restore does not need it."""
     named = wish.slot or (registration.machine if registration else None)
     if not wish.repoint and not wish.managed:
         return named, None, None
@@ -248,7 +248,7 @@ async def _machine(
 
 
 def _adopts(wish: RestoreWish, registration: Registration | None) -> bool:
-    """Whether backups go on from the new disk: with a page blob in the machine they do, else only when asked for."""
+    """Whether backups continue from the new disk: by default only with a page blob that the machine gets."""
     protected = registration is not None and registration.protected
     managed = wish.managed
     if wish.adopt is False and wish.repoint and protected and not managed:

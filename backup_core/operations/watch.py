@@ -1,4 +1,4 @@
-"""The watch: how each disk stands by the catalogue, told regularly, so that silence and lateness are seen too."""
+"""The watch: the status of each disk by the catalogue, emitted regularly, so that silence and lateness are seen too."""
 
 from __future__ import annotations
 
@@ -28,19 +28,20 @@ SIDE_BY_SIDE = 8
 
 @dataclass(frozen=True)
 class Look:
-    """A look at a disk."""
+    """The status of a disk, and the heartbeat of its run."""
 
     seen: DiskSeen
     sign: datetime | None
-    """When its run of the present window was last known to go on; None when there is no such run."""
+    """When its run of the present window was last alive; None when there is no such run."""
 
 
 async def watch(tools: Tools, schedule: str, now: datetime) -> FleetSeen:
-    """Tell how each registered disk stands, then that the watch is through. A disk that cannot be read, or whose registration
-    is lost, counts as unseen, and the first such one is told with its reason. A disk that waits for its turn in the window is
-    told as one whose run is still to come.
+    """Emit the status of each registered disk, then the event of a complete watch. A disk that cannot be read, or whose
+    registration is lost, counts as unseen; the event names the first such one with its reason. A disk that waits for its turn
+    in the window has no missing run.
 
-    Raises ServiceUnavailableError, AccessDeniedError when the disks cannot be listed: then nothing is told, which is an alert.
+    Raises ServiceUnavailableError, AccessDeniedError when the disks cannot be listed: then nothing is emitted, which is an
+    alert.
     """
     turns, unseen = asyncio.Semaphore(SIDE_BY_SIDE), dict[str, BackupError]()
 
@@ -76,7 +77,7 @@ async def watch(tools: Tools, schedule: str, now: datetime) -> FleetSeen:
 
 
 async def _emit_late(tools: Tools, runs: Sequence[Run], now: datetime) -> None:
-    """Tell of runs that ended a while ago and whose writer died, or lost the reply, before it told."""
+    """Emit the ends of runs that ended a while ago and whose writer died, or lost the reply, before it emitted."""
     for run in runs:
         if run.unreported and run.ended and now - run.ended > HEARTBEAT_MAX:
             row = await tools.catalogue.run(run.disk, run.run)
@@ -85,8 +86,8 @@ async def _emit_late(tools: Tools, runs: Sequence[Run], now: datetime) -> None:
 
 
 async def _let_go(tools: Tools, disk: str) -> None:
-    """Give up the claims of a disk whose protection was stopped while a run was at work: it is listed no longer. A young claim
-    is left: somebody may be about to protect the disk again, and claims its source first.
+    """Release the claims of a disk whose protection was stopped while a run was at work: it is not listed any more. A young
+    claim stays: a call may be about to protect the disk again, and claims its source first.
     """
     for claim in await tools.catalogue.claims(disk):
         row = await tools.catalogue.registration(disk)
@@ -95,8 +96,8 @@ async def _let_go(tools: Tools, disk: str) -> None:
 
 
 async def _lost(tools: Tools, known: set[str]) -> dict[str, BackupError]:
-    """The disks that the catalogue has forgotten: their registration lies beside their backups, and their row is gone. A table
-    that was deleted is made again empty, and would look like a fleet without disks.
+    """The disks whose rows are lost, while their registrations lie beside their backups. A table
+    that was deleted is created again empty, and would look like a fleet without disks.
     """
     lost: dict[str, BackupError] = {}
     for disk in await disks_to_survey(tools, ""):
@@ -107,12 +108,12 @@ async def _lost(tools: Tools, known: set[str]) -> dict[str, BackupError]:
         ):
             continue
         message = f"disk {disk} is registered beside its backups and not in the catalogue; it is not backed up until"
-        lost[disk] = DiskUnknownError(f"{message} POST /api/catalogue/rebuild has its rows back")
+        lost[disk] = DiskUnknownError(f"{message} POST /api/catalogue/rebuild restores its rows")
     return lost
 
 
 async def _looked(tools: Tools, disk: str, schedule: str, now: datetime) -> Look | None:
-    """How the disk stands; None when its registration is gone meanwhile. Ends of its runs that nobody told are told first."""
+    """The status of the disk; None when its registration was deleted. Unreported ends of its runs are emitted first."""
     registration, head = await tools.catalogue.registration(disk), await tools.catalogue.head(disk)
     if registration is None:
         return None

@@ -1,1 +1,1 @@
-"""Deterministic generators: they sequence steps and decide nothing a step has not answered."""
+"""Deterministic generators: they sequence steps, and base every decision on the answers of steps."""

@@ -75,8 +75,8 @@ class BackupFailedError(Exception):
 
 
 def backup_disk(context: Context) -> Flow[dict[str, Any] | None]:
-    """The orchestrator. Returns {run, state, points}; a failed run raises after its end was written, a canceled one does not:
-    it did what was asked.
+    """The orchestrator. Returns {run, state, points}; a failed run raises after its end was written, a canceled one does not,
+    because its caller requested that.
     """
     request = BackupRequest.model_validate(context.get_input())
     backup = _Backup(context, request)
@@ -93,12 +93,12 @@ def backup_disk(context: Context) -> Flow[dict[str, Any] | None]:
 
 
 def _canceled(phase: str) -> Left:
-    """Leaves when somebody asked for the run to be canceled."""
+    """Leaves the orchestrator when the run is to be canceled."""
     return Left("canceled", Fault(code=CANCELED, message=canceled_words(f"while {phase}"), retryable=False))
 
 
 class _Backup:
-    """One execution of the orchestrator: what it has learned so far. Rebuilt by every replay."""
+    """The state of one execution of the orchestrator. Rebuilt by every replay."""
 
     def __init__(self, context: Context, request: BackupRequest) -> None:
         self.context, self.request = context, request
@@ -148,14 +148,14 @@ class _Backup:
         return self.ended("Succeeded")
 
     def _after_commit(self, what: str, duty: Flow[None]) -> Flow[None]:
-        """A duty after the commit. The restore point stands: what fails here is a warning, and the next duty is tried."""
+        """A duty after the commit. The restore point stands: a failure is a warning, and the next duty is tried."""
         try:
             yield from duty
         except StepFailedError as failed:
             self.warnings.append(shortened(f"{what}: {failed.fault.code}: {failed.fault.message}"))
 
     def _prune(self, actor: Actor) -> Flow[None]:
-        """Delete what the retention no longer keeps, a few points at a time."""
+        """Delete expired restore points, a few at a time."""
         more = True
         while more:
             pruned = yield from call(self.context, PRUNE_POINTS, PrunePoints(actor=actor), self.retries)
@@ -163,7 +163,7 @@ class _Backup:
             more = pruned.more and bool(pruned.expired)
 
     def ended(self, state: str) -> dict[str, Any]:
-        """The output of a run that ended as it should."""
+        """The output of a run that succeeded or was canceled."""
         percent = {"percent": 100} if state == "Succeeded" else {}
         show(self.context, self._shown("done") | {"state": state, "points": self.points} | percent)
         return {"run": self.request.run, "state": state, "points": self.points}
@@ -181,7 +181,7 @@ class _Backup:
         return (yield from call(self.context, BEGIN_BACKUP, request, self.retries))
 
     def _settle(self, begun: BeginBackupResult) -> Flow[None]:
-        """A restore died while it changed a machine: bring that to an end first, forward or back."""
+        """Settle the machine's change that an abandoned restore has left, forward or back."""
         request = RepointRequest(actor=self._ref(begun), change=begun.repoint, digest=begun.repoint_digest, goal="")
         ended = yield from sub_orchestration(self.context, repoint_machine.NAME, request, RepointResult)
         if ended.fault:
@@ -331,7 +331,7 @@ class _Backup:
             request = request.reached(verified)
 
     def finish(self, state: Literal["Succeeded", "Failed", "Canceled"], fault: Fault | None) -> Flow[None]:
-        """Write the run's end and let go of the disk."""
+        """Write the run's end and release the disk."""
         request = FinishRun(
             disk=self.request.disk,
             run=self.request.run,
@@ -345,7 +345,7 @@ class _Backup:
         )
         yield from call(self.context, FINISH_RUN, request, self.retries)
 
-    # -- what people see --------------------------------------------------------------------------------------------
+    # -- progress ---------------------------------------------------------------------------------------------------
 
     def _report(self, actor: Actor, phase: Phase, begun: BeginBackupResult) -> Flow[None]:
         progress = ReportProgress(
@@ -388,7 +388,9 @@ class _Backup:
 
 
 def _after(transfer: Transfer, raised: RaiseEpochResult) -> BeginBackupResult:
-    """How the run goes on once an interrupted target is a restore point: an increment on it, in the same generation."""
+    """The run's second transfer, after an interrupted target became a restore point: an increment on it, in the same
+    generation.
+    """
     return BeginBackupResult(
         state="go",
         epoch=raised.epoch,

@@ -1,4 +1,4 @@
-"""Calling steps and sub-orchestrations: what is yielded to Durable Functions, and the part of its API that may be used.
+"""Calls of steps and sub-orchestrations: the tasks yielded to Durable Functions, and the part of its API that may be used.
 
 Plain calls that answer outcomes, in waves, with durable timers between attempts: `call_activity_with_retry` numbers its
 tasks differently from the extension when other work is open (azure-functions-durable 1.x), and a sliding `task_any` window
@@ -28,7 +28,7 @@ Flow = Generator[Any, Any, ValueT]
 """A part of an orchestrator: yields durable tasks, returns a value."""
 
 PAUSES = (timedelta(seconds=5), timedelta(seconds=20), timedelta(minutes=1), timedelta(minutes=3))
-"""Waits between attempts of a step whose fault may pass; with the adapters' own retries about ten minutes in all."""
+"""Waits between attempts after a temporary failure; with the adapters' own retries about ten minutes in all."""
 
 BEGINNINGS_MAX = 3
 """Times a sub-orchestration is begun while the answer is another call's."""
@@ -39,9 +39,9 @@ class Context(Protocol):
 
     instance_id: str
     current_utc_datetime: datetime
-    """When the episode began. One that runs again has another time: see `now`."""
+    """When the episode began. A repeated episode has another time: see `now`."""
     version: str | None
-    """The `defaultVersion` of host.json when the instance began: what an incompatible change keeps the old way for."""
+    """The `defaultVersion` of host.json when the instance began: an incompatible change keeps the old way for its instances."""
 
     def get_input(self) -> Any: ...  # noqa: ANN401, D102  the SDK's own names and types
     def call_activity(self, name: str, input_: Any) -> Any: ...  # noqa: ANN401, D102
@@ -62,7 +62,7 @@ class Left(Exception):  # noqa: N818  control flow, not an error of the program
 
 
 class StepFailedError(Left):
-    """A step failed for good; `fault` says how."""
+    """A step failed for good, with `fault`."""
 
     fault: Fault
 
@@ -80,32 +80,34 @@ class Retries:
 
 
 def now(context: Context) -> datetime:
-    """When the episode began: the same in every replay, but not when the episode runs a second time.
+    """When the episode began: the same in every replay, but another when the episode runs a second time.
 
-    So it is good for two things: when a timer fires, and what people are shown. No branch depends on it, and it enters no
+    So it has two uses: timers, and times shown to people. No branch depends on it, and it enters no
     input of a step or of another orchestration; activities ask the catalogue what time it is.
     """
     return context.current_utc_datetime
 
 
 def show(context: Context, status: dict[str, Any]) -> None:
-    """Set the custom status: the only way to, because one that is too long would fail the orchestration."""
+    """Set the custom status, cut to its limit: a longer one would fail the orchestration."""
     context.set_custom_status(bounded(status))
 
 
 def failure_text(error: Exception) -> str:
-    """What a failed activity or sub-orchestration is said to have failed with; nothing is read out of it."""
+    """The failure's text of an activity or sub-orchestration, shortened; no decision depends on it."""
     return shortened(str(error)) or "it failed"
 
 
 def call(context: Context, step: Step[RequestT, ResultT], request: RequestT, retries: Retries) -> Flow[ResultT]:
-    """One step, tried again while its fault may pass. Raises StepFailedError."""
+    """The result of one step, retried after temporary failures. Raises StepFailedError."""
     answers = yield from wave(context, step, [request], retries)
     return answers[0]
 
 
 def wave(context: Context, step: Step[RequestT, ResultT], request: Sequence[RequestT], retries: Retries) -> Flow[list[ResultT]]:
-    """The step once per input, side by side; only what failed is tried again. Raises StepFailedError with the first fault."""
+    """The results of the step for each input, side by side; only failed calls are retried. Raises StepFailedError with the
+    first fault.
+    """
     answers: list[ResultT | None] = [None] * len(request)
     pauses = iter(PAUSES)
     while True:
@@ -130,15 +132,15 @@ def wave(context: Context, step: Step[RequestT, ResultT], request: Sequence[Requ
 
 @dataclass(frozen=True)
 class Child(Generic[ResultT]):
-    """A sub-orchestration to be started: its name, its input, and what it answers."""
+    """A sub-orchestration to be started: its name, its input, and the type of its output."""
 
     name: str
     input: Message
     answers: type[ResultT]
     ids: tuple[str, ...] = ()
     """The id of each attempt, where the parent is never started twice. Usually empty: then the ids are the extension's, of this
-    execution and the number of the call. Under an id of ours, what a former life of the parent has started could come late and
-    replace what this life waits for; its end would be told to the former life.
+    execution and the number of the call. Under an id of ours, a child that a former life of the parent has started could start
+    late and replace the child that this life waits for; its end would be reported to the former life.
     """
 
     @property
@@ -157,7 +159,7 @@ def sub_orchestration(context: Context, name: str, request: Message, answers: ty
 
 
 def children(context: Context, wanted: Sequence[Child[ResultT]]) -> Flow[list[ResultT | Crashed]]:
-    """The output of each sub-orchestration, or how it crashed, once all have ended. One that another call answered is started
+    """The output of each sub-orchestration, or its crash, once all have ended. One that another call answered is started
     again.
     """
     ends: list[ResultT | Crashed | None] = [None] * len(wanted)
@@ -176,10 +178,10 @@ def children(context: Context, wanted: Sequence[Child[ResultT]]) -> Flow[list[Re
 
 
 def answer_of(answers: type[ResultT], raw: Any) -> ResultT | None:  # noqa: ANN401  any JSON
-    """A sub-orchestration's output; None when it is another call's.
+    """A sub-orchestration's output; None when it is of another call.
 
     The host matches answers to calls by number. When an episode's history is lost and the episode then runs again with another
-    answer, what it asks for the second time may have the number of something else that it asked for the first time; the answer
+    answer, a call of the second time may have the number of another call of the first time; the answer
     that arrives first is taken for both. The call's own answer is dropped then, so that it has to be made again.
     """
     try:
@@ -189,7 +191,7 @@ def answer_of(answers: type[ResultT], raw: Any) -> ResultT | None:  # noqa: ANN4
 
 
 def attempt(context: Context, step: Step[Any, Any], request: Sequence[Message]) -> Flow[list[StepOutcome]]:
-    """The step once per input, side by side, tried once: each one's outcome. One that crashed is no fault of the others."""
+    """The outcome of the step for each input, side by side, without retries. A crash of one does not fail the others."""
     tasks = [context.call_activity(step.name_for(context.version), one.model_dump(mode="json")) for one in request]
     ends = yield from all_ended(context, tasks)
     return [
@@ -216,7 +218,7 @@ class Crashed:
 
 
 def all_ended(context: Context, tasks: Sequence[Any]) -> Flow[list[Any]]:
-    """Each task's output, or how it crashed, once all have ended."""
+    """Each task's output, or its crash, once all have ended."""
     if not tasks:
         return []
     if len(tasks) > 1:

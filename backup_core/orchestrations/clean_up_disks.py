@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 NAME = "clean_up_disks"
 SIDE_BY_SIDE = 8
 ROUNDS_MAX = 10
-"""Calls for one disk in one night; what is left after them is removed in the next."""
+"""Calls for one disk in one night; the rest is removed in the next."""
 
 
 class CleanupFailedError(Exception):
-    """Leftovers of at least one disk could not be removed; the others went on. The text names them."""
+    """Leftovers of at least one disk could not be removed; the others were. The text names the failed disks."""
 
 
 def clean_up_disks(context: Context) -> Flow[dict[str, Any] | None]:
-    """The orchestrator. Returns what went; raises when a disk failed, after all were looked at."""
+    """The orchestrator. Returns counts of what was removed; raises when a disk failed, after all were tried."""
     request = CleanupRequest.model_validate(context.get_input())
     failed = list(request.failed)
     page = yield from call(context, LIST_BACKED_UP_DISKS, DiskPage(after=request.after), Retries())
@@ -56,7 +56,7 @@ def clean_up_disks(context: Context) -> Flow[dict[str, Any] | None]:
 
 
 def _cleaned_up(context: Context, disks: list[str], run_days: int) -> Flow[tuple[int, list[str]]]:
-    """Call for each disk until nothing is left of it; how much went, and what failed."""
+    """Call the step for each disk until it has no leftovers; the counts, and the failures."""
     gone, faults = 0, []
     actor = context.instance_id
     open_ = {

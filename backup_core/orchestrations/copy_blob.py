@@ -1,6 +1,6 @@
-"""Waiting for a Copy Blob of the service: looked at by durable timers, ended when it takes too long or is canceled.
+"""The wait for a Copy Blob of the service: polled by durable timers, aborted when it takes too long or is canceled.
 
-It costs no worker time, and its history stays small: after so many looks it continues as new.
+It costs no worker time, and its history stays small: after so many polls it continues as new.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _waited(context: Context, request: CopyBlobRequest) -> Flow[CopyBlobResult]:
         started = yield from call(context, START_COPY, request.image, retries)
         request = request.model_copy(update={"copy_id": started.copy_id})
     ref = CopyRef(image=request.image, copy_id=request.copy_id)
-    # Its own pauses and no clock: another life of the same episode must give up at the same look.
+    # Its own pauses and no clock: another life of the same episode must abort at the same poll.
     waited = request.waited
     for _ in range(LOOKS_PER_EXECUTION):
         seen = yield from call(context, CHECK_COPY, ref, retries)
@@ -69,7 +69,7 @@ def _fault(why: str, seen: CheckCopyResult) -> Fault:
 
 
 def _reported(context: Context, request: CopyBlobRequest, seen: CheckCopyResult, retries: Retries) -> Flow[ReportResult]:
-    """Progress of the run, which is its heartbeat too; whether it is to be canceled."""
+    """Report the run's progress, which is its heartbeat too; whether it is to be canceled."""
     progress = ReportProgress(
         actor=request.image.actor,
         phase="copying",

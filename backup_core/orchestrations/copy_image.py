@@ -1,6 +1,6 @@
 """A restore point as a new blob: planned, opened, copied in waves (or by one Copy Blob of the service), compared.
 
-Both copies of a restore are made by it, side by side: the disk for the machine, and the head the backups go on from.
+Both copies of a restore are made by it, side by side: the disk for the machine, and the head for the next backups.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class _Copying:
     def _report(
         self, phase: Phase, planned: PlanResult, applied: TransferCounts, done: int, total: int, verified: int = 0
     ) -> Flow[None]:
-        """A sign of life, progress for people; leaves when the run is to end."""
+        """Report progress, which is the heartbeat; leaves when the run is to end."""
         progress = ReportProgress(
             actor=self.image.actor,
             phase=phase,
@@ -135,5 +135,5 @@ class _Copying:
 
 
 def failed(message: str) -> CopyImageResult:
-    """The end of a copy that could not say itself why it ended."""
+    """The end of a copy that crashed or was terminated."""
     return CopyImageResult(state="failed", fault=Fault(code="Unexpected", message=message, retryable=False))

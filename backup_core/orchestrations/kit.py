@@ -1,4 +1,4 @@
-"""What orchestrators share: reports of progress, pauses between looks, and the one way to leave."""
+"""Shared parts of orchestrators: reports of progress, pauses between polls, and the one way to leave."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from backup_core.steps.messages import Fault, Message
 
 PAUSE_FIRST, PAUSE_GROWTH = 5.0, 1.5
-"""Seconds of the pause before the second look, and how the pauses grow."""
+"""Seconds of the pause before the second poll, and the factor by which pauses grow."""
 LOOKS_PER_EXECUTION = 24
-"""Looks at something that takes its time, before the instance continues as new: its history stays small."""
+"""Polls before the instance continues as new, so that its history stays small."""
 
 
 def concluded(
     flow: Flow[Message], end: Callable[[Literal["failed", "canceled"], Fault | None], Message]
 ) -> Flow[dict[str, Any] | None]:
-    """A sub-orchestration's output as JSON: what `flow` returns, or what `end` makes of a failure or a cancel. None when the
+    """A sub-orchestration's output as JSON: the result of `flow`, or of `end` after a failure or a cancel. None when the
     instance continues as new. Never raises for an expected failure.
     """
     try:
@@ -38,7 +38,7 @@ def concluded(
 
 
 def begin_anew(context: Context, again: Message) -> None:
-    """Have a new execution begin, with that input and an empty history, once this one returns."""
+    """Start a new execution, with that input and an empty history, once this one returns."""
     context.continue_as_new(again.model_dump(mode="json"))
 
 
@@ -49,10 +49,10 @@ def continue_as_new(context: Context, again: Message) -> NoReturn:
 
 
 class Pauses:
-    """Pauses between looks at something that takes its time: each is longer than the one before, up to PAUSE_SECONDS_MAX."""
+    """Pauses between polls: each is longer than the one before, up to PAUSE_SECONDS_MAX."""
 
     def __init__(self, context: Context, seconds: float = 0.0) -> None:
-        """Begin with a pause of `seconds`, where an earlier execution came to; 0 is the shortest one."""
+        """Begin with a pause of `seconds`, the position of an earlier execution; 0 is the shortest one."""
         self._context, self.seconds = context, seconds or PAUSE_FIRST
 
     @property
@@ -73,14 +73,14 @@ class Pauses:
 
 
 def report(context: Context, progress: ReportProgress, retries: Retries, /, **details: Any) -> Flow[ReportResult]:  # noqa: ANN401  any JSON
-    """Report progress to the run's row, which is its sign of life, and show it in the custom status. The answer has whether the
+    """Report progress to the run's row, which is its heartbeat, and show it in the custom status. The answer has whether the
     run is to end. Raises StepFailedError.
     """
     progress = progress.model_copy(update={"retries": retries.count})
     attention = {"needsAttention": progress.attention} if progress.attention else {}
     shown = {"disk": progress.actor.disk, "phase": progress.phase, **attention, **details}
     if progress.attention:
-        # Before the row is written, for that may be what takes long.
+        # Before the row is written, because that may take long.
         show(context, shown)
     reported = yield from call(context, REPORT_PROGRESS, progress, retries)
     show(context, shown | progress_shown(context, reported))
@@ -88,12 +88,12 @@ def report(context: Context, progress: ReportProgress, retries: Retries, /, **de
 
 
 def progress_shown(context: Context, reported: ReportResult) -> dict[str, int]:
-    """Percent and, once it can be told, about how many seconds are left: for the custom status."""
+    """Percent and, once it is known, the estimated remaining seconds: for the custom status."""
     started = datetime.fromisoformat(reported.started) if reported.started else None
     left = eta_seconds(started, now(context), reported.percent)
     return {"percent": reported.percent} | ({} if left is None else {"etaSeconds": left})
 
 
 def in_parallel(image: ImageCopy) -> bool:
-    """Whether the copy is a restore's promotion, which goes on beside the run's main work."""
+    """Whether the copy is a restore's promotion, which runs beside the main work of the run."""
     return bool(image.actor.pin) and image.becomes == "head"

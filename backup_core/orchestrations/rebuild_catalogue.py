@@ -40,7 +40,7 @@ class RebuildFailedError(Exception):
 
 
 def rebuild_catalogue(context: Context) -> Flow[dict[str, Any] | None]:
-    """The orchestrator. Returns counts; raises when a disk failed, after all were looked at."""
+    """The orchestrator. Returns counts; raises when a disk failed, after all were tried."""
     rebuilding = _Rebuilding(context, RebuildRequest.model_validate(context.get_input()))
     try:
         state = yield from rebuilding.flow()
@@ -59,7 +59,9 @@ def rebuild_catalogue(context: Context) -> Flow[dict[str, Any] | None]:
 
 
 def _is_answer(request: RebuildDisk, answer: RebuildDiskResult) -> bool:
-    """Whether it is this call's: a second life may be answered by what the first one asked for under the same number."""
+    """Whether the answer is this call's: a second life may get the answer to another call of the first life with the same
+    number.
+    """
     return (answer.disk, answer.part) == (request.disk, request.part)
 
 
@@ -72,7 +74,7 @@ class _Rebuilding:
         self.calls = 0
 
     def flow(self) -> Flow[_State | None]:
-        """All disks after the request's; None when it goes on as a new execution."""
+        """The tally of all disks after the request's; None when it continues as a new execution."""
         page = yield from call(
             self.context, LIST_REBUILD_DISKS, RebuildPage(rebuild=self.request.rebuild, after=self.after), Retries()
         )
@@ -94,7 +96,7 @@ class _Rebuilding:
         return "Failed" if self.tally.failed or self.tally.changed else "Succeeded"
 
     def _side_by_side(self, disks: list[str]) -> Flow[None]:
-        """Each part of each disk, and what they came to."""
+        """The results of each part of each disk."""
         states: dict[str, list[str]] = {disk: [] for disk in disks}
         digests: dict[str, list[str]] = {disk: [] for disk in disks}
         faults: dict[str, str] = {}
@@ -114,7 +116,7 @@ class _Rebuilding:
                 self.chain = digest_of(f"{self.chain} {disk} {digest}")
 
     def _answered(self, open_: dict[str, RebuildDisk], faults: dict[str, str]) -> Flow[dict[str, RebuildDiskResult]]:
-        """What each disk's next part came to; what failed for good is put into `faults`."""
+        """The result of each disk's next part; permanent failures are put into `faults`."""
         answers: dict[str, RebuildDiskResult] = {}
         pauses = iter(PAUSES)
         while True:

@@ -1,6 +1,6 @@
-"""Giving a machine another disk: the steps that `domain/machine_change.py` names, until the goal is read back.
+"""The change of a machine's disk: the steps that `domain/machine_change.py` names, until the goal is read back.
 
-Through an outage it keeps its state, tries again, and asks for attention.
+In an outage it keeps its state, retries, and reports that it needs attention.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def repoint_machine(context: Context) -> Flow[dict[str, Any] | None]:
 
 
 class _Change:
-    """One execution of the orchestrator: the state of the rule, and what people are told."""
+    """One execution of the orchestrator: the state of the rule, and the texts for people."""
 
     def __init__(self, context: Context, request: RepointRequest) -> None:
         self.context, self.request, self.actor = context, request, request.actor
@@ -104,7 +104,7 @@ class _Change:
         return "done"
 
     def _record_failure(self) -> Flow[Result]:
-        """Tell why it goes back: another life of this instance cannot learn that from the machine."""
+        """Record why it goes back: another life of this instance cannot read that from the machine."""
         yield from call(self.context, RECORD_FAILURE, RecordFailure(actor=self.actor, fault=self.turned or _BUSY), self.retries)
         return "done"
 
@@ -141,10 +141,10 @@ class _Change:
         }
         continue_as_new(self.context, self.request.model_copy(update=again))
 
-    # -- what people see ------------------------------------------------------------------------------------------------
+    # -- progress -------------------------------------------------------------------------------------------------------
 
     def _explain(self, step: Step, result: Result) -> None:
-        """Say why somebody should look while the change waits."""
+        """Report why a person should look while the change waits."""
         seen = isinstance(result, Seen)
         if step == "move" and seen and not self.state.pausing and not self.state.reached:
             self.pauses.shorten()

@@ -1,4 +1,4 @@
-"""Becoming the disk's owner, however long the run that has it takes: looked at by durable timers, ended by a cancel."""
+"""The wait for a disk's ownership, however long its present owner takes: polled by durable timers, ended by a cancel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NAME = "wait_for_disk"
 CHANGES_CLOSED_MAX = 9
-"""Former changes of machines that are settled: there is at most one at a time, and nobody leaves another one meanwhile."""
+"""Former changes of machines that are settled at most: there is one at a time, and no run leaves another one meanwhile."""
 
 
 def wait_for_disk(context: Context) -> Flow[dict[str, Any] | None]:
@@ -54,7 +54,7 @@ def _waited(context: Context, request: WaitRequest) -> Flow[WaitResult]:
 
 
 def owner(actor: Actor, ownership: OwnDiskResult, lease: str = "") -> Actor:
-    """The restore as the disk's owner: from now on its epoch is its right to act, and not its pin."""
+    """The restore as the disk's owner, whose right to act is its epoch, and no longer its pin."""
     owns = {"epoch": ownership.epoch, "pin": "", "source": ownership.source or actor.source, "lease": lease or actor.lease}
     return actor.model_copy(update=owns)
 

@@ -1,5 +1,5 @@
-"""What the app needs of the world, as Protocols. The semantics in their docstrings are the contract: one port suite in the
-tests holds the Azure adapters and the in-memory ports to it.
+"""The ports: services that the app needs, as Protocols. The semantics in their docstrings are the contract: one port suite in
+the tests holds the Azure adapters and the in-memory ports to it.
 
 All methods may raise ServiceUnavailableError, AccessDeniedError and UnexpectedAnswerError besides what they name.
 """

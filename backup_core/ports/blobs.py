@@ -1,4 +1,4 @@
-"""Page blobs of every account that the app may use, and what the service says of them."""
+"""Page blobs of every account that the app may use, and their properties."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BlobProperties:
     tier: str = ""
     """The performance tier somebody set on a premium page blob; empty where the service chose it by size."""
     percent: int = 100
-    """How much of a snapshot can be read: Azure fills those of some managed disks in the background."""
+    """Percent of a snapshot that can be read: Azure fills those of some managed disks in the background."""
     failure: str = ""
     """Why such a snapshot will never be complete."""
 
@@ -57,7 +57,7 @@ class SnapshotInfo:
 
 @dataclass(frozen=True)
 class ListedBlob:
-    """A blob or a snapshot of one, as a listing tells it."""
+    """A blob, or a snapshot of one, of a listing."""
 
     name: str
     snapshot: str
@@ -67,7 +67,7 @@ class ListedBlob:
 
 @dataclass(frozen=True)
 class Fence:
-    """What every write to a head's pages carries: refused once the lease or the epoch is another's."""
+    """The condition of every write to a head's pages: refused once the lease or the epoch is another's."""
 
     lease: str
     epoch: int
@@ -75,7 +75,7 @@ class Fence:
 
 @dataclass(frozen=True)
 class Guard:
-    """What every other write to a head carries: the lease, and the version it was decided on."""
+    """The condition of every other write to a head: the lease, and the version that the write was decided on."""
 
     lease: str
     etag: str
@@ -84,7 +84,7 @@ class Guard:
 class PageBlobs(Protocol):
     """Page blobs of all accounts this app may use, and managed disks as sources: their snapshots are read as fixed VHDs.
 
-    What takes a `Source` takes both. Of a managed disk only snapshots are read, never the disk itself.
+    Methods with a `Source` take both. Of a managed disk only snapshots are read, never the disk itself.
     """
 
     async def properties(self, blob: Source, snapshot: str = "") -> BlobProperties:
@@ -98,22 +98,22 @@ class PageBlobs(Protocol):
         """
 
     async def delete_own(self, blob: BlobAddress, guard: Guard, *, bare: bool = False) -> None:
-        """Delete the blob with its snapshots while `guard.lease` holds it at that version; a missing one is success. A `bare`
-        one must have none: raises SnapshotsPresentError. Raises FencedError, BlobChangedError, and deletes nothing that anybody
-        else holds.
+        """Delete the blob with its snapshots under `guard.lease` and at that version; a missing one is success. A `bare`
+        one must have none: raises SnapshotsPresentError. Raises FencedError, BlobChangedError, and deletes nothing that another
+        lease protects.
         """
 
     async def may_write(self, account: str, container: str) -> bool:
         """Whether this app may write blobs there, learned from a request that cannot change anything."""
 
     async def acquire_lease(self, blob: BlobAddress, lease: str) -> None:
-        """Hold the infinite lease `lease`; holding it already is success. Raises LeaseTakenError, BlobMissingError."""
+        """Take the infinite lease `lease`; having it already is success. Raises LeaseTakenError, BlobMissingError."""
 
     async def break_lease(self, blob: BlobAddress) -> None:
-        """End whatever lease there is, at once; none is success."""
+        """End any lease at once; none is success."""
 
     async def release_lease(self, blob: BlobAddress, lease: str) -> None:
-        """Let go of `lease`; not holding it, or no blob, is success."""
+        """Release `lease`; another lease, or no blob, is success."""
 
     async def start_copy(
         self, source: Source, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
@@ -125,8 +125,8 @@ class PageBlobs(Protocol):
     async def abort_copy(self, blob: BlobAddress, copy_id: str) -> None:
         """End the pending copy; the blob stays, without content. None pending, or no blob, is success."""
 
-    # The next three change the blob under a guard and return the new ETag. One that is as asked already, at another version, is
-    # success and stays as it is: a request whose answer was lost, or one of a delivery that died, has done it.
+    # The next three change the blob under a guard and return the new ETag. A blob that has the value already, at another
+    # version, is success and stays as it is: a request whose answer was lost, or one of a delivery that died, has done it.
 
     async def set_metadata(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard) -> str:
         """Replace the metadata. Raises FencedError, BlobChangedError."""
@@ -154,8 +154,8 @@ class PageBlobs(Protocol):
         """Blobs whose names begin with `prefix`, and their snapshots, by name. Raises BlobMissingError without container."""
 
     async def close_access(self, source: Source) -> None:
-        """End all access to what this deployment took of a managed disk, whoever reads: a reader has to open it anew. Nothing
-        open is success; a page blob has nothing to be closed.
+        """End all access to the snapshots that this deployment took of a managed disk: every reader has to open them anew.
+        Nothing open is success; a page blob has nothing to be closed.
         """
 
     async def delete_snapshot(self, blob: Source, snapshot: str) -> None:

@@ -27,13 +27,13 @@ class Catalogue(Protocol):
         """
 
     async def claims(self, disk: str) -> list[Versioned[str]]:
-        """The sources the disk has claimed: one, or more where somebody died while its registration moved."""
+        """The sources that the disk has claimed: one, or more where a run died while the registration moved."""
 
     async def source_holder(self, source: str) -> str | None:
         """The disk that has claimed the source blob, if any."""
 
     async def release_source(self, source: str, disk: str, etag: str | None = None) -> None:
-        """Give the claim up if the disk holds it, and with an `etag` only at that version; otherwise nothing. An empty `etag`
+        """Release the claim if it is the disk's, and with an `etag` only at that version; otherwise nothing. An empty `etag`
         is no claim's version.
         """
 
@@ -41,7 +41,7 @@ class Catalogue(Protocol):
         """Ids of all registered disks, ascending."""
 
     async def request(self, disk: str, key: str) -> RequestKey | None:
-        """The request that was made under the key."""
+        """The request under the key."""
 
     async def begin_request(self, run: Run, request: RequestKey) -> None:
         """Insert the run's row and its request's row together. Raises RowExistsError and inserts neither."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ListedDocument:
-    """A document as a listing tells it."""
+    """A document of a listing."""
 
     name: str
     changed: datetime
@@ -20,15 +20,15 @@ class ListedDocument:
 
 
 class Documents(Protocol):
-    """Small JSON documents beside the backups: plans, and how far they are carried out."""
+    """Small JSON documents beside the backups, such as plans and cursors."""
 
     async def put_if_absent(self, name: str, text: str) -> bool:
-        """Store the document unless one of that name exists. True when this call has certainly stored it: where an answer was
-        lost and the request sent again, it may be False although nobody else was there.
+        """Store the document unless one of that name exists. True when this call has certainly stored it: if an answer was
+        lost and the request sent again, it may be False without another writer.
         """
 
     async def put(self, name: str, text: str) -> None:
-        """Store the document in place of what was there."""
+        """Store the document; it replaces an existing one."""
 
     async def get(self, name: str) -> str | None:
         """The document, or None."""

@@ -1,4 +1,4 @@
-"""Where the app tells what happened."""
+"""The journal of events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Journal(Protocol):
-    """Where the app tells what happened. Telling never fails and never waits."""
+    """The log of the app's events. A write never fails and never waits."""
 
     def write(self, event: Event) -> None:
-        """Tell the event."""
+        """Emit the event."""

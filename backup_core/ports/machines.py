@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 class Machines(Protocol):
-    """Virtual machines and managed disks. A change may outlast its call: then it answers False, and reading tells the rest.
+    """Virtual machines and managed disks. A change may outlast its call: then it answers False, and its end has to be read.
 
     All methods raise MachineMissingError where the object or its group is missing, MachineBusyError while another operation is
-    under way, and MachineRefusedError with Azure's code where a change is refused for good.
+    in progress, and MachineRefusedError with Azure's code where a change is refused for good.
     """
 
     async def machine(self, vm: str) -> Machine:
         """The machine with its disks, and whether it runs."""
 
     async def put_disk(self, machine: Machine, lun: int | None, disk: MachineDisk | None) -> bool:
-        """Give the slot this disk, or none, and leave everything else of the machine as it was read; True once it is done.
+        """Give the slot this disk, or none, and keep the rest of the machine as it was read; True once it is done.
         Raises MachineChangedError when the machine is not at the version `machine` was read at.
         """
 

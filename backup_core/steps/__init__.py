@@ -1,4 +1,4 @@
-"""The contract between orchestrations and activities: each step's name, what goes in, what comes out.
+"""The contract between orchestrations and activities: the name, the input and the result of each step.
 
 A step never raises an expected failure: it answers an Outcome, because values keep their type on the way to an orchestrator
 and exceptions do not. Everything here is JSON; history carries references (plan names, snapshot ids), never payloads.

@@ -1,5 +1,5 @@
 # Long: the messages of one run, which are stored in its history, beside each other.
-"""The steps of a backup, and what the orchestrations of one are handed."""
+"""The steps of a backup, and the inputs of its orchestrations."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class FleetRequest(Message):
     full_copy: FullCopy = "pages"
     prune: bool = True
     lanes: int = ACTIVE_DISKS_MAX
-    """How many disks are backed up side by side."""
+    """Disks that are backed up side by side."""
 
 
 class LaneResult(Message):
-    """What became of runs: how many ended in each state, how many failed, and the names of some that did, with the reason."""
+    """The ends of runs: counts by state, the number of failures, and the names of some failed runs, with the reason."""
 
     ended: dict[str, int] = Field(default_factory=dict)
     failed: int = 0
@@ -43,7 +43,7 @@ class LaneResult(Message):
 
 
 class LaneRequest(Message):
-    """Input of the backup_lane orchestration; `after` and `end` are where a continued-as-new one goes on."""
+    """Input of the backup_lane orchestration; `after` and `end` are the position of a continued-as-new instance."""
 
     fleet: FleetRequest
     lane: int
@@ -69,14 +69,14 @@ class FleetRun(Message):
 
 
 class FleetPageResult(Message):
-    """The slice; `more` when the list goes on after the last one."""
+    """The slice; `more` when the list continues after it."""
 
     runs: list[FleetRun]
     more: bool
 
 
 class BackupRequest(Message):
-    """Input of the backup_disk orchestration. `checkpoint` is where a continued-as-new instance goes on."""
+    """Input of the backup_disk orchestration. `checkpoint` is the position of a continued-as-new instance."""
 
     disk: str
     run: str
@@ -87,12 +87,12 @@ class BackupRequest(Message):
     """Shards copied side by side."""
     full_copy: FullCopy = "pages"
     prune: bool = True
-    """Whether what the retention no longer keeps is deleted at the end."""
+    """Whether expired restore points are deleted at the end."""
     checkpoint: BackupCheckpoint | None = None
 
 
 class BeginBackup(Message):
-    """Ask to own the disk."""
+    """Request the ownership of the disk."""
 
     disk: str
     run: str
@@ -103,11 +103,11 @@ class BeginBackup(Message):
 
 
 class BeginBackupResult(Message):
-    """Whether the run may go on, and how."""
+    """Whether the run may continue, and with which kind of backup."""
 
     state: Literal["go", "skipped", "ended", "unsettled"]
-    """`ended`: this run is over already, or another instance of it is at work; nothing was changed. `unsettled`: the run owns
-    the disk, but a restore that died was changing its machine; that comes first, then `begin` again.
+    """`ended`: this run has ended already, or another instance of it is at work; nothing was changed. `unsettled`: the run owns
+    the disk, but an abandoned restore was changing its machine; that is settled first, then `begin` is called again.
     """
     why: str = ""
     epoch: int = 0
@@ -119,7 +119,7 @@ class BeginBackupResult(Message):
     head: str = ""
     head_etag: str = ""
     leased_head: str = ""
-    """The head leased so far, if any: with a new generation it is not the one that will be written."""
+    """The head leased until now, if any: with a new generation another one is written."""
     base: str = ""
     """Source snapshot to diff against; empty for a full copy."""
     finish_target: str = ""
@@ -131,7 +131,7 @@ class BeginBackupResult(Message):
     """The change of a machine that has to be settled first."""
     repoint_digest: str = ""
     points: list[str] = Field(default_factory=list)
-    """Restore points the run has made in an earlier life, and does not come to again."""
+    """Restore points that the run has committed in an earlier life, and does not reach again."""
 
 
 class TakeSourceSnapshot(Message):
@@ -146,23 +146,23 @@ class SourceSnapshotResult(Message):
     snapshot: str
     size: int
     percent: int = 100
-    """How much of it can be read; with less than all the step is asked again later."""
+    """Percent of it that can be read; below 100 the step is called again later."""
 
 
 class SnapshotWaitRequest(Message):
-    """Input of the wait_for_snapshot orchestration; what follows the actor says where a continued-as-new one goes on."""
+    """Input of the wait_for_snapshot orchestration; the fields after the actor are a continued instance's position."""
 
     actor: Actor
     reason: str
     kind: Kind
     pause: float = 0.0
     waited: float = 0.0
-    """Seconds: the pauses between the looks so far."""
+    """Seconds of the pauses between the polls until now."""
     retries: int = 0
 
 
 class SnapshotWaitResult(Message):
-    """Output of the wait_for_snapshot orchestration: the snapshot once it can be read, or why not."""
+    """Output of the wait_for_snapshot orchestration: the snapshot once it can be read, or the failure."""
 
     taken: SourceSnapshotResult | None = None
     canceled: bool = False
@@ -171,14 +171,14 @@ class SnapshotWaitResult(Message):
 
 
 class BeginNewGeneration(Message):
-    """Give up on an increment: the same run goes on as a full copy."""
+    """Abandon the increment: the same run continues as a full copy."""
 
     actor: Actor
     reason: str
 
 
 class RaiseEpoch(Message):
-    """Shut out what the run's own first transfer may still send, before a second one begins on the same head."""
+    """Fence off requests of the run's own first transfer still in flight, before a second one begins on the same head."""
 
     actor: Actor
     head: str
@@ -205,18 +205,18 @@ class Transfer(ImageCopy):
 
     @property
     def image(self) -> ImageCopy:
-        """Only what the copying steps need: history carries each input."""
+        """The part that the copying steps need: history carries each input."""
         return ImageCopy(**{name: getattr(self, name) for name in ImageCopy.model_fields})
 
 
 class VerifyHead(ComparisonProgress):
-    """Compare head and source snapshot, from where an earlier call came to."""
+    """Compare head and source snapshot, from the position of an earlier call."""
 
     transfer: Transfer
 
 
 class TakeBackupSnapshot(Message):
-    """Snapshot the verified head, with everything there is to say of the restore point."""
+    """Snapshot the verified head, with the description of the whole restore point."""
 
     transfer: Transfer
     etag: str
@@ -254,20 +254,20 @@ class DropPreviousSnapshot(Message):
 
 
 class PrunePoints(Message):
-    """Delete what the disk's retention no longer keeps."""
+    """Delete the disk's expired restore points."""
 
     actor: Actor
 
 
 class PruneResult(Message):
-    """The restore points that are gone now."""
+    """The restore points that are deleted now."""
 
     expired: list[str]
     more: bool
 
 
 class FinishRun(Message):
-    """End the run and let go of the disk."""
+    """End the run and release the disk."""
 
     disk: str
     run: str
@@ -276,14 +276,14 @@ class FinishRun(Message):
     points: list[str] = Field(default_factory=list)
     expired: list[str] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
-    """What failed after the restore point was committed."""
+    """Failures after the restore point was committed."""
     fault: Fault | None = None
     heads: list[str] = Field(default_factory=list)
     """Every head the run leased, so that none stays leased, committed or not."""
 
 
 class BackupCheckpoint(Message):
-    """Where a continued-as-new backup goes on: in the middle of a transfer."""
+    """The position of a continued-as-new backup, in the middle of a transfer."""
 
     transfer: Transfer
     planned: PlanResult

@@ -17,7 +17,7 @@ Verification = Literal["sampled", "full"]
 
 
 class ImageCopy(Message):
-    """An image, or the changes to one, brought from a snapshot to a blob: what the copying steps of backups and restores share.
+    """An image, or the changes to one, brought from a snapshot to a blob, for the copying steps of backups and restores.
 
     `source` and `destination` are URLs of disks, or names of backup blobs in their container.
     """
@@ -30,17 +30,17 @@ class ImageCopy(Message):
     """Snapshot of the source that the destination is brought to."""
     destination: str
     becomes: Literal["head", "disk"] = "head"
-    """What the destination is meant for: a head carries its intent, a disk nothing of ours once it is complete."""
+    """The purpose of the destination: a head carries its intent, a disk carries nothing of ours once it is complete."""
     kind: Kind
     generation: int
     size: int
     plan: str = ""
     plan_digest: str = ""
-    """Of the stored plan: a step does nothing by another one."""
+    """Of the stored plan: a step refuses another one."""
 
 
 class PlanResult(Message):
-    """The stored plan, or why the diff cannot be trusted."""
+    """The stored plan, or the reason why the diff cannot be trusted."""
 
     plan: str = ""
     digest: str = ""
@@ -57,42 +57,42 @@ class PlanResult(Message):
 
 
 class OpenResult(Message):
-    """The head is there, leased, of the right size, and says what is being done to it."""
+    """The head: it exists, is leased, has the right size, and carries the intent."""
 
     etag: str
 
 
 class ApplyShard(Message):
-    """Copy one shard of the plan, from where an earlier call came to."""
+    """Copy one shard of the plan, from the position of an earlier call."""
 
     image: ImageCopy
     shard: int
 
 
 class TransferCounts(Message):
-    """What was done to the head."""
+    """Counts of the work on the head."""
 
     write_bytes: int = 0
     clear_bytes: int = 0
     puts: int = 0
     clears: int = 0
     streamed_bytes: int = 0
-    """How many of the bytes written passed through the worker."""
+    """Written bytes that passed through the worker."""
 
     def plus(self, other: TransferCounts) -> TransferCounts:
-        """Both together."""
+        """The sum of both."""
         return TransferCounts(**{name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields})
 
 
 class CopyBlobRequest(Message):
-    """Input of the copy_blob orchestration; `copy_id` and what follows say where a continued-as-new one goes on."""
+    """Input of the copy_blob orchestration; `copy_id` and the fields after it are a continued instance's position."""
 
     image: ImageCopy
     reason: str = ""
     copy_id: str = ""
     pause: float = 0.0
     waited: float = 0.0
-    """Seconds: the pauses between the looks so far."""
+    """Seconds of the pauses between the polls until now."""
     retries: int = 0
 
 
@@ -119,7 +119,7 @@ class CopyRef(Message):
 
 
 class CheckCopyResult(Message):
-    """How far a copy is, in bytes."""
+    """The progress of a copy, in bytes."""
 
     status: Literal["pending", "success", "failed", "aborted"]
     done: int
@@ -128,10 +128,10 @@ class CheckCopyResult(Message):
 
 
 class ShardResult(Message):
-    """How far the shard came. It is called again until `done`."""
+    """The progress of the shard. The step is called again until `done`."""
 
     applied: TransferCounts
-    """All that was done in the shard, by this call and those before."""
+    """Counts of the shard, by this call and those before."""
     at: int
     """Everything before this offset is done, durably known."""
     done: bool
@@ -147,7 +147,7 @@ class Blocks(Message):
 
 
 class ComparisonProgress(Message):
-    """How far a comparison came: first the page maps of the whole disk, then content."""
+    """The progress of a comparison: first the page maps of the whole disk, then content."""
 
     content: bool = False
     """Whether the page maps are done and content is compared."""
@@ -170,11 +170,11 @@ class ComparisonProgress(Message):
     """Of those, the ones before `offset` while content is compared."""
 
     def position(self) -> dict[str, Any]:
-        """Where it came to, as fields."""
+        """The position, as fields."""
         return {name: getattr(self, name) for name in ComparisonProgress.model_fields}
 
     def reached(self, other: ComparisonProgress) -> Self:
-        """The same request, from where `other` came to."""
+        """The same request, from the position of `other`."""
         return self.model_copy(update=other.position())
 
     def progress(self, size: int) -> tuple[int, int]:
@@ -185,7 +185,7 @@ class ComparisonProgress(Message):
 
 
 class ComparisonResult(ComparisonProgress):
-    """How far the comparison came. Once `done`, the head is marked verified and `etag` is its version."""
+    """The progress of the comparison. Once `done`, the head is marked verified and `etag` is its version."""
 
     done: bool
 
@@ -211,12 +211,12 @@ class ReportProgress(Message):
     """The percent at which verifying begins, by the work of this run; 0 where that is not known."""
     retries: int = 0
     attention: str = ""
-    """Why somebody should look although the run goes on trying."""
+    """Why a person should look at the run, which continues to retry."""
     in_parallel: bool = False
-    """A sign of life from work that goes on beside the run's main one: the row's phase and numbers are left alone."""
+    """A heartbeat from work beside the run's main one: it does not change the row's phase and numbers."""
 
     def measured(self, planned: PlanResult, applied: TransferCounts) -> ReportProgress:
-        """The report with how much of what was planned is done."""
+        """The report with the completed part of the plan."""
         amounts = {
             "bytes_total": planned.write_bytes,
             "bytes_done": applied.write_bytes,
@@ -230,15 +230,15 @@ class ReportProgress(Message):
 
 
 class ReportResult(Message):
-    """Percent as the row now has it, and whether somebody asked for the run to be canceled."""
+    """Percent as the row has it now, and whether the run is to be canceled."""
 
     percent: int
     started: str = ""
     """When the run began, ISO 8601: for an estimate of when it ends."""
     cancel: bool
-    """Somebody asked for it, or a part of the run has failed."""
+    """A caller requested it, or a part of the run has failed."""
     fault: Fault | None = None
-    """How that part has failed, when nobody asked."""
+    """The failure of that part, when no caller requested the cancel."""
 
 
 def _of_image(request: CopyRef | ApplyShard) -> Duty:

@@ -1,4 +1,4 @@
-"""The steps of housekeeping: what runs have left behind, disk by disk."""
+"""The steps of housekeeping: leftovers of runs, disk by disk."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from backup_core.steps.messages import Message, Step, always
 
 
 class CleanupRequest(Message):
-    """Input of the keep_house orchestration; `after` and what follows are where a continued-as-new instance goes on."""
+    """Input of the keep_house orchestration; `after` and the fields after it are a continued instance's position."""
 
     run_days: int
-    """Runs older than this are forgotten."""
+    """Rows of runs older than this are deleted."""
     after: str = ""
     failed: list[str] = Field(default_factory=list)
 
@@ -25,25 +25,25 @@ class DiskPage(Message):
 
 
 class DiskPageResult(Message):
-    """The slice; `more` when the list goes on after the last one."""
+    """The slice; `more` when the list continues after it."""
 
     disks: list[str]
     more: bool
 
 
 class CleanUpDisk(Message):
-    """Remove what runs of the disk have left behind and nobody needs."""
+    """Remove leftovers of the disk's runs that nothing needs."""
 
     disk: str
     actor: str
-    """The orchestration that asks."""
+    """The orchestration that calls."""
     lease: str
     """Holds a blob while it is deleted."""
     run_days: int
 
 
 class CleanupResult(Message):
-    """How much went; `more` when a repeat would find more."""
+    """Counts of what was removed; `more` when a repeat would find more."""
 
     points: int = 0
     snapshots: int = 0
@@ -52,18 +52,18 @@ class CleanupResult(Message):
     pins: int = 0
     runs: int = 0
     registrations: int = 0
-    """Claims given up, and copies of the registration brought up to date."""
+    """Released claims, and renewed copies of the registration."""
     more: bool = False
 
 
 class CleanUpRebuilds(Message):
-    """Remove what rebuilds of long ago have kept of themselves."""
+    """Remove the documents of old rebuilds."""
 
     run_days: int
 
 
 class RebuildCleanupResult(Message):
-    """How many documents went."""
+    """The number of removed documents."""
 
     documents: int
 

@@ -1,4 +1,4 @@
-"""What all steps have in common: messages in JSON, outcomes as values, who asks, and a step's name with its types."""
+"""Types of all steps: messages in JSON, outcomes as values, the actor, and a step's name with its types."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ class Fault(Message):
     message: str
     retryable: bool
     wait_seconds: int = 0
-    """How long trying again is certainly in vain."""
+    """How long a retry certainly fails."""
 
 
 class StepOutcome(Message):
-    """What every activity answers: a value, or a fault."""
+    """The answer of every activity: a value, or a fault."""
 
     value: dict[str, Any] | None = None
     fault: Fault | None = None
     step: str = ""
-    """The step that answers; empty from a version that did not say."""
+    """The step that answers; empty from a version without this field."""
 
 
 class Actor(Message):
-    """Who asks: the run, with the lease and epoch that make it the owner."""
+    """The actor of a step: the run, with the lease and epoch that make it the owner."""
 
     disk: str
     run: str
@@ -58,13 +58,13 @@ ResultT = TypeVar("ResultT", bound=Message)
 
 
 Duty = Literal["backup", "restore", "retention"]
-"""What a step acts for: it decides under which identities. Backups never write to a source account and delete no backup,
+"""The duty that a step serves, which decides its identities. Backups never write to a source account and delete no backup,
 retention only deletes, and restores alone write new disks and change machines.
 """
 
 
 def always(duty: Duty) -> Callable[[Any], Duty]:
-    """The same duty whatever is asked."""
+    """The same duty for every input."""
     return lambda _: duty
 
 
@@ -91,9 +91,9 @@ class Step(Generic[RequestT, ResultT]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name that a run under way may call it by; the app registers an activity for each."""
+        """Every name by which a run in progress may call it; the app registers an activity for each."""
         return (self.name, *(name for _, name in self.former))
 
     def name_for(self, version: str | None) -> str:
-        """The name that an orchestration calls it by which began with `version`."""
+        """The name in orchestrations that began with `version`."""
         return dict(self.former).get(version or "", self.name)

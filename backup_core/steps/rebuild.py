@@ -1,4 +1,4 @@
-"""The steps of a rebuild: the catalogue compared with the blobs, and brought back, disk by disk."""
+"""The steps of a rebuild: the catalogue is compared with the blobs, and restored, disk by disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from backup_core.steps.messages import Message, Nothing, Step
 
 
 class RebuildRequest(Message):
-    """Input of the rebuild_catalogue orchestration; `after` and what follows are where a continued-as-new one goes on."""
+    """Input of the rebuild_catalogue orchestration; `after` and the fields after it are the position of a continued-as-new
+    instance.
+    """
 
     rebuild: str
     plan: str = ""
@@ -17,7 +19,7 @@ class RebuildRequest(Message):
     after: str = ""
     tally: Tally = Tally()
     chain: str = ""
-    """Digest of all that was found so far."""
+    """Digest of the findings until now."""
 
 
 class RebuildPage(Message):
@@ -28,7 +30,7 @@ class RebuildPage(Message):
 
 
 class RebuildPageResult(Message):
-    """The slice; `more` when the list goes on after the last one."""
+    """The slice; `more` when the list continues after it."""
 
     disks: list[str]
     more: bool
@@ -46,26 +48,26 @@ class RebuildDisk(Message):
 
 
 class RebuildDiskResult(Message):
-    """What was found, and done, for that part of that disk."""
+    """The findings for that part of that disk, carried out unless it is a dry run."""
 
     disk: str
     part: int
     state: Literal["unchanged", "different", "busy", "unreadable", "changed"]
     digest: str
-    """Of what was found; empty when nothing differs."""
+    """Digest of the findings; empty when nothing differs."""
     below: str
     """Where the next part begins; empty when there is none."""
 
 
 class RebuildReport(Message):
-    """How far a rebuild is."""
+    """The progress of a rebuild."""
 
     rebuild: str
     tally: Tally
 
 
 class RebuildReportResult(Message):
-    """Whether it is to end: somebody asked for it, or it has ended or been replaced already."""
+    """Whether it is to end: a caller requested that, or it has ended or been replaced already."""
 
     goes_on: bool
 

@@ -1,5 +1,5 @@
 # Long: the messages of one run, which are stored in its history, beside each other.
-"""The steps of a restore, and what its orchestrations hand each other."""
+"""The steps of a restore, and the messages between its orchestrations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from backup_core.steps.messages import Actor, Fault, Message, Nothing, Step, alw
 
 
 class RestoreRequest(Message):
-    """Input of the restore_disk orchestration. What is wanted stands in the run's row."""
+    """Input of the restore_disk orchestration. The run's row has the request."""
 
     disk: str
     run: str
@@ -31,11 +31,11 @@ class RestoreRequest(Message):
     full_copy: FullCopy = "pages"
     verification: Verification = "full"
     wanted: str = ""
-    """Digest of what is wanted: a row that says otherwise is not carried out. Empty from a version that made none."""
+    """Digest of the request: a row that differs is not carried out. Empty from a version without it."""
 
 
 class BeginRestore(Message):
-    """Ask to restore: pin the point."""
+    """Request the restore: pin the point."""
 
     disk: str
     run: str
@@ -44,7 +44,7 @@ class BeginRestore(Message):
 
 
 class BeginRestoreResult(Message):
-    """The pinned point, and what is wanted."""
+    """The pinned point, and the request."""
 
     state: Literal["go", "ended"]
     why: str = ""
@@ -61,7 +61,7 @@ class BeginRestoreResult(Message):
     repoint: bool = False
     stop_vm: bool = False
     old_disk: str = ""
-    """What the machine had when the restore was asked for."""
+    """The machine's disk when the restore was requested."""
     adopt: bool = False
 
 
@@ -80,7 +80,7 @@ class CopyImageRequest(Message):
     full_copy: FullCopy
     verification: Verification
     planned: PlanResult | None = None
-    """Where a continued-as-new one goes on."""
+    """The position of a continued-as-new instance."""
     next_shard: int = 0
     applied: TransferCounts = TransferCounts()
     retries: int = 0
@@ -99,14 +99,14 @@ class CopyImageResult(Message):
 
 
 class CompareImage(ComparisonProgress):
-    """Compare the copy with its source, from where an earlier call came to."""
+    """Compare the copy with its source, from the position of an earlier call."""
 
     image: ImageCopy
     full: bool
 
 
 class SealImage(Message):
-    """The disk is complete and proved: snapshot it if wanted, take the run's mark from it, let go of it."""
+    """Release the complete and proved disk: snapshot it if wanted, remove the run's mark, release the lease."""
 
     image: ImageCopy
     etag: str
@@ -126,23 +126,23 @@ class DiscardImage(Message):
 
 
 class DiscardResult(Message):
-    """What is left of it: empty when nothing is."""
+    """The remains of it, in words; empty without any."""
 
     left: str
 
 
 class OwnDisk(Message):
-    """Ask to own the disk for a restore."""
+    """Request the ownership of the disk for a restore."""
 
     disk: str
     run: str
     lease: str
     supersedes: str = ""
-    """Another lease of the same run, whose execution is shut out by this one."""
+    """Another lease of the same run, whose execution is excluded by this one."""
 
 
 class OwnDiskResult(Message):
-    """The run's epoch, or who has the disk now."""
+    """The run's epoch, or the run that owns the disk now."""
 
     state: Literal["owned", "waiting", "unsettled"]
     epoch: int = 0
@@ -153,9 +153,9 @@ class OwnDiskResult(Message):
     """The change of a machine that has to be settled first; of an owner, its own that an earlier life has begun and
     may have ended."""
     repoint_digest: str = ""
-    """Of the change that has to be settled."""
+    """Digest of the change that has to be settled."""
     leased_head: str = ""
-    """The present head, leased and shut to older writers meanwhile."""
+    """The present head, leased and fenced against older writers meanwhile."""
 
 
 class ImportDisk(Message):
@@ -174,12 +174,12 @@ class ImportResult(Message):
 
 
 class StoreChange(Message):
-    """Store what the machine has, and what it is to get, before anything is changed."""
+    """Store the machine's present disk and its new one, before anything is changed."""
 
     actor: Actor
     slot: SlotRef
     expected: str
-    """The disk that is to be replaced: the one that was there when the restore was asked for."""
+    """The disk to be replaced: the one in the slot when the restore was requested."""
     target: str
     managed_disk: str
     size: int
@@ -187,16 +187,16 @@ class StoreChange(Message):
 
 
 class StoreChangeResult(Message):
-    """Where the change is stored, and what it is: all later steps are held to it."""
+    """The stored change and its name: all later steps are checked against it."""
 
     change: str
     old_disk: str
     known: str = ""
-    """The change as it is stored; empty from a version that did not say."""
+    """The stored change; empty from a version without this field."""
 
 
 class ChangeRef(Message):
-    """A stored change of a machine, and what the asking orchestration knows of it itself."""
+    """A stored change of a machine, with the copy that the calling orchestration has."""
 
     actor: Actor
     change: str
@@ -206,7 +206,7 @@ class ChangeRef(Message):
     """In such a run: the digest of the document, as the head row says it."""
 
     def ref(self) -> dict[str, Any]:
-        """Which change, and what is known of it, as fields."""
+        """The reference, as fields."""
         return {name: getattr(self, name) for name in ChangeRef.model_fields}
 
 
@@ -217,7 +217,7 @@ class MoveMachine(ChangeRef):
 
 
 class MoveResult(Message):
-    """How far it is. `done`: the goal was read back."""
+    """The progress of the change. `done`: the goal was read back."""
 
     done: bool
     move: Move
@@ -228,7 +228,7 @@ class MoveResult(Message):
 
 
 class CloseChange(ChangeRef):
-    """The machine is where it shall be: the stored change is over. After `new` the registration follows the machine, without a
+    """Close the stored change: the machine has its goal. After `new` the registration follows the machine, without a
     point of its own: the next backup is a full one.
     """
 
@@ -236,7 +236,7 @@ class CloseChange(ChangeRef):
 
 
 class RepointRequest(ChangeRef):
-    """Input of the repoint_machine orchestration. An empty `goal` settles what a dead run left: forward or back."""
+    """Input of the repoint_machine orchestration. An empty `goal` settles the change of an abandoned run: forward or back."""
 
     goal: Literal["new", "old", ""]
     fault: Fault | None = None
@@ -248,7 +248,7 @@ class RepointRequest(ChangeRef):
 
 
 class RepointResult(Message):
-    """Output of the repoint_machine orchestration: what the machine has now, read back."""
+    """Output of the repoint_machine orchestration: the machine's present disk, read back."""
 
     holds: Literal["new", "old", "nothing", "other", "unknown"]
     """`unknown`: another run took the disk over, and settles the machine."""
@@ -256,7 +256,7 @@ class RepointResult(Message):
     fault: Fault | None = None
     seconds: int = 0
     source: str = ""
-    """What that is, as Azure names it."""
+    """The name of that disk in Azure."""
 
 
 class DeliverRequest(Message):
@@ -272,11 +272,11 @@ class WaitRequest(Message):
 
     actor: Actor
     lease: str = ""
-    """What to own the disk with, when it is not the run's lease: then whatever acts under that one is shut out."""
+    """The lease to own the disk with, when it is not the run's: then everything that acts under the run's is excluded."""
     pause: float = 0.0
     retries: int = 0
     changes_closed: int = 0
-    """Former changes of machines that were settled so far."""
+    """Former changes of machines that were settled until now."""
 
 
 class WaitResult(Message):
@@ -295,7 +295,7 @@ class DeliverResult(Message):
     etag: str = ""
     """The new disk's version when it was proved equal to the restore point; empty before."""
     sealed: bool = False
-    """The new disk is complete and let go of, whatever came of the rest."""
+    """Whether the new disk is complete and released, also when the rest failed."""
     snapshot: str = ""
     ownership: OwnDiskResult | None = None
     machine: RepointResult | None = None
@@ -307,7 +307,7 @@ class DeliverResult(Message):
 
 
 class RecordFailure(Message):
-    """Tell the run's other parts that it is going to fail."""
+    """Record the failure of one part of a run: its other parts then end."""
 
     actor: Actor
     fault: Fault
@@ -337,7 +337,7 @@ class FinishRestore(Message):
     downtime_seconds: int | None = None
     leased: list[str] = Field(default_factory=list)
     owner_lease: str = ""
-    """What the disk is owned with, when it is not the run's lease."""
+    """The lease that owns the disk, when it is not the run's."""
 
 
 BEGIN_RESTORE = Step("begin_restore", BeginRestore, BeginRestoreResult, always("restore"))
