@@ -51,12 +51,14 @@ async def begin_backup(tools: Tools, request: BeginBackup) -> BeginBackupResult:
     if not registration.protected:
         message = f"disk {request.disk}: protection was stopped; PUT /api/disks/{request.disk} takes it up again"
         raise NotProtectedError(message)
+    # G3: a run that has ended does not begin again.
     if not await _own_row(tools, request):
         return BeginBackupResult(state="ended", why=f"run {request.run} has ended or was begun by another orchestration")
     if registration.unprotected:
         # After its row was written: each window must be seen as failed, not only in the portal.
         message = f"disk {request.disk}: {registration.unprotected}"
         raise NotProtectedError(message)
+    # G1: the ownership is written before anything else.
     taken = await take_ownership(tools, request.disk, request.run, request.lease)
     if not isinstance(taken, Owner):
         return await _go(tools, request, registration, taken)
@@ -222,6 +224,7 @@ async def _unchanged(tools: Tools, head: Head, mark: HeadMark | None, before: Bl
     assert head.pair is not None
     assert head.owner is not None
     # The comparison of the run's own earlier life has raised it by one.
+    # G14: a head that differs in any other page is no base.
     if before.sequence_number > head.owner.epoch + int(_is_own(mark, head.owner)):
         return False
     if before.etag == head.head_etag:
@@ -269,6 +272,7 @@ async def raise_epoch(tools: Tools, request: RaiseEpoch) -> RaiseEpochResult:
         present = await tools.catalogue.head(request.actor.disk)
         if present is None or present.value.owner != following:
             raise
+    # G10: the service then refuses puts of the first target that are in flight.
     etag = await fence_off(tools, tools.head(request.head), following.epoch, following.lease)
     return RaiseEpochResult(epoch=following.epoch, etag=etag)
 
@@ -276,6 +280,7 @@ async def raise_epoch(tools: Tools, request: RaiseEpoch) -> RaiseEpochResult:
 async def finish_run(tools: Tools, request: FinishRun) -> Nothing:
     """End the run's row and, if the run still owns the disk, release the leases and the ownership. Repeats change nothing."""
     await end_row(tools, request)
+    # G51: the end is written; failures from here on are warnings.
     left = await relinquish_ownership(tools, request.disk, request.run, request.lease, request.heads)
     emit_warnings(tools, request.disk, request.run, [*request.warnings, *left])
     return Nothing()

@@ -36,6 +36,7 @@ async def start_copy(tools: Tools, image: ImageCopy) -> StartCopyResult:
         copy = await tools.blobs.start_copy(tools.image(image.source), image.target, destination, metadata, tier)
     except BlobExistsError:
         found = await tools.blobs.properties(destination)
+        # G19: an existing blob is used only with this run's own mark.
         if not is_own(tools, found.metadata, image) or not found.copy:
             raise
         copy = found.copy.copy_id
@@ -69,6 +70,7 @@ async def take_over_copy(tools: Tools, request: CopyRef) -> OpenResult:
     if known := await proof(tools, image):
         return OpenResult(etag=known.etag)
     destination = tools.destination(image.destination)
+    # G23: the copy counts by its id, status, size, mark and number, all read back.
     found = await _own_complete_copy(tools, request, destination)
     await hold_own(tools, destination, image.actor)
     if found.sequence_number not in _numbers(request):

@@ -34,5 +34,6 @@ async def _is_stopped(tools: Tools, disk: str) -> bool:
     try:
         row = await tools.catalogue.registration(disk)
     except RecordUnreadableError:
+        # G53: the disk's run reports that its row cannot be read; the window continues.
         return False
     return row is not None and not row.value.protected

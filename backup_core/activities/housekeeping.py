@@ -52,6 +52,7 @@ async def _tried(duty: Callable[[], Awaitable[None]]) -> str:
     """Why the duty failed; empty when it is done."""
     try:
         await duty()
+    # G54: the other duties are tried too.
     except BackupError as error:
         return f"{duty.__name__}: {error.code}: {error}"
     return ""

@@ -49,6 +49,7 @@ async def open_image(tools: Tools, image: ImageCopy) -> OpenResult:
     blob, metadata = tools.destination(image.destination), metadata_of(tools, image)
     tier = await kept_tier(tools, image)
     try:
+        # G19: created only where nothing is.
         await tools.blobs.create(blob, image.size, image.actor.epoch, metadata, tier)
     except BlobExistsError as error:
         if not is_own(tools, (await tools.blobs.properties(blob)).metadata, image):
@@ -67,6 +68,7 @@ async def seal_image(tools: Tools, request: SealImage) -> SealResult:
     blob = tools.destination(image.destination)
     if await _is_marked(tools, blob, image.actor.run):
         try:
+            # G25: of the version that was compared.
             await _snapshot_and_unmark(tools, request, blob)
         except (BlobChangedError, FencedError):
             if await _is_marked(tools, blob, image.actor.run):
@@ -105,6 +107,7 @@ async def discard_image(tools: Tools, request: DiscardImage) -> DiscardResult:
     await give_up(tools, image)
     try:
         found = await tools.blobs.properties(blob)
+        # G39: only this run's own unfinished blob is removed.
         if not _is_made_by(found.metadata, tools.site(blob), image.actor.run):
             return DiscardResult(left=str(blob))
         if _is_adopted(found.metadata, tools.site(blob)) and not await _relinquish_ownership(tools, row, image.actor.run):

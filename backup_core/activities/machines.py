@@ -55,6 +55,7 @@ async def import_disk(tools: Tools, request: ImportDisk) -> ImportResult:
             raise refused
         if found is None:
             return ImportResult(done=False)
+    # G19: a disk of that name counts only if this run made it.
     if found.run != request.actor.run or (found.source and found.source != request.target):
         message = (
             f"managed disk {request.disk} exists and was not made by {request.actor.run} of {request.target}; it is left "
@@ -88,6 +89,7 @@ async def store_change(tools: Tools, request: StoreChange) -> StoreChangeResult:
     stored = await tools.documents.get(name)
     if stored is None:
         change = change_of(request, slot, await tools.machines.machine(slot.vm))
+        # G34: stored before the machine is touched.
         await tools.documents.put_if_absent(name, CHANGE.dump_json(change).decode())
         stored = await tools.documents.get(name)
         assert stored is not None
@@ -134,7 +136,9 @@ async def move_machine(tools: Tools, request: MoveMachine) -> MoveResult:
     A closed change is not resumed, nor a change that this run has begun to undo: such a call only reads the machine,
     and raises NotOwnerError unless the machine has the goal.
     """
+    # G37: the machine is read before the ownership is checked.
     change, machine, closed = await _looked_at(tools, request)
+    # G38: a change that was closed or turned back from moves nothing.
     if closed or await _turned_back(tools, request):
         if holds(change, machine) == request.goal:
             return _seen(change, machine, done=True)
@@ -151,6 +155,7 @@ async def move_machine(tools: Tools, request: MoveMachine) -> MoveResult:
             await tools.machines.put_disk(machine, slot.lun, wanted)
         case "start":
             await tools.machines.start(slot.vm)
+    # G35: reached only when read back by a call without a move.
     return _seen(change, machine, done=move == "none", move=move)
 
 
@@ -176,6 +181,7 @@ async def fence_machine(tools: Tools, request: MoveMachine) -> MoveResult:
     if present is not None and not closed:
         # Refused, somebody was faster: then the machine has another version, too.
         with suppress(MachineChangedError):
+            # G37: the write gives the machine another version.
             await tools.machines.put_disk(machine, change.slot.lun, present)
     return _seen(change, machine, done=False)
 
@@ -218,6 +224,7 @@ async def close_change(tools: Tools, request: CloseChange) -> Nothing:
     """
     row = await require_ownership(tools, request.actor)
     change = await stored_change(tools, request, compares=False)
+    # G38: the way forward is closed once the restore has turned back.
     if request.goal == "new" and await tools.documents.get(turned_name(request.change, request.actor.epoch)):
         message = (
             f"disk {request.actor.disk}: {request.actor.run} has turned back from {request.change}; the next run completes the "
@@ -230,6 +237,7 @@ async def close_change(tools: Tools, request: CloseChange) -> Nothing:
     if follows and registration is not None:
         moved = replace(registration, value=_unprotected(registration.value, change)) if change.new.managed else None
         moved = moved or await moved_registration(tools, request.actor.disk, change.target)
+    # G34: the head row names the change until it is settled.
     if row.value.repoint == request.change:
         await tools.catalogue.commit([], row.value.settled(), row.etag, registration=moved)
     if follows and not change.new.managed:

@@ -27,6 +27,7 @@ async def commit_point(tools: Tools, request: CommitPoint) -> CommitResult:
     blob = tools.head(transfer.head)
     carried = (await tools.blobs.properties(blob, request.backup_snapshot)).metadata
     point = from_point_metadata(carried, tools.site(blob), request.backup_snapshot)
+    # G30: the row is made from the snapshot's own description.
     if point is None or (point.disk, point.source_snapshot) != (transfer.actor.disk, transfer.target):
         message = (
             f"{blob} snapshot {request.backup_snapshot}: its description is damaged: {dict(carried)}; "
@@ -43,6 +44,7 @@ async def commit_point(tools: Tools, request: CommitPoint) -> CommitResult:
     if existing is None:
         registration = await moved_registration(tools, transfer.actor.disk, transfer.source) if request.moves_from else None
         try:
+            # G27: one transaction, at the version at which the run owned the disk.
             await tools.catalogue.commit([point], _advanced(request, point, row.value), row.etag, registration=registration)
         except RowExistsError:
             # Committed in between: by a request of this very run whose answer was lost, or by another's.
@@ -58,6 +60,7 @@ async def commit_point(tools: Tools, request: CommitPoint) -> CommitResult:
 
 def older_than_the_pair(point: RestorePoint, head: Head) -> bool:
     """Whether the point would not be the newest: points are in the order of their source snapshots."""
+    # G33: a point that is not the newest is not committed.
     pair = head.pair
     return pair is not None and pair.point != point.point and point.source_snapshot <= pair.source_snapshot
 

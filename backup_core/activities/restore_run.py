@@ -42,6 +42,7 @@ async def begin_restore(tools: Tools, request: BeginRestore) -> BeginRestoreResu
 
     async def begin() -> BeginRestoreResult:
         row = await tools.catalogue.run(request.disk, request.run)
+        # G3: a run that has ended does not begin again.
         if row is None or row.value.ended_for_good or row.value.restore is None:
             return BeginRestoreResult(state="ended", why=f"run {request.run} has ended, or is not known")
         wanted = row.value.restore
@@ -59,6 +60,7 @@ async def begin_restore(tools: Tools, request: BeginRestore) -> BeginRestoreResu
         if row.value.state == "NotStarted":
             running = replace(row.value, state="Running", started=await tools.catalogue.now(), phase="preparing")
             await write_run(tools, row, running)
+        # G31: pinned before it is read.
         return await _pinned(tools, row.value, wanted, mine)
 
     # A retention, a cancel or another delivery may be faster.
@@ -119,6 +121,7 @@ async def own_disk(tools: Tools, request: OwnDisk) -> OwnDiskResult:
     if await is_given_up(tools, request.disk, request.run):
         message = f"disk {request.disk}: restore {request.run} has given up its head and the disk already; nothing was done"
         raise NotOwnerError(message)
+    # G1: the ownership is written before anything else.
     taken = await take_ownership(tools, request.disk, request.run, request.lease, supersedes=request.supersedes)
     if not isinstance(taken, Owner):
         return await _owned(tools, request, taken)
@@ -176,6 +179,7 @@ async def adopt_head(tools: Tools, request: AdoptHead) -> OpenResult:
     wanted = intent(transfer)
     mark = from_metadata(found.metadata, tools.site(blob))
     if mark is None or (mark.run, mark.target) != (transfer.actor.run, transfer.target):
+        # G25: only the version that was compared is adopted.
         if mark is None or mark.run != transfer.actor.run or found.etag != request.etag:
             message = (
                 f"{blob}: changed by somebody else since it was proved (version {request.etag}, found {found.etag}); "

@@ -69,11 +69,13 @@ async def take_backup_snapshot(tools: Tools, request: TakeBackupSnapshot) -> Bac
     blob = tools.head(transfer.head)
     site = tools.site(blob)
     mark = from_metadata((await tools.blobs.properties(blob)).metadata, site)
+    # G24: only a head that this run has verified.
     if mark is None or mark.state == "applying" or mark.target != transfer.target or mark.run != transfer.actor.run:
         message = f"{blob}: its mark is not the verified one of run {transfer.actor.run}; found {mark}; no snapshot was taken"
         raise UnexpectedAnswerError(message)
     taking = taking_name(transfer.actor.disk, transfer.actor.run, transfer.target)
     again = taking_again_name(transfer.actor.disk, transfer.actor.run, transfer.target)
+    # G28: of two snapshots all deliveries take the older.
     first = await tools.documents.put_if_absent(taking, EMPTY)
     taken = []
     if not first:

@@ -83,8 +83,10 @@ async def open_head(tools: Tools, transfer: Transfer) -> OpenResult:
     await require_ownership(tools, transfer.actor)
     blob, mark = tools.head(transfer.head), intent(transfer)
     if transfer.kind == "full":
+        # G12, G19: created with the intent, where nothing is.
         await _create(tools, blob, mark, transfer)
     else:
+        # G12: the intent is written before the first byte.
         await _mark(tools, blob, mark, transfer)
     return OpenResult(etag=(await tools.blobs.properties(blob)).etag)
 

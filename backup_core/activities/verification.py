@@ -28,10 +28,12 @@ async def verify_head(tools: Tools, request: VerifyHead) -> ComparisonResult:
     Raises VerificationError after the quarantine is in the head row.
     """
     try:
+        # G25: the mark names the version that the comparison began with.
         return await _verify(tools, request)
     except VerificationError:
         row = await require_ownership(tools, request.transfer.actor)
         if row.value.head == request.transfer.head and not row.value.doubt:
+            # G26: a head that is known to be wrong is no base any more.
             await tools.catalogue.put_head(replace(row.value, doubt=QUARANTINE), row.etag)
         raise
 
@@ -76,6 +78,7 @@ async def compare_image(tools: Tools, request: CompareImage) -> ComparisonResult
     progress = await _progress(tools, request, image)
     size = (await tools.blobs.properties(blob)).size
     reached = await compared(tools, image, progress, size, full=request.full)
+    # G25: the version that was compared is the one that is proved.
     if reached.done and (now := (await tools.blobs.properties(blob)).etag) != reached.etag:
         message = f"{blob}: changed by somebody else while it was compared (version {reached.etag}, found {now}); not used"
         raise HeadAlteredError(message)
@@ -84,6 +87,7 @@ async def compare_image(tools: Tools, request: CompareImage) -> ComparisonResult
 
 async def _progress(tools: Tools, request: VerifyHead | CompareImage, image: ImageCopy) -> ComparisonResult:
     """The progress of the comparison. Before it begins, the blob is closed to writes of the copying still in flight."""
+    # G9: puts in flight are refused before the first page is compared.
     etag = request.etag or await fence_off(
         tools, tools.destination(image.destination), image.actor.epoch + 1, image.actor.lease
     )

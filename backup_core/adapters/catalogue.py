@@ -192,6 +192,7 @@ class TableCatalogue:
 
     async def put_head(self, head: Head, etag: str | None) -> str:
         """Write the head row."""
+        # G11: under the version that the write was decided on.
         return await self._put(head, "head", etag)
 
     # -- runs -----------------------------------------------------------------------------------------------------
@@ -238,6 +239,7 @@ class TableCatalogue:
         operations += [_update(to_entity(row.value, point_key(row.value.point)), row.etag) for row in changed]
         operations += [_update(to_entity(registration.value, "registration"), registration.etag)] if registration else []
         entity = to_entity(head, "head")
+        # G27: the head row's version guards the transaction; a point is created, never replaced.
         operations.append(("create", entity) if head_etag is None else _update(entity, head_etag))
         names = ", ".join([point.point for point in points][:3])
         answers = await self._transact(f"commit restore point {names} of disk {head.disk}", operations)

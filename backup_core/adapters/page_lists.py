@@ -66,6 +66,7 @@ class PageLists:
                             raise UnexpectedAnswerError(message)
                         position = one.range.end
                         yield one
+                    # G20: to the last page.
                     if not marker:
                         break
             except ServiceTimedOutError:

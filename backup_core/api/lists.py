@@ -37,6 +37,7 @@ async def each(disks: Sequence[str], look: Callable[[str], Awaitable[T]]) -> tup
         async with turns:
             try:
                 return (await look(disk),)
+            # G53: one unreadable disk hides no other.
             except RecordUnreadableError as error:
                 failed[disk] = unreadable(disk, error)
                 return None

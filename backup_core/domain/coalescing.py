@@ -49,6 +49,7 @@ async def coalesced(
         for piece in requests(change):
             one = Request(piece.range, piece.cleared)
             both = _joined(last, one, gap_bytes_max) if last else None
+            # G56: only a gap that both sides have.
             if last and both and await held(ByteRange(last.range.end, one.range.start)):
                 last = both
                 continue

@@ -54,9 +54,11 @@ def decide(head: Head, source: str, found: HeadFindings | None, *, full_requeste
         return Decision("full", "asked for")
     if head.source != source:
         return Decision("full", "the disk's source blob was changed in its registration")
+    # G15: a doubtful base is never built on.
     doubt = _doubt(head, found)
     if doubt:
         return automatic_full(head, doubt)
+    # G13: a dirty head is brought to its recorded target first.
     if _dirty(head, found):
         assert found.mark is not None
         return Decision("incremental", "finishes an interrupted run", finish_target=found.mark.target)
@@ -65,6 +67,7 @@ def decide(head: Head, source: str, found: HeadFindings | None, *, full_requeste
 
 def automatic_full(head: Head, reason: str) -> Decision:
     """A full backup that no caller requested. Raises TooManyFullsError when it would be the third in a row."""
+    # G15: endless automatic fulls would hide their cause.
     if head.automatic_fulls >= AUTOMATIC_FULLS_MAX:
         message = (
             f"disk {head.disk}: a full backup is needed again ({reason}), after {head.automatic_fulls} automatic ones in a "

@@ -31,6 +31,7 @@ def dead(row: Versioned[Run], service_now: datetime) -> bool:
     """Whether an unfinished run has been silent for too long. Both times are the table service's: no worker's clock
     matters.
     """
+    # G4: silence is measured by the table service's clock.
     return service_now - row.changed > HEARTBEAT_MAX
 
 

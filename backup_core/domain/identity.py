@@ -35,6 +35,7 @@ def lease_id(instance: str, purpose: LeasePurpose, of: str) -> str:
     one run exclude each other.
     """
     # Neither an instance's id nor a run's has a slash.
+    # G5: the same actor has the same lease, however often its episode runs.
     return str(uuid5(_LEASES, f"{instance}/{purpose}/{of}"))
 
 
@@ -43,6 +44,7 @@ def child_id(parent: str, purpose: ChildPurpose, attempt: int = 1) -> str:
 
     ValueError for an id that is longer than Durable Functions takes.
     """
+    # G5: from the parent's id, the purpose and the attempt alone.
     child = f"{parent}{CHILD}{purpose[0]}{attempt}"
     if len(child) > INSTANCE_ID_LENGTH_MAX:
         message = f"instance id {child} has {len(child)} characters, {INSTANCE_ID_LENGTH_MAX} are allowed"
@@ -66,4 +68,5 @@ class Deployment:
 
     def wrote(self, catalogue: str) -> bool:
         """Whether a mark that names that catalogue is this deployment's own."""
+        # G17: marks of other deployments count nowhere.
         return catalogue == self.catalogue or catalogue in self.former

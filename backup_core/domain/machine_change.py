@@ -101,6 +101,7 @@ def after(state: State, step: Step, result: Result) -> State:
     if result in ("temporary", "final"):
         return _failed(state, step, final=result == "final")
     match step:
+        # G36: what cannot continue goes back to the old disk.
         case "report" if result == "cancel" and state.goal == "new":
             return replace(state, reported=True, goal="old", last=None)
         case "report":

@@ -74,6 +74,7 @@ def to_metadata(mark: HeadMark, site: Site) -> dict[str, str]:
 
 def from_metadata(metadata: Mapping[str, str], site: Site) -> HeadMark | None:
     """The mark in that blob's metadata; None when there is none that was written on it, or not one this version wrote whole."""
+    # G17: a mark counts on the blob that it was written on.
     fields = _read("head", metadata, site)
     if fields.get("state") not in _STATES:
         return None
@@ -110,6 +111,7 @@ def described(point: RestorePoint) -> RestorePoint:
 
 def to_point_metadata(point: RestorePoint, site: Site) -> dict[str, str]:
     """Metadata for a snapshot of that blob: the whole restore point, so that the catalogue is a function of the blobs."""
+    # G30: the whole point, so that a lost row can be restored.
     fields = {name: value for name, value in vars(point).items() if name not in _PLACE}
     fields["committed"] = point.committed.isoformat()
     return _written("point", site, fields | {"digest": point.digest})
@@ -147,6 +149,7 @@ def from_point_metadata(metadata: Mapping[str, str], site: Site, backup_snapshot
         )
         # A description is made just before its snapshot is taken, by a run that is alive. One much older or newer was inherited
         # by a snapshot whose content it does not describe.
+        # G17: a description counts on a snapshot of its time.
         written_for_it = abs(snapshot_time(backup_snapshot) - point.committed) <= HEARTBEAT_MAX
         known = point.kind in KINDS and is_disk_id(point.disk) and point.point == point_id(point.source_snapshot)
         sound = known and written_for_it

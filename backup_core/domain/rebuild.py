@@ -120,6 +120,7 @@ def compare(rows: Sequence[Versioned[RestorePoint]], found: Mapping[Place, Resto
     changed = [changed for row in rows if (changed := _changed(row, found))]
     known = {row.value.point for row in rows}
     missing: dict[str, RestorePoint] = {}
+    # G28: the older of one run's snapshots, as the run itself takes.
     for point in sorted(filter(None, found.values()), key=lambda one: (-one.epoch, one.backup_snapshot)):
         if point.point not in known:
             missing.setdefault(point.point, point)

@@ -113,6 +113,7 @@ def next_move(change: Change, machine: Machine, goal: Goal) -> Move:
     if machine.state not in ("Succeeded", "Failed") or machine.power == "changing":
         return "wait"
     held = holds(change, machine)
+    # G36: a third disk is left alone.
     if held == "other":
         found = machine.at(change.slot.lun)
         message = (
@@ -120,6 +121,7 @@ def next_move(change: Change, machine: Machine, goal: Goal) -> Move:
             "somebody else changed it; nothing was done; look at the machine and repeat the restore if it is still needed"
         )
         raise SlotTakenError(message)
+    # G35: reached only when the machine's last change succeeded.
     if held == goal and machine.state == "Succeeded":
         off = machine.power in ("stopped", "deallocated")
         return "start" if change.deallocates and change.was_running and off else "none"

@@ -51,6 +51,7 @@ def verdicts(
 
     A row that says that its deletion has begun is judged anew unless that is trusted: somebody else may have written it.
     """
+    # G41: the one rule for expiry.
     ordered = sorted(points, key=lambda one: one.source_snapshot, reverse=True)
     apart = source_since is not None and now - source_since < FORMER_SOURCE_APART
     counted: dict[str, list[str]] = {}

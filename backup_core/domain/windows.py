@@ -28,6 +28,7 @@ def window_fired(schedule: str, told: str, moment: datetime) -> datetime:
     timer that fires late, by hand, or for windows that were missed while the app was down.
     """
     due = _moment(told)
+    # G52: the due time names the window, however early or late the timer fires.
     if due is not None and abs(due - moment) <= FIRING_ERROR_MAX:
         return due.astimezone(UTC)
     present, upcoming = window_at(schedule, moment), next_window(schedule, moment)

@@ -49,6 +49,7 @@ async def watch(tools: Tools, schedule: str, now: datetime) -> FleetSeen:
         async with turns:
             try:
                 return await _looked(tools, disk, schedule, now)
+            # G53: one unreadable disk hides no other.
             except BackupError as error:
                 unseen[disk] = error
             except Exception as error:  # noqa: BLE001  a fault of this program must not hide the other disks
@@ -82,6 +83,7 @@ async def _emit_late(tools: Tools, runs: Sequence[Run], now: datetime) -> None:
         if run.unreported and run.ended and now - run.ended > HEARTBEAT_MAX:
             row = await tools.catalogue.run(run.disk, run.run)
             if row:
+                # G48: the writer died before it emitted.
                 await emit_run_end(tools, row.value, row.etag)
 
 

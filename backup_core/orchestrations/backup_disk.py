@@ -151,6 +151,7 @@ class _Backup:
         """A duty after the commit. The restore point stands: a failure is a warning, and the next duty is tried."""
         try:
             yield from duty
+        # G51: the restore point stands.
         except StepFailedError as failed:
             self.warnings.append(shortened(f"{what}: {failed.fault.code}: {failed.fault.message}"))
 

@@ -185,6 +185,7 @@ def answer_of(answers: type[ResultT], raw: Any) -> ResultT | None:  # noqa: ANN4
     that arrives first is taken for both. The call's own answer is dropped then, so that it has to be made again.
     """
     try:
+        # G6: believed only if it reads as this child's.
         return answers.model_validate(raw)
     except ValidationError:
         return None
@@ -197,6 +198,7 @@ def attempt(context: Context, step: Step[Any, Any], request: Sequence[Message]) 
     return [
         StepOutcome(fault=Fault(code="Unexpected", message=end.why, retryable=True))
         if isinstance(end, Crashed)
+        # G6: believed only if it names this step.
         else _outcome(step, end)
         for end in ends
     ]

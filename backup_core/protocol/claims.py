@@ -31,6 +31,7 @@ async def claim_container(documents: Documents, container: str, deployment: Depl
     holder = read_document(_HOLDER, f"{container}/{CLAIM}", held or "{}").get("catalogue", "")
     if holder == deployment.catalogue:
         return
+    # G18: two catalogues over one container would delete each other's blobs.
     if holder not in deployment.former:
         message = (
             f"container {container}: it belongs to catalogue {holder!r}, this app's is {deployment.catalogue!r}; nothing was "

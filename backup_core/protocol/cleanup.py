@@ -90,6 +90,7 @@ class Cleanup:
         """Whether the run, of this disk, ended long ago. One that has been silent for as long is ended here."""
         if disk_of_run(run) != self.request.disk:
             return False
+        # G44: ended, or silent, for a day.
         if run not in self._ended:
             self._ended[run] = await self._end_row_if_long_silent(run)
         return self._ended[run]
@@ -147,6 +148,7 @@ class Cleanup:
 
     async def _is_recorded(self, source: str, snapshot: str, run: str) -> bool:
         """Whether the catalogue knows the snapshot by its exact time: as one that the run took, or that of a restore point."""
+        # G45: metadata are inherited, so the catalogue must know the snapshot.
         row = await self.tools.catalogue.run(self.request.disk, run)
         if row and snapshot in row.value.source_snapshots:
             return True
@@ -157,6 +159,7 @@ class Cleanup:
         """Whether an increment or an interrupted run may start from the snapshot of that run, which has ended; also when nobody
         can say so for certain. To be called after the run's end was read, for each snapshot anew.
         """
+        # G46: kept while any row or mark is missing or in doubt.
         row = await self.tools.catalogue.head(self.request.disk)
         if row is None or row.value.pair is None or row.value.source != source:
             return True
@@ -202,6 +205,7 @@ class Cleanup:
             bare, snapshots = await self._listing()
         except BlobMissingError:
             return
+        # G47: never the blob of a point, or one with snapshots.
         kept = named_by_points | {name for name, _ in snapshots}
         for name, metadata in bare.items():
             if not self._may_go_on():
@@ -249,6 +253,7 @@ class Cleanup:
                 await blobs.break_lease(blob)
                 await blobs.acquire_lease(blob, self.request.lease)
             etag = (await blobs.properties(blob)).etag
+            # G47: a blob's snapshots are restore points, and must not be deleted with it.
             await blobs.delete_own(blob, Guard(self.request.lease, etag), bare=True)
         except BlobMissingError:
             return
@@ -290,6 +295,7 @@ class Cleanup:
         if row is None or not self._old(row.changed):
             return
         for claim in claims:
+            # G40: a registration that moved half way is completed.
             if self._old(claim.changed) and not (row.value.protected and row.value.source == claim.value):
                 await self.tools.catalogue.release_source(claim.value, self.request.disk, claim.etag)
                 self._count("registrations")

@@ -37,6 +37,7 @@ async def hold_lease(tools: Tools, disk: str, owner: Owner, blob: BlobAddress) -
             with suppress(LeaseTakenError):
                 await tools.blobs.acquire_lease(blob, owner.lease)
                 return await tools.blobs.properties(blob)
+            # G7: a lease is broken only for the present owner.
             row = await tools.catalogue.head(disk)
             if row is None or row.value.owner != owner:
                 message = f"disk {disk}: run {owner.run} (epoch {owner.epoch}) does not own it any more; nothing was done"
@@ -69,6 +70,7 @@ async def fence_off(tools: Tools, blob: BlobAddress, number: int, lease: str) ->
             )
             raise FencedError(message)
         try:
+            # G8: every put and clear names this number.
             return await tools.blobs.set_sequence_number(blob, number, Guard(lease, found.etag))
         except BlobChangedError:
             continue  # a write that was in flight has arrived: read it again

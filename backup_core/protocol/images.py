@@ -21,6 +21,7 @@ async def hold_own(tools: Tools, blob: BlobAddress, actor: Actor) -> BlobPropert
     this delivery was late, it may be about to be attached, and is not leased or released again.
     """
     _require_mark(tools, blob, await tools.blobs.properties(blob), actor.run)
+    # G7: every write to the image carries this lease.
     await tools.blobs.acquire_lease(blob, actor.lease)
     found = await tools.blobs.properties(blob)
     try:

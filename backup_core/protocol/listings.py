@@ -170,6 +170,7 @@ class HeldByBoth:
             return
         left = changes_between(tools, source, image.target, "", ByteRange(start, end))
         right = changes_between(tools, destination, "", "", ByteRange(start, end))
+        # G56: only what both sides have.
         both = mapped((one.range async for one in left), (one.range async for one in right))
         async for one in joined(DiffRange(part.range, cleared=False) async for part in both if part.side == "both"):
             yield one.range

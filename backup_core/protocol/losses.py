@@ -35,6 +35,7 @@ async def mark_losses(
         if row.value.state not in ("lost", "deleting") and (row.value.head, row.value.backup_snapshot) not in listed
     ]
     looked_at = suspects[: tools.limits.sweeps_max]
+    # G49: each is looked up once more, and its row read after that.
     gone = [row for suspect in looked_at if (row := await _gone(tools, suspect.value))]
     if gone:
         ids = sorted(row.value.point for row in gone)

@@ -40,6 +40,7 @@ async def end_if_dead(tools: Tools, disk: str, run: str, actor: str) -> bool:
         if row is None or row.value.ended_for_good:
             return True
         now = await tools.catalogue.now()
+        # G4: the abandoned run's row ends before its disk is taken over.
         if not dead(row, now):
             return False
         # A conflict is the run's heartbeat, or the same end written by another delivery: the row says which.

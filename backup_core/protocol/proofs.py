@@ -37,6 +37,7 @@ async def proof(tools: Tools, image: ImageCopy) -> ComparisonResult | None:
     if not image.actor.pin:
         return None
     name = _name(image)
+    # G32: a proved disk carries no mark any more, so the proof is stored apart.
     stored = await tools.documents.get(name)
     if stored is None:
         return None
@@ -55,6 +56,7 @@ async def proved(tools: Tools, image: ImageCopy, found: ComparisonResult) -> Com
 
 async def give_up(tools: Tools, image: ImageCopy) -> None:
     """Store that the image is abandoned: no step of the run makes it any more, or continues it."""
+    # G32: stored before it is answered.
     await tools.documents.put(_name(image), ImageEnd().model_dump_json())
 
 

@@ -33,6 +33,7 @@ async def prune(
     """Delete the disk's expired restore points, at most a few; `more` when some are left. `still` is awaited before each
     deletion, and raises when `actor` may not act any more.
     """
+    # G42: raises unless the points that stay are seen on the service.
     expired = await expired_points(tools, registration, actor)
     most = tools.limits.prune_points_max
     return PruneResult(expired=await delete_points(tools, expired[:most], still), more=len(expired) > most)
@@ -94,6 +95,7 @@ async def release_dead_pin(tools: Tools, pin: Pin, actor: str) -> bool:
     """Delete the pin of a run that has ended, or that is abandoned and ended here by `actor`; False for the pin of a run at
     work.
     """
+    # G31: a pin counts while its run lives.
     if not await end_if_dead(tools, pin.disk, pin.run, actor):
         return False
     await tools.catalogue.unpin(pin)
@@ -103,6 +105,7 @@ async def release_dead_pin(tools: Tools, pin: Pin, actor: str) -> bool:
 async def _delete(tools: Tools, row: Versioned[RestorePoint], taken: dict[str, SnapshotsByPoint]) -> bool:
     """Delete the point; False when its row was changed meanwhile: then it is kept. `taken` has the heads that were listed."""
     try:
+        # G43: a crash from here on leaves nothing that looks restorable.
         marked = await tools.catalogue.mark_deleting(row)
     except RowChangedError:
         return False

@@ -28,6 +28,7 @@ async def moved_registration(tools: Tools, disk: str, source: str) -> Versioned[
     if row is None:
         message = f"disk {disk}: its registration is gone; PUT /api/disks/{disk} with the new disk as its source"
         raise DiskUnknownError(message)
+    # G40: claimed before the registration moves.
     holder = await tools.catalogue.claim_source(source, disk)
     if holder != disk:
         message = f"disk {disk}: the new disk {source} is registered as disk {holder} already; DELETE one of the two"
@@ -42,6 +43,7 @@ async def registration_moved(tools: Tools, disk: str, former: str) -> None:
     row = await tools.catalogue.registration(disk)
     if row is None:
         return
+    # G40: the former source is released after the move.
     if row.value.source != former:
         await tools.catalogue.release_source(former, disk)
     await store_copy(tools, row.value)

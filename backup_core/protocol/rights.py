@@ -31,6 +31,7 @@ def owner_of(actor: Actor) -> Owner:
 async def require_ownership(tools: Tools, actor: Actor) -> Versioned[Head]:
     """The disk's head row, while the actor's run owns it. Raises NotOwnerError: a late or repeated call must not act."""
     row = await tools.catalogue.head(actor.disk)
+    # G2: by run, lease and epoch.
     if row is None or row.value.owner != owner_of(actor):
         holder = row.value.owner.run if row and row.value.owner else "no run"
         message = f"disk {actor.disk}: run {actor.run} (epoch {actor.epoch}) does not own it, {holder} does; nothing was done"
@@ -47,6 +48,7 @@ async def require_right_to_act(tools: Tools, actor: Actor) -> None:
         return
     pins = await tools.catalogue.pins(actor.disk)
     row = await tools.catalogue.run(actor.disk, actor.run)
+    # G2: by the pin's lease, while the run has not ended.
     if Pin(actor.disk, actor.pin, actor.run, actor.lease) not in pins or row is None or row.value.ended_for_good:
         message = f"disk {actor.disk}: restore {actor.run} has ended, or was begun by another orchestration; nothing was done"
         raise NotOwnerError(message)
@@ -54,6 +56,7 @@ async def require_right_to_act(tools: Tools, actor: Actor) -> None:
 
 def fence_of(actor: Actor) -> Fence:
     """The conditions of the run's page writes."""
+    # G8: the epoch as the sequence number.
     return Fence(actor.lease, actor.epoch)
 
 

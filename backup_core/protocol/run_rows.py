@@ -53,6 +53,7 @@ async def emit_run_end(tools: Tools, run: Run, etag: str) -> None:
     """
     if not run.unreported:
         return
+    # G48: emitted before it is noted.
     tools.journal.write(RunEnded.of(run, await _churn(tools, run)))
     try:
         await tools.catalogue.put_run(replace(run, unreported=False), etag)
@@ -90,6 +91,7 @@ async def end_row(tools: Tools, request: FinishRun | FinishRestore) -> None:
         if row and row.value.ended_for_good:
             await emit_run_end(tools, row.value, row.etag)
         elif row:
+            # G55: everything that the row names is bounded: a longer row would be refused.
             await write_run(tools, row, _ended(row.value, request, await tools.catalogue.now()))
         return True
 

@@ -38,6 +38,7 @@ async def take_once(tools: Tools, actor: Actor, disk: Source, guard: Guard | Non
     if not taken:
         message = f"{disk}: the snapshot that run {actor.run} took is gone; something else deletes snapshots of the disk"
         raise SnapshotMissingError(message)
+    # G16: the older of two, recorded by its time.
     return min(await _record(tools, actor, listed=taken, fresh=fresh))
 
 

@@ -72,7 +72,9 @@ async def survey(tools: Tools, disk: str, below: str = "", down_to: str = "") ->
     `down_to` is the oldest one of a part that was cut before; empty cuts it here.
     """
     try:
+        # G50: only whole descriptions are adopted; disks at work are left alone.
         return await _survey(tools, disk, below, down_to)
+    # G53: one unreadable disk stops no other.
     except RecordUnreadableError as error:
         return Survey(disk, unreadable=str(error))
 
@@ -124,6 +126,7 @@ async def carry_out(tools: Tools, found: Survey) -> None:
         insert, adopted = adopted[:ROWS_PER_COMMIT], adopted[ROWS_PER_COMMIT:]
         room = ROWS_PER_COMMIT - len(insert)
         update, changed = changed[:room], changed[room:]
+        # G50: the head row's version guards all rows.
         etag = await tools.catalogue.commit(insert, found.head, etag, update)
         if not adopted and not changed:
             return
