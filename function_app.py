@@ -69,7 +69,7 @@ async def start_once(client: df.DurableOrchestrationClient, name: str, instance:
 
 
 def told_due(timer: func.TimerRequest) -> str:
-    """The due time a timer's trigger tells; it may fire before. Empty for none."""
+    """The due time in a timer's trigger, which may fire before it. Empty for none."""
     return str((timer.schedule_status or {}).get("Next") or "")
 
 
@@ -90,7 +90,7 @@ async def scheduled_backup(timer: func.TimerRequest, client: df.DurableOrchestra
 @app.timer_trigger(schedule="%HOUSEKEEPING_SCHEDULE%", arg_name="timer", run_on_startup=False, use_monitor=True)
 @app.durable_client_input(client_name="client")
 async def housekeeping(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:
-    """Remove what runs have left behind: once for each time it is due."""
+    """Remove leftovers of runs: once for each due time."""
     due = window_fired(SETTINGS.housekeeping_schedule, told_due(timer), datetime.now(UTC))
     request = CleanupRequest(run_days=SETTINGS.run_days)
     await start_once(client, clean_up_disks.NAME, cleanup_instance_id(due), request.model_dump(mode="json"))
@@ -99,14 +99,14 @@ async def housekeeping(timer: func.TimerRequest, client: df.DurableOrchestration
 @app.timer_trigger(schedule="%HOUSEKEEPING_SCHEDULE%", arg_name="timer", run_on_startup=False, use_monitor=True)
 @app.durable_client_input(client_name="client")
 async def purge_history(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:  # noqa: ARG001  late is as good
-    """Remove what Durable Functions keeps of orchestrations that ended long ago; each app its own, so it is on in both."""
+    """Remove the history of orchestrations that ended long ago; each app its own, so it is on in both."""
     oldest = datetime.now(UTC) - timedelta(days=SETTINGS.history_days)
     await client.purge_instance_history_by(DURABLE_BEGAN, oldest, ENDED)
 
 
 @app.timer_trigger(schedule="%WATCH_SCHEDULE%", arg_name="timer", run_on_startup=False, use_monitor=True)
-async def watch_disks(timer: func.TimerRequest) -> None:  # noqa: ARG001  what is told is how things stand now
-    """Tell how each disk stands, for alerts and the workbook."""
+async def watch_disks(timer: func.TimerRequest) -> None:  # noqa: ARG001  the present status counts
+    """Emit the status of each disk, for alerts and the workbook."""
     await SERVICES.ready()
     await watch(SERVICES.api.tools, SETTINGS.backup_schedule, datetime.now(UTC))
 
@@ -121,7 +121,7 @@ async def served(route: Route, req: func.HttpRequest, start: Start = cannot_star
 
     async def handle(api: Api, step_input: Request) -> Answer:
         roles = api.access.admit(req.url, headers, route.roles)
-        if not route.anonymous:  # strangers make the app work for nothing but what their call remembers
+        if not route.anonymous:  # a stranger's call must not cause work beyond the cached health
             await api.prepare()
         return await route.handler(api, replace(step_input, roles=roles))
 

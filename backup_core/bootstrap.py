@@ -1,5 +1,5 @@
 # Long: everything that is built is built here, and nowhere else.
-"""Settings to a working app: the only place where clients and credentials are built."""
+"""The app, built from its settings: the only place where clients and credentials are made."""
 
 from __future__ import annotations
 
@@ -55,25 +55,25 @@ if TYPE_CHECKING:
 
 _PATIENCE: dict[str, Any] = {"connection_timeout": 10, "read_timeout": 30, "retry_total": 3}
 """Of the SDK's small calls: four attempts of half a minute at most, some two minutes with their pauses. The SDK's own defaults
-come to many minutes, in which a run would have no heartbeat.
+take many minutes, in which a run would have no heartbeat.
 """
 CUSTODY_CONTAINER = "custody"
 """In CUSTODY_ACCOUNT."""
 DUTIES: tuple[Duty, ...] = get_args(Duty)
 Identity = Literal["source", "writer", "retention", "restore"]
-"""Who the app is towards Azure, by duty. Settings may give each a managed identity of its own."""
+"""The app's identities in Azure, by duty. Settings may give each a managed identity of its own."""
 
 
 @dataclass
 class Stores:
-    """The table and the containers this app keeps its own things in."""
+    """The app's own table and containers."""
 
     _tables: TableServiceClient
     _containers: BlobServiceClient
     _settings: Settings
     _deployment: Deployment
     _records: BlobServiceClient | None = None
-    """Of the account that only an app with custody writes to."""
+    """A container of the account that only an app with custody writes to."""
     _ready: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -89,8 +89,8 @@ class Stores:
                 self._ready = True
 
     async def repair(self) -> bool:
-        """Create what is missing now, because an answer said that something is; True when anything was created, False also when
-        that is not possible: the answer is the fault to be told then.
+        """Create missing stores, because an answer said that one is missing; True when any was created, False also when
+        that is not possible: then the answer itself is reported.
         """
         async with self._lock:
             try:
@@ -132,7 +132,7 @@ class Services:
 
     api: Api
     toolboxes: Mapping[Duty, Tools]
-    """What each duty acts with."""
+    """The tools of each duty."""
     stores: Stores
     _closing: Sequence[Callable[[], Awaitable[None]]]
 
@@ -141,7 +141,7 @@ class Services:
         return self.toolboxes[duty]
 
     async def ready(self) -> None:
-        """Have the app's own table and containers, once."""
+        """Create the app's own table and containers where they are missing, once."""
         await self.stores.ready()
 
     async def close(self) -> None:
@@ -177,7 +177,7 @@ class _SignIn:
         return account, self._keys.get(f"{identity}@{account}", self._keys.get(account, ""))
 
     def blob(self, identity: Identity, endpoint: str) -> Any:  # noqa: ANN401  one of the SDK's several credential types
-        """What the SDK's blob client signs with."""
+        """The credential of the SDK's blob client."""
         if not self._keys:
             return self.token(identity)
         account, secret = self._secret(identity, endpoint)
@@ -191,7 +191,7 @@ class _SignIn:
         return AzureSasCredential(secret) if "sig=" in secret else AzureNamedKeyCredential(account, secret)
 
     def data(self, identity: Identity, endpoint: str, client: BlobServiceClient) -> Authority:
-        """What the data path signs with."""
+        """The authority of the data path."""
         if not self._keys:
             return BearerAuthority(self.token(identity), client)
         account, secret = self._secret(identity, endpoint)
@@ -238,7 +238,7 @@ def account_ids(settings: Settings) -> dict[str, str]:
 
 
 def identities(settings: Settings, duty: Duty) -> dict[str, Identity]:
-    """Which identity the duty acts under, by endpoint."""
+    """The duty's identity, by endpoint."""
     if duty == "backup":
         return {**dict.fromkeys(settings.source_accounts, "source"), settings.backup_account: "writer"}
     return dict.fromkeys((*settings.source_accounts, settings.backup_account), duty)
@@ -271,7 +271,7 @@ def build(settings: Settings) -> Services:
         records = accounts["retention", endpoint] = _account(endpoint, sign_in.blob("retention", endpoint))
         span = timedelta(days=settings.custody_days)
         custody = Custody(AzureDocuments(records, CUSTODY_CONTAINER), CustodyLimits(span, span, settings.custody_deletions))
-    # One for all duties: whatever a blob is asked for, its limits are the same.
+    # One for all duties: a blob's limits are the same for all of them.
     pacers = Pacers(
         Rates(settings.blob_requests_per_second, settings.blob_mib_per_second * MIB),
         Rates(settings.account_requests_per_second, settings.account_mib_per_second * MIB),

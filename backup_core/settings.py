@@ -41,16 +41,16 @@ class SettingsError(Exception):
 
 
 class Settings(BaseModel):
-    """What the app is told by its application settings; a setting's name is its field's, in upper case."""
+    """The application settings; a setting's name is its field's, in upper case."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backup_schedule: str
     """NCRONTAB of six fields, UTC: when the timer backs up every disk. Read as the host reads it: `domain/ncrontab.py`."""
     watch_schedule: str
-    """The same: when it tells how each disk stands."""
+    """The same: when it emits the status of each disk."""
     housekeeping_schedule: str
-    """The same: when it removes what runs have left behind."""
+    """The same: when it removes leftovers of runs."""
     source_accounts: tuple[str, ...]
     """Blob endpoints whose disks may be protected, separated by spaces."""
     backup_account: str
@@ -61,7 +61,7 @@ class Settings(BaseModel):
     plans_container: str = "plans"
     catalogue_table: str = "pagekeeper"
     former_catalogues: tuple[str, ...] = ()
-    """Catalogues, as account/table and separated by spaces, that are lost or given up for good. This app takes over their
+    """Catalogues, as account/table and separated by spaces, that are lost or retired for good. This app takes over their
     containers and snapshots: for a rebuild into another table or account.
     """
     managed_identity_client_id: str = ""
@@ -71,7 +71,7 @@ class Settings(BaseModel):
     writer_client_id: str = ""
     """The one that writes backups and the catalogue."""
     retention_client_id: str = ""
-    """The one that deletes what nobody needs any more."""
+    """The one that deletes what is not needed any more."""
     restore_client_id: str = ""
     """The one that writes restored disks and changes machines."""
     wave_shards: int = Field(default=4, ge=1, le=16)
@@ -118,7 +118,7 @@ class Settings(BaseModel):
     run_days: int = Field(default=180, ge=7, le=3650)
     """How long the catalogue keeps a run that has ended; restore points are kept by their retention."""
     prune_after_backup: bool = True
-    """Whether a backup deletes what its disk's retention no longer keeps. If not, only housekeeping does."""
+    """Whether a backup deletes its disk's expired restore points. If not, only housekeeping does."""
     custody_account: str = ""
     """Blob endpoint of an account that only an app with custody of the backups can write to; its records are kept there. Empty
     in an app that also backs up.
@@ -130,7 +130,7 @@ class Settings(BaseModel):
     custody_deletions: int = Field(default=24, ge=1, le=1000)
     """With CUSTODY_ACCOUNT: restore points of one disk that one night deletes at most."""
     sign_in: Literal["keys", "entra"] = "keys"
-    """How callers are known: by function keys, or besides by Entra ID with app roles."""
+    """How callers are authenticated: by function keys, or besides by Entra ID with app roles."""
     development: bool = False
     """Allows http on loopback and account keys. Never set in the cloud."""
     development_keys: dict[str, SecretStr] = Field(default_factory=dict)
@@ -203,7 +203,7 @@ class Settings(BaseModel):
     @field_validator("backup_schedule", "watch_schedule", "housekeeping_schedule")
     @classmethod
     def _schedule(cls, value: str) -> str:
-        """What the host would refuse, would take for something else than it looks like, or would never fire."""
+        """The schedule. ValueError for one that the host would refuse, would misread, or would never fire."""
         if pitfalls := parse(value).pitfalls:
             message = "; ".join(pitfalls)
             raise ValueError(message)
@@ -231,7 +231,7 @@ def _one_form(endpoint: str) -> str:
     """The endpoint in the form that all its spellings share: host in lower case, no default port, nothing at the end."""
     match = re.fullmatch(r"(?i)(https?)://([^/@?#]+?)\.?(:\d+)?(/.*)?", endpoint.rstrip("/"))
     if match is None:
-        return endpoint.rstrip("/")  # told as a fault below
+        return endpoint.rstrip("/")  # reported as a fault below
     scheme, host, port, path = match[1].lower(), match[2].lower(), match[3] or "", match[4] or ""
     return f"{scheme}://{host}{'' if port == _DEFAULT_PORTS[scheme] else port}{path}"
 

@@ -14,7 +14,7 @@ def main(arguments: list[str]) -> int:
             from devhost import demo  # noqa: PLC0415  each command loads what it needs
 
             parser = argparse.ArgumentParser(prog="devhost demo")
-            parser.add_argument("--telemetry", type=Path, help="a file for what the app tells of itself, a JSON line each")
+            parser.add_argument("--telemetry", type=Path, help="a file for the app's events, a JSON line each")
             return demo.main(parser.parse_args(options).telemetry)
         case ["up"]:
             from devhost import up  # noqa: PLC0415  each command loads what it needs

@@ -1,4 +1,4 @@
-# Long: one scene, told from beginning to end.
+# Long: one scene, from beginning to end.
 """`make demo`: the main job on real input, watched, and every restore point proved equal to the disk at its moment."""
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Demo:
     """One telling of the story, in a temporary folder."""
 
     def __init__(self, console: Console, folder: Path, seed: int, telemetry: Path | None = None) -> None:
-        """Tell it to `console`; `seed` decides every byte of the disk; what the app tells of itself goes to `telemetry` too."""
+        """Report to `console`; `seed` decides every byte of the disk; the app's events are written to `telemetry` too."""
         self.console, self.folder, self.rng = console, folder, random.Random(seed)  # noqa: S311  test data
         self.telemetry = telemetry
         self._steps = itertools.count(1)
@@ -145,7 +145,7 @@ class Demo:
         kinds = Counter(one["event"] for one in told)
         self.console.print(
             f"  {seen['disk']} is {seen['protection']}, its newest point {seen['rpo_seconds']} s old, its last backup "
-            f"{seen['last_status']}; {kinds['phase']} lines of phases and {kinds['run']} ends of runs were told before"
+            f"{seen['last_status']}; {kinds['phase']} lines of phases and {kinds['run']} ends of runs were logged before"
         )
         if self.telemetry:
             self.telemetry.write_text("".join(json.dumps(one) + "\n" for one in told))

@@ -119,7 +119,7 @@ class Machines(Served):
         self.control("POST", "disks", {"id": disk, "bytes": data_bytes})
 
     def fill(self, snapshot: str, percent: float, error: str = "") -> None:
-        """Say how far a snapshot is filled in the background, or why it never will be."""
+        """Set the percentage to which a snapshot is filled in the background, or why it never will be."""
         self.control("POST", "filled", {"id": snapshot, "percent": percent, "error": error})
 
     def content(self, disk: str) -> str:
@@ -137,7 +137,7 @@ class Machines(Served):
         return found
 
     def delete(self, name: str) -> None:
-        """Remove a machine; its disks are let go."""
+        """Remove a machine; its disks are released."""
         self.control("DELETE", "machines", {"id": machine_id(name)})
 
     def machine(self, name: str) -> dict[str, Any]:

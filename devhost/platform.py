@@ -35,7 +35,7 @@ SAMPLE_SETTINGS = REPOSITORY / "local.settings.sample.json"
 HOST_COMMAND = "PAGEKEEPER_HOST_COMMAND"
 """The environment variable with the command of another host, as a shell would split it."""
 INVISIBLE_SECONDS = 0.5
-"""How long what a killed host held stands still here, where the development host is told; five minutes in Azure."""
+"""How long the work of a killed host is stalled here, on the development host; five minutes in Azure."""
 DISKS_CONTAINER = "vhds"
 Part = TypeVar("Part", Storage, Machines, "Host")
 Found = TypeVar("Found")
@@ -158,7 +158,7 @@ class Host:
         awaited(nothing_is_queued, f"delivery of all that is queued for {prefix!r}")
 
     def events(self) -> list[dict[str, Any]]:
-        """What the app told of itself in its log, oldest first."""
+        """The app's events in its log, oldest first."""
         lines = (line.partition(EVENT_PREFIX + "{") for line in self.log.read_text().splitlines())
         return [json.loads("{" + fields) for _, begins, fields in lines if begins]
 
@@ -174,7 +174,7 @@ class Host:
                 return sorted(found, key=lambda one: str(one["createdTime"]))
 
     def family(self, instance: str) -> list[dict[str, Any]]:
-        """The instance and all that it has begun, and they again."""
+        """The instance and all its descendants."""
         found = self.instances()
         known = {instance}
         while more := {one["instanceId"] for one in found if one.get("parentInstanceId") in known} - known:

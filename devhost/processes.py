@@ -1,4 +1,4 @@
-"""Child processes that end with this one: started in a session of their own, told to end through their standard input."""
+"""Child processes that end with this one: started in a session of their own, ended by closing their standard input."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ TIMEOUT_SECONDS = 120
 
 
 def request() -> str:
-    """What pip-audit says of requirements.txt, as JSON; its complaint when it broke off."""
+    """The answer of pip-audit for requirements.txt, as JSON; its error text when it broke off."""
     command = [
         sys.executable, "-m", "pip_audit", "--requirement", "requirements.txt", "--require-hashes", "--disable-pip",
         "--format", "json", "--progress-spinner", "off", "--timeout", "10",
@@ -51,7 +51,7 @@ def judged(answer: str) -> tuple[int, str]:
 
 
 def loud(why: str) -> str:
-    """Words that nobody takes for a pass."""
+    """A text that nobody takes for a pass."""
     line = "!" * 100
     return f"{line}\naudit: DEPENDENCIES WERE NOT CHECKED for known vulnerabilities: {why}\n{line}"
 

@@ -84,7 +84,7 @@ def delivered(wanted: BeginBackupResult) -> Iterator[Copied]:
 
 
 def _left_with(delivery: disk_delivery.State) -> tuple[MachineHas, ...]:
-    """What the machine may have when the delivery has ended so."""
+    """The disks that the machine may have after that end of the delivery."""
     if "repoint" in delivery.done:
         return ("new",)
     # A change that does not reach its goal answers what the machine has then.
@@ -93,7 +93,7 @@ def _left_with(delivery: disk_delivery.State) -> tuple[MachineHas, ...]:
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule with what there is to explore of it."""
+    """A rule, and how to explore it."""
 
     starts: tuple[Any, ...]
     next_step: Callable[[Any], str]

@@ -38,7 +38,7 @@ class SetupError(Exception):
 
 
 def main(folder: Path) -> int:
-    """Have the environment in `folder`; 0 when all is there."""
+    """Make the environment in `folder` if it is missing or old; 0 when it is complete."""
     try:
         set_up(folder)
     except SetupError as error:
@@ -77,13 +77,13 @@ def set_up(folder: Path) -> None:
 
 
 def digest() -> str:
-    """What the environment is made of, as a digest."""
+    """Digest of the files that the environment is made from."""
     parts = [sys.version.encode(), *(one.read_bytes() for one in INPUTS)]
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
 def check(folder: Path) -> None:
-    """Say what is missing before anything is begun. Raises SetupError with all of it."""
+    """Check the requirements before anything is begun. Raises SetupError with all that is missing."""
     missing = []
     if sys.version_info < PYTHON_MIN:
         wanted = ".".join(map(str, PYTHON_MIN))
@@ -153,7 +153,7 @@ def remove(path: Path) -> None:
 
 
 def _why(folder: Path) -> str:
-    """What most likely stands in the way, and that a second try is harmless."""
+    """The most likely cause, and that a second try is harmless."""
     free = shutil.disk_usage(folder.parent).free
     if free < SPACE_BYTES // 10:
         return f"only {free // 10**6} MB are free beside {folder}; free some and run make again"

@@ -19,7 +19,7 @@ def refusal(status: int, code: str, message: str, retry_after: str = "") -> web.
 
 
 def operation_url(request: web.Request, match: re.Match[str], way: str, operation: Operation) -> str:
-    """Where an operation is (`operations`), or what it comes to (`results`)."""
+    """The address of an operation (`operations`), or of its result (`results`)."""
     place = f"/subscriptions/{match['subscription']}/providers/Microsoft.Compute/locations/local/{way}/{operation.number}"
     return f"{request.scheme}://{request.host}{place}?api-version=local"
 

@@ -42,14 +42,14 @@ DISK_ROLE = [*_ROLES["disks"]["actions"], "Microsoft.Compute/disks/endGetAccess/
 
 @dataclass
 class Operation:
-    """A long-running operation: under way until `due`, then what it came to."""
+    """A long-running operation: in progress until `due`, then its result."""
 
     number: str
     due: float
     work: asyncio.Task[None]
     error: RefusedError | None = None
     result: Resource | None = None
-    """What it comes to, besides the resource."""
+    """Its result, besides the resource."""
 
     @property
     def status(self) -> str:
@@ -77,7 +77,7 @@ class Fault:
     retry_after: str = ""
     """The header of a refusal."""
     held: bool = False
-    """The operation goes on until the fault is lifted."""
+    """The operation stays in progress until the fault is lifted."""
 
 
 @dataclass
@@ -102,7 +102,7 @@ class Switches:
     siblings_denied: bool = False
     """After a snapshot's deletion, the SAS of the disk's other snapshots are refused until they are granted again."""
     fill_step: float = 40.0
-    """Percent by which a snapshot that fills in the background is further at each look; 0 stands still."""
+    """Percent by which a snapshot fills in the background between two reads; 0 stalls it."""
     hidden_looks: int = 0
     """How often a snapshot made anew by a deleted one's name is said to be missing."""
     snapshots_max: int = 500
@@ -131,11 +131,11 @@ class Cloud:
     # -- operations -----------------------------------------------------------------------------------------------------
 
     def begin(self, work: Callable[[], Awaitable[None]], ended: Callable[[str], None], fault: Fault | None) -> Operation:
-        """Start a long-running operation; `ended` is told the provisioning state it leaves."""
+        """Start a long-running operation; `ended` is called with its final provisioning state."""
         number = f"op-{next(self._numbers)}"
 
         async def run() -> None:
-            while fault and fault.held and fault in self.switches.faults:  # noqa: ASYNC110  lifted from outside, no event tells
+            while fault and fault.held and fault in self.switches.faults:  # noqa: ASYNC110  lifted from outside, there is no event
                 await asyncio.sleep(0.02)
             injected = fault if fault and not fault.held else None
             try:
@@ -239,14 +239,14 @@ class Cloud:
             await self._exchange(vm, before, sources(wanted))
 
         def ended(state: str) -> None:
-            # A refused change stays in the model, as Azure leaves it: only the state tells.
+            # A refused change stays in the model, as Azure leaves it: only the state shows it.
             wanted["properties"]["provisioningState"] = state
             wanted["etag"] = self.etag()
 
         return wanted, self.begin(work, ended, fault)
 
     async def _exchange(self, vm: str, before: dict[Any, str], after: dict[Any, str]) -> None:
-        """Leases of the disks that go are let go, of those that come are taken."""
+        """Release the leases of detached disks, and take those of attached ones."""
         for place, source in before.items():
             if after.get(place) != source:
                 await self._let_go(source)

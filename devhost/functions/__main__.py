@@ -1,6 +1,6 @@
 """`python -m devhost.functions DIRECTORY`: serve an app's function_app.py on loopback until stopped.
 
-Prints one line `ready PORT` when it serves. Settings come from the environment. DEVHOST_CONNECTIONS names a file that tells
+Prints one line `ready PORT` when it serves. Settings come from the environment. DEVHOST_CONNECTIONS names a file that says
 where the app connected to.
 """
 
@@ -33,7 +33,7 @@ async def serve(directory: Path, hub_file: Path, port: int, *, timers_on_schedul
     """Serve until the process is asked to end."""
     app = App(directory)
     hub = Hub(hub_file)
-    # Functions are told the host's own address, so the socket is bound before the routes exist.
+    # Functions get the host's own address, so the socket is bound before the routes exist.
     listening = socket.create_server((LOOPBACK, port))
     bound = listening.getsockname()[1]
     engine = Engine(app, hub, f"http://{LOOPBACK}:{bound}")
@@ -50,7 +50,7 @@ async def serve(directory: Path, hub_file: Path, port: int, *, timers_on_schedul
     await stopped.wait()
     engine.partitions.leave()
     hub.close()
-    # The app's own clients and threads end with the process: it never promised to be told.
+    # The app's own clients and threads end with the process, which gives them no notice.
     os._exit(0)
 
 

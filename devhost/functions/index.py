@@ -87,7 +87,7 @@ class App:
         self.durable: dict[str, Any] = extensions.get("durableTask", {})
         self.hub: str = self.durable.get("hubName", "TestHubName")
         self.version: str | None = self.durable.get("defaultVersion")
-        """What a new instance carries when whoever starts it names no version."""
+        """The version of a new instance whose starter names none."""
         self.invisible_seconds = _invisible_seconds(self.durable.get("storageProvider", {}))
         """How long what a worker has taken stays invisible to others, unless it is renewed."""
         registered = [AppFunction(function) for function in _registered(directory)]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from devhost.functions.hub import Hub
 
 LEASE_SECONDS_MAX = 30.0
-"""How long a worker counts as living after its last sign of life: the lease on partitions of the real extension."""
+"""How long a worker counts as living after its last heartbeat: the lease on partitions of the real extension."""
 
 
 class Partitions:
@@ -61,7 +61,7 @@ class Partitions:
             self._held[kind] -= numbers
 
     def renew_in_time(self) -> bool:
-        """Renew when a third of the time is over. Returns whether the workers are others than before."""
+        """Renew after a third of the time. Returns whether the workers have changed."""
         now = time.time()
         return now - self._renewed > self._lease / 3 and self.renew(now)
 

@@ -1,6 +1,6 @@
 """Timer triggers: fired on schedule, once when an occurrence was missed, and on demand by the admin address.
 
-Each firing is told the schedule's status as the real listener tells it: `Next` is the due time that is being served. The real
+Each firing gets the schedule's status as from the real listener: `Next` is the due time that is being served. The real
 one may fire some milliseconds early, and does not fire again for that due time.
 """
 
@@ -36,7 +36,7 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Status:
-    """A timer's `ScheduleStatus`, as the host keeps it between firings and tells it with each."""
+    """A timer's `ScheduleStatus`, as the host keeps it between firings and sends it with each."""
 
     last: datetime
     """When it was last fired, or the due time if it was fired before that; NEVER at first."""
@@ -46,7 +46,7 @@ class Status:
 
     @property
     def told(self) -> dict[str, str]:
-        """As the trigger tells it: ISO 8601 with an offset."""
+        """In the trigger's form: ISO 8601 with an offset."""
         times = {"Last": self.last, "Next": self.next, "LastUpdated": self.updated}
         return {name: moment.isoformat() for name, moment in times.items()}
 
@@ -62,7 +62,7 @@ def first_status(schedule: Schedule, now: datetime) -> Status:
 
 
 def status_after(schedule: Schedule, status: Status, fired: datetime, *, past_due: bool) -> Status:
-    """The status once a firing is over. One before its due time counts as at it, so that it is not served twice."""
+    """The status after a firing. One before its due time counts as at it, so that it is not served twice."""
     served = fired if past_due else max(fired, status.next)
     return Status(served, schedule.after(served), served)
 
@@ -92,7 +92,7 @@ class Timers:
                 self.engine.spawn(self._follow(function, cycle(self._early)))
 
     def fire_soon(self, name: str) -> bool:
-        """Fire the named timer now; False when there is none. Its status is told as it is, and not changed."""
+        """Fire the named timer now; False when there is none. Its status is sent as it is, and not changed."""
         function = next((one for one in self.engine.app.timers if one.name.lower() == name.lower()), None)
         if function is None:
             return False
