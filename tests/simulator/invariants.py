@@ -19,7 +19,7 @@
 17. No orchestration waits for ever, and each run ends.
 18. What others took of a disk is neither deleted nor taken for a run's own, whatever its metadata say.
 19. At the end an undisturbed backup brings a point equal to the disk, and an undisturbed restore does what it was asked for.
-20. The end of each run is told.
+20. The end of each run is reported.
 21. After an undisturbed night the disk claims its own source alone, and the copy of its registration is true.
 22. Each window for which its timer fired, early, late or twice, has one run, and no other moment has any.
 23. What cannot be read of one disk is named, and hinders no other disk.
