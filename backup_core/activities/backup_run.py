@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from backup_core.domain.metadata import HeadMark
     from backup_core.domain.naming import Source
-    from backup_core.domain.records import Registration, Versioned
+    from backup_core.domain.records import CommonPair, Registration
     from backup_core.ports import BlobProperties
     from backup_core.protocol.tools import Tools
 
@@ -61,7 +61,7 @@ async def begin_backup(tools: Tools, request: BeginBackup) -> BeginBackupResult:
     # G1: the ownership is written before anything else.
     taken = await take_ownership(tools, request.disk, request.run, request.lease)
     if not isinstance(taken, Owner):
-        return await _go(tools, request, registration, taken)
+        return await _go(tools, request, registration, taken.value)
     if taken.run == request.run:
         return BeginBackupResult(state="ended", why=f"another orchestration of run {request.run} is at work")
     return await _skip(tools, request, taken)
@@ -104,8 +104,7 @@ async def _own_row(tools: Tools, request: BeginBackup) -> bool:
 
 async def _skip(tools: Tools, request: BeginBackup, owner: Owner) -> BeginBackupResult:
     row = await tools.catalogue.run(request.disk, request.run)
-    assert row is not None
-    if row.value.ended_for_good:
+    if row is None or row.value.ended_for_good:
         return BeginBackupResult(state="ended", why=f"run {request.run} has ended")
     why = f"run {owner.run} was at work on the disk"
     ended = replace(row.value, state="Skipped", reason=why, ended=await tools.catalogue.now(), phase="done")
@@ -116,28 +115,25 @@ async def _skip(tools: Tools, request: BeginBackup, owner: Owner) -> BeginBackup
 # -- owned: fence, look, decide -----------------------------------------------------------------------------------
 
 
-async def _go(tools: Tools, request: BeginBackup, registration: Registration, row: Versioned[Head]) -> BeginBackupResult:
-    head = row.value
-    assert head.owner is not None
-    epoch = head.owner.epoch
+async def _go(tools: Tools, request: BeginBackup, registration: Registration, head: Head) -> BeginBackupResult:
+    epoch, pair, owner = head.epoch, head.pair, Owner(request.run, request.lease, head.epoch)
     if head.repoint:
         return BeginBackupResult(
             state="unsettled", epoch=epoch, source=registration.source, repoint=head.repoint, repoint_digest=head.repoint_digest
         )
     found, etag, mark, leased_head = None, "", None, ""
-    if head.pair is not None:
+    if pair is not None:
         blob = tools.head(head.head)
-        before = await hold_lease(tools, request.disk, head.owner, blob)
-        found = await _look(tools, head, registration, before)
+        before = await hold_lease(tools, request.disk, owner, blob)
+        found = await _look(tools, request.run, head, pair, registration, before)
         mark, leased_head = found.mark, head.head if before else ""
         # A head that a stranger has raised cannot be fenced, and is no base. One that is being compared stays closed.
         if before is not None:
             etag = await fence_off(tools, blob, epoch, request.lease) if before.sequence_number <= epoch else before.etag
     decision = decide(head, registration.source, found, full_requested=request.full)
-    if decision.kind == "full":
+    if pair is None or decision.kind == "full":
         begun = _full(request.disk, request.run, epoch, registration.source, decision)
         return begun.model_copy(update={"leased_head": leased_head, "verification": registration.verification})
-    assert head.pair is not None
     begun = BeginBackupResult(
         state="go",
         epoch=epoch,
@@ -148,19 +144,19 @@ async def _go(tools: Tools, request: BeginBackup, registration: Registration, ro
         head=head.head,
         head_etag=etag,
         leased_head=leased_head,
-        base=head.pair.source_snapshot,
+        base=pair.source_snapshot,
         finish_target=decision.finish_target,
         finish_size=mark.size if mark and decision.finish_target else 0,
         verification=registration.verification,
     )
     if mark is None or mark.run != request.run:
         return begun
-    return await _going_on(tools, request, begun, mark if _is_own(mark, head.owner) else None)
+    return await _going_on(tools, request, begun, mark if _is_own(mark, request.run, epoch) else None)
 
 
-def _is_own(mark: HeadMark | None, owner: Owner) -> bool:
+def _is_own(mark: HeadMark | None, run: str, epoch: int) -> bool:
     """Whether this very run has begun to bring the head to a target, in its present epoch: in an earlier life."""
-    return mark is not None and (mark.run, mark.epoch) == (owner.run, owner.epoch)
+    return mark is not None and (mark.run, mark.epoch) == (run, epoch)
 
 
 async def _going_on(tools: Tools, request: BeginBackup, begun: BeginBackupResult, mark: HeadMark | None) -> BeginBackupResult:
@@ -191,16 +187,17 @@ def _full(disk: str, run: str, epoch: int, source: str, decision: Decision) -> B
     )
 
 
-async def _look(tools: Tools, head: Head, registration: Registration, before: BlobProperties | None) -> HeadFindings:
-    assert head.pair is not None
+async def _look(
+    tools: Tools, run: str, head: Head, pair: CommonPair, registration: Registration, before: BlobProperties | None
+) -> HeadFindings:
     mark = from_metadata(before.metadata, tools.site(tools.head(head.head))) if before else None
     source = tools.source(registration.source) if head.source == registration.source else None
-    base_exists = source is not None and await _exists(tools, source, head.pair.source_snapshot)
+    base_exists = source is not None and await _exists(tools, source, pair.source_snapshot)
     dirty = mark is not None and mark.state != "committed"
     target_exists = source is not None and dirty and mark is not None and await _exists(tools, source, mark.target)
     return HeadFindings(
         head_exists=before is not None,
-        head_unchanged=before is not None and await _unchanged(tools, head, mark, before),
+        head_unchanged=before is not None and await _unchanged(tools, run, head, pair, mark, before),
         mark=mark,
         base_exists=base_exists,
         target_exists=target_exists,
@@ -215,26 +212,26 @@ async def _exists(tools: Tools, blob: Source, snapshot: str) -> bool:
     return True
 
 
-async def _unchanged(tools: Tools, head: Head, mark: HeadMark | None, before: BlobProperties) -> bool:
+async def _unchanged(
+    tools: Tools, run: str, head: Head, pair: CommonPair, mark: HeadMark | None, before: BlobProperties
+) -> bool:
     """Whether only this app's runs have changed the head since the last restore point.
 
     Same version as recorded; or, for a dirty head and after a crash between a write and its record: every page changed since
     the backup snapshot is one that the recorded target changes. Those are written again; any other would be kept.
     """
-    assert head.pair is not None
-    assert head.owner is not None
     # The comparison of the run's own earlier life has raised it by one.
     # G14: a head that differs in any other page is no base.
-    if before.sequence_number > head.owner.epoch + int(_is_own(mark, head.owner)):
+    if before.sequence_number > head.epoch + int(_is_own(mark, run, head.epoch)):
         return False
     if before.etag == head.head_etag:
         return True
-    if mark is None or before.size < head.pair.size:
+    if mark is None or before.size < pair.size:
         return False
-    whole = ByteRange(0, head.pair.size)
-    dirty = mark.target != head.pair.source_snapshot
+    whole = ByteRange(0, pair.size)
+    dirty = mark.target != pair.source_snapshot
     try:
-        async with aclosing(changes_between(tools, tools.head(head.head), "", head.pair.backup_snapshot, whole)) as changed:
+        async with aclosing(changes_between(tools, tools.head(head.head), "", pair.backup_snapshot, whole)) as changed:
             if not dirty:
                 return await anext(changed, None) is None
             async with aclosing(changes_between(tools, tools.source(mark.source), mark.target, mark.base, whole)) as intended:

@@ -14,7 +14,7 @@ from backup_core.domain.managed import replacement
 from backup_core.domain.naming import noted_name, repoint_name, turned_name
 from backup_core.domain.records import Slot
 from backup_core.domain.repoint import Change, Machine, holds, next_move, same_disk
-from backup_core.protocol.documents import held_document, read_document
+from backup_core.protocol.documents import first_stored, held_document, read_document
 from backup_core.protocol.machines import change_of, former_disk, replaced_disk
 from backup_core.protocol.registrations import moved_registration, registration_moved
 from backup_core.protocol.rights import require_ownership, require_right_to_act
@@ -90,9 +90,7 @@ async def store_change(tools: Tools, request: StoreChange) -> StoreChangeResult:
     if stored is None:
         change = change_of(request, slot, await tools.machines.machine(slot.vm))
         # G34: stored before the machine is touched.
-        await tools.documents.put_if_absent(name, CHANGE.dump_json(change).decode())
-        stored = await tools.documents.get(name)
-        assert stored is not None
+        stored = await first_stored(tools.documents, name, CHANGE.dump_json(change).decode())
     change, digest = read_document(CHANGE, name, stored), digest_of(stored)
     _require_asked(request, name, change)
     if await tools.documents.get(noted_name(name)) is None:

@@ -134,8 +134,7 @@ async def own_disk(tools: Tools, request: OwnDisk) -> OwnDiskResult:
 async def _owned(tools: Tools, request: OwnDisk, row: Versioned[Head]) -> OwnDiskResult:
     """The state of the disk that the restore owns: its head, leased and fenced, or the change of a machine to be completed."""
     head = row.value
-    assert head.owner is not None
-    epoch, leased_head = head.owner.epoch, ""
+    epoch, leased_head = head.epoch, ""
     registration = await tools.catalogue.registration(request.disk)
     source = registration.value.source if registration else ""
     # The change in progress is the restore's own, unless it owns the disk anew because its delivery died.
@@ -144,7 +143,7 @@ async def _owned(tools: Tools, request: OwnDisk, row: Versioned[Head]) -> OwnDis
             state="unsettled", epoch=epoch, source=source, repoint=head.repoint, repoint_digest=head.repoint_digest
         )
     if head.head:
-        before = await hold_lease(tools, request.disk, head.owner, tools.head(head.head))
+        before = await hold_lease(tools, request.disk, Owner(request.run, request.lease, epoch), tools.head(head.head))
         leased_head = head.head if before else ""
         # A number above the epoch was set by a stranger: the head is no base for any run.
         if before and before.sequence_number <= epoch:

@@ -13,9 +13,10 @@ from backup_core.api.runs import accepted
 from backup_core.domain.digests import digest_of
 from backup_core.domain.managed import differences
 from backup_core.domain.naming import run_of_stamp
+from backup_core.operations.admission import check_restore_possible
 from backup_core.operations.allocation import allocation_of
 from backup_core.operations.permissions import Probe, probes_of
-from backup_core.operations.restores import DIGEST_LENGTH, RestoreInputs, check_restore_possible, looked_at
+from backup_core.operations.restores import DIGEST_LENGTH, RestoreInputs, looked_at
 from backup_core.operations.runs import RequestId
 
 if TYPE_CHECKING:

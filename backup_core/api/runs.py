@@ -13,8 +13,9 @@ from backup_core.api.plans import next_steps, warnings
 from backup_core.domain.digests import digest_of
 from backup_core.domain.naming import disk_of_run, is_disk_id
 from backup_core.domain.records import Run, RunState
+from backup_core.operations.admission import check_backup_possible
 from backup_core.operations.refusal import RefusedError
-from backup_core.operations.runs import RequestId, cancel_run, check_backup_possible, known_run
+from backup_core.operations.runs import RequestId, cancel_run, known_run
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -9,7 +9,7 @@ from backup_core.domain.errors import TooManyFullsError
 
 if TYPE_CHECKING:
     from backup_core.domain.metadata import HeadMark
-    from backup_core.domain.records import Head, Kind
+    from backup_core.domain.records import CommonPair, Head, Kind
 
 AUTOMATIC_FULLS_MAX = 2
 """Automatic full backups in a row; a third one fails, so that a person looks at it."""
@@ -48,20 +48,20 @@ def decide(head: Head, source: str, found: HeadFindings | None, *, full_requeste
 
     When in doubt the answer is a full backup in a new generation, never "nothing changed".
     """
-    if head.pair is None or found is None:
+    pair = head.pair
+    if pair is None or found is None:
         return Decision("full", "first backup")
     if full_requested:
         return Decision("full", "asked for")
     if head.source != source:
         return Decision("full", "the disk's source blob was changed in its registration")
     # G15: a doubtful base is never built on.
-    doubt = _doubt(head, found)
+    doubt = _doubt(head, pair, found)
     if doubt:
         return automatic_full(head, doubt)
     # G13: a dirty head is brought to its recorded target first.
-    if _dirty(head, found):
-        assert found.mark is not None
-        return Decision("incremental", "finishes an interrupted run", finish_target=found.mark.target)
+    if interrupted := _interrupted(pair, found):
+        return Decision("incremental", "finishes an interrupted run", finish_target=interrupted.target)
     return Decision("incremental", "changes since the last restore point")
 
 
@@ -77,14 +77,13 @@ def automatic_full(head: Head, reason: str) -> Decision:
     return Decision("full", reason, automatic=True)
 
 
-def _dirty(head: Head, found: HeadFindings) -> bool:
-    assert head.pair is not None
+def _interrupted(pair: CommonPair, found: HeadFindings) -> HeadMark | None:
+    """The mark of a dirty head; None for a clean one."""
     mark = found.mark
-    return mark is not None and mark.state != "committed" and mark.target != head.pair.source_snapshot
+    return mark if mark and mark.state != "committed" and mark.target != pair.source_snapshot else None
 
 
-def _doubt(head: Head, found: HeadFindings) -> str:
-    assert head.pair is not None
+def _doubt(head: Head, pair: CommonPair, found: HeadFindings) -> str:
     if head.doubt:
         return head.doubt
     if not found.head_exists:
@@ -93,8 +92,8 @@ def _doubt(head: Head, found: HeadFindings) -> str:
         return "the previous source snapshot is gone"
     if found.mark is None or found.mark.generation != head.generation:
         return "the backup blob's metadata is not what was written"
-    if _dirty(head, found):
-        if found.mark.base != head.pair.source_snapshot:
+    if interrupted := _interrupted(pair, found):
+        if interrupted.base != pair.source_snapshot:
             return "an interrupted run started from another restore point"
         if not found.target_exists:
             return "the source snapshot of an interrupted run is gone"

@@ -78,7 +78,7 @@ class Planner:
         too_large = self._write + self._unchanged + written > self.bytes_max // PARTS
         full = self._requests + 1 > self.requests_max // PARTS or too_large
         if self._start is not None and full:
-            self._cut()
+            self._cut(self._start)
         if self._start is None:
             self._start = one.range.start
         self._end = one.range.end
@@ -87,15 +87,14 @@ class Planner:
         self._unchanged += one.unchanged_bytes
         self._clear += one.range.size - written
 
-    def _cut(self) -> None:
-        assert self._start is not None
-        self._parts.append(Shard(self._start, self._end, self._write, self._clear, self._requests, self._unchanged))
+    def _cut(self, start: int) -> None:
+        self._parts.append(Shard(start, self._end, self._write, self._clear, self._requests, self._unchanged))
         self._start, self._write, self._clear, self._requests, self._unchanged = None, 0, 0, 0, 0
 
     def finish(self) -> Plan:
         """The plan of everything that was added."""
         if self._start is not None:
-            self._cut()
+            self._cut(self._start)
         shards = self._balanced()
         return Plan(
             shards=tuple(shards),

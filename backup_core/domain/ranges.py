@@ -99,16 +99,14 @@ async def one_sided(left: AsyncIterator[ByteRange], right: AsyncIterator[ByteRan
 async def mapped(left: AsyncIterator[ByteRange], right: AsyncIterator[ByteRange]) -> AsyncIterator[Mapped]:
     """The ranges two ascending page maps cover, ascending, each with whose it is; streams both, keeps one range of each."""
     a, b = await _next(left), await _next(right)
-    while a or b:
-        if a and (b is None or a.end <= b.start):
+    while a and b:
+        if a.end <= b.start:
             yield Mapped(a, "left")
             a = await _next(left)
-        elif b and (a is None or b.end <= a.start):
+        elif b.end <= a.start:
             yield Mapped(b, "right")
             b = await _next(right)
         else:
-            assert a is not None
-            assert b is not None
             if a.start != b.start:
                 first = min(a.start, b.start)
                 yield Mapped(ByteRange(first, max(a.start, b.start)), "left" if first == a.start else "right")
@@ -116,6 +114,12 @@ async def mapped(left: AsyncIterator[ByteRange], right: AsyncIterator[ByteRange]
             yield Mapped(ByteRange(max(a.start, b.start), end), "both")
             a = ByteRange(end, a.end) if a.end > end else await _next(left)
             b = ByteRange(end, b.end) if b.end > end else await _next(right)
+    while a:
+        yield Mapped(a, "left")
+        a = await _next(left)
+    while b:
+        yield Mapped(b, "right")
+        b = await _next(right)
 
 
 async def _next(ranges: AsyncIterator[ByteRange]) -> ByteRange | None:

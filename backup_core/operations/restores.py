@@ -31,15 +31,11 @@ from backup_core.domain.vhd import FOOTER_BYTES, vhd_faults
 from backup_core.operations.refusal import RefusedError
 from backup_core.operations.restore_points import check_backup, point_of
 from backup_core.protocol.machines import former_disk, present_disk
-from backup_core.protocol.ownership import is_at_work
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from backup_core.domain.managed import ManagedDisk
     from backup_core.domain.records import Registration, RestorePoint, Run, Versioned
     from backup_core.domain.repoint import Machine, MachineDisk
-    from backup_core.operations.permissions import Probe
     from backup_core.protocol.tools import Tools
 
 DIGEST_LENGTH = 40
@@ -117,24 +113,35 @@ async def looked_at(tools: Tools, disk: str, wish: RestoreWish, run: str, named_
     await check_backup(tools, point)
     target = _target(tools, wish, registration.value.source if registration else point.source, named_by)
     await _must_be_free(tools, target)
-    slot, machine, present = await _machine(tools, wish, registration.value if registration else None, point)
+    slot = wish.slot or (registration.value.machine if registration else None)
+    place = await _place(tools, wish, slot, registration.value.source if registration else point.source)
     managed, former, disk_made = "", None, None
-    if wish.managed:
-        managed = await _managed(tools, disk, wish, machine, point, named_by)
-        former, disk_made = await _made_of(tools, managed, run, target, point, machine, slot)
+    if wish.managed and place:
+        managed = await _managed(tools, disk, wish, place.machine, point, named_by)
+        former, disk_made = await _made_of(tools, managed, run, target, point, place)
     restoring = Restoring(
         point=point.point,
         target=target.url,
         managed_disk=managed,
-        slot=slot,
+        slot=place.slot if place else slot,
         repoint=wish.repoint,
         stop_vm=wish.stop_vm,
         adopt=adopts,
-        old_disk=present.source if present else "",
+        old_disk=place.present.source if place and place.present else "",
     )
     named = bool(wish.blob) and bool(wish.disk or not managed)
     past = tuple(await tools.catalogue.runs(disk, PAST_RUNS_MAX))
-    return RestoreInputs(registration, point, restoring, "" if named else named_by, machine, present, past, former, disk_made)
+    return RestoreInputs(
+        registration,
+        point,
+        restoring,
+        "" if named else named_by,
+        place.machine if place else None,
+        place.present if place else None,
+        past,
+        former,
+        disk_made,
+    )
 
 
 # -- the new disk ---------------------------------------------------------------------------------------------------------
@@ -174,9 +181,8 @@ async def _must_be_free(tools: Tools, target: BlobAddress) -> None:
         raise RefusedError(400, "InvalidTarget", message, "target.container") from error
 
 
-async def _managed(tools: Tools, disk: str, wish: RestoreWish, machine: Machine | None, point: RestorePoint, run: str) -> str:
+async def _managed(tools: Tools, disk: str, wish: RestoreWish, machine: Machine, point: RestorePoint, run: str) -> str:
     """The id of the managed disk to be made: free, and of an image that Azure can import."""
-    assert machine is not None  # _machine has seen to it
     name = wish.disk or restored_disk_name(disk, run)
     if not DISK_NAME.fullmatch(name):
         message = f"target.disk {name[:100]!r} is not a name of a managed disk: 1 to 80 letters, digits, '_', '-' and '.'"
@@ -203,48 +209,51 @@ async def _managed(tools: Tools, disk: str, wish: RestoreWish, machine: Machine 
 
 
 async def _made_of(
-    tools: Tools, managed: str, run: str, target: BlobAddress, point: RestorePoint, machine: Machine | None, slot: Slot | None
+    tools: Tools, managed: str, run: str, target: BlobAddress, point: RestorePoint, place: _Place
 ) -> tuple[ManagedDisk | None, ManagedDisk]:
     """The managed disk in the machine's slot, and the one to be made. Raises RefusedError where no import could name its
     account.
     """
-    assert machine is not None  # _machine has seen to both
-    assert slot is not None
     try:
         tools.account_id(target)
     except AccountIdMissingError as error:
         raise RefusedError(409, error.code, str(error), "target.account") from error
-    former = await former_disk(tools, machine, slot.lun)
-    return former, replacement(managed, run, target.url, point.size, machine, slot.lun, former)
+    lun = place.slot.lun
+    former = await former_disk(tools, place.machine, lun)
+    return former, replacement(managed, run, target.url, point.size, place.machine, lun, former)
 
 
 # -- the machine ----------------------------------------------------------------------------------------------------------
 
 
-async def _machine(
-    tools: Tools, wish: RestoreWish, registration: Registration | None, point: RestorePoint
-) -> tuple[Slot | None, Machine | None, MachineDisk | None]:
-    """The slot, the machine and its present disk; the machine is not read if the restore does not need it."""
-    named = wish.slot or (registration.machine if registration else None)
+@dataclass(frozen=True)
+class _Place:
+    """The slot of a machine, as it is now."""
+
+    slot: Slot
+    machine: Machine
+    present: MachineDisk | None
+
+
+async def _place(tools: Tools, wish: RestoreWish, named: Slot | None, source: str) -> _Place | None:
+    """The machine and its present disk; None if the restore needs no machine. Raises RefusedError."""
     if not wish.repoint and not wish.managed:
-        return named, None, None
+        return None
     if named is None:
         message = (
             'machine is missing, and the disk\'s registration names none; expected {"vm": "/subscriptions/…", "lun": 0} '
             "(a managed disk is made beside its machine)"
         )
         raise RefusedError(400, "MachineNeeded", message, "machine")
-    managed = wish.managed
     try:
         slot = tools.slot(named.vm, named.lun)
         machine = await tools.machines.machine(slot.vm)
-        source = registration.source if registration else point.source
-        present = present_disk(machine, slot, source, managed=managed) if wish.repoint else machine.at(slot.lun)
+        present = present_disk(machine, slot, source, managed=wish.managed) if wish.repoint else machine.at(slot.lun)
     except (MachineRefusedError, MachineMissingError) as error:
         raise RefusedError(400, error.code, str(error), "machine.vm") from error
     except SlotTakenError as error:
         raise RefusedError(409, error.code, str(error), "machine.lun") from error
-    return slot, machine, present
+    return _Place(slot, machine, present)
 
 
 def _adopts(wish: RestoreWish, registration: Registration | None) -> bool:
@@ -261,40 +270,3 @@ def _adopts(wish: RestoreWish, registration: Registration | None) -> bool:
         message = "adopt is true, but the disk is not protected; PUT it with the new disk as its source afterwards"
         raise RefusedError(409, "NotProtected", message, "adopt")
     return bool(wish.adopt) or (wish.repoint and protected and not managed)
-
-
-async def check_restore_possible(tools: Tools, inputs: RestoreInputs, probes: Sequence[Probe], plan_hash: str | None) -> None:
-    """Check that this is the restore of the dry run, that the app has its permissions, and that no other one is in progress.
-
-    Raises RefusedError; changes nothing.
-    """
-    disk = inputs.point.disk
-    if plan_hash and plan_hash != inputs.hash:
-        message = (
-            f"disk {disk}: the plan is of another restore than this one to restore point {inputs.point.point}: this request "
-            "differs from its dry run, or the restore point, the registration or the machine has changed since; nothing was "
-            "done; make the dry run again with this very body"
-        )
-        raise RefusedError(412, "PlanChanged", message, "planHash")
-    if denied := [probe.action for probe in probes if probe.state == "denied"]:
-        may_not = f"the app's identity may not {', '.join(denied)}"
-        message = f"{may_not}; grant it the role Pagekeeper machine there (docs/security.md); nothing was done"
-        raise RefusedError(403, "PermissionMissing", message)
-    if other := await _restore_in_progress(tools, inputs):
-        message = f"restore {other} of disk {disk} is in progress and will change its source"
-        raise RefusedError(409, "RestoreRunning", message, follow=f"runs/{other}")
-
-
-async def _restore_in_progress(tools: Tools, inputs: RestoreInputs) -> str:
-    """Another restore in progress that will change the disk's source, if this one would too; else empty. The disk's ownership
-    decides between two that begin at once.
-    """
-    mine = inputs.restoring
-    if not (mine.repoint or mine.adopt):
-        return ""
-    for run in inputs.past:
-        if run.restore is None or run.ended_for_good or not (run.restore.repoint or run.restore.adopt):
-            continue
-        if await is_at_work(tools, run.disk, run.run):
-            return run.run
-    return ""

@@ -14,8 +14,6 @@ from backup_core.domain.naming import disk_of_run, http_run_id
 from backup_core.domain.records import RequestKey, Run, RunError
 from backup_core.domain.redaction import redacted
 from backup_core.operations.refusal import RefusedError
-from backup_core.operations.registrations import known_registration
-from backup_core.protocol.ownership import run_at_work
 from backup_core.protocol.run_rows import emit_phase, write_run
 from backup_core.protocol.updates import updated
 from backup_core.steps.backup import BackupRequest
@@ -131,19 +129,6 @@ class RunStarter:
             full_copy=self.full_copy,
             prune=self.prune_after_backup,
         )
-
-
-async def check_backup_possible(tools: Tools, disk: str) -> None:
-    """Check that the disk is protected and no run is in progress. Raises RefusedError."""
-    registration = (await known_registration(tools, disk)).value
-    if not registration.protected:
-        message = f"protection of disk {disk} was stopped; PUT /api/disks/{disk} resumes it"
-        raise RefusedError(409, "NotProtected", message, "disk")
-    if registration.unprotected:
-        raise RefusedError(409, "NotProtected", f"disk {disk}: {registration.unprotected}", "disk")
-    head = await tools.catalogue.head(disk)
-    if running := await run_at_work(tools, head.value if head else None):
-        raise RefusedError(409, "BackupRunning", f"run {running} is in progress on disk {disk}", follow=f"runs/{running}")
 
 
 async def begin_first_backup(starter: RunStarter, registration: Registration) -> Run | None:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from backup_core.domain.digests import digest_of
+from backup_core.domain.errors import RecordAlteredError, RecordUnreadableError, UnexpectedAnswerError
 from backup_core.domain.plan import Plan
 
 if TYPE_CHECKING:
-    from backup_core.protocol.tools import Tools
-
-from typing import TYPE_CHECKING, TypeVar
-
-from pydantic import ValidationError
-
-from backup_core.domain.errors import RecordAlteredError, RecordUnreadableError, UnexpectedAnswerError
-
-if TYPE_CHECKING:
+    from backup_core.ports import Documents
     from backup_core.protocol.tools import Tools
 
 T = TypeVar("T")
@@ -37,6 +30,17 @@ def read_document(adapter: TypeAdapter[T], name: str, text: str) -> T:
             "or delete the document"
         )
         raise RecordUnreadableError(message) from None
+
+
+async def first_stored(documents: Documents, name: str, text: str) -> str:
+    """The document's text: this one, unless another delivery has stored its own before. Raises UnexpectedAnswerError."""
+    if await documents.put_if_absent(name, text):
+        return text
+    stored = await documents.get(name)
+    if stored is None:
+        message = f"document {name}: it was deleted just after it was stored; find out who may write to the plans container"
+        raise UnexpectedAnswerError(message)
+    return stored
 
 
 async def held_document(tools: Tools, adapter: TypeAdapter[T], name: str, digest: str, gone: str) -> T:
