@@ -14,60 +14,11 @@ from backup_core.api.context import respond
 from backup_core.api.http import Request
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import AccessDeniedError
-from backup_core.domain.managed import ManagedDisk
-from backup_core.domain.naming import managed_disk_id, point_key, snapshot_time
-from backup_core.domain.records import Slot
-from backup_core.domain.repoint import MachineDisk
-from devhost.disks import vhd_footer
-from tests.scene import GROUP, OTHER, PAGE, SOURCE, VM, Scene
+from backup_core.domain.naming import point_key, snapshot_time
+from tests.api.restoring import MACHINE, Starts, give_managed_disk, post, refused
+from tests.scene import OTHER, PAGE, SOURCE, VM
 
 KEY = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
-MACHINE = {"vm": VM, "lun": 0}
-KEYS = f"{GROUP}/providers/Microsoft.Compute/diskEncryptionSets/keys"
-ACCESS = f"{GROUP}/providers/Microsoft.Compute/diskAccesses/access"
-
-
-@pytest.fixture
-async def scene():
-    """A disk of a machine, with two restore points."""
-    stage = Scene()
-    stage.protect()
-    stage.write(0, 1, 2, None, 4)
-    stage.machine()
-    row = stage.catalogue.rows["vm", "registration"]
-    stage.catalogue.rows["vm", "registration"] = replace(row, value=replace(row.value, machine=Slot(VM, 0)))
-    await stage.back_up()
-    stage.write(5, 50)
-    await stage.back_up()
-    return stage
-
-
-class Starts:
-    def __init__(self):
-        self.request = []
-
-    async def __call__(self, name, instance, request):
-        self.request.append((name, instance, request))
-
-
-async def post(scene, body=None, *, key="", disk="vm", start=None):
-    """The answer to a request for a restore: status, body, headers."""
-    headers = {"repeatability-request-id": key} if key else {}
-    content = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
-    request = Request("https://app.test/api", {"disk": disk}, {}, content, headers, start=start or Starts())
-    answer = await respond(scene.api(), restores.post_restore, request)
-    return answer.status, json.loads(answer.body), answer.headers
-
-
-async def refused(scene, body, status, code, **options):
-    """The error; asserts that nothing was changed and nothing started."""
-    before, start = scene.dump(with_runs=True), Starts()
-    answer = await post(scene, body, start=start, **options)
-
-    assert (answer[0], answer[1].get("error", {}).get("code")) == (status, code), answer[1]
-    assert scene.dump(with_runs=True) == before
-    assert start.request == []
-    return answer[1]["error"]
 
 
 # -- accepted ---------------------------------------------------------------------------------------------------------
@@ -282,7 +233,6 @@ async def test_what_the_app_may_not_do_is_told_and_refused(scene, what):
 
 
 async def test_what_cannot_be_asked_is_unknown(scene):
-    from backup_core.domain.errors import AccessDeniedError  # noqa: PLC0415
 
     async def closed(*_):
         raise AccessDeniedError("no right to list permissions")
@@ -332,7 +282,7 @@ BODIES = {
 @pytest.mark.parametrize("kind", BODIES)
 async def test_wrong_bodies(scene, kind):
     if kind == "adopt a managed disk":
-        _managed(scene)
+        give_managed_disk(scene)
     await refused(scene, BODIES[kind], 400, "InvalidRequest")
 
 
@@ -463,150 +413,10 @@ async def test_machines_that_do_not_use_the_disk(scene, case, status, code, word
     elif case == "another disk":
         body["machine"]["lun"] = "os"
     else:
-        _managed(scene)
+        give_managed_disk(scene)
     error = await refused(scene, body, status, code)
 
     assert words in error["message"]
-
-
-def _managed(scene):
-    """The machine has a managed disk at LUN 0; the backups hold a fixed VHD."""
-    disk = managed_disk_id(VM, "old")
-    scene.machines.disks[disk] = ManagedDisk(disk, "Succeeded", "", 512)
-    scene.machines.machines.clear()
-    scene.machines.add(VM, MachineDisk("old", disk, managed=True, lun=0))
-
-
-async def test_managed_disks_want_a_vhd(scene):
-    _managed(scene)
-    request = {"target": {"kind": "managedDisk"}, "repoint": True}
-    error = await refused(scene, request, 409, "NotVhd")
-    assert "not the footer of a VHD" in error["message"]
-    for wrong in ("a b", "-x", "x" * 79 + "-", "x/y"):
-        await refused(scene, {"target": {"kind": "managedDisk", "disk": wrong}, "repoint": True}, 400, "InvalidTarget")
-    await refused(scene, {"target": {"kind": "managedDisk", "disk": "old"}, "repoint": True}, 409, "TargetExists")
-
-
-async def test_a_vhd_becomes_a_managed_disk(monkeypatch):
-    stage = Scene()
-    stage.protect(pages=2049)
-    stage.blobs.poke(stage.source(), 2048, [vhd_footer(1024 * 1024)])
-    await stage.back_up()
-    _managed(stage)
-    body = {"target": {"kind": "managedDisk"}, "repoint": True, "machine": MACHINE}
-    status, shown, _ = await post(stage, body)
-
-    assert status == 202
-    assert shown["restore"]["managedDisk"].startswith(managed_disk_id(VM, "vm-restored-"))
-    assert shown["restore"]["adopt"] is False
-    assert shown["restore"]["oldDisk"] == managed_disk_id(VM, "old")
-    assert any("terraform import azurerm_managed_disk" in step for step in shown["restore"]["nextSteps"])
-    assert any(
-        f'az storage blob delete --auth-mode login --blob-url "{shown["restore"]["target"]}"' in step
-        for step in shown["restore"]["nextSteps"]
-    )
-
-
-async def test_a_managed_disk_that_no_machine_gets_leaves_its_blob_to_be_deleted(vhd):
-    _, shown, _ = await post(vhd, {"target": {"kind": "managedDisk"}, "machine": MACHINE})
-    delete, known = shown["restore"]["nextSteps"]
-
-    assert f'delete --auth-mode login --blob-url "{shown["restore"]["target"]}"' in delete
-    assert known.endswith(shown["restore"]["managedDisk"])
-
-
-@pytest.mark.parametrize("body", [{}, {"target": {"kind": "managedDisk"}, "machine": MACHINE}])
-async def test_derived_names_are_those_that_the_plan_told(vhd, body):
-    """And the next plan has others, so that a second restore of the same world is no clash."""
-    _, plan, _ = await post(vhd, {**body, "dryRun": True})
-    _, other, _ = await post(vhd, {**body, "dryRun": True})
-    status, shown, _ = await post(vhd, {**body, "planHash": plan["planHash"]})
-
-    assert status == 202
-    assert (shown["restore"]["target"], shown["restore"]["managedDisk"]) == (plan["target"], plan["managedDisk"])
-    assert len(plan["planHash"]) <= 64
-    assert other["planHash"][:40] != plan["planHash"][:40] or other["target"] == plan["target"]
-    await refused(vhd, {**body, "planHash": plan["planHash"][:40] + "20260101000000" + "0" * 8}, 412, "PlanChanged")
-
-
-@pytest.fixture
-async def vhd():
-    """A disk whose backup is a fixed VHD; its machine has a managed disk."""
-    stage = Scene()
-    stage.protect(pages=2049)
-    stage.blobs.poke(stage.source(), 2048, [vhd_footer(1024 * 1024)])
-    await stage.back_up()
-    _managed(stage)
-    return stage
-
-
-MANAGED = {"target": {"kind": "managedDisk"}, "repoint": True, "machine": MACHINE}
-
-
-@pytest.mark.parametrize("dry_run", [True, False])
-async def test_a_confidential_vm_is_refused(vhd, dry_run):
-    vhd.machines.machines[VM] = replace(vhd.machines.machines[VM], security_type="ConfidentialVM")
-    error = await refused(vhd, MANAGED | {"dryRun": dry_run}, 409, "ConfidentialMachine")
-
-    assert "restore as a page blob" in error["message"]
-
-
-@pytest.mark.parametrize("dry_run", [True, False])
-async def test_an_account_whose_id_is_not_known(vhd, dry_run):
-    """Azure imports nothing without it: told before anything is copied."""
-    vhd.tools = replace(vhd.tools, account_ids={})
-    error = await refused(vhd, MANAGED | {"dryRun": dry_run}, 409, "AccountIdMissing")
-
-    assert "SOURCE_ACCOUNT_IDS" in error["message"]
-
-
-async def test_what_the_new_disk_cannot_have_is_said(vhd):
-    """An ultra disk is not imported to; and the dry run looks at the rights on what the new disk names."""
-    former = replace(
-        vhd.machines.disks[managed_disk_id(VM, "old")], sku="UltraSSD_LRS", encryption_set=KEYS, disk_access=ACCESS
-    )
-    vhd.machines.disks[former.disk] = former
-    vhd.machines.denied.add("Microsoft.Compute/diskAccesses/read")
-    _, shown, _ = await post(vhd, MANAGED | {"dryRun": True})
-
-    assert any("is Premium_LRS, the former one UltraSSD_LRS" in warning for warning in shown["warnings"])
-    states = {one["action"]: one["state"] for one in shown["permissions"]}
-    assert states[f"Microsoft.Compute/diskEncryptionSets/read on {KEYS}"] == "granted"
-    assert states[f"Microsoft.Compute/diskAccesses/read on {ACCESS}"] == "denied"
-    await refused(vhd, MANAGED, 403, "PermissionMissing")
-
-
-async def test_rights_that_cannot_be_asked_for_are_unknown(vhd):
-    vhd.machines.disks[managed_disk_id(VM, "old")] = replace(
-        vhd.machines.disks[managed_disk_id(VM, "old")], encryption_set=KEYS
-    )
-    request = vhd.machines.permitted
-
-    async def permitted(resource, actions):
-        if resource == KEYS:
-            message = "no right to ask"
-            raise AccessDeniedError(message)
-        return await request(resource, actions)
-
-    vhd.machines.permitted = permitted
-    _, shown, _ = await post(vhd, MANAGED | {"dryRun": True})
-
-    states = {one["action"]: one["state"] for one in shown["permissions"]}
-    assert states[f"Microsoft.Compute/diskEncryptionSets/read on {KEYS}"] == "unknown"
-
-
-async def test_data_disks_of_other_groups_are_asked_for(vhd):
-    """The list of data disks is sent whole, and Azure looks at each."""
-    far = managed_disk_id(VM, "far").replace("resourceGroups/web", "resourceGroups/far")
-    near, (old,) = managed_disk_id(VM, "near"), vhd.machines.machines[VM].disks
-    others = [MachineDisk(disk.rpartition("/")[2], disk, managed=True, lun=lun) for lun, disk in ((1, near), (2, far))]
-    vhd.machines.machines[VM] = replace(vhd.machines.machines[VM], disks=(old, *others))
-    _, shown, _ = await post(vhd, MANAGED | {"dryRun": True})
-
-    request = [one["action"] for one in shown["permissions"]]
-    assert [one for one in request if one.startswith("Microsoft.Compute/disks/write on ")] == [
-        f"Microsoft.Compute/disks/write on {far}"
-    ]
 
 
 async def test_an_unprotected_disk_is_not_adopted(scene):

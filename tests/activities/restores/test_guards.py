@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 
-from backup_core.domain.ending import HEARTBEAT_MAX, PAUSE_SECONDS_MAX
 from backup_core.domain.errors import AccessDeniedError, FencedError, MachineRefusedError, RowChangedError
 from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import managed_disk_id
-from backup_core.domain.ranges import GIB, ByteRange
-from backup_core.domain.records import Registration, Slot
+from backup_core.domain.ranges import ByteRange
+from backup_core.domain.records import Registration
 from backup_core.domain.repoint import MachineDisk
 from backup_core.orchestrations.restore_disk import RestoreFailedError
 from backup_core.ports import Fence
@@ -24,16 +22,14 @@ from tests.activities.acts import (
     before_step,
     cancel,
     contents_of,
-    everything_kept,
     failing,
     held,
     into,
-    on,
     sane,
     stop_before,
     stopped_before,
 )
-from tests.scene import PAGE, SOURCE, VM
+from tests.scene import PAGE, VM
 
 MACHINE_STEPS = ("move_machine", "fence_machine", "inspect_machine")
 
@@ -518,167 +514,3 @@ async def test_a_cancel_while_it_waits_for_the_disk(scene):
     assert scene.head_row().owner.run == backup.run
     assert scene.machines.machines[VM] == machine
     assert scene.blob(TARGET) is None
-
-
-# -- the machine ------------------------------------------------------------------------------------------------------------
-
-
-async def test_a_cancel_before_the_first_move_leaves_the_machine_as_it_was(scene):
-    """But for its version: an earlier life may have sent something, which is shut out."""
-    machine = scene.machines.machines[VM]
-    driver = scene.driver()
-
-    async def perform(name, request):
-        answer = await scene.perform(name, request)
-        if name == "store_change":
-            await cancel(scene, RUN)
-        return answer
-
-    driver._perform = perform
-    await scene.restore(scene.points()[0], driver=driver, **into())
-
-    assert scene.run_row(RUN).state == "Canceled"
-    # Written once more: whatever another life had decided before is refused.
-    assert replace(scene.machines.machines[VM], etag=machine.etag) == machine
-    assert scene.head_row().repoint == ""
-
-
-async def test_a_delivery_that_fails_once_the_machine_has_its_disk(scene):
-    """The restore failed, but the machine writes to the new disk: the registration follows it, there and then."""
-    driver = scene.driver()
-
-    async def perform(name, request):
-        if name == "report_progress" and request["phase"] == "promoting" and held(scene) == TARGET:
-            return {"fault": {**FINAL, "message": "out of order"}, "value": None}
-        return await scene.perform(name, request)
-
-    driver._perform = perform
-    with pytest.raises(RestoreFailedError, match=r"out of order.*uses the new disk.*backups continue with the new disk"):
-        await scene.restore(scene.points()[0], driver=driver, **into())
-
-    assert scene.catalogue.rows["vm", "registration"].value.source == TARGET
-    assert scene.head_row().repoint == ""
-    await scene.back_up()
-    sane(scene)
-
-
-async def test_a_cancel_just_after_the_machine_has_its_disk_is_too_late_for_it(scene):
-    """It keeps the new disk, and backups follow it, in full: the promotion beside it was canceled."""
-    driver = scene.driver()
-
-    async def perform(name, request):
-        answer = await scene.perform(name, request)
-        if name == "move_machine" and answer["value"]["done"]:
-            await cancel(scene, RUN)
-        return answer
-
-    driver._perform = perform
-    await scene.restore(scene.points()[0], driver=driver, **into())
-
-    assert held(scene) == TARGET
-    assert "uses the new disk" in on(scene).end
-    assert scene.run_row(RUN).state == "Canceled"
-    assert "backups continue with the new disk, the next one is full" in on(scene).end
-    await scene.back_up()
-    sane(scene)
-
-
-async def test_a_move_that_shows_no_effect_is_waited_for_and_asks_for_attention(scene):
-    """Azure says done and nothing changes: no hot loop, and somebody is told."""
-    real, vain, words = scene.machines.put_disk, [], []
-
-    async def put_disk(machine, lun, disk):
-        if len(vain) < 30:
-            vain.append(disk)
-            return True
-        return await real(machine, lun, disk)
-
-    scene.machines.put_disk = put_disk
-    driver = scene.driver()
-
-    async def perform(name, request):
-        if name == "report_progress" and request["attention"]:
-            words.append(request["attention"])
-        return await scene.perform(name, request)
-
-    driver._perform = perform
-    await scene.restore(scene.points()[0], driver=driver, **into())
-
-    assert held(scene) == TARGET
-    assert driver._waited > timedelta(seconds=10 * PAUSE_SECONDS_MAX)
-    assert "takes long" in words[0]
-
-
-async def test_a_machine_without_a_disk_that_cannot_be_settled_fails_the_next_backup(scene):
-    """Refused for good while it has neither: visibly, and again, until it can be done."""
-    await stopped_before(scene, "move_machine", 2)
-    scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
-    real = scene.machines.put_disk
-
-    async def put_disk(machine, lun, disk):
-        raise MachineRefusedError("AcquireDiskLeaseFailed")
-
-    scene.machines.put_disk = put_disk
-    for _ in range(2):
-        with pytest.raises(Exception, match=r"could not be brought to an end: AcquireDiskLeaseFailed; look at the machine"):
-            await scene.back_up()
-        assert scene.head_row().repoint
-    scene.machines.put_disk = real
-    await scene.back_up()
-    sane(scene)
-
-
-async def test_a_restore_that_lost_the_disk_stops_changing_the_machine(scene):
-    """The host was down for long, a backup took the disk over and settled the machine: what wakes up then ends."""
-    contents, driver, done = contents_of(scene), scene.driver(), []
-
-    async def perform(name, request):
-        if name == "move_machine" and len(done) == 1:
-            done.append(True)
-            scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
-            await scene.back_up()
-        if name == "move_machine" and not done:
-            done.append(True)
-        return await scene.perform(name, request)
-
-    driver._perform = perform
-    with pytest.raises(RestoreFailedError, match="NotOwner"):
-        await scene.restore(scene.points()[0], driver=driver, **into())
-
-    everything_kept(scene, contents)
-    assert scene.run_row(RUN).error.code == "Abandoned"
-    sane(scene)
-
-
-async def test_a_managed_disk_of_that_name_that_is_not_ours_or_failed(scene):
-    old, new = managed_disk_id(VM, "old"), managed_disk_id(VM, "new")
-    scene.machines.disks[old] = ManagedDisk(old, "Succeeded", "", 512)
-    scene.machines.machines.clear()
-    scene.machines.add(VM, MachineDisk("old", old, managed=True, lun=0))
-    for run, state, words in (("somebody", "Succeeded", "was not made by"), (AGAIN, "Failed", "could not import")):
-        scene.machines.disks[new] = ManagedDisk(new, state, run, 512)
-        for at in [at for at in scene.blobs.blobs if at.url == TARGET]:
-            del scene.blobs.blobs[at]
-        with pytest.raises(RestoreFailedError, match=words):
-            await scene.restore(
-                scene.points()[0], run=AGAIN if run == AGAIN else RUN, **into(managed_disk=new, adopt=False, old_disk=old)
-            )
-
-    assert held(scene) == old
-
-
-@pytest.mark.parametrize(("size_gb", "kept"), [(1, 1), (2, None), (None, None)])
-async def test_the_size_in_the_model_is_kept_when_it_is_the_disks(scene, size_gb, kept):
-    from backup_core.protocol.machines import change_of  # noqa: PLC0415
-    from backup_core.steps.messages import Actor  # noqa: PLC0415
-    from backup_core.steps.restore import SlotRef, StoreChange  # noqa: PLC0415
-
-    machine = scene.machines.machines[VM]
-    disks = tuple(replace(disk, size_gb=size_gb) if disk.lun == 0 else disk for disk in machine.disks)
-    actor = Actor(disk="vm", run=RUN, lease="l", epoch=1, source=scene.source().url)
-    request = StoreChange(
-        actor=actor, slot=SlotRef(vm=VM, lun=0), expected=scene.source().url, target=f"{SOURCE}/vhds/n.vhd", managed_disk="", size=GIB + PAGE,
-        stop_vm=False,
-    )  # fmt: skip
-
-    assert change_of(request, Slot(VM, 0), replace(machine, disks=disks)).new.size_gb == kept

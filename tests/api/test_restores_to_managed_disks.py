@@ -1,0 +1,147 @@
+"""Asking for a restore to a managed disk: what Azure would refuse is refused before anything is copied."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from backup_core.domain.errors import AccessDeniedError
+from backup_core.domain.naming import managed_disk_id
+from backup_core.domain.repoint import MachineDisk
+from devhost.disks import vhd_footer
+from tests.api.restoring import MACHINE, give_managed_disk, post, refused
+from tests.scene import GROUP, VM, Scene
+
+KEYS = f"{GROUP}/providers/Microsoft.Compute/diskEncryptionSets/keys"
+ACCESS = f"{GROUP}/providers/Microsoft.Compute/diskAccesses/access"
+MANAGED = {"target": {"kind": "managedDisk"}, "repoint": True, "machine": MACHINE}
+
+
+@pytest.fixture
+async def vhd():
+    """A disk whose backup is a fixed VHD; its machine has a managed disk."""
+    stage = Scene()
+    stage.protect(pages=2049)
+    stage.blobs.poke(stage.source(), 2048, [vhd_footer(1024 * 1024)])
+    await stage.back_up()
+    give_managed_disk(stage)
+    return stage
+
+
+async def test_managed_disks_want_a_vhd(scene):
+    give_managed_disk(scene)
+    request = {"target": {"kind": "managedDisk"}, "repoint": True}
+    error = await refused(scene, request, 409, "NotVhd")
+    assert "not the footer of a VHD" in error["message"]
+    for wrong in ("a b", "-x", "x" * 79 + "-", "x/y"):
+        await refused(scene, {"target": {"kind": "managedDisk", "disk": wrong}, "repoint": True}, 400, "InvalidTarget")
+    await refused(scene, {"target": {"kind": "managedDisk", "disk": "old"}, "repoint": True}, 409, "TargetExists")
+
+
+async def test_a_vhd_becomes_a_managed_disk(monkeypatch):
+    stage = Scene()
+    stage.protect(pages=2049)
+    stage.blobs.poke(stage.source(), 2048, [vhd_footer(1024 * 1024)])
+    await stage.back_up()
+    give_managed_disk(stage)
+    body = {"target": {"kind": "managedDisk"}, "repoint": True, "machine": MACHINE}
+    status, shown, _ = await post(stage, body)
+
+    assert status == 202
+    assert shown["restore"]["managedDisk"].startswith(managed_disk_id(VM, "vm-restored-"))
+    assert shown["restore"]["adopt"] is False
+    assert shown["restore"]["oldDisk"] == managed_disk_id(VM, "old")
+    assert any("terraform import azurerm_managed_disk" in step for step in shown["restore"]["nextSteps"])
+    assert any(
+        f'az storage blob delete --auth-mode login --blob-url "{shown["restore"]["target"]}"' in step
+        for step in shown["restore"]["nextSteps"]
+    )
+
+
+async def test_a_managed_disk_that_no_machine_gets_leaves_its_blob_to_be_deleted(vhd):
+    _, shown, _ = await post(vhd, {"target": {"kind": "managedDisk"}, "machine": MACHINE})
+    delete, known = shown["restore"]["nextSteps"]
+
+    assert f'delete --auth-mode login --blob-url "{shown["restore"]["target"]}"' in delete
+    assert known.endswith(shown["restore"]["managedDisk"])
+
+
+@pytest.mark.parametrize("body", [{}, {"target": {"kind": "managedDisk"}, "machine": MACHINE}])
+async def test_derived_names_are_those_that_the_plan_told(vhd, body):
+    """And the next plan has others, so that a second restore of the same world is no clash."""
+    _, plan, _ = await post(vhd, {**body, "dryRun": True})
+    _, other, _ = await post(vhd, {**body, "dryRun": True})
+    status, shown, _ = await post(vhd, {**body, "planHash": plan["planHash"]})
+
+    assert status == 202
+    assert (shown["restore"]["target"], shown["restore"]["managedDisk"]) == (plan["target"], plan["managedDisk"])
+    assert len(plan["planHash"]) <= 64
+    assert other["planHash"][:40] != plan["planHash"][:40] or other["target"] == plan["target"]
+    await refused(vhd, {**body, "planHash": plan["planHash"][:40] + "20260101000000" + "0" * 8}, 412, "PlanChanged")
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_a_confidential_vm_is_refused(vhd, dry_run):
+    vhd.machines.machines[VM] = replace(vhd.machines.machines[VM], security_type="ConfidentialVM")
+    error = await refused(vhd, MANAGED | {"dryRun": dry_run}, 409, "ConfidentialMachine")
+
+    assert "restore as a page blob" in error["message"]
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_an_account_whose_id_is_not_known(vhd, dry_run):
+    """Azure imports nothing without it: told before anything is copied."""
+    vhd.tools = replace(vhd.tools, account_ids={})
+    error = await refused(vhd, MANAGED | {"dryRun": dry_run}, 409, "AccountIdMissing")
+
+    assert "SOURCE_ACCOUNT_IDS" in error["message"]
+
+
+async def test_what_the_new_disk_cannot_have_is_said(vhd):
+    """An ultra disk is not imported to; and the dry run looks at the rights on what the new disk names."""
+    former = replace(
+        vhd.machines.disks[managed_disk_id(VM, "old")], sku="UltraSSD_LRS", encryption_set=KEYS, disk_access=ACCESS
+    )
+    vhd.machines.disks[former.disk] = former
+    vhd.machines.denied.add("Microsoft.Compute/diskAccesses/read")
+    _, shown, _ = await post(vhd, MANAGED | {"dryRun": True})
+
+    assert any("is Premium_LRS, the former one UltraSSD_LRS" in warning for warning in shown["warnings"])
+    states = {one["action"]: one["state"] for one in shown["permissions"]}
+    assert states[f"Microsoft.Compute/diskEncryptionSets/read on {KEYS}"] == "granted"
+    assert states[f"Microsoft.Compute/diskAccesses/read on {ACCESS}"] == "denied"
+    await refused(vhd, MANAGED, 403, "PermissionMissing")
+
+
+async def test_rights_that_cannot_be_asked_for_are_unknown(vhd):
+    vhd.machines.disks[managed_disk_id(VM, "old")] = replace(
+        vhd.machines.disks[managed_disk_id(VM, "old")], encryption_set=KEYS
+    )
+    request = vhd.machines.permitted
+
+    async def permitted(resource, actions):
+        if resource == KEYS:
+            message = "no right to ask"
+            raise AccessDeniedError(message)
+        return await request(resource, actions)
+
+    vhd.machines.permitted = permitted
+    _, shown, _ = await post(vhd, MANAGED | {"dryRun": True})
+
+    states = {one["action"]: one["state"] for one in shown["permissions"]}
+    assert states[f"Microsoft.Compute/diskEncryptionSets/read on {KEYS}"] == "unknown"
+
+
+async def test_data_disks_of_other_groups_are_asked_for(vhd):
+    """The list of data disks is sent whole, and Azure looks at each."""
+    far = managed_disk_id(VM, "far").replace("resourceGroups/web", "resourceGroups/far")
+    near, (old,) = managed_disk_id(VM, "near"), vhd.machines.machines[VM].disks
+    others = [MachineDisk(disk.rpartition("/")[2], disk, managed=True, lun=lun) for lun, disk in ((1, near), (2, far))]
+    vhd.machines.machines[VM] = replace(vhd.machines.machines[VM], disks=(old, *others))
+    _, shown, _ = await post(vhd, MANAGED | {"dryRun": True})
+
+    request = [one["action"] for one in shown["permissions"]]
+    assert [one for one in request if one.startswith("Microsoft.Compute/disks/write on ")] == [
+        f"Microsoft.Compute/disks/write on {far}"
+    ]
