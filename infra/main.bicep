@@ -377,11 +377,15 @@ module diskGrants 'modules/disks.bicep' = [
     name: 'disks-${uniqueString(id)}'
     scope: resourceGroup(split(id, '/')[2], split(id, '/')[4])
     params: {
-      grants: [
-        { to: identities.outputs.source.principalId, role: roles.outputs.ids.disks }
-        { to: identities.outputs.retention.principalId, role: roles.outputs.ids.retentionDisks }
-        { to: identities.outputs.restore.principalId, role: roles.outputs.ids.retentionDisks }
-      ]
+      grants: concat(
+        [
+          { to: identities.outputs.source.principalId, role: roles.outputs.ids.disks }
+          { to: identities.outputs.retention.principalId, role: roles.outputs.ids.retentionDisks }
+          { to: identities.outputs.restore.principalId, role: roles.outputs.ids.retentionDisks }
+        ],
+        // The app with custody has no source identity: its restores snapshot and read the disks that they have imported.
+        separateCustody ? [{ to: identities.outputs.restore.principalId, role: roles.outputs.ids.disks }] : []
+      )
     }
   }
 ]

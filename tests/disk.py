@@ -134,6 +134,20 @@ class ManagedDisk(Disk):
     def close(self):
         self.blob.close()
 
+    @classmethod
+    def adopted(cls, former, run):
+        """The disk that a restore has made and adopted; every moment of its predecessor's is one of its own."""
+        self = cls.__new__(cls)
+        self.platform, self.name, self.lease = former.platform, former.name, None
+        self.id = run["restore"]["managedDisk"]
+        self.blob = self.platform.managed_content(self.id)
+        self.content = bytearray(self.read())
+        self.size = len(self.content)
+        self.disk_bytes = self.size - PAGE
+        (point,) = run["restorePoints"]
+        self.moments = {**former.moments, point: bytes(self.content)}
+        return self
+
     def snapshots(self):
         """All snapshots of the disk, as Azure shows them."""
         found = self.platform.machines.snapshots()

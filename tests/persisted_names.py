@@ -65,6 +65,8 @@ from backup_core.steps.restore import (
     RepointRequest,
     RepointResult,
     RestoreRequest,
+    SnapshotDiskRequest,
+    SnapshotDiskResult,
     WaitRequest,
     WaitResult,
 )
@@ -80,6 +82,7 @@ ORCHESTRATIONS = {
     "rebuild_catalogue": (RebuildRequest, None),
     "repoint_machine": (RepointRequest, RepointResult),
     "restore_disk": (RestoreRequest, None),
+    "snapshot_disk": (SnapshotDiskRequest, SnapshotDiskResult),
     "wait_for_disk": (WaitRequest, WaitResult),
     "wait_for_snapshot": (SnapshotWaitRequest, SnapshotWaitResult),
 }

@@ -145,6 +145,10 @@ class Scene:
         """The HTTP calls, over this world."""
         return Api(self.tools, "0 0 */12 * * *", 4, now=lambda: self.world.now)
 
+    def bytes_of(self, source):
+        """What the disk with that URL or resource id holds: of a managed one as it is exported."""
+        return self.blobs.disks[self.tools.source(source)].content() if source.startswith("/") else self.blob(source).content()
+
     # -- looking ------------------------------------------------------------------------------------------------
 
     def rows(self, prefix, disk="vm"):

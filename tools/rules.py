@@ -34,7 +34,7 @@ def change_results(state: machine_change.State, step: machine_change.Step) -> It
         yield Seen(state.goal or "new", reached=True)
 
 
-def delivery_results(_: disk_delivery.State, step: disk_delivery.Step) -> Iterator[disk_delivery.Result]:
+def delivery_results(state: disk_delivery.State, step: disk_delivery.Step) -> Iterator[disk_delivery.Result]:
     """Every result that a step of a delivery may have."""
     if step == "end":
         return
@@ -42,7 +42,7 @@ def delivery_results(_: disk_delivery.State, step: disk_delivery.Step) -> Iterat
     if step in ("pause", "record_failure"):
         return
     yield "failed"
-    if step in ("copy", "own", "repoint", *disk_delivery.REPORTS):
+    if step in ("copy", "own", "repoint", *disk_delivery.REPORTS) or (step == "snapshot_disk" and not state.resumed):
         yield "canceled"
     if step in disk_delivery.REPORTS:
         yield "stopped"
@@ -57,14 +57,15 @@ def restore_results(state: disk_restore.State, step: disk_restore.Step) -> Itera
     match step:
         case "begin":
             yield from (
-                BeginBackupResult(repoints=repoints, adopts=adopts) for repoints, adopts in product((True, False), repeat=2)
+                BeginBackupResult(repoints=repoints, adopts=adopts, imports=imports)
+                for repoints, adopts, imports in product((True, False), repeat=3)
             )
             yield from ("ended", "failed")
         case "copy" if state.wanted:
             yield from delivered(state.wanted)
-        case "own" | "report" | "recover":
+        case "own" | "report" | "recover" | "snapshot_disk":
             yield from ("done", "canceled", "failed")
-        case "finish" | "discard_disk" | "discard_head":
+        case "finish" | "discard_disk" | "discard_head" | "discard_snapshot":
             yield "done"
         case "end":
             return
@@ -77,9 +78,10 @@ def delivered(wanted: BeginBackupResult) -> Iterator[Copied]:
     promoted: tuple[Part | None, ...] = get_args(Part) if wanted.adopts else (None,)
     yield from (Copied("crashed", one, holds="unknown" if wanted.repoints else "") for one in promoted)
     for delivery in {one.before for one in transitions(DELIVERY) if one.step == "end"}:
-        if (delivery.adopts, delivery.repoints) == (wanted.adopts, wanted.repoints):
+        if (delivery.adopts, delivery.imports, delivery.repoints) == (wanted.adopts, wanted.imports, wanted.repoints):
             end: Part = "failed" if delivery.end == "timed_out" else delivery.end
             facts = {"owned": "own" in delivery.done, "sealed": "seal" in delivery.done}
+            facts["snapshotted"] = "snapshot_disk" in delivery.done
             yield from (Copied(end, one, holds=has, **facts) for one in promoted for has in _left_with(delivery))
 
 

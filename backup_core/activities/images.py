@@ -19,12 +19,13 @@ from backup_core.domain.errors import (
     UnexpectedAnswerError,
 )
 from backup_core.domain.metadata import from_metadata, restoring_run
+from backup_core.domain.naming import point_id
 from backup_core.ports import Guard
 from backup_core.protocol.images import hold_own, kept_tier
 from backup_core.protocol.marks import is_own, metadata_of
 from backup_core.protocol.proofs import give_up, proof
 from backup_core.protocol.rights import require_right_to_act
-from backup_core.protocol.source_snapshots import recorded, take_once
+from backup_core.protocol.source_snapshots import delete_recorded, recorded, take_once
 from backup_core.steps.copying import OpenResult
 from backup_core.steps.restore import DiscardResult, SealResult
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from backup_core.domain.records import Head, Versioned
     from backup_core.protocol.tools import Tools
     from backup_core.steps.copying import ImageCopy
-    from backup_core.steps.restore import DiscardImage, SealImage
+    from backup_core.steps.restore import DiscardImage, DiscardSnapshot, SealImage
 
 
 async def open_image(tools: Tools, image: ImageCopy) -> OpenResult:
@@ -110,7 +111,8 @@ async def discard_image(tools: Tools, request: DiscardImage) -> DiscardResult:
         # G39: only this run's own unfinished blob is removed.
         if not _is_made_by(found.metadata, tools.site(blob), image.actor.run):
             return DiscardResult(left=str(blob))
-        if _is_adopted(found.metadata, tools.site(blob)) and not await _relinquish_ownership(tools, row, image.actor.run):
+        adopted = _is_adopted(found.metadata, tools.site(blob), image)
+        if adopted and not await _relinquish_ownership(tools, row, image.actor.run):
             return DiscardResult(left=str(blob))
         if found.copy and found.copy.status == "pending":
             await tools.blobs.abort_copy(blob, found.copy.copy_id)
@@ -124,9 +126,26 @@ async def discard_image(tools: Tools, request: DiscardImage) -> DiscardResult:
     return DiscardResult(left="")
 
 
-def _is_adopted(metadata: Mapping[str, str], site: Site) -> bool:
+async def discard_snapshot(tools: Tools, request: DiscardSnapshot) -> DiscardResult:
+    """Delete what the run has taken of an imported disk that was not adopted, as its row names it; otherwise say what is left.
+    It stays while the catalogue names it, or the run may still commit a restore point that would.
+    """
+    actor, disk = request.actor, tools.source(request.disk)
+    await require_right_to_act(tools, actor)
+    row = await tools.catalogue.head(actor.disk)
+    owner = row.value.owner if row else None
+    may_commit = row is not None and owner is not None and owner.run == actor.run and bool(row.value.repoint)
+    for snapshot in await recorded(tools, actor):
+        if may_commit or await tools.catalogue.point(actor.disk, point_id(snapshot)):
+            return DiscardResult(left=f"{disk} snapshot {snapshot}")
+        await delete_recorded(tools, disk, snapshot, actor.run)
+    return DiscardResult(left="")
+
+
+def _is_adopted(metadata: Mapping[str, str], site: Site, image: ImageCopy) -> bool:
+    """Whether the head is to be equal to the new disk's snapshot, and no longer only to the restore point it was made of."""
     mark = from_metadata(metadata, site)
-    return mark is not None and mark.state == "verified"
+    return mark is not None and mark.target != image.target
 
 
 async def _relinquish_ownership(tools: Tools, row: Versioned[Head] | None, run: str) -> bool:

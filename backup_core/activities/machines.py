@@ -104,8 +104,11 @@ async def store_change(tools: Tools, request: StoreChange) -> StoreChangeResult:
 def _require_asked(request: StoreChange, name: str, change: Change) -> None:
     """Raise RecordAlteredError unless the stored change is the requested one: it may have existed before."""
     slot, target = Slot(request.slot.vm, request.slot.lun), request.managed_disk or request.target
-    wanted = (request.actor.disk, request.actor.run, slot, request.target, target, request.stop_vm or slot.lun is None)
-    found = (change.disk, change.run, change.slot, change.target, change.new.source, change.deallocates)
+    deallocates = request.stop_vm or slot.lun is None
+    wanted = (request.actor.disk, request.actor.run, slot, request.target, target, deallocates, request.new_source)
+    found = (
+        change.disk, change.run, change.slot, change.target, change.new.source, change.deallocates, change.new_source
+    )  # fmt: skip
     old = replaced_disk(request)
     if found != wanted or (old and not same_disk(change.old.source, old)):
         message = (
@@ -231,15 +234,21 @@ async def close_change(tools: Tools, request: CloseChange) -> Nothing:
         raise NotOwnerError(message)
     registration = await tools.catalogue.registration(request.actor.disk)
     follows = request.goal == "new" and registration is not None and registration.value.protected
+    source = change.new_source if change.new.managed else change.target
     moved = None
     if follows and registration is not None:
-        moved = replace(registration, value=_unprotected(registration.value, change)) if change.new.managed else None
-        moved = moved or await moved_registration(tools, request.actor.disk, change.target)
+        moved = (
+            await moved_registration(tools, request.actor.disk, source)
+            if source
+            else replace(registration, value=_unprotected(registration.value, change))
+        )
     # G34: the head row names the change until it is settled.
     if row.value.repoint == request.change:
         await tools.catalogue.commit([], row.value.settled(), row.etag, registration=moved)
-    if follows and not change.new.managed:
-        await registration_moved(tools, request.actor.disk, change.old.source)
+    if follows and source:
+        # A managed disk may take the place of one that was never the source.
+        former = request.actor.source if change.new.managed else change.old.source
+        await registration_moved(tools, request.actor.disk, former)
     return Nothing()
 
 

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backup_core.domain.digests import digest_of_request
 from backup_core.domain.errors import (
+    FencedError,
     HeadAlteredError,
     NotOwnerError,
     PointUnavailableError,
     RecordAlteredError,
     SnapshotMissingError,
+    VerificationError,
 )
+from backup_core.domain.managed_snapshots import footer
 from backup_core.domain.metadata import from_metadata, to_metadata
-from backup_core.domain.naming import noted_name, repoint_name
+from backup_core.domain.naming import is_resource_id, noted_name, repoint_name
 from backup_core.domain.records import Head, Owner, Pin
+from backup_core.domain.repoint import same_disk
+from backup_core.ports import Fence
 from backup_core.protocol.descriptions import require_described
 from backup_core.protocol.fencing import fence_off, hold_lease
 from backup_core.protocol.marks import intent
-from backup_core.protocol.ownership import release_leases, relinquish_ownership, take_ownership
+from backup_core.protocol.ownership import imported_source, left_open, release_leases, relinquish_ownership, take_ownership
 from backup_core.protocol.proofs import is_given_up
 from backup_core.protocol.rights import guard_of, require_ownership, require_right_to_act
 from backup_core.protocol.run_rows import emit_warnings, end_row, run_error, write_run
@@ -31,6 +37,7 @@ from backup_core.steps.restore import BeginRestoreResult, OwnDiskResult, SlotRef
 if TYPE_CHECKING:
     from backup_core.domain.records import RestorePoint, Restoring, Run, Versioned
     from backup_core.protocol.tools import Tools
+    from backup_core.steps.backup import Transfer
     from backup_core.steps.restore import AdoptHead, BeginRestore, FinishRestore, OwnDisk, RecordFailure
 
 
@@ -93,6 +100,7 @@ async def _pinned(tools: Tools, run: Run, wanted: Restoring, pin: Pin) -> BeginR
         stop_vm=wanted.stop_vm,
         old_disk=wanted.old_disk,
         adopt=wanted.adopt,
+        new_source=str(tools.source(wanted.managed_disk)) if wanted.adopt and wanted.managed_disk else "",
     )
 
 
@@ -169,13 +177,15 @@ async def record_failure(tools: Tools, request: RecordFailure) -> Nothing:
 async def adopt_head(tools: Tools, request: AdoptHead) -> OpenResult:
     """Give the promoted blob the mark of a verified head at the run's epoch, whose source snapshot is that of the new disk.
 
-    Both were proved equal to the restore point. Raises HeadAlteredError unless it is still the version that was proved.
+    Both were proved equal to the restore point, but for the footer of an imported disk, which is taken over. Raises
+    HeadAlteredError unless it is still the version that was proved.
     """
     transfer = request.transfer
     await require_ownership(tools, transfer.actor)
     blob = tools.head(transfer.head)
     found = await tools.blobs.properties(blob)
-    wanted = intent(transfer)
+    wanted, imported = intent(transfer), is_resource_id(transfer.source)
+    verified = wanted.verified(request.page_map)
     mark = from_metadata(found.metadata, tools.site(blob))
     if mark is None or (mark.run, mark.target) != (transfer.actor.run, transfer.target):
         # G25: only the version that was compared is adopted.
@@ -185,9 +195,31 @@ async def adopt_head(tools: Tools, request: AdoptHead) -> OpenResult:
                 "it is not adopted; the next backup is a full one"
             )
             raise HeadAlteredError(message)
-        verified = to_metadata(wanted.verified(request.page_map), tools.site(blob))
-        await tools.blobs.set_metadata(blob, verified, guard_of(transfer.actor, found.etag))
+        mark = wanted if imported else verified
+        await tools.blobs.set_metadata(blob, to_metadata(mark, tools.site(blob)), guard_of(transfer.actor, found.etag))
+    if mark.state == "applying":
+        # Since the mark was set, only the holder of the lease can have written here.
+        await _take_over_footer(tools, transfer, Fence(transfer.actor.lease, found.sequence_number))
+        etag = await fence_off(tools, blob, transfer.actor.epoch, transfer.actor.lease)
+        await tools.blobs.set_metadata(blob, to_metadata(verified, tools.site(blob)), guard_of(transfer.actor, etag))
     return OpenResult(etag=await fence_off(tools, blob, transfer.actor.epoch, transfer.actor.lease))
+
+
+async def _take_over_footer(tools: Tools, transfer: Transfer, fence: Fence) -> None:
+    """Have the head end as the new disk's snapshot does. No diff between two of its snapshots would tell that the footer that
+    Azure gave the disk is another one than it was made with. Raises VerificationError.
+    """
+    disk, blob, end = tools.image(transfer.source), tools.head(transfer.head), footer(transfer.size)
+    wanted = await tools.blobs.read(disk, transfer.target, end)
+    if wanted == await tools.blobs.read(blob, "", end):
+        return
+    with suppress(FencedError):  # another delivery was faster, and has written it
+        await tools.blobs.copy_streamed(disk, transfer.target, end, blob, fence)
+    if wanted != await tools.blobs.read(blob, "", end):
+        message = (
+            f"{blob}: its last {end.size} bytes differ from snapshot {transfer.target} of {disk}, of which they were copied"
+        )
+        raise VerificationError(message)
 
 
 async def finish_restore(tools: Tools, request: FinishRestore) -> Nothing:
@@ -196,10 +228,22 @@ async def finish_restore(tools: Tools, request: FinishRestore) -> Nothing:
     row = await tools.catalogue.run(request.disk, request.run)
     # What is outside the allow-list was never leased: the restore failed for it.
     places = [place for place in request.leased if "://" not in place or tools.may_read(place)]
-    left = await release_leases(tools, [tools.destination(place) for place in places], request.lease)
+    left = await _close_access(tools, row.value) if row else []
+    left += await release_leases(tools, [tools.destination(place) for place in places], request.lease)
     heads = [place for place in request.leased if "://" not in place]
     left += await relinquish_ownership(tools, request.disk, request.run, request.owner_lease or request.lease, heads)
     if row and row.value.restore:
         await tools.catalogue.unpin(Pin(request.disk, row.value.restore.point, request.run, request.lease))
     emit_warnings(tools, request.disk, request.run, list(dict.fromkeys(left)))
     return Nothing()
+
+
+async def _close_access(tools: Tools, run: Run) -> list[str]:
+    """End what the run has opened of an imported disk that is not the disk's source: its ownership has that closed. What stays
+    open, in words.
+    """
+    imported = imported_source(run)
+    registration = await tools.catalogue.registration(run.disk)
+    if not imported or (registration and same_disk(registration.value.source, imported)):
+        return []
+    return await left_open(tools, imported)

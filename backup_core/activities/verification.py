@@ -17,6 +17,7 @@ from backup_core.steps.restore import CompareImage
 
 if TYPE_CHECKING:
     from backup_core.protocol.tools import Tools
+    from backup_core.steps.restore import CompareSnapshot
 
 
 QUARANTINE = "the backup blob failed its verification"
@@ -83,6 +84,24 @@ async def compare_image(tools: Tools, request: CompareImage) -> ComparisonResult
         message = f"{blob}: changed by somebody else while it was compared (version {reached.etag}, found {now}); not used"
         raise HeadAlteredError(message)
     return await proved(tools, image, reached) if reached.done else reached
+
+
+async def compare_snapshot(tools: Tools, request: CompareSnapshot) -> ComparisonResult:
+    """Compare the first snapshot of an imported disk with the restore point it was made of. Raises VerificationError, and
+    UnexpectedAnswerError for a snapshot that is not newer than the newest restore point: it could not be adopted.
+    """
+    image = request.image
+    row = await require_ownership(tools, image.actor)
+    pair = row.value.pair
+    if pair and image.snapshot < pair.source_snapshot:
+        message = (
+            f"disk {image.actor.disk}: snapshot {image.snapshot} of {image.destination} is older, by the clocks of Azure, than "
+            f"{pair.source_snapshot}, that of the newest restore point; it is not adopted; restore again"
+        )
+        raise UnexpectedAnswerError(message)
+    size = (await tools.blobs.properties(tools.source(image.destination), image.snapshot)).size
+    progress = ComparisonResult(done=False, **(request.position() | {"chain": request.chain or PageMapDigest.START}))
+    return await compared(tools, image, progress, size, full=request.full)
 
 
 async def _progress(tools: Tools, request: VerifyHead | CompareImage, image: ImageCopy) -> ComparisonResult:

@@ -31,8 +31,10 @@ def shown_plan(
     copied = allocated.bytes
     restores = [run for run in past if run.restore and run.state == "Succeeded" and run.started and run.ended]
     rates = [(run.bytes_done, (run.ended - run.started).total_seconds()) for run in restores if run.started and run.ended]
-    expected = estimate(copied, allocated.requests, copied if full else 0, rates)
-    most = expected if allocated.whole else estimate(*allocated.at_most, allocated.at_most[0] if full else 0, rates)
+    # The first snapshot of a managed disk that is adopted is compared as well.
+    times = (2 if wanted.adopt and wanted.managed_disk else 1) if full else 0
+    expected = estimate(copied, allocated.requests, times * copied, rates)
+    most = expected if allocated.whole else estimate(*allocated.at_most, times * allocated.at_most[0], rates)
     return RestorePlanAnswer(
         disk=point.disk,
         restore_point=point.point,
@@ -68,12 +70,17 @@ def _steps(wanted: Restoring, point: RestorePoint) -> list[str]:
         f"copy it to the new disk {wanted.target}, compare the two",
     ]
     if wanted.adopt:
-        steps[-1] += ", snapshot it"
+        steps[-1] += "" if wanted.managed_disk else ", snapshot it"
         steps.append("beside that, copy it to a new backup blob, compare the two")
     if wanted.managed_disk:
         steps.append(f"import that as managed disk {wanted.managed_disk}")
     if wanted.repoint:
         steps.append("wait until no backup is at work on the disk")
+    if wanted.adopt and wanted.managed_disk:
+        steps.append(
+            "take the first snapshot of the managed disk, before anybody writes to it; compare that with the restore point"
+        )
+    if wanted.repoint:
         if _stops(wanted):
             steps.append("deallocate the machine")
         steps.append(f"give it to the {wanted.slot} in place of {wanted.old_disk}, read that back")

@@ -10,6 +10,7 @@ from backup_core.api.http import Answer, Request, answer, disk_of, parsed, repea
 from backup_core.api.plan_answers import RestorePlanAnswer
 from backup_core.api.plans import shown_plan
 from backup_core.api.runs import accepted
+from backup_core.domain import managed_source
 from backup_core.domain.digests import digest_of
 from backup_core.domain.managed import differences
 from backup_core.domain.naming import run_of_stamp
@@ -55,4 +56,8 @@ async def _plan(api: Api, inputs: RestoreInputs, probes: list[Probe]) -> Restore
         source=inputs.registration.value.source if inputs.registration else point.source,
     )
     told = differences(inputs.former, inputs.made) if inputs.made else []
+    if inputs.made and inputs.restoring.adopt:
+        told += managed_source.private_export(inputs.made)
+    if inputs.unfit:
+        told.append(f"backups do not go on from the new disk, which is shown as unprotected: {'; '.join(inputs.unfit)}")
     return plan.model_copy(update={"warnings": [*plan.warnings, *told]})

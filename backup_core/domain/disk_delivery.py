@@ -1,4 +1,7 @@
-"""The delivery of a restored disk as a rule: copied and proved, sealed, imported, given to its machine; or left on the way."""
+"""The delivery of a restored disk as a rule: copied and proved, sealed, imported, given to its machine; or left on the way.
+
+A disk that is adopted is snapshotted before any machine has it: a page blob when it is sealed, an imported one by its own step.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ Step = Literal[
     "import_disk",
     "pause",
     "own",
+    "snapshot_disk",
     "report_repointing",
     "store_change",
     "repoint",
@@ -40,7 +44,9 @@ class State:
     imports: bool
     repoints: bool
     done: frozenset[Step] = frozenset()
-    """The steps that were done; after `seal` the disk is complete, after `own` no backup runs any more."""
+    """The steps that were done; after `seal` the disk is complete, after `own` no backup runs any more, and after
+    `snapshot_disk` the imported disk has its first snapshot, which equals the restore point.
+    """
     resumed: bool = False
     reported: bool = False
     """Whether progress was reported since the last other step."""
@@ -55,8 +61,9 @@ def next_step(state: State) -> Step:
         return "end" if state.end == "canceled" or "record_failure" in state.done else "record_failure"
     if "copy" not in state.done:
         return "copy"
-    if "seal" not in state.done and ("own" in state.done or not state.adopts):
+    if "seal" not in state.done and ("own" in state.done or state.imports or not state.adopts):
         # The snapshot of an adopted disk must be newer than every other restore point's. Once the disk is owned no backup runs.
+        # What is imported is sealed without one.
         return "seal"
     if state.imports and "import_disk" not in state.done:
         return _importing(state)
@@ -72,6 +79,8 @@ def _importing(state: State) -> Step:
 def _repointing(state: State) -> Step:
     if "own" not in state.done:
         return "own"
+    if state.adopts and state.imports and "snapshot_disk" not in state.done:
+        return "snapshot_disk"
     if "store_change" not in state.done:
         return "store_change" if state.reported else "report_repointing"
     if "repoint" not in state.done:

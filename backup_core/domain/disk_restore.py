@@ -16,6 +16,7 @@ Step = Literal[
     "record_failure",
     "recover",
     "own",
+    "snapshot_disk",
     "report",
     "seal",
     "adopt_head",
@@ -24,12 +25,14 @@ Step = Literal[
     "close_change",
     "discard_disk",
     "discard_head",
+    "discard_snapshot",
     "finish",
     "end",
 ]
 """`copy`: the new disk and its machine, and beside that the promoted head. `recover`: own the disk in place of a delivery that
 crashed, so that what is alive of it may not act any more, and resolve its change of the machine. `close_change`: forget that
-change, and have the disk's registration follow the machine. A discard never fails: it answers what is left.
+change, and have the disk's registration follow the machine. `snapshot_disk`: of an imported disk that no machine gets. A
+discard never fails: it answers what is left.
 """
 Part = Literal["success", "failed", "canceled"]
 End = Literal["Succeeded", "Failed", "Canceled", "ended"]
@@ -40,10 +43,16 @@ MachineHas = Holds | Literal["", "unknown"]
 
 @dataclass(frozen=True)
 class BeginBackupResult:
-    """What is wanted of the restore: the machine is changed, the disk is adopted."""
+    """What is wanted of the restore: the machine is changed, the disk is adopted, a managed disk is imported."""
 
     repoints: bool
     adopts: bool
+    imports: bool = False
+
+    @property
+    def snapshots(self) -> bool:
+        """Whether the imported disk gets a snapshot, for backups to go on from."""
+        return self.adopts and self.imports
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,8 @@ class Copied:
     """None when no head was to be promoted."""
     owned: bool = False
     sealed: bool = False
+    snapshotted: bool = False
+    """Whether an imported disk has its snapshot, equal to the restore point."""
     holds: MachineHas = ""
 
 
@@ -84,6 +95,11 @@ class State:
         """Whether the new disk is complete, and no longer this run's to write."""
         return "seal" in self.done or (self.copied is not None and self.copied.sealed)
 
+    @property
+    def snapshotted(self) -> bool:
+        """Whether an imported disk has its snapshot, equal to the restore point."""
+        return "snapshot_disk" in self.done or (self.copied is not None and self.copied.snapshotted)
+
 
 def next_step(state: State) -> Step:
     """The next step. `end` is the last one."""
@@ -102,12 +118,14 @@ def next_step(state: State) -> Step:
             return "recover"
     if state.wanted.adopts and state.end == "Succeeded" and "commit" not in state.done:
         return _adopting(state)
-    return _cleaning_up(state, state.copied.holds, adopts=state.wanted.adopts)
+    return _cleaning_up(state, state.copied.holds, state.wanted)
 
 
 def _adopting(state: State) -> Step:
     if not state.owned:
         return "own"
+    if state.wanted and state.wanted.snapshots and not state.snapshotted:
+        return "snapshot_disk"
     if "report" not in state.done:
         return "report"
     if not state.sealed:
@@ -116,15 +134,18 @@ def _adopting(state: State) -> Step:
     return next(step for step in steps if step not in state.done)
 
 
-def _cleaning_up(state: State, holds: MachineHas, *, adopts: bool) -> Step:
+def _cleaning_up(state: State, holds: MachineHas, wanted: BeginBackupResult) -> Step:
     committed = "commit" in state.done
     if holds == "new" and not committed and "close_change" not in state.done:
         # The machine writes to the new disk from now on, so backups must be of that one, restore point or none.
         return "close_change"
     if not state.sealed and "discard_disk" not in state.done:
         return "discard_disk"
-    if adopts and not committed and "discard_head" not in state.done:
+    if wanted.adopts and not committed and "discard_head" not in state.done:
         return "discard_head"
+    if wanted.snapshots and not committed and "discard_snapshot" not in state.done:
+        # After the head: a commit that is still under way would name the snapshot.
+        return "discard_snapshot"
     return "finish"
 
 
@@ -140,7 +161,7 @@ def after(state: State, step: Step, result: Result) -> State:
         return replace(state, end="Failed", aborted=step in ("begin", "record_failure", "recover", "close_change"))
     # A machine that has the new disk is not left to go on without backups.
     untouched = state.copied is not None and not state.copied.holds
-    if result == "canceled" and (step == "own" or (step == "report" and untouched)):
+    if result == "canceled" and (step in ("own", "snapshot_disk") or (step == "report" and untouched)):
         return replace(state, end="Canceled")
     return replace(state, done=state.done | {step})
 

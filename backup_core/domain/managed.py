@@ -93,9 +93,14 @@ def replacement(
 
 def differences(former: ManagedDisk | None, wanted: ManagedDisk) -> list[str]:
     """Properties of the former disk that the new one cannot have, in words."""
-    if former is None:
-        return []
     found = []
+    if wanted.security_type == TRUSTED and wanted.os_type:
+        found.append(
+            "the guest state of a Trusted Launch VM (UEFI variables, vTPM) is not restored: have the recovery keys of what is "
+            "sealed by it at hand, such as BitLocker's"
+        )
+    if former is None:
+        return found
     if former.sku and wanted.sku != former.sku:
         found.append(
             f"the new disk is {wanted.sku}, the former one {former.sku}, which a VHD is not imported to: change its kind "

@@ -57,12 +57,7 @@ def faults(disk: ManagedDisk, machine: Machine | None, snapshot_group: str) -> l
 
 def warnings(disk: ManagedDisk, machine: Machine | None) -> list[str]:
     """Needs of a backup of the disk, and losses of a restore of it, in words."""
-    told = []
-    if disk.network_access == "AllowPrivate" or disk.public_access == "Disabled":
-        told.append(
-            f"{disk.disk} is exported through a private endpoint only ({disk.disk_access or 'no disk access is named'}): the "
-            "app needs a network path to it, and streams every byte"
-        )
+    told = private_export(disk)
     if disk.security_type == TRUSTED and disk.os_type:
         told.append(
             f"{disk.disk} is the OS disk of a Trusted Launch VM: a restore does not bring back its guest state (UEFI "
@@ -80,6 +75,18 @@ def warnings(disk: ManagedDisk, machine: Machine | None) -> list[str]:
             "several, such as a volume or a database with its log, is not consistent among them"
         )
     return told
+
+
+def private_export(disk: ManagedDisk) -> list[str]:
+    """What it takes to read a disk that is not exported publicly, in words."""
+    if disk.network_access != "AllowPrivate" and disk.public_access != "Disabled":
+        return []
+    access = disk.disk_access or "no disk access is named"
+    message = (
+        f"{disk.disk} is exported through a private endpoint only ({access}): the app needs a network path to it, and streams "
+        "every byte"
+    )
+    return [message]
 
 
 def _is_ephemeral(disk: ManagedDisk, machine: Machine | None) -> bool:

@@ -21,6 +21,10 @@ class RestoreEnd:
     """The unfinished disk was removed, or its remains are named in `left`; otherwise no removal was tried."""
     left: str = ""
     left_head: str = ""
+    left_snapshot: str = ""
+    """Of the managed disk that was not adopted."""
+    imported: bool = True
+    """Whether the managed disk is complete."""
     old_disk: str = ""
     holds: str = ""
     power: str = ""
@@ -28,6 +32,8 @@ class RestoreEnd:
     """The restore point of the new generation."""
     follows: bool = False
     """The registration followed the machine without a point."""
+    unprotected: bool = False
+    """The new disk is a managed one that was not to be adopted."""
 
 
 def end_words(end: RestoreEnd) -> str:
@@ -37,13 +43,18 @@ def end_words(end: RestoreEnd) -> str:
     parts = [f"restore point {end.point} is unchanged", _disk(end), *_machine(end), _protection(end)]
     if end.left_head:
         parts.append(f"an unfinished backup blob is left and may be deleted: {end.left_head}")
+    if end.left_snapshot:
+        parts.append(f"a snapshot of the managed disk is left, which the night removes: {end.left_snapshot}")
     return "; ".join(parts)
 
 
 def _disk(end: RestoreEnd) -> str:
     if end.complete:
-        managed = f" (managed disk {end.managed_disk})" if end.managed_disk else ""
-        return f"the new disk {end.target}{managed} is complete and equal to it"
+        managed = f" (managed disk {end.managed_disk})" if end.managed_disk and end.imported else ""
+        words = f"the new disk {end.target}{managed} is complete and equal to it"
+        if managed or not end.managed_disk:
+            return words
+        return f"{words}; managed disk {end.managed_disk}, if it is there, was not used: delete it"
     if end.removed and not end.left:
         return "the unfinished disk was removed"
     if end.holds in ("nothing", "unknown") or not end.removed:
@@ -71,7 +82,7 @@ def _machine(end: RestoreEnd) -> list[str]:
 def _protection(end: RestoreEnd) -> str:
     if end.adopted:
         return f"backups go on from the new disk, the next one is an increment on restore point {end.adopted}"
-    if end.follows and end.managed_disk:
+    if end.follows and end.unprotected:
         return "the machine's disk is a managed disk now and is NOT backed up by this app"
     if end.follows:
         return "backups go on with the new disk, the next one is full"

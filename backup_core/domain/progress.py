@@ -24,6 +24,7 @@ _RESTORE_SPAN = {
     "verifying": (84, 96),
     "importing": (96, 97),
     "queued": (97, 97),
+    "comparing": (97, 97),
     "repointing": (97, 98),
     "undoing": (98, 98),
     "promoting": (98, 98),

@@ -12,9 +12,11 @@ RunState = Literal["NotStarted", "Running", "Succeeded", "Failed", "Skipped", "C
 TERMINAL_STATES: frozenset[str] = frozenset({"Succeeded", "Failed", "Skipped", "Canceled"})
 Phase = Literal[
     "waiting", "preparing", "snapshot", "planning", "copying", "verifying", "committing", "cleaning", "done",
-    "importing", "queued", "repointing", "undoing", "promoting", "adopting",
+    "importing", "queued", "comparing", "repointing", "undoing", "promoting", "adopting",
 ]  # fmt: skip
-"""The phase of a run. `queued`: it waits until another run releases the disk."""
+"""The phase of a run. `queued`: it waits until another run releases the disk. `comparing`: the first snapshot of an imported
+disk, with the restore point.
+"""
 Kind = Literal["full", "incremental", "restored"]
 """`restored`: the first point of the generation that a restore begins."""
 Operation = Literal["backup", "restore"]

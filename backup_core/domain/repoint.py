@@ -93,6 +93,8 @@ class Change:
     """Whether the machine is off meanwhile: always for an OS disk."""
     target: str = ""
     """URL of the restored disk blob."""
+    new_source: str = ""
+    """The managed disk that was made of it, as the registration's source, when backups go on from it."""
 
 
 def holds(change: Change, machine: Machine) -> Holds:

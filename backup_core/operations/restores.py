@@ -1,3 +1,4 @@
+# Long: all inputs of a restore, read in one order.
 """The inputs of a restore: everything is read and validated, nothing is changed."""
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from backup_core.domain import managed_source
 from backup_core.domain.digests import digest_of
 from backup_core.domain.errors import (
     AccountIdMissingError,
@@ -21,6 +23,7 @@ from backup_core.domain.naming import (
     BlobAddress,
     managed_disk_id,
     parse_blob_url,
+    parse_resource_id,
     restored_blob_name,
     restored_disk_name,
     stamp_of,
@@ -86,6 +89,8 @@ class RestoreInputs:
     """The managed disk that the machine has now, if a managed disk is to be made."""
     made: ManagedDisk | None = None
     """The managed disk to be made."""
+    unfit: tuple[str, ...] = ()
+    """Why backups cannot go on from it although they would by default, in words."""
 
     @property
     def hash(self) -> str:
@@ -108,7 +113,7 @@ async def looked_at(tools: Tools, disk: str, wish: RestoreWish, run: str, named_
     RefusedError; changes nothing.
     """
     registration = await tools.catalogue.registration(disk)
-    adopts = _adopts(wish, registration.value if registration else None)
+    adopts, unfit = _adopts(wish, registration.value if registration else None), []
     point = await point_of(tools, disk, wish, registration.value if registration else None)
     await check_backup(tools, point)
     target = _target(tools, wish, registration.value.source if registration else point.source, named_by)
@@ -119,6 +124,10 @@ async def looked_at(tools: Tools, disk: str, wish: RestoreWish, run: str, named_
     if wish.managed and place:
         managed = await _managed(tools, disk, wish, place.machine, point, named_by)
         former, disk_made = await _made_of(tools, managed, run, target, point, place)
+        unfit = _unfit(tools, disk_made, place.machine) if adopts else []
+        if unfit and wish.adopt:
+            message = f"adopt is true, but the new disk could not be backed up: {'; '.join(unfit)}; nothing was done"
+            raise RefusedError(409, "NotAdoptable", message, "adopt")
     restoring = Restoring(
         point=point.point,
         target=target.url,
@@ -126,7 +135,7 @@ async def looked_at(tools: Tools, disk: str, wish: RestoreWish, run: str, named_
         slot=place.slot if place else slot,
         repoint=wish.repoint,
         stop_vm=wish.stop_vm,
-        adopt=adopts,
+        adopt=adopts and not unfit,
         old_disk=place.present.source if place and place.present else "",
     )
     named = bool(wish.blob) and bool(wish.disk or not managed)
@@ -141,6 +150,7 @@ async def looked_at(tools: Tools, disk: str, wish: RestoreWish, run: str, named_
         past,
         former,
         disk_made,
+        tuple(unfit),
     )
 
 
@@ -223,6 +233,14 @@ async def _made_of(
     return former, replacement(managed, run, target.url, point.size, place.machine, lun, former)
 
 
+def _unfit(tools: Tools, made: ManagedDisk, machine: Machine | None) -> list[str]:
+    """Why the managed disk to be made could not be protected."""
+    if not tools.may_read(made.disk):
+        group = parse_resource_id(made.disk).group
+        return [f"its resource group {group} is not one of the setting DISK_GROUPS; add it there, and restore again"]
+    return managed_source.faults(made, machine, tools.snapshot_group)
+
+
 # -- the machine ----------------------------------------------------------------------------------------------------------
 
 
@@ -257,16 +275,12 @@ async def _place(tools: Tools, wish: RestoreWish, named: Slot | None, source: st
 
 
 def _adopts(wish: RestoreWish, registration: Registration | None) -> bool:
-    """Whether backups continue from the new disk: by default only with a page blob that the machine gets."""
+    """Whether backups continue from the new disk: by default when the machine gets it."""
     protected = registration is not None and registration.protected
-    managed = wish.managed
-    if wish.adopt is False and wish.repoint and protected and not managed:
+    if wish.adopt is False and wish.repoint and protected and not wish.managed:
         message = "adopt is false, but the machine is to use the new disk: backups of the old one would protect nothing"
-        raise RefusedError(400, "InvalidRequest", message, "adopt")
-    if wish.adopt and managed:
-        message = "adopt is true, but a managed disk is not adopted; leave adopt out, and register the new disk afterwards"
         raise RefusedError(400, "InvalidRequest", message, "adopt")
     if wish.adopt and not protected:
         message = "adopt is true, but the disk is not protected; PUT it with the new disk as its source afterwards"
         raise RefusedError(409, "NotProtected", message, "adopt")
-    return bool(wish.adopt) or (wish.repoint and protected and not managed)
+    return bool(wish.adopt) or (wish.adopt is None and wish.repoint and protected)

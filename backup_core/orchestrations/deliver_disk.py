@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from backup_core.domain.disk_delivery import State, after, next_step, wrong_disk
 from backup_core.domain.ending import CANCELED
-from backup_core.orchestrations import copy_image, repoint_machine, wait_for_disk
+from backup_core.orchestrations import copy_image, repoint_machine, snapshot_disk, wait_for_disk
 from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, sub_orchestration
 from backup_core.orchestrations.kit import report
 from backup_core.orchestrations.wait_for_disk import owner
@@ -31,6 +31,8 @@ from backup_core.steps.restore import (
     RepointRequest,
     RepointResult,
     SealImage,
+    SnapshotDiskRequest,
+    SnapshotDiskResult,
     StoreChange,
     WaitRequest,
     WaitResult,
@@ -71,6 +73,7 @@ class _Delivery:
             "import_disk": self._import,
             "pause": self._pause,
             "own": self._own,
+            "snapshot_disk": self._snapshot,
             "report_repointing": lambda: self._report("repointing"),
             "store_change": self._store_change,
             "repoint": self._repoint,
@@ -115,7 +118,11 @@ class _Delivery:
         return "failed" if fault else "canceled"
 
     def _seal(self) -> Flow[Result]:
-        request = SealImage(image=disk_image(self.actor, self.begun), etag=self.reached.etag, snapshots=self.begun.adopt)
+        request = SealImage(
+            image=disk_image(self.actor, self.begun),
+            etag=self.reached.etag,
+            snapshots=self.begun.adopt and not self.begun.new_source,
+        )
         sealed = yield from call(self.context, SEAL_IMAGE, request, self.retries)
         self._keep(sealed=True, snapshot=sealed.snapshot)
         return "done"
@@ -138,6 +145,19 @@ class _Delivery:
             return self._left(moved)
         return "resumed" if waited.ownership.repoint else "done"
 
+    def _snapshot(self) -> Flow[Result]:
+        request = SnapshotDiskRequest(
+            image=imported_disk(self._owner, self.begun),
+            verification=self.request.verification,
+            resumed=self.state.resumed,
+        )
+        taken = yield from sub_orchestration(self.context, snapshot_disk.NAME, request, SnapshotDiskResult)
+        self.retries.count += taken.retries
+        if taken.canceled or taken.fault:
+            return self._left(taken.fault)
+        self._keep(snapshot=taken.snapshot)
+        return "done"
+
     @property
     def _owner(self) -> Actor:
         return owner(self.actor, self.reached.ownership) if self.reached.ownership else self.actor
@@ -152,6 +172,7 @@ class _Delivery:
             managed_disk=self.begun.managed_disk,
             size=self.begun.size,
             stop_vm=self.begun.stop_vm,
+            new_source=self.begun.new_source,
         )
         remembered = yield from call(self.context, STORE_CHANGE, request, self.retries)
         self._keep(change=remembered.change, known=remembered.known, old_disk=remembered.old_disk)
@@ -213,3 +234,8 @@ def disk_image(actor: Actor, begun: BeginRestoreResult) -> ImageCopy:
         generation=0,
         size=begun.size,
     )
+
+
+def imported_disk(actor: Actor, begun: BeginRestoreResult) -> ImageCopy:
+    """What an imported disk that is adopted has to be: the restore point. `actor` owns the protected disk."""
+    return disk_image(actor, begun).model_copy(update={"destination": begun.new_source})

@@ -13,6 +13,7 @@ from backup_core.orchestrations import (
     rebuild_catalogue,
     repoint_machine,
     restore_disk,
+    snapshot_disk,
     wait_for_disk,
     wait_for_snapshot,
 )
@@ -28,6 +29,7 @@ ORCHESTRATORS = {
     rebuild_catalogue.NAME: rebuild_catalogue.rebuild_catalogue,
     repoint_machine.NAME: repoint_machine.repoint_machine,
     restore_disk.NAME: restore_disk.restore_disk,
+    snapshot_disk.NAME: snapshot_disk.snapshot_disk,
     wait_for_disk.NAME: wait_for_disk.wait_for_disk,
     wait_for_snapshot.NAME: wait_for_snapshot.wait_for_snapshot,
 }

@@ -13,7 +13,7 @@ from backup_core.domain.ending import CANCELED
 from backup_core.domain.identity import child_id, lease_id
 from backup_core.domain.naming import restored_head_name
 from backup_core.domain.outcome import RestoreEnd, end_words
-from backup_core.orchestrations import copy_image, deliver_disk, wait_for_disk
+from backup_core.orchestrations import copy_image, deliver_disk, snapshot_disk, wait_for_disk
 from backup_core.orchestrations.calls import (
     Child,
     Crashed,
@@ -25,7 +25,7 @@ from backup_core.orchestrations.calls import (
     show,
     sub_orchestration,
 )
-from backup_core.orchestrations.deliver_disk import disk_image, source_moved
+from backup_core.orchestrations.deliver_disk import disk_image, imported_disk, source_moved
 from backup_core.orchestrations.kit import report
 from backup_core.orchestrations.wait_for_disk import owner
 from backup_core.steps.backup import COMMIT_POINT, TAKE_BACKUP_SNAPSHOT, CommitPoint, TakeBackupSnapshot, Transfer
@@ -36,6 +36,7 @@ from backup_core.steps.restore import (
     BEGIN_RESTORE,
     CLOSE_CHANGE,
     DISCARD_IMAGE,
+    DISCARD_SNAPSHOT,
     FINISH_RESTORE,
     RECORD_FAILURE,
     SEAL_IMAGE,
@@ -48,11 +49,14 @@ from backup_core.steps.restore import (
     DeliverRequest,
     DeliverResult,
     DiscardImage,
+    DiscardSnapshot,
     FinishRestore,
     OwnDiskResult,
     RecordFailure,
     RestoreRequest,
     SealImage,
+    SnapshotDiskRequest,
+    SnapshotDiskResult,
     WaitRequest,
     WaitResult,
 )
@@ -86,7 +90,7 @@ class _Restore:
         self.retries = Retries()
         self.state = State()
         self.fault: Fault | None = None
-        self.why = self.words = self.owner_lease = self.point = self.left = self.left_head = ""
+        self.why = self.words = self.owner_lease = self.point = self.left = self.left_head = self.left_snapshot = ""
         self.begun, self.delivered, self.promoted = _NOT_BEGUN, DeliverResult(state="failed"), CopyImageResult(state="failed")
         self.ownership: OwnDiskResult | None = None
         self.head_etag = self.backup_snapshot = ""
@@ -96,6 +100,7 @@ class _Restore:
             "record_failure": self._record_failure,
             "recover": self._recover,
             "own": self._own,
+            "snapshot_disk": self._snapshot,
             "report": self._report,
             "seal": self._seal,
             "adopt_head": self._adopt_head,
@@ -104,6 +109,7 @@ class _Restore:
             "close_change": self._close_change,
             "discard_disk": self._discard_disk,
             "discard_head": self._discard_head,
+            "discard_snapshot": self._discard_snapshot,
             "finish": self._finish,
         }
 
@@ -137,7 +143,7 @@ class _Restore:
             self.why = begun.why
             return "ended"
         self.begun = begun
-        return BeginBackupResult(repoints=begun.repoint, adopts=begun.adopt)
+        return BeginBackupResult(repoints=begun.repoint, adopts=begun.adopt, imports=bool(begun.managed_disk))
 
     # -- the two copies -------------------------------------------------------------------------------------------------
 
@@ -168,6 +174,7 @@ class _Restore:
             promoted=self.promoted.state if promoted else None,
             owned=self.ownership is not None,
             sealed=self.delivered.sealed,
+            snapshotted=bool(self.begun.new_source and self.delivered.snapshot),
             holds=self._holds(crashed=isinstance(delivered, Crashed)),
         )
 
@@ -198,6 +205,18 @@ class _Restore:
             raise StepFailedError(moved)
         return result
 
+    def _snapshot(self) -> Flow[Result]:
+        """Of a managed disk that no machine gets; of another it was taken before that."""
+        request = SnapshotDiskRequest(
+            image=imported_disk(self._owner, self.begun), verification=self.request.verification, resumed=False
+        )
+        taken = yield from sub_orchestration(self.context, snapshot_disk.NAME, request, SnapshotDiskResult)
+        self.retries.count += taken.retries
+        if taken.fault:
+            raise StepFailedError(taken.fault)
+        self.delivered = self.delivered.model_copy(update={"snapshot": taken.snapshot})
+        return "canceled" if taken.canceled else "done"
+
     def _report(self) -> Flow[Result]:
         progress = ReportProgress(actor=self._owner, phase="adopting")
         reported = yield from report(self.context, progress, self.retries, restore=True)
@@ -213,9 +232,10 @@ class _Restore:
     def _transfer(self) -> Transfer:
         """The new disk's snapshot and the promoted head, as the common pair of a new generation."""
         begun, actor = self.begun, self._owner
+        source = begun.new_source or begun.target
         return Transfer(
-            actor=actor.model_copy(update={"source": begun.target}),
-            source=begun.target,
+            actor=actor.model_copy(update={"source": source}),
+            source=source,
             target=self.delivered.snapshot,
             destination=self._head.destination,
             kind="restored",
@@ -268,6 +288,14 @@ class _Restore:
         self.left_head = yield from self._discard(self._head)
         return "done"
 
+    def _discard_snapshot(self) -> Flow[Result]:
+        request = DiscardSnapshot(actor=self._by, disk=self.begun.new_source)
+        try:
+            self.left_snapshot = (yield from call(self.context, DISCARD_SNAPSHOT, request, self.retries)).left
+        except StepFailedError:
+            self.left_snapshot = self.begun.new_source
+        return "done"
+
     def _discard(self, image: ImageCopy) -> Flow[str]:
         """Remove an unfinished blob; its name when that cannot be done."""
         try:
@@ -313,6 +341,9 @@ class _Restore:
             removed="discard_disk" in self.state.done,
             left=self.left,
             left_head=self.left_head,
+            left_snapshot=self.left_snapshot,
+            imported=self._imported,
+            unprotected=bool(begun.managed_disk) and not begun.new_source,
             old_disk=self.delivered.old_disk,
             holds=self.state.copied.holds,
             power=machine.power if machine else "",
@@ -363,6 +394,14 @@ class _Restore:
             generation=0,
             size=self.begun.size,
         )
+
+    @property
+    def _imported(self) -> bool:
+        """Whether the managed disk is known to be complete, and equal where it is compared."""
+        delivered = self.delivered
+        if self.begun.new_source:
+            return bool(delivered.snapshot)
+        return delivered.state == "success" or bool(delivered.change)
 
     def _holds(self, *, crashed: bool) -> MachineHas:
         machine = self.delivered.machine

@@ -14,6 +14,7 @@ from backup_core.steps.copying import ReportProgress
 from backup_core.steps.messages import Fault
 
 if TYPE_CHECKING:
+    from backup_core.domain.records import Phase
     from backup_core.orchestrations.calls import Context
 
 NAME = "wait_for_snapshot"
@@ -30,8 +31,9 @@ def _waited(context: Context, request: SnapshotWaitRequest) -> Flow[SnapshotWait
     retries, pauses = Retries(request.retries), Pauses(context, request.pause)
     # Its own pauses and no clock: another life of the same episode must give up at the same look.
     waited, actor = request.waited, request.actor
+    phase: Phase = "comparing" if request.kind == "restored" else "snapshot"
     for _ in range(LOOKS_PER_EXECUTION):
-        progress = ReportProgress(actor=actor, phase="snapshot", kind=request.kind, reason=request.reason)
+        progress = ReportProgress(actor=actor, phase=phase, kind=request.kind, reason=request.reason)
         reported = yield from report(context, progress, retries)
         if reported.cancel:
             raise Left(state="canceled")

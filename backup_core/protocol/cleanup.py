@@ -20,23 +20,29 @@ from backup_core.domain.errors import (
 )
 from backup_core.domain.metadata import from_metadata, is_marked, run_of_source_snapshot
 from backup_core.domain.naming import disk_of_run, point_id, registration_name, snapshot_time
+from backup_core.domain.repoint import same_disk
 from backup_core.ports import Guard
 from backup_core.protocol.custody import prune_in_custody
 from backup_core.protocol.losses import mark_losses
-from backup_core.protocol.ownership import close_access
+from backup_core.protocol.ownership import close_access, imported_source
 from backup_core.protocol.points import all_points
 from backup_core.protocol.pruning import prune, release_dead_pin
 from backup_core.protocol.registrations import REGISTRATION
 from backup_core.protocol.run_rows import write_run
-from backup_core.protocol.source_snapshots import drop_replaced
+from backup_core.protocol.source_snapshots import delete_recorded, drop_replaced
 from backup_core.steps.housekeeping import CleanupResult
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from backup_core.domain.rebuild import Place
+    from backup_core.domain.records import Run
     from backup_core.protocol.tools import Tools
     from backup_core.steps.housekeeping import CleanUpDisk
+
+
+RUNS_LOOKED_AT = 50
+"""The newest runs of a disk, among which restores are looked for that left something at a disk they imported."""
 
 
 @dataclass
@@ -61,6 +67,7 @@ class Cleanup:
             self.access,
             self.source_snapshots,
             self.former_sources,
+            self.imported_snapshots,
             self.blobs,
             self.documents,
             self.rows,
@@ -124,7 +131,22 @@ class Cleanup:
         owner = row.value.owner if row else None
         run = await self.tools.catalogue.run(self.request.disk, owner.run) if owner else None
         if run is None or run.value.ended_for_good or dead(run, self.now):
-            await close_access(self.tools, self.request.disk)
+            registration = await self.tools.catalogue.registration(self.request.disk)
+            sources = {registration.value.source} if registration else set()
+            for source in sources | {source for source, _ in await self._imported()}:
+                await close_access(self.tools, source)
+
+    async def _imported(self) -> list[tuple[str, Run]]:
+        """The managed disks that recent restores were to make and adopt, and did not: none of them is the disk's source."""
+        registration = await self.tools.catalogue.registration(self.request.disk)
+        runs = await self.tools.catalogue.runs(self.request.disk, RUNS_LOOKED_AT)
+        named = [(imported_source(run), run) for run in runs if run.source_snapshots and not run.points]
+        present = registration.value.source if registration else ""
+        return [
+            (str(self.tools.source(source)), run)
+            for source, run in named
+            if source and self.tools.may_read(source) and not same_disk(source, present)
+        ]
 
     async def source_snapshots(self) -> None:
         """Remove the snapshots that runs have taken of the disk, except those that an increment or an interrupted run needs."""
@@ -145,6 +167,23 @@ class Cleanup:
             elif not await self._may_be_needed(registration.value.source, one.snapshot, run):
                 await self.tools.blobs.delete_snapshot(source, one.snapshot)
                 self._count("snapshots")
+
+    async def imported_snapshots(self) -> None:
+        """Snapshots of managed disks that restores took, and then did not adopt. One that is a restore point's stays: the last
+        snapshot of a disk that was the source once.
+        """
+        for disk, run in await self._imported():
+            if not await self._end_if_long_silent(run.run):
+                continue
+            row = await self.tools.catalogue.head(self.request.disk)
+            if row and row.value.owner and row.value.owner.run == run.run:
+                continue  # it may wake up and commit; the next run takes the disk over
+            for snapshot in run.source_snapshots:
+                if not self._may_go_on():
+                    return
+                named = await self.tools.catalogue.point(self.request.disk, point_id(snapshot))
+                if named is None and await delete_recorded(self.tools, self.tools.source(disk), snapshot, run.run):
+                    self._count("snapshots")
 
     async def _is_recorded(self, source: str, snapshot: str, run: str) -> bool:
         """Whether the catalogue knows the snapshot by its exact time: as one that the run took, or that of a restore point."""

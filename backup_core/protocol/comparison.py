@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING
 from backup_core.domain.errors import VerificationError
 from backup_core.domain.ranges import ByteRange, chunks, windows
 from backup_core.domain.sampling import BlockRun, Draw, block_runs
+from backup_core.domain.vhd import FOOTER_BYTES
 from backup_core.protocol.listings import side_by_side
-from backup_core.protocol.page_maps import Proof, compare_maps, compare_maps_and_count, consequence, sides, touched
+from backup_core.protocol.page_maps import (
+    Proof,
+    compare_maps,
+    compare_maps_and_count,
+    compared_one,
+    consequence,
+    sides,
+    touched,
+)
 from backup_core.steps.copying import Blocks, ComparisonResult, ImageCopy
+from backup_core.steps.restore import NewDisk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -27,11 +37,12 @@ async def compared(
     A range only one side has allocated must hold zeros: it is read, in whole or by the samples of what a former run has
     proved. Of the content, every allocated byte is compared when `full`, else samples. Raises VerificationError.
     """
-    source, blob = tools.image(image.source), tools.destination(image.destination)
+    source, (blob, _) = tools.image(image.source), compared_one(tools, image)
     size = (await tools.blobs.properties(source, image.target)).size
     if found_size != size:
         message = f"{blob}: {found_size} bytes, but snapshot {image.target} of {source} has {size}; not used"
         raise VerificationError(message)
+    size = _end(image, size)
     deadline, reached = tools.monotonic() + tools.limits.verify_seconds, progress
     if not reached.content:
         for window in windows(size, tools.limits.window_bytes, reached.offset):
@@ -58,7 +69,7 @@ async def compared(
 async def _whole_content(tools: Tools, image: ImageCopy, reached: ComparisonResult) -> AsyncGenerator[ComparisonResult, None]:
     """Every allocated byte, some pieces at a time; how far it came after each time, and at the end."""
     source, limits = tools.image(image.source), tools.limits
-    for window in windows(image.size, limits.window_bytes, reached.offset):
+    for window in windows(_end(image, image.size), limits.window_bytes, reached.offset):
         allocated = tools.blobs.allocated(source, image.target, window)
         async for batch in _batches(_pieces(allocated), limits.batch_reads):
             reached = await _compare_pieces(tools, image, batch, reached)
@@ -87,7 +98,7 @@ async def _batches(pieces: AsyncIterator[ByteRange], size: int) -> AsyncIterator
 async def _sampled_content(tools: Tools, image: ImageCopy, reached: ComparisonResult) -> AsyncGenerator[ComparisonResult, None]:
     """The drawn blocks, window by window; how far it came after each."""
     draw = _draw(tools, image, reached)
-    for window in windows(image.size, tools.limits.window_bytes, reached.offset):
+    for window in windows(_end(image, image.size), tools.limits.window_bytes, reached.offset):
         before = reached.before
         drawn, kept, changed = await draw.inside(window, _block_runs(tools, image, window), before.kept, before.changed)
         reached = await _compare_pieces(tools, image, drawn, reached)
@@ -99,7 +110,7 @@ async def _sampled_content(tools: Tools, image: ImageCopy, reached: ComparisonRe
 def _draw(tools: Tools, image: ImageCopy, reached: ComparisonResult) -> Draw:
     """The same at every call: from the run, what it copies, and what was counted."""
     seed = f"{image.actor.run}:{image.target}"
-    return Draw.of(image.size, reached.blocks.kept, reached.blocks.changed, tools.limits.samples, seed)
+    return Draw.of(_end(image, image.size), reached.blocks.kept, reached.blocks.changed, tools.limits.samples, seed)
 
 
 async def _block_runs(tools: Tools, image: ImageCopy, window: ByteRange) -> AsyncIterator[BlockRun]:
@@ -124,12 +135,17 @@ async def _compare_pieces(
 
 
 async def _equal(tools: Tools, image: ImageCopy, piece: ByteRange) -> int:
-    source, blob = tools.image(image.source), tools.destination(image.destination)
-    wanted, found = await asyncio.gather(tools.blobs.read(source, image.target, piece), tools.blobs.read(blob, "", piece))
+    source, one = tools.image(image.source), compared_one(tools, image)
+    wanted, found = await asyncio.gather(tools.blobs.read(source, image.target, piece), tools.blobs.read(*one, piece))
     if wanted != found:
         message = (
-            f"disk {image.actor.disk}: bytes [{piece.start}, {piece.end}) of {blob} differ from snapshot {image.target} of "
+            f"disk {image.actor.disk}: bytes [{piece.start}, {piece.end}) of {one[0]} differ from snapshot {image.target} of "
             f"{source}; {consequence(image)}"
         )
         raise VerificationError(message)
     return piece.size
+
+
+def _end(image: ImageCopy, size: int) -> int:
+    """Where the comparison of an image of that size ends: before the footer of an imported disk."""
+    return size - FOOTER_BYTES if isinstance(image, NewDisk) else size

@@ -45,6 +45,7 @@ def change_of(request: StoreChange, slot: Slot, machine: Machine) -> Change:
         was_running=machine.power == "running",
         deallocates=slot.lun is None or request.stop_vm,
         target=request.target,
+        new_source=request.new_source,
     )
 
 

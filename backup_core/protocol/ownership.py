@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backup_core.domain.naming import BlobAddress
-    from backup_core.domain.records import Versioned
+    from backup_core.domain.records import Run, Versioned
     from backup_core.protocol.tools import Tools
 
 
@@ -88,7 +88,8 @@ async def relinquish_ownership(tools: Tools, disk: str, run: str, lease: str, he
         if row is None or owner is None or (owner.run, owner.lease) != (run, lease):
             return []
         # Before another run can have the disk: it would lose what it has opened.
-        still_open = await _left_open(tools, disk)
+        registration = await tools.catalogue.registration(disk)
+        still_open = await left_open(tools, registration.value.source) if registration else []
         names = heads or ([row.value.head] if row.value.head else [])
         left = still_open + await release_leases(tools, [tools.head(name) for name in names], lease)
         await tools.catalogue.put_head(replace(row.value, owner=None), row.etag)
@@ -97,10 +98,10 @@ async def relinquish_ownership(tools: Tools, disk: str, run: str, lease: str, he
     return await updated(relinquish, f"disk {disk}: its head row", f"run {run} gave it up")
 
 
-async def _left_open(tools: Tools, disk: str) -> list[str]:
-    """End all access to the snapshots of the disk's source; the failures, in words. Raises a temporary failure."""
+async def left_open(tools: Tools, source: str) -> list[str]:
+    """End all access to the snapshots of a source; the failures, in words. Raises a temporary failure."""
     try:
-        await close_access(tools, disk)
+        await close_access(tools, source)
     except BackupError as error:
         if error.retryable:
             raise
@@ -108,11 +109,15 @@ async def _left_open(tools: Tools, disk: str) -> list[str]:
     return []
 
 
-async def close_access(tools: Tools, disk: str) -> None:
-    """End all access to the snapshots of the disk's source."""
-    registration = await tools.catalogue.registration(disk)
-    if registration and tools.may_read(registration.value.source):
-        await tools.blobs.close_access(tools.source(registration.value.source))
+async def close_access(tools: Tools, source: str) -> None:
+    """End all access to the snapshots of a source, unless this app may not read it any more."""
+    if tools.may_read(source):
+        await tools.blobs.close_access(tools.source(source))
+
+
+def imported_source(run: Run) -> str:
+    """The managed disk that a restore was to make and adopt; empty for any other run."""
+    return run.restore.managed_disk if run.restore and run.restore.adopt else ""
 
 
 async def release_leases(tools: Tools, blobs: Sequence[BlobAddress], lease: str) -> list[str]:

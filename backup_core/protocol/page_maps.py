@@ -13,10 +13,12 @@ from backup_core.domain.sampling import block_runs
 from backup_core.protocol.documents import PLAN, held_document
 from backup_core.protocol.listings import Ascending, changed_ranges, side_by_side
 from backup_core.steps.copying import Blocks, ComparisonResult, ImageCopy
+from backup_core.steps.restore import NewDisk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 
+    from backup_core.domain.naming import Source
     from backup_core.protocol.tools import Tools
 
 
@@ -143,10 +145,10 @@ async def _once(one: ByteRange) -> AsyncIterator[ByteRange]:
 
 async def _mapped(tools: Tools, image: ImageCopy, window: ByteRange, digest: PageMapDigest) -> AsyncGenerator[Mapped, None]:
     """The page maps of both sides beside each other; the destination's goes into the digest."""
-    source, blob = tools.image(image.source), tools.destination(image.destination)
+    source, one = tools.image(image.source), compared_one(tools, image)
 
     async def digested() -> AsyncIterator[ByteRange]:
-        async for allocated in tools.blobs.allocated(blob, "", window):
+        async for allocated in tools.blobs.allocated(*one, window):
             digest.add(allocated.start, allocated.end)
             yield allocated
 
@@ -157,7 +159,7 @@ async def _mapped(tools: Tools, image: ImageCopy, window: ByteRange, digest: Pag
 async def _prove_zero(tools: Tools, image: ImageCopy, lone: Mapped) -> int:
     """Read what one side alone has allocated; how many requests that took. Raises VerificationError unless it is zeros."""
     left = lone.side == "left"
-    blob, snapshot = (tools.image(image.source), image.target) if left else (tools.destination(image.destination), "")
+    blob, snapshot = (tools.image(image.source), image.target) if left else compared_one(tools, image)
     reads = 0
     for piece in chunks(lone.range):
         data = await tools.blobs.read(blob, snapshot, piece)
@@ -180,6 +182,11 @@ async def touched(tools: Tools, image: ImageCopy, window: ByteRange) -> AsyncIte
         gap_bytes_max = plan.gap_bytes_max
     async for one in with_gaps(changed_ranges(tools, image, window), gap_bytes_max):
         yield one
+
+
+def compared_one(tools: Tools, image: ImageCopy) -> tuple[Source, str]:
+    """What is compared with the image's snapshot: the blob that was made, or a snapshot of the disk imported from it."""
+    return tools.image(image.destination), image.snapshot if isinstance(image, NewDisk) else ""
 
 
 def consequence(image: ImageCopy) -> str:

@@ -35,7 +35,7 @@ async def moved_registration(tools: Tools, disk: str, source: str) -> Versioned[
         raise SourceUnfitError(message)
     now = await tools.catalogue.now()
     since = row.value.source_since if row.value.source == source else now
-    return replace(row, value=replace(row.value, source=source, source_since=since, updated=now))
+    return replace(row, value=replace(row.value, source=source, source_since=since, updated=now, unprotected=""))
 
 
 async def registration_moved(tools: Tools, disk: str, former: str) -> None:

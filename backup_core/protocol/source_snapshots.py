@@ -54,6 +54,20 @@ async def recorded(tools: Tools, actor: Actor) -> Sequence[str]:
     return row.value.source_snapshots if row else ()
 
 
+async def delete_recorded(tools: Tools, disk: Source, snapshot: str, run: str) -> bool:
+    """Delete a snapshot that a run's row names, if it says itself that this run took it: a row alone deletes nothing. Whether
+    there was one.
+    """
+    try:
+        found = await tools.blobs.properties(disk, snapshot)
+    except (BlobMissingError, SnapshotMissingError):
+        return False
+    if run_of_source_snapshot(found.metadata, tools.site(disk)) != run:
+        return False
+    await tools.blobs.delete_snapshot(disk, snapshot)
+    return True
+
+
 async def _record(tools: Tools, actor: Actor, *, listed: list[str], fresh: list[str]) -> Sequence[str]:
     """Add the snapshots to the run's row; all that are there now. A run without a row has nothing removed after it.
 

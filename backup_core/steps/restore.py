@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from backup_core.domain.naming import is_resource_id
 from backup_core.domain.repoint import Holds, Move
 from backup_core.steps.backup import Transfer
 from backup_core.steps.copying import (
@@ -63,6 +64,8 @@ class BeginRestoreResult(Message):
     old_disk: str = ""
     """The machine's disk when the restore was requested."""
     adopt: bool = False
+    new_source: str = ""
+    """Resource id, as registrations have it, of the managed disk that is adopted; empty where none is."""
 
 
 class SlotRef(Message):
@@ -103,6 +106,49 @@ class CompareImage(ComparisonProgress):
 
     image: ImageCopy
     full: bool
+
+
+class NewDisk(ImageCopy):
+    """A restored disk that was imported, as its snapshot: `destination` is its resource id, and `source` what it was made of.
+
+    Its last 512 bytes are its own: Azure may write the footer of a VHD anew.
+    """
+
+    snapshot: str
+
+
+class CompareSnapshot(ComparisonProgress):
+    """Compare the first snapshot of an imported disk with the restore point, from where an earlier call came to."""
+
+    image: NewDisk
+    full: bool
+
+
+class SnapshotDiskRequest(Message):
+    """Input of the snapshot_disk orchestration: take the first snapshot of an imported disk, and compare it."""
+
+    image: ImageCopy
+    """The restore point, and as its destination the resource id of the new disk. Its actor owns the protected disk."""
+    verification: Verification
+    resumed: bool
+    """Whether an earlier life has begun to change the machine: then nobody leaves here any more."""
+
+
+class SnapshotDiskResult(Message):
+    """Output of the snapshot_disk orchestration."""
+
+    snapshot: str = ""
+    canceled: bool = False
+    fault: Fault | None = None
+    retries: int = 0
+
+
+class DiscardSnapshot(Message):
+    """Remove the snapshot of an imported disk that was not adopted, if the run took one."""
+
+    actor: Actor
+    disk: str
+    """Resource id of the imported disk."""
 
 
 class SealImage(Message):
@@ -184,6 +230,8 @@ class StoreChange(Message):
     managed_disk: str
     size: int
     stop_vm: bool
+    new_source: str = ""
+    """The managed disk as the registration's source, when it is adopted."""
 
 
 class StoreChangeResult(Message):
@@ -343,6 +391,9 @@ class FinishRestore(Message):
 BEGIN_RESTORE = Step("begin_restore", BeginRestore, BeginRestoreResult, always("restore"))
 OPEN_IMAGE = Step("open_image", ImageCopy, OpenResult, always("restore"))
 COMPARE_IMAGE = Step("compare_image", CompareImage, ComparisonResult, always("restore"))
+# What reads a managed disk's snapshots acts as a backup: the identity of restores may only end access to them and delete them.
+COMPARE_SNAPSHOT = Step("compare_snapshot", CompareSnapshot, ComparisonResult)
+DISCARD_SNAPSHOT = Step("discard_snapshot", DiscardSnapshot, DiscardResult, always("restore"))
 SEAL_IMAGE = Step("seal_image", SealImage, SealResult, always("restore"))
 DISCARD_IMAGE = Step("discard_image", DiscardImage, DiscardResult, always("restore"))
 OWN_DISK = Step("own_disk", OwnDisk, OwnDiskResult, always("restore"))
@@ -353,7 +404,9 @@ INSPECT_MACHINE = Step("inspect_machine", MoveMachine, MoveResult, always("resto
 FENCE_MACHINE = Step("fence_machine", MoveMachine, MoveResult, always("restore"))
 CLOSE_CHANGE = Step("close_change", CloseChange, Nothing, always("restore"))
 RECORD_FAILURE = Step("record_failure", RecordFailure, Nothing, always("restore"))
-ADOPT_HEAD = Step("adopt_head", AdoptHead, OpenResult, always("restore"))
+ADOPT_HEAD = Step(
+    "adopt_head", AdoptHead, OpenResult, lambda request: "backup" if is_resource_id(request.transfer.source) else "restore"
+)
 FINISH_RESTORE = Step("finish_restore", FinishRestore, Nothing, always("restore"))
 
 BeginRestoreResult.model_rebuild()
@@ -362,8 +415,10 @@ RESTORE_STEPS: tuple[Step[Any, Any], ...] = (
     BEGIN_RESTORE,
     OPEN_IMAGE,
     COMPARE_IMAGE,
+    COMPARE_SNAPSHOT,
     SEAL_IMAGE,
     DISCARD_IMAGE,
+    DISCARD_SNAPSHOT,
     OWN_DISK,
     IMPORT_DISK,
     STORE_CHANGE,

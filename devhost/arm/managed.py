@@ -81,6 +81,8 @@ class ManagedDisks:
         contents = self._cloud.contents
         if creation.get("sourceUri"):
             inside["diskSizeBytes"] = await self._cloud.disks.imported(creation["sourceUri"], unique, contents)
+            if self._cloud.switches.import_signs:
+                await contents.sign(unique)
         elif creation.get("createOption") == "Upload":
             inside["diskSizeBytes"] = creation["uploadSizeBytes"] - FOOTER_BYTES
             await contents.make(unique, inside["diskSizeBytes"], signed=False)

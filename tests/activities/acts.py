@@ -218,4 +218,5 @@ def sane(scene):
     assert scene.rows("pin!") == []
     assert (scene.head_row().owner, scene.head_row().repoint) == (None, "")
     point = scene.points()[-1]
-    assert scene.content(point) == scene.blob(held(scene)).content()
+    assert scene.content(point) == scene.bytes_of(held(scene))
+    assert scene.blobs.open == set()

@@ -12,6 +12,7 @@ import pytest
 
 from backup_core.domain.errors import MachineRefusedError
 from backup_core.domain.metadata import from_metadata
+from backup_core.domain.records import Slot
 from backup_core.orchestrations.restore_disk import RestoreFailedError
 from backup_core.steps import STEPS
 from backup_core.steps.backup import FleetRequest
@@ -24,7 +25,18 @@ from tests.activities.lives import (
     delivered_late,
     delivered_side_by_side,
 )
-from tests.activities.ways import WAYS, backed_up, between_two_disks, interrupted, keeping_one, never_backed_up
+from tests.activities.ways import (
+    NEW,
+    OLD,
+    WAYS,
+    backed_up,
+    between_two_disks,
+    interrupted,
+    keeping_one,
+    never_backed_up,
+    with_a_managed_disk,
+)
+from tests.scene import VM
 
 pytestmark = pytest.mark.slow
 
@@ -42,6 +54,9 @@ def seen(stage):
     for address, blob in stage.blobs.blobs.items():
         there[f"blob {address}"] = (_digest(blob.content()), blob.lease, _marked(stage.tools.site(address), blob))
         there[f"snapshots of {address}"] = sorted({_digest(one.content()) for one in blob.snapshots.values()})
+    for address, disk in stage.blobs.disks.items():
+        there[f"disk {address}"] = (_digest(disk.content()), [_digest(one.content()) for one in disk.snapshots.values()])
+    there["open"] = stage.blobs.open
     for vm, machine in stage.machines.machines.items():
         there[vm] = (machine.power, machine.state, [(disk.lun, disk.source) for disk in machine.disks])
     for run in stage.rows("run!"):
@@ -194,6 +209,29 @@ async def an_adoption_in_vain(stage):
     await restore_in_vain(stage, "commit_point")
 
 
+async def a_managed_disk_that_differs(stage):
+    """From its restore point, as its first snapshot shows: no machine gets it, and the snapshot goes."""
+    answering(stage, lambda name, _: fault("VerificationMismatch") if name == "compare_snapshot" else None)
+    with pytest.raises(RestoreFailedError, match="VerificationMismatch"):
+        await stage.restore(stage.points()[0], **into(managed_disk=NEW, old_disk=OLD))
+    assert held(stage) == OLD
+    assert [disk.snapshots for disk in stage.blobs.disks.values()] == [{}]
+
+
+async def an_adoption_of_a_managed_disk_in_vain(stage):
+    """The registration follows the machine, and the snapshot that nobody needs goes."""
+    answering(stage, lambda name, _: fault("AccessDenied") if name == "commit_point" else None)
+    with pytest.raises(RestoreFailedError, match="AccessDenied"):
+        await stage.restore(stage.points()[0], **into(managed_disk=NEW, old_disk=OLD))
+    assert held(stage) == stage.rows("registration")[0].source == NEW
+    assert [disk.snapshots for disk in stage.blobs.disks.values()] == [{}]
+
+
+async def adopt_a_managed_disk_by_hand(stage):
+    await stage.restore(stage.points()[0], adopt=True, managed_disk=NEW, slot=Slot(VM, 0))
+    assert (held(stage), stage.rows("registration")[0].source) == (OLD, NEW)
+
+
 async def tidy_up(stage):
     stage.world.pass_time(timedelta(hours=25))
     await stage.driver().run("clean_up_disks", CleanupRequest(run_days=180).model_dump(mode="json"), "house.20260109")
@@ -220,6 +258,9 @@ MORE = {
     "a restore with a wrong byte": (backed_up, a_wrong_byte, 2),
     "a restore whose disk is refused": (backed_up, a_refused_disk, 2),
     "a restore that cannot be adopted": (backed_up, an_adoption_in_vain, 2),
+    "a managed disk that differs": (with_a_managed_disk, a_managed_disk_that_differs, 1),
+    "a managed disk that cannot be adopted": (with_a_managed_disk, an_adoption_of_a_managed_disk_in_vain, 1),
+    "a managed disk that is adopted by hand": (with_a_managed_disk, adopt_a_managed_disk_by_hand, 2),
     "housekeeping": (interrupted, tidy_up, 2),
     "a night, the first": (never_backed_up, a_night, 1),
     "a night, the first by Copy Blob": (never_backed_up, a_night_by_copy, 1),

@@ -164,6 +164,14 @@ async def restore_the_os_disk(stage):
     assert stage.machines.machines[VM].power == "running"
 
 
+async def adopt_a_managed_disk(stage):
+    """Imported, compared, given to the machine: backups go on from it, incrementally."""
+    stage.machines.signs = True
+    await stage.restore(stage.points()[0], **into(managed_disk=NEW, old_disk=OLD))
+    assert held(stage) == NEW
+    sane(stage)
+
+
 async def restore_to_a_managed_disk(stage):
     await stage.restore(stage.points()[0], **into(managed_disk=NEW, adopt=False, old_disk=OLD))
     assert held(stage) == NEW
@@ -174,6 +182,7 @@ WAYS = {
     "a backup that settles a machine": (between_two_disks, back_up_and_settle, 3),
     "a restore of the OS disk": (with_an_os_disk, restore_the_os_disk, 2),
     "a restore to a managed disk": (with_a_managed_disk, restore_to_a_managed_disk, 1),
+    "a restore to a managed disk that is adopted": (with_a_managed_disk, adopt_a_managed_disk, 2),
     "a full backup": (never_backed_up, back_up, 1),
     "an increment": (backed_up, back_up, 3),
     "an increment of a disk that grew": (grown, back_up, 3),

@@ -50,7 +50,7 @@ async def test_a_vhd_becomes_a_managed_disk(monkeypatch):
 
     assert status == 202
     assert shown["restore"]["managedDisk"].startswith(managed_disk_id(VM, "vm-restored-"))
-    assert shown["restore"]["adopt"] is False
+    assert shown["restore"]["adopt"] is True
     assert shown["restore"]["oldDisk"] == managed_disk_id(VM, "old")
     assert any("terraform import azurerm_managed_disk" in step for step in shown["restore"]["nextSteps"])
     assert any(
@@ -96,6 +96,51 @@ async def test_an_account_whose_id_is_not_known(vhd, dry_run):
     error = await refused(vhd, MANAGED | {"dryRun": dry_run}, 409, "AccountIdMissing")
 
     assert "SOURCE_ACCOUNT_IDS" in error["message"]
+
+
+async def test_a_managed_disk_that_may_not_be_protected_is_not_adopted(vhd):
+    """By default the machine gets it all the same, and the dry run says why; when that is asked for it is refused."""
+    vhd.tools = replace(vhd.tools, disk_groups=())
+    _, plan, _ = await post(vhd, MANAGED | {"dryRun": True})
+    _, shown, _ = await post(vhd, MANAGED | {"planHash": plan["planHash"]})
+    error = await refused(vhd, MANAGED | {"adopt": True}, 409, "NotAdoptable")
+
+    assert (plan["adopt"], shown["restore"]["adopt"]) == (False, False)
+    assert any("backups do not go on from the new disk" in one and "DISK_GROUPS" in one for one in plan["warnings"])
+    assert "DISK_GROUPS" in error["message"]
+
+
+async def test_a_managed_disk_is_not_adopted_when_nobody_wants_that(vhd):
+    _, plan, _ = await post(vhd, MANAGED | {"adopt": False, "dryRun": True})
+    _, alone, _ = await post(vhd, {"target": {"kind": "managedDisk"}, "machine": MACHINE, "dryRun": True})
+    _, by_hand, _ = await post(vhd, {"target": {"kind": "managedDisk"}, "machine": MACHINE, "adopt": True, "dryRun": True})
+
+    assert (plan["adopt"], alone["adopt"], by_hand["adopt"]) == (False, False, True)
+    assert any("as unprotected" in step for step in plan["steps"])
+    assert any("first snapshot of the managed disk" in step for step in by_hand["steps"])
+
+
+async def test_a_managed_disk_with_private_export_needs_a_network_path(vhd):
+    """Its first snapshot is read before the machine gets it: known from the dry run."""
+    former = managed_disk_id(VM, "old")
+    vhd.machines.disks[former] = replace(vhd.machines.disks[former], network_access="AllowPrivate", disk_access=ACCESS)
+    _, plan, _ = await post(vhd, MANAGED | {"dryRun": True})
+    _, other, _ = await post(vhd, MANAGED | {"adopt": False, "dryRun": True})
+
+    assert plan["adopt"] is True
+    assert any("network path" in one for one in plan["warnings"])
+    assert not any("network path" in one for one in other["warnings"])
+    assert plan["expectedSeconds"]["high"] >= other["expectedSeconds"]["high"]
+
+
+async def test_a_managed_disk_that_could_not_be_exported_is_not_adopted(vhd):
+    """The new disk has the network access of the former one."""
+    former = managed_disk_id(VM, "old")
+    vhd.machines.disks[former] = replace(vhd.machines.disks[former], network_access="DenyAll")
+    _, plan, _ = await post(vhd, MANAGED | {"dryRun": True})
+
+    assert plan["adopt"] is False
+    assert any("DenyAll" in one for one in plan["warnings"])
 
 
 async def test_what_the_new_disk_cannot_have_is_said(vhd):

@@ -51,6 +51,15 @@ def test_an_os_disk_has_what_the_machine_has():
     assert made(lun=None, security_type="Standard").security_type == "", "Standard is said by saying nothing"
 
 
+def test_the_guest_state_of_trusted_launch_is_not_given_back():
+    """Of an OS disk, and said before it happens; a data disk has none."""
+    (words,) = differences(None, made(former=None, lun=None))
+
+    assert "guest state" in words
+    assert differences(None, made(former=None)) == []
+    assert differences(None, made(former=None, lun=None, security_type="Standard")) == []
+
+
 def test_without_a_former_managed_disk_everything_is_azures_default():
     disk = made(former=None)
 

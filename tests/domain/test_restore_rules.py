@@ -14,7 +14,7 @@ from tools.rules import CHANGE, DELIVERY, RESTORE, transitions
 
 RESTORES, DELIVERIES = transitions(RESTORE), transitions(DELIVERY)
 ADOPTION = ("adopt_head", "take_backup", "commit")
-DISCARDS = ("discard_disk", "discard_head")
+DISCARDS = ("discard_disk", "discard_head", "discard_snapshot")
 
 
 def step_states(step):
@@ -74,6 +74,7 @@ def test_nothing_is_adopted_unless_both_copies_are_proved_and_the_disk_is_owned(
         assert state.wanted.adopts
         assert state.owned
         assert state.sealed
+        assert state.snapshotted or not state.wanted.imports
         assert "report" in state.done, "a cancel was asked about"
     for state in step_states("commit"):
         assert {"adopt_head", "take_backup"} <= state.done
@@ -81,9 +82,27 @@ def test_nothing_is_adopted_unless_both_copies_are_proved_and_the_disk_is_owned(
 
 def test_the_snapshot_of_the_new_disk_is_taken_under_ownership():
     assert all(state.owned for state in step_states("seal"))
+    assert all(state.owned for state in step_states("snapshot_disk"))
     for one in DELIVERIES:
-        if one.step == "seal" and one.before.adopts:
+        if one.step == "snapshot_disk" or (one.step == "seal" and one.before.adopts and not one.before.imports):
             assert "own" in one.before.done
+
+
+def test_an_imported_disk_is_snapshotted_before_a_machine_has_it():
+    """Only then does the snapshot equal the restore point. One that is not adopted gets none."""
+    for state in delivery_states("store_change"):
+        assert ("snapshot_disk" in state.done) == (state.adopts and state.imports)
+    assert all("import_disk" in state.done for state in delivery_states("snapshot_disk"))
+    assert not any(state.wanted.repoints for state in step_states("snapshot_disk"))
+
+
+def test_a_snapshot_that_is_not_adopted_is_removed_after_the_head():
+    """A commit that is still under way would name it."""
+    assert all("discard_head" in state.done for state in step_states("discard_snapshot"))
+    assert not any("commit" in state.done for state in step_states("discard_snapshot"))
+    for state in step_states("finish"):
+        if state.copied and not state.aborted and state.wanted.adopts and state.wanted.imports:
+            assert ("discard_snapshot" in state.done) != ("commit" in state.done)
 
 
 def test_success_is_what_was_asked_for():
@@ -108,7 +127,7 @@ def test_nothing_is_discarded_before_the_work_on_it_has_ended(step):
     """Nothing that needs the disk's ownership follows a discard, which may give it up."""
     for one in RESTORES:
         if one.step == step:
-            assert next_step(one.after) in ("discard_head", "finish")
+            assert next_step(one.after) in ("discard_head", "discard_snapshot", "finish")
             assert "commit" not in one.before.done
             assert one.before.end != "Succeeded"
 
@@ -174,7 +193,7 @@ def test_success_of_a_delivery_is_all_that_was_wanted():
         if state.end == "success":
             assert ("repoint" in state.done) == state.repoints
             assert ("import_disk" in state.done) == state.imports
-            assert ("seal" in state.done) == (state.repoints or not state.adopts)
+            assert ("seal" in state.done) == (state.repoints or state.imports or not state.adopts)
 
 
 def test_a_failed_delivery_tells_the_others_and_a_canceled_one_does_not():

@@ -227,7 +227,22 @@ def test_what_is_no_machine_id(text):
                 "the next one is an increment on restore point q"
             ),
         ),
-        (RestoreEnd(point="p", target="t", managed_disk="m", complete=True, follows=True), "NOT backed up by this app"),
+        (
+            RestoreEnd(point="p", target="t", managed_disk="m", complete=True, follows=True, unprotected=True),
+            "NOT backed up by this app",
+        ),
+        (
+            RestoreEnd(point="p", target="t", managed_disk="m", complete=True, follows=True),
+            "with the new disk, the next one is full",
+        ),
+        (
+            RestoreEnd(point="p", target="t", managed_disk="m", complete=True, imported=False),
+            "the new disk t is complete and equal to it; managed disk m, if it is there, was not used: delete it",
+        ),
+        (
+            RestoreEnd(point="p", target="t", complete=True, left_snapshot="s"),
+            "a snapshot of the managed disk is left, which the night",
+        ),
         (
             RestoreEnd(point="p", target="t", complete=True, slot=("/x/web", 1), holds="other"),
             "given another disk by somebody else",

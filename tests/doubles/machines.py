@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from backup_core.domain.errors import MachineBusyError, MachineChangedError, MachineMissingError, MachineRefusedError
 from backup_core.domain.managed import NOT_IMPORTED
-from backup_core.domain.naming import parse_resource_id
+from backup_core.domain.naming import DiskAddress, parse_resource_id
+from backup_core.domain.ranges import PAGE
 from backup_core.domain.repoint import Machine, MachineDisk
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class MemoryMachines:
         self.disks: dict[str, ManagedDisk] = {}
         self.accounts: dict[str, str] = {}
         """The storage account that each disk was imported from, by its resource id."""
+        self.signs = False
+        """An import gives the disk a footer of its own."""
         self.slow = False
         """Changes stay under way until `finish`."""
         self.denied: set[str] = set()
@@ -199,8 +202,19 @@ class MemoryMachines:
         if fault:
             raise MachineRefusedError(fault)
         self.disks[wanted.disk], self.accounts[wanted.disk] = replace(wanted, state="Succeeded"), account
+        self._fill(wanted)
         await self._world.after("import_disk")
         return True
+
+    def _fill(self, wanted: ManagedDisk) -> None:
+        """The content of a new disk is the VHD it was made of, footer and all."""
+        at = parse_resource_id(wanted.disk.lower())
+        vhd = next(one for address, one in self._blobs.blobs.items() if address.url == wanted.source)
+        made = self._blobs.put_disk(DiskAddress(at.subscription, at.group, at.name), vhd.size - PAGE)
+        last, signed = vhd.size // PAGE - 1, made.pages
+        made.pages = {**vhd.pages, **({page: data[::-1] for page, data in signed.items()} if self.signs else {})}
+        made.changed = dict.fromkeys(made.pages, self._world.tick())
+        assert set(signed) == {last}
 
     def _unfit(self, wanted: ManagedDisk, account: str, location: str) -> str:
         """Why Azure would not make the disk."""

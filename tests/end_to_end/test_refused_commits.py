@@ -7,11 +7,9 @@ What the first episode sent comes at a random moment: at once, or, its activitie
 from __future__ import annotations
 
 import pytest
-import requests
 from azure.core.credentials import AzureNamedKeyCredential
 from azure.data.tables import TableServiceClient
 
-from backup_core.domain.naming import managed_disk_id
 from devhost.disks import vhd_footer
 from devhost.machines import machine_id
 from devhost.platform import EVERY_SECOND, Platform, awaited
@@ -133,35 +131,35 @@ def test_restores_into_a_machine(calm, machines, tmp_path, rng):
 
 
 def test_restores_to_managed_disks(calm, machines, tmp_path, rng):
-    """One managed disk each, in the machine, byte for byte."""
+    """One managed disk each, in the machine, byte for byte, adopted once; the next backup is an increment."""
     with own_platform(calm, machines, tmp_path, "refusedmanaged") as platform:
 
         def disk_for(commit):
-            disk = Disk(platform, f"managed{commit}", MIB + 512)
+            disk = Disk(platform, f"managed{commit}", MIB + PAGE)
             disk.write(MIB, vhd_footer(MIB))
             disk.protect()
             disk.write(0, rng.randbytes(64 * PAGE))
             disk.back_up()
-            old = managed_disk_id(machine_id(disk.name), f"{disk.name}-old")
-            made = requests.put(f"{machines.endpoint}{old}", json={"location": "local", "properties": {}}, timeout=9)
-            made.raise_for_status()
-            machines.make(disk.name, data={3: old})
+            platform.managed_disk(f"{disk.name}-old", data_bytes=MIB, machine=disk.name, lun=3)
             return disk
 
         def begin(disk):
             request = {"target": {"kind": "managedDisk"}, "repoint": True, "machine": {"vm": machine_id(disk.name), "lun": 3}}
             return platform.api("POST", f"/disks/{disk.name}/restores", request).json()["id"]
 
+        machines.switch(import_signs=True)
         for disk, run, rule in each_commit(platform, rng, disk_for, begin):
             told = f"seed {SEED}, {rule}: {run}"
             assert run["state"] == "Succeeded", told
-            new = run["restore"]["managedDisk"]
-            assert machines.source(disk.name, 3) == new, told
-            with platform.managed_content(new) as blob:
-                content = blob.download_blob().readall()
-            assert content == bytes(disk.content), told
-            disk.check_every_point()
+            new = ManagedDisk.adopted(disk, run)
+            assert machines.source(disk.name, 3) == new.id, told
+            assert new.content[:MIB] == disk.content[:MIB], told
+            assert [one["properties"]["diskState"] for one in new.snapshots()] == ["Unattached"], told
+            new.write(0, rng.randbytes(PAGE))
+            assert new.back_up()["kind"] == "incremental", told
+            new.check_every_point()
             machines.delete(disk.name)
+            new.close()
             disk.close()
         nothing_differs(platform)
 

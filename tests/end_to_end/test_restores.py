@@ -96,7 +96,7 @@ def test_a_machine_that_does_not_start_any_more(platform, calm, machines, name, 
 
 
 def test_a_managed_disk_is_swapped_in(platform, calm, machines, name, rng, tmp_path):
-    """A fixed VHD becomes a managed disk in the machine; from then on the disk is shown as unprotected, in words."""
+    """A fixed VHD becomes a managed disk in the machine; not adopted, the disk is shown as unprotected from then on, in words."""
     disk = Disk(platform, name, MIB + 512)
     disk.write(MIB, vhd_footer(MIB))
     disk.protect()
@@ -105,7 +105,8 @@ def test_a_managed_disk_is_swapped_in(platform, calm, machines, name, rng, tmp_p
     old = managed_disk_id(machine_id(name), f"{name}-old")
     requests.put(f"{machines.endpoint}{old}", json={"location": "local", "properties": {}}, timeout=9).raise_for_status()
     machines.make(name, data={3: old})
-    request = {"target": {"kind": "managedDisk"}, "repoint": True, "machine": {"vm": machine_id(name), "lun": 3}}
+    machine = {"vm": machine_id(name), "lun": 3}
+    request = {"target": {"kind": "managedDisk"}, "repoint": True, "adopt": False, "machine": machine}
     run = platform.restore(name, request)
 
     assert run["state"] == "Succeeded", run

@@ -137,8 +137,8 @@ def test_each_identity_gets_its_own_roles():
     )
 
     assert sorted(pairs) == [
-        ("restore", "restore"), ("restore", "restore"), ("restore", "retentionDisks"), ("retention", "retention"),
-        ("retention", "retentionDisks"), ("retention", "retentionSource"), ("source", "disks"), ("source", "source"),
+        ("restore", "disks"), ("restore", "restore"), ("restore", "restore"), ("restore", "retentionDisks"),
+        ("retention", "retention"), ("retention", "retentionDisks"), ("retention", "retentionSource"), ("source", "disks"), ("source", "source"),
         ("writer", "writer"),
     ]  # fmt: skip
 
