@@ -49,7 +49,7 @@ async def begin_backup(tools: Tools, request: BeginBackup) -> BeginBackupResult:
     """
     registration = await registration_of(tools, request.disk)
     if not registration.protected:
-        message = f"disk {request.disk}: protection was stopped; PUT /api/disks/{request.disk} takes it up again"
+        message = f"disk {request.disk}: protection was stopped; PUT /api/disks/{request.disk} resumes it"
         raise NotProtectedError(message)
     # G3: a run that has ended does not begin again.
     if not await _own_row(tools, request):

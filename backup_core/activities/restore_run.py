@@ -127,7 +127,7 @@ async def own_disk(tools: Tools, request: OwnDisk) -> OwnDiskResult:
         message = f"disk {request.disk}: restore {request.run} has ended; nothing was done"
         raise PointUnavailableError(message)
     if await is_given_up(tools, request.disk, request.run):
-        message = f"disk {request.disk}: restore {request.run} has given up its head and the disk already; nothing was done"
+        message = f"disk {request.disk}: restore {request.run} has relinquished its head and the disk already; nothing was done"
         raise NotOwnerError(message)
     # G1: the ownership is written before anything else.
     taken = await take_ownership(tools, request.disk, request.run, request.lease, supersedes=request.supersedes)

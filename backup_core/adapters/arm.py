@@ -87,7 +87,7 @@ def _fault(error: HttpResponseError, what: str, kind: Kind) -> BackupError:
     if status == 404 or (not status and code in _GONE):
         return kind.missing(f"{said}; correct the resource id, or its resource group was removed")
     if status == 412 or code == "PreconditionFailed":
-        return kind.changed(f"{said}; it was changed by somebody else in between; it is looked at again")
+        return kind.changed(f"{said}; it was changed by somebody else in between; it is read again")
     if status in (401, 403):
         return AccessDeniedError(f"{said}; grant the app's identity {kind.grant}")
     if not status and not code:

@@ -347,7 +347,7 @@ class TableCatalogue:
     async def _forget(self, row: Versioned[Run]) -> None:
         run = row.value
         with _translated(f"forget run {run.run}"):
-            # The window's row first: found without its run it would never be looked at again.
+            # The window's row first: without its run nothing would ever delete it.
             if run.window:
                 await self._table.delete_entity(run.disk, f"window!{run.window}")
             await self._table.delete_entity(

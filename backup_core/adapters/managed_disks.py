@@ -188,11 +188,11 @@ class AzureManagedDisks:
         return known if known and known.percent == 100 else await self._found(disk, snapshot)
 
     async def _done(self, what: str, poller: AsyncLROPoller[T]) -> T:
-        """What the operation brings. Raises ServiceUnavailableError while it is under way after the wait."""
+        """The operation's result. Raises ServiceUnavailableError while it is in progress after the wait."""
         try:
             return await asyncio.wait_for(poller.result(), WAIT_SECONDS)
         except TimeoutError:
-            message = f"{what}: under way, and not done within {WAIT_SECONDS:g} s; temporary failure"
+            message = f"{what}: in progress, not done within {WAIT_SECONDS:g} s; temporary failure"
             raise ServiceUnavailableError(message) from None
 
     # -- access ---------------------------------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ class AzureManagedDisks:
             poller = await self._client(disk.subscription).snapshots.begin_create_or_update(
                 self._group(disk), name, Snapshot(body)
             )
-            # It may take longer: what is there by then tells how far it is.
+            # It may take longer: the object then shows its progress.
             with suppress(TimeoutError):
                 await asyncio.wait_for(poller.result(), WAIT_SECONDS)
         taken = await self._named(disk, name)

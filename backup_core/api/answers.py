@@ -63,9 +63,9 @@ class DiskAnswer(CamelCaseAnswer):
     generation: int
     newest_restore_point: str | None
     last_success: datetime | None
-    """When the newest restore point was taken: what the disk held then can be had back."""
+    """When the newest restore point was taken: the disk can be restored as of then."""
     rpo_seconds: int | None
-    """Age of that moment: what would be lost if the disk were lost now."""
+    """Age of that moment: the data of this time would be lost if the disk were lost now."""
     last_status: Literal["Succeeded", "Failed", "Canceled"] | None
     """How the last backup ended that was not skipped."""
     next_backup: datetime | None
@@ -75,7 +75,7 @@ class DiskAnswer(CamelCaseAnswer):
     running: str | None
     """URL of the run at work on the disk, or of the first backup that this call has started."""
     warnings: list[str] = Field(default_factory=list)
-    """What cannot be done with the disk as it is; looked at when it is registered."""
+    """Warnings about the disk, found when it is registered."""
 
     @classmethod
     def of(
@@ -185,7 +185,7 @@ class PointsAnswer(CamelCaseAnswer):
 
 
 class ErrorAnswer(CamelCaseAnswer):
-    """What went wrong."""
+    """An error."""
 
     code: str
     message: str
@@ -194,7 +194,7 @@ class ErrorAnswer(CamelCaseAnswer):
 
 
 class RestoreAnswer(CamelCaseAnswer):
-    """What a restore was asked for, and what came of it."""
+    """The request of a restore, and its result."""
 
     restore_point: str
     target: str
@@ -203,19 +203,19 @@ class RestoreAnswer(CamelCaseAnswer):
     repoint: bool
     adopt: bool
     old_disk: str | None
-    """What the machine used before; it is kept."""
+    """The disk that the machine used before; it is kept."""
     needs_attention: str | None
-    """Why somebody should look although the run goes on trying."""
+    """Why a person should look at the run, which continues to retry."""
     end_state: str | None
-    """What everything was left in, in words."""
+    """The declared end state, in words."""
     downtime_seconds: int | None
     warnings: list[str]
     next_steps: list[str]
-    """What to change in Terraform or Bicep so that the next apply does not put the old disk back."""
+    """Changes for Terraform or Bicep, so that the next apply does not put the old disk back."""
 
 
 class RunAnswer(CamelCaseAnswer):
-    """A run, from asked for to ended."""
+    """A run, from its request to its end."""
 
     id: str
     disk: str
@@ -237,7 +237,7 @@ class RunAnswer(CamelCaseAnswer):
     """How many read content of either side to compare it."""
     retries: int
     eta_seconds: int | None
-    """About how long it still takes, from how long it took so far; null while that says nothing."""
+    """Estimated remaining time, at its present rate; null while that is unknown."""
     created: datetime
     started: datetime | None
     ended: datetime | None
@@ -245,7 +245,7 @@ class RunAnswer(CamelCaseAnswer):
     expired: list[str]
     """Restore points it deleted, because their retention had ended."""
     warnings: list[str]
-    """What failed after the restore point was committed."""
+    """Failures after the restore point was committed."""
     cancel_requested: datetime | None
     error: ErrorAnswer | None
     restore: RestoreAnswer | None

@@ -74,7 +74,7 @@ class DiskBody(_Body):
     retention: RetentionBody | None = None
     """Null keeps every restore point."""
     machine: MachineBody | None = None
-    """The VM that uses the disk: what a restore repoints unless it is told another one."""
+    """The VM that uses the disk: a restore repoints it unless its request names another one."""
     follows_on: bool = Field(default=False, alias="followsOn")
     """The source takes the place of the former one, whose restore points stay with this disk; needed only when it has some."""
     first_backup: bool = Field(default=False, alias="firstBackup")
@@ -88,7 +88,7 @@ class BackupBody(_Body):
 
 
 class TargetBody(_Body):
-    """Where a restore goes: always to something new."""
+    """The target of a restore: always something new."""
 
     kind: Literal["pageBlob", "managedDisk"] = "pageBlob"
     account: str | None = Field(default=None, min_length=1, max_length=URL_LENGTH_MAX)
@@ -146,7 +146,7 @@ class RestoreBody(_Body):
 
     @property
     def wish(self) -> RestoreWish:
-        """What the planning of a restore is asked for."""
+        """The request, for the planning of a restore."""
         return RestoreWish(
             restore_point=self.restore_point,
             time=self.time,
@@ -167,4 +167,4 @@ class RebuildBody(_Body):
 
     dry_run: bool = Field(default=True, alias="dryRun")
     plan_hash: PlanHash = Field(default=None, alias="planHash", json_schema_extra=_without_default)
-    """The hash a dry run came to; needed when `dryRun` is false."""
+    """The hash that a dry run answered; needed when `dryRun` is false."""

@@ -51,19 +51,19 @@ class RebuildAnswer(CamelCaseAnswer):
     busy: int
     unreadable: int
     changed: int
-    """Not as the dry run has shown them, and left alone."""
+    """Disks that differ from the dry run's finding; they were not changed."""
     failed: int
     failures: list[str]
-    """Some that could not be looked at, and why."""
+    """Some that could not be read, and why."""
     plan_hash: str | None
     """Of a dry run that has succeeded: to be presented by the call that carries it out."""
     value: list[RebuiltDisk]
-    """Disks that differ, are busy or cannot be read, as far as they were looked at."""
+    """Disks that differ, are busy or cannot be read, of those compared until now."""
     next_link: str | None
 
 
 class EstimateAnswer(CamelCaseAnswer):
-    """Seconds, from … to, and what they rest on."""
+    """Seconds, from … to, and the basis of the estimate."""
 
     low: int
     high: int
@@ -71,7 +71,7 @@ class EstimateAnswer(CamelCaseAnswer):
 
 
 class PermissionAnswer(CamelCaseAnswer):
-    """What a harmless request says of a permission."""
+    """The result of a harmless request for a permission."""
 
     action: str
     state: Literal["granted", "denied", "unknown"]
@@ -87,7 +87,7 @@ class RestorePlanAnswer(CamelCaseAnswer):
     taken: str
     logical_bytes: int
     allocated_bytes: int
-    """What one copy copies."""
+    """The amount of one copy."""
     is_lower_bound: bool
     """Whether `allocatedBytes` and `bytesToCopy` are only what was counted in the 20 s a dry run counts for: a disk with very
     many ranges has more.

@@ -203,7 +203,7 @@ class Restoring:
     """Whether that machine gets the new disk."""
     stop_vm: bool = False
     adopt: bool = False
-    """Whether backups go on from the new disk."""
+    """Whether backups continue from the new disk."""
     old_disk: str = ""
     """What the machine used before: kept, never deleted."""
     attention: str = ""
@@ -223,7 +223,7 @@ class Run:
     state: RunState
     trigger: Literal["timer", "http"]
     full: bool
-    """Whether a full backup was asked for."""
+    """Whether a full backup was requested."""
     created: datetime
     window: str = ""
     started: datetime | None = None
@@ -251,7 +251,7 @@ class Run:
     """Snapshots of a disk that the run took, written as soon as it knew of each: only these may be removed as its leftovers."""
     error: RunError | None = None
     cancel_requested: datetime | None = None
-    """When somebody asked for the run to be canceled; it ends at its next report."""
+    """When a caller requested the cancel; the run ends at its next report."""
     unreported: bool = False
     """Whether the run has ended and its end was not emitted yet."""
     operation: Operation = "backup"

@@ -155,15 +155,15 @@ class _Change:
     def _waiting_words(self, step: Step, *, seen: bool) -> str:
         fault = self.newest
         if step == "move" and seen:
-            words = f"Azure takes long: the machine is not through with '{self.state.last}'; look at it; the run goes on"
+            words = f"Azure takes long: the machine has not completed '{self.state.last}'; look at it; the run continues"
             return words if self.pauses.longest else ""
         if step == "look" and seen:
             has = "no disk" if self.state.holds == "nothing" else "the new disk"
             refused = f"the machine has {has} there and Azure refuses to give it the old one: {fault.message}"
-            return f"{refused}; correct that, it goes on by itself"
+            return f"{refused}; correct that; the run then continues by itself"
         if step == "look":
             return f"the machine cannot be seen ({fault.message}); it is not known to have its old disk"
-        return f"{fault.code}: {fault.message}; nothing is lost, it goes on as soon as Azure answers"
+        return f"{fault.code}: {fault.message}; nothing is lost; the run continues as soon as Azure answers"
 
     def _ended(self) -> RepointResult:
         """The end, in the one place where there is one."""
@@ -184,7 +184,7 @@ class _Change:
 
 def _unresolved(fault: Fault) -> Fault:
     words = (
-        f"a restore that died was changing a machine, and that could not be brought to an end: {fault.message}; look at the "
+        f"an abandoned restore was changing a machine, and the change could not be completed: {fault.message}; look at the "
         "machine; the next run tries again"
     )
     return fault.model_copy(update={"message": words, "retryable": False})

@@ -1,4 +1,4 @@
-"""Waiting for a snapshot of a managed disk that Azure fills in the background: looked at by durable timers, ended when it takes
+"""The wait for a snapshot of a managed disk that Azure fills in the background: polled by durable timers, ended when it takes
 too long or is canceled.
 """
 
@@ -29,7 +29,7 @@ def wait_for_snapshot(context: Context) -> Flow[dict[str, Any] | None]:
 
 def _waited(context: Context, request: SnapshotWaitRequest) -> Flow[SnapshotWaitResult]:
     retries, pauses = Retries(request.retries), Pauses(context, request.pause)
-    # Its own pauses and no clock: another life of the same episode must give up at the same look.
+    # Its own pauses and no clock: another life of the same episode must end at the same poll.
     waited, actor = request.waited, request.actor
     phase: Phase = "comparing" if request.kind == "restored" else "snapshot"
     for _ in range(LOOKS_PER_EXECUTION):

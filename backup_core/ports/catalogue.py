@@ -127,11 +127,11 @@ class Catalogue(Protocol):
         until: datetime | None = None,
     ) -> list[Run]:
         """Runs newest first, at most `limit`, that come after the run `after` (of any disk) in the order of all runs, in
-        `state` when given, asked for in [since, until) to the second.
+        `state` when given, requested in [since, until) to the second.
         """
 
     async def forget_runs(self, disk: str, before: datetime, limit: int) -> int:
-        """Delete rows of runs that have ended and were asked for before then, with the rows of their windows, and requests last
+        """Delete rows of runs that have ended and were requested before then, with the rows of their windows, and requests last
         changed before then, at most `limit` in all; returns how many. The disk's newest run is kept.
         """
 

@@ -49,7 +49,7 @@ class Survey:
     claim: str = ""
     """The source whose claim is to be restored."""
     floor: str = ""
-    """The oldest source snapshot of the points that were looked at, when older ones are left for another part."""
+    """The oldest source snapshot of this part's points, when older ones are left for another part."""
 
 
 @dataclass

@@ -54,13 +54,13 @@ class Limits:
     windows_ahead: int = 4
     """Windows listed at the same time."""
     batch_reads: int = 256
-    """Pieces a full verification compares between two looks at the clock: a GiB of 4 MiB each."""
+    """Pieces that a full verification compares between two reads of the clock: a GiB of 4 MiB each."""
     samples: Samples = field(default_factory=Samples)
     """The samples of a sampled verification."""
     verify_seconds: float = STEP_SECONDS_USUAL
     """A verification returns where to resume after this long."""
     plan_seconds: float = 20.0
-    """How long a dry run counts what a restore would copy: somebody waits for it, and the front end gives up after 230 s."""
+    """How long a dry run counts the bytes to copy: its caller waits, and the front end ends a call after 230 s."""
     prune_points_max: int = 20
     """Restore points one call of a prune deletes at most."""
     sweeps_max: int = 200
@@ -94,7 +94,7 @@ class Tools:
     machine_groups: tuple[str, ...] = ()
     """Resource groups, lower case, whose machines may be given other disks: an allow-list."""
     account_ids: Mapping[str, str] = field(default_factory=dict)
-    """Resource ids of source accounts by their blob endpoint: Azure imports a VHD only when it is told its account's."""
+    """Resource ids of source accounts by their blob endpoint: Azure imports a VHD only with the id of its account."""
     custody: Custody | None = None
     """Set in an app that alone deletes backups: its records, where no other app can write, and its limits."""
     disk_groups: tuple[str, ...] = ()

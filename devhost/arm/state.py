@@ -82,7 +82,7 @@ class Fault:
 
 @dataclass
 class Switches:
-    """How the stand-in behaves."""
+    """Switches of the stand-in's behaviour."""
 
     operation_seconds: float = 0.05
     retired: bool = False
@@ -94,7 +94,7 @@ class Switches:
     import_lists_keys: bool = False
     """An import asks for listKeys on the storage account: nobody knows whether Azure does."""
     ignores_if_none_match: bool = False
-    """The condition on making a disk is not looked at."""
+    """The condition on making a disk is ignored."""
     grant_extends: bool = True
     """A second grant is the first, extended; otherwise it is a new one and ends the first."""
     footer: str = "constant"
@@ -173,7 +173,7 @@ class Cloud:
             raise ConflictError(message, status=403, code="AuthorizationFailed")
 
     def authorize_linked(self, body: Resource, resource: str, action: str) -> None:
-        """Raise ConflictError 403 unless the caller may do what is asked for on everything that the body names."""
+        """Raise ConflictError 403 unless the caller has the request's rights on every resource that the body names."""
         groups = {group_of(one) for one in (resource, *self.switches.elsewhere)}
         wanted = list(linked(body))
         account = (body.get("properties", {}).get("creationData") or {}).get("storageAccountId")

@@ -96,7 +96,7 @@ async def test_an_outage_of_the_resource_manager_is_outlasted(scene, moves):
 
     assert scene.run_row(RUN).state == "Succeeded"
     assert held(scene) == TARGET
-    assert "nothing is lost, it goes on as soon as Azure answers" in asked_for[0]
+    assert "nothing is lost; the run continues as soon as Azure answers" in asked_for[0]
     assert len(asked_for) > 5
     assert on(scene).attention == ""
 
