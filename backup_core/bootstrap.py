@@ -184,7 +184,7 @@ class _SignIn:
         return AzureSasCredential(secret) if "sig=" in secret else {"account_name": account, "account_key": secret}
 
     def table(self, identity: Identity, endpoint: str) -> Any:  # noqa: ANN401  one of the SDK's several credential types
-        """What the SDK's table client signs with."""
+        """The credential of the SDK's table client."""
         if not self._keys:
             return self.token(identity)
         account, secret = self._secret(identity, endpoint)

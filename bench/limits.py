@@ -80,7 +80,7 @@ def diffs(seconds: float) -> list[Diff]:
 
 @dataclass(frozen=True)
 class Reached:
-    """How one diff was copied."""
+    """The figures of one copied diff."""
 
     diff: str
     shards: int
@@ -94,7 +94,7 @@ class Reached:
 
     @property
     def used(self) -> float:
-        """How much of the binding limit."""
+        """The used part of the binding limit."""
         return self.least / self.seconds
 
     @property

@@ -84,7 +84,7 @@ FULL, SHORT = Shape(1000, 32, 64), Shape(60, 4, 8)
 
 @dataclass
 class Cost:
-    """What copying the diff took."""
+    """The cost of copying the diff."""
 
     name: str
     seconds: float

@@ -45,7 +45,7 @@ class Moment:
 
 
 class Demo:
-    """One telling of the story, in a temporary folder."""
+    """One run of the demo, in a temporary folder."""
 
     def __init__(self, console: Console, folder: Path, seed: int, telemetry: Path | None = None) -> None:
         """Report to `console`; `seed` decides every byte of the disk; the app's events are written to `telemetry` too."""
@@ -284,7 +284,7 @@ def main(telemetry: Path | None = None) -> int:
 
 
 def _way(run: dict[str, Any]) -> str:
-    """How the bytes of a run travelled."""
+    """The route of a run's bytes."""
     copied, streamed = run["bytesDone"], run["bytesStreamed"]
     if streamed:
         return f"stream mode: {_sized(streamed)} of {_sized(copied)} copied passed through the worker"

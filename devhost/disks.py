@@ -111,14 +111,14 @@ def debugfs(image: Path, *commands: str) -> str:
 
 
 def note(image: Path, text: str, scratch: Path) -> None:
-    """What a guest does once more: writes a small file."""
+    """Change the disk as a guest does: write a small file."""
     written = scratch / "note.txt"
     written.write_text(text)
     debugfs(image, f"write {written} note.txt")
 
 
 def change(image: Path, rng: random.Random, scratch: Path) -> None:
-    """What a guest does between two backups: adds, changes and deletes files, and trims what it deleted."""
+    """Change the disk as a guest does between two backups: add, change and delete files, and trim the deleted ones."""
     added, changed = scratch / "added.bin", scratch / "changed.bin"
     added.write_bytes(rng.randbytes(3 * MIB + 1234))
     changed.write_bytes(rng.randbytes(777_777))
@@ -146,7 +146,7 @@ def _used_again(image: Path, blocks: list[int]) -> set[int]:
 
 
 def punch(descriptor: int, offset: int, length: int) -> None:
-    """Make a hole in a file: what a guest's trim does to a disk."""
+    """Make a hole in a file, as a guest's trim does in a disk."""
     import ctypes  # noqa: PLC0415  Linux only, as the demo is
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -201,7 +201,7 @@ def _put(image: Path, blob: BlobClient, start: int, end: int) -> int:
 
 @dataclass(frozen=True)
 class Replayed:
-    """What was sent to bring a disk blob to a new image."""
+    """The requests that brought a disk blob to a new image."""
 
     written: int
     cleared: int

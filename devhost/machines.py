@@ -145,7 +145,7 @@ class Machines(Served):
         return next(one for one in self.control("GET")["machines"] if one["name"] == name)
 
     def source(self, name: str, lun: int | str) -> str | None:
-        """What a machine has as its OS disk (`os`) or at a LUN."""
+        """The source of a machine's OS disk (`os`) or of the disk at a LUN."""
         storage = self.machine(name)["properties"]["storageProfile"]
         disks = [storage.get("osDisk")] if lun == "os" else [one for one in storage["dataDisks"] if one["lun"] == lun]
         return next((one["vhd"]["uri"] if "vhd" in one else one["managedDisk"]["id"] for one in disks if one), None)

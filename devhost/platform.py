@@ -62,7 +62,7 @@ class RunFailedError(Exception):
 
 
 def host_command() -> list[str]:
-    """How a host is started: the development host, unless HOST_COMMAND names another."""
+    """The command that starts a host: the development host's, unless HOST_COMMAND names another."""
     return shlex.split(os.environ.get(HOST_COMMAND, "")) or [sys.executable, "-m", "devhost.functions"]
 
 
@@ -102,7 +102,7 @@ class Host:
 
     @property
     def log(self) -> Path:
-        """What the host and the app logged."""
+        """The log of the host and the app."""
         return self._folder / "host.log"
 
     @property

@@ -34,13 +34,13 @@ class Account:
 
     @property
     def connection_string(self) -> str:
-        """What the host takes as AzureWebJobsStorage."""
+        """The host's AzureWebJobsStorage."""
         endpoints = f"BlobEndpoint={self.blobs};QueueEndpoint={self.queues};TableEndpoint={self.tables}"
         return f"DefaultEndpointsProtocol=http;AccountName={self.name};AccountKey={self.key};{endpoints}"
 
     @property
     def credential(self) -> dict[str, str]:
-        """What the blob SDK takes."""
+        """The blob SDK's credential."""
         return {"account_name": self.name, "account_key": self.key}
 
 

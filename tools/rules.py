@@ -114,7 +114,7 @@ class Transition:
 
 
 LEFT = 3
-"""How many moves and looks are left at the beginning: that matters only when none is left."""
+"""Moves and polls that are left at the beginning: they matter only when none is left."""
 CHANGE = Rule(
     tuple(machine_change.State(abandoned=goal is None, goal=goal, moves_left=LEFT, reported=goal is None)
           for goal in ("new", "old", None)),

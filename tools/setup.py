@@ -18,7 +18,7 @@ from pathlib import Path
 
 PYTHON_MIN = (3, 11)
 SPACE_BYTES = 1_500_000_000
-"""What the environment and its making take at most, measured: 0.9 GB when done."""
+"""Space that the environment and its making take at most, measured: 0.9 GB when done."""
 REPOSITORY = Path(__file__).parent.parent
 NODE_PACKAGES = (REPOSITORY / "devhost" / "emulator", REPOSITORY / "tests" / "infra" / "kusto")
 """The storage emulator, and Microsoft's language service for the queries of workbook and alerts."""

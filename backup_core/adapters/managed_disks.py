@@ -120,7 +120,7 @@ class Exporting:
 
 
 class AzureManagedDisks:
-    """What the PageBlobs port asks of a source, of a managed disk."""
+    """Managed disks, as the PageBlobs port needs them of a source."""
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class AzureManagedDisks:
         return fitting[0]
 
     async def _facts(self, disk: DiskAddress, snapshot: str) -> DiskSnapshot:
-        """What does not change of the complete snapshot, without asking twice."""
+        """The unchanging properties of the complete snapshot, read once."""
         known = self._known.get((disk, snapshot))
         return known if known and known.percent == 100 else await self._found(disk, snapshot)
 
@@ -227,7 +227,7 @@ class AzureManagedDisks:
         return _Grant(url, begun + seconds / 2)
 
     async def _exported(self, disk: DiskAddress, snapshot: str, act: Callable[[str], Awaitable[T]]) -> T:
-        """What `act` does with the snapshot's export URL. One that is refused is opened once more: access may have expired,
+        """The result of `act` for the snapshot's export URL. A refused URL is opened once more: access may have expired,
         been ended, or been lost for a while when a sibling was deleted.
         """
         grant = await self._opened(disk, snapshot)

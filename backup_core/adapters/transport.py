@@ -53,7 +53,7 @@ CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 
 @dataclass(frozen=True)
 class Ask:
-    """One request to a blob or snapshot. `what` says it in words, for errors."""
+    """One request to a blob or snapshot. `what` describes it in errors."""
 
     method: str
     blob: Source
@@ -103,7 +103,7 @@ class Transport:
         return self._authorities[account]
 
     async def send(self, ask: Ask, receive: Receive[T]) -> T:
-        """What `receive` makes of the answer. 500, 503, time-outs, broken connections and damaged bytes are tried again until
+        """The result of `receive` for the answer. 500, 503, time-outs, broken connections and damaged bytes are retried until
         the deadline: every request of the data path may be repeated. Each attempt waits for its turn at the pace of the blob
         and of the account. Raises the error of the last answer.
         """

@@ -67,7 +67,7 @@ class DiskAnswer(CamelCaseAnswer):
     rpo_seconds: int | None
     """Age of that moment: the data of this time would be lost if the disk were lost now."""
     last_status: Literal["Succeeded", "Failed", "Canceled"] | None
-    """How the last backup ended that was not skipped."""
+    """The state of the last backup that was not skipped."""
     next_backup: datetime | None
     """The next window of the schedule."""
     overdue: bool
@@ -229,12 +229,12 @@ class RunAnswer(CamelCaseAnswer):
     bytes_total: int
     bytes_done: int
     bytes_streamed: int
-    """How many of them passed through the worker."""
+    """Bytes of them that passed through the worker."""
     ranges_total: int
     requests_total: int
     requests_done: int
     requests_verified: int
-    """How many read content of either side to compare it."""
+    """Requests of them that read content of either side to compare it."""
     retries: int
     eta_seconds: int | None
     """Estimated remaining time, at its present rate; null while that is unknown."""

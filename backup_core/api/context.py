@@ -1,4 +1,4 @@
-"""What the handlers of all calls share: the app as they see it, and the answer to each failure."""
+"""The shared parts of all handlers: the app as they see it, and the answer to each failure."""
 
 from __future__ import annotations
 

@@ -17,7 +17,9 @@ class QuarantinedAnswer(CamelCaseAnswer):
 
 
 class RebuiltDisk(CamelCaseAnswer):
-    """What the rebuild found, or did, for one disk; of a disk with very many points there are several, the newest first."""
+    """The rebuild's findings for one disk, carried out unless it is a dry run; a disk with very many points has several, the
+    newest first.
+    """
 
     disk: str
     state: Literal["unchanged", "different", "busy", "unreadable", "changed"]
@@ -26,7 +28,7 @@ class RebuiltDisk(CamelCaseAnswer):
     """
     running: str | None
     why: str | None
-    """What cannot be read, or has changed, and what to do."""
+    """The reason why it cannot be read, or its change, and the next move."""
     adopted: list[str]
     """Restore points whose rows were lost."""
     corrected: list[str]
@@ -78,7 +80,7 @@ class PermissionAnswer(CamelCaseAnswer):
 
 
 class RestorePlanAnswer(CamelCaseAnswer):
-    """What a restore would do. Nothing was changed."""
+    """The plan of a restore. Nothing was changed."""
 
     disk: str
     restore_point: str
@@ -93,7 +95,7 @@ class RestorePlanAnswer(CamelCaseAnswer):
     many ranges has more.
     """
     counted_to_bytes: int
-    """How far the disk was counted; `logicalBytes` when all of it was."""
+    """The offset up to which the disk was counted; `logicalBytes` when all of it was."""
     bytes_to_copy: int
     target: str
     """The new disk; a derived name is the same in the call that presents `planHash`."""

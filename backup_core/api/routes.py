@@ -48,7 +48,7 @@ class Route:
     starts: bool = False
     """Whether it may start an orchestration."""
     roles: tuple[Role, ...] = READER
-    """Those that may make the call where sign-in is by Entra ID; none: anybody, without a key too."""
+    """The roles that may make the call where sign-in is by Entra ID; none: anybody, without a key too."""
 
     @property
     def anonymous(self) -> bool:
@@ -57,7 +57,7 @@ class Route:
 
     @property
     def summary(self) -> str:
-        """What the call does, as its handler says it."""
+        """The first line of the handler's docstring."""
         return (self.handler.__doc__ or "").strip().partition("\n")[0]
 
 

@@ -176,7 +176,7 @@ class TableMissingError(BackupError):
 
 
 STORES_MISSING = (ContainerMissingError, TableMissingError)
-"""Where this app keeps its own things, if the answer was about one of those."""
+"""The app's own store, if the answer was about one."""
 
 
 class RowExistsError(BackupError):

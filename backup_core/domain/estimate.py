@@ -24,8 +24,8 @@ class Estimate:
 
 
 def estimate(copied: int, requests: int, compared: int, past: Sequence[tuple[int, float]]) -> Estimate:
-    """For so many bytes to copy in so many requests, and so many to compare afterwards; `past` are (bytes, seconds) of earlier
-    restores.
+    """The estimate for so many bytes to copy in so many requests, and so many to compare afterwards; `past` are (bytes,
+    seconds) of earlier restores.
     """
     floor = max(copied / BLOB_RATES.bytes, requests / BLOB_RATES.requests) + compared / BLOB_RATES.bytes
     rates = [count / seconds for count, seconds in past if count and seconds > 0]

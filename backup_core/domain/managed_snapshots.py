@@ -128,7 +128,7 @@ def diff_refusal(taken: DiskSnapshot, base: DiskSnapshot | None) -> str:
 
 
 def footer(size: int) -> ByteRange:
-    """Where the footer of a snapshot of that size lies."""
+    """The range of the footer of a snapshot of that size."""
     return ByteRange(size - FOOTER_BYTES, size)
 
 

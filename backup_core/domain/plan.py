@@ -17,7 +17,7 @@ weeks. Its source's signature is valid for as long: whether a copy outlives its 
 """
 
 PARTS = 16
-"""Of this many parts a shard is put together, so that shards can be made equal."""
+"""A shard consists of about this many parts, so that shards can be made equal."""
 
 
 @dataclass(frozen=True, slots=True)

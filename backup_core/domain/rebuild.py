@@ -90,7 +90,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Compared:
-    """Where rows and backup snapshots differ."""
+    """The differences between rows and backup snapshots."""
 
     missing: tuple[RestorePoint, ...] = ()
     """Points without a row, oldest first: whole by their description, not yet checked against the blob."""

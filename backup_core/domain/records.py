@@ -48,7 +48,7 @@ class Retention:
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a disk is attached: a virtual machine by its resource id, and the LUN; None is the OS disk."""
+    """The place of a disk: a virtual machine by its resource id, and the LUN; None is the OS disk."""
 
     vm: str
     lun: int | None = None
@@ -164,7 +164,7 @@ class RestorePoint:
     digest: str
     page_map: str
     verified: str
-    """What the verification compared."""
+    """The extent of the verification, in words."""
     committed: datetime
     """When its backup snapshot was taken, by the catalogue's clock."""
     automatic_fulls: int = 0
@@ -205,7 +205,7 @@ class Restoring:
     adopt: bool = False
     """Whether backups continue from the new disk."""
     old_disk: str = ""
-    """What the machine used before: kept, never deleted."""
+    """The machine's former disk: kept, never deleted."""
     attention: str = ""
     """Why a person should look at the run, which continues to retry."""
     end: str = ""
@@ -235,12 +235,12 @@ class Run:
     bytes_total: int = 0
     bytes_done: int = 0
     bytes_streamed: int = 0
-    """How many of them passed through the worker: none where the backup account fetches itself."""
+    """Bytes of them that passed through the worker: none where the backup account fetches itself."""
     ranges_total: int = 0
     requests_total: int = 0
     requests_done: int = 0
     requests_verified: int = 0
-    """How many read content of either side for its comparison."""
+    """Requests that read content of either side for its comparison."""
     retries: int = 0
     points: tuple[str, ...] = ()
     expired: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from backup_core.domain.ranges import GIB, PAGE
 _GIB_BY_TIER = {
     "P4": 32, "P6": 64, "P10": 128, "P15": 256, "P20": 512, "P30": 1024, "P40": 2048, "P50": 4096, "P60": 8192,
 }  # fmt: skip
-"""What each tier holds at most (Azure Storage limits, premium page blobs)."""
+"""The largest blob of each tier (Azure Storage limits, premium page blobs)."""
 
 
 def fitting_tier(kept: str, size: int) -> str:

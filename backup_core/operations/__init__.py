@@ -1,1 +1,1 @@
-"""What HTTP and timers call directly, without an orchestration."""
+"""Operations that HTTP and timers call directly, without an orchestration."""

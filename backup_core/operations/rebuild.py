@@ -68,7 +68,7 @@ async def _rebuild_in_progress(tools: Tools) -> str:
 
 
 async def known_rebuild(tools: Tools, name: str) -> Rebuild:
-    """What is stored of the rebuild; a dead one is ended here. Raises RefusedError for an unknown one."""
+    """The stored state of the rebuild; an abandoned one is ended here. Raises RefusedError for an unknown one."""
     known = await end_rebuild_if_dead(tools, name) if is_rebuild_id(name) else None
     if known is None:
         message = f"no rebuild {name[:80]!r} is known; POST /api/catalogue/rebuild begins one"
@@ -77,7 +77,7 @@ async def known_rebuild(tools: Tools, name: str) -> Rebuild:
 
 
 async def end_rebuild_if_dead(tools: Tools, rebuild: str) -> Rebuild | None:
-    """What is stored of the rebuild; one that wrote nothing for HEARTBEAT_MAX is ended here."""
+    """The stored state of the rebuild; one that wrote nothing for HEARTBEAT_MAX is ended here."""
     known = await stored_rebuild(tools, rebuild)
     if known and known.state == "Running":
         changed = [one.changed async for one in tools.documents.listed(rebuild_name(rebuild))]
@@ -89,7 +89,7 @@ async def end_rebuild_if_dead(tools: Tools, rebuild: str) -> Rebuild | None:
 
 
 async def found_of(tools: Tools, rebuild: str, after: str, top: int) -> tuple[list[Found], str | None]:
-    """What the rebuild found, at most `top` parts that follow the part `after`; and the last one's name if there are more."""
+    """Findings of the rebuild, at most `top` parts that follow the part `after`; and the last one's name if there are more."""
     folder = rebuilt_folder(rebuild)
     names = [one.name async for one in tools.documents.listed(folder) if one.name > f"{folder}{after}.json" or not after]
     texts = [(name, await tools.documents.get(name)) for name in names[:top]]

@@ -31,7 +31,7 @@ COPY_LATER = "housekeeping makes the copy of the registration beside the backups
 
 @dataclass(frozen=True)
 class RegistrationWish:
-    """What a caller wants of a disk's registration."""
+    """A caller's request for a disk's registration."""
 
     source: Source
     description: str
@@ -143,7 +143,7 @@ async def stop_protecting(tools: Tools, disk: str, now: datetime) -> Registered:
 
 
 async def attempted(warnings: list[str], consequence: str, duty: Awaitable[Result]) -> Result | None:
-    """What the duty answers, which follows a change of a registration. A failure adds a warning that says the consequence."""
+    """The answer of a duty that follows a change of a registration. A failure adds a warning that says the consequence."""
     try:
         return await duty
     except Exception as error:  # noqa: BLE001  whatever it is, the registration has changed

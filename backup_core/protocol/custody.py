@@ -65,7 +65,7 @@ async def _permitted(custody: Custody, old: list[Versioned[RestorePoint]], night
 
 
 async def _described(tools: Tools, rows: list[Versioned[RestorePoint]], night: str) -> list[Versioned[RestorePoint]]:
-    """Those whose backup snapshots say the same; the others are kept, and told."""
+    """The points whose backup snapshots agree with their rows; the others are kept, and reported."""
     same, altered = [], []
     for row in rows:
         try:

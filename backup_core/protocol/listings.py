@@ -133,7 +133,7 @@ class Ascending:
         self._at: ByteRange | None = None
 
     async def inside(self, part: ByteRange) -> AsyncIterator[ByteRange]:
-        """What of the part is there."""
+        """The ranges of the part that both have."""
         if self._ranges is None:
             self._ranges = self._listed(part.start)
             self._at = await anext(self._ranges, None)

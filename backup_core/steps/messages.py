@@ -85,7 +85,7 @@ class Step(Generic[RequestT, ResultT]):
     answers: type[ResultT]
     duty: Callable[[RequestT], Duty] = _BACKUP
     former: tuple[tuple[str, str], ...] = ()
-    """What orchestrations that began with an older version call it: pairs of version and name. A pair stays as long as
+    """Its names in orchestrations that began with an older version: pairs of version and name. A pair stays as long as
     histories of its version are recorded.
     """
 

@@ -56,7 +56,7 @@ class RebuildDiskResult(Message):
     digest: str
     """Digest of the findings; empty when nothing differs."""
     below: str
-    """Where the next part begins; empty when there is none."""
+    """The beginning of the next part; empty when there is none."""
 
 
 class RebuildReport(Message):

@@ -69,7 +69,7 @@ class BeginRestoreResult(Message):
 
 
 class SlotRef(Message):
-    """Where a disk is attached to a machine."""
+    """The place of a disk on a machine."""
 
     vm: str
     lun: int | None = None
@@ -272,7 +272,7 @@ class MoveResult(Message):
     holds: Holds
     power: str
     source: str = ""
-    """What the machine has there, read back; empty when it has nothing, or a version answered that did not say."""
+    """The machine's disk there, read back; empty when it has none, or in answers of a version without this field."""
 
 
 class CloseChange(ChangeRef):

@@ -78,7 +78,7 @@ class DiskFace:
         return web.json_response(page)
 
     async def control(self, what: str, body: dict[str, Any]) -> None:
-        """What the control address is asked to do to disks and snapshots. Raises KeyError, RefusedError."""
+        """Carry out a request to the control address, for disks and snapshots. Raises KeyError, RefusedError."""
         if what == "PUT disks":
             await self._cloud.managed_disks.make(body)
         elif what == "POST disks":

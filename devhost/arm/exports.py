@@ -55,7 +55,7 @@ class Contents:
         return self._client.get_blob_client(disk.replace("-", ""), BLOB, at)
 
     def url(self, disk: str) -> str:
-        """Where the content of a disk is, for its guest: who writes there has the account's key."""
+        """The URL of a disk's content, for its guest, which writes with the account's key."""
         return self._blob(disk).url
 
     # -- content ----------------------------------------------------------------------------------------------------------

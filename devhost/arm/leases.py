@@ -1,4 +1,4 @@
-"""What virtual machines do to page blobs: an attached VHD holds an infinite lease on its blob; an import reads one."""
+"""Leases of virtual machines on page blobs: an attached VHD holds an infinite lease on its blob; an import reads one."""
 
 from __future__ import annotations
 

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 MIB, GIB = 1024**2, 1024**3
 UPLOAD_BYTES_MAX = 32 * 1024 * GIB
 _OWN = ("uniqueId", "timeCreated", "diskSizeBytes", "diskState")
-"""What a disk keeps when it is changed."""
+"""Properties that a disk keeps when it is changed."""
 
 
 class ManagedDisks:
-    """What is at /disks/."""
+    """The resources at /disks/."""
 
     def __init__(self, cloud: Cloud) -> None:
         """Those of `cloud.managed`."""
@@ -107,7 +107,7 @@ class ManagedDisks:
             raise ConflictError(message, status=400, code="BadRequest")
 
     async def end_upload(self, disk: Resource) -> None:
-        """Have what was uploaded checked; a disk that is not being uploaded to is left as it is. Raises ConflictError."""
+        """Check the upload; a disk without an upload stays as it is. Raises ConflictError."""
         inside = self._cloud.managed[disk["id"].lower()]["properties"]
         if inside.get("diskState") != "ActiveUpload":
             return

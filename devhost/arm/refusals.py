@@ -1,4 +1,4 @@
-"""What Azure refuses before it begins: rights on what a request names, changes of machines, disks that cannot be made."""
+"""Refusals of Azure before it begins: rights on named resources, changes of machines, disks that cannot be made."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _INHERITED = (
 
 
 class Snapshots:
-    """What is at /snapshots/, and beginGetAccess and endGetAccess of disks as well."""
+    """The resources at /snapshots/, and beginGetAccess and endGetAccess of disks as well."""
 
     def __init__(self, cloud: Cloud) -> None:
         """None."""
@@ -62,7 +62,7 @@ class Snapshots:
         return self._looked_at(found)
 
     def _looked_at(self, found: Resource) -> Resource:
-        """One step further filled."""
+        """The snapshot after one more step of its background copy."""
         inside = found["properties"]
         if "copyCompletionError" not in inside:
             inside["completionPercent"] = min(100.0, inside["completionPercent"] + self._cloud.switches.fill_step)
@@ -74,7 +74,7 @@ class Snapshots:
         return {**found, "properties": {**found["properties"], "diskState": state}}
 
     def listed(self, group: str) -> list[Resource]:
-        """Those of a resource group, by name."""
+        """The snapshots of a resource group, by name."""
         return [self._looked_at(one) for key, one in sorted(self.all.items()) if group_of(key) == group.lower()]
 
     def put(self, snapshot: str, body: Resource, fault: Fault | None) -> tuple[Resource, Operation]:

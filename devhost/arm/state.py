@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 _ROLES = json.loads((Path(__file__).parents[2] / "infra" / "roles.json").read_text())
 MACHINE_ROLE = _ROLES["machine"]
-"""What the caller may do in the resource group of the machine or disk that it asks for: as deployed, no more."""
+"""The caller's rights in the resource group of the requested machine or disk: as deployed, no more."""
 DISK_ROLE = [*_ROLES["disks"]["actions"], "Microsoft.Compute/disks/endGetAccess/action"]
-"""What managed disks as sources, and uploads to them, need in the groups of the disks and of the snapshots."""
+"""Rights for managed disks as sources, and for uploads to them, in the groups of the disks and of the snapshots."""
 
 
 @dataclass
@@ -117,7 +117,7 @@ class Switches:
 
 
 class Cloud:
-    """Everything there is."""
+    """All resources of the stand-in."""
 
     def __init__(self, disks: Disks, contents: Contents) -> None:
         """An empty subscription over the blobs of `disks` and the `contents` of managed disks."""

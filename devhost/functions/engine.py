@@ -49,7 +49,7 @@ EARLY_SECONDS = 0.2
 
 
 class InvocationContext(func.Context):  # type: ignore[misc]  # azure.functions ships no types
-    """What a function that declares `context` receives."""
+    """The `context` of a function that declares it."""
 
     def __init__(self, function: AppFunction) -> None:
         """A fresh invocation of `function`."""
@@ -106,7 +106,7 @@ class Engine:
         self.spawn(self._watch())
 
     async def _watch(self) -> None:
-        """What this worker sends to itself is begun at once; the hub is looked through for all else.
+        """Begin this worker's messages to itself at once, and poll the hub for all others.
 
         That is what other workers sent, timers that are due, and what a dead worker held.
         """

@@ -32,7 +32,7 @@ _ANSWERS = {
 
 @dataclass
 class Read:
-    """What is done with the messages that are visible: `delivered` events, and the rows of those that came too `early`."""
+    """The visible messages: `delivered` events, and the rows of those that are too `early`."""
 
     delivered: list[Event] = field(default_factory=list)
     early: list[int] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Child(NamedTuple):
 
 @dataclass
 class Sent:
-    """What an episode sent: activities, the instances that have something to read, and its own history events."""
+    """The messages of an episode: activities, the instances that have something to read, and its own history events."""
 
     work: list[Work] = field(default_factory=list)
     woken: set[str] = field(default_factory=set)

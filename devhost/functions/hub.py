@@ -48,7 +48,7 @@ CREATE TABLE IF NOT EXISTS timer_status(name TEXT PRIMARY KEY, status TEXT NOT N
 BUSY_SECONDS = 30.0
 """How long a transaction waits for another process's."""
 NEVER = 1e15
-"""When something is visible that waits for a run's end."""
+"""The visibility of messages that wait for a run's end."""
 WORK = "number, id, execution, task, name, input, copy"
 
 
@@ -245,7 +245,7 @@ class Hub:
         self.db.execute("DELETE FROM workers WHERE name=?", (worker,))
 
     def release_late(self) -> None:
-        """Make visible what waited for the end of runs that have ended."""
+        """Make the messages visible that waited for the end of runs that have ended."""
         for table in ("messages", "work"):
             for (late,) in self.db.execute(f"SELECT DISTINCT late FROM {table} WHERE late IS NOT NULL").fetchall():  # noqa: S608  fixed names
                 awaited = self.instance(late)

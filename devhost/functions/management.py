@@ -252,7 +252,7 @@ _SHOWN: dict[EventType, tuple[str, ...]] = {
     EventType.SUSPENDED: ("Reason",),
     EventType.RESUMED: ("Reason",),
 }
-"""What `historyEvents` has, and which fields of it."""
+"""The events of `historyEvents`, and their fields."""
 
 
 def _shown(instance: Instance, *, with_input: bool) -> dict[str, Any]:

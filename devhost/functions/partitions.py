@@ -28,7 +28,7 @@ class Partitions:
     """One worker's share of the hub."""
 
     def __init__(self, hub: Hub, invisible_seconds: Mapping[Taken, float]) -> None:
-        """What is taken stays invisible for `invisible_seconds`, and is renewed while this process lives."""
+        """Taken work stays invisible for `invisible_seconds`, and is renewed while this process lives."""
         self._hub, self._invisible = hub, invisible_seconds
         self._lease = min(LEASE_SECONDS_MAX, *invisible_seconds.values())
         self._held: dict[Taken, set[int]] = {"messages": set(), "work": set()}

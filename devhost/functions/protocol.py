@@ -63,7 +63,7 @@ EVENT_NAMES = {
 
 
 class ActionType(IntEnum):
-    """What an orchestrator's answer may ask for."""
+    """The actions in an orchestrator's answer."""
 
     CALL_ACTIVITY = 0
     CALL_ACTIVITY_WITH_RETRY = 1
@@ -148,7 +148,7 @@ def execution_started(
 def orchestrator_trigger(
     instance: str, parent: str | None, raw_input: str | None, past: Sequence[str], new: Sequence[Event]
 ) -> object:
-    """What the worker hands an orchestrator: its whole history and input, past events as stored JSON text."""
+    """The worker's call of an orchestrator: its whole history and input, past events as stored JSON text."""
     head = {
         "input": None if raw_input is None else json.loads(raw_input),
         "instanceId": instance,

@@ -50,7 +50,7 @@ class Scheduled:
 
 @dataclass
 class Ending:
-    """How an execution ended: status, sequence number of the closing event, output JSON or the next input."""
+    """The end of an execution: status, sequence number of the closing event, output JSON or the next input."""
 
     status: str
     sequence: int
