@@ -160,7 +160,7 @@ class _Change:
         if step == "look" and seen:
             has = "no disk" if self.state.holds == "nothing" else "the new disk"
             refused = f"the machine has {has} there and Azure refuses to give it the old one: {fault.message}"
-            return f"{refused}; correct that; the run then continues by itself"
+            return f"{refused}; correct that, it goes on by itself"
         if step == "look":
             return f"the machine cannot be seen ({fault.message}); it is not known to have its old disk"
         return f"{fault.code}: {fault.message}; nothing is lost; the run continues as soon as Azure answers"
@@ -184,7 +184,7 @@ class _Change:
 
 def _unresolved(fault: Fault) -> Fault:
     words = (
-        f"an abandoned restore was changing a machine, and the change could not be completed: {fault.message}; look at the "
+        f"a restore that died was changing a machine, and that could not be brought to an end: {fault.message}; look at the "
         "machine; the next run tries again"
     )
     return fault.model_copy(update={"message": words, "retryable": False})

@@ -92,7 +92,7 @@ async def test_a_machine_that_cannot_be_settled_fails_the_backup_visibly(scene):
         raise ServiceUnavailableError("no answer")
 
     scene.machines.machine = down
-    with pytest.raises(Exception, match=r"an abandoned restore was changing a machine|no answer"):
+    with pytest.raises(Exception, match=r"a restore that died was changing a machine|no answer"):
         await scene.back_up()
     scene.machines.machine = real
     await scene.back_up()
