@@ -1,3 +1,4 @@
+# Long: the duties of a night share their scenes, as the code of protocol/cleanup.py stands in one file.
 """Housekeeping: what runs left behind goes after a day; nothing that anybody could still need does."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Long: one list, guard by guard, which is searched and never read from top to bottom.
 """The guards that are broken one at a time: what stands before a delete, a write to a head, a commit, a change of owner, a swap of a
 machine's disk, or a discard; and the rules that those rest on.
 """

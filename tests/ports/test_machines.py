@@ -1,3 +1,4 @@
+# Long: one port; what it promises in memory and by the adapter stands beside what only the adapter is asked.
 """What the Machines port promises: in memory, and the adapter with the real SDK against the stand-in for Resource Manager."""
 
 from __future__ import annotations
