@@ -34,32 +34,44 @@ def named(column, tables=(*GUARDS, *ASSUMED)):
     return [one for row in tables for one in re.findall(r"`([^`]+)`", row.get(column, ""))]
 
 
-def exists(folder, place):
-    """Whether `path:function`, or `path:Class.method`, is in the folder."""
+def source_of(folder, place):
+    """The lines of `path:function`, or `path:Class.method`, in the folder; empty when it is not there."""
     path, _, name = place.partition(":")
     file = REPOSITORY / folder / path
     if not file.is_file():
-        return False
-    body = ast.parse(file.read_text()).body
+        return ""
+    text = file.read_text()
+    body = ast.parse(text).body
     for part in name.split("."):
         found = [
             one for one in body if isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and one.name == part
         ]
         if not found:
-            return False
+            return ""
         body = found[0].body
-    return True
+    return "\n".join(text.splitlines()[found[0].lineno - 1 : found[0].end_lineno])
+
+
+def cited(text):
+    """The guards that comments of the text cite, as `# G7: why` or `# G7, G8: why`, and other mentions as `guard G7` or (G7)."""
+    in_comments = re.findall(r"# ((?:G\d+(?:, )?)+):", text)
+    return {one for part in in_comments for one in part.split(", ")} | set(re.findall(r"\b(?:guard |\()(G\d+)\b", text))
 
 
 @pytest.mark.parametrize("place", sorted(set(named("enforced by"))))
-def test_what_enforces_a_guard_exists(place):
-    assert exists("backup_core", place)
+def test_what_enforces_a_guard_exists_and_cites_it(place):
+    """So that whoever changes the line finds the rule, and the test that must fail."""
+    text = source_of("backup_core", place)
+
+    assert text
+    guards = {row["guard"].split()[0] for row in GUARDS if place in named("enforced by", [row])}
+    assert guards <= cited(text)
 
 
 @pytest.mark.parametrize("place", sorted(set(named("test"))))
 def test_a_test_of_a_guard_exists(place):
     assert place.partition(":")[2].startswith("test_")
-    assert exists("tests", place)
+    assert source_of("tests", place)
 
 
 def test_every_guard_has_a_number_a_reason_and_a_test():
@@ -104,5 +116,4 @@ def test_a_number_that_is_cited_is_on_the_list():
     guards = {row["guard"].split()[0] for row in GUARDS}
     for folder in ("backup_core", "devhost", "tests"):
         for file in (REPOSITORY / folder).rglob("*.py"):
-            cited = set(re.findall(r"\bguard (G\d+)\b|\((G\d+)\)", file.read_text()))
-            assert {one for pair in cited for one in pair if one} <= guards, file
+            assert cited(file.read_text()) <= guards, file
