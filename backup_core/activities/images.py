@@ -136,6 +136,7 @@ async def discard_snapshot(tools: Tools, request: DiscardSnapshot) -> DiscardRes
     owner = row.value.owner if row else None
     may_commit = row is not None and owner is not None and owner.run == actor.run and bool(row.value.repoint)
     for snapshot in await recorded(tools, actor):
+        # G60: kept while the catalogue names it, or a commit may.
         if may_commit or await tools.catalogue.point(actor.disk, point_id(snapshot)):
             return DiscardResult(left=f"{disk} snapshot {snapshot}")
         await delete_recorded(tools, disk, snapshot, actor.run)

@@ -199,6 +199,7 @@ async def adopt_head(tools: Tools, request: AdoptHead) -> OpenResult:
         await tools.blobs.set_metadata(blob, to_metadata(mark, tools.site(blob)), guard_of(transfer.actor, found.etag))
     if mark.state == "applying":
         # Since the mark was set, only the holder of the lease can have written here.
+        # G59: no later diff would bring the footer that Azure gives a new disk.
         await _take_over_footer(tools, transfer, Fence(transfer.actor.lease, found.sequence_number))
         etag = await fence_off(tools, blob, transfer.actor.epoch, transfer.actor.lease)
         await tools.blobs.set_metadata(blob, to_metadata(verified, tools.site(blob)), guard_of(transfer.actor, etag))

@@ -1,4 +1,4 @@
-"""Carrying out one shard of a plan: copy and clear side by side, remember how far it came, stop in time."""
+"""The execution of one shard of a plan: copies and clears side by side, with a stored cursor, stopped in time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Cursor(Message):
-    """How far a shard came: stored only after the service has answered for everything before `at`."""
+    """The progress of a shard: stored only after the service has answered for everything before `at`."""
 
     at: int
     applied: TransferCounts
@@ -51,6 +51,7 @@ async def apply_shard(tools: Tools, request: ApplyShard) -> ShardResult:
     plan = await held_document(tools, PLAN, image.plan, image.plan_digest, "start the run again")
     shard = plan.shards[request.shard]
     name, end = cursor_name(image.plan, request.shard), shard_end_name(image.plan, request.shard)
+    # G22: a shard that is done writes nothing more.
     if done := await _ended(tools, end, shard, image):
         return done
     cursor = await _stored(tools, name, shard) or Cursor(at=shard.start, applied=TransferCounts())
@@ -63,13 +64,14 @@ async def apply_shard(tools: Tools, request: ApplyShard) -> ShardResult:
             return done
         raise
     if copying.complete:
+        # G20: the shard's own listing must agree with the plan.
         _check(reached, shard, image)
         await tools.documents.put_if_absent(end, reached.model_dump_json())
     return ShardResult(applied=reached.applied, at=reached.at, done=copying.complete)
 
 
 async def _stored(tools: Tools, name: str, shard: Shard) -> Cursor | None:
-    """How far the shard came. Raises RecordAlteredError for a place outside of it."""
+    """The stored progress of the shard. Raises RecordAlteredError for a place outside of it."""
     stored = await tools.documents.get(name)
     cursor = read_document(CURSOR, name, stored) if stored else None
     if cursor and not shard.start <= cursor.at <= shard.end:
@@ -82,7 +84,7 @@ async def _stored(tools: Tools, name: str, shard: Shard) -> Cursor | None:
 
 
 async def _ended(tools: Tools, name: str, shard: Shard, image: ImageCopy) -> ShardResult | None:
-    """What another delivery has stored at the shard's end, once it is what was planned."""
+    """The end of the shard that another delivery has stored, checked against the plan."""
     done = await _stored(tools, name, shard)
     if done is None:
         return None
@@ -92,7 +94,7 @@ async def _ended(tools: Tools, name: str, shard: Shard, image: ImageCopy) -> Sha
 
 @dataclass
 class _Piece:
-    """One request, and what came of it."""
+    """One request, and its result."""
 
     request: Request
     applied: TransferCounts | None = None
@@ -122,7 +124,7 @@ class _Copying:
                 async for request in requests:
                     while len(self._open) >= limits.in_flight or len(self._ahead) + self._unsaved >= limits.wave_requests:
                         await self._await_answers()
-                    # A wave at least is done whatever the clock says, so that each call comes further than the one before.
+                    # At least one wave is done, whatever the clock says, so that each call gets further than the one before.
                     if self._issued >= limits.in_flight and self._tools.monotonic() - began > limits.shard_seconds:
                         self.complete = False
                         break
@@ -147,7 +149,7 @@ class _Copying:
         self._open[asyncio.create_task(_apply(self._tools, self._image, request))] = waiting
 
     async def _await_answers(self) -> None:
-        """Wait until something is answered; move the cursor over what is answered without a gap, and store it in time."""
+        """Wait for an answer; move the cursor over answered requests without a gap, and store it in time."""
         if not self._saving and (not self._open or self._unsaved * 2 >= self._tools.limits.wave_requests):
             self._saving_count = self._unsaved
             self._saving = asyncio.create_task(self._save(self._cursor))
@@ -159,6 +161,7 @@ class _Copying:
         for task in [task for task in self._open if task in done]:
             self._open[task].applied = task.result()
             del self._open[task]
+        # G21: the cursor passes answered requests only, without a gap.
         while self._ahead and (applied := self._ahead[0].applied) is not None:
             request, cursor = self._ahead.popleft().request, self._cursor
             unchanged = cursor.unchanged_bytes + request.unchanged_bytes
@@ -182,6 +185,7 @@ async def _apply(tools: Tools, image: ImageCopy, request: Request) -> TransferCo
             await tools.blobs.clear(destination, piece, fence)
             return TransferCounts(clear_bytes=piece.size, clears=1)
         # Zeros in a gap stay: once they were cleared, a repeat would no longer find the gap held by both, and cut otherwise.
+        # G57: not in a put that copies a gap along.
         keep_zeros = bool(request.unchanged_bytes)
         source = tools.image(image.source)
         streamed = await tools.copying.copy(source, image.target, piece, destination, fence, keep_zeros=keep_zeros)
@@ -192,7 +196,7 @@ async def _apply(tools: Tools, image: ImageCopy, request: Request) -> TransferCo
 
 
 def _check(cursor: Cursor, shard: Shard, image: ImageCopy) -> None:
-    """What was done must be what was planned: snapshots do not change, so a difference means a listing was wrong."""
+    """Raise unless the work is as planned: snapshots do not change, so a difference means that a listing was wrong."""
     tally = cursor.applied
     done = (tally.write_bytes, tally.clear_bytes, tally.puts + tally.clears, cursor.unchanged_bytes)
     planned = (shard.write_bytes, shard.clear_bytes, shard.requests, shard.unchanged_bytes)

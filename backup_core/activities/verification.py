@@ -101,6 +101,7 @@ async def compare_snapshot(tools: Tools, request: CompareSnapshot) -> Comparison
         raise UnexpectedAnswerError(message)
     size = (await tools.blobs.properties(tools.source(image.destination), image.snapshot)).size
     progress = ComparisonResult(done=False, **(request.position() | {"chain": request.chain or PageMapDigest.START}))
+    # G59: compared with the restore point before a machine has the disk.
     return await compared(tools, image, progress, size, full=request.full)
 
 

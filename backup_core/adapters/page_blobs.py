@@ -86,7 +86,7 @@ class AzurePageBlobs:
 
     async def delete_own(self, blob: BlobAddress, guard: Guard, *, bare: bool = False) -> None:
         """Delete Blob under lease and If-Match. Whether a condition on a missing blob is answered by 404 or by 412 is not
-        documented: a refusal is looked into.
+        documented: after a refusal the blob is read.
         """
         included: dict[str, Any] = {} if bare else {"delete_snapshots": "include"}
         try:
@@ -132,7 +132,7 @@ class AzurePageBlobs:
             await BlobLeaseClient(self._client(blob), lease_id=lease).release()
         except HttpResponseError as error:
             if error.status_code == 404 or code_of(error) in _NOT_HELD:
-                return  # no blob, no lease, or another's: there is nothing of ours to let go
+                return  # no blob, no lease, or another's: there is nothing of ours to release
             with translated(f"release the lease of {blob}"):
                 raise
 
@@ -155,7 +155,7 @@ class AzurePageBlobs:
                     url, metadata=dict(metadata), match_condition=MatchConditions.IfMissing, **_tiered(tier)
                 )
             except HttpResponseError as error:
-                # Until the blob is complete that is told, and not that it exists; waiting would not help, a copy takes hours.
+                # The answer until the blob is complete, and not that it exists; a retry would not help, a copy takes hours.
                 if code_of(error) == "PendingCopyOperation":
                     message = f"{destination} exists, and is being copied to; nothing was written"
                     raise BlobExistsError(message) from error
@@ -199,6 +199,7 @@ class AzurePageBlobs:
                 return str((await change)["etag"])
         except BlobChangedError:
             found = await self.properties(blob)
+            # G11: a refused change is read back; the requested state is success.
             if not so(found):
                 raise
             return found.etag

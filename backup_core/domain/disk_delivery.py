@@ -11,7 +11,7 @@ from typing import Literal
 from backup_core.domain.repoint import same_disk
 
 IMPORT_LOOKS_MAX = 60
-"""Looks at an import, which takes minutes, because Azure copies a VHD's pages by reference. With the pauses half an hour."""
+"""Polls of an import, which takes minutes, because Azure copies a VHD's pages by reference. With the pauses half an hour."""
 
 Step = Literal[
     "copy",
@@ -61,12 +61,14 @@ def next_step(state: State) -> Step:
         return "end" if state.end == "canceled" or "record_failure" in state.done else "record_failure"
     if "copy" not in state.done:
         return "copy"
+    # G33: an adopted disk is snapshotted after the disk is owned.
     if "seal" not in state.done and ("own" in state.done or state.imports or not state.adopts):
         # The snapshot of an adopted disk must be newer than every other restore point's. Once the disk is owned no backup runs.
         # What is imported is sealed without one.
         return "seal"
     if state.imports and "import_disk" not in state.done:
         return _importing(state)
+    # G59: an imported disk is snapshotted before a machine has it.
     return _repointing(state) if state.repoints else "end"
 
 
@@ -89,8 +91,8 @@ def _repointing(state: State) -> Step:
 
 
 def wrong_disk(source: str, wanted: str) -> str:
-    """Why the disk that the machine was read back to have is not the one the run was asked for; empty when it is, or when none
-    was read. What the stored change says does not count.
+    """Why the machine's disk, read back, is not the requested one; empty when it is, or when none
+    was read. The stored change does not count.
     """
     if not source or same_disk(source, wanted):
         return ""

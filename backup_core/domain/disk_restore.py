@@ -1,6 +1,7 @@
 """The restore of a disk as a rule: pin, copy, adopt, remove what is not needed, finish.
 
-Nothing is removed before the disk's protection is what it will be. Every way ends by `finish`, unless the run had ended before.
+Nothing is removed before the disk's protection has its final state. Every way ends by `finish`, unless the run had ended
+before.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Step = Literal[
     "end",
 ]
 """`copy`: the new disk and its machine, and beside that the promoted head. `recover`: own the disk in place of a delivery that
-crashed, so that what is alive of it may not act any more, and resolve its change of the machine. `close_change`: forget that
+crashed, so that its remains may not act any more, and resolve its change of the machine. `close_change`: forget that
 change, and have the disk's registration follow the machine. `snapshot_disk`: of an imported disk that no machine gets. A
 discard never fails: it answers what is left.
 """
@@ -38,7 +39,7 @@ Part = Literal["success", "failed", "canceled"]
 End = Literal["Succeeded", "Failed", "Canceled", "ended"]
 """`ended`: the run had ended before; nothing was done."""
 MachineHas = Holds | Literal["", "unknown"]
-"""What the machine has; empty when it was not touched."""
+"""The machine's disk; empty when it was not touched."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class BeginBackupResult:
 
 @dataclass(frozen=True)
 class Copied:
-    """How both parts ended."""
+    """The ends of both parts."""
 
     delivered: Part | Literal["crashed"]
     promoted: Part | None
@@ -74,14 +75,14 @@ Result: TypeAlias = BeginBackupResult | Copied | Literal["done", "ended", "cance
 
 @dataclass(frozen=True)
 class State:
-    """What is known of the restore."""
+    """The state of the restore."""
 
     wanted: BeginBackupResult | None = None
     copied: Copied | None = None
     done: frozenset[Step] = frozenset()
     """The steps after the copies that were done."""
     end: End = "Succeeded"
-    """How the restore ends, as far as is known."""
+    """The restore's end, as far as it is known."""
     aborted: bool = False
     """Whether a step failed that everything after it needs, but for the end: what is left is named there."""
 
@@ -92,7 +93,7 @@ class State:
 
     @property
     def sealed(self) -> bool:
-        """Whether the new disk is complete, and no longer this run's to write."""
+        """Whether the new disk is complete, and the run may not write it any more."""
         return "seal" in self.done or (self.copied is not None and self.copied.sealed)
 
     @property
@@ -159,7 +160,7 @@ def after(state: State, step: Step, result: Result) -> State:
         return replace(state, end="ended")
     if result == "failed":
         return replace(state, end="Failed", aborted=step in ("begin", "record_failure", "recover", "close_change"))
-    # A machine that has the new disk is not left to go on without backups.
+    # A machine with the new disk must not continue without backups.
     untouched = state.copied is not None and not state.copied.holds
     if result == "canceled" and (step in ("own", "snapshot_disk") or (step == "report" and untouched)):
         return replace(state, end="Canceled")

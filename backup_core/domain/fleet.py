@@ -1,4 +1,4 @@
-"""How a window's disks are shared out: how many at the same time, and which of them one after another."""
+"""The distribution of a window's disks: how many are backed up at the same time, and which one after another."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
 ACTIVE_DISKS_MAX = 16
-"""Disks backed up side by side. Each has four activities under way as a rule, and a worker runs eight: a run's next sign of
-life waits for the activities before it, 16 x 4 x 100 s / 8 = 13 minutes at most. It must not wait so long that the run is taken
-for dead.
+"""Disks backed up side by side. Each has four activities in progress as a rule, and a worker runs eight: a run's next heartbeat
+waits for the activities before it, 16 x 4 x 100 s / 8 = 13 minutes at most. It must not wait so long that the run is taken for
+dead.
 """
 
 
@@ -22,10 +22,10 @@ def lane_of(disk: str, lanes: int) -> int:
 
 
 def waiting_for_their_turn(signs: Mapping[str, datetime | None], now: datetime, gap: timedelta) -> set[str]:
-    """The disks of a window whose run is still to come, because their lane is at work on another one.
+    """The disks of a window whose run has not begun, because their lane is at work on another one.
 
-    `signs` has each disk of the fleet, and when its run of the window was last known to go on; None where there is none. A lane
-    that gave no sign within `gap` stands still: its disks wait for nothing.
+    `signs` has each disk of the fleet, and when its run of the window was last alive; None where there is none. A lane
+    without a heartbeat within `gap` is stalled: its disks wait for nothing.
     """
     if len(signs) <= ACTIVE_DISKS_MAX:
         return set()

@@ -1,4 +1,4 @@
-"""Zeros in what passes the worker: cleared instead of written, where a page blob takes that no later."""
+"""Zeros in data that passes the worker: cleared instead of written, where that takes a page blob no longer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ZEROS = memoryview(bytes(_BLOCK))
 
 
 def without_zeros(data: bytearray, part: ByteRange) -> Iterator[DiffRange]:
-    """What to write of the part and what to clear, ascending: cleared are long runs of zero pages, or all of a part of zeros.
+    """The writes and clears for the part, ascending: long runs of zero pages are cleared, and a whole part of zeros.
 
     `data` begins with the part's bytes.
     """
@@ -35,6 +35,7 @@ def without_zeros(data: bytearray, part: ByteRange) -> Iterator[DiffRange]:
         for step in (_BLOCK, PAGE):
             while end + step <= part.size and _zero(data, end, end + step):
                 end += step
+        # G57: whole pages of zeros alone.
         if end - start >= min(ZERO_BYTES_MIN, part.size):
             if start > written:
                 yield DiffRange(ByteRange(part.start + written, part.start + start), cleared=False)

@@ -1,7 +1,7 @@
 """A window of the schedule: one backup_disk orchestration per registered disk, none of which stops another.
 
 A few disks are backed up side by side. More of them are shared out to as many lanes, each of which backs up its disks one after
-another: the first restore points are there soon, and no run waits for a worker so long that it would be taken for dead.
+another: the first restore points are made soon, and no run waits for a worker so long that it would be taken for abandoned.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAME = "backup_fleet"
 
 
 class FleetFailedError(Exception):
-    """At least one disk of the window has no new restore point; the others went on. The text names them."""
+    """At least one disk of the window has no new restore point; the others have theirs. The text names the failed disks."""
 
 
 def backup_fleet(context: Context) -> Flow[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Some of a window's disks, one after another: what makes that a few of thousands are backed up at the same time."""
+"""A lane: some of a window's disks, one after another, so that a few of thousands are backed up at the same time."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ def window_backup(request: FleetRequest, one: FleetRun) -> dict[str, Any]:
 
 
 def state_of(output: Any) -> str:  # noqa: ANN401  any JSON
-    """How a backup ended; `unknown` for another call's output that was taken for it."""
+    """The end of a backup; `unknown` for another call's output that was taken for it."""
     return str(output.get("state", "unknown")) if isinstance(output, dict) else "unknown"

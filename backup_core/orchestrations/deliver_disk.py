@@ -183,7 +183,7 @@ class _Delivery:
         try:
             machine = yield from sub_orchestration(self.context, repoint_machine.NAME, wanted, RepointResult)
         except StepFailedError as failed:
-            # Nobody says what the machine has.
+            # The machine's disk is not known.
             machine = RepointResult(holds="unknown", power="", fault=failed.fault)
         target = self.begun.managed_disk or self.begun.target
         if not machine.fault and (message := wrong_disk(machine.source, target)):
@@ -202,7 +202,7 @@ class _Delivery:
         return "stopped" if reported.fault else "canceled"
 
     def _record_failure(self) -> Flow[Result]:
-        """Have the work beside this end too. Not being able to is no reason to fail once more."""
+        """Record the failure, so that the work beside this ends too. If that fails, it is ignored: the run fails already."""
         if self.fault is None:
             message = f"managed disk {self.begun.managed_disk} was not complete after half an hour; look at it in the portal"
             self.fault = Fault(code="ImportTimedOut", message=message, retryable=False)

@@ -1,7 +1,7 @@
 # Long: one run, read from top to bottom.
 """The restore of one disk: the steps that `domain/disk_restore.py` names, one after another.
 
-The disk's protection changes only in the adoption, after everything it rests on was proved and read back.
+The disk's protection changes only in the adoption, after the new disk and its head were proved and read back.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class _Restore:
         for one in promoted:
             self.promoted = copy_image.failed(one.why) if isinstance(one, Crashed) else one
         if isinstance(delivered, Crashed):
-            # Nobody says how far it was.
+            # Its progress is not known.
             message = f"the delivery of the disk broke: {delivered.why}"
             self.fault = Fault(code="Unexpected", message=message, retryable=False)
         else:
@@ -179,7 +179,7 @@ class _Restore:
         )
 
     def _record_failure(self) -> Flow[Result]:
-        """What is alive of the delivery ends at its next report."""
+        """Record the failure: the rest of the delivery ends at its next report."""
         assert self.fault is not None
         yield from call(self.context, RECORD_FAILURE, RecordFailure(actor=self._by, fault=self.fault), self.retries)
         return "done"
@@ -328,7 +328,7 @@ class _Restore:
         return "done"
 
     def _ending(self) -> RestoreEnd:
-        """What is known of the end."""
+        """The facts of the end."""
         if not self.state.copied:
             return RestoreEnd()
         begun, machine = self.begun, self.delivered.machine
@@ -362,7 +362,7 @@ class _Restore:
             *([leased_head] if leased_head else []),
         ]
 
-    # -- who acts, on what ----------------------------------------------------------------------------------------------
+    # -- actors and images ----------------------------------------------------------------------------------------------
 
     def _ids(self, purpose: ChildPurpose) -> tuple[str, ...]:
         return tuple(self._child(purpose, attempt) for attempt in (1, 2))

@@ -1,4 +1,4 @@
-"""The shards of a plan, a wave at a time: what backups and restores copy pages by."""
+"""The shards of a plan, a wave at a time: the page copy of backups and restores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CALLS_PER_EXECUTION = 48
 """After so many calls of shards the instance continues as new, so that its history stays small whatever the disk's size and the
-service's speed. A wave that is begun again goes on where its shards are: their cursors say so.
+service's speed. A restarted wave continues where its shards are: their cursors say so.
 """
 
 
@@ -30,7 +30,7 @@ def applied_shards(
     report: Callable[[TransferCounts], Flow[None]],
     continue_as_new: Callable[[int, TransferCounts], NoReturn],
 ) -> Flow[TransferCounts]:
-    """All shards from `progress` (next shard, what is done) on. A shard answers what was done in it so far, and is called again
+    """All shards from `progress` (next shard, what is done) on. A shard answers its counts until now, and is called again
     until it is done. `continue_as_new` leaves the generator.
     """
     next_shard, applied = progress

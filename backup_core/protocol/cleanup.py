@@ -182,6 +182,7 @@ class Cleanup:
                 if not self._may_go_on():
                     return
                 named = await self.tools.catalogue.point(self.request.disk, point_id(snapshot))
+                # G60: never one that the catalogue names.
                 if named is None and await delete_recorded(self.tools, self.tools.source(disk), snapshot, run.run):
                     self._count("snapshots")
 

@@ -1,4 +1,4 @@
-"""Comparing an image with its snapshot: sizes, page maps, content."""
+"""The comparison of an image with its snapshot: sizes, page maps, content."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ async def compared(
     proved. Of the content, every allocated byte is compared when `full`, else samples. Raises VerificationError.
     """
     source, (blob, _) = tools.image(image.source), compared_one(tools, image)
+    # G24: sizes, page maps and content against the source snapshot.
     size = (await tools.blobs.properties(source, image.target)).size
     if found_size != size:
         message = f"{blob}: {found_size} bytes, but snapshot {image.target} of {source} has {size}; not used"
@@ -67,7 +68,7 @@ async def compared(
 
 
 async def _whole_content(tools: Tools, image: ImageCopy, reached: ComparisonResult) -> AsyncGenerator[ComparisonResult, None]:
-    """Every allocated byte, some pieces at a time; how far it came after each time, and at the end."""
+    """The progress after some pieces each, and at the end, of the comparison of every allocated byte."""
     source, limits = tools.image(image.source), tools.limits
     for window in windows(_end(image, image.size), limits.window_bytes, reached.offset):
         allocated = tools.blobs.allocated(source, image.target, window)
@@ -96,7 +97,7 @@ async def _batches(pieces: AsyncIterator[ByteRange], size: int) -> AsyncIterator
 
 
 async def _sampled_content(tools: Tools, image: ImageCopy, reached: ComparisonResult) -> AsyncGenerator[ComparisonResult, None]:
-    """The drawn blocks, window by window; how far it came after each."""
+    """The progress after each window of the comparison of the drawn blocks."""
     draw = _draw(tools, image, reached)
     for window in windows(_end(image, image.size), tools.limits.window_bytes, reached.offset):
         before = reached.before
@@ -114,7 +115,7 @@ def _draw(tools: Tools, image: ImageCopy, reached: ComparisonResult) -> Draw:
 
 
 async def _block_runs(tools: Tools, image: ImageCopy, window: ByteRange) -> AsyncIterator[BlockRun]:
-    """What the samples of a window are drawn from."""
+    """The blocks that the samples of a window are drawn from."""
     kept = (part.range async for part in sides(tools, image, window) if part.side == "both")
     async for run in block_runs(kept, touched(tools, image, window), tools.limits.samples.block_bytes):
         yield run

@@ -1,4 +1,4 @@
-"""Comparing the page maps of an image and its snapshot, and proving that what one side alone has is zeros."""
+"""The comparison of the page maps of an image and its snapshot, and the proof that ranges of one side alone are zeros."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class Proof:
         if lone.range.end <= self.at:
             return
         for piece in chunks(ByteRange(max(lone.range.start, self.at), lone.range.end)):
+            # G58: read whole.
             self._pieces.append(Mapped(piece, lone.side))
             if len(self._pieces) == self._tools.limits.batch_reads:
                 await self.finish()
@@ -63,7 +64,7 @@ class Proof:
         self._pieces = []
 
     def stopped_at(self, reached: ComparisonResult) -> ComparisonResult:
-        """Where the window is gone on with: what was counted of it is counted again."""
+        """The offset at which the window continues: its counts begin again there."""
         return reached.model_copy(update={"proved": self.at, "reads": reached.reads + self.reads})
 
 
@@ -132,6 +133,7 @@ async def sides(
 
     base = Ascending(listed)
     async for part in _mapped(tools, image, window, digest or PageMapDigest(PageMapDigest.START)):
+        # G58: only ranges that the source had at the base are left to the samples.
         if part.side != "left" or not image.base:
             yield part
             continue
@@ -175,7 +177,7 @@ async def _prove_zero(tools: Tools, image: ImageCopy, lone: Mapped) -> int:
 
 
 async def touched(tools: Tools, image: ImageCopy, window: ByteRange) -> AsyncIterator[ByteRange]:
-    """What the copying may have written: a gap that it has copied along says nothing of what the diff leaves alone."""
+    """The ranges that the copying may have written: a gap that it has copied along says nothing about unchanged data."""
     gap_bytes_max = 0
     if image.base and image.plan:
         plan = await held_document(tools, PLAN, image.plan, image.plan_digest, "start the run again")
@@ -190,7 +192,7 @@ def compared_one(tools: Tools, image: ImageCopy) -> tuple[Source, str]:
 
 
 def consequence(image: ImageCopy) -> str:
-    """What becomes of an image that is not as its snapshot, in words."""
+    """The consequence for an image that differs from its snapshot, in words."""
     if image.actor.pin:
         return f"the restored image was not used, restore point {image.actor.pin} is as it was; verify it, and restore again"
     return "the point was not committed; the next run makes a full backup"
