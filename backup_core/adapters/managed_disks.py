@@ -278,7 +278,7 @@ class AzureManagedDisks:
         live = await self._disk(disk)
         inside = live.get("properties", {})
         number = sum(dict(one.tags) == dict(metadata) for one in await self._listed(disk))
-        name = snapshot_name(disk, metadata.get("pagekeeper_disk", ""), run, number)
+        name = snapshot_name(disk, metadata, number)
         what = f"take snapshot {name} of managed disk {disk}"
         body = {
             "location": live.get("location", ""),

@@ -82,12 +82,14 @@ def snapshot_id(time_created: str) -> str:
     return f"{match[1]}.{(match[2] or '').ljust(7, '0')}Z"
 
 
-def snapshot_name(address: DiskAddress, disk: str, run: str, number: int) -> str:
-    """The name of the run's snapshot of the disk: at most 80 letters, digits, '_' and '-', the same in every repeat. `number`
-    is how many of that run there are: the name of one that failed is not used again.
+def snapshot_name(address: DiskAddress, tags: Mapping[str, str], number: int) -> str:
+    """The name of the disk's snapshot with those tags: at most 80 letters, digits, '_' and '-', the same in every repeat.
+
+    The tags name run and deployment: of two that protect one disk, each window's run has the same id in both. `number` is how
+    many with those tags there are: the name of one that failed is not used again.
     """
-    digest = sha256(f"{address.id}\n{run}\n{number}".encode()).hexdigest()
-    return f"pk-{disk[:40]}-{digest[:20]}"
+    said = [address.id, *(f"{name}={value}" for name, value in sorted(tags.items())), str(number)]
+    return f"pk-{tags.get('pagekeeper_disk', '')[:40]}-{sha256(chr(10).join(said).encode()).hexdigest()[:20]}"
 
 
 def strangeness(found: DiskSnapshot, address: DiskAddress, unique: str, tags: Mapping[str, str], run: str) -> list[str]:

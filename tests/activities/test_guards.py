@@ -80,6 +80,7 @@ async def test_a_shard_that_is_listed_otherwise_than_it_was_planned_fails(scene)
     assert scene.content(scene.points()[-1]) == scene.blobs.blobs[scene.source()].content()
 
 
+@pytest.mark.parametrize("scene", ["writes", "content"], indirect=True)
 async def test_a_source_that_became_a_block_blob_is_not_backed_up(scene):
     await scene.back_up()
     scene.blobs.blobs[scene.source()].page_blob = False

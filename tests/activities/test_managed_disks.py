@@ -309,9 +309,9 @@ async def test_a_broken_disk_hinders_no_other(scene):
     scene.protect("other")
     scene.write(2, 8, disk="other")
     scene.lose_source("vm")
-    request = FleetRequest(window="2026-01-09T00:00:00+00:00", wave=4)
+    request = FleetRequest(window="2026-01-01T00:00:00+00:00", wave=4)
     with pytest.raises(FleetFailedError, match="1 of 2 failed"):
-        await scene.driver().run("backup_fleet", request.model_dump(mode="json"), "fleet.20260109T000000Z")
+        await scene.driver().run("backup_fleet", request.model_dump(mode="json"), "fleet.20260101T000000Z")
 
     assert (scene.rows("run!")[0].state, scene.rows("run!")[0].error.code) == ("Failed", "BlobMissing")
     assert scene.rows("run!", "other")[0].state == "Succeeded"

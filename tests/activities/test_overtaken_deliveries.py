@@ -57,6 +57,7 @@ async def test_both_go_on_with_the_older_source_snapshot(scene):
     assert scene.run_row(request.run).state == "Succeeded"
 
 
+@pytest.mark.parametrize("scene", ["writes", "content"], indirect=True)
 async def test_a_strangers_snapshot_is_not_recorded_by_a_delivery_that_hung(scene):
     """Before it listed, the run's snapshot was copied onto the disk and deleted: the oldest that names the run is theirs."""
     request, theirs = scene.request(), []

@@ -93,13 +93,15 @@ def test_marks_fit_into_tags():
 
 @given(st.text("abcz09-", min_size=1, max_size=63), st.integers(0, 500), st.sampled_from(["timer", "0000abcd"]))
 def test_names_are_short_fit_and_the_same_in_every_repeat(disk, number, tail):
-    run = f"{disk}.20260105T030405Z.{tail}"
-    name = snapshot_name(DISK, disk, run, number)
+    """No other run, disk or deployment has the same: a request for a name that exists would take over what is another's."""
 
-    assert re.fullmatch(r"[A-Za-z0-9_-]{1,80}", name)
-    assert name == snapshot_name(DISK, disk, run, number)
-    others = [(DISK, run, number + 1), (DISK, run + "x", number), (replace(DISK, name="other"), run, number)]
-    assert name not in {snapshot_name(at, disk, of, n) for at, of, n in others}
+    def named(run=f"{disk}.20260105T030405Z.{tail}", at=DISK, number=number, deployment="backup/pagekeeper"):
+        return snapshot_name(at, source_snapshot_metadata(Site(Deployment(deployment), at), disk, run), number)
+
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,80}", named())
+    assert named() == named()
+    others = {"run": "x", "at": replace(DISK, name="other"), "number": number + 1, "deployment": "backup/other"}
+    assert named() not in {named(**{what: value}) for what, value in others.items()}
 
 
 @pytest.mark.parametrize(

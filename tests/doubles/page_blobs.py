@@ -1,6 +1,6 @@
 # Long: the rules of one service, which refer to each other.
-"""Page blobs in memory, with the leases, sequence numbers, ETags, snapshots and diffs of the real ones; and managed disks,
-whose snapshots are read as fixed VHDs once they are filled, which opens them.
+"""Page blobs in memory, with the leases, sequence numbers, ETags, snapshots and diffs of the real ones; and managed disks, by
+the real adapter over what Azure does in memory (azure_disks.py).
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import copy
 import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from backup_core.adapters.authority import SIGNED_LIFETIME
+from backup_core.adapters.managed_disks import AzureManagedDisks, Exporting
 from backup_core.domain.errors import (
     BlobChangedError,
     BlobExistsError,
@@ -25,18 +27,21 @@ from backup_core.domain.errors import (
     SnapshotsPresentError,
     UnexpectedAnswerError,
 )
+from backup_core.domain.identity import Deployment
 from backup_core.domain.naming import BlobAddress, DiskAddress, Source, is_snapshot_id
 from backup_core.domain.ranges import PAGE, PUT_BYTES_MAX, ByteRange, DiffRange
 from backup_core.domain.zeros import without_zeros
 from backup_core.ports import BlobProperties, CopyState, Fence, Guard, ListedBlob, SnapshotInfo
+from tests.doubles.azure_disks import HOSTS, MemoryCloud, MemoryExports, merged
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from backup_core.domain.errors import BackupError
     from tests.doubles.world import InMemoryServices
 
 DiffKind = Literal["writes", "content"]
+COPY_SECONDS = int(SIGNED_LIFETIME.total_seconds())
 BLANK = bytes(PAGE)
 """A page that was never written, or was cleared."""
 
@@ -58,6 +63,8 @@ class Blob:
     lease: str = ""
     tier: str = ""
     copy: CopyState | None = None
+    copied_from: str = ""
+    """The export that a copy reads."""
     arriving: Blob | None = None
     """What a pending copy will have brought once it succeeds."""
     snapshots: dict[str, Blob] = field(default_factory=dict)
@@ -69,6 +76,10 @@ class Blob:
     def content(self) -> bytes:
         """All bytes."""
         return b"".join(self.pages.get(page, BLANK) for page in range(self.size // PAGE))
+
+    def bytes_of(self, part: ByteRange) -> bytes:
+        """The bytes of the range."""
+        return b"".join(self.pages.get(page, BLANK) for page in range(part.start // PAGE, part.end // PAGE))
 
     def holds(self, other: Blob) -> bool:
         """Whether both hold the same bytes."""
@@ -91,14 +102,18 @@ class _Blobs(dict[BlobAddress, Blob]):
 class MemoryPageBlobs:
     """The PageBlobs port. Tests may look into `blobs` and act as a third party on it."""
 
-    def __init__(self, world: InMemoryServices, *, diff: DiffKind = "writes") -> None:
+    def __init__(
+        self,
+        world: InMemoryServices,
+        *,
+        diff: DiffKind = "writes",
+        deployment: Deployment = Deployment("backup/pagekeeper"),  # noqa: B008  frozen
+    ) -> None:
         """`diff` chooses what a diff reports: every write, or differing bytes only."""
-        self._world, self.diff_kind = world, diff
+        self._world, self.diff_kind, self._deployment = world, diff, deployment
         self.disks: dict[DiskAddress, Blob] = {}
         """Managed disks, as the VHDs that they are exported as: the last page is the footer."""
         self.blobs = _Blobs(self.disks)
-        self.open: set[tuple[DiskAddress, str]] = set()
-        """Snapshots of managed disks that access has been granted to."""
         self.fill_percent = 100
         """What a look at an unfinished snapshot of a managed disk adds to it; with less than 100 they begin at none."""
         self.fill_failure = ""
@@ -118,6 +133,26 @@ class MemoryPageBlobs:
         """Diffs end where the previous snapshot ended: what a disk has grown by is not in them."""
         self.lies = 0
         """Diffs that are still to hide one page which is newly allocated: an under-reporting service."""
+        self.cloud = MemoryCloud(world, self)
+        self.process: Callable[[], str] = str
+        """Names the process that a call is made in: what it keeps of managed disks is its own."""
+        self.processes: dict[str, AzureManagedDisks] = {}
+
+    @property
+    def managed(self) -> AzureManagedDisks:
+        """The adapter of the present process."""
+        process = self.process()
+        if process not in self.processes:
+            exports: Any = MemoryExports(self._world, self.cloud)
+            clock, exporting = (lambda: self.cloud.now), Exporting(hosts=HOSTS)
+            client: Any = lambda _: self.cloud  # noqa: E731
+            self.processes[process] = AzureManagedDisks(client, exports, exports, self._deployment, exporting, clock)
+        return self.processes[process]
+
+    @property
+    def open(self) -> set[tuple[DiskAddress, str]]:
+        """Snapshots of managed disks that access has been granted to."""
+        return {(one.disk, one.at) for one in self.cloud.all() if self.cloud.granted(one)}
 
     # -- what tests and third parties do ------------------------------------------------------------------------
 
@@ -192,29 +227,17 @@ class MemoryPageBlobs:
             message = f"{account}: no name server knows this host"
             raise HostUnknownError(message)
 
-    def _refuse_deletion(self, account: str) -> None:
+    def refuse_deletion(self, account: str) -> None:
+        """Raise what the account says while nothing can be deleted in it."""
         self._reach(account)
         if account in self.undeletable:
             self.refused_deletions += 1
             message = f"{account}: nothing can be deleted here for now"
             raise self.undeletable[account](message)
 
-    def _kept(self, address: Source) -> Blob | None:
-        return self.disks.get(address) if isinstance(address, DiskAddress) else self.blobs.get(address)
-
-    def _read(self, address: Source, snapshot: str) -> Blob:
-        """What is to be read: of a managed disk a snapshot alone, once it is filled; access to it is granted then."""
-        found = self._found(address, snapshot)
-        if isinstance(address, DiskAddress):
-            if not snapshot or found.percent < 100:
-                message = f"{address} {snapshot}: a disk in use, or a snapshot that is filled to {found.percent} percent"
-                raise UnexpectedAnswerError(message)
-            self.open.add((address, snapshot))
-        return found
-
-    def _found(self, address: Source, snapshot: str = "") -> Blob:
+    def _found(self, address: BlobAddress, snapshot: str = "") -> Blob:
         self._reach(address.account)
-        blob = self._kept(address)
+        blob = self.blobs.get(address)
         if snapshot:
             if blob is None or snapshot not in blob.snapshots:
                 message = f"snapshot {snapshot} of {address} does not exist"
@@ -257,13 +280,13 @@ class MemoryPageBlobs:
 
     async def properties(self, blob: Source, snapshot: str = "") -> BlobProperties:
         """Describe the blob or snapshot."""
+        if isinstance(blob, DiskAddress):
+            return await self.managed.properties(blob, snapshot)
         await self._world.before("properties")
         found = self._found(blob, snapshot)
-        if found.percent < 100 and not found.failure:
-            found.percent = min(found.percent + self.fill_percent, 100)
         described = BlobProperties(
             found.size, found.etag, found.page_blob, found.created, found.sequence_number, dict(found.metadata), found.copy,
-            found.tier, found.percent, found.failure,
+            found.tier,
         )  # fmt: skip
         await self._world.after("properties")
         return described
@@ -284,7 +307,7 @@ class MemoryPageBlobs:
     async def delete_own(self, blob: BlobAddress, guard: Guard, *, bare: bool = False) -> None:
         """Delete the blob with its snapshots."""
         await self._world.before("delete_own")
-        self._refuse_deletion(blob.account)
+        self.refuse_deletion(blob.account)
         if blob in self.blobs:
             self._guarded(blob, guard)
             if bare and self.blobs[blob].snapshots:
@@ -331,23 +354,32 @@ class MemoryPageBlobs:
         self, source: Source, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
     ) -> str:
         """A pending copy; `end_copy` ends it, at once unless copies are `held`."""
+        url = await self.managed.export_for(source, snapshot, COPY_SECONDS) if isinstance(source, DiskAddress) else ""
         await self._world.before("start_copy")
         self._reach(destination.account)
-        if source.account in self.unreachable:
-            message = f"{source} cannot be read by the account of {destination}"
-            raise CopySourceRefusedError(message)
-        brought = self._read(source, snapshot)
+        self.refuse_as_source(source, destination)
+        if isinstance(source, DiskAddress):
+            brought = self.cloud.exported(url, source, snapshot, f"copy {source} {snapshot}")
+        else:
+            brought = self._found(source, snapshot)
         if destination in self.blobs:
             message = f"{destination} exists{', and is being copied to' if self.blobs[destination].arriving else ''}"
             raise BlobExistsError(message)
         made = self.put(destination, brought.size)
         made.metadata, made.sequence_number, made.tier = dict(metadata), brought.sequence_number, tier
         copy_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{destination} {self._world.ticks}"))
+        made.copied_from = url
         made.copy, made.arriving = CopyState(copy_id, "pending", 0, brought.size), brought
         if not self.copies_held:
             self.end_copy(destination, "success")
         await self._world.after("start_copy")
         return copy_id
+
+    def refuse_as_source(self, source: Source, destination: BlobAddress) -> None:
+        """Raise CopySourceRefusedError for an account whose blobs others cannot read."""
+        if source.account in self.unreachable:
+            message = f"{source} cannot be read by the account of {destination}"
+            raise CopySourceRefusedError(message)
 
     async def abort_copy(self, blob: BlobAddress, copy_id: str) -> None:
         """End a pending copy."""
@@ -394,22 +426,14 @@ class MemoryPageBlobs:
         return blob.etag
 
     async def snapshot(self, blob: Source, metadata: Mapping[str, str], guard: Guard | None = None) -> str:
-        """Take a snapshot. Of a managed disk calls at the same time ask for the same name, and one of them takes it."""
-        of_disk = isinstance(blob, DiskAddress)
-        number = len(self._alike(blob, metadata)) if of_disk else 0
+        """Take a snapshot."""
+        if isinstance(blob, DiskAddress):
+            return await self.managed.snapshot(blob, metadata)
         await self._world.before("snapshot")
-        taken = self._alike(blob, metadata)[number:] if of_disk else []
-        found = self._guarded(blob, guard) if guard and isinstance(blob, BlobAddress) else self._found(blob)
-        name = taken[0] if taken else self.freeze(found, metadata)
-        if of_disk and not taken and self.fill_percent < 100:
-            found.snapshots[name].percent, found.snapshots[name].failure = 0, self.fill_failure
+        found = self._guarded(blob, guard) if guard else self._found(blob)
+        name = self.freeze(found, metadata)
         await self._world.after("snapshot")
         return name
-
-    def _alike(self, disk: Source, metadata: Mapping[str, str]) -> list[str]:
-        """Snapshots with this metadata, oldest first."""
-        found = self._kept(disk)
-        return [name for name, one in sorted(found.snapshots.items()) if one.metadata == metadata] if found else []
 
     def freeze(self, found: Blob, metadata: Mapping[str, str]) -> str:
         """A snapshot of the blob as it is, by anybody; without metadata it inherits the blob's."""
@@ -423,16 +447,14 @@ class MemoryPageBlobs:
         return name
 
     async def snapshots(self, blob: Source) -> list[SnapshotInfo]:
-        """All snapshots, oldest first; of a managed disk those of the disk that has its name now."""
+        """All snapshots, oldest first."""
+        if isinstance(blob, DiskAddress):
+            return await self.managed.snapshots(blob)
         await self._world.before("snapshots")
         self._reach(blob.account)
-        found = self._kept(blob)
+        found = self.blobs.get(blob)
         kept = sorted(found.snapshots.items()) if found else []
-        listed = [
-            SnapshotInfo(name, dict(one.metadata))
-            for name, one in kept
-            if found and (isinstance(blob, BlobAddress) or one.created == found.created)
-        ]
+        listed = [SnapshotInfo(name, dict(one.metadata)) for name, one in kept]
         await self._world.after("snapshots")
         return listed
 
@@ -461,20 +483,19 @@ class MemoryPageBlobs:
     async def close_access(self, source: Source) -> None:
         """End all access to the disk's snapshots."""
         if isinstance(source, DiskAddress):
-            await self._world.before("close_access")
-            self.open = {(disk, snapshot) for disk, snapshot in self.open if disk != source}
-            self._world.tick()
-            await self._world.after("close_access")
+            await self.managed.close_access(source)
 
     async def delete_snapshot(self, blob: Source, snapshot: str) -> None:
         """Delete one snapshot."""
+        if isinstance(blob, DiskAddress):
+            await self.managed.delete_snapshot(blob, snapshot)
+            return
         if not is_snapshot_id(snapshot):
             message = f"{blob}: {snapshot!r} is not a snapshot id; nothing was deleted"
             raise UnexpectedAnswerError(message)
         await self._world.before("delete_snapshot")
-        self._refuse_deletion(blob.account)
-        found = self._kept(blob)
-        self.open = {one for one in self.open if one != (blob, snapshot)}
+        self.refuse_deletion(blob.account)
+        found = self.blobs.get(blob)
         if found:
             found.snapshots.pop(snapshot, None)
             self._world.tick()
@@ -482,17 +503,25 @@ class MemoryPageBlobs:
 
     async def allocated(self, blob: Source, snapshot: str, window: ByteRange) -> AsyncIterator[ByteRange]:
         """Allocated ranges inside the window."""
+        if isinstance(blob, DiskAddress):
+            async for part in self.managed.allocated(blob, snapshot, window):
+                yield part
+            return
         await self._world.before("allocated")
-        found = self._read(blob, snapshot)
-        ranges = _merged(dict.fromkeys(found.pages, False), window, found.size)
+        found = self._found(blob, snapshot)
+        ranges = merged(dict.fromkeys(found.pages, False), window, found.size)
         await self._world.after("allocated")
         for one in ranges:
             yield one.range
 
     async def diff(self, blob: Source, snapshot: str, previous: str, window: ByteRange) -> AsyncIterator[DiffRange]:
         """Ranges changed since the previous snapshot."""
+        if isinstance(blob, DiskAddress):
+            async for one in self.managed.diff(blob, snapshot, previous, window):
+                yield one
+            return
         await self._world.before("diff")
-        found = self._read(blob, snapshot)
+        found = self._found(blob, snapshot)
         before = self._found(blob).snapshots.get(previous)
         if before is None:
             message = f"{blob}: previous snapshot {previous} not found"
@@ -500,29 +529,20 @@ class MemoryPageBlobs:
         if before.created != found.created:
             message = f"{blob}: overwritten since {previous}"
             raise DiffRefusedError(message, "BlobOverwritten")
-        if isinstance(blob, DiskAddress):
-            self._read(blob, previous)
-            changes = self._disk_changes(before, found)
-        else:
-            changes = self._changes(before, found)
-        hidden = next((page for page, cleared in changes.items() if not cleared and page not in before.pages), None)
-        if self.lies and hidden is not None:
-            self.lies -= 1
-            del changes[hidden]
-        ranges = _merged(changes, window, min(before.size, found.size) if self.diffs_end else found.size)
+        changes = self.told_changes(before, found)
+        ranges = merged(changes, window, min(before.size, found.size) if self.diffs_end else found.size)
         await self._world.after("diff")
         for one in ranges:
             yield one
 
-    def _disk_changes(self, before: Blob, now: Blob) -> dict[int, bool]:
-        """What the service says, but for the footer, which is compared, and where it was in a disk that has grown."""
-        if before.size > now.size:
-            message = f"the disk shrank from {before.size} to {now.size} bytes"
-            raise DiffRefusedError(message, message)
-        end = before.size // PAGE - 1
-        changes = {page: cleared for page, cleared in self._changes(before, now).items() if page < end}
-        moved = now.size > before.size or now.pages.get(end, BLANK) != before.pages.get(end, BLANK)
-        return changes | ({end: False} if moved else {})
+    def told_changes(self, before: Blob, now: Blob) -> dict[int, bool]:
+        """What a diff says; now and then it hides something."""
+        changes = self._changes(before, now)
+        hidden = next((page for page, cleared in changes.items() if not cleared and page not in before.pages), None)
+        if self.lies and hidden is not None:
+            self.lies -= 1
+            del changes[hidden]
+        return changes
 
     def _changes(self, before: Blob, now: Blob) -> dict[int, bool]:
         if self.diff_kind == "writes":
@@ -533,10 +553,11 @@ class MemoryPageBlobs:
 
     async def read(self, blob: Source, snapshot: str, part: ByteRange) -> bytes:
         """The bytes of the range."""
-        await self._world.before("read")
         assert part.size <= PUT_BYTES_MAX
-        found = self._read(blob, snapshot)
-        data = b"".join(found.pages.get(page, BLANK) for page in range(part.start // PAGE, part.end // PAGE))
+        if isinstance(blob, DiskAddress):
+            return await self.managed.read(blob, snapshot, part)
+        await self._world.before("read")
+        data = self._found(blob, snapshot).bytes_of(part)
         await self._world.after("read")
         return data
 
@@ -544,28 +565,34 @@ class MemoryPageBlobs:
         self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, *, keep_zeros: bool = False
     ) -> None:
         """Read, then put; long runs of zeros are cleared."""
-        data = await self.read(source, snapshot, part)
+        if isinstance(source, DiskAddress):
+            await self.managed.copy_streamed(source, snapshot, part, head, fence, keep_zeros=keep_zeros)
+            return
+        await self.put_streamed(await self.read(source, snapshot, part), part, head, fence, keep_zeros=keep_zeros)
+
+    async def put_streamed(self, data: bytes, part: ByteRange, head: BlobAddress, fence: Fence, *, keep_zeros: bool) -> None:
+        """Put what was read, and clear long runs of zeros."""
         for piece in [DiffRange(part, cleared=False)] if keep_zeros else without_zeros(bytearray(data), part):
             if piece.cleared:
                 await self.clear(head, piece.range, fence)
                 continue
             await self._world.before("write")
             start, end = piece.range.start - part.start, piece.range.end - part.start
-            self._write(head, piece.range, data[start:end], fence)
+            self.write(head, piece.range, data[start:end], fence)
             await self._world.after("write")
 
     async def copy_from_url(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
         """Put what the service reads itself."""
+        if isinstance(source, DiskAddress):
+            await self.managed.copy_from_url(source, snapshot, part, head, fence)
+            return
         await self._world.before("copy_from_url")
-        if source.account in self.unreachable:
-            message = f"{source} cannot be read by the account of {head}"
-            raise CopySourceRefusedError(message)
-        found = self._read(source, snapshot)
-        data = b"".join(found.pages.get(page, BLANK) for page in range(part.start // PAGE, part.end // PAGE))
-        self._write(head, part, data, fence)
+        self.refuse_as_source(source, head)
+        self.write(head, part, self._found(source, snapshot).bytes_of(part), fence)
         await self._world.after("copy_from_url")
 
-    def _write(self, head: BlobAddress, part: ByteRange, data: bytes, fence: Fence) -> None:
+    def write(self, head: BlobAddress, part: ByteRange, data: bytes, fence: Fence) -> None:
+        """Put pages."""
         found = self._fenced(head, fence)
         assert len(data) <= PUT_BYTES_MAX
         if part.end > found.size:
@@ -584,17 +611,3 @@ class MemoryPageBlobs:
         for page in range(part.start // PAGE, part.end // PAGE):
             self._change(found, page, None)
         await self._world.after("clear")
-
-
-def _merged(pages: dict[int, bool], window: ByteRange, size: int) -> list[DiffRange]:
-    """{page: cleared} as merged ranges inside the window and the size."""
-    out: list[tuple[int, int, bool]] = []
-    first, last = window.start // PAGE, min(window.end, size) // PAGE
-    for page in sorted(pages):
-        if not first <= page < last:
-            continue
-        if out and out[-1][1] == page and out[-1][2] == pages[page]:
-            out[-1] = (out[-1][0], page + 1, pages[page])
-        else:
-            out.append((page, page + 1, pages[page]))
-    return [DiffRange(ByteRange(start * PAGE, end * PAGE), cleared) for start, end, cleared in out]

@@ -42,7 +42,7 @@ class Ports:
     async def write(self, address, offset, data, fence):
         """Put pages on a head."""
         if self.kind == "memory":
-            self.blobs._write(address, ByteRange(offset, offset + len(data)), data, fence)
+            self.blobs.write(address, ByteRange(offset, offset + len(data)), data, fence)
         else:
             await self.data.write(address, offset, data, fence)
 

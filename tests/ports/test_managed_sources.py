@@ -241,7 +241,7 @@ async def test_a_disk_made_anew_under_its_name(managed):
     former = await managed.take()
     managed.remake()
     assert await managed.blobs.snapshots(managed.disk) == []
-    taken = await managed.take("vm.20260102T000000Z.timer")
+    taken = await managed.take("vm.20260101T000100Z.timer")
 
     assert [one.snapshot for one in await managed.blobs.snapshots(managed.disk)] == [taken]
     with pytest.raises(DiffRefusedError):

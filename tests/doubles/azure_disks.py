@@ -1,0 +1,423 @@
+"""Managed disks in memory below the real adapter: Azure Resource Manager's snapshots and grants, and the endpoint of exports.
+
+What Azure refuses is refused here, and what it takes without doing anything is taken: the adapter's own rules are tried as they
+are. A snapshot's content and tags are those of the `Blob` under its time in its disk's `snapshots`: who deletes it there has
+deleted it. Everything else about it is a `Taken`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import quote
+
+from azure.core.exceptions import HttpResponseError, ODataV4Format
+
+from backup_core.adapters.answers import fault_of
+from backup_core.domain.errors import AccessDeniedError
+from backup_core.domain.managed_snapshots import DIFF_BOUNDARY
+from backup_core.domain.naming import DiskAddress, parse_resource_id
+from backup_core.domain.ranges import PAGE, ByteRange, DiffRange
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from azure.mgmt.compute.models import GrantAccessData, Snapshot
+
+    from backup_core.adapters.page_lists import Export
+    from backup_core.domain.naming import BlobAddress, Source
+    from backup_core.ports import Fence
+    from tests.doubles.page_blobs import Blob, MemoryPageBlobs
+    from tests.doubles.world import InMemoryServices
+
+GRANTS_MAX, UNFINISHED_MAX = 5, 3
+HOSTS = ("md-*.blob.storage.azure.net",)
+LOCATION = "local"
+
+
+@dataclass(eq=False)
+class Taken:
+    """A snapshot as a resource, besides its content and tags."""
+
+    id: str
+    name: str
+    disk: DiskAddress
+    at: str
+    """When it was taken, as the id of a blob snapshot; empty for one that failed."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """Of one that failed."""
+    url: str = field(default="", repr=False)
+    until: float = 0.0
+    looked_at: bool = False
+    interrupted: bool = False
+    """Its URL is refused until access is granted again: a sibling was deleted."""
+
+
+class Described:
+    """A resource as the SDK gives it."""
+
+    def __init__(self, resource: dict[str, Any]) -> None:
+        """Of these properties."""
+        self._resource = resource
+        self.access_sas: str = resource.get("accessSAS", "")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The properties, as they are sent."""
+        return self._resource
+
+
+@dataclass
+class Operation:
+    """A long-running operation of the SDK, which has ended."""
+
+    outcome: Described | None = None
+
+    async def result(self) -> Described | None:
+        """What it brings."""
+        return self.outcome
+
+
+def refuse(status: int, code: str, message: str) -> NoReturn:
+    """Raise what the SDK raises for such an answer."""
+    error = HttpResponseError(message)
+    error.status_code, error.error = status, ODataV4Format({"code": code, "message": message})
+    raise error
+
+
+class MemoryCloud:
+    """The clients of all subscriptions. Tests may set what it does, and act as a third party on it."""
+
+    def __init__(self, world: InMemoryServices, blobs: MemoryPageBlobs) -> None:
+        """Over the disks of `blobs`, none of which has a snapshot."""
+        self.world, self.blobs = world, blobs
+        self._taken: dict[str, Taken] = {}
+        self._numbers = itertools.count(1)
+        self.private = False
+        """Disks are exported privately: no service copies from such an export."""
+        self.snapshots_max = 500
+        self.grant_extends = True
+        """Whether a second grant gives the same URL, for longer; else a new one, and the former is refused."""
+        self.siblings_denied = False
+        """Whether the exports of a family are refused after one of it was deleted, until they are granted again."""
+        self.footer_in_diff = False
+        self.boundary = DIFF_BOUNDARY
+        self.misread = ""
+        """The first read of a snapshot for another one, in words."""
+        self.disks, self.snapshots = Disks(self), Snapshots(self)
+
+    @property
+    def now(self) -> float:
+        """Seconds since the world began."""
+        return self.world.ticks / 1e6
+
+    def disk(self, group: str, name: str) -> tuple[DiskAddress, Blob]:
+        """The disk. Raises 404."""
+        for address, blob in self.blobs.disks.items():
+            if (address.group, address.name) == (group.lower(), name.lower()):
+                return address, blob
+        refuse(404, "ResourceNotFound", f"The Resource 'Microsoft.Compute/disks/{name}' was not found.")
+
+    # -- snapshots as resources ---------------------------------------------------------------------------------------------
+
+    def all(self) -> list[Taken]:
+        """Every snapshot there is, by whomever it was taken."""
+        for address, blob in self.blobs.disks.items():
+            known = {one.at for one in self._taken.values() if one.disk == address}
+            for at in blob.snapshots.keys() - known:
+                self._keep(Taken("", "by-hand-" + "".join(filter(str.isdigit, at)), address, at), address.group)
+        return [one for one in self._taken.values() if not one.at or self._content(one)]
+
+    def _keep(self, taken: Taken, group: str) -> Taken:
+        taken.id = f"{taken.disk.group_id.rpartition('/')[0]}/{group}/providers/Microsoft.Compute/snapshots/{taken.name}"
+        self._taken[taken.id.lower()] = taken
+        return taken
+
+    def _content(self, taken: Taken) -> Blob | None:
+        disk = self.blobs.disks.get(taken.disk)
+        return disk.snapshots.get(taken.at) if disk else None
+
+    def content(self, taken: Taken) -> Blob:
+        """What was taken."""
+        found = self._content(taken)
+        assert found
+        return found
+
+    def in_group(self, group: str) -> list[Taken]:
+        """Those of a resource group."""
+        return [one for one in self.all() if parse_resource_id(one.id).group.lower() == group.lower()]
+
+    def named(self, group: str, name: str) -> Taken:
+        """One by its name. Raises 404."""
+        found = next((one for one in self.in_group(group) if one.name == name), None)
+        return found or refuse(404, "ResourceNotFound", f"The Resource 'Microsoft.Compute/snapshots/{name}' was not found.")
+
+    def described(self, taken: Taken) -> Described:
+        """As Resource Manager shows it."""
+        source = {"createOption": "Copy", "sourceResourceId": taken.disk.id}
+        if not taken.at:
+            inside: dict[str, Any] = {"creationData": source, "incremental": True, "provisioningState": "Failed"}
+            return Described({"id": taken.id, "name": taken.name, "tags": dict(taken.tags), "properties": inside})
+        found = self.content(taken)
+        inside = {
+            "creationData": {**source, "sourceUniqueId": unique(found)},
+            "timeCreated": taken.at[:-2] + "+00:00",
+            "incremental": True,
+            "incrementalSnapshotFamilyId": f"family-of-{unique(found)}",
+            "diskSizeBytes": found.size - PAGE,
+            "completionPercent": float(found.percent),
+            "provisioningState": "Succeeded",
+            "diskState": "ActiveSAS" if self.granted(taken) else "Unattached",
+        }
+        if found.failure:
+            inside["copyCompletionError"] = {"errorCode": "CopySourceNotFound", "errorMessage": found.failure}
+        return Described({"id": taken.id, "name": taken.name, "tags": dict(found.metadata), "properties": inside})
+
+    def take(self, group: str, name: str, disk: DiskAddress, tags: Mapping[str, str]) -> Taken:
+        """A snapshot of that name: one that is there is given the tags, and nothing is taken."""
+        existing = next((one for one in self.in_group(group) if one.name == name), None)
+        if existing and existing.disk != disk:
+            refuse(400, "PropertyChangeNotAllowed", "Changing property 'sourceUri' is not allowed.")
+        if existing and existing.at:
+            self.content(existing).metadata = dict(tags)
+        if existing:
+            return existing
+        _, blob = self.disk(disk.group, disk.name)
+        own = [one for one in self.all() if one.disk == disk and one.at]
+        if sum(self.content(one).percent < 100 and not self.content(one).failure for one in own) >= UNFINISHED_MAX:
+            refuse(409, "OperationNotAllowed", f"Disk {disk} has too many snapshots that are being copied in the background.")
+        if len(own) >= self.snapshots_max:
+            self._keep(Taken("", name, disk, "", dict(tags)), group)
+            refuse(409, "SnapshotsLimitReached", f"Disk {disk} has {self.snapshots_max} snapshots: no more can be taken.")
+        at = self.blobs.freeze(blob, {})
+        blob.snapshots[at].metadata = dict(tags)
+        if self.blobs.fill_percent < 100:
+            blob.snapshots[at].percent, blob.snapshots[at].failure = 0, self.blobs.fill_failure
+        return self._keep(Taken("", name, disk, at), group)
+
+    def drop(self, taken: Taken) -> None:
+        """Delete it. Raises 409 for one that is open."""
+        if self.granted(taken):
+            refuse(409, "OperationNotAllowed", f"Snapshot {taken.name} cannot be deleted while access to it is granted.")
+        del self._taken[taken.id.lower()]
+        if not taken.at:
+            return
+        family = unique(self.content(taken))
+        self.blobs.disks[taken.disk].snapshots.pop(taken.at)
+        for one in self.all():
+            if self.siblings_denied and one.at and one.disk == taken.disk and unique(self.content(one)) == family:
+                one.interrupted = True
+
+    # -- access -------------------------------------------------------------------------------------------------------------
+
+    def granted(self, taken: Taken) -> bool:
+        """Whether it is open."""
+        return bool(taken.url) and self.now < taken.until
+
+    def grant(self, taken: Taken, seconds: int) -> str:
+        """Open it; its export's URL."""
+        found = self.content(taken) if taken.at else None
+        if found is None or found.percent < 100:
+            refuse(409, "OperationNotAllowed", f"Access to {taken.name} cannot be granted: it is not complete.")
+        if not self.granted(taken):
+            others = [one for one in self.all() if one.disk == taken.disk and one is not taken and self.granted(one)]
+            if len(others) >= GRANTS_MAX:
+                refuse(409, "OperationNotAllowed", f"Access to {taken.name} cannot be granted: {GRANTS_MAX} others are open.")
+        if not (self.grant_extends and self.granted(taken)):
+            number = next(self._numbers)
+            place = f"https://md-{'impexp-' if self.private else ''}sim.blob.storage.azure.net/{taken.name}/abcd"
+            taken.url = (
+                f"{place}?snapshot={quote(taken.at)}&sv=2018-11-09&sr=bs&si=policy-{number}&sig=c2lnbmF0dXJl{number:04d}%3D"
+            )
+        taken.until, taken.interrupted = self.now + seconds, False
+        return taken.url
+
+    def revoke(self, taken: Taken) -> None:
+        """End the access, for every reader."""
+        taken.url = ""
+
+    def exported(self, url: str, disk: Source, snapshot: str, what: str) -> Blob:
+        """What is behind an export's URL. Raises AccessDeniedError for one that has expired, or was ended or interrupted."""
+        found = next((one for one in self.all() if one.url == url and self.granted(one) and not one.interrupted), None)
+        if found is None:
+            raise fault_of(403, "AuthenticationFailed", f"Signature did not match: {url}", what, snapshot=True)
+        if (found.disk, found.at) != (disk, snapshot):
+            self.misread = self.misread or f"{found.name} of {found.at} was read as {snapshot} of {disk}"
+        return self.content(found)
+
+
+def unique(blob: Blob) -> str:
+    """The unique id of a disk, or of the one that a snapshot was taken of."""
+    return f"disk-of-{blob.created:%Y%m%dT%H%M%S.%f}"
+
+
+class Disks:
+    """`disks` of the SDK's client."""
+
+    def __init__(self, cloud: MemoryCloud) -> None:
+        """Of `cloud`."""
+        self._cloud = cloud
+
+    async def get(self, group: str, name: str) -> Described:
+        """Disks, Get."""
+        cloud = self._cloud
+        await cloud.world.before("arm_disk")
+        address, blob = cloud.disk(group, name)
+        inside = {
+            "uniqueId": unique(blob),
+            "timeCreated": blob.created.isoformat(),
+            "diskSizeBytes": blob.size - PAGE,
+            "networkAccessPolicy": "AllowPrivate" if cloud.private else "AllowAll",
+        }
+        await cloud.world.after("arm_disk")
+        return Described({"id": address.id, "name": name, "location": LOCATION, "tags": {}, "properties": inside})
+
+
+class Snapshots:
+    """`snapshots` of the SDK's client."""
+
+    def __init__(self, cloud: MemoryCloud) -> None:
+        """Of `cloud`."""
+        self._cloud, self._world = cloud, cloud.world
+
+    async def list_by_resource_group(self, group: str) -> AsyncIterator[Described]:
+        """Snapshots, List By Resource Group."""
+        await self._world.before("arm_snapshots")
+        found = [self._cloud.described(one) for one in self._cloud.in_group(group)]
+        await self._world.after("arm_snapshots")
+        for one in found:
+            yield one
+
+    async def get(self, group: str, name: str) -> Described:
+        """Snapshots, Get: each look finds it further filled."""
+        await self._world.before("arm_snapshot")
+        taken = self._cloud.named(group, name)
+        found = self._cloud.content(taken) if taken.at else None
+        if found and found.percent < 100 and not found.failure and taken.looked_at:
+            found.percent = min(found.percent + self._cloud.blobs.fill_percent, 100)
+        taken.looked_at = True
+        described = self._cloud.described(taken)
+        await self._world.after("arm_snapshot")
+        return described
+
+    async def begin_create_or_update(self, group: str, name: str, body: Snapshot) -> Operation:
+        """Snapshots, Create Or Update."""
+        await self._world.before("snapshot")
+        given = body.as_dict()
+        creation = given["properties"]["creationData"]
+        assert given["properties"]["incremental"] is True
+        assert given["location"] == LOCATION
+        at = parse_resource_id(creation["sourceResourceId"].lower())
+        self._cloud.take(group, name, DiskAddress(at.subscription, at.group, at.name), given["tags"])
+        self._world.tick()
+        await self._world.after("snapshot")
+        return Operation()
+
+    async def begin_grant_access(self, group: str, name: str, body: GrantAccessData) -> Operation:
+        """Snapshots, Grant Access."""
+        await self._world.before("grant")
+        url = self._cloud.grant(self._cloud.named(group, name), int(body.duration_in_seconds))
+        self._world.tick()
+        await self._world.after("grant")
+        return Operation(Described({"accessSAS": url}))
+
+    async def begin_revoke_access(self, group: str, name: str) -> Operation:
+        """Snapshots, Revoke Access."""
+        await self._world.before("revoke")
+        self._cloud.revoke(self._cloud.named(group, name))
+        self._world.tick()
+        await self._world.after("revoke")
+        return Operation()
+
+    async def begin_delete(self, group: str, name: str) -> Operation:
+        """Snapshots, Delete; none is success."""
+        await self._world.before("delete_snapshot")
+        found = next((one for one in self._cloud.in_group(group) if one.name == name), None)
+        if found:
+            self._cloud.blobs.refuse_deletion(found.disk.account)
+            self._cloud.drop(found)
+            self._world.tick()
+        await self._world.after("delete_snapshot")
+        return Operation()
+
+
+class MemoryExports:
+    """The data path of exports: what the adapter's PageData and PageLists do with their URLs."""
+
+    def __init__(self, world: InMemoryServices, cloud: MemoryCloud) -> None:
+        """The exports of `cloud`."""
+        self._world, self._cloud, self._blobs = world, cloud, cloud.blobs
+
+    async def read(self, blob: Source, snapshot: str, part: ByteRange, export: str = "") -> bytes:
+        """Get Blob, with a range."""
+        await self._world.before("read")
+        found = self._cloud.exported(export, blob, snapshot, f"read {part} of {blob} {snapshot}")
+        data = found.bytes_of(part)
+        await self._world.after("read")
+        return data
+
+    async def stream(
+        self,
+        source: Source,
+        snapshot: str,
+        part: ByteRange,
+        head: BlobAddress,
+        fence: Fence,
+        *,
+        keep_zeros: bool = False,
+        export: str = "",
+    ) -> None:
+        """Get Blob, then Put Page, of zeros clear."""
+        data = await self.read(source, snapshot, part, export)
+        await self._blobs.put_streamed(data, part, head, fence, keep_zeros=keep_zeros)
+
+    async def fetched(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, url: str) -> None:
+        """Put Page From URL."""
+        await self._world.before("copy_from_url")
+        what = f"have fetched {part} of {source} {snapshot} for {head}"
+        if self._cloud.private:
+            raise fault_of(409, "CopySourceCannotBeIncrementalCopyBlob", "", what)
+        self._blobs.refuse_as_source(source, head)
+        try:
+            found = self._cloud.exported(url, source, snapshot, what)
+        except AccessDeniedError:
+            raise fault_of(403, "CannotVerifyCopySource", f"Server failed to authenticate {url}", what) from None
+        self._blobs.write(head, part, found.bytes_of(part), fence)
+        await self._world.after("copy_from_url")
+
+    async def ranges(
+        self, blob: Source, snapshot: str, previous: str, window: ByteRange, export: Export
+    ) -> AsyncIterator[DiffRange]:
+        """Get Page Ranges, since a previous snapshot whose export is open as well, of the same family."""
+        name = "diff" if previous else "allocated"
+        await self._world.before(name)
+        what = f"list {window} of {blob} {snapshot} since {previous}"
+        now = self._cloud.exported(export.url, blob, snapshot, what)
+        changes = dict.fromkeys(now.pages, False)
+        if previous:
+            before = self._cloud.exported(export.previous_url, blob, previous, what)
+            if unique(before) != unique(now):
+                raise fault_of(403, "AuthenticationFailed", f"of another family: {export.previous_url}", what, snapshot=True)
+            if before.size - PAGE <= self._cloud.boundary < now.size - PAGE:
+                raise fault_of(409, "SnapshotsAcrossFourTebibytes", "", what, snapshot=True)
+            changes = self._blobs.told_changes(before, now)
+            if not self._cloud.footer_in_diff:
+                changes = {page: how for page, how in changes.items() if (page + 1) * PAGE not in (before.size, now.size)}
+        ranges = merged(changes, window, now.size)
+        await self._world.after(name)
+        for one in ranges:
+            yield one
+
+
+def merged(pages: dict[int, bool], window: ByteRange, size: int) -> list[DiffRange]:
+    """{page: cleared} as merged ranges inside the window and the size."""
+    out: list[tuple[int, int, bool]] = []
+    first, last = window.start // PAGE, min(window.end, size) // PAGE
+    for page in sorted(pages):
+        if not first <= page < last:
+            continue
+        if out and out[-1][1] == page and out[-1][2] == pages[page]:
+            out[-1] = (out[-1][0], page + 1, pages[page])
+        else:
+            out.append((page, page + 1, pages[page]))
+    return [DiffRange(ByteRange(start * PAGE, end * PAGE), cleared) for start, end, cleared in out]
