@@ -12,10 +12,11 @@ from devhost.platform import REPOSITORY
 from tests.simulator import aftermath, invariants
 from tests.simulator.bugs import BACKUP_BUGS, RESTORE_BUGS
 from tests.simulator.episode_bugs import EPISODE_BUGS
+from tests.simulator.managed_bugs import MANAGED_BUGS
 from tests.simulator.trouble_bugs import TROUBLE_BUGS
 
 PAGE = (REPOSITORY / "docs" / "protocol.md").read_text()
-BUGS = {*BACKUP_BUGS, *RESTORE_BUGS, *EPISODE_BUGS, *TROUBLE_BUGS}
+BUGS = {*BACKUP_BUGS, *RESTORE_BUGS, *EPISODE_BUGS, *TROUBLE_BUGS, *MANAGED_BUGS}
 
 
 def rows(first):

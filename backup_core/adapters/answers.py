@@ -189,7 +189,9 @@ def fault_of(status: int, code: str, text: str, what: str, *, snapshot: bool = F
     if status in (400, 409) and code in DIFF_REFUSALS:
         return DiffRefusedError(f"{detail}; a full backup is due", code)
     if code in _REFUSED or status in (401, 403):
-        return AccessDeniedError(f"{detail}; {_REFUSED.get(code) or _refused(code)}")
+        denied = AccessDeniedError(f"{detail}; {_REFUSED.get(code) or _refused(code)}")
+        denied.by_signature = code == "AuthenticationFailed"
+        return denied
     if status == 404 and code in _MISSING:
         if snapshot:
             return SnapshotMissingError(

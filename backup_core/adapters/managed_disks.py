@@ -19,6 +19,7 @@ from backup_core.adapters.arm import WAIT_SECONDS, Kind, code_of, translated
 from backup_core.adapters.page_lists import Export
 from backup_core.domain.errors import (
     AccessDeniedError,
+    AccessLostError,
     BlobMissingError,
     CopySourceKindError,
     CopySourceRefusedError,
@@ -236,7 +237,9 @@ class AzureManagedDisks:
         except CopySourceKindError:
             raise
         except (AccessDeniedError, CopySourceRefusedError):
-            return await act((await self._opened(disk, snapshot, refused=grant)).url)
+            again = await self._opened(disk, snapshot, refused=grant)
+        with _anew():
+            return await act(again.url)
 
     async def close_access(self, source: DiskAddress) -> None:
         """Snapshots, Revoke Access, of all open ones that carry this deployment's mark."""
@@ -383,9 +386,9 @@ class AzureManagedDisks:
                 async for one in self._lists.ranges(disk, snapshot, previous, ByteRange(position, window.end), export):
                     position = one.range.end
                     yield one
-            except AccessDeniedError:
+            except AccessDeniedError as error:
                 if again:
-                    raise
+                    raise _lost(error) from None
                 again = True
                 grant = await self._opened(disk, snapshot, refused=grant)
                 before = await self._opened(disk, previous, refused=before) if previous else None
@@ -417,6 +420,19 @@ class AzureManagedDisks:
     async def export_for(self, source: DiskAddress, snapshot: str, seconds: int) -> str:
         """An export URL that is good for so long, for a Copy Blob of the service."""
         return (await self._opened(source, snapshot, seconds=seconds)).url
+
+
+@contextmanager
+def _anew() -> Iterator[None]:
+    """What is done with access that has just been opened anew."""
+    try:
+        yield
+    except AccessDeniedError as error:
+        raise _lost(error) from None
+
+
+def _lost(error: AccessDeniedError) -> AccessDeniedError:
+    return AccessLostError(f"{error}; its access had been opened anew just before") if error.by_signature else error
 
 
 def _before(window: ByteRange, end: int) -> ByteRange | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from backup_core.adapters.authority import SIGNED_LIFETIME
 from backup_core.adapters.page_blobs import AzurePageBlobs
+from backup_core.domain.errors import BlobExistsError, BlobMissingError
 from backup_core.domain.naming import BlobAddress, DiskAddress
 
 if TYPE_CHECKING:
@@ -42,6 +44,11 @@ class AzureSources(AzurePageBlobs):
         """Copy Blob, of a blob or of an export that stays open for as long as it may take."""
         if isinstance(source, BlobAddress):
             return await super().start_copy(source, snapshot, destination, metadata, tier)
+        # Another grant may end that of a copy under way: who comes second asks for none.
+        with suppress(BlobMissingError):
+            await super().properties(destination)
+            message = f"{destination} exists; nothing was written; use another name"
+            raise BlobExistsError(message)
         url = await self.disks.export_for(source, snapshot, int(SIGNED_LIFETIME.total_seconds()))
         return await self.start_copy_of(f"copy {source} {snapshot} to {destination}", url, destination, metadata, tier)
 

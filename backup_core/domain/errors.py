@@ -45,6 +45,17 @@ class AccessDeniedError(BackupError):
     """The service refused the identity; a retry does not help."""
 
     code = "AccessDenied"
+    by_signature: bool = False
+    """Whether it was the signature that was refused: its access may have been ended meanwhile."""
+
+
+class AccessLostError(AccessDeniedError):
+    """The signature of an export was refused just after it had been opened anew: another process may have been granted access
+    meanwhile, which may end that of all others.
+    """
+
+    code = "AccessLost"
+    retryable = True
 
 
 class UnexpectedAnswerError(BackupError):

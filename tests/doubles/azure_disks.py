@@ -8,6 +8,7 @@ deleted it. Everything else about it is a `Taken`.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from tests.doubles.world import InMemoryServices
 
 GRANTS_MAX, UNFINISHED_MAX = 5, 3
+SIGNATURE = "c2lnbmF0dXJl"
+"""What begins the signature of every export: who finds it elsewhere has found a secret."""
 HOSTS = ("md-*.blob.storage.azure.net",)
 LOCATION = "local"
 
@@ -95,13 +98,18 @@ class MemoryCloud:
         self._numbers = itertools.count(1)
         self.private = False
         """Disks are exported privately: no service copies from such an export."""
-        self.snapshots_max = 500
+        self.limit_reached = 0
+        """How many requests for a snapshot still find as many of the disk as Azure takes."""
         self.grant_extends = True
         """Whether a second grant gives the same URL, for longer; else a new one, and the former is refused."""
         self.siblings_denied = False
         """Whether the exports of a family are refused after one of it was deleted, until they are granted again."""
         self.footer_in_diff = False
+        self.footers_differ = False
+        """Whether a disk is given another footer for each snapshot."""
         self.boundary = DIFF_BOUNDARY
+        self.counts: Counter[str] = Counter()
+        """How often something worth a test has happened."""
         self.misread = ""
         """The first read of a snapshot for another one, in words."""
         self.disks, self.snapshots = Disks(self), Snapshots(self)
@@ -181,19 +189,39 @@ class MemoryCloud:
         if existing and existing.at:
             self.content(existing).metadata = dict(tags)
         if existing:
+            self.counts["requests for a name that exists"] += 1
             return existing
         _, blob = self.disk(disk.group, disk.name)
+        self.fill(self.blobs.fill_percent)
         own = [one for one in self.all() if one.disk == disk and one.at]
         if sum(self.content(one).percent < 100 and not self.content(one).failure for one in own) >= UNFINISHED_MAX:
             refuse(409, "OperationNotAllowed", f"Disk {disk} has too many snapshots that are being copied in the background.")
-        if len(own) >= self.snapshots_max:
+        if self.limit_reached:
+            self.limit_reached -= 1
             self._keep(Taken("", name, disk, "", dict(tags)), group)
-            refuse(409, "SnapshotsLimitReached", f"Disk {disk} has {self.snapshots_max} snapshots: no more can be taken.")
+            refuse(409, "SnapshotsLimitReached", f"Disk {disk} has 500 snapshots: no more can be taken.")
+        if self.footers_differ:
+            blob.pages[blob.size // PAGE - 1] = f"conectix {self.world.ticks}".encode().ljust(PAGE, b".")
         at = self.blobs.freeze(blob, {})
         blob.snapshots[at].metadata = dict(tags)
         if self.blobs.fill_percent < 100:
+            self.counts["snapshots filled later"] += 1
             blob.snapshots[at].percent, blob.snapshots[at].failure = 0, self.blobs.fill_failure
         return self._keep(Taken("", name, disk, at), group)
+
+    def fill(self, percent: int) -> None:
+        """In the background, what is unfinished is filled by so much more."""
+        for one in self.all():
+            found = self._content(one)
+            if found and found.percent < 100 and not found.failure:
+                found.percent = min(found.percent + percent, 100)
+
+    def fail_unfinished(self, disk: DiskAddress) -> None:
+        """The disk was resized: what is still being copied will never be complete."""
+        for one in self.all():
+            found = self._content(one)
+            if found and found.percent < 100 and one.disk == disk:
+                found.failure = found.failure or "the source disk was resized"
 
     def drop(self, taken: Taken) -> None:
         """Delete it. Raises 409 for one that is open."""
@@ -227,7 +255,7 @@ class MemoryCloud:
             number = next(self._numbers)
             place = f"https://md-{'impexp-' if self.private else ''}sim.blob.storage.azure.net/{taken.name}/abcd"
             taken.url = (
-                f"{place}?snapshot={quote(taken.at)}&sv=2018-11-09&sr=bs&si=policy-{number}&sig=c2lnbmF0dXJl{number:04d}%3D"
+                f"{place}?snapshot={quote(taken.at)}&sv=2018-11-09&sr=bs&si=policy-{number}&sig={SIGNATURE}{number:04d}%3D"
             )
         taken.until, taken.interrupted = self.now + seconds, False
         return taken.url
@@ -240,10 +268,19 @@ class MemoryCloud:
         """What is behind an export's URL. Raises AccessDeniedError for one that has expired, or was ended or interrupted."""
         found = next((one for one in self.all() if one.url == url and self.granted(one) and not one.interrupted), None)
         if found is None:
+            self.counts["access expired"] += any(one.url == url and self.now >= one.until for one in self.all())
+            self.counts["exports refused"] += 1
             raise fault_of(403, "AuthenticationFailed", f"Signature did not match: {url}", what, snapshot=True)
         if (found.disk, found.at) != (disk, snapshot):
             self.misread = self.misread or f"{found.name} of {found.at} was read as {snapshot} of {disk}"
         return self.content(found)
+
+    def copied(self, url: str, disk: Source, snapshot: str, what: str) -> Blob:
+        """The same, for another service that is to copy it. Raises CopySourceRefusedError."""
+        try:
+            return self.exported(url, disk, snapshot, what)
+        except AccessDeniedError:
+            raise fault_of(403, "CannotVerifyCopySource", f"Server failed to authenticate {url}", what) from None
 
 
 def unique(blob: Blob) -> str:
@@ -378,10 +415,7 @@ class MemoryExports:
         if self._cloud.private:
             raise fault_of(409, "CopySourceCannotBeIncrementalCopyBlob", "", what)
         self._blobs.refuse_as_source(source, head)
-        try:
-            found = self._cloud.exported(url, source, snapshot, what)
-        except AccessDeniedError:
-            raise fault_of(403, "CannotVerifyCopySource", f"Server failed to authenticate {url}", what) from None
+        found = self._cloud.copied(url, source, snapshot, what)
         self._blobs.write(head, part, found.bytes_of(part), fence)
         await self._world.after("copy_from_url")
 

@@ -93,6 +93,10 @@ class _Blobs(dict[BlobAddress, Blob]):
         super().__init__()
         self._disks = disks
 
+    if TYPE_CHECKING:
+
+        def __getitem__(self, address: Source) -> Blob: ...
+
     def __missing__(self, address: Source) -> Blob:
         if isinstance(address, DiskAddress):
             return self._disks[address]
@@ -137,6 +141,7 @@ class MemoryPageBlobs:
         self.process: Callable[[], str] = str
         """Names the process that a call is made in: what it keeps of managed disks is its own."""
         self.processes: dict[str, AzureManagedDisks] = {}
+        self.exporting = Exporting(hosts=HOSTS)
 
     @property
     def managed(self) -> AzureManagedDisks:
@@ -144,9 +149,10 @@ class MemoryPageBlobs:
         process = self.process()
         if process not in self.processes:
             exports: Any = MemoryExports(self._world, self.cloud)
-            clock, exporting = (lambda: self.cloud.now), Exporting(hosts=HOSTS)
             client: Any = lambda _: self.cloud  # noqa: E731
-            self.processes[process] = AzureManagedDisks(client, exports, exports, self._deployment, exporting, clock)
+            self.processes[process] = AzureManagedDisks(
+                client, exports, exports, self._deployment, self.exporting, lambda: self.cloud.now
+            )
         return self.processes[process]
 
     @property
@@ -156,7 +162,7 @@ class MemoryPageBlobs:
 
     # -- what tests and third parties do ------------------------------------------------------------------------
 
-    def put(self, blob: BlobAddress, size: int, *, page_blob: bool = True) -> Blob:
+    def put(self, blob: Source, size: int, *, page_blob: bool = True) -> Blob:
         """Make a blob, replacing what was there."""
         if isinstance(blob, DiskAddress):
             return self.put_disk(blob, size)
@@ -165,6 +171,7 @@ class MemoryPageBlobs:
 
     def put_disk(self, disk: DiskAddress, size: int) -> Blob:
         """Make a managed disk of so many bytes, without its footer; one that was there under its name leaves its snapshots."""
+        self._world.tick()
         former = self.disks.get(disk)
         made = self.disks[disk] = Blob(size + PAGE, self._world.now, self._etag())
         made.snapshots = former.snapshots if former else {}
@@ -174,6 +181,7 @@ class MemoryPageBlobs:
     def grow_disk(self, disk: DiskAddress, size: int) -> None:
         """The managed disk has so many bytes from now on. No diff tells that its footer has moved."""
         found = self.disks[disk]
+        self.cloud.fail_unfinished(disk)
         end = found.pages.pop(found.size // PAGE - 1)
         found.size, found.pages[size // PAGE] = size + PAGE, end
 
@@ -208,6 +216,11 @@ class MemoryPageBlobs:
         found.size = size if brought else 0
         found.copy = CopyState(found.copy.copy_id, status, size if brought else 0, size)
         found.arriving, found.etag = None, self._etag()
+
+    def can_arrive(self, blob: BlobAddress) -> bool:
+        """Whether what a pending copy reads can still be read."""
+        url = self.blobs[blob].copied_from
+        return not url or any(one.url == url and self.cloud.granted(one) for one in self.cloud.all())
 
     # -- helpers --------------------------------------------------------------------------------------------------
 
@@ -354,17 +367,19 @@ class MemoryPageBlobs:
         self, source: Source, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
     ) -> str:
         """A pending copy; `end_copy` ends it, at once unless copies are `held`."""
-        url = await self.managed.export_for(source, snapshot, COPY_SECONDS) if isinstance(source, DiskAddress) else ""
+        url = ""
+        if isinstance(source, DiskAddress):
+            # As the adapter: who comes second asks for no access.
+            self._refuse_existing(destination)
+            url = await self.managed.export_for(source, snapshot, COPY_SECONDS)
         await self._world.before("start_copy")
         self._reach(destination.account)
         self.refuse_as_source(source, destination)
         if isinstance(source, DiskAddress):
-            brought = self.cloud.exported(url, source, snapshot, f"copy {source} {snapshot}")
+            brought = self.cloud.copied(url, source, snapshot, f"copy {source} {snapshot} to {destination}")
         else:
             brought = self._found(source, snapshot)
-        if destination in self.blobs:
-            message = f"{destination} exists{', and is being copied to' if self.blobs[destination].arriving else ''}"
-            raise BlobExistsError(message)
+        self._refuse_existing(destination)
         made = self.put(destination, brought.size)
         made.metadata, made.sequence_number, made.tier = dict(metadata), brought.sequence_number, tier
         copy_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{destination} {self._world.ticks}"))
@@ -374,6 +389,11 @@ class MemoryPageBlobs:
             self.end_copy(destination, "success")
         await self._world.after("start_copy")
         return copy_id
+
+    def _refuse_existing(self, destination: BlobAddress) -> None:
+        if destination in self.blobs:
+            message = f"{destination} exists{', and is being copied to' if self.blobs[destination].arriving else ''}"
+            raise BlobExistsError(message)
 
     def refuse_as_source(self, source: Source, destination: BlobAddress) -> None:
         """Raise CopySourceRefusedError for an account whose blobs others cannot read."""

@@ -156,7 +156,7 @@ def test_no_address_of_an_export_is_anywhere_but_in_its_request(managed, platfor
     managed.write(0, b"\1" * MIB)
     managed.back_up()
     managed.write(0, b"\2" * MIB)
-    calm.faults({"verb": "GET pagelist", "url": "/md-local/", "status": 403, "code": "AuthenticationFailed", "times": 99})
+    calm.faults({"verb": "GET pagelist", "url": "/md-local/", "status": 403, "code": "AuthorizationFailure", "times": 99})
     answer = platform.api("POST", f"/disks/{managed.name}/backups")
     failed = platform.wait(answer.json()["id"])
     calm.reset()

@@ -11,6 +11,7 @@ import pytest
 from backup_core.domain.errors import (
     AccessDeniedError,
     BackupError,
+    BlobExistsError,
     CopySourceKindError,
     CopySourceRefusedError,
     ManagedDiskRefusedError,
@@ -21,6 +22,7 @@ from backup_core.domain.errors import (
     TransferDamagedError,
     UnexpectedAnswerError,
 )
+from backup_core.domain.naming import BlobAddress
 from backup_core.domain.ranges import ByteRange
 from tests.ports.test_managed_sources import FENCE, LAST, PAGE, azure_disk, changed, listed
 
@@ -229,6 +231,19 @@ async def test_access_that_somebody_ended_is_opened_once_more(made, machines, ex
         assert await reading() == before
 
 
+async def test_a_copy_that_is_begun_again_opens_nothing(made):
+    """Another grant may end the one that the copy under way reads by."""
+    managed = await made()
+    taken, destination = await managed.take(), BlobAddress(managed.backup, managed.container, "vm/whole.vhd")
+    await managed.blobs.start_copy(managed.disk, taken, destination, {})
+    before = list(managed.granted)
+    with pytest.raises(BlobExistsError):
+        await managed.blobs.start_copy(managed.disk, taken, destination, {})
+
+    assert len(before) == 1
+    assert managed.granted == before
+
+
 async def test_many_readers_of_a_lost_access_open_it_once(made):
     managed = await made()
     taken = await managed.take()
@@ -239,16 +254,19 @@ async def test_many_readers_of_a_lost_access_open_it_once(made):
     assert len(managed.granted) == 2
 
 
-async def test_a_reader_that_is_refused_twice_fails_visibly(made, calm):
+@pytest.mark.parametrize("code", ["AuthenticationFailed", "AuthorizationFailure"])
+async def test_a_reader_that_is_refused_twice_fails_visibly(made, calm, code):
+    """For good, unless it is its signature that is refused: another process may have been granted access meanwhile."""
     managed = await made()
     taken = await managed.take()
-    calm.faults({"verb": "GET blob", "url": "/md-local/", "status": 403, "code": "AuthenticationFailed", "times": 9})
+    calm.faults({"verb": "GET blob", "url": "/md-local/", "status": 403, "code": code, "times": 9})
     with pytest.raises(AccessDeniedError) as caught:
         await managed.blobs.read(managed.disk, taken, PART)
 
     assert len(managed.granted) == 2
     assert "sig=" not in str(caught.value)
     assert str(managed.disk) in str(caught.value)
+    assert caught.value.retryable == (code == "AuthenticationFailed")
 
 
 async def test_a_snapshot_that_is_gone_is_not_opened_again(made):

@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING
 from backup_core.domain.ending import cancellation
 from backup_core.domain.errors import AccessDeniedError, UnexpectedAnswerError
 from backup_core.domain.identity import Deployment
+from backup_core.domain.managed_snapshots import snapshot_name as disk_snapshot_name
 from backup_core.domain.metadata import Site, described, run_of_source_snapshot, source_snapshot_metadata, to_point_metadata
-from backup_core.domain.naming import BlobAddress, point_id, point_key, registration_name, restored_blob_name, run_key
+from backup_core.domain.naming import (
+    BlobAddress,
+    DiskAddress,
+    point_id,
+    point_key,
+    registration_name,
+    restored_blob_name,
+    run_key,
+)
 from backup_core.domain.ranges import PAGE
 from backup_core.domain.records import Pin, Restoring, Run, Slot
 from backup_core.domain.repoint import MachineDisk
@@ -24,6 +33,18 @@ if TYPE_CHECKING:
 
 REFUSALS = (UnexpectedAnswerError, AccessDeniedError)
 """What 409 BlobImmutableDueToPolicy or ScopeLocked, and 403 AuthorizationPermissionMismatch come to."""
+ACTS_ON_MANAGED = (
+    "break lease",
+    "delete S",
+    "overwrite",
+    "grow",
+    "alter head",
+    "change machine",
+    "end access",
+    "reach limit",
+    "fail filling",
+)
+"""What they do where the disk is a managed one."""
 ACTS = ("break lease", "delete S", "overwrite", "grow", "shrink", "alter head", "change machine")
 """What strangers do."""
 UNREADABLE_DOCUMENT = f'{{"disk": "{BYSTANDER}", "verification": "by newer means"}}'
@@ -48,11 +69,12 @@ class Actors:
         """The virtual machine writes or trims; now and then explicit zeros. What is not attached is written by hand."""
         stage = self.stage
         attached = stage.machine.at(stage.lun)
-        url = attached.source if attached and not attached.managed and self.rng.random() < 0.8 else stage.registration.source
+        known = attached and attached.managed == stage.managed
+        url = attached.source if attached and known and self.rng.random() < 0.8 else stage.registration.source
         blob, address = stage.blob(url), stage.address(url)
         if blob is None or (blob.lease and not blob.lease.startswith(VM)):
             return  # a restore is still making it
-        size = blob.size // PAGE
+        size = blob.size // PAGE - stage.managed  # a footer follows what the guest can write
         first = self.rng.randrange(size)
         count = min(self.rng.randrange(1, 6), size - first)
         values = [None if self.rng.random() < 0.3 else bytes([self.rng.randrange(4)]) * PAGE for _ in range(count)]
@@ -134,7 +156,7 @@ class Actors:
             return target
         if chance < 0.05:
             stage.count("restores onto the live disk")
-            return stage.source
+            return stage.tools.disk_blob(stage.registration.source)
         if chance < 0.12:
             stage.count("restores onto a stranger's blob")
             stranger = stage.blobs.put(target, stage.pages * PAGE)
@@ -150,7 +172,7 @@ class Actors:
         name = stage.head.head if stage.head else ""
         head = stage.blobs.blobs.get(stage.tools.head(name)) if name else None
         source = stage.blobs.blobs[stage.source]
-        act = self.rng.choice(ACTS)
+        act = self.rng.choice(ACTS_ON_MANAGED if stage.managed else ACTS)
         stage.count(f"third party: {act}")
         stage.note(f"!! third party: {act}")
         stage.world.tick()
@@ -170,6 +192,13 @@ class Actors:
             stage.blobs.poke(stage.tools.head(name), 1, [b"\xee" * PAGE])
         elif act == "change machine":
             self._change_machine()
+        elif act == "end access":
+            for one in stage.blobs.cloud.all():
+                stage.blobs.cloud.revoke(one)
+        elif act == "reach limit":
+            stage.blobs.cloud.limit_reached = 1
+        elif act == "fail filling":
+            stage.blobs.fill_failure = "" if stage.blobs.fill_failure else "the source disk was resized"
 
     def foreign_snapshot(self) -> None:
         """Somebody else takes a snapshot that names a run of ours: of a disk onto which one of ours was copied back, so that it
@@ -178,11 +207,16 @@ class Actors:
         stage, at = self.stage, self.stage.source
         source = stage.blobs.blobs[at]
         own = [name for name in sorted(source.snapshots) if (at, name) not in stage.foreign]
-        if not own or SOURCE in stage.blobs.gone or (source.lease and not source.lease.startswith(VM)):
+        if (
+            not own
+            or stage.blobs.cloud.limit_reached
+            or SOURCE in stage.blobs.gone
+            or (source.lease and not source.lease.startswith(VM))
+        ):
             return
         copied = self.rng.choice(own)
         metadata: dict[str, str] = {}
-        if self.rng.random() < 0.5:
+        if isinstance(at, BlobAddress) and self.rng.random() < 0.5:
             stage.count("third party: copy S onto its disk")
             # The machine is stopped and its lease broken for that; started again, it takes the disk as before.
             lease, source.lease = source.lease, ""
@@ -194,7 +228,10 @@ class Actors:
             owner = stage.head.owner if stage.head else None
             run = owner.run if owner else run_of_source_snapshot(source.snapshots[copied].metadata, stage.tools.site(at))
             metadata = source_snapshot_metadata(Site(Deployment("backup/other"), at), DISK, run)
-        name = stage.blobs.freeze(source, metadata)
+        if isinstance(at, DiskAddress):
+            name = stage.blobs.cloud.take(at.group, disk_snapshot_name(at, metadata, 0), at, metadata).at
+        else:
+            name = stage.blobs.freeze(source, metadata)
         stage.note(f"!! a foreign snapshot {name} after {copied}")
         stage.foreign.add((at, name))
 
@@ -240,8 +277,8 @@ class Actors:
             blobs.undeletable.clear()
             blobs.gone.clear()
             return
-        account = self.rng.choice([SOURCE, BACKUP])
-        if not stage.gentle and self.rng.random() < 0.2:
+        account = self.rng.choice([stage.account, BACKUP])
+        if not stage.gentle and self.rng.random() < 0.2 and account in (SOURCE, BACKUP):
             stage.count("accounts gone")
             blobs.gone.add(account)
         else:
@@ -272,6 +309,9 @@ class Actors:
 
     def _overwrite(self, source: Blob) -> None:
         stage = self.stage
+        if isinstance(stage.source, DiskAddress):
+            stage.blobs.put_disk(stage.source, source.size - PAGE)
+            return
         lease = source.lease
         fresh = stage.blobs.put(stage.source, source.size)
         fresh.snapshots, fresh.lease = source.snapshots, lease
@@ -283,7 +323,7 @@ class Actors:
         stage = self.stage
         if VM in stage.machines.going:
             return
-        if self.rng.random() < 0.8:
+        if stage.managed or self.rng.random() < 0.8:
             stage.machines.change(VM, *stage.machine.disks)
             return
         other = MachineDisk("other", f"{SOURCE}/vhds/other.vhd", managed=False, lun=stage.lun)
@@ -299,7 +339,10 @@ class Actors:
 
     def _resize(self, source: Blob, pages: int) -> None:
         size = source.size + pages * PAGE
-        if 8 * PAGE <= size <= 80 * PAGE:
+        if isinstance(self.stage.source, DiskAddress):
+            if size <= 80 * PAGE:
+                self.stage.blobs.grow_disk(self.stage.source, size)
+        elif 8 * PAGE <= size <= 80 * PAGE:
             for page in [page for page in source.pages if page * PAGE >= size]:
                 self.stage.blobs.poke(self.stage.source, page, [None])
             source.size = size
@@ -311,9 +354,16 @@ class Actors:
         stage = self.stage
         pending = [address for address, blob in stage.blobs.blobs.items() if blob.arriving]
         if pending:
-            success = well or self.rng.random() < 0.9
+            success, at = well or self.rng.random() < 0.9, self.rng.choice(pending)
+            # What is copied of an export whose access was ended fails.
+            success = success and stage.blobs.can_arrive(at)
             stage.count(f"copy ends: {'success' if success else 'failed'}")
-            stage.blobs.end_copy(self.rng.choice(pending), "success" if success else "failed")
+            stage.blobs.end_copy(at, "success" if success else "failed")
+
+    def services_settle(self) -> None:
+        """Azure takes snapshots again, and fills those that it has not given up."""
+        self.stage.blobs.cloud.limit_reached, self.stage.blobs.fill_failure = 0, ""
+        self.stage.blobs.cloud.fill(100)
 
     def machine_settles(self) -> None:
         """A change of the machine that is under way comes to its end."""

@@ -21,7 +21,7 @@ from backup_core.domain.status import RUNS_LOOKED_AT
 from backup_core.operations.watch import watch
 from backup_core.protocol import survey
 from tests.simulator.actors import REFUSALS, UNREADABLE_DOCUMENT
-from tests.simulator.stage import BACKUP, BYSTANDER, DISK, SOURCE
+from tests.simulator.stage import BACKUP, BYSTANDER, DISK
 
 if TYPE_CHECKING:
     from tests.simulator.actors import Actors
@@ -54,7 +54,7 @@ class Aftermath:
         if self.stage.timed:
             self.invariants.check_windows(self.starts.begun)
         if self.stage.failing:
-            self.stage.blobs.undeletable |= dict.fromkeys((SOURCE, BACKUP), self.rng.choice(REFUSALS))
+            self.stage.blobs.undeletable |= dict.fromkeys((self.stage.account, BACKUP), self.rng.choice(REFUSALS))
         await self._must_back_up()
         if self.stage.pile and not self.stage.failing:
             self._must_have_ended_long_lists()
@@ -70,6 +70,7 @@ class Aftermath:
         await self._must_tidy()
         if self.stage.failing:
             await self._must_forget_nothing()
+        self.invariants.check_few()
         await self._must_rebuild()
 
     async def _must_back_up(self) -> None:
@@ -84,9 +85,9 @@ class Aftermath:
             run = self.starts.undisturbed_backup(full=full)
             await self._come_to_rest()
             points = sorted(self.invariants.seen.values(), key=lambda point: point.source_snapshot)
-            content = self.stage.blobs.blobs[self.stage.source].content()
             row = self.stage.run(run)
-            if points and points[-1].run == run and self.stage.content(points[-1]) == content:
+            if points and points[-1].run == run and self.stage.is_live(points[-1]):
+                self.invariants.check_closed(f"run {run}")
                 if row.state != "Succeeded":
                     self.invariants.violated(f"invariant 24: run {run} has its point and is {row.state}: {row.error}")
                 warned = any(isinstance(one, RunWarned) and one.run == run for one in self.stage.journal.events)
@@ -142,6 +143,8 @@ class Aftermath:
             self.invariants.violated(
                 f"invariant 21: the disk holds the claims of {claims}, its source is {stage.registration.source}"
             )
+        self.invariants.check_closed("the night")
+        self.invariants.check_said()
         if stage.told_policy() != stage.registration:
             self.invariants.violated(f"invariant 21: the copy of the registration is behind: {stage.told_policy()}")
 
@@ -298,7 +301,10 @@ class Aftermath:
         needed = {head.pair.source_snapshot, mark.target, mark.base}
         rows = {run.run: run for _, run in stage.runs()}
         found = []
-        for name, snapshot in stage.blobs.blobs[at].snapshots.items():
+        present = stage.blobs.blobs[at]
+        for name, snapshot in present.snapshots.items():
+            if stage.managed and snapshot.created != present.created:
+                continue  # of a former disk of its name: docs/backup.md
             run = run_of_source_snapshot(snapshot.metadata, stage.tools.site(at))
             if run in rows and name in rows[run].source_snapshots and name not in needed:
                 found.append(name)

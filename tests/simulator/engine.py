@@ -52,6 +52,8 @@ class Call:
     task: Task
     work: asyncio.Task[Any] | None = None
     zombie: bool = False
+    process: str = ""
+    """Where it runs. What a process keeps of managed disks is its own, and goes with it."""
     held_until: int = 0
     """Step before which nothing it sent arrives: a request may be under way for a long time."""
 
@@ -77,6 +79,7 @@ class Engine:
         self.children: dict[Instance, tuple[Instance, Task]] = {}
         """Sub-orchestrations, and the task of another that waits for each."""
         self.calls: list[Call] = []
+        self._begun = 0
         self.messages: list[Message] = []
         self.step = 0
         self.quiet = False
@@ -266,7 +269,9 @@ class Engine:
 
     def start_call(self, instance: Instance, task: Task, *, zombie: bool = False) -> None:
         """Deliver an activity."""
-        call = Call(instance, task, zombie=zombie)
+        self._begun += 1
+        call = Call(instance, task, zombie=zombie, process=f"worker {self._begun % 2}")
+        self.stage.hear(task.input)
         context = contextvars.copy_context()
         context.run(caller.set, call)
         work = run_step(BY_NAME[task.name], lambda _: self.stage.tools, task.input)
@@ -275,9 +280,12 @@ class Engine:
 
     def _finished(self, call: Call) -> None:
         assert call.work is not None
-        if call.zombie or call.work.cancelled():
+        if call.work.cancelled():
             return
         error = call.work.exception()
+        self.stage.hear(error or call.work.result())
+        if call.zombie:
+            return
         if isinstance(error, WorkerCrashError):
             return  # the call was delivered again when the worker crashed
         if not self.quiet and self.rng.random() < 0.02:
@@ -296,6 +304,7 @@ class Engine:
         """Its worker dies; it is delivered again."""
         assert call.work is not None
         zombie, call.zombie = call.zombie, True
+        self.stage.blobs.processes.pop(call.process, None)
         call.work.cancel()
         if not zombie:
             self.start_call(call.instance, call.task)

@@ -26,6 +26,10 @@
 24. A cleaning that fails fails no run and hinders no other duty; a later night does it.
 25. Each run's end is written, and named within bounds, however much the run has done.
 26. Nothing is copied that the source does not hold, and no gap in the diff that the head does not hold.
+27. The signature of an export is in no history, row, document, event, status or line of a log.
+28. No access to a managed disk's snapshots is left open after an undisturbed run, or a night.
+29. What a run reads of a managed disk is its snapshot of that disk, taken after the run was asked for.
+30. After an undisturbed backup and a night the app has at most three snapshots of a managed disk.
 """
 
 from __future__ import annotations
@@ -35,9 +39,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, NoReturn
 
 from backup_core.domain.ending import dead
-from backup_core.domain.metadata import from_metadata, from_point_metadata, restoring_run
-from backup_core.domain.naming import fleet_instance_id, run_key
-from tests.simulator.stage import DISK, SOURCE, ViolationError, as_lost
+from backup_core.domain.managed_snapshots import CLOCK_SKEW
+from backup_core.domain.metadata import from_metadata, from_point_metadata, restoring_run, run_of_source_snapshot
+from backup_core.domain.naming import fleet_instance_id, run_key, snapshot_time
+from tests.simulator.stage import DISK, GROUP, SOURCE, ViolationError, as_lost
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -45,6 +50,10 @@ if TYPE_CHECKING:
     from backup_core.domain.records import RestorePoint, Run
     from tests.doubles.instance import Instance
     from tests.simulator.stage import Stage
+
+
+SNAPSHOTS_MAX = 3
+"""The common pair's, an interrupted run's target, and the one that a run has just taken."""
 
 
 class Invariants:
@@ -82,6 +91,8 @@ class Invariants:
         self._check_machine()
         if stray := self.stage.blobs.copied_needlessly:
             self.violated(f"invariant 26: {stray} was copied, which one side does not hold")
+        if self.stage.managed:
+            self._check_managed()
 
     def violated(self, what: str) -> NoReturn:
         """Say so."""
@@ -239,6 +250,47 @@ class Invariants:
             if not run.ended_for_good:
                 self.violated(f"invariant 17: run {run.run} is {run.state}, and nobody is at work on it")
 
+    # -- managed disks ----------------------------------------------------------------------------------------------------
+
+    def _check_managed(self) -> None:
+        """What a run takes for its snapshot is its own, and no signature is anywhere."""
+        stage = self.stage
+        if misread := stage.blobs.cloud.misread:
+            self.violated(f"invariant 29: {misread}")
+        if stage.leaked:
+            self.violated(f"invariant 27: a signature was found in {stage.leaked}")
+        for _, run in stage.runs():
+            for taken in run.source_snapshots:
+                origin = stage.origins.get(taken)
+                if origin and run_of_source_snapshot(origin.metadata, stage.tools.site(stage.source)) != run.run:
+                    self.violated(f"invariant 29: run {run.run} goes on with snapshot {taken}, which is another's")
+                if snapshot_time(taken) < run.created - CLOCK_SKEW:
+                    self.violated(f"invariant 29: run {run.run} goes on with snapshot {taken}, taken before it was asked for")
+
+    def check_closed(self, after: str) -> None:
+        """Once nothing is under way: nothing is open that this app has opened."""
+        if self.stage.managed and (left := sorted(at for _, at in self.stage.blobs.open)):
+            self.violated(f"invariant 28: access to {left} is open after {after}")
+
+    def check_said(self) -> None:
+        """Once nothing is under way: nothing that is stored has a signature in it."""
+        stage = self.stage
+        for said in ([row.value for row in stage.catalogue.rows.values()], stage.documents.texts, stage.journal.events):
+            stage.hear(said)
+        if stage.leaked:
+            self.violated(f"invariant 27: a signature was found in {stage.leaked}")
+
+    def check_few(self) -> None:
+        """After an undisturbed night."""
+        stage, at = self.stage, self.stage.source
+        if not stage.managed:
+            return
+        disk, site = stage.blobs.blobs[at], stage.tools.site(at)
+        of_disk = [one for one in disk.snapshots.values() if one.created == disk.created]
+        own = [one for one in of_disk if run_of_source_snapshot(one.metadata, site)]
+        if len(own) > SNAPSHOTS_MAX:
+            self.violated(f"invariant 30: the app has {len(own)} snapshots of the disk")
+
     # -- disks and machine ------------------------------------------------------------------------------------------------
 
     def _check_strangers(self) -> None:
@@ -280,7 +332,7 @@ class Invariants:
         head, held = stage.head, stage.machine.at(stage.lun)
         if stage.machine_changed_by_others or (head and head.repoint):
             return
-        if held is None or not held.source.startswith(SOURCE):
+        if held is None or not held.source.startswith((SOURCE, GROUP)):
             self.violated("invariant 12: the machine has no disk at rest")
         if not stage.adopted_by_hand and held.source != stage.registration.source:
             self.violated(f"invariant 15: the machine uses {held.source}, backed up is {stage.registration.source}")

@@ -11,13 +11,17 @@ import selectors
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
+from backup_core.domain import managed_snapshots
 from backup_core.domain.errors import (
+    BackupError,
     BlobChangedError,
     FencedError,
     MachineBusyError,
     MachineChangedError,
     MachineRefusedError,
+    ManagedDiskRefusedError,
     ServiceUnavailableError,
     UnexpectedAnswerError,
 )
@@ -42,6 +46,8 @@ LATE_CALLS = frozenset({"write", "copy_from_url", "clear", "put_disk"})
 """Requests that may arrive long after whoever sent them is dead."""
 HURRY = 0.02
 """How much less a port call waits for the scheduler in the steps that remove a thousand restore points."""
+LATE_MANAGED = frozenset({"snapshot", "grant"})
+"""The same of managed disks: a snapshot that is taken after everything, access that nobody asked for any more."""
 MACHINE_CALLS = frozenset({"put_disk", "deallocate", "start"})
 
 
@@ -66,6 +72,8 @@ class Simulation:
         self.engine = Engine(self.stage)
         self.starts = Starts(self.stage, self.engine, self.actors)
         self.gates: list[Gate] = []
+        self.stage.blobs.process = lambda: one.process if (one := caller.get(None)) else ""
+        self.late_calls = LATE_CALLS | (LATE_MANAGED if self.stage.managed else frozenset())
         self.hurried = {PRUNE_POINTS.name, CLEAN_UP_DISK.name} if self.stage.long else set[str]()
 
     # -- gates ----------------------------------------------------------------------------------------------------
@@ -109,22 +117,27 @@ class Simulation:
     async def run(self) -> ReportProgress:
         """Make the history; the report carries the first violation."""
         try:
-            for self.engine.step in range(STEPS_PER_HISTORY):
-                self._step()
-                await self._settled()
-                self.invariants.check()
-            await Aftermath(self.stage, self.starts, self.invariants, self.actors, self.come_to_rest).check()
+            with self.stage.listening(), patch.object(managed_snapshots, "DIFF_BOUNDARY", self.stage.blobs.cloud.boundary):
+                await self._history()
         except ViolationError as violation:
             self.stage.report.violation = str(violation)
         finally:
             await self.engine.close()
         self.stage.report.counts["points"] = len(self.invariants.seen)
         self.stage.report.counts["unchanged pages copied along"] = self.stage.blobs.gaps
+        self.stage.report.counts.update(self.stage.blobs.cloud.counts)
         for one in self.stage.journal.events:
             if isinstance(one, DiskCleaned):
                 for what in ("snapshots", "blobs", "documents", "pins", "registrations"):
                     self.stage.report.counts[f"swept: {what}"] += getattr(one, what)
         return self.stage.report
+
+    async def _history(self) -> None:
+        for self.engine.step in range(STEPS_PER_HISTORY):
+            self._step()
+            await self._settled()
+            self.invariants.check()
+        await Aftermath(self.stage, self.starts, self.invariants, self.actors, self.come_to_rest).check()
 
     def _step(self) -> None:
         ready = [gate for gate in self.gates if gate.call.held_until <= self.engine.step]
@@ -170,7 +183,7 @@ class Simulation:
         refused, unknown = (0, 0) if self.stage.gentle else (5 if pool is changes else 1, 1)
         kind = self.rng.choices(kinds, (5, 5, 5, refused, unknown))[0]
         # A put that outlives its run is what fences are for: requests under way are lost there first.
-        puts = [gate for gate in pool if gate.stage == "before" and gate.name in LATE_CALLS]
+        puts = [gate for gate in pool if gate.stage == "before" and gate.name in self.late_calls]
         gate = self.rng.choice(puts if kind == "zombie" and puts else pool)
         self.stage.count(f"{kind} {gate.stage} effect")
         self.stage.note(f"!! {kind} {gate.stage} {gate.name} of {gate.call.task.name}")
@@ -180,8 +193,11 @@ class Simulation:
         elif kind == "unknown 409":
             gate.opened.set_exception(UnexpectedAnswerError(message))
         elif kind == "refused":
-            machine = (MachineRefusedError, MachineChangedError, MachineBusyError)
-            errors = machine if gate.name in MACHINE_CALLS else (FencedError, BlobChangedError)
+            errors: tuple[type[BackupError], ...] = (FencedError, BlobChangedError)
+            if gate.name in MACHINE_CALLS:
+                errors = (MachineRefusedError, MachineChangedError, MachineBusyError)
+            elif gate.name in ("grant", "revoke"):
+                errors = (ManagedDiskRefusedError,)
             gate.opened.set_exception(self.rng.choice(errors)(message))
         elif kind == "worker crash":
             self.engine.crash(gate.call)
@@ -206,6 +222,7 @@ class Simulation:
         stage.blobs.lies = 0
         stage.blobs.gone.clear()
         self.actors.mend()
+        self.actors.services_settle()
         for _ in range(20_000):
             engine.step += 1
             await self._settled()
@@ -245,6 +262,9 @@ _READS = frozenset({"pins"}) | frozenset(
         "machine",
         "managed_disk",
         "may_write",
+        "arm_disk",
+        "arm_snapshots",
+        "arm_snapshot",
     }
 )
 

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import logging
 import random
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from backup_core.domain.identity import Deployment
+from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.metadata import Site, from_metadata
-from backup_core.domain.naming import BlobAddress, Source, registration_name, run_key
+from backup_core.domain.naming import BlobAddress, DiskAddress, Source, parse_source, registration_name, run_key
 from backup_core.domain.ranges import PAGE
 from backup_core.domain.records import Head, Registration, Retention, Run, Versioned
 from backup_core.domain.repoint import Machine, MachineDisk
@@ -19,6 +23,7 @@ from backup_core.domain.sampling import Samples
 from backup_core.protocol.copy_route import Copying
 from backup_core.protocol.registrations import REGISTRATION
 from backup_core.protocol.tools import Limits, Tools
+from tests.doubles.azure_disks import SIGNATURE
 from tests.doubles.catalogue import MemoryCatalogue
 from tests.doubles.documents import MemoryDocuments
 from tests.doubles.journal import MemoryJournal
@@ -27,6 +32,8 @@ from tests.doubles.page_blobs import MemoryPageBlobs
 from tests.doubles.world import InMemoryServices
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from backup_core.domain.ranges import ByteRange
     from backup_core.domain.records import RestorePoint
     from backup_core.ports.blobs import Fence
@@ -64,6 +71,10 @@ LONG_EVERY, LONG = 500, 67
 """One history in so many has more expired restore points than a row or a message can name. All of them are gentle: a run that
 cannot end is taken for dead elsewhere, and ended by the next.
 """
+MANAGED_EVERY, MANAGED = 17, 2
+"""Two histories in so many are of a managed disk, whose snapshots and exports are played below the real adapter."""
+BOUNDARY = 40 * PAGE
+"""What stands for 4 TiB there: no diff reaches across."""
 PILE = 1250
 """So many ids are longer than a column of the table."""
 
@@ -103,18 +114,34 @@ class WatchedPageBlobs(MemoryPageBlobs):
         await super().copy_from_url(source, snapshot, part, head, fence)
 
     def _look(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress) -> None:
-        blob, destination = self.blobs.get(source) if isinstance(source, BlobAddress) else None, self.blobs.get(head)
+        blob, destination = (
+            self.disks.get(source) if isinstance(source, DiskAddress) else self.blobs.get(source),
+            self.blobs.get(head),
+        )
         mark = from_metadata(destination.metadata, Site(DEPLOYMENT, head)) if destination else None
         if blob is None or destination is None or snapshot not in blob.snapshots:
             return  # refused below
         now, base = blob.snapshots[snapshot], blob.snapshots.get(mark.base) if mark and mark.target == snapshot else None
         changed = self._changes(base, now) if base else {}
+        # The footer is always copied where it differs, and what is where it was.
+        ends = {one.size // PAGE - 1 for one in (now, base) if one} if isinstance(source, DiskAddress) else set()
         for page in range(part.start // PAGE, part.end // PAGE):
             # What the disk has grown by is copied as it is allocated, whatever the diff says.
             unchanged = base is not None and page * PAGE < base.size and page not in changed
             self.gaps += unchanged
-            if page not in now.pages or (unchanged and page not in destination.pages):
+            if page not in ends and (page not in now.pages or (unchanged and page not in destination.pages)):
                 self.copied_needlessly = self.copied_needlessly or f"page {page} of {head}"
+
+
+class _Ear(logging.Handler):
+    """Passes each line of a log on."""
+
+    def __init__(self, hear: Callable[[object], None]) -> None:
+        super().__init__()
+        self._hear = hear
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._hear(self.format(record))
 
 
 class Known:
@@ -124,6 +151,10 @@ class Known:
         """Nothing has happened yet."""
         self.truth: dict[str, bytes] = {}
         """What each source snapshot holds."""
+        self.origins: dict[str, Blob] = {}
+        """Each snapshot of a managed disk as it was taken."""
+        self.leaked = ""
+        """What was heard with the signature of an export in it."""
         self.pins: list[tuple[str, str]] = []
         """(point, run) of every pin ever set."""
         self.deleted_by_others: set[str] = set()
@@ -135,7 +166,7 @@ class Known:
         """Restore points of long ago, all expired."""
         self.windows: Counter[str] = Counter()
         """How often a timer fired for each window."""
-        self.foreign: set[tuple[BlobAddress, str]] = set()
+        self.foreign: set[tuple[Source, str]] = set()
         """Snapshots that others took of a disk, though they name a run of ours: inherited, or another deployment's."""
         self.strangers: dict[BlobAddress, Blob] = {}
         """Blobs of other people where restores want to go."""
@@ -152,9 +183,9 @@ class Stage(Known):
         self.seed, self.rng = seed, random.Random(seed)  # noqa: S311  replayable choices
         self.report, self._keep_trace = ReportProgress(seed), keep_trace
         self.world = InMemoryServices(before, after)
-        self._addresses: dict[str, BlobAddress] = {}
+        self._addresses: dict[str, Source] = {}
         self.replayed = seed % REPLAYED_EVERY == 0
-        self.restores = seed % BACKUPS_ONLY_EVERY != 0
+        self.restores = seed % BACKUPS_ONLY_EVERY != 0 and seed % MANAGED_EVERY >= MANAGED
         self.gentle = seed % GENTLE_EVERY == GENTLE
         self.inherits = seed % INHERITED_EVERY == INHERITED
         self.repeats = seed % REPEATS_EVERY < REPEATS
@@ -162,6 +193,7 @@ class Stage(Known):
         self.unreadable = seed % UNREADABLE_EVERY == UNREADABLE
         self.failing = seed % FAILING_EVERY == FAILING
         self.long = seed % LONG_EVERY == LONG
+        self.managed = seed % MANAGED_EVERY < MANAGED
         self.coalesces = seed // 2 % 2 == 1
         self.pages = self.rng.randrange(12, 65)
         self.blobs = WatchedPageBlobs(self.world, diff="writes" if seed % 2 else "content")
@@ -170,22 +202,40 @@ class Stage(Known):
         self.documents = MemoryDocuments(self.world)
         self.machines = MemoryMachines(self.world, self.blobs)
         self.full_copy: FullCopy = "blob" if self.rng.random() < 0.3 else "pages"
+        first: Source = BlobAddress(SOURCE, "vhds", "vm.vhd")
+        if self.managed:
+            first = parse_source(f"{GROUP}/providers/Microsoft.Compute/disks/vm-disk", (), (GROUP.lower(),))
+        self.account = first.account
+        """The source's."""
         if self.full_copy == "pages" and self.rng.random() < 0.3:
-            self.blobs.unreachable.add(SOURCE)
+            self.blobs.unreachable.add(self.account)
         self.tools = self._tools()
         self.retention = Retention(self.rng.choice([1, 2, 4])) if self.rng.random() < 0.6 or self.long else None
-        first = BlobAddress(SOURCE, "vhds", "vm.vhd")
         self.blobs.put(first, self.pages * PAGE)
-        registration = Registration(DISK, first.url, "", self.world.now, self.world.now, retention=self.retention)
+        registration = Registration(DISK, str(first), "", self.world.now, self.world.now, retention=self.retention)
         self.catalogue.rows[DISK, "registration"] = Versioned(registration, "W/0", self.world.now)
-        self.catalogue.claim(first.url, DISK)
+        self.catalogue.claim(str(first), DISK)
         self.documents._store(registration_name(DISK), REGISTRATION.dump_json(registration).decode())  # noqa: SLF001  past every gate
         if self.unreadable:
             self._register_bystander()
         self.lun = self.rng.choice([0, 0, None])
         self.blobs.put(BlobAddress(SOURCE, "vhds", "other.vhd"), 8 * PAGE)
-        self.machines.add(VM, MachineDisk("vm-disk", first.url, managed=False, lun=self.lun))
+        if self.managed:
+            self.machines.disks[str(first)] = ManagedDisk(str(first), "Succeeded", "", self.pages * PAGE)
+        self.machines.add(VM, MachineDisk("vm-disk", str(first), managed=self.managed, lun=self.lun))
         self.machines.slow = self.rng.random() < 0.5
+        if self.managed:
+            self._choose_services()
+
+    def _choose_services(self) -> None:
+        """What Azure may do with managed disks in either way."""
+        cloud, rng = self.blobs.cloud, self.rng
+        cloud.boundary = BOUNDARY
+        cloud.private = self.full_copy == "pages" and rng.random() < 0.3
+        cloud.grant_extends, cloud.siblings_denied = rng.random() < 0.5, rng.random() < 0.5
+        cloud.footer_in_diff, cloud.footers_differ = rng.random() < 0.5, rng.random() < 0.5
+        self.blobs.fill_percent = rng.choice([100, 100, 45])
+        self.blobs.exporting = replace(self.blobs.exporting, seconds=rng.choice([300, 7200]))
 
     def _tools(self) -> Tools:
         limits = Limits(
@@ -209,7 +259,7 @@ class Stage(Known):
         self.journal = MemoryJournal()
         return Tools(
             self.blobs, self.catalogue, self.documents, (SOURCE,), BACKUP, "heads", itertools.count().__next__,
-            copying, self.machines, self.journal, DEPLOYMENT, limits, (GROUP.lower(),),
+            copying, self.machines, self.journal, DEPLOYMENT, limits, (GROUP.lower(),), disk_groups=(GROUP.lower(),),
         )  # fmt: skip
 
     def _register_bystander(self) -> None:
@@ -232,8 +282,8 @@ class Stage(Known):
         return registration
 
     @property
-    def source(self) -> BlobAddress:
-        """The blob that is backed up."""
+    def source(self) -> Source:
+        """What is backed up."""
         return self.address(self.registration.source)
 
     @property
@@ -273,13 +323,14 @@ class Stage(Known):
         return {key: row.value for (disk, key), row in rows if key.startswith("point!") and disk == DISK}
 
     def blob(self, url: str) -> Blob | None:
-        """A blob by its URL."""
-        return self.blobs.blobs.get(self.address(url))
+        """A blob by its URL, or a managed disk by its id."""
+        address = self.address(url)
+        return self.blobs.disks.get(address) if isinstance(address, DiskAddress) else self.blobs.blobs.get(address)
 
-    def address(self, url: str) -> BlobAddress:
-        """The blob that a URL names: there are few, and they are looked for in every step."""
+    def address(self, url: str) -> Source:
+        """What a URL or id names: there are few, and they are looked for in every step."""
         if url not in self._addresses:
-            self._addresses[url] = self.tools.disk_blob(url)
+            self._addresses[url] = self.tools.source(url)
         return self._addresses[url]
 
     def store(self, row: Any, key: str) -> None:  # noqa: ANN401  any record
@@ -298,13 +349,44 @@ class Stage(Known):
         """The bytes of a restore point's backup snapshot. Raises ViolationError when it is gone."""
         return self.snapshot(point).content()
 
+    def is_live(self, point: RestorePoint) -> bool:
+        """Whether the point equals the disk as it is, but for the footer, which may differ in each snapshot."""
+        live = self.blobs.blobs[self.source].content()
+        end = len(live) - PAGE * self.managed
+        return self.content(point)[:end] == live[:end]
+
     def learn(self) -> None:
         """What each source snapshot holds, as soon as it exists."""
-        for address, blob in self.blobs.blobs.items():
-            if address.account == SOURCE:
-                for name, snapshot in blob.snapshots.items():
-                    if name not in self.truth:
-                        self.truth[name] = snapshot.content()
+        blobs = [blob for address, blob in self.blobs.blobs.items() if address.account == SOURCE]
+        for blob in [*blobs, *self.blobs.disks.values()]:
+            for name, snapshot in blob.snapshots.items():
+                if name not in self.truth:
+                    self.truth[name] = snapshot.content()
+        for disk in self.blobs.disks.values():
+            for name in disk.snapshots.keys() - self.origins.keys():
+                self.origins[name] = copy.copy(disk.snapshots[name])
+
+    def hear(self, said: object) -> None:
+        """Something is stored, shown or written to the log: of managed disks it is looked through for signatures."""
+        if self.managed and not self.leaked and SIGNATURE in (text := str(said)):
+            self.leaked = text[max(0, text.index(SIGNATURE) - 80) :][:100]
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear what is logged, where that matters."""
+        if not self.managed:
+            yield
+            return
+        log, disabled = logging.getLogger("pagekeeper"), logging.root.manager.disable
+        handler, log.propagate = _Ear(self.hear), False
+        logging.disable(logging.NOTSET)
+        log.addHandler(handler)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+            log.propagate = True
+            logging.disable(disabled)
 
     # -- words --------------------------------------------------------------------------------------------------------
 

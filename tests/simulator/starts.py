@@ -33,10 +33,12 @@ class Starts:
     def __init__(self, stage: Stage, engine: Engine, actors: Actors) -> None:
         """Start them on `engine`."""
         self.stage, self.engine, self.actors, self.rng = stage, engine, actors, stage.rng
+        self.world = stage.world
         self._runs = self._houses = 0
         self.begun: set[str] = set()
         """Instances that timers have started: there is one for each time a timer is due."""
         self._due: dict[str, datetime] = {}
+        self._moment_of: dict[int, datetime] = {}
 
     def backup(self) -> None:
         """A window of the schedule; now and then its timer fires twice."""
@@ -52,13 +54,22 @@ class Starts:
             self.stage.count("timer fired twice")
         else:
             self._runs += 1
-        run = f"{DISK}.20260101T{self._runs // 60 % 24:02d}{self._runs % 60:02d}00Z.timer"
-        window = f"2026-01-01T{self._runs // 60 % 24:02d}:{self._runs % 60:02d}:00+00:00"
+        moment = self._moment(datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=self._runs % 1440))
+        run, window = timer_run_id(DISK, moment), moment.isoformat()
         if (self.stage.repeats or self.stage.unreadable) and self._runs % 2:
             self._start_fleet(window)
             return
         full = self.rng.random() < 0.08
         self._start(run, window=window, full=full, skew=timedelta(minutes=self.rng.choice([0, 0, 60, -60])))
+
+    def _moment(self, otherwise: datetime) -> datetime:
+        """What the run that comes next is named by. A managed disk's has come: no snapshot is older than its run."""
+        if not self.stage.managed:
+            return otherwise
+        if self._moment_of.get(self._runs) is None:
+            self.world.pass_time(timedelta(seconds=1))
+            self._moment_of[self._runs] = self.world.now.replace(microsecond=0)
+        return self._moment_of[self._runs]
 
     # -- timers as they are ---------------------------------------------------------------------------------------------------
 
@@ -75,7 +86,7 @@ class Starts:
         """The timer's next due time comes: for each time it fires, the moment that the app takes it for, and the due time.
         It fires early, in time or late, now and then once more, and tells when it was due, when it is due next, or nothing.
         """
-        world = self.stage.world
+        world = self.world
         due = next_window(schedule, max(world.now, self._due.get(schedule, world.now)))
         self._due[schedule] = due
         off = self.rng.choice([*EARLY, timedelta(), timedelta(milliseconds=20), timedelta(minutes=4)])
@@ -92,7 +103,7 @@ class Starts:
     def undisturbed_backup(self, *, full: bool) -> str:
         """A backup after everything; its run."""
         self._runs += 1
-        run = f"{DISK}.20260102T0000{self._runs % 60:02d}Z.timer"
+        run = timer_run_id(DISK, self._moment(datetime(2026, 1, 2, tzinfo=UTC) + timedelta(seconds=self._runs % 60)))
         self._start(run, window="", full=full)
         return run
 
@@ -124,7 +135,7 @@ class Starts:
     def undisturbed_fleet(self) -> str:
         """A window of all disks after everything; the run of this one."""
         self._runs += 1
-        window = datetime(2026, 1, 5, tzinfo=UTC) + timedelta(minutes=self._runs)
+        window = self._moment(datetime(2026, 1, 5, tzinfo=UTC) + timedelta(minutes=self._runs))
         self.stage.windows[window_id(window)] += 1
         self.begun.add(fleet_instance_id(window))
         self._start_fleet(window.isoformat())

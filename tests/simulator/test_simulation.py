@@ -10,8 +10,19 @@ import pytest
 from tests.simulator.bugs import BACKUP_BUGS, RESTORE_BUGS
 from tests.simulator.command import histories, summary
 from tests.simulator.episode_bugs import EPISODE_BUGS
+from tests.simulator.managed_bugs import MANAGED_BUGS
 from tests.simulator.simulation import simulate
-from tests.simulator.stage import BACKUPS_ONLY_EVERY, GENTLE, GENTLE_EVERY, LONG_EVERY, REPEATS, REPEATS_EVERY, REPLAYED_EVERY
+from tests.simulator.stage import (
+    BACKUPS_ONLY_EVERY,
+    GENTLE,
+    GENTLE_EVERY,
+    LONG_EVERY,
+    MANAGED,
+    MANAGED_EVERY,
+    REPEATS,
+    REPEATS_EVERY,
+    REPLAYED_EVERY,
+)
 from tests.simulator.trouble_bugs import TROUBLE_BUGS
 
 HISTORIES = 5000
@@ -94,6 +105,13 @@ def test_no_violation_in_five_thousand_histories():
         "deletions refused for a while",
         "accounts gone",
         "unchanged pages copied along",
+        "third party: end access",
+        "third party: reach limit",
+        "third party: fail filling",
+        "access expired",
+        "snapshots filled later",
+        "requests for a name that exists",
+        "exports refused",
     ]
     assert counts["long lists"] >= HISTORIES // LONG_EVERY // 2
     assert [name for name in disturbances + strangers + others if counts[name] < 100] == []
@@ -119,6 +137,17 @@ def test_each_planted_bug_of_trouble_is_caught(bug):
     with planted.bug():
         for seed in BUG_SEEDS:
             if seed % REPLAYED_EVERY and seed % planted.every == planted.at and (violation := simulate(seed).violation):
+                print(f"caught by seed {seed}: {violation}")
+                return
+    pytest.fail(f"{bug}: not caught in {len(BUG_SEEDS)} histories")
+
+
+@pytest.mark.parametrize("bug", MANAGED_BUGS)
+def test_each_planted_bug_of_managed_disks_is_caught(bug):
+    """By a history of one; what the adapter itself does wrong shows too, since it is the real one."""
+    with MANAGED_BUGS[bug]():
+        for seed in BUG_SEEDS:
+            if seed % REPLAYED_EVERY and seed % MANAGED_EVERY < MANAGED and (violation := simulate(seed).violation):
                 print(f"caught by seed {seed}: {violation}")
                 return
     pytest.fail(f"{bug}: not caught in {len(BUG_SEEDS)} histories")
