@@ -280,7 +280,9 @@ class AzureManagedDisks:
         run = metadata.get("pagekeeper_run", "")
         live = await self._disk(disk)
         inside = live.get("properties", {})
-        number = sum(dict(one.tags) == dict(metadata) for one in await self._listed(disk))
+        alike = [one for one in await self._listed(disk) if dict(one.tags) == dict(metadata)]
+        # One that is being made still is asked for again, by its name.
+        number = sum(one.failed or bool(one.snapshot) for one in alike)
         name = snapshot_name(disk, metadata, number)
         what = f"take snapshot {name} of managed disk {disk}"
         body = {
@@ -307,6 +309,9 @@ class AzureManagedDisks:
         taken = await self._named(disk, name)
         if taken.failed:
             message = f"{what}: Azure says that it failed ({taken.failure or 'no reason given'}); temporary failure"
+            raise ServiceUnavailableError(message)
+        if taken.unfinished:
+            message = f"{what}: under way, and not done within {WAIT_SECONDS:g} s; temporary failure"
             raise ServiceUnavailableError(message)
         if strange := strangeness(taken, disk, inside.get("uniqueId", ""), metadata, run):
             message = f"{what}: there is another snapshot of that name: {'; '.join(strange)}; it was not used, look whose it is"

@@ -68,6 +68,11 @@ class DiskSnapshot:
         return self.access in OPEN_STATES
 
     @property
+    def unfinished(self) -> bool:
+        """Whether it is being made, and Azure does not say yet of which moment."""
+        return not self.snapshot and self.state not in ("", "Succeeded", "Failed")
+
+    @property
     def failed(self) -> bool:
         """Whether its creation failed."""
         return self.state == "Failed"

@@ -47,9 +47,10 @@ class Taken:
     name: str
     disk: DiskAddress
     at: str
-    """When it was taken, as the id of a blob snapshot; empty for one that failed."""
+    """When it was taken, as the id of a blob snapshot; empty for one that failed, or is being made."""
     tags: dict[str, str] = field(default_factory=dict)
-    """Of one that failed."""
+    """Of such a one."""
+    state: str = "Succeeded"
     url: str = field(default="", repr=False)
     until: float = 0.0
     looked_at: bool = False
@@ -72,12 +73,15 @@ class Described:
 
 @dataclass
 class Operation:
-    """A long-running operation of the SDK, which has ended."""
+    """A long-running operation of the SDK."""
 
     outcome: Described | None = None
+    ended: bool = True
 
     async def result(self) -> Described | None:
-        """What it brings."""
+        """What it brings. Raises TimeoutError for one that takes longer than anybody waits."""
+        if not self.ended:
+            raise TimeoutError
         return self.outcome
 
 
@@ -104,6 +108,8 @@ class MemoryCloud:
         """Whether a second grant gives the same URL, for longer; else a new one, and the former is refused."""
         self.siblings_denied = False
         """Whether the exports of a family are refused after one of it was deleted, until they are granted again."""
+        self.lasting = 0
+        """How many snapshots are still to take long to be made."""
         self.footer_in_diff = False
         self.footers_differ = False
         """Whether a disk is given another footer for each snapshot."""
@@ -164,7 +170,7 @@ class MemoryCloud:
         """As Resource Manager shows it."""
         source = {"createOption": "Copy", "sourceResourceId": taken.disk.id}
         if not taken.at:
-            inside: dict[str, Any] = {"creationData": source, "incremental": True, "provisioningState": "Failed"}
+            inside: dict[str, Any] = {"creationData": source, "incremental": True, "provisioningState": taken.state}
             return Described({"id": taken.id, "name": taken.name, "tags": dict(taken.tags), "properties": inside})
         found = self.content(taken)
         inside = {
@@ -198,16 +204,31 @@ class MemoryCloud:
             refuse(409, "OperationNotAllowed", f"Disk {disk} has too many snapshots that are being copied in the background.")
         if self.limit_reached:
             self.limit_reached -= 1
-            self._keep(Taken("", name, disk, "", dict(tags)), group)
+            self._keep(Taken("", name, disk, "", dict(tags), "Failed"), group)
             refuse(409, "SnapshotsLimitReached", f"Disk {disk} has 500 snapshots: no more can be taken.")
+        made = self._keep(Taken("", name, disk, "", dict(tags), "Creating"), group)
+        if self.lasting:
+            self.lasting -= 1
+            self.counts["snapshots that take long"] += 1
+        else:
+            self._make(made, blob)
+        return made
+
+    def make_the_rest(self) -> None:
+        """What takes long comes to its end."""
+        for one in self.all():
+            if one.state == "Creating":
+                self._make(one, self.blobs.disks[one.disk])
+
+    def _make(self, made: Taken, blob: Blob) -> None:
         if self.footers_differ:
             blob.pages[blob.size // PAGE - 1] = f"conectix {self.world.ticks}".encode().ljust(PAGE, b".")
-        at = self.blobs.freeze(blob, {})
-        blob.snapshots[at].metadata = dict(tags)
+        made.at, made.state = self.blobs.freeze(blob, {}), "Succeeded"
+        frozen = blob.snapshots[made.at]
+        frozen.metadata = dict(made.tags)
         if self.blobs.fill_percent < 100:
             self.counts["snapshots filled later"] += 1
-            blob.snapshots[at].percent, blob.snapshots[at].failure = 0, self.blobs.fill_failure
-        return self._keep(Taken("", name, disk, at), group)
+            frozen.percent, frozen.failure = 0, self.blobs.fill_failure
 
     def fill(self, percent: int) -> None:
         """In the background, what is unfinished is filled by so much more."""
@@ -268,7 +289,7 @@ class MemoryCloud:
         """What is behind an export's URL. Raises AccessDeniedError for one that has expired, or was ended or interrupted."""
         found = next((one for one in self.all() if one.url == url and self.granted(one) and not one.interrupted), None)
         if found is None:
-            self.counts["access expired"] += any(one.url == url and self.now >= one.until for one in self.all())
+            self.counts["exports expired"] += any(one.url == url and self.now >= one.until for one in self.all())
             self.counts["exports refused"] += 1
             raise fault_of(403, "AuthenticationFailed", f"Signature did not match: {url}", what, snapshot=True)
         if (found.disk, found.at) != (disk, snapshot):
@@ -345,10 +366,10 @@ class Snapshots:
         assert given["properties"]["incremental"] is True
         assert given["location"] == LOCATION
         at = parse_resource_id(creation["sourceResourceId"].lower())
-        self._cloud.take(group, name, DiskAddress(at.subscription, at.group, at.name), given["tags"])
+        taken = self._cloud.take(group, name, DiskAddress(at.subscription, at.group, at.name), given["tags"])
         self._world.tick()
         await self._world.after("snapshot")
-        return Operation()
+        return Operation(ended=taken.state != "Creating")
 
     async def begin_grant_access(self, group: str, name: str, body: GrantAccessData) -> Operation:
         """Snapshots, Grant Access."""

@@ -110,6 +110,26 @@ async def test_a_failed_snapshots_name_is_not_used_again(made, machines):
     assert len(names) == 2
 
 
+async def test_a_snapshot_whose_making_takes_long_is_asked_for_again(made, machines, monkeypatch):
+    """By the same name: none is taken beside it, and none that has no moment yet is used."""
+    managed = await made()
+    monkeypatch.setattr(sys.modules[type(managed.blobs.disks).__module__], "WAIT_SECONDS", 0.2)
+    held = {"method": "PUT", "path": "/snapshots/", "operation": True, "held": True, "times": 1}
+    machines.faults(held)
+    for _ in range(2):
+        with pytest.raises(ServiceUnavailableError, match="under way") as caught:
+            await managed.take()
+        assert caught.value.retryable
+        assert await managed.blobs.snapshots(managed.disk) == []
+    machines.faults()
+    async with asyncio.timeout(30):
+        while not (taken := await managed.blobs.snapshots(managed.disk)):  # noqa: ASYNC110  nobody tells
+            await asyncio.sleep(0.01)
+
+    assert [one.metadata for one in taken] == [managed.marks()]
+    assert len([one for one in machines.snapshots() if managed.disk.name in str(one)]) == 1
+
+
 async def test_too_many_in_five_minutes_are_waited_for(made, machines):
     managed = await made()
     machines.switch(snapshots_per_five_minutes=1)

@@ -43,6 +43,7 @@ ACTS_ON_MANAGED = (
     "end access",
     "reach limit",
     "fail filling",
+    "slow creation",
 )
 """What they do where the disk is a managed one."""
 ACTS = ("break lease", "delete S", "overwrite", "grow", "shrink", "alter head", "change machine")
@@ -197,6 +198,8 @@ class Actors:
                 stage.blobs.cloud.revoke(one)
         elif act == "reach limit":
             stage.blobs.cloud.limit_reached = 1
+        elif act == "slow creation":
+            stage.blobs.cloud.lasting = 1
         elif act == "fail filling":
             stage.blobs.fill_failure = "" if stage.blobs.fill_failure else "the source disk was resized"
 
@@ -210,6 +213,7 @@ class Actors:
         if (
             not own
             or stage.blobs.cloud.limit_reached
+            or stage.blobs.cloud.lasting
             or SOURCE in stage.blobs.gone
             or (source.lease and not source.lease.startswith(VM))
         ):
@@ -360,9 +364,16 @@ class Actors:
             stage.count(f"copy ends: {'success' if success else 'failed'}")
             stage.blobs.end_copy(at, "success" if success else "failed")
 
+    def snapshots_come_to_be(self) -> None:
+        """What has taken long is there."""
+        self.stage.blobs.cloud.make_the_rest()
+        self.stage.learn()
+
     def services_settle(self) -> None:
         """Azure takes snapshots again, and fills those that it has not given up."""
         self.stage.blobs.cloud.limit_reached, self.stage.blobs.fill_failure = 0, ""
+        self.stage.blobs.cloud.lasting = 0
+        self.snapshots_come_to_be()
         self.stage.blobs.cloud.fill(100)
 
     def machine_settles(self) -> None:

@@ -15,11 +15,10 @@ from backup_core.adapters import answers, managed_disks
 from backup_core.adapters.managed_disks import AzureManagedDisks
 from backup_core.domain import redaction
 from backup_core.domain.errors import AccessDeniedError
-from backup_core.domain.managed_snapshots import diff_refusal
+from backup_core.domain.managed_snapshots import DiskSnapshot, diff_refusal
 from backup_core.protocol import cleanup, ownership
 
 if TYPE_CHECKING:
-    from backup_core.domain.managed_snapshots import DiskSnapshot
     from backup_core.domain.naming import DiskAddress
     from backup_core.domain.ranges import ByteRange, DiffRange
 
@@ -138,6 +137,11 @@ def deleted_while_open() -> Iterator[None]:
         yield
 
 
+def slow_creation_is_anothers() -> AbstractContextManager[object]:
+    """A snapshot that is being made is looked at as if it were there: it has no moment, and counts as somebody else's."""
+    return patch.object(DiskSnapshot, "unfinished", False)
+
+
 @contextmanager
 def former_snapshots_stay() -> Iterator[None]:
     """Neither the next run nor the night deletes what no increment needs."""
@@ -145,7 +149,7 @@ def former_snapshots_stay() -> Iterator[None]:
         yield
 
 
-MANAGED_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+MANAGED_BUGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "access left to expire": access_left_to_expire,
     "signature in the error": signature_in_the_error,
     "reused name": reused_name,
@@ -156,6 +160,7 @@ MANAGED_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "refused access is final": refused_access_is_final,
     "unfilled snapshot is read": unfilled_snapshot_is_read,
     "deleted while open": deleted_while_open,
+    "slow creation is another's": slow_creation_is_anothers,
     "former snapshots stay": former_snapshots_stay,
 }
 """Faults of managed disks: shown by the histories of one."""

@@ -166,6 +166,7 @@ class Simulation:
             (0.5 * harsh * self.stage.inherits, actors.foreign_snapshot),
             (0.6 * self.stage.unreadable, actors.damage),
             (0.6 * self.stage.unreadable, actors.mend),
+            (0.5 * self.stage.managed, actors.snapshots_come_to_be),
             (1.5 * self.stage.failing, actors.refuse_cleaning),
             (20 * self.stage.pile_is_due, actors.pile_up),
         ]

@@ -235,7 +235,8 @@ class Stage(Known):
         cloud.grant_extends, cloud.siblings_denied = rng.random() < 0.5, rng.random() < 0.5
         cloud.footer_in_diff, cloud.footers_differ = rng.random() < 0.5, rng.random() < 0.5
         self.blobs.fill_percent = rng.choice([100, 100, 45])
-        self.blobs.exporting = replace(self.blobs.exporting, seconds=rng.choice([300, 7200]))
+        cloud.lasting = rng.choice([0, 0, 1])
+        self.blobs.exporting = replace(self.blobs.exporting, seconds=rng.choice([20, 300, 7200]))
 
     def _tools(self) -> Tools:
         limits = Limits(
