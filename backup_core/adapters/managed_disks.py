@@ -36,6 +36,7 @@ from backup_core.domain.managed_snapshots import (
     diff_refusal,
     export_fault,
     footer,
+    is_named,
     snapshot_id,
     snapshot_name,
     strangeness,
@@ -326,7 +327,10 @@ class AzureManagedDisks:
         except BlobMissingError:
             return []
         listed = [one for one in await self._listed(disk) if one.disk_unique == unique and one.snapshot and not one.failed]
-        return [SnapshotInfo(one.snapshot, one.tags) for one in sorted(listed, key=lambda one: one.snapshot)]
+        return [
+            SnapshotInfo(one.snapshot, one.tags, is_named(disk, one.name, one.tags))
+            for one in sorted(listed, key=lambda one: one.snapshot)
+        ]
 
     async def delete_snapshot(self, disk: DiskAddress, snapshot: str) -> None:
         """Snapshots, Delete, once access to it has ended: one that is open is not deleted."""

@@ -29,6 +29,7 @@ MANAGED_DISK_BYTES_MAX = 8191 * GIB
 """With its footer it must fit into a page blob of at most 8 TiB."""
 DIFF_BOUNDARY = 4096 * GIB
 """A disk that has grown from below to above has no diff across it (Azure disks, incremental snapshots)."""
+NAMES_TRIED = 10
 CLOCK_SKEW = timedelta(minutes=5)
 OPEN_STATES = frozenset({"ActiveSAS", "ActiveSASFrozen"})
 """Disk states of a snapshot that somebody has been granted access to."""
@@ -95,6 +96,11 @@ def snapshot_name(address: DiskAddress, tags: Mapping[str, str], number: int) ->
     """
     said = [address.id, *(f"{name}={value}" for name, value in sorted(tags.items())), str(number)]
     return f"pk-{tags.get('pagekeeper_disk', '')[:40]}-{sha256(chr(10).join(said).encode()).hexdigest()[:20]}"
+
+
+def is_named(address: DiskAddress, name: str, tags: Mapping[str, str]) -> bool:
+    """Whether that is the name of the disk's snapshot with those tags, the first or one of a few that follow failed ones."""
+    return name in {snapshot_name(address, tags, number) for number in range(NAMES_TRIED)}
 
 
 def strangeness(found: DiskSnapshot, address: DiskAddress, unique: str, tags: Mapping[str, str], run: str) -> list[str]:

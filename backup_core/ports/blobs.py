@@ -53,6 +53,8 @@ class SnapshotInfo:
 
     snapshot: str
     metadata: Mapping[str, str]
+    named: bool = False
+    """Whether it has a name that only this app gives to a snapshot with that metadata: then nobody has inherited them."""
 
 
 @dataclass(frozen=True)

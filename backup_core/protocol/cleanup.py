@@ -160,7 +160,7 @@ class Cleanup:
             run = run_of_source_snapshot(one.metadata, self.tools.site(source))
             if not run or not self._old(snapshot_time(one.snapshot)) or not await self._end_if_long_silent(run):
                 continue
-            if not await self._is_recorded(registration.value.source, one.snapshot, run):
+            if not one.named and not await self._is_recorded(registration.value.source, one.snapshot, run):
                 self.kept.append(
                     f"{source} snapshot {one.snapshot}: it names run {run}, and nothing says that this run took it"
                 )

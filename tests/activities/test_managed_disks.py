@@ -11,6 +11,7 @@ from backup_core.activities.housekeeping import clean_up_disk
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import AccessDeniedError, ServiceUnavailableError
 from backup_core.domain.events import RunWarned
+from backup_core.domain.metadata import source_snapshot_metadata
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.backup_fleet import FleetFailedError
 from backup_core.orchestrations.kit import LOOKS_PER_EXECUTION
@@ -235,6 +236,23 @@ async def test_a_fault_that_comes_while_the_run_waits_ends_it(scene):
         await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
 
     assert scene.head_row().owner is None
+
+
+async def test_a_snapshot_that_came_to_be_after_its_run_had_ended_goes(scene):
+    """A request for it was late: no row names it, and its name alone says whose it is. One with another name stays."""
+    with pytest.raises(BackupFailedError):
+        await failing(scene, "take_source_snapshot", FINAL).run("backup_disk", scene.request().model_dump(mode="json"), "first")
+    failed = scene.rows("run!")[0]
+    tags = source_snapshot_metadata(scene.tools.site(scene.source()), "vm", failed.run)
+    await scene.back_up()
+    late = await scene.blobs.snapshot(scene.source(), tags)
+    theirs = scene.blobs.freeze(disk(scene), tags)
+    assert failed.source_snapshots == ()
+    scene.world.pass_time(timedelta(days=2))
+    await clean_up_disk(scene.tools, NIGHT)
+
+    assert late not in disk(scene).snapshots
+    assert set(disk(scene).snapshots) == {theirs, scene.head_row().pair.source_snapshot}
 
 
 # -- the disk changes -----------------------------------------------------------------------------------------------------
