@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from datetime import timedelta
 
 from backup_core.activities.runner import run_step
 from backup_core.api.context import Api
@@ -11,7 +12,7 @@ from backup_core.domain.digests import digest_of_request
 from backup_core.domain.identity import Deployment
 from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.metadata import from_metadata
-from backup_core.domain.naming import BlobAddress, parse_source, registration_name, run_key
+from backup_core.domain.naming import BlobAddress, parse_source, registration_name, run_key, run_moment
 from backup_core.domain.records import Registration, Restoring, Run
 from backup_core.domain.repoint import MachineDisk
 from backup_core.orchestrations.registry import ORCHESTRATORS
@@ -128,6 +129,9 @@ class Scene:
         """The row of a restore that was asked for by HTTP; its request."""
         target = fields.pop("target", f"{SOURCE}/vhds/restored.vhd")
         wanted = Restoring(point.point, target, **fields)
+        # No snapshot of a managed disk is older than the run it is taken for.
+        asked = run_moment(run) if wanted.managed_disk else None
+        self.world.pass_time(max(timedelta(), (asked or self.world.now) - self.world.now))
         row = Run(disk, run, "NotStarted", "http", full=False, created=self.world.now, operation="restore", restore=wanted)
         self.catalogue._store(row, run_key(run))
         return RestoreRequest(disk=disk, run=run, wanted=digest_of_request(wanted))

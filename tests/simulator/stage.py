@@ -71,7 +71,7 @@ LONG_EVERY, LONG = 500, 67
 """One history in so many has more expired restore points than a row or a message can name. All of them are gentle: a run that
 cannot end is taken for dead elsewhere, and ended by the next.
 """
-MANAGED_EVERY, MANAGED = 17, 2
+MANAGED_EVERY, MANAGED = 17, (1, 2)
 """Two histories in so many are of a managed disk, whose snapshots and exports are played below the real adapter."""
 BOUNDARY = 40 * PAGE
 """What stands for 4 TiB there: no diff reaches across."""
@@ -185,7 +185,8 @@ class Stage(Known):
         self.world = InMemoryServices(before, after)
         self._addresses: dict[str, Source] = {}
         self.replayed = seed % REPLAYED_EVERY == 0
-        self.restores = seed % BACKUPS_ONLY_EVERY != 0 and seed % MANAGED_EVERY >= MANAGED
+        self.managed = seed % MANAGED_EVERY in MANAGED
+        self.restores = seed % BACKUPS_ONLY_EVERY != 0 and not self.managed
         self.gentle = seed % GENTLE_EVERY == GENTLE
         self.inherits = seed % INHERITED_EVERY == INHERITED
         self.repeats = seed % REPEATS_EVERY < REPEATS
@@ -193,7 +194,6 @@ class Stage(Known):
         self.unreadable = seed % UNREADABLE_EVERY == UNREADABLE
         self.failing = seed % FAILING_EVERY == FAILING
         self.long = seed % LONG_EVERY == LONG
-        self.managed = seed % MANAGED_EVERY < MANAGED
         self.coalesces = seed // 2 % 2 == 1
         self.pages = self.rng.randrange(12, 65)
         self.blobs = WatchedPageBlobs(self.world, diff="writes" if seed % 2 else "content")

@@ -149,7 +149,7 @@ def test_each_planted_bug_of_managed_disks_is_caught(bug):
     """By a history of one; what the adapter itself does wrong shows too, since it is the real one."""
     with MANAGED_BUGS[bug]():
         for seed in BUG_SEEDS:
-            if seed % REPLAYED_EVERY and seed % MANAGED_EVERY < MANAGED and (violation := simulate(seed).violation):
+            if seed % REPLAYED_EVERY and seed % MANAGED_EVERY in MANAGED and (violation := simulate(seed).violation):
                 print(f"caught by seed {seed}: {violation}")
                 return
     pytest.fail(f"{bug}: not caught in {len(BUG_SEEDS)} histories")
