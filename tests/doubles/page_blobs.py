@@ -32,7 +32,8 @@ from backup_core.domain.naming import BlobAddress, DiskAddress, Source, is_snaps
 from backup_core.domain.ranges import PAGE, PUT_BYTES_MAX, ByteRange, DiffRange
 from backup_core.domain.zeros import without_zeros
 from backup_core.ports import BlobProperties, CopyState, Fence, Guard, ListedBlob, SnapshotInfo
-from tests.doubles.azure_disks import HOSTS, MemoryCloud, MemoryExports, merged
+from tests.doubles.azure_disks import HOSTS, MemoryCloud
+from tests.doubles.exports import MemoryExports, merged
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping

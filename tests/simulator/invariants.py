@@ -1,3 +1,4 @@
+# Long: every invariant beside the others, by what it is about.
 """What must hold after every step of a history.
 
  1. The head stays, and each restore point's backup snapshot with it, equal to the point's source snapshot.
