@@ -234,7 +234,7 @@ async def test_the_night_ends_the_access_that_a_dead_restore_has_opened(stage):
 async def test_a_snapshot_that_the_clocks_call_older_is_not_adopted(stage):
     """Nothing is given to the machine: the restore point would not be the newest."""
     before = held(stage)
-    later = (stage.world.now + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%S.%f") + "0Z"
+    later = (stage.world.now + timedelta(days=2)).strftime("%Y-%m-%dT%H:%M:%S.%f") + "0Z"
 
     def late(_):
         head = stage.head_row()
