@@ -56,6 +56,7 @@ async def take_source_snapshot(tools: Tools, request: TakeSourceSnapshot) -> Sou
             f"({properties.failure}); the next run takes another"
         )
         raise SnapshotNotReadyError(message)
+    # G62: who calls waits until it is complete.
     return SourceSnapshotResult(snapshot=snapshot, size=properties.size, percent=properties.percent)
 
 

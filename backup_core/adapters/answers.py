@@ -169,6 +169,7 @@ _NAMED: dict[tuple[int, str], tuple[type[BackupError], str]] = {
 
 def fault_of(status: int, code: str, text: str, what: str, *, snapshot: bool = False) -> BackupError:
     """The error for an answer. `what` names, in words, the refused request and its object."""
+    # G67: an endpoint's words may hold the address that it refused.
     said = f"{what}: the service answered {status} {code or 'without a code'}"
     detail = f"{said} ({redacted(text.splitlines()[0])})" if text else said
     if (status, code) in _NAMED:

@@ -75,6 +75,7 @@ def _fault(error: HttpResponseError, what: str, kind: Kind) -> BackupError:
     """By status and code: a change that fails after it was accepted has the code alone."""
     status, code = error.status_code or 0, code_of(error)
     # The whole message decides which advice fits; a line of it is shown.
+    # G67: nor may what it quotes hold a signature.
     message = redacted(str(getattr(error.error, "message", "") or error.reason or "no reason given"))
     said = f"{what}: Azure answered {status} {code or 'without a code'} ({message.strip().partition(chr(10))[0][:900]})"
     if code == "LinkedAuthorizationFailed":

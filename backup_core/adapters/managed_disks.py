@@ -173,6 +173,7 @@ class AzureManagedDisks:
             found = [await self._named(disk, known.name)]
         else:
             found = await self._listed(disk)
+        # G62: of that very time and disk.
         fitting = [one for one in found if one.snapshot == snapshot and one.disk == disk.id and not one.failed]
         if len(fitting) != 1:
             self._known.pop((disk, snapshot), None)
@@ -208,6 +209,7 @@ class AzureManagedDisks:
             known = self._grants.get(facts.id)
             if known and known is not refused and known.renew_at > self._monotonic() and not seconds:
                 return known
+            # G66: once, after a look at the snapshot.
             if refused:
                 self._grants.pop(facts.id, None)
                 await self._found(disk, snapshot)
@@ -339,6 +341,7 @@ class AzureManagedDisks:
             raise UnexpectedAnswerError(message)
         try:
             found = await self._found(disk, snapshot)
+            # G65: one that is open is not deleted.
             if found.open:
                 await self._close(disk, found)
             what = f"delete snapshot {found.name} of managed disk {disk}"
@@ -375,6 +378,7 @@ class AzureManagedDisks:
         former = footer(base.size)
         async for one in self._ranges(disk, snapshot, previous, _before(window, former.start)):
             yield one
+        # G64: compared, whatever the service says.
         if window.start < former.end and window.end > former.start:
             before, now = await self.read(disk, previous, former), await self.read(disk, snapshot, former)
             if before != now:

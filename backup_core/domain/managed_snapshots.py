@@ -94,6 +94,7 @@ def snapshot_name(address: DiskAddress, tags: Mapping[str, str], number: int) ->
     The tags name run and deployment: of two that protect one disk, each window's run has the same id in both. `number` is how
     many with those tags there are: the name of one that failed is not used again.
     """
+    # G61: another run's or deployment's name would be taken over, not refused.
     said = [address.id, *(f"{name}={value}" for name, value in sorted(tags.items())), str(number)]
     return f"pk-{tags.get('pagekeeper_disk', '')[:40]}-{sha256(chr(10).join(said).encode()).hexdigest()[:20]}"
 
@@ -108,6 +109,7 @@ def strangeness(found: DiskSnapshot, address: DiskAddress, unique: str, tags: Ma
 
     A request for a name that exists succeeds and takes nothing: the answer may be of another run, disk or time.
     """
+    # G61: what answers is looked at, not believed.
     began = run_moment(run)
     seen = {
         "disk": (address.id, found.disk),
@@ -127,6 +129,7 @@ def strangeness(found: DiskSnapshot, address: DiskAddress, unique: str, tags: Ma
 
 def diff_refusal(taken: DiskSnapshot, base: DiskSnapshot | None) -> str:
     """Why there is no diff from `base` to `taken`; empty when there is one."""
+    # G63: in doubt there is no diff.
     if base is None:
         return "the snapshot it is measured from is gone"
     if base.disk_unique != taken.disk_unique:

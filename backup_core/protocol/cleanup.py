@@ -130,6 +130,7 @@ class Cleanup:
         row = await self.tools.catalogue.head(self.request.disk)
         owner = row.value.owner if row else None
         run = await self.tools.catalogue.run(self.request.disk, owner.run) if owner else None
+        # G65: what an abandoned run has opened, nobody else closes.
         if run is None or run.value.ended_for_good or dead(run, self.now):
             registration = await self.tools.catalogue.registration(self.request.disk)
             sources = {registration.value.source} if registration else set()
@@ -154,6 +155,7 @@ class Cleanup:
         if registration is None or not self.tools.may_read(registration.value.source):
             return
         source = self.tools.source(registration.value.source)
+        # G68: the service keeps few, and bills them.
         for one in await self.tools.blobs.snapshots(source):
             if not self._may_go_on():
                 return

@@ -87,7 +87,7 @@ async def relinquish_ownership(tools: Tools, disk: str, run: str, lease: str, he
         owner = row.value.owner if row else None
         if row is None or owner is None or (owner.run, owner.lease) != (run, lease):
             return []
-        # Before another run can have the disk: it would lose what it has opened.
+        # G65: before another run can have the disk: it would lose what it has opened.
         registration = await tools.catalogue.registration(disk)
         still_open = await left_open(tools, registration.value.source) if registration else []
         names = heads or ([row.value.head] if row.value.head else [])

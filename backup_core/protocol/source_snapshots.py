@@ -101,6 +101,7 @@ async def drop_replaced(tools: Tools, former: RestorePoint, head: Head) -> bool:
     source = tools.source(former.source)
     if not await _is_of_disk(tools, source, former):
         return False
+    # G68: nothing starts from it any more.
     await tools.blobs.delete_snapshot(source, former.source_snapshot)
     return True
 
