@@ -10,7 +10,7 @@ import secrets
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,10 +27,10 @@ from devhost.platform import DISKS_CONTAINER, EVERY_SECOND, Platform, awaited
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient, BlobServiceClient
 
-SIZE = 1024 * disks.MIB
-BUDGET_SECONDS = 150
+SIZE, SIDE_SIZE = 1024 * disks.MIB, 64 * disks.MIB
+BUDGET_SECONDS = 180
 KIB = 1024
-DISK, BLOB, VM = "demo-disk", "demo.vhd", "demo-vm"
+DISK, SIDE, VM = "demo-disk", "demo-blob", "demo-vm"
 ACCEPTED = 202
 
 
@@ -42,6 +42,17 @@ class Moment:
     image: Path
     tree: dict[str, str]
     run: dict[str, Any]
+
+
+@dataclass
+class Guest:
+    """A protected disk, and the image that is written to it as a guest would."""
+
+    disk: str
+    image: Path
+    blob: BlobClient
+    """Where its content is: of a managed disk behind its export."""
+    moments: list[Moment] = field(default_factory=list)
 
 
 class Demo:
@@ -67,45 +78,63 @@ class Demo:
             return self._story(platform)
 
     def _story(self, platform: Platform) -> bool:
-        image, content = self.folder / "disk.vhd", self.folder / "content"
-        self._say("Making a 1 GiB fixed VHD with an ext4 filesystem and 41 files, and uploading it sparse")
-        content.mkdir()
-        disks.file_tree(content, self.rng)
-        disks.make_vhd(image, SIZE, content)
         with platform.blobs(platform.storage.source) as client:
-            blob = client.get_blob_client(DISKS_CONTAINER, BLOB)
-            put = disks.upload(image, blob)
-            platform.machines.make(VM, data={0: blob.url})
-            self.console.print(f"  {image.stat().st_size:,} bytes long, {put:,} bytes uploaded; VM {VM} has it at LUN 0")
-            moments = self._back_up_twice(platform, image, blob)
-            restored = self._restore(platform, moments[0])
+            main, side = self._disks(platform, client)
+            self._back_up_twice(platform, main, side)
+            restored = self._restore(platform, main)
             if restored is None:
                 return False
-            moments += self._go_on(platform, moments[0], restored, client)
+            self._go_on(platform, main, side, restored)
             self._watched(platform)
             self._say("Reading every backup snapshot back: bytes, filesystem check, file tree")
-            proofs = self._prove(platform, moments)
-            self._show(platform, moments, proofs)
-            return all(proof == "equal" for proof in proofs.values()) and len(proofs) == len(moments)
+            proved = [self._shown(platform, guest) for guest in (main, side)]
+            self.console.print("verified: every byte read back and compared, e2fsck -n clean, every file's SHA-256 equal")
+            return all(proved)
 
-    def _back_up_twice(self, platform: Platform, image: Path, blob: BlobClient) -> list[Moment]:
-        self._say(f"Protecting it by HTTP (PUT /api/disks/{DISK}) and firing the timer: a full backup")
-        platform.protect(DISK, BLOB, machine={"vm": machine_id(VM), "lun": 0})
-        moments = [self._moment(platform, "first", image)]
-        self._say("Changing the disk as a guest does: files added, changed, deleted, freed blocks trimmed")
-        disks.change(image, self.rng, self.folder)
-        self._sent(disks.replay_changes(moments[0].image, image, blob, platform.machines.lease(blob.url)))
-        self._say("Firing the timer again: an incremental backup")
-        return [*moments, self._moment(platform, "second", image)]
+    def _disks(self, platform: Platform, client: BlobServiceClient) -> tuple[Guest, Guest]:
+        """The managed data disk of a running VM; and a page blob, smaller, that no VM uses."""
+        content = self.folder / "content"
+        content.mkdir()
+        disks.file_tree(content, self.rng)
+        self._say("Making a 1 GiB managed disk with an ext4 filesystem and 41 files, the data disk of a running VM")
+        image = self.folder / "disk.vhd"
+        disks.make_vhd(image, SIZE, content)
+        put = disks.upload(image, client.get_blob_client(DISKS_CONTAINER, "demo.vhd"))
+        managed = platform.managed_disk("demo-data", vhd="demo.vhd", machine=VM)
+        self.console.print(f"  {image.stat().st_size:,} bytes long, {put:,} bytes uploaded; VM {VM} has it at LUN 0")
+        blob = client.get_blob_client(DISKS_CONTAINER, "beside.vhd")
+        disks.make_vhd(self.folder / "beside.vhd", SIDE_SIZE, content)
+        disks.upload(self.folder / "beside.vhd", blob)
+        self.console.print(f"  and beside it a page blob of {_sized(SIDE_SIZE)} with the same files")
+        return Guest(DISK, image, platform.managed_content(managed)), Guest(SIDE, self.folder / "beside.vhd", blob)
 
-    def _sent(self, sent: disks.Replayed) -> None:
-        self.console.print(f"  {sent.written:,} bytes written, {sent.cleared:,} bytes cleared on the disk blob")
+    def _back_up_twice(self, platform: Platform, main: Guest, side: Guest) -> None:
+        self._say(f"Protecting both by HTTP (PUT /api/disks/{DISK}, /{SIDE}) and firing the timer: full backups")
+        machine = {"vm": machine_id(VM), "lun": 0}
+        managed = platform.machines.source(VM, 0)
+        platform.api("PUT", f"/disks/{DISK}", {"source": managed, "machine": machine}).raise_for_status()
+        platform.protect(SIDE, "beside.vhd")
+        self._backed_up(platform, "first", main, side)
+        self._say("Changing the disks as their guests do: files added, changed, deleted, freed blocks trimmed")
+        disks.change(main.image, self.rng, self.folder)
+        disks.note(side.image, "written between two backups", self.folder)
+        for guest in (main, side):
+            self._send(guest)
+        self._say("Firing the timer again: incremental backups")
+        self._backed_up(platform, "second", main, side)
+
+    def _send(self, guest: Guest) -> None:
+        """Write to the disk what its image has changed by since the last backup."""
+        sent = disks.replay_changes(guest.moments[-1].image, guest.image, guest.blob)
+        self.console.print(f"  {sent.written:,} bytes written, {sent.cleared:,} bytes cleared on {guest.disk}")
 
     # -- restore ----------------------------------------------------------------------------------------------------
 
-    def _restore(self, platform: Platform, moment: Moment) -> dict[str, Any] | None:
+    def _restore(self, platform: Platform, main: Guest) -> dict[str, Any] | None:
         """Restore the first point into the VM; the run, or None when what the VM has then is not the disk of that moment."""
-        request = {"restorePoint": moment.run["restorePoints"][0], "repoint": True}
+        moment = main.moments[0]
+        target = {"kind": "managedDisk", "account": platform.storage.source.blobs, "container": DISKS_CONTAINER}
+        request = {"restorePoint": moment.run["restorePoints"][0], "target": target, "repoint": True}
         self._say(f"Asking what a restore of the first point would do (POST /api/disks/{DISK}/restores, dryRun)")
         plan = platform.api("POST", f"/disks/{DISK}/restores", {**request, "dryRun": True}).json()
         for number, step in enumerate(plan["steps"], 1):
@@ -123,17 +152,15 @@ class Demo:
         run = self._follow(platform, answer.json()["id"])
         if run["state"] != "Succeeded":
             return None
-        return run if self._vm_has(platform, run["restore"]["target"], moment) else None
+        return run if self._vm_has(platform, run["restore"]["managedDisk"], moment) else None
 
-    def _vm_has(self, platform: Platform, url: str, moment: Moment) -> bool:
-        self._say("Looking at the VM and its new disk: blob, lease, bytes, filesystem, files")
+    def _vm_has(self, platform: Platform, disk: str, moment: Moment) -> bool:
+        self._say("Looking at the VM and its new disk: bytes, filesystem, files")
         used = platform.machines.source(VM, 0)
-        with platform.blobs(platform.storage.source) as client:
-            blob = client.get_blob_client(DISKS_CONTAINER, url.rpartition("/")[2])
-            leased = blob.get_blob_properties().lease.state
+        with platform.managed_content(disk) as blob:
             proof = self._compare(blob, moment, moment.image.stat().st_size)
-        colour = "green" if (used, leased, proof) == (url, "leased", "equal") else "red"
-        self.console.print(f"  VM {VM}, LUN 0: {used}, {leased} by the VM; against the first moment: [{colour}]{proof}[/]")
+        colour = "green" if (used, proof) == (disk, "equal") else "red"
+        self.console.print(f"  VM {VM}, LUN 0: {used}; against the first moment: [{colour}]{proof}[/]")
         return colour == "green"
 
     def _watched(self, platform: Platform) -> None:
@@ -141,7 +168,7 @@ class Demo:
         platform.host.fire("watch_disks")
         awaited(lambda: [one for one in platform.host.events() if one["event"] == "fleet"], "the watch's line of the fleet")
         told = platform.host.events()
-        seen = next(one for one in told if one["event"] == "disk")
+        seen = next(one for one in told if one["event"] == "disk" and one["disk"] == DISK)
         kinds = Counter(one["event"] for one in told)
         self.console.print(
             f"  {seen['disk']} is {seen['protection']}, its newest point {seen['rpo_seconds']} s old, its last backup "
@@ -150,30 +177,35 @@ class Demo:
         if self.telemetry:
             self.telemetry.write_text("".join(json.dumps(one) + "\n" for one in told))
 
-    def _go_on(self, platform: Platform, moment: Moment, restored: dict[str, Any], client: BlobServiceClient) -> list[Moment]:
+    def _go_on(self, platform: Platform, main: Guest, side: Guest, restored: dict[str, Any]) -> None:
         """The guest writes to the restored disk, the timer fires: an increment. The restore's own point, and that one's."""
         self._say("Writing to the restored disk as its guest, and firing the timer: an incremental backup again")
-        url, image = restored["restore"]["target"], self.folder / "going-on.vhd"
-        disks.copy_sparse(moment.image, image)
-        disks.note(image, "written after the restore", self.folder)
-        blob = client.get_blob_client(DISKS_CONTAINER, url.rpartition("/")[2])
-        self._sent(disks.replay_changes(moment.image, image, blob, platform.machines.lease(url)))
-        return [Moment("restored", moment.image, moment.tree, restored), self._moment(platform, "third", image)]
+        first = main.moments[0]
+        main.moments.append(Moment("restored", first.image, first.tree, restored))
+        main.blob, main.image = platform.managed_content(restored["restore"]["managedDisk"]), self.folder / "going-on.vhd"
+        disks.copy_sparse(first.image, main.image)
+        disks.note(main.image, "written after the restore", self.folder)
+        self._send(main)
+        self._backed_up(platform, "third", main, side)
 
-    def _moment(self, platform: Platform, name: str, image: Path) -> Moment:
-        kept = self.folder / f"{name}.vhd"
-        disks.copy_sparse(image, kept)
-        known = {instance["instanceId"] for instance in platform.host.instances(f"{DISK}.")}
+    def _backed_up(self, platform: Platform, name: str, main: Guest, side: Guest) -> None:
+        """Fire the timer and wait for the backups of both disks; the one of the managed disk is watched."""
+        known = {guest.disk: self._runs(platform, guest) for guest in (main, side)}
         platform.host.fire("scheduled_backup")
-        run = self._follow(platform, self._new_run(platform, known))
-        return Moment(name, kept, disks.tree_of(kept, self.folder), run)
+        for guest in (main, side):
+            kept = self.folder / f"{guest.disk}-{name}.vhd"
+            disks.copy_sparse(guest.image, kept)
+            run = self._new_run(platform, guest, known[guest.disk])
+            ended = self._follow(platform, run) if guest is main else platform.wait(run)
+            guest.moments.append(Moment(name, kept, disks.tree_of(kept, self.folder), ended))
+        self.console.print(f"  beside it {SIDE}: {ended['kind']}, {_sized(ended['bytesDone'])} copied, {ended['state']}")
 
     @staticmethod
-    def _new_run(platform: Platform, known: set[str]) -> str:
-        def fresh() -> set[str]:
-            return {str(instance["instanceId"]) for instance in platform.host.instances(f"{DISK}.")} - known
+    def _runs(platform: Platform, guest: Guest) -> set[str]:
+        return {str(instance["instanceId"]) for instance in platform.host.instances(f"{guest.disk}.")}
 
-        return awaited(fresh, "a run started by the timer").pop()
+    def _new_run(self, platform: Platform, guest: Guest, known: set[str]) -> str:
+        return awaited(lambda: self._runs(platform, guest) - known, f"a run of {guest.disk} started by the timer").pop()
 
     def _follow(self, platform: Platform, run: str) -> dict[str, Any]:
         columns = (
@@ -201,11 +233,17 @@ class Demo:
 
     # -- proof ------------------------------------------------------------------------------------------------------
 
-    def _prove(self, platform: Platform, moments: list[Moment]) -> dict[str, str]:
-        points = {point["run"]: point for point in platform.points(DISK)}
+    def _shown(self, platform: Platform, guest: Guest) -> bool:
+        """Show the disk's restore points, each compared with its moment; whether all are equal."""
+        proofs = self._prove(platform, guest)
+        self._show(platform, guest, proofs)
+        return all(proof == "equal" for proof in proofs.values()) and len(proofs) == len(guest.moments)
+
+    def _prove(self, platform: Platform, guest: Guest) -> dict[str, str]:
+        points = {point["run"]: point for point in platform.points(guest.disk)}
         proofs = {}
         with platform.blobs(platform.storage.backup) as client:
-            for moment in moments:
+            for moment in guest.moments:
                 point = points.get(moment.run["id"])
                 if point is None:
                     proofs[moment.run["id"]] = "no restore point"
@@ -226,15 +264,17 @@ class Demo:
             return f"filesystem damaged: {error}"
         return "equal" if disks.tree_of(restored, self.folder) == moment.tree else "file tree differs"
 
-    def _show(self, platform: Platform, moments: list[Moment], proofs: dict[str, str]) -> None:
-        points = {point["run"]: point for point in platform.points(DISK)}
-        table = Table(title="Restore points", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    def _show(self, platform: Platform, guest: Guest, proofs: dict[str, str]) -> None:
+        points = {point["run"]: point for point in platform.points(guest.disk)}
+        table = Table(
+            title=f"Restore points of {guest.disk}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+        )
         for name in ("point", "kind"):
             table.add_column(name, no_wrap=True)
         for name in ("size", "changed", "cleared", "requests", "seconds"):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("verified", no_wrap=True)
-        for moment in moments:
+        for moment in guest.moments:
             point, proof = points.get(moment.run["id"]), proofs[moment.run["id"]]
             if point is None:
                 continue
@@ -250,7 +290,6 @@ class Demo:
                 f"[{colour}]{proof}[/]",
             )
         self.console.print(table)
-        self.console.print("verified: every byte read back and compared, e2fsck -n clean, every file's SHA-256 equal")
 
 
 def main(telemetry: Path | None = None) -> int:

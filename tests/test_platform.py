@@ -157,16 +157,20 @@ def test_the_demo_proves_its_points(tmp_path):
     )
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.count("equal") >= 6
+    assert ended.stdout.count("equal") >= 9
     assert ended.stdout.count("server mode: ") == 4
     assert "against the first moment: equal" in ended.stdout
-    for kind, times in (("full", 1), ("incremental", 2), ("restored", 1)):
-        assert len(re.findall(rf"Z +{kind} +1\.0 GiB", ended.stdout)) == times
+    for size, kinds in (
+        (r"1\.0 GiB", {"full": 1, "incremental": 2, "restored": 1}),
+        (r"64\.0 MiB", {"full": 1, "incremental": 2}),
+    ):
+        for kind, times in kinds.items():
+            assert len(re.findall(rf"Z +{kind} +{size}", ended.stdout)) == times, kind
     assert not [line for line in command_lines() if str(tmp_path) in line]
     told = [json.loads(line) for line in telemetry.read_text().splitlines()]
     assert Counter(one["event"] for one in told if one["event"] in ("run", "disk", "fleet")) == {
-        "run": 4,
-        "disk": 1,
+        "run": 7,
+        "disk": 2,
         "fleet": 1,
     }
     for name, query in QUERIES:
