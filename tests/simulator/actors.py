@@ -7,6 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from azure.core.exceptions import HttpResponseError
+
 from backup_core.domain.ending import cancellation
 from backup_core.domain.errors import AccessDeniedError, UnexpectedAnswerError
 from backup_core.domain.identity import Deployment
@@ -15,6 +17,8 @@ from backup_core.domain.metadata import Site, described, run_of_source_snapshot,
 from backup_core.domain.naming import (
     BlobAddress,
     DiskAddress,
+    http_run_id,
+    managed_disk_id,
     point_id,
     point_key,
     registration_name,
@@ -127,6 +131,10 @@ class Actors:
             return None
         self._restores += 1
         run = f"{DISK}.20260104T{self._restores // 60:02d}{self._restores % 60:02d}00Z.0000abcd"
+        if stage.managed:
+            # No snapshot of a managed disk is older than its run's name.
+            stage.world.pass_time(timedelta(seconds=1))
+            run = http_run_id(DISK, stage.world.now, "0000abcd")
         how = self.rng.choice(["repoint", "repoint", "adopt", "plain"])
         attached = stage.machine.at(stage.lun)
         if undisturbed and how == "repoint" and (attached is None or attached.source != stage.registration.source):
@@ -135,6 +143,7 @@ class Actors:
         wanted = Restoring(
             point=self.rng.choice(available).point,
             target=target.url,
+            managed_disk=managed_disk_id(VM, f"vm-restored-{self._restores}") if stage.managed else "",
             slot=Slot(VM, stage.lun),
             repoint=how == "repoint",
             stop_vm=self.rng.random() < 0.2,
@@ -155,7 +164,7 @@ class Actors:
         target = BlobAddress(SOURCE, "vhds", restored_blob_name("vm.vhd", run))
         if stage.gentle:
             return target
-        if chance < 0.05:
+        if chance < 0.05 and not stage.managed:
             stage.count("restores onto the live disk")
             return stage.tools.disk_blob(stage.registration.source)
         if chance < 0.12:
@@ -233,7 +242,10 @@ class Actors:
             run = owner.run if owner else run_of_source_snapshot(source.snapshots[copied].metadata, stage.tools.site(at))
             metadata = source_snapshot_metadata(Site(Deployment("backup/other"), at), DISK, run)
         if isinstance(at, DiskAddress):
-            name = stage.blobs.cloud.take(at.group, disk_snapshot_name(at, metadata, 0), at, metadata).at
+            try:
+                name = stage.blobs.cloud.take(at.group, disk_snapshot_name(at, metadata, 0), at, metadata).at
+            except HttpResponseError:
+                return  # too many of the disk are being filled
         else:
             name = stage.blobs.freeze(source, metadata)
         stage.note(f"!! a foreign snapshot {name} after {copied}")

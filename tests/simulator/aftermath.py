@@ -143,7 +143,7 @@ class Aftermath:
             self.invariants.violated(
                 f"invariant 21: the disk holds the claims of {claims}, its source is {stage.registration.source}"
             )
-        self.invariants.check_closed("the night")
+        self.invariants.check_closed("the night", of_any_disk=True)
         self.invariants.check_said()
         if stage.told_policy() != stage.registration:
             self.invariants.violated(f"invariant 21: the copy of the registration is behind: {stage.told_policy()}")

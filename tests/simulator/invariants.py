@@ -28,7 +28,7 @@
 25. Each run's end is written, and named within bounds, however much the run has done.
 26. Nothing is copied that the source does not hold, and no gap in the diff that the head does not hold.
 27. The signature of an export is in no history, row, document, event, status or line of a log.
-28. No access to a managed disk's snapshots is left open after an undisturbed run, or a night.
+28. An undisturbed run leaves no access to its managed disk's snapshots open, and a night none to any.
 29. What a run reads of a managed disk is its snapshot of that disk, taken after the run was asked for.
 30. After an undisturbed backup and a night the app has at most three snapshots of a managed disk.
 """
@@ -140,7 +140,7 @@ class Invariants:
             self.violated(f"invariant 8: the metadata of {point.point} does not describe it")
         self.restored[point.point] = content
         origin = point.reason.removeprefix("restored from ")
-        if point.kind == "restored" and content != self.restored[origin]:
+        if point.kind == "restored" and not stage.same(content, self.restored[origin]):
             self.violated(f"invariant 13: restore point {point.point} does not hold what {origin} held")
 
     def _check_expired(self, point: RestorePoint, points: dict[str, RestorePoint]) -> None:
@@ -222,12 +222,13 @@ class Invariants:
             if not run.points:
                 self.violated(f"invariant 15: run {run.run} succeeded without a restore point")
             return
-        target = self.stage.blob(wanted.target)
+        made = wanted.managed_disk or wanted.target
+        target = self.stage.blob(made)
         self.stage.count(f"restores succeeded: {'repoint' if wanted.repoint else 'adopt' if wanted.adopt else 'plain'}")
         # A stranger may have copied a snapshot onto the disk since, with its metadata: only a restore's mark says "incomplete".
-        if target is None or restoring_run(target.metadata, self.stage.tools.site(self.stage.tools.source(wanted.target))):
+        if target is None or restoring_run(target.metadata, self.stage.tools.site(self.stage.tools.source(made))):
             self.violated(f"invariant 11: restore {run.run} succeeded without its complete disk")
-        if not wanted.adopt and target.content() != self.restored[wanted.point]:
+        if not wanted.adopt and not self.stage.same(target.content(), self.restored[wanted.point]):
             self.violated(f"invariant 11: the disk of restore {run.run} differs from its restore point")
         if wanted.adopt and not run.points:
             self.violated(f"invariant 13: restore {run.run} succeeded without adopting its disk")
@@ -262,15 +263,19 @@ class Invariants:
             self.violated(f"invariant 27: a signature was found in {stage.leaked}")
         for _, run in stage.runs():
             for taken in run.source_snapshots:
-                origin = stage.origins.get(taken)
-                if origin and run_of_source_snapshot(origin.metadata, stage.tools.site(stage.source)) != run.run:
+                at, origin = stage.origins.get(taken, (None, None))
+                if at and origin and run_of_source_snapshot(origin.metadata, stage.tools.site(at)) != run.run:
                     self.violated(f"invariant 29: run {run.run} goes on with snapshot {taken}, which is another's")
                 if snapshot_time(taken) < run.created - CLOCK_SKEW:
                     self.violated(f"invariant 29: run {run.run} goes on with snapshot {taken}, taken before it was asked for")
 
-    def check_closed(self, after: str) -> None:
-        """Once nothing is under way: nothing is open that this app has opened."""
-        if self.stage.managed and (left := sorted(at for _, at in self.stage.blobs.open)):
+    def check_closed(self, after: str, *, of_any_disk: bool = False) -> None:
+        """Once nothing is under way: nothing is open that this app has opened. A request for access to a former source that
+        comes late is closed by the night, or expires.
+        """
+        stage = self.stage
+        disks = set(stage.blobs.disks) if of_any_disk else {stage.source}
+        if stage.managed and (left := sorted(at for disk, at in stage.blobs.open if disk in disks)):
             self.violated(f"invariant 28: access to {left} is open after {after}")
 
     def check_said(self) -> None:
@@ -322,9 +327,16 @@ class Invariants:
 
     def _check_attached(self, source: str) -> None:
         """A disk that a machine has just been given is the whole restore point; its guest has written nothing yet."""
-        wanted = next((run.restore for _, run in self.stage.runs() if run.restore and run.restore.target == source), None)
+        wanted = next(
+            (
+                run.restore
+                for _, run in self.stage.runs()
+                if run.restore and source in (run.restore.target, run.restore.managed_disk)
+            ),
+            None,
+        )
         blob = self.stage.blob(source)
-        if wanted and (blob is None or blob.content() != self.restored[wanted.point]):
+        if wanted and (blob is None or not self.stage.same(blob.content(), self.restored[wanted.point])):
             self.violated(f"invariant 11: the machine was given {source}, which is not restore point {wanted.point}")
 
     def check_rest(self) -> None:

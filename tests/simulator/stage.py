@@ -151,7 +151,7 @@ class Known:
         """Nothing has happened yet."""
         self.truth: dict[str, bytes] = {}
         """What each source snapshot holds."""
-        self.origins: dict[str, Blob] = {}
+        self.origins: dict[str, tuple[DiskAddress, Blob]] = {}
         """Each snapshot of a managed disk as it was taken."""
         self.leaked = ""
         """What was heard with the signature of an export in it."""
@@ -186,7 +186,7 @@ class Stage(Known):
         self._addresses: dict[str, Source] = {}
         self.replayed = seed % REPLAYED_EVERY == 0
         self.managed = seed % MANAGED_EVERY in MANAGED
-        self.restores = seed % BACKUPS_ONLY_EVERY != 0 and not self.managed
+        self.restores = seed % BACKUPS_ONLY_EVERY != 0
         self.gentle = seed % GENTLE_EVERY == GENTLE
         self.inherits = seed % INHERITED_EVERY == INHERITED
         self.repeats = seed % REPEATS_EVERY < REPEATS
@@ -236,6 +236,7 @@ class Stage(Known):
         cloud.footer_in_diff, cloud.footers_differ = rng.random() < 0.5, rng.random() < 0.5
         self.blobs.fill_percent = rng.choice([100, 100, 45])
         cloud.lasting = rng.choice([0, 0, 1])
+        self.machines.signs = rng.random() < 0.5
         self.blobs.exporting = replace(self.blobs.exporting, seconds=rng.choice([20, 300, 7200]))
 
     def _tools(self) -> Tools:
@@ -261,6 +262,7 @@ class Stage(Known):
         return Tools(
             self.blobs, self.catalogue, self.documents, (SOURCE,), BACKUP, "heads", itertools.count().__next__,
             copying, self.machines, self.journal, DEPLOYMENT, limits, (GROUP.lower(),), disk_groups=(GROUP.lower(),),
+            account_ids={SOURCE: f"{GROUP}/providers/Microsoft.Storage/storageAccounts/source"},
         )  # fmt: skip
 
     def _register_bystander(self) -> None:
@@ -351,10 +353,13 @@ class Stage(Known):
         return self.snapshot(point).content()
 
     def is_live(self, point: RestorePoint) -> bool:
-        """Whether the point equals the disk as it is, but for the footer, which may differ in each snapshot."""
-        live = self.blobs.blobs[self.source].content()
-        end = len(live) - PAGE * self.managed
-        return self.content(point)[:end] == live[:end]
+        """Whether the point equals the disk as it is."""
+        return self.same(self.content(point), self.blobs.blobs[self.source].content())
+
+    def same(self, one: bytes, other: bytes) -> bool:
+        """Whether both hold the same: of a managed disk but for the footer, which may differ in each snapshot."""
+        end = len(one) - PAGE * self.managed
+        return len(one) == len(other) and one[:end] == other[:end]
 
     def learn(self) -> None:
         """What each source snapshot holds, as soon as it exists."""
@@ -363,9 +368,9 @@ class Stage(Known):
             for name, snapshot in blob.snapshots.items():
                 if name not in self.truth:
                     self.truth[name] = snapshot.content()
-        for disk in self.blobs.disks.values():
+        for at, disk in self.blobs.disks.items():
             for name in disk.snapshots.keys() - self.origins.keys():
-                self.origins[name] = copy.copy(disk.snapshots[name])
+                self.origins[name] = at, copy.copy(disk.snapshots[name])
 
     def hear(self, said: object) -> None:
         """Something is stored, shown or written to the log: of managed disks it is looked through for signatures."""
