@@ -16,7 +16,7 @@ help:
 	@echo "make fuzz REQUESTS=50000   hostile HTTP requests at the running app"
 	@echo "make mutants [ONLY=word]   break each guard of the product in turn; a test must notice"
 	@echo "make record   add to the recorded histories what an orchestrator's new branches leave behind"
-	@echo "make bench [SHORT=1]   requests, bytes and time of a backup, beside the SDK's own loops; how near it comes to a blob's limits"
+	@echo "make bench [SHORT=1]   requests, bytes, time and memory of the copying, beside AzCopy and the SDK's own loops; writes docs/performance.md"
 	@echo "make lint   format, lint, types, import contracts, security checks"
 	@echo "make cloud   the Azure CLI and AzCopy, for the test of a restore without the app by their own command lines"
 	@echo "make lock   pin the dependencies anew"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 from backup_core.domain.ranges import MIB
-from bench.limits import Diff, Reached, copied, written
+from bench.limits import Diff, Reached, copied, picture, section
 from devhost.throttling import BURST_SECONDS, Limited, ThrottlingServer
 
 GOOD = Reached("small", 4, 10.0, 9.5, 4750, 0.05)
@@ -33,5 +34,14 @@ def test_the_goals():
     assert GOOD.met
     assert not replace(GOOD, seconds=10.1).met
     assert not replace(GOOD, refused=0.051).met
-    assert "| small | 4 | 4,750 | 9.5 | 10.0 | 95.0% | 5.00% | met |" in written([GOOD], 9.5)
-    assert "| missed |" in written([replace(GOOD, seconds=11)], 9.5)
+    assert "| small | 4 | 4,750 | 9.5 | 10.0 | 95.0% | 5.00% | met |" in section([GOOD], 9.5).text
+    assert "| missed |" in section([replace(GOOD, seconds=11)], 9.5).text
+
+
+def test_the_picture_has_a_bar_for_each_diff_and_the_goal():
+    drawn = ET.fromstring(picture([GOOD, replace(GOOD, seconds=11)]))
+    texts = [one.text for one in drawn.iter("{http://www.w3.org/2000/svg}text")]
+
+    assert texts[1:5] == ["small, 4 shards", "95.0%", "small, 4 shards", "86.4%"]
+    assert texts[-1] == "goal: 95%"
+    assert {one.get("fill") for one in drawn.iter("{http://www.w3.org/2000/svg}rect")} == {"#ffffff", "#2f6f9f", "#b3472d"}

@@ -58,26 +58,31 @@ class PageData:
         unless `keep_zeros`.
         """
         buffer = self._buffers.pop() if self._buffers else bytearray(PUT_BYTES_MAX)
-        await self._fill(source, snapshot, part, buffer, export)
+        digest = await self._fill(source, snapshot, part, buffer, export)
         for piece in [DiffRange(part, cleared=False)] if keep_zeros else without_zeros(buffer, part):
             at = piece.range
             if piece.cleared:
                 await self.clear(head, at, fence)
             else:
-                await self.write(head, at.start, memoryview(buffer)[at.start - part.start : at.end - part.start], fence)
+                data = memoryview(buffer)[at.start - part.start : at.end - part.start]
+                # The MD5 that was compared goes along: it would be half of the processor's work to compute it again.
+                await self.write(head, at.start, data, fence, digest if at == part else None)
         # After a failure a broken connection may still hold the buffer, so only a used-up one is kept.
         if len(self._buffers) < BUFFERS_KEPT:
             self._buffers.append(buffer)
 
-    async def _fill(self, blob: Source, snapshot: str, part: ByteRange, buffer: bytearray, export: str) -> None:
+    async def _fill(self, blob: Source, snapshot: str, part: ByteRange, buffer: bytearray, export: str) -> bytes:
+        """Read the range into the buffer; its MD5."""
         headers = {"x-ms-range": f"bytes={part.start}-{part.end - 1}", "x-ms-range-get-content-md5": "true"}
         what = f"read bytes [{part.start}, {part.end}) of {blob} {snapshot}".rstrip()
         ask = Ask("GET", blob, what, snapshot=snapshot, headers=headers, size=part.size, url=export)
-        await self._transport.send(ask, _into(buffer, part.size, what))
+        return await self._transport.send(ask, _into(buffer, part.size, what))
 
-    async def write(self, blob: BlobAddress, offset: int, data: bytes | memoryview, fence: Fence) -> None:
-        """Put the pages; the service checks their MD5."""
-        headers = {"x-ms-page-write": "update", "Content-MD5": base64.b64encode(_md5(data)).decode()}
+    async def write(
+        self, blob: BlobAddress, offset: int, data: bytes | memoryview, fence: Fence, digest: bytes | None = None
+    ) -> None:
+        """Put the pages; the service checks their MD5, which is `digest` where that is known."""
+        headers = {"x-ms-page-write": "update", "Content-MD5": base64.b64encode(digest or _md5(data)).decode()}
         await self._put(blob, offset, offset + len(data), headers, fence, "write", data)
 
     async def clear(self, blob: BlobAddress, part: ByteRange, fence: Fence) -> None:
@@ -136,10 +141,10 @@ class PageData:
         await self._transport.send(ask, nothing)
 
 
-def _into(buffer: bytearray, size: int, what: str) -> Receive[None]:
-    """Receives a body of exactly `size` bytes into `buffer`, and compares its MD5."""
+def _into(buffer: bytearray, size: int, what: str) -> Receive[bytes]:
+    """Receives a body of exactly `size` bytes into `buffer`, compares its MD5, and gives it."""
 
-    async def receive(answer: aiohttp.ClientResponse) -> None:
+    async def receive(answer: aiohttp.ClientResponse) -> bytes:
         arrived = 0
         view = memoryview(buffer)
         async for chunk in answer.content.iter_any():
@@ -149,9 +154,11 @@ def _into(buffer: bytearray, size: int, what: str) -> Receive[None]:
         digest = answer.headers.get("Content-MD5")
         # An export's snapshot inherits the MD5 of a whole blob that it is not: only the range's own counts.
         digest = None if digest == answer.headers.get("x-ms-blob-content-md5") else digest
-        if arrived != size or (digest and base64.b64decode(digest) != _md5(view[:size])):
+        found = _md5(view[:size])
+        if arrived != size or (digest and base64.b64decode(digest) != found):
             message = f"{what}: {arrived} bytes arrived, expected {size} with MD5 {digest}; nothing was written"
             raise TransferDamagedError(message)
+        return found
 
     return receive
 
