@@ -9,7 +9,6 @@ import pytest
 
 from backup_core.activities.housekeeping import clean_up_disk
 from backup_core.domain.ending import HEARTBEAT_MAX
-from backup_core.domain.errors import AccessDeniedError
 from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import managed_disk_id, point_id, point_key
 from backup_core.domain.records import Slot
@@ -288,8 +287,9 @@ async def test_the_night_deletes_no_snapshot_that_another_took(stage):
     await stopped_before(stage, "store_change", **stage.wanted)
     (taken,) = new(stage).snapshots
     new(stage).snapshots[taken].metadata = {}
-    stage.world.pass_time(timedelta(hours=25))
+    stage.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     await stage.back_up()
+    stage.world.pass_time(timedelta(hours=25))
     await clean_up_disk(stage.tools, NIGHT)
 
     assert list(new(stage).snapshots) == [taken]
@@ -298,14 +298,20 @@ async def test_the_night_deletes_no_snapshot_that_another_took(stage):
 async def test_a_snapshot_that_cannot_be_removed_is_not_left_open(stage):
     """A lock on the snapshots: the restore says what is left, and ends the access; a later night removes it."""
     disk = stage.tools.source(NEW)
-    stage.blobs.undeletable[disk.account] = AccessDeniedError
     driver = failing(stage, "store_change", FINAL)
+    perform = driver._perform
+
+    async def locked(name, request):
+        if name == "discard_snapshot":
+            return {"fault": {**FINAL, "message": "told"}, "value": None}
+        return await perform(name, request)
+
+    driver._perform = locked
     with pytest.raises(RestoreFailedError):
         await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
 
     assert stage.blobs.open == set()
     assert f"a snapshot of the managed disk is left, which the night removes: {disk}" in on(stage).end
-    stage.blobs.undeletable.clear()
     stage.world.pass_time(timedelta(hours=25))
     await clean_up_disk(stage.tools, NIGHT)
     nothing_is_left(stage)
