@@ -14,7 +14,7 @@ from backup_core.api.context import Api, respond
 from backup_core.api.http import Answer, Request, cannot_start
 from backup_core.api.routes import ROUTES, Route
 from backup_core.domain.naming import cleanup_instance_id, fleet_instance_id
-from backup_core.domain.windows import window_fired
+from backup_core.domain.windows import window_before, window_fired
 from backup_core.operations.runs import Start
 from backup_core.operations.watch import watch
 from backup_core.orchestrations import backup_fleet, clean_up_disks
@@ -83,6 +83,8 @@ async def scheduled_backup(timer: func.TimerRequest, client: df.DurableOrchestra
         wave=SETTINGS.wave_shards,
         full_copy=SETTINGS.full_copy,
         prune=SETTINGS.prune_after_backup,
+        lanes=SETTINGS.active_disks,
+        former=window_before(SETTINGS.backup_schedule, window).isoformat(),
     )
     await start_once(client, backup_fleet.NAME, fleet_instance_id(window), request.model_dump(mode="json"))
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from backup_core.domain.coalescing import GAP_RATIO
+from backup_core.domain.fleet import ACTIVE_DISKS, ACTIVE_SHARDS_MAX
 from backup_core.domain.naming import ACCOUNT_ID, GROUP_ID, account_name
 from backup_core.domain.ncrontab import parse
 from backup_core.domain.pacing import ACCOUNT_RATES, BLOB_RATES
@@ -76,6 +77,8 @@ class Settings(BaseModel):
     """The one that writes restored disks and changes machines."""
     wave_shards: int = Field(default=4, ge=1, le=16)
     """Shards of one disk copied side by side."""
+    active_disks: int = Field(default=ACTIVE_DISKS, ge=1, le=ACTIVE_SHARDS_MAX)
+    """Disks of a window backed up side by side into the backup account. Of many, fewer shards are copied of each."""
     copy_mode: CopyMode = "auto"
     """`server`: the backup account fetches changed pages itself. `stream`: they pass through this app. `auto`: by the backup
     account where it can read the source, else through the app.

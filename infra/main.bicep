@@ -208,6 +208,7 @@ var common = {
   CATALOGUE_TABLE: 'pagekeeper'
   FORMER_CATALOGUES: ''
   WAVE_SHARDS: '4'
+  ACTIVE_DISKS: '50'
   COPY_MODE: 'auto'
   FULL_COPY: fullCopy
   IN_FLIGHT: '16'

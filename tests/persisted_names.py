@@ -24,6 +24,7 @@ from backup_core.api.routes import ROUTES
 from backup_core.domain import errors, naming
 from backup_core.domain.custody import CustodyRecord
 from backup_core.domain.events import EVENTS, PREFIX
+from backup_core.domain.fleet import Turns
 from backup_core.domain.identity import ChildPurpose, Deployment, LeasePurpose, child_id, lease_id
 from backup_core.domain.metadata import (
     HeadMark,
@@ -216,7 +217,11 @@ async def _rows() -> dict[str, Any]:
     await catalogue.commit([point], example(Head), None)
     await catalogue.pin(example(Pin), Versioned(point, "1", MOMENT))
     await catalogue.claim_source("https://account.blob.core.windows.net/vhds/vm.vhd", DISK)
-    kinds = {"registration": Registration, "head": Head, "run": Run, "point": RestorePoint, "pin": Pin, "request": RequestKey}
+    await catalogue.put_turns(example(Turns), None)
+    kinds = {
+        "registration": Registration, "head": Head, "run": Run, "point": RestorePoint, "pin": Pin, "request": RequestKey,
+        Turns.disk: Turns,
+    }  # fmt: skip
     rows: dict[str, Any] = {}
     for entity in table.written:
         keys = {name: entity[name] for name in ("PartitionKey", "RowKey")}
@@ -255,6 +260,7 @@ def _documents() -> dict[str, Any]:
         naming.rebuild_name(REBUILD): shape(Rebuild),
         naming.rebuild_cancel_name(REBUILD): {},
         naming.rebuilt_name(REBUILD, DISK, 1): shape(Found),
+        naming.fleet_order_name(naming.window_id(MOMENT)): {"[]": "str"},
     }
 
 

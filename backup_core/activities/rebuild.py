@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from backup_core.domain.digests import digest_of
 from backup_core.domain.errors import NotOwnerError, RowChangedError, RowExistsError
-from backup_core.domain.naming import REBUILDS, rebuild_cancel_name, rebuilt_name, stamp_of_rebuild
+from backup_core.domain.naming import FLEETS, REBUILDS, rebuild_cancel_name, rebuilt_name, stamp_of_rebuild
 from backup_core.domain.rebuild import Found, Rebuild
 from backup_core.protocol.documents import read_document
 from backup_core.protocol.rebuilds import FOUND, HASH_LENGTH, at_work, store_rebuild, stored_rebuild
@@ -128,12 +128,13 @@ async def finish_rebuild(tools: Tools, request: FinishRebuild) -> Nothing:
 
 
 async def clean_up_rebuilds(tools: Tools, request: CleanUpRebuilds) -> RebuildCleanupResult:
-    """Remove documents of rebuilds of so many days ago, a bounded number per call: no rebuild is at work for so long."""
+    """Remove documents of rebuilds and windows of so many days ago, a bounded number per call: none is at work for so long."""
     oldest, gone = await tools.catalogue.now() - timedelta(days=request.run_days), 0
-    async for one in tools.documents.listed(REBUILDS):
-        if gone == tools.limits.sweeps_max:
-            break
-        if one.changed < oldest:
-            await tools.documents.delete(one.name)
-            gone += 1
+    for folder in (REBUILDS, FLEETS):
+        async for one in tools.documents.listed(folder):
+            if gone == tools.limits.sweeps_max:
+                break
+            if one.changed < oldest:
+                await tools.documents.delete(one.name)
+                gone += 1
     return RebuildCleanupResult(documents=gone)

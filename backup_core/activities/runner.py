@@ -38,6 +38,7 @@ from backup_core.steps.backup import (
     RAISE_EPOCH,
     TAKE_BACKUP_SNAPSHOT,
     TAKE_SOURCE_SNAPSHOT,
+    TAKE_TURN,
     VERIFY_HEAD,
 )
 from backup_core.steps.copying import (
@@ -81,6 +82,7 @@ log = logging.getLogger("pagekeeper")
 
 ACTIVITIES: dict[str, Callable[[Tools, Any], Awaitable[Message]]] = {
     LIST_DISKS.name: fleet.list_disks,
+    TAKE_TURN.name: fleet.take_turn,
     BEGIN_BACKUP.name: backup_run.begin_backup,
     TAKE_SOURCE_SNAPSHOT.name: snapshots.take_source_snapshot,
     PLAN_TRANSFER.name: transfer.plan_transfer,

@@ -30,6 +30,7 @@ from backup_core.adapters.answers import code_of, fault_of, no_answer
 from backup_core.adapters.rows import to_entity, version_of, versioned
 from backup_core.domain.digests import digest_of
 from backup_core.domain.errors import RowChangedError, RowExistsError, UnexpectedAnswerError
+from backup_core.domain.fleet import Turns
 from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_key_bounds
 from backup_core.domain.records import Head, Pin, Registration, RequestKey, RestorePoint, Run, Versioned
 
@@ -194,6 +195,14 @@ class TableCatalogue:
         """Write the head row."""
         # G11: under the version that the write was decided on.
         return await self._put(head, "head", etag)
+
+    async def turns(self) -> Versioned[Turns] | None:
+        """The one row of turns."""
+        return await self._get(Turns, Turns.disk, "turns")
+
+    async def put_turns(self, turns: Turns, etag: str | None) -> str:
+        """Write it."""
+        return await self._put(turns, "turns", etag)
 
     # -- runs -----------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from azure.data.tables import EdmType, EntityProperty
 from pydantic import TypeAdapter, ValidationError
 
 from backup_core.domain.errors import RecordUnreadableError
+from backup_core.domain.fleet import Turns
 from backup_core.domain.naming import point_key, run_key
 from backup_core.domain.records import Head, Pin, Registration, RequestKey, RestorePoint, Run, Versioned
 
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _NESTED = frozenset(
-    {"owner", "pair", "error", "points", "expired", "source_snapshots", "warnings", "retention", "machine", "restore"}
+    {"owner", "pair", "error", "points", "expired", "source_snapshots", "warnings", "retention", "machine", "restore", "lanes"}
 )
 """Columns that hold JSON."""
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (Registration, Head, RestorePoint, Run, Pin, RequestKey)
+    kind: TypeAdapter(kind) for kind in (Registration, Head, RestorePoint, Run, Pin, RequestKey, Turns)
 }
 
 

@@ -286,6 +286,15 @@ def rebuilt_name(rebuild: str, disk: str, part: int) -> str:
     return f"{rebuilt_folder(rebuild)}{disk}.{part:06d}.json"
 
 
+FLEETS = "_fleets/"
+"""Where windows keep the order of their disks: no disk's id begins so."""
+
+
+def fleet_order_name(window: str) -> str:
+    """Where is kept in which order the disks of a window, named by its id, have their turns."""
+    return f"{FLEETS}{window}.json"
+
+
 def registration_name(disk: str) -> str:
     """Name of the copy of a disk's registration beside its backups, from which a lost row is restored."""
     return f"{disk}/registration.json"

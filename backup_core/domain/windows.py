@@ -46,7 +46,12 @@ def overdue_since(schedule: str, moment: datetime) -> datetime:
 
     A run may need a whole window, so the present one proves nothing yet.
     """
-    return parse(schedule).before(window_at(schedule, moment))
+    return window_before(schedule, window_at(schedule, moment))
+
+
+def window_before(schedule: str, window: datetime) -> datetime:
+    """The last occurrence of the schedule before `window`."""
+    return parse(schedule).before(window)
 
 
 def next_window(schedule: str, moment: datetime) -> datetime:

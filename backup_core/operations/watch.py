@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import BackupError, DiskUnknownError, UnexpectedError
 from backup_core.domain.events import DiskSeen, FleetSeen, attention_of
-from backup_core.domain.fleet import waiting_for_their_turn
-from backup_core.domain.naming import registration_name
+from backup_core.domain.naming import registration_name, window_id
 from backup_core.domain.status import RUNS_LOOKED_AT, status_of
-from backup_core.domain.windows import BEGIN_MAX
+from backup_core.domain.windows import BEGIN_MAX, window_begun_by
 from backup_core.protocol.run_rows import emit_run_end
 from backup_core.protocol.survey import disks_to_survey
+from backup_core.protocol.turns import order_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,10 @@ async def watch(tools: Tools, schedule: str, now: datetime) -> FleetSeen:
 
     disks = await tools.catalogue.disks()
     looks = [one for one in await asyncio.gather(*(look(disk) for disk in disks)) if one]
-    waiting = waiting_for_their_turn({one.seen.disk: one.sign for one in looks}, now, BEGIN_MAX)
+    try:
+        waiting = await _waiting(tools, looks, schedule, now)
+    except BackupError as error:
+        waiting, unseen["turns of the window"] = set(), error
     seen = [replace(one.seen, window_without_run="") if one.seen.disk in waiting else one.seen for one in looks]
     for one in seen:
         tools.journal.write(one)
@@ -75,6 +78,16 @@ async def watch(tools: Tools, schedule: str, now: datetime) -> FleetSeen:
     )
     tools.journal.write(fleet)
     return fleet
+
+
+async def _waiting(tools: Tools, looks: Sequence[Look], schedule: str, now: datetime) -> set[str]:
+    """The disks whose turn in the present window is still to come, while any run of the window shows that it goes on."""
+    row = await tools.catalogue.turns()
+    if row is None or row.value.window < window_id(window_begun_by(schedule, now)):
+        return set()
+    if not any(one.sign and now - one.sign <= BEGIN_MAX for one in looks):
+        return set()
+    return row.value.waiting(await order_of(tools, row.value), now, BEGIN_MAX)
 
 
 async def _emit_late(tools: Tools, runs: Sequence[Run], now: datetime) -> None:

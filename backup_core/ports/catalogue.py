@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from backup_core.domain.fleet import Turns
     from backup_core.domain.records import Head, Pin, Registration, RequestKey, RestorePoint, Run, Versioned
 
 
@@ -39,6 +40,12 @@ class Catalogue(Protocol):
 
     async def disks(self) -> list[str]:
         """Ids of all registered disks, ascending."""
+
+    async def turns(self) -> Versioned[Turns] | None:
+        """Who has which disk of the newest window that has more of them than lanes."""
+
+    async def put_turns(self, turns: Turns, etag: str | None) -> str:
+        """Insert (no etag) or update that. Raises RowExistsError, RowChangedError."""
 
     async def request(self, disk: str, key: str) -> RequestKey | None:
         """The request under the key."""

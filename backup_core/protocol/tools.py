@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from backup_core.domain.coalescing import GAP_RATIO
 from backup_core.domain.ending import STEP_SECONDS_USUAL
 from backup_core.domain.errors import AccountIdMissingError, MachineRefusedError, SourceUnfitError
-from backup_core.domain.fleet import ACTIVE_DISKS_MAX
 from backup_core.domain.metadata import Site
 from backup_core.domain.naming import BlobAddress, Source, is_resource_id, parse_resource_id, parse_source
 from backup_core.domain.ranges import GIB, MIB
@@ -67,8 +66,6 @@ class Limits:
     """Leftovers one call of the housekeeping removes at most."""
     sweep_age_seconds: float = 24 * 3600.0
     """How long a leftover is kept after its run has ended."""
-    fleet_disks_max: int = ACTIVE_DISKS_MAX
-    """Backups one orchestration starts."""
     cleanup_disks_max: int = 100
     """Disks the housekeeping, or a rebuild, lists at a time."""
     rebuilt_points_max: int = 100

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from backup_core.domain.fleet import ACTIVE_DISKS_MAX
+from backup_core.domain.fleet import ACTIVE_DISKS
 from backup_core.domain.records import Kind
 from backup_core.steps.copying import (
     ComparisonProgress,
@@ -30,8 +30,10 @@ class FleetRequest(Message):
     wave: int
     full_copy: FullCopy = "pages"
     prune: bool = True
-    lanes: int = ACTIVE_DISKS_MAX
+    lanes: int = ACTIVE_DISKS
     """Disks that are backed up side by side."""
+    former: str = ""
+    """The window before: what had no turn in it comes first in this one."""
 
 
 class LaneResult(Message):
@@ -40,25 +42,25 @@ class LaneResult(Message):
     ended: dict[str, int] = Field(default_factory=dict)
     failed: int = 0
     names: list[str] = Field(default_factory=list)
+    closed: bool = False
+    """Whether the next window has begun before every disk had its turn."""
 
 
 class LaneRequest(Message):
-    """Input of the backup_lane orchestration; `after` and `end` are the position of a continued-as-new instance."""
+    """Input of the backup_lane orchestration; `turn` and `end` are the position of a continued-as-new instance."""
 
     fleet: FleetRequest
     lane: int
-    after: str = ""
+    turn: int = 0
     end: LaneResult = LaneResult()
 
 
 class FleetPage(Message):
-    """A slice of the disks of a lane, after the id `after`."""
+    """The disks of a window. More than `lanes` are put in an order, which is stored, and have their turns."""
 
     window: str
-    after: str = ""
-    lane: int = 0
-    lanes: int = 1
-    """A disk's lane follows from its id, so that disks which are registered meanwhile move no other."""
+    former: str = ""
+    lanes: int = ACTIVE_DISKS
 
 
 class FleetRun(Message):
@@ -69,10 +71,29 @@ class FleetRun(Message):
 
 
 class FleetPageResult(Message):
-    """The slice; `more` when the list continues after it."""
+    """The disks, which begin together; or only how many there are, and how many lanes give them their turns."""
 
     runs: list[FleetRun]
-    more: bool
+    disks: int
+    lanes: int = 0
+
+
+class TakeTurn(Message):
+    """The lane is done with its disk and wants its turn of that number, counted from 0."""
+
+    window: str
+    lane: int
+    turn: int
+
+
+class TakeTurnResult(Message):
+    """The run of the disk whose turn it is, and the number of the turn; none when every disk has had one, or the window is
+    `closed`: the next one has begun.
+    """
+
+    run: FleetRun | None = None
+    turn: int = 0
+    closed: bool = False
 
 
 class BackupRequest(Message):
@@ -301,6 +322,7 @@ class BackupCheckpoint(Message):
 
 
 LIST_DISKS = Step("list_disks", FleetPage, FleetPageResult)
+TAKE_TURN = Step("take_turn", TakeTurn, TakeTurnResult)
 BEGIN_BACKUP = Step("begin_backup", BeginBackup, BeginBackupResult)
 TAKE_SOURCE_SNAPSHOT = Step("take_source_snapshot", TakeSourceSnapshot, SourceSnapshotResult)
 BEGIN_NEW_GENERATION = Step("begin_new_generation", BeginNewGeneration, BeginBackupResult)
@@ -317,6 +339,7 @@ BackupRequest.model_rebuild()
 
 BACKUP_STEPS: tuple[Step[Any, Any], ...] = (
     LIST_DISKS,
+    TAKE_TURN,
     BEGIN_BACKUP,
     TAKE_SOURCE_SNAPSHOT,
     BEGIN_NEW_GENERATION,

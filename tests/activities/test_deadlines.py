@@ -13,7 +13,7 @@ from backup_core.domain.errors import UnexpectedError
 from backup_core.steps.backup import LIST_DISKS
 from tests.scene import Scene
 
-PAGE = {"window": "2026-01-01T00:00:00+00:00", "after": ""}
+PAGE = {"window": "2026-01-01T00:00:00+00:00"}
 
 
 def test_a_step_ends_before_its_run_is_taken_for_dead():

@@ -99,6 +99,13 @@ async def a_night(stage, **fields):
     assert stage.content(stage.points()[-1]) == stage.blobs.blobs[stage.source()].content()
 
 
+async def a_night_in_turns(stage):
+    """Two disks, one after the other in a lane."""
+    stage.protect("other")
+    await a_night(stage, lanes=1)
+    assert len(stage.points("other")) == 1
+
+
 async def a_night_by_copy(stage):
     await a_night(stage, full_copy="blob")
 
@@ -265,6 +272,7 @@ MORE = {
     "a night, the first": (never_backed_up, a_night, 1),
     "a night, the first by Copy Blob": (never_backed_up, a_night_by_copy, 1),
     "a night": (backed_up, a_night, 3),
+    "a night in turns": (never_backed_up, a_night_in_turns, 1),
     "a night that finishes another run": (interrupted, a_night, 4),
     "a night that prunes": (keeping_one, a_night, None),
     "a night that settles a machine": (between_two_disks, a_night, 3),

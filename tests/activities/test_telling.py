@@ -15,7 +15,6 @@ from backup_core.domain.churn import churn_ratio
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import AccessDeniedError, ServiceUnavailableError
 from backup_core.domain.events import EVENTS, PREFIX, DiskSeen, FleetSeen, PhaseBegun, RunEnded
-from backup_core.domain.fleet import ACTIVE_DISKS_MAX, lane_of
 from backup_core.domain.naming import run_key, timer_run_id, window_id
 from backup_core.domain.progress import eta_seconds
 from backup_core.domain.ranges import MIB
@@ -23,6 +22,7 @@ from backup_core.domain.records import Run
 from backup_core.operations.watch import watch
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.restore_disk import RestoreFailedError
+from backup_core.steps.backup import FleetPage
 from tests.activities.acts import FINAL, RUN, canceled_before, failing, into, stop_before
 
 SCHEDULE = "0 0 */12 * * *"
@@ -257,35 +257,64 @@ async def test_no_run_is_expected_of_a_disk_that_is_newer_or_stopped(scene):
 
 
 @pytest.mark.parametrize(
-    ("disks", "run", "minutes", "others"),
+    ("lanes", "run", "minutes", "others"),
     [
-        (17, "ended", 31, "wait"),
-        (17, "at work", 120, "wait"),
-        (17, "ended", 62, "are told"),
-        (17, "silent", 120, "are told"),
-        (17, "", 31, "are told"),
-        (16, "ended", 31, "are told"),
+        (2, "ended", 31, "wait"),
+        (2, "at work", 120, "wait"),
+        (2, "ended", 62, "are told"),
+        (2, "silent", 120, "are told"),
+        (2, "", 31, "are told"),
+        (5, "ended", 31, "are told"),
     ],
 )
-async def test_a_disk_whose_lane_is_at_work_waits_for_its_turn(scene, disks, run, minutes, others):
-    """Sixteen disks begin at once; of more, each lane has one at work. A lane that stands still is told."""
-    lane = lane_of("vm", ACTIVE_DISKS_MAX)
-    same = [name for name in (f"disk{number}" for number in range(400)) if lane_of(name, ACTIVE_DISKS_MAX) == lane]
-    for disk in same[: disks - 1]:
+async def test_a_disk_whose_turn_is_to_come_is_not_late(scene, lanes, run, minutes, others):
+    """As long as any run of the window shows that it goes on. One that has had its turn and has no run is forgotten, and told."""
+    for disk in ("a", "b", "c", "d"):
         scene.protect(disk)
     noon = scene.world.now.replace(hour=12, minute=0, second=0, microsecond=0)
     moment = noon + timedelta(minutes=minutes)
-    row = Run("vm", timer_run_id("vm", noon), "Running", "timer", full=False, created=noon, window=window_id(noon))
+    row = Run("a", timer_run_id("a", noon), "Running", "timer", full=False, created=noon, window=window_id(noon))
     if run == "ended":
         row = replace(row, state="Succeeded", ended=noon + timedelta(minutes=31))
+    scene.world.pass_time(noon - scene.world.now)
+    await scene.perform("list_disks", FleetPage(window=noon.isoformat(), lanes=lanes).model_dump(mode="json"))
     scene.world.pass_time((noon if run == "silent" else moment) - scene.world.now)
     if run:
         scene.catalogue._store(row, run_key(row.run))
     scene.world.pass_time(moment - scene.world.now)
 
     seen, _ = await watched(scene)
-    assert seen["vm"].window_without_run == ("" if run else noon.isoformat())
-    assert {seen[disk].window_without_run for disk in same[: disks - 1]} == {"" if others == "wait" else noon.isoformat()}
+    told = {"b"} if others == "wait" else {"a", "b", "c", "d", "vm"} - ({"a"} if run else set())
+    assert {disk for disk, one in seen.items() if one.window_without_run} == told
+
+
+async def test_turns_of_a_former_window_excuse_nobody(scene):
+    """Nor that another disk of this window is at work."""
+    scene.protect("a")
+    noon = scene.world.now.replace(hour=12, minute=0, second=0, microsecond=0)
+    former = noon - timedelta(hours=12)
+    await scene.perform("list_disks", FleetPage(window=former.isoformat(), lanes=1).model_dump(mode="json"))
+    scene.world.pass_time(noon + timedelta(minutes=31) - scene.world.now)
+    row = Run("a", timer_run_id("a", noon), "Running", "timer", full=False, created=noon, window=window_id(noon))
+    scene.catalogue._store(row, run_key(row.run))
+
+    seen, _ = await watched(scene)
+    assert seen["vm"].window_without_run == noon.isoformat()
+
+
+async def test_turns_that_cannot_be_read_excuse_nobody_and_are_told(scene):
+    scene.protect("a")
+    noon = scene.world.now.replace(hour=12, minute=0, second=0, microsecond=0)
+    scene.world.pass_time(noon - scene.world.now)
+    await scene.perform("list_disks", FleetPage(window=noon.isoformat(), lanes=1).model_dump(mode="json"))
+    scene.documents.texts[f"_fleets/{window_id(noon)}.json"] = "[]"
+    scene.world.pass_time(timedelta(minutes=31))
+    row = Run("a", timer_run_id("a", noon), "Running", "timer", full=False, created=noon, window=window_id(noon))
+    scene.catalogue._store(row, run_key(row.run))
+
+    seen, fleet = await watched(scene)
+    assert seen["vm"].window_without_run == noon.isoformat()
+    assert (fleet.unseen, fleet.why[:40]) == (1, "turns of the window: RecordAltered: docu")
 
 
 @pytest.mark.parametrize("claimed", [True, False])

@@ -15,7 +15,6 @@ from backup_core.api.http import Request
 from backup_core.domain.naming import run_key
 from backup_core.domain.records import Run
 from backup_core.operations.watch import watch
-from backup_core.protocol.tools import Limits
 from backup_core.steps.backup import FleetPage
 from tests.scene import Scene
 
@@ -73,12 +72,12 @@ async def test_no_window_begins_another(scene):
     scene.protect("vn")
     scene.protect("vo")
     found = {}
-    for size in (1, 2, 3):
-        tools = replace(scene.tools, limits=Limits(fleet_disks_max=size))
-        page = await list_disks(tools, FleetPage(window="2026-01-01T12:00:00+00:00", after=""))
-        found[size] = ([run.disk for run in page.runs], page.more)
+    for lanes in (1, 2, 3):
+        page = await list_disks(scene.tools, FleetPage(window="2026-01-01T12:00:00+00:00", lanes=lanes))
+        found[lanes] = ([run.disk for run in page.runs], page.disks, page.lanes)
 
-    assert found == {1: (["vn"], True), 2: (["vn", "vo"], False), 3: (["vn", "vo"], False)}
+    assert found == {1: ([], 2, 1), 2: (["vn", "vo"], 2, 0), 3: (["vn", "vo"], 2, 0)}
+    assert set(json.loads(scene.documents.texts["_fleets/20260101T120000Z.json"])) == {"vn", "vo"}
 
 
 async def test_a_disk_without_a_run_is_let_go_at_once(scene):

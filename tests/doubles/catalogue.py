@@ -1,3 +1,4 @@
+# Long: a method for each call of the Catalogue port, over one dictionary.
 """The catalogue in memory."""
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from backup_core.domain.errors import RecordUnreadableError, RowChangedError, RowExistsError, UnexpectedAnswerError
+from backup_core.domain.fleet import Turns
 from backup_core.domain.naming import point_key, point_key_bounds, run_key, run_key_bounds
 from backup_core.domain.records import Head, Pin, Registration, RequestKey, RestorePoint, Run, Versioned
 
@@ -120,6 +122,14 @@ class MemoryCatalogue:
     async def put_head(self, head: Head, etag: str | None) -> str:
         """Write the head row."""
         return await self._put(head, "head", etag)
+
+    async def turns(self) -> Versioned[Turns] | None:
+        """The one row of turns."""
+        return await self._get(Turns.disk, "turns")
+
+    async def put_turns(self, turns: Turns, etag: str | None) -> str:
+        """Write it."""
+        return await self._put(turns, "turns", etag)
 
     async def run(self, disk: str, run: str) -> Versioned[Run] | None:
         """A run's row."""

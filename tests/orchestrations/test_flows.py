@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections import Counter
+import random
+from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import SnapshotRateError
-from backup_core.domain.fleet import ACTIVE_DISKS_MAX, lane_of
+from backup_core.domain.fleet import Turns
+from backup_core.domain.naming import run_key
+from backup_core.domain.records import Run
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.backup_fleet import FleetFailedError
 from backup_core.orchestrations.registry import ORCHESTRATORS
-from backup_core.protocol.tools import Limits
-from backup_core.steps.backup import BackupRequest, FleetRequest
+from backup_core.steps.backup import FleetPage, FleetRequest, LaneRequest, TakeTurn
 from tests.doubles.driver import Driver
 from tests.scene import Scene
 
@@ -139,80 +141,229 @@ async def test_a_fleet_answers_counts(scene):
     assert await fleet(scene) == {"window": FLEET.window, "runs": {"ended": 2}}
 
 
-@pytest.mark.parametrize("slice_", [1, 2, 100])
-async def test_many_disks_are_shared_out_to_lanes(scene, slice_):
-    """All are backed up once, whatever an execution takes: each in its own lane, one after another."""
-    names = ["vm", *(f"disk{number}" for number in range(11))]
+def many(scene, count):
+    """So many disks in all; their names, the shortest last: each took as many minutes as its number says."""
+    names = ["vm", *(f"disk{number:02}" for number in range(1, count))]
     for disk in names[1:]:
         scene.protect(disk)
-    scene.with_limits(fleet_disks_max=slice_ if slice_ < len(names) else 11)
-    driver, order = scene.driver(), []
+    began = scene.world.now - timedelta(days=1)
+    for minutes, disk in enumerate(names):
+        run = f"{disk}.20251231T120000Z.timer"
+        ended = began + timedelta(minutes=minutes)
+        row = Run(
+            disk, run, "Succeeded", "timer", full=False, created=began, started=began, ended=ended, kind="incremental",
+            window="20251231T120000Z",
+        )  # fmt: skip
+        scene.catalogue._store(row, run_key(run))
+    return names[::-1]
 
-    async def perform(name, request):
-        order.extend([request["disk"]] if name == "begin_backup" else [])
-        return await scene.perform(name, request)
 
-    driver._perform = perform
-    output = await fleet(scene, driver, lanes=3)
+def begun(driver):
+    """The disks in the order in which their backups began."""
+    return [request["disk"] for name, request, _ in driver.calls if name == "begin_backup"]
 
-    assert output["runs"] == {"Succeeded": 12}
-    for lane in range(3):
-        assert [disk for disk in order if lane_of(disk, 3) == lane] == sorted(
-            disk for disk in names if lane_of(disk, 3) == lane
-        )
+
+@pytest.mark.parametrize(("disks", "lanes", "executions"), [(12, 3, 4), (17, 1, 3), (34, 2, 5)])
+async def test_many_disks_have_their_turns_longest_first(scene, disks, lanes, executions):
+    """All are backed up once, also where a lane continues as new; the lanes' first ones are the longest."""
+    names = many(scene, disks)
+    driver = scene.driver()
+    output = await fleet(scene, driver, lanes=lanes)
+
+    assert output["runs"] == {"Succeeded": disks}
+    # The driver runs one lane to its end before the next.
+    assert begun(driver) == [names[0], *names[lanes:], *names[1:lanes]]
+    assert driver.executions - disks == executions
     for disk in names:
         assert len(scene.points(disk)) == 1
         assert scene.rows("window!", disk) == [f"{disk}.20260101T120000Z.timer"]
 
 
+async def test_who_had_no_turn_in_the_window_before_comes_first(scene):
+    """However short; and who is still at work comes last, and takes a lane's place."""
+    names = many(scene, 8)
+    former = "2025-12-31T12:00:00+00:00"
+    del scene.catalogue.rows["vm", run_key("vm.20251231T120000Z.timer")]
+    row = scene.catalogue.rows[names[0], run_key(f"{names[0]}.20251231T120000Z.timer")].value
+    scene.catalogue._store(replace(row, state="Running", ended=None), run_key(row.run))
+    driver = scene.driver()
+    await fleet(scene, driver, lanes=2, former=former)
+
+    assert begun(driver) == ["vm", *names[1:-1], names[0]]
+    (listed,) = [answer["value"] for name, _, answer in driver.calls if name == "list_disks"]
+    assert (listed["disks"], listed["lanes"]) == (8, 1)
+
+
 async def test_a_failing_disk_of_a_lane_stops_no_other_of_it(scene):
-    for number in range(5):
-        scene.protect(f"disk{number}")
-    scene.with_limits(fleet_disks_max=2)
-    del scene.blobs.blobs[scene.source("disk2")]
-    with pytest.raises(FleetFailedError, match="1 of 6 failed: disk2: "):
+    names = many(scene, 6)
+    del scene.blobs.blobs[scene.source("disk02")]
+    with pytest.raises(FleetFailedError, match="1 of 6 failed: disk02: "):
         await fleet(scene, lanes=1)
 
-    assert [len(scene.points(f"disk{number}")) for number in range(5)] == [1, 1, 0, 1, 1]
+    assert {disk for disk in names if not scene.points(disk)} == {"disk02"}
 
 
-async def test_a_lane_that_crashes_is_named(scene):
-    """Nobody says how many of its disks it did; the others are backed up."""
-    for number in range(5):
-        scene.protect(f"disk{number}")
-    scene.with_limits(fleet_disks_max=5)
+async def test_a_lane_that_crashes_is_named_and_the_others_do_its_disks(scene):
+    """All but the one that it had: nobody says what became of that."""
+    names = many(scene, 6)
     driver = scene.driver()
 
     async def perform(name, request):
-        if name == "list_disks" and request["lane"] == lane_of("vm", 2) and request["lanes"] == 2:
+        if name == "take_turn" and request["lane"] == 0:
             raise RuntimeError("no catalogue")
         return await scene.perform(name, request)
 
     driver._perform = perform
-    with pytest.raises(FleetFailedError, match=rf"failed: lane {lane_of('vm', 2) + 1}: "):
+    with pytest.raises(FleetFailedError, match="1 of 6 failed: lane 1: "):
         await fleet(scene, driver, lanes=2)
 
-    assert len(scene.points("vm")) == 0
-    others = [f"disk{number}" for number in range(5) if lane_of(f"disk{number}", 2) != lane_of("vm", 2)]
-    assert others
-    assert all(len(scene.points(disk)) == 1 for disk in others)
+    assert begun(driver) == names[1:]
 
 
-def test_lanes_are_even_and_stay_as_they_are():
-    """5,000 disks on 16 lanes; a disk's lane does not depend on the others."""
-    sizes = Counter(lane_of(f"disk-{number}", ACTIVE_DISKS_MAX) for number in range(5000))
+async def test_a_lane_that_begins_anew_loses_no_disk(scene):
+    """A repeated episode of the fleet has begun it twice: it has its latest disk again, then those after it."""
+    names = many(scene, 6)
+    driver, calls = scene.driver(), []
 
-    assert len(sizes) == ACTIVE_DISKS_MAX
-    assert max(sizes.values()) < 1.3 * 5000 / ACTIVE_DISKS_MAX
+    async def perform(name, request):
+        if name == "take_turn":
+            calls.append(request)
+            if len(calls) == 4:  # the message that came twice, in the place of the first one's
+                lane = LaneRequest(fleet=FLEET, lane=0).model_dump(mode="json")
+                again = await scene.driver().run("backup_lane", lane, "fleet.20260101T120000Z~l1")
+                assert again["ended"] == {"ended": 1, "Succeeded": 2}
+        return await scene.perform(name, request)
+
+    driver._perform = perform
+    assert (await fleet(scene, driver, lanes=1))["runs"] == {"Succeeded": 3, "ended": 1}
+    assert all(len(scene.points(disk)) == 1 for disk in names)
 
 
-def test_no_run_waits_for_a_worker_until_it_is_taken_for_dead():
-    """A run is heard of again at the latest when the activities before its own have had their time."""
-    durable = json.loads((Path(__file__).parent.parent.parent / "host.json").read_text())["extensions"]["durableTask"]
-    limits, shards = Limits(), BackupRequest.model_fields["wave"].default
-    waits = ACTIVE_DISKS_MAX * shards * limits.shard_seconds / durable["maxConcurrentActivityFunctions"]
+async def test_each_answer_that_is_lost_is_asked_for_again(scene):
+    """A turn is given once, whether its delivery is repeated or its answer is lost."""
+    names = many(scene, 9)
+    driver, lost = scene.driver(), set()
 
-    assert waits < HEARTBEAT_MAX.total_seconds() / 2
+    async def perform(name, request):
+        answer = await scene.perform(name, request)
+        if name in ("list_disks", "take_turn"):
+            assert await scene.perform(name, request) == answer
+            if str(request) not in lost:
+                lost.add(str(request))
+                raise RuntimeError("the worker died with the answer")
+        return answer
+
+    driver._perform = perform
+    assert (await fleet(scene, driver, lanes=2))["runs"] == {"Succeeded": 9}
+    assert sorted(begun(driver)) == sorted(names)
+
+
+async def test_the_next_window_ends_the_turns_of_this_one(scene):
+    """What had none is told, and comes first in the next one; what is at work goes on."""
+    names = many(scene, 9)
+    driver, begins = scene.driver(), []
+
+    async def perform(name, request):
+        answer = await scene.perform(name, request)
+        begins.extend([request["disk"]] if name == "begin_backup" else [])
+        if len(begins) == 4 and name == "begin_backup":
+            page = FleetPage(window="2026-01-02T00:00:00+00:00", former=FLEET.window, lanes=2)
+            assert (await scene.perform("list_disks", page.model_dump(mode="json")))["fault"] is None
+        return answer
+
+    driver._perform = perform
+    with pytest.raises(FleetFailedError, match="5 of 9 had no turn before the next window began"):
+        await fleet(scene, driver, lanes=2)
+    assert begins == [names[0], *names[2:5]]
+
+    order = json.loads(scene.documents.texts["_fleets/20260102T000000Z.json"])
+    assert order[:5] == [names[1], *names[5:]]
+
+
+async def test_a_former_window_that_is_listed_late_ends_at_once(scene):
+    many(scene, 3)
+    page = FleetPage(window="2026-01-02T00:00:00+00:00", lanes=2)
+    await scene.perform("list_disks", page.model_dump(mode="json"))
+    turns = await scene.catalogue.turns()
+    with pytest.raises(FleetFailedError, match="3 of 3 had no turn"):
+        await fleet(scene, lanes=2)
+
+    assert await scene.catalogue.turns() == turns
+
+
+@pytest.mark.parametrize("lost", ["row", "order", "altered"])
+async def test_turns_that_are_gone_end_the_window_visibly(scene, lost):
+    """What was begun goes on; nobody guesses who comes next."""
+    many(scene, 4)
+    driver = scene.driver()
+
+    async def perform(name, request):
+        if name == "take_turn" and request["turn"] == 1:
+            if lost == "row":
+                scene.catalogue.rows.pop((Turns.disk, "turns"), None)
+            elif lost == "order":
+                scene.documents.texts.pop("_fleets/20260101T120000Z.json", None)
+            else:
+                scene.documents.texts["_fleets/20260101T120000Z.json"] = '["vm", "vm", "vm", "vm"]'
+        return await scene.perform(name, request)
+
+    driver._perform = perform
+    code = "RecordAltered" if lost == "altered" else "UnexpectedAnswer"
+    with pytest.raises(FleetFailedError, match=f"failed: lane 1: .*{code}"):
+        await fleet(scene, driver, lanes=2)
+
+
+async def test_many_lanes_vie_for_one_row():
+    """Each has a disk of its own all the same, in whatever order their requests arrive."""
+    rng = random.Random(20261128)
+
+    async def late(_):
+        for _ in range(rng.randrange(6)):
+            await asyncio.sleep(0)
+
+    scene = Scene(before=late)
+    scene.protect()
+    names = many(scene, 30)
+    page = FleetPage(window=FLEET.window, lanes=5)
+    await scene.perform("list_disks", page.model_dump(mode="json"))
+    given = []
+    for number in range(7):
+        turns = [TakeTurn(window=FLEET.window, lane=lane, turn=number).model_dump(mode="json") for lane in range(5)]
+        while turns:
+            answers = await asyncio.gather(*(scene.perform("take_turn", turn) for turn in turns))
+            given += [answer["value"]["run"]["disk"] for answer in answers if answer["value"] and answer["value"]["run"]]
+            assert all(answer["fault"]["retryable"] for answer in answers if answer["fault"])
+            turns = [turn for turn, answer in zip(turns, answers, strict=True) if answer["fault"]]
+
+    assert given[:5] == names[:5]
+    assert sorted(given) == sorted(names)
+
+
+async def test_disks_that_were_never_backed_up_come_by_their_size(scene):
+    """And first, what cannot be looked at or read: it fails soon, or takes long."""
+    for pages, disk in ((64, "large"), (8, "small"), (8, "gone"), (8, "damaged")):
+        scene.protect(disk, pages)
+    del scene.blobs.blobs[scene.source("gone")]
+    run = "damaged.20251231T120000Z.timer"
+    scene.catalogue._store(Run("damaged", run, "Succeeded", "timer", full=False, created=scene.world.now), run_key(run))
+    scene.catalogue.damaged.add(("damaged", run_key(run)))
+    await scene.perform("list_disks", FleetPage(window=FLEET.window, lanes=1).model_dump(mode="json"))
+
+    order = json.loads(scene.documents.texts["_fleets/20260101T120000Z.json"])
+    assert order == ["damaged", "gone", "large", "vm", "small"]
+
+
+async def test_many_disks_are_copied_with_fewer_shards_each(scene):
+    driver = scene.driver()
+    waves = []
+    flow = driver.orchestrators["backup_disk"]
+    driver.orchestrators = {
+        **driver.orchestrators,
+        "backup_disk": lambda context: waves.append(context.get_input()["wave"]) or flow(context),
+    }
+    many(scene, 40)
+    await fleet(scene, driver, lanes=32)
+    assert set(waves) == {2}
 
 
 async def test_one_failing_disk_reddens_the_fleet_after_all_have_ended(scene):

@@ -15,6 +15,7 @@ from backup_core.domain.errors import (
     ServiceUnavailableError,
     UnexpectedAnswerError,
 )
+from backup_core.domain.fleet import Turns
 from backup_core.domain.naming import run_key
 from backup_core.domain.records import (
     EXPIRED_NAMED_MAX,
@@ -422,3 +423,22 @@ async def test_old_requests_are_forgotten(ports):
     assert await ports.catalogue.request(DISK, request.key) == request
     assert await ports.catalogue.forget_runs(DISK, now + timedelta(hours=1), 9) == 1
     assert await ports.catalogue.request(DISK, request.key) is None
+
+
+async def test_the_row_of_turns_is_updated_under_its_version(ports):
+    """Of two lanes that ask at the same time one has the disk, and the other looks again."""
+    assert await ports.catalogue.turns() is None
+    turns = Turns.first("20261122T120000Z", "digest", 10_000, 64, NOW)
+    etag = await ports.catalogue.put_turns(turns, None)
+    with pytest.raises(RowExistsError):
+        await ports.catalogue.put_turns(turns, None)
+    row = await ports.catalogue.turns()
+    assert (row.value, row.etag) == (turns, etag)
+
+    one, _ = turns.given(3, 1, NOW)
+    other, _ = turns.given(4, 1, NOW)
+    await ports.catalogue.put_turns(one, etag)
+    with pytest.raises(RowChangedError):
+        await ports.catalogue.put_turns(other, etag)
+    assert (await ports.catalogue.turns()).value == one
+    assert await ports.catalogue.disks() == []
