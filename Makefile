@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test quick style lint up simulate fuzz mutants bench record cloud setup lock format clean
+.PHONY: help demo test quick style lint up simulate fuzz mutants bench fleet record cloud setup lock format clean
 
 help:
 	@echo "make demo   back up a real disk twice on the local platform and prove every restore point"
@@ -17,6 +17,7 @@ help:
 	@echo "make mutants [ONLY=word]   break each guard of the product in turn; a test must notice"
 	@echo "make record   add to the recorded histories what an orchestrator's new branches leave behind"
 	@echo "make bench [SHORT=1]   requests, bytes, time and memory of the copying, beside AzCopy and the SDK's own loops; writes docs/performance.md"
+	@echo "make fleet   how well windows of 1, 100 and 10,000 disks use the backup accounts, in simulated time; its section alone"
 	@echo "make lint   format, lint, types, import contracts, security checks"
 	@echo "make cloud   the Azure CLI and AzCopy, for the test of a restore without the app by their own command lines"
 	@echo "make lock   pin the dependencies anew"
@@ -44,6 +45,9 @@ record: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python -m bench $(if $(SHORT),--short)
+
+fleet: $(READY)
+	@$(BIN)/python -m bench.fleet
 
 # A worker per core, each with a platform of its own; one that has nothing left to do takes tests over from another.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import gaps, idle, limits, listing, measurements, worker
+from bench import fleet, gaps, idle, limits, listing, measurements, worker
 from bench.page import PAGE, page
 
 
@@ -12,7 +12,7 @@ def main(*, short: bool) -> int:
     """Measure; 0 when every figure is at its goal."""
     sections = [measurements.measure(short=short)]
     if not short:
-        for measure in (limits.measure, gaps.measure, worker.measure, listing.measure, idle.measure):
+        for measure in (limits.measure, gaps.measure, worker.measure, listing.measure, idle.measure, fleet.measure):
             sections.append(measure())
             print(sections[-1].text, flush=True)
         PAGE.write_text(page([*sections[1:], sections[0]]))
