@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from backup_core.domain.errors import BlobExistsError, CopyFailedError
+from backup_core.domain.errors import BlobChangedError, BlobExistsError, CopyFailedError
 from backup_core.ports import Guard
 from backup_core.protocol.images import hold_own, kept_tier
 from backup_core.protocol.marks import is_own, metadata_of
@@ -74,8 +75,10 @@ async def take_over_copy(tools: Tools, request: CopyRef) -> OpenResult:
     found = await _own_complete_copy(tools, request, destination)
     await hold_own(tools, destination, image.actor)
     if found.sequence_number not in _numbers(request):
-        # The copy took over the source's number, which may be any. No other writer is here.
-        await tools.blobs.set_sequence_number(destination, image.actor.epoch, Guard(image.actor.lease, found.etag))
+        # The copy took over the source's number, which may be any. Another delivery of this step may have changed it meanwhile;
+        # what it is now is read back below.
+        with suppress(BlobChangedError):
+            await tools.blobs.set_sequence_number(destination, image.actor.epoch, Guard(image.actor.lease, found.etag))
     return OpenResult(etag=(await _own_complete_copy(tools, request, destination, _numbers(request))).etag)
 
 

@@ -10,6 +10,7 @@ import pytest
 from backup_core.domain.ending import HEARTBEAT_MAX, PAUSE_SECONDS_MAX
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.ports import CopyState
+from backup_core.protocol.fencing import fence_off
 from tests.activities.acts import cancel, names, stop_before
 from tests.scene import PAGE, SOURCE, Scene
 
@@ -187,6 +188,37 @@ async def test_every_step_of_it_twice(scene):
 
     assert scene.port_calls["start_copy"] == 2
     assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
+
+
+async def test_two_deliveries_take_over_one_copy(scene):
+    """One reads the blob; the other takes it over and closes it for its comparison; the first goes on with what it finds."""
+    answers, before, between = [], scene.world.before, []
+
+    async def overtaken(name):
+        if name == "set_sequence_number" and between:
+            step_input = between.pop()
+            answers.append(await scene.perform("take_over_copy", step_input))
+            actor, head = step_input["image"]["actor"], new_head(scene)
+            await fence_off(scene.tools, head, actor["epoch"] + 1, actor["lease"])
+        await before(name)
+
+    scene.world.before = overtaken
+    request, driver = scene.request(full_copy="blob"), scene.driver()
+
+    async def perform(name, step_input):
+        if name == "check_copy":
+            await succeed(scene)
+        if name == "take_over_copy":
+            between.append(step_input)
+            answers.append(await scene.perform(name, step_input))
+            return answers[-1]
+        return await scene.perform(name, step_input)
+
+    driver._perform = perform
+    output = await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    assert output["state"] == "Succeeded"
+    assert [answer["fault"] for answer in answers] == [None, None]
 
 
 @pytest.mark.parametrize("step", ["start_copy", "check_copy", "take_over_copy", "verify_head"])
