@@ -23,7 +23,7 @@ RUN = "vm.20260102T030405Z.0000abcd"
 AGAIN = "vm.20260102T030406Z.0000abce"
 TARGET = f"{SOURCE}/vhds/restored.vhd"
 FINAL = {"code": "AccessDenied", "retryable": False}
-OTHERS = {"list_disks", "begin_new_generation", "raise_epoch", "report_progress", "begin_backup"}
+OTHERS = {"list_disks", "take_turn", "begin_new_generation", "raise_epoch", "report_progress", "begin_backup"}
 COPY_BLOB = {"start_copy", "check_copy", "abort_copy", "take_over_copy"}
 STEPS_OF_A_BACKUP = [step.name for step in (*BACKUP_STEPS, *COPYING_STEPS) if step.name not in OTHERS | COPY_BLOB]
 """Steps of a backup by pages, after its begin."""
