@@ -155,7 +155,7 @@ def all_snapshots(platform, disk):
 def test_a_damaged_export_of_the_new_disk(managed_disk, platform, calm, machines):
     """Its snapshot cannot be read: no machine gets the disk, and nothing is left of it."""
     disk = managed_disk
-    calm.faults({"verb": "GET blob", "url": "/md-local/", "status": 403, "code": "AuthenticationFailed", "times": 99})
+    calm.faults({"verb": "GET blob", "url": "/md-local/", "status": 403, "code": "AuthorizationFailure", "times": 99})
     run = platform.restore(disk.name, managed_again(platform, disk, restorePoint=min(disk.moments)))
     platform.host.settled(run["id"])
     calm.reset()

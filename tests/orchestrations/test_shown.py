@@ -12,7 +12,7 @@ from backup_core.orchestrations.calls import StepFailedError, attempt, show, sub
 from backup_core.steps.backup import LIST_DISKS, FleetPage
 
 LONG = "Activity function 'list_disks' failed:  MemoryError: \n " + '{"$type": "System.Exception"}' * 400
-ASKED = FleetPage(window="2026-11-28T00:00:00Z", after="")
+ASKED = FleetPage(window="2026-11-28T00:00:00Z")
 
 
 class Context:
