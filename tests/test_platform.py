@@ -233,7 +233,7 @@ def test_a_sas_instead_of_keys(calm, tmp_path, name):
 @pytest.mark.parametrize("spoiled", [False, True])
 def test_the_bench_in_its_short_form(spoiled, tmp_path):
     """Its counts are at their goals; and they can be missed: a client that puts 2 MiB at a time is found out."""
-    code = "from bench import measurements; import sys; {spoil}; sys.exit(measurements.main(short=True))"
+    code = "from bench.__main__ import main; import sys; {spoil}; sys.exit(main(short=True))"
     spoil = (
         "from backup_core.activities import shards; from backup_core.domain import coalescing; "
         "from backup_core.domain.ranges import chunks; shards._check = lambda *_: None; "

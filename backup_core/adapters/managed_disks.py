@@ -103,6 +103,8 @@ class _Grant:
 
     url: str = field(repr=False)
     renew_at: float
+    seconds: int
+    """How long it was granted for."""
 
 
 @dataclass(frozen=True)
@@ -201,19 +203,21 @@ class AzureManagedDisks:
     # -- access ---------------------------------------------------------------------------------------------------------
 
     async def _opened(self, disk: DiskAddress, snapshot: str, refused: _Grant | None = None, seconds: int = 0) -> _Grant:
-        """Access to the snapshot, granted anew once half of its time is over. One that was `refused` is asked for again, after
-        a look at the snapshot: it may be gone.
+        """Access to the snapshot, for `seconds` at least, granted anew once half of its time is over. One that was `refused` is
+        asked for again, after a look at the snapshot: it may be gone.
         """
+        seconds = seconds or self._exporting.seconds
         facts = await self._facts(disk, snapshot)
         async with self._locks.setdefault(facts.id, asyncio.Lock()):
             known = self._grants.get(facts.id)
-            if known and known is not refused and known.renew_at > self._monotonic() and not seconds:
+            # Another grant may end this one, and with it a Copy Blob that another delivery has started from it.
+            if known and known is not refused and known.renew_at > self._monotonic() and known.seconds >= seconds:
                 return known
             # G66: once, after a look at the snapshot.
             if refused:
                 self._grants.pop(facts.id, None)
                 await self._found(disk, snapshot)
-            granted = await self._granted(disk, facts, seconds or self._exporting.seconds)
+            granted = await self._granted(disk, facts, seconds)
             self._grants[facts.id] = granted
             return granted
 
@@ -228,7 +232,7 @@ class AzureManagedDisks:
         if fault := export_fault(url, self._exporting.hosts, local=self._exporting.local):
             message = f"{what}: {fault}; nothing was sent there"
             raise UnexpectedAnswerError(message)
-        return _Grant(url, begun + seconds / 2)
+        return _Grant(url, begun + seconds / 2, seconds)
 
     async def _exported(self, disk: DiskAddress, snapshot: str, act: Callable[[str], Awaitable[T]]) -> T:
         """The result of `act` for the snapshot's export URL. A refused URL is opened once more: access may have expired,

@@ -272,6 +272,7 @@ class MemoryCloud:
             if len(others) >= GRANTS_MAX:
                 refuse(409, "OperationNotAllowed", f"Access to {taken.name} cannot be granted: {GRANTS_MAX} others are open.")
         if not (self.grant_extends and self.granted(taken)):
+            self.counts["grants that ended another"] += self.granted(taken)
             number = next(self._numbers)
             place = f"https://md-{'impexp-' if self.private else ''}sim.blob.storage.azure.net/{taken.name}/abcd"
             taken.url = (

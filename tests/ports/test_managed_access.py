@@ -264,6 +264,17 @@ async def test_a_copy_that_is_begun_again_opens_nothing(made):
     assert managed.granted == before
 
 
+async def test_a_process_opens_a_snapshot_once_for_all_its_copies(made):
+    """Two deliveries that both find no copy yet: the second must not end what the first has just opened."""
+    managed = await made()
+    taken = await managed.take()
+    for name in ("vm/one.vhd", "vm/two.vhd"):
+        await managed.blobs.start_copy(managed.disk, taken, BlobAddress(managed.backup, managed.container, name), {})
+    await managed.blobs.read(managed.disk, taken, PART)
+
+    assert len(managed.granted) == 1
+
+
 async def test_many_readers_of_a_lost_access_open_it_once(made):
     managed = await made()
     taken = await managed.take()
