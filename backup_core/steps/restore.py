@@ -20,7 +20,7 @@ from backup_core.steps.copying import (
     TransferCounts,
     Verification,
 )
-from backup_core.steps.messages import Actor, Fault, Message, Nothing, Step, always
+from backup_core.steps.messages import Actor, Duty, Fault, Message, Nothing, Step, always
 
 
 class RestoreRequest(Message):
@@ -388,6 +388,11 @@ class FinishRestore(Message):
     """The lease that owns the disk, when it is not the run's."""
 
 
+def _adopting(request: AdoptHead) -> Duty:
+    """Whose right it takes: the identity of restores may not read an imported disk's snapshots."""
+    return "backup" if is_resource_id(request.transfer.source) else "restore"
+
+
 BEGIN_RESTORE = Step("begin_restore", BeginRestore, BeginRestoreResult, always("restore"))
 OPEN_IMAGE = Step("open_image", ImageCopy, OpenResult, always("restore"))
 COMPARE_IMAGE = Step("compare_image", CompareImage, ComparisonResult, always("restore"))
@@ -404,9 +409,7 @@ INSPECT_MACHINE = Step("inspect_machine", MoveMachine, MoveResult, always("resto
 FENCE_MACHINE = Step("fence_machine", MoveMachine, MoveResult, always("restore"))
 CLOSE_CHANGE = Step("close_change", CloseChange, Nothing, always("restore"))
 RECORD_FAILURE = Step("record_failure", RecordFailure, Nothing, always("restore"))
-ADOPT_HEAD = Step(
-    "adopt_head", AdoptHead, OpenResult, lambda request: "backup" if is_resource_id(request.transfer.source) else "restore"
-)
+ADOPT_HEAD = Step("adopt_head", AdoptHead, OpenResult, _adopting)
 FINISH_RESTORE = Step("finish_restore", FinishRestore, Nothing, always("restore"))
 
 BeginRestoreResult.model_rebuild()

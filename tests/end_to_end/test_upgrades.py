@@ -16,7 +16,7 @@ MIB = 1024 * 1024
 RENAMED = {
     "backup.py": ('COMMIT_POINT = Step("commit_point", CommitPoint, CommitResult)', "commit_point", "commit_restore_point"),
     "restore.py": (
-        'ADOPT_HEAD = Step("adopt_head", AdoptHead, OpenResult, always("restore"))',
+        'ADOPT_HEAD = Step("adopt_head", AdoptHead, OpenResult, _adopting)',
         "adopt_head",
         "adopt_backup_blob",
     ),

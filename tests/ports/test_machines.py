@@ -630,7 +630,7 @@ def _a_disk(machines, name, security_type="", zones=()):
 
 async def test_a_machine_without_a_version_is_not_changed(azure, machines, name):
     machine = replace(await azure.machine(machine_id(name)), etag="")
-    with pytest.raises(MachineRefusedError, match="tells no version"):
+    with pytest.raises(MachineRefusedError, match="returned no version"):
         await azure.put_disk(machine, 0, None)
 
 
