@@ -29,7 +29,7 @@ from backup_core.domain.records import Run
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 GAP = timedelta(minutes=30)
-durations = st.lists(st.floats(0, 1e5), min_size=1, max_size=60)
+durations = st.lists(st.floats(0.1, 1e5), min_size=1, max_size=60)
 candidates = st.lists(
     st.builds(
         Candidate, st.text("abc", min_size=1, max_size=4), st.floats(0) | st.just(math.inf), st.booleans(), st.booleans()
