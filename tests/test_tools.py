@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -180,6 +181,28 @@ def test_an_interrupted_set_up_leaves_nothing_half_and_the_next_ends_well(place,
     assert whole(place)
     assert {one.name for one in tmp_path.glob(".venv*")} == {".venv"}
     assert former != "link" or (tmp_path / "other" / "mine").exists()
+
+
+def test_a_set_up_over_links_touches_nothing_of_the_checkout_behind_them(place, monkeypatch, tmp_path):
+    """A worktree may use the environment and the Node packages of another one; `npm ci` removes what is in its folder."""
+    other, packages = tmp_path / "other", setup.NODE_PACKAGES[0] / "node_modules"
+    for name in ("packages", "environment"):
+        (other / name).mkdir(parents=True)
+        (other / name / ".ready").write_text("theirs")
+    packages.rmdir()
+    packages.symlink_to(other / "packages")
+    place.symlink_to(other / "environment")
+
+    def maker(making, folder):
+        shutil.rmtree(packages, ignore_errors=True)
+        for one in packages.glob("*"):  # what a link leads to, as npm does
+            one.unlink()
+        packages.mkdir(exist_ok=True)
+        Maker()(making, folder)
+
+    assert made(monkeypatch, place, maker) == 0
+    assert whole(place)
+    assert [one.read_text() for one in sorted(other.glob("*/.ready"))] == ["theirs", "theirs"]
 
 
 @pytest.mark.parametrize("rename", [1, 2])

@@ -57,7 +57,11 @@ def set_up(folder: Path) -> None:
         ready.touch()  # the files are newer, and the same
         return
     check(folder)
-    # The Node packages are made anew in their places: from here on what is there is not whole.
+    # The Node packages are made anew in their places: from here on what is there is not whole. Links lead to what is another
+    # checkout's: they are removed, and nothing behind them.
+    for link in (folder, *(one / "node_modules" for one in NODE_PACKAGES)):
+        if link.is_symlink():
+            link.unlink()
     ready.unlink(missing_ok=True)
     began, making = time.monotonic(), aside(folder, "making")
     remove(making)

@@ -318,7 +318,7 @@ class AzureManagedDisks:
             message = f"{what}: Azure says that it failed ({taken.failure or 'no reason given'}); temporary failure"
             raise ServiceUnavailableError(message)
         if taken.unfinished:
-            message = f"{what}: under way, and not done within {WAIT_SECONDS:g} s; temporary failure"
+            message = f"{what}: in progress, not done within {WAIT_SECONDS:g} s; temporary failure"
             raise ServiceUnavailableError(message)
         if strange := strangeness(taken, disk, inside.get("uniqueId", ""), metadata, run):
             message = f"{what}: there is another snapshot of that name: {'; '.join(strange)}; it was not used, look whose it is"
@@ -449,7 +449,12 @@ def _anew() -> Iterator[None]:
 
 
 def _lost(error: AccessDeniedError) -> AccessDeniedError:
-    return AccessLostError(f"{error}; its access had been opened anew just before") if error.by_signature else error
+    if not error.by_signature:
+        return error
+    return AccessLostError(
+        f"{error}; its access had been opened anew just before; temporary failure; if it stays, find out who else grants or "
+        "ends access to the app's snapshots"
+    )
 
 
 def _before(window: ByteRange, end: int) -> ByteRange | None:

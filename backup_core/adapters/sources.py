@@ -44,7 +44,7 @@ class AzureSources(AzurePageBlobs):
         """Copy Blob, of a blob or of an export that stays open for as long as it may take."""
         if isinstance(source, BlobAddress):
             return await super().start_copy(source, snapshot, destination, metadata, tier)
-        # Another grant may end that of a copy under way: who comes second asks for none.
+        # Another grant may end that of a copy in progress: the second delivery asks for none.
         with suppress(BlobMissingError):
             await super().properties(destination)
             message = f"{destination} exists; nothing was written; use another name"

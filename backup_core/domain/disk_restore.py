@@ -145,7 +145,7 @@ def _cleaning_up(state: State, holds: MachineHas, wanted: BeginBackupResult) -> 
     if wanted.adopts and not committed and "discard_head" not in state.done:
         return "discard_head"
     if wanted.snapshots and not committed and "discard_snapshot" not in state.done:
-        # After the head: a commit that is still under way would name the snapshot.
+        # After the head: a commit that is still in progress would name the snapshot.
         return "discard_snapshot"
     return "finish"
 

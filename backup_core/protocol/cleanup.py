@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from backup_core.domain.rebuild import Place
-    from backup_core.domain.records import Run
+    from backup_core.domain.records import RestorePoint, Run, Versioned
     from backup_core.protocol.tools import Tools
     from backup_core.steps.housekeeping import CleanUpDisk
 
@@ -57,6 +57,7 @@ class Cleanup:
     """Objects with a mark of ours that proves nothing, and why each was kept."""
     more: bool = False
     _ended: dict[str, bool] = field(default_factory=dict)
+    _points: list[Versioned[RestorePoint]] | None = None
     _listed: tuple[dict[str, Mapping[str, str]], set[Place]] | None = None
 
     @property
@@ -139,6 +140,8 @@ class Cleanup:
 
     async def _imported(self) -> list[tuple[str, Run]]:
         """The managed disks that recent restores were to make and adopt, and did not: none of them is the disk's source."""
+        if not self.tools.disk_groups:
+            return []  # no managed disk may be read
         registration = await self.tools.catalogue.registration(self.request.disk)
         runs = await self.tools.catalogue.runs(self.request.disk, RUNS_LOOKED_AT)
         named = [(imported_source(run), run) for run in runs if run.source_snapshots and not run.points]
@@ -225,7 +228,7 @@ class Cleanup:
         head = await self.tools.catalogue.head(self.request.disk)
         if head is None or head.value.pair is None:
             return
-        points = {row.value.source_snapshot: row.value for row in await all_points(self.tools, self.request.disk)}
+        points = {row.value.source_snapshot: row.value for row in await self._restore_points()}
         for point in points.values():
             former = points.get(point.previous_source_snapshot)
             if former is None or former.source in (point.source, head.value.source) or point.kind == "restored":
@@ -242,7 +245,7 @@ class Cleanup:
 
         One that a restore point names stays, even if its snapshots are gone.
         """
-        named_by_points = {row.value.head for row in await all_points(self.tools, self.request.disk)}
+        named_by_points = {row.value.head for row in await self._restore_points()}
         try:
             bare, snapshots = await self._listing()
         except BlobMissingError:
@@ -254,6 +257,12 @@ class Cleanup:
                 return
             if name not in kept and await self._abandoned(name, metadata):
                 await self._delete(name)
+
+    async def _restore_points(self) -> list[Versioned[RestorePoint]]:
+        """All of the disk, as listed once in this call: before its blobs, so that what is committed meanwhile is seen there."""
+        if self._points is None:
+            self._points = await all_points(self.tools, self.request.disk)
+        return self._points
 
     async def _listing(self) -> tuple[dict[str, Mapping[str, str]], set[Place]]:
         """The disk's backup blobs with their metadata, and their snapshots, as listed once in this call."""

@@ -10,16 +10,17 @@ import pytest
 
 from backup_core.activities import points
 from backup_core.activities.housekeeping import clean_up_disk, list_backed_up_disks
+from backup_core.activities.rebuild import clean_up_rebuilds
 from backup_core.api import disks
 from backup_core.domain.ending import ABANDONED
 from backup_core.domain.errors import AccessDeniedError, CleanupError, RowChangedError
 from backup_core.domain.events import DiskCleaned, RunWarned
 from backup_core.domain.metadata import from_metadata
-from backup_core.domain.naming import disk_of_run, run_key
+from backup_core.domain.naming import REBUILDS, disk_of_run, fleet_order_name, run_key
 from backup_core.domain.records import Retention
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.clean_up_disks import NAME, ROUNDS_MAX, CleanupFailedError
-from backup_core.steps.housekeeping import CleanUpDisk, CleanupRequest, DiskPage
+from backup_core.steps.housekeeping import CleanUpDisk, CleanUpRebuilds, CleanupRequest, DiskPage
 from tests.activities.acts import FINAL, RUN, TARGET, call, failing, held, into, stop_before, stopped_before
 from tests.scene import PAGE
 
@@ -650,6 +651,23 @@ async def test_more_than_a_night_takes_is_left_for_the_next(scene):
 
     assert first.output["removed"] == ROUNDS_MAX
     assert 0 < second.output["removed"] == plans - ROUNDS_MAX - len(scene.documents.texts)
+
+
+async def test_documents_of_rebuilds_and_windows_of_long_ago_go(scene):
+    """A bounded number in a call; those younger than runs are kept stay, and so does every other document."""
+    old = [fleet_order_name(f"2026010{day}T000000Z") for day in (1, 2)] + [f"{REBUILDS}old.json"]
+    for name in (*old, "vm/plan.json"):
+        await scene.documents.put(name, "[]")
+    scene.world.pass_time(timedelta(days=181))
+    young = fleet_order_name("20260701T000000Z")
+    await scene.documents.put(young, "[]")
+    others = scene.documents.texts.keys() - set(old)
+    scene.with_limits(sweeps_max=2)
+    gone = [(await clean_up_rebuilds(scene.tools, CleanUpRebuilds(run_days=180))).documents for _ in range(3)]
+
+    assert gone == [2, 1, 0]
+    assert young in others
+    assert scene.documents.texts.keys() == others
 
 
 async def test_a_disk_that_fails_stops_no_other_and_is_named(scene):

@@ -387,7 +387,7 @@ def test_activities_delivered_late_change_nothing(disk, platform, calm, rng):
         TransferCounts,
     )
     from backup_core.steps.messages import Actor  # noqa: PLC0415
-    from tests.ports.conftest import local_settings  # noqa: PLC0415
+    from bench.services import settings_for  # noqa: PLC0415
 
     disk.disturb(rng, 5)
     disk.back_up()
@@ -418,7 +418,7 @@ def test_activities_delivered_late_change_nothing(disk, platform, calm, rng):
     before = dump(calm, platform)
 
     async def deliver():
-        services = bootstrap.build(local_settings(calm))
+        services = bootstrap.build(settings_for(calm))
         try:
             return [await run_step(step, services.tools_for, request.model_dump(mode="json")) for step, request in late]
         finally:

@@ -13,9 +13,9 @@ from backup_core.domain.errors import AccessDeniedError
 from backup_core.domain.naming import BlobAddress
 from backup_core.domain.ranges import ByteRange
 from backup_core.ports import Fence, Guard
+from bench.services import settings_for
 from devhost.platform import REPOSITORY, Platform, awaited
 from tests.disk import PAGE, Disk
-from tests.ports.conftest import local_settings
 
 MIB = 1024 * 1024
 ROLES = json.loads((REPOSITORY / "infra" / "roles.json").read_text())
@@ -89,11 +89,11 @@ def test_backups_prune_and_restore_each_with_their_own_rights(platform, name):
 async def test_no_identity_can_do_more(calm, keys, name):
     """Backups delete no backup and write to no source; retention writes to no source; each refusal changes nothing."""
     services = bootstrap.build(
-        local_settings(
+        settings_for(
             calm, HEADS_CONTAINER=name, PLANS_CONTAINER=f"{name}p", CATALOGUE_TABLE=name, DEVELOPMENT_KEYS=json.dumps(keys)
         )
     )
-    open_ = bootstrap.build(local_settings(calm, HEADS_CONTAINER=name, PLANS_CONTAINER=f"{name}p", CATALOGUE_TABLE=name))
+    open_ = bootstrap.build(settings_for(calm, HEADS_CONTAINER=name, PLANS_CONTAINER=f"{name}p", CATALOGUE_TABLE=name))
     await open_.ready()
     await open_.toolboxes["restore"].blobs._accounts[calm.source.blobs].create_container(name)
     source, head = BlobAddress(calm.source.blobs, name, "disk.vhd"), BlobAddress(calm.backup.blobs, name, "d/1/disk.vhd")

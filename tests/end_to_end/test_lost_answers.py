@@ -23,11 +23,11 @@ from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.steps import STEPS
 from backup_core.steps.backup import BackupRequest
 from backup_core.steps.restore import RestoreRequest
+from bench.services import settings_for
 from devhost.machines import GROUP, machine_id
 from devhost.platform import DISKS_CONTAINER
 from tests.disk import PAGE
 from tests.doubles.driver import Driver
-from tests.ports.conftest import local_settings
 
 MIB = 1024 * 1024
 WHOLE = ByteRange(0, MIB)
@@ -55,7 +55,7 @@ async def services(calm, machines, name, monkeypatch):
     """The app's ports on the emulator; the SDK repeats at once."""
     monkeypatch.setattr(bootstrap, "ExponentialRetry", lambda **_: ExponentialRetry(0, 0, 4, random_jitter_range=0))
     settings = {"HEADS_CONTAINER": name, "PLANS_CONTAINER": f"{name}p", "CATALOGUE_TABLE": name, "MACHINE_GROUPS": GROUP}
-    services = bootstrap.build(local_settings(calm, **settings, ARM_ENDPOINT=machines.endpoint))
+    services = bootstrap.build(settings_for(calm, **settings, ARM_ENDPOINT=machines.endpoint))
     await services.ready()
     yield services
     await services.close()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from dataclasses import dataclass
 
 import pytest
 from azure.core.exceptions import ResourceExistsError
 
-from backup_core import bootstrap, settings
+from backup_core import bootstrap
 from backup_core.domain.naming import BlobAddress
 from backup_core.domain.ranges import ByteRange
+from bench.services import settings_for
 from tests.doubles.catalogue import MemoryCatalogue
 from tests.doubles.documents import MemoryDocuments
 from tests.doubles.page_blobs import MemoryPageBlobs
@@ -75,23 +75,6 @@ class Ports:
         await account.get_blob_client(address.container, address.name).upload_page(content, 0, len(content))
 
 
-def local_settings(storage, **overrides):
-    accounts = (storage.source, storage.backup, storage.state)
-    return settings.load(
-        {
-            "BACKUP_SCHEDULE": "0 0 */12 * * *",
-            "WATCH_SCHEDULE": "0 */15 * * * *",
-            "HOUSEKEEPING_SCHEDULE": "0 30 3 * * *",
-            "SOURCE_ACCOUNTS": storage.source.blobs,
-            "BACKUP_ACCOUNT": storage.backup.blobs,
-            "CATALOGUE_ACCOUNT": storage.state.tables,
-            "DEVELOPMENT": "true",
-            "DEVELOPMENT_KEYS": json.dumps({one.name: one.key for one in accounts}),
-            **overrides,
-        }
-    )
-
-
 @pytest.fixture(params=["memory", "azure"])
 async def ports(request, name):
     if request.param == "memory":
@@ -102,7 +85,7 @@ async def ports(request, name):
         )  # fmt: skip
         return
     storage = request.getfixturevalue("calm")
-    services = bootstrap.build(local_settings(storage, HEADS_CONTAINER=name, PLANS_CONTAINER=f"{name}p", CATALOGUE_TABLE=name))
+    services = bootstrap.build(settings_for(storage, HEADS_CONTAINER=name, PLANS_CONTAINER=f"{name}p", CATALOGUE_TABLE=name))
     await services.ready()
     tools = services.api.tools
     yield Ports(

@@ -27,12 +27,12 @@ from backup_core.domain.errors import (
 from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import BlobAddress, managed_disk_id
 from backup_core.domain.repoint import MachineDisk
+from bench.services import settings_for
 from devhost.disks import vhd_footer
 from devhost.machines import GROUP, account_id, machine_id
 from tests.doubles.machines import MemoryMachines
 from tests.doubles.page_blobs import MemoryPageBlobs
 from tests.doubles.world import InMemoryServices
-from tests.ports.conftest import local_settings
 
 ACCOUNT = account_id("source")
 MIB = 1024 * 1024
@@ -76,7 +76,7 @@ async def cloud(request, name):
         yield made
         return
     storage, machines = request.getfixturevalue("calm"), request.getfixturevalue("machines")
-    services = bootstrap.build(local_settings(storage, ARM_ENDPOINT=machines.endpoint))
+    services = bootstrap.build(settings_for(storage, ARM_ENDPOINT=machines.endpoint))
     account = services.api.tools.blobs._accounts[storage.source.blobs]
     container = account.get_container_client(name)
     await container.create_container()
@@ -236,7 +236,7 @@ async def test_permissions(cloud):
 @pytest.fixture
 async def azure(calm, machines, name):
     """The adapter, and a machine without disks."""
-    services = bootstrap.build(local_settings(calm, ARM_ENDPOINT=machines.endpoint))
+    services = bootstrap.build(settings_for(calm, ARM_ENDPOINT=machines.endpoint))
     machines.make(name)
     yield services.api.tools.machines
     machines.delete(name)
@@ -280,7 +280,7 @@ async def test_an_operation_that_fails_after_it_was_accepted(azure, machines, na
 
 async def test_an_operation_that_outlasts_the_call(calm, machines, name):
     """It answers that it is not done; the machine shows what is going on, refuses more, and is done in the end."""
-    services = bootstrap.build(local_settings(calm, ARM_ENDPOINT=machines.endpoint))
+    services = bootstrap.build(settings_for(calm, ARM_ENDPOINT=machines.endpoint))
     azure = AzureMachines(services.api.tools.machines._client, wait_seconds=0.3)
     machines.make(name)
     machines.faults({"method": "PATCH", "path": name, "operation": True, "held": True})
@@ -319,7 +319,7 @@ async def test_a_short_retry_after_is_waited_for(azure, machines, name):
 
 
 async def test_no_answer_at_all(calm, name):
-    services = bootstrap.build(local_settings(calm, ARM_ENDPOINT="http://127.0.0.1:1"))
+    services = bootstrap.build(settings_for(calm, ARM_ENDPOINT="http://127.0.0.1:1"))
     with pytest.raises(ServiceUnavailableError, match="no answer"):
         await services.api.tools.machines.machine(machine_id(name))
     await services.close()
@@ -456,7 +456,7 @@ async def test_a_linked_refusal_in_words_that_nobody_knows_yet(azure, machines, 
 @pytest.fixture
 async def azure_cloud(calm, machines, name):
     """A machine of the adapter's, with an OS disk, and a free disk blob."""
-    services = bootstrap.build(local_settings(calm, ARM_ENDPOINT=machines.endpoint))
+    services = bootstrap.build(settings_for(calm, ARM_ENDPOINT=machines.endpoint))
     container = services.api.tools.blobs._accounts[calm.source.blobs].get_container_client(name)
     await container.create_container()
     blob = container.get_blob_client("new.vhd")

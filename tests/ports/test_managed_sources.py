@@ -19,10 +19,10 @@ from backup_core.domain.metadata import Site, source_snapshot_metadata
 from backup_core.domain.naming import BlobAddress, parse_source
 from backup_core.domain.ranges import ByteRange, DiffRange
 from backup_core.ports import Fence
+from bench.services import settings_for
 from devhost.machines import GROUP, disk_id
 from tests.doubles.page_blobs import MemoryPageBlobs
 from tests.doubles.world import InMemoryServices
-from tests.ports.conftest import local_settings
 
 PAGE, MIB = 512, 1024 * 1024
 RUN = "vm.20260101T000000Z.timer"
@@ -110,7 +110,7 @@ async def azure_disk(storage, machines, name, size=MIB, properties=None, more=No
     """A disk of the stand-in, and the adapters over it."""
     own = {"HEADS_CONTAINER": name, "PLANS_CONTAINER": f"{name}p", "CATALOGUE_TABLE": name}
     clouds = {"ARM_ENDPOINT": machines.endpoint, "DISK_GROUPS": GROUP, "EXPORT_HOSTS": "127.0.0.1"}
-    services = bootstrap.build(local_settings(storage, **{**own, **clouds, **settings}))
+    services = bootstrap.build(settings_for(storage, **{**own, **clouds, **settings}))
     await services.ready()
     disk = services.api.tools.source(machines.make_disk(name, data_bytes=size, properties=properties, **(more or {})))
     content = BlobClient.from_blob_url(machines.content(disk.id), credential=storage.exports.credential)

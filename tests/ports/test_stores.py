@@ -24,14 +24,14 @@ from backup_core.domain.records import Head
 from backup_core.protocol.claims import claim_container
 from backup_core.steps.backup import LIST_DISKS, FleetPage
 from backup_core.steps.housekeeping import LIST_BACKED_UP_DISKS, DiskPage
+from bench.services import settings_for
 from tests.doubles.documents import MemoryDocuments
 from tests.doubles.world import InMemoryServices
-from tests.ports.conftest import local_settings
 
 
 @pytest.fixture
 async def app(calm, name):
-    settings = local_settings(calm, HEADS_CONTAINER=name, PLANS_CONTAINER=f"{name}p", CATALOGUE_TABLE=name)
+    settings = settings_for(calm, HEADS_CONTAINER=name, PLANS_CONTAINER=f"{name}p", CATALOGUE_TABLE=name)
     services = bootstrap.build(settings)
     services.settings = settings
     await services.ready()
@@ -119,9 +119,7 @@ async def test_a_container_belongs_to_one_catalogue(app, calm, name):
     """Another deployment is refused, by words that name both and the way on; whoever says that it takes over gets it for good."""
 
     def beside(**fields):
-        settings = local_settings(
-            calm, HEADS_CONTAINER=name, PLANS_CONTAINER=f"{name}p", CATALOGUE_TABLE=f"{name}new", **fields
-        )
+        settings = settings_for(calm, HEADS_CONTAINER=name, PLANS_CONTAINER=f"{name}p", CATALOGUE_TABLE=f"{name}new", **fields)
         return bootstrap.build(settings)
 
     mine, theirs = f"{calm.state.name}/{name}", f"{calm.state.name}/{name}new"
@@ -183,7 +181,7 @@ async def test_conflicts_are_read_by_their_code(app, calm):
 
 async def test_an_app_with_custody_keeps_its_records_in_a_container_of_its_own(app, calm, name):
     """Made when it is missing, and of one catalogue as the others; only the nightly clean-up is handed it."""
-    settings = local_settings(
+    settings = settings_for(
         calm, HEADS_CONTAINER=name, PLANS_CONTAINER=f"{name}p", CATALOGUE_TABLE=name, CUSTODY_ACCOUNT=calm.state.blobs,
         PRUNE_AFTER_BACKUP="false", CUSTODY_DAYS="3", CUSTODY_DELETIONS="5",
     )  # fmt: skip
