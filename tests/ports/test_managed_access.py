@@ -117,7 +117,7 @@ async def test_a_snapshot_whose_making_takes_long_is_asked_for_again(made, machi
     held = {"method": "PUT", "path": "/snapshots/", "operation": True, "held": True, "times": 1}
     machines.faults(held)
     for _ in range(2):
-        with pytest.raises(ServiceUnavailableError, match="under way") as caught:
+        with pytest.raises(ServiceUnavailableError, match="in progress") as caught:
             await managed.take()
         assert caught.value.retryable
         assert await managed.blobs.snapshots(managed.disk) == []
