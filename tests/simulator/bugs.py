@@ -27,7 +27,7 @@ from backup_core.steps.copying import CHECK_COPY, TransferCounts
 from backup_core.steps.restore import MOVE_MACHINE
 from tests.doubles.catalogue import MemoryCatalogue
 from tests.doubles.page_blobs import Blob, MemoryPageBlobs
-from tests.simulator import actors, simulation
+from tests.simulator import actors, simulation, stage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -59,6 +59,9 @@ def no_fence() -> Iterator[None]:
         patch.object(MemoryPageBlobs, "_fenced", lambda self, address, _: self._found(address)),
         patch.object(transfer, "require_ownership", _any_owner),
         patch.object(shards, "require_right_to_act", anybody),
+        # All of these histories have the moment that fences are for.
+        patch.object(stage, "LATE_EVERY", 1),
+        patch.object(stage, "LATE", 0),
         _long_histories(),
     ):
         yield

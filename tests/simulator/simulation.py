@@ -42,8 +42,11 @@ if TYPE_CHECKING:
 
 
 STEPS_PER_HISTORY = 300
-LATE_CALLS = frozenset({"write", "copy_from_url", "clear", "put_disk"})
+PAGE_WRITES = frozenset({"write", "copy_from_url", "clear"})
+LATE_CALLS = PAGE_WRITES | {"put_disk"}
 """Requests that may arrive long after whoever sent them is dead."""
+NEVER = 10**9
+"""A step that no history has."""
 HURRY = 0.02
 """How much less a port call waits for the scheduler in the steps that remove a thousand restore points."""
 LATE_MANAGED = frozenset({"snapshot", "grant"})
@@ -111,6 +114,16 @@ class Simulation:
             await asyncio.sleep(0)
         self.gates = [gate for gate in self.gates if not gate.opened.done()]
         self.engine.turn()
+        if self.stage.late:
+            self._time_late_writes()
+
+    def _time_late_writes(self) -> None:
+        """Keep the page writes of dead workers in flight until another run writes pages."""
+        writes = [gate for gate in self.gates if gate.stage == "before" and gate.name in PAGE_WRITES]
+        living = {gate.call.instance for gate in writes if not gate.call.zombie}
+        for gate in writes:
+            if gate.call.zombie:
+                gate.call.held_until = 0 if living - {gate.call.instance} else NEVER
 
     # -- the history ------------------------------------------------------------------------------------------------
 

@@ -75,6 +75,8 @@ MANAGED_EVERY, MANAGED = 17, (1, 2)
 """Two histories in so many are of a managed disk, whose snapshots and exports are played below the real adapter."""
 BOUNDARY = 40 * PAGE
 """What stands for 4 TiB there: no diff reaches across."""
+LATE_EVERY, LATE = 8, 6
+"""One history in so many keeps the page writes of dead workers in flight until another run writes pages: the worst moment."""
 PILE = 1250
 """So many ids are longer than a column of the table."""
 
@@ -194,6 +196,7 @@ class Stage(Known):
         self.unreadable = seed % UNREADABLE_EVERY == UNREADABLE
         self.failing = seed % FAILING_EVERY == FAILING
         self.long = seed % LONG_EVERY == LONG
+        self.late = seed % LATE_EVERY == LATE
         self.coalesces = seed // 2 % 2 == 1
         self.pages = self.rng.randrange(12, 65)
         self.blobs = WatchedPageBlobs(self.world, diff="writes" if seed % 2 else "content")
