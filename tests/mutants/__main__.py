@@ -35,9 +35,10 @@ THEIRS = (
 )  # fmt: skip
 """What tests import and takes long: imported here once, and not in each process."""
 # Only the plugins that the named tests need: the others take longer to load than most of these tests run. What waits for ever
-# because a guard is broken has been noticed.
+# because a guard is broken has been noticed. What recurses for ever ends in a traceback for which pytest's own would have the
+# sources parsed, which Python 3.11 cannot do at that depth.
 OPTIONS = (
-    "-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_asyncio.plugin", "-p", "pytest_timeout", "--timeout=60",
+    "-x", "-q", "--tb=native", "-p", "no:cacheprovider", "-p", "pytest_asyncio.plugin", "-p", "pytest_timeout", "--timeout=60",
 )  # fmt: skip
 
 
