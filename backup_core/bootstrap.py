@@ -27,7 +27,8 @@ from backup_core.adapters.catalogue import TableCatalogue
 from backup_core.adapters.documents import AzureDocuments
 from backup_core.adapters.journal import LogJournal
 from backup_core.adapters.machines import AzureMachines, ShortRetries
-from backup_core.adapters.managed_disks import AzureManagedDisks, Exporting
+from backup_core.adapters.managed_access import Exporting
+from backup_core.adapters.managed_disks import AzureManagedDisks
 from backup_core.adapters.pacing import Pacers
 from backup_core.adapters.page_blobs import translated
 from backup_core.adapters.page_data import PageData

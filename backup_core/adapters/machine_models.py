@@ -5,8 +5,9 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Any
 
-from backup_core.domain.managed import ManagedDisk
+from backup_core.domain.managed import UPLOAD, ManagedDisk
 from backup_core.domain.repoint import Machine, MachineDisk, Power
+from backup_core.domain.vhd import FOOTER_BYTES
 
 RUN_TAG = "pagekeeper-run"
 _POWER: dict[str, Power] = {"running": "running", "stopped": "stopped", "deallocated": "deallocated"}
@@ -52,12 +53,16 @@ def managed_disk_of(disk: str, found: dict[str, Any]) -> ManagedDisk:
         sector_bytes=int((inside.get("creationData") or {}).get("logicalSectorSize") or 512),
         guest_encrypted=bool((inside.get("encryptionSettingsCollection") or {}).get("enabled")),
         machine=found.get("managedBy", ""),
+        disk_state=inside.get("diskState", ""),
+        create_option=(inside.get("creationData") or {}).get("createOption", ""),
     )
 
 
 def disk_body(wanted: ManagedDisk, account: str, location: str) -> dict[str, Any]:
-    """The request's body for the managed disk."""
-    creation = {"createOption": "Import", "sourceUri": wanted.source, "storageAccountId": account}
+    """The request's body for the managed disk: made of its source, or without one to be uploaded to."""
+    creation: dict[str, Any] = {"createOption": UPLOAD, "uploadSizeBytes": wanted.size_bytes + FOOTER_BYTES}
+    if wanted.source:
+        creation = {"createOption": "Import", "sourceUri": wanted.source, "storageAccountId": account}
     properties: dict[str, Any] = {
         "creationData": creation,
         "osType": wanted.os_type,

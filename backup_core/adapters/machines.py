@@ -54,6 +54,7 @@ _ADVICE = (
     ("", "storageaccountid", "correct the account's id in SOURCE_ACCOUNT_IDS, and restore again"),
     ("", "same region", "an import is made within one region: restore to an account in the machine's region (target.account)"),
     ("", "availability zone", "kind of disk and zone do not go together: compare the disk's sku and zone with the machine's"),
+    ("", "for createoption 'upload'", "such a disk can only be imported: name a blob for it (target.account)"),
     ("", "security type", "the OS disk needs the machine's own security type: look at securityProfile of machine and disk"),
     ("", "quota", "ask for more quota in that region, and restore again"),
     ("", "unmanaged", "VMs with unmanaged disks no longer start in public Azure since 2026-03-31: use a managed disk"),
@@ -133,9 +134,18 @@ class AzureMachines:
         return managed_disk_of(disk, found)
 
     async def import_disk(self, wanted: ManagedDisk, account: str, location: str) -> bool:
-        """Disks, Create Or Update, importing a VHD. Azure may ignore the condition: who calls reads back."""
+        """Disks, Create Or Update, importing a VHD."""
+        return await self._create(f"import managed disk {parse_resource_id(wanted.disk).name}", wanted, account, location)
+
+    async def create_for_upload(self, wanted: ManagedDisk, location: str) -> bool:
+        """Disks, Create Or Update, for an upload."""
+        what = f"create managed disk {parse_resource_id(wanted.disk).name} for an upload"
+        return await self._create(what, wanted, "", location)
+
+    async def _create(self, what: str, wanted: ManagedDisk, account: str, location: str) -> bool:
+        """Disks, Create Or Update. Azure may ignore the condition: who calls reads back."""
         at = parse_resource_id(wanted.disk)
-        with translated(f"import managed disk {at.name}", KIND):
+        with translated(what, KIND):
             poller = await self._client(at.subscription).disks.begin_create_or_update(
                 at.group, at.name, Disk(disk_body(wanted, account, location)), headers={"If-None-Match": "*"}
             )

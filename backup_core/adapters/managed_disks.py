@@ -1,30 +1,26 @@
 # Long: the snapshots of one kind of source, from their name to the end of their access.
-"""Managed disks as sources: incremental snapshots by Azure Resource Manager, their content by export URLs.
-
-Whoever has an export URL reads the disk. The URLs are kept here alone, for as long as they are used; no error, log line or
-answer has one.
-"""
+"""Managed disks as sources: incremental snapshots by Azure Resource Manager, their content by export URLs."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from azure.core.exceptions import HttpResponseError
-from azure.mgmt.compute.models import GrantAccessData, Snapshot
+from azure.mgmt.compute.models import Snapshot
 
-from backup_core.adapters.arm import WAIT_SECONDS, Kind, code_of, translated
+from backup_core.adapters.arm import WAIT_SECONDS, code_of, translated
+from backup_core.adapters.managed_access import DISK, SNAPSHOT, Access, Door, anew, done, lost
 from backup_core.adapters.page_lists import Export
+from backup_core.adapters.uploads import AzureUploads
 from backup_core.domain.errors import (
     AccessDeniedError,
-    AccessLostError,
     BlobMissingError,
     CopySourceKindError,
     CopySourceRefusedError,
     DiffRefusedError,
-    ManagedDiskRefusedError,
     ServiceUnavailableError,
     SnapshotLimitError,
     SnapshotMissingError,
@@ -34,7 +30,6 @@ from backup_core.domain.errors import (
 from backup_core.domain.managed_snapshots import (
     DiskSnapshot,
     diff_refusal,
-    export_fault,
     footer,
     is_named,
     snapshot_id,
@@ -51,9 +46,9 @@ from backup_core.ports import BlobProperties, SnapshotInfo
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
-    from azure.core.polling import AsyncLROPoller
     from azure.mgmt.compute.aio import ComputeManagementClient
 
+    from backup_core.adapters.managed_access import Exporting, Grant
     from backup_core.adapters.page_data import PageData
     from backup_core.adapters.page_lists import PageLists
     from backup_core.domain.identity import Deployment
@@ -63,21 +58,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LIMIT = frozenset({"SnapshotsLimitReached", "SnapshotLimitReached"})
-_ADVICE = (
-    # Code, a part of the message in lower case (either may be empty: any), what to do.
-    ("ScopeLocked", "", "a lock forbids it: remove the lock from the snapshots' resource group"),
-    ("", "quota", "ask for more quota in that region"),
-)
-_DISK = Kind(
-    missing=BlobMissingError,
-    changed=UnexpectedAnswerError,
-    busy=ServiceUnavailableError,
-    refused=ManagedDiskRefusedError,
-    grant="the role Pagekeeper disks on the disk's resource group and on that of its snapshots (docs/security.md)",
-    again="",
-    advice=_ADVICE,
-)
-_SNAPSHOT = replace(_DISK, missing=SnapshotMissingError)
 
 
 @contextmanager
@@ -97,32 +77,6 @@ def _taking(what: str) -> Iterator[None]:
         raise
 
 
-@dataclass(frozen=True)
-class _Grant:
-    """An export URL, and until when it is used without asking again, by the monotonic clock."""
-
-    url: str = field(repr=False)
-    renew_at: float
-    seconds: int
-    """How long it was granted for."""
-
-
-@dataclass(frozen=True)
-class Exporting:
-    """How snapshots are made and exported, by the settings."""
-
-    snapshot_group: str = ""
-    """Id of the resource group that keeps the snapshots; empty is each disk's own."""
-    seconds: int = 7200
-    """How long access is granted for."""
-    hosts: tuple[str, ...] = ()
-    """Patterns of the hosts that export URLs may name."""
-    whole_pages: bool = False
-    """Whether the size of a listing's pages is left to the service."""
-    local: bool = False
-    """Whether an export may be without TLS: on the development platform."""
-
-
 class AzureManagedDisks:
     """Managed disks, as the PageBlobs port needs them of a source."""
 
@@ -137,13 +91,12 @@ class AzureManagedDisks:
     ) -> None:
         """`client` gives the client of a subscription; `data` and `lists` read what is exported."""
         self._client, self._data, self._lists = client, data, lists
-        self._deployment, self._exporting, self._monotonic = deployment, exporting, monotonic
+        self._deployment, self._exporting = deployment, exporting
         self._known: dict[tuple[DiskAddress, str], DiskSnapshot] = {}
         """Snapshots by disk and id, as they were last seen: their names do not change, and once they are complete little else.
         """
-        self._grants: dict[str, _Grant] = {}
-        """By the snapshot's resource id."""
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._access = Access(client, exporting, monotonic)
+        self.uploads = AzureUploads(client, data, self._access)
 
     # -- Azure Resource Manager ---------------------------------------------------------------------------------------
 
@@ -152,13 +105,13 @@ class AzureManagedDisks:
         return (self._exporting.snapshot_group or disk.group_id).rpartition("/")[2]
 
     async def _disk(self, disk: DiskAddress) -> dict[str, Any]:
-        with translated(f"look at managed disk {disk}", _DISK):
+        with translated(f"look at managed disk {disk}", DISK):
             return dict((await self._client(disk.subscription).disks.get(disk.group, disk.name)).as_dict())
 
     async def _listed(self, disk: DiskAddress) -> list[DiskSnapshot]:
         """Incremental snapshots of the disk in its group, failed ones and those of a former disk of its name included."""
         found = []
-        with translated(f"list the snapshots of managed disk {disk}", _DISK):
+        with translated(f"list the snapshots of managed disk {disk}", DISK):
             async for one in self._client(disk.subscription).snapshots.list_by_resource_group(self._group(disk)):
                 snapshot = _snapshot(one.as_dict())
                 if snapshot.incremental and snapshot.disk == disk.id:
@@ -166,7 +119,7 @@ class AzureManagedDisks:
         return found
 
     async def _named(self, disk: DiskAddress, name: str) -> DiskSnapshot:
-        with translated(f"look at snapshot {name} of managed disk {disk}", _SNAPSHOT):
+        with translated(f"look at snapshot {name} of managed disk {disk}", SNAPSHOT):
             return _snapshot((await self._client(disk.subscription).snapshots.get(self._group(disk), name)).as_dict())
 
     async def _found(self, disk: DiskAddress, snapshot: str) -> DiskSnapshot:
@@ -192,47 +145,18 @@ class AzureManagedDisks:
         known = self._known.get((disk, snapshot))
         return known if known and known.percent == 100 else await self._found(disk, snapshot)
 
-    async def _done(self, what: str, poller: AsyncLROPoller[T]) -> T:
-        """The operation's result. Raises ServiceUnavailableError while it is in progress after the wait."""
-        try:
-            return await asyncio.wait_for(poller.result(), WAIT_SECONDS)
-        except TimeoutError:
-            message = f"{what}: in progress, not done within {WAIT_SECONDS:g} s; temporary failure"
-            raise ServiceUnavailableError(message) from None
-
     # -- access ---------------------------------------------------------------------------------------------------------
 
-    async def _opened(self, disk: DiskAddress, snapshot: str, refused: _Grant | None = None, seconds: int = 0) -> _Grant:
-        """Access to the snapshot, for `seconds` at least, granted anew once half of its time is over. One that was `refused` is
-        asked for again, after a look at the snapshot: it may be gone.
-        """
-        seconds = seconds or self._exporting.seconds
+    async def _opened(self, disk: DiskAddress, snapshot: str, refused: Grant | None = None, seconds: int = 0) -> Grant:
+        """Access to the snapshot, or to the disk itself."""
+        if not snapshot:
+            return await self.uploads.opened_to_read(disk, refused)
         facts = await self._facts(disk, snapshot)
-        async with self._locks.setdefault(facts.id, asyncio.Lock()):
-            known = self._grants.get(facts.id)
-            # Another grant may end this one, and with it a Copy Blob that another delivery has started from it.
-            if known and known is not refused and known.renew_at > self._monotonic() and known.seconds >= seconds:
-                return known
-            # G66: once, after a look at the snapshot.
-            if refused:
-                self._grants.pop(facts.id, None)
-                await self._found(disk, snapshot)
-            granted = await self._granted(disk, facts, seconds)
-            self._grants[facts.id] = granted
-            return granted
+        return await self._access.opened(self._door(disk, facts), lambda: self._found(disk, snapshot), refused, seconds)
 
-    async def _granted(self, disk: DiskAddress, snapshot: DiskSnapshot, seconds: int) -> _Grant:
-        what = f"open snapshot {snapshot.name} of managed disk {disk} for reading"
-        begun = self._monotonic()
-        with translated(what, _SNAPSHOT):
-            poller = await self._client(disk.subscription).snapshots.begin_grant_access(
-                self._group(disk), snapshot.name, GrantAccessData(access="Read", duration_in_seconds=seconds)
-            )
-            url = (await self._done(what, poller)).access_sas or ""
-        if fault := export_fault(url, self._exporting.hosts, local=self._exporting.local):
-            message = f"{what}: {fault}; nothing was sent there"
-            raise UnexpectedAnswerError(message)
-        return _Grant(url, begun + seconds / 2, seconds)
+    def _door(self, disk: DiskAddress, snapshot: DiskSnapshot) -> Door:
+        words = f"snapshot {snapshot.name} of managed disk {disk}"
+        return Door(snapshot.id, words, disk.subscription, self._group(disk), snapshot.name)
 
     async def _exported(self, disk: DiskAddress, snapshot: str, act: Callable[[str], Awaitable[T]]) -> T:
         """The result of `act` for the snapshot's export URL. A refused URL is opened once more: access may have expired,
@@ -245,7 +169,7 @@ class AzureManagedDisks:
             raise
         except (AccessDeniedError, CopySourceRefusedError):
             again = await self._opened(disk, snapshot, refused=grant)
-        with _anew():
+        with anew():
             return await act(again.url)
 
     async def close_access(self, source: DiskAddress) -> None:
@@ -256,19 +180,13 @@ class AzureManagedDisks:
         except BlobMissingError:
             return
         for one in listed:
-            self._grants.pop(one.id, None)
+            self._access.forget(one.id)
             if one.open and run_of_source_snapshot(one.tags, site):
                 await self._close(source, one)
 
     async def _close(self, disk: DiskAddress, snapshot: DiskSnapshot) -> None:
-        self._grants.pop(snapshot.id, None)
-        what = f"end the access to snapshot {snapshot.name} of managed disk {disk}"
-        try:
-            with translated(what, _SNAPSHOT):
-                poller = await self._client(disk.subscription).snapshots.begin_revoke_access(self._group(disk), snapshot.name)
-                await self._done(what, poller)
-        except SnapshotMissingError:
-            return
+        with suppress(SnapshotMissingError):
+            await self._access.end(self._door(disk, snapshot))
 
     # -- snapshots --------------------------------------------------------------------------------------------------------
 
@@ -306,7 +224,7 @@ class AzureManagedDisks:
                 },
             },
         }
-        with translated(what, _DISK), _taking(what):
+        with translated(what, DISK), _taking(what):
             poller = await self._client(disk.subscription).snapshots.begin_create_or_update(
                 self._group(disk), name, Snapshot(body)
             )
@@ -349,9 +267,9 @@ class AzureManagedDisks:
             if found.open:
                 await self._close(disk, found)
             what = f"delete snapshot {found.name} of managed disk {disk}"
-            with translated(what, _SNAPSHOT):
+            with translated(what, SNAPSHOT):
                 poller = await self._client(disk.subscription).snapshots.begin_delete(self._group(disk), found.name)
-                await self._done(what, poller)
+                await done(what, poller)
         except (SnapshotMissingError, BlobMissingError):
             pass
         self._known.pop((disk, snapshot), None)
@@ -359,7 +277,11 @@ class AzureManagedDisks:
     # -- content ------------------------------------------------------------------------------------------------------------
 
     async def allocated(self, disk: DiskAddress, snapshot: str, window: ByteRange) -> AsyncIterator[ByteRange]:
-        """Get Page Ranges of the export, and the footer, whatever the service says of that."""
+        """Get Page Ranges of the export, and the footer, whatever the service says of that; of a disk itself, what it has."""
+        if not snapshot:
+            async for one in self._ranges(disk, "", "", window):
+                yield one.range
+            return
         end = footer((await self._facts(disk, snapshot)).size)
         async for one in self._ranges(disk, snapshot, "", _before(window, end.start)):
             yield one.range
@@ -405,7 +327,7 @@ class AzureManagedDisks:
                     yield one
             except AccessDeniedError as error:
                 if again:
-                    raise _lost(error) from None
+                    raise lost(error) from None
                 again = True
                 grant = await self._opened(disk, snapshot, refused=grant)
                 before = await self._opened(disk, previous, refused=before) if previous else None
@@ -415,9 +337,6 @@ class AzureManagedDisks:
 
     async def read(self, disk: DiskAddress, snapshot: str, part: ByteRange) -> bytes:
         """Get Blob of the export, with a range."""
-        if not snapshot:
-            message = f"managed disk {disk}: only snapshots of it are read; nothing was opened"
-            raise UnexpectedAnswerError(message)
         return await self._exported(disk, snapshot, lambda url: self._data.read(disk, snapshot, part, url))
 
     async def copy_streamed(
@@ -437,24 +356,6 @@ class AzureManagedDisks:
     async def export_for(self, source: DiskAddress, snapshot: str, seconds: int) -> str:
         """An export URL that is good for so long, for a Copy Blob of the service."""
         return (await self._opened(source, snapshot, seconds=seconds)).url
-
-
-@contextmanager
-def _anew() -> Iterator[None]:
-    """What is done with access that has just been opened anew."""
-    try:
-        yield
-    except AccessDeniedError as error:
-        raise _lost(error) from None
-
-
-def _lost(error: AccessDeniedError) -> AccessDeniedError:
-    if not error.by_signature:
-        return error
-    return AccessLostError(
-        f"{error}; its access had been opened anew just before; temporary failure; if it stays, find out who else grants or "
-        "ends access to the app's snapshots"
-    )
 
 
 def _before(window: ByteRange, end: int) -> ByteRange | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -12,6 +14,7 @@ from backup_core.adapters.transport import Ask, nothing
 from backup_core.domain.errors import TransferDamagedError
 from backup_core.domain.ranges import PUT_BYTES_MAX, DiffRange
 from backup_core.domain.zeros import without_zeros
+from backup_core.ports import Fence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,14 +24,15 @@ if TYPE_CHECKING:
     from backup_core.adapters.transport import Receive, Transport
     from backup_core.domain.naming import BlobAddress, Source
     from backup_core.domain.ranges import ByteRange
-    from backup_core.ports import Fence
 
+Upload = Callable[[Callable[[str], Awaitable[None]]], Awaitable[None]]
+"""Has a write done with the whole URL by which a managed disk is uploaded to, again after a refusal where that may help."""
 BUFFERS_KEPT = 32
 """128 MiB at most are kept for reuse between requests."""
 
 
 class PageData:
-    """Reads and writes pages, checksums both ways, the fence on every write."""
+    """Reads and writes pages, checksums both ways. Every write to a blob has the fence, one to a managed disk its upload."""
 
     def __init__(self, transport: Transport) -> None:
         """Send by `transport`."""
@@ -48,8 +52,8 @@ class PageData:
         source: Source,
         snapshot: str,
         part: ByteRange,
-        head: BlobAddress,
-        fence: Fence,
+        head: Source,
+        fence: Fence | Upload,
         *,
         keep_zeros: bool = False,
         export: str = "",
@@ -79,17 +83,17 @@ class PageData:
         return await self._transport.send(ask, _into(buffer, part.size, what))
 
     async def write(
-        self, blob: BlobAddress, offset: int, data: bytes | memoryview, fence: Fence, digest: bytes | None = None
+        self, blob: Source, offset: int, data: bytes | memoryview, fence: Fence | Upload, digest: bytes | None = None
     ) -> None:
         """Put the pages; the service checks their MD5, which is `digest` where that is known."""
         headers = {"x-ms-page-write": "update", "Content-MD5": base64.b64encode(digest or _md5(data)).decode()}
         await self._put(blob, offset, offset + len(data), headers, fence, "write", data)
 
-    async def clear(self, blob: BlobAddress, part: ByteRange, fence: Fence) -> None:
+    async def clear(self, blob: Source, part: ByteRange, fence: Fence | Upload) -> None:
         """Clear the range."""
         await self._put(blob, part.start, part.end, {"x-ms-page-write": "clear"}, fence, "clear")
 
-    async def from_url(self, source: BlobAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+    async def from_url(self, source: BlobAddress, snapshot: str, part: ByteRange, head: Source, fence: Fence | Upload) -> None:
         """Have the head's account fetch the range itself. The source is authorised apart, for reading this snapshot only."""
         query, authorised = await self._transport.authority(source.account).as_source(source, snapshot)
         url = f"{source.url}?snapshot={quote(snapshot, safe='')}" + (f"&{query}" if query else "")
@@ -100,8 +104,8 @@ class PageData:
         source: Source,
         snapshot: str,
         part: ByteRange,
-        head: BlobAddress,
-        fence: Fence,
+        head: Source,
+        fence: Fence | Upload,
         url: str,
         authorised: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
@@ -121,24 +125,24 @@ class PageData:
 
     async def _put(
         self,
-        blob: BlobAddress,
+        blob: Source,
         start: int,
         end: int,
         headers: dict[str, str],
-        fence: Fence,
+        fence: Fence | Upload,
         verb: str,
         data: bytes | memoryview | None = None,
     ) -> None:
-        fenced = {
-            "x-ms-range": f"bytes={start}-{end - 1}",
-            "x-ms-lease-id": fence.lease,
-            "x-ms-if-sequence-number-eq": str(fence.epoch),
-            "Content-Type": "application/octet-stream",
-        }
+        headers |= {"x-ms-range": f"bytes={start}-{end - 1}", "Content-Type": "application/octet-stream"}
+        if isinstance(fence, Fence):
+            headers |= {"x-ms-lease-id": fence.lease, "x-ms-if-sequence-number-eq": str(fence.epoch)}
         what = f"{verb} bytes [{start}, {end}) of {blob}"
         moved = 0 if headers["x-ms-page-write"] == "clear" else end - start
-        ask = Ask("PUT", blob, what, query="comp=page", headers=headers | fenced, body=data, size=moved, write=True)
-        await self._transport.send(ask, nothing)
+        ask = Ask("PUT", blob, what, query="comp=page", headers=headers, body=data, size=moved, write=True)
+        if isinstance(fence, Fence):
+            await self._transport.send(ask, nothing)
+        else:
+            await fence(lambda url: self._transport.send(replace(ask, url=url), nothing))
 
 
 def _into(buffer: bytearray, size: int, what: str) -> Receive[bytes]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from backup_core.adapters.authority import SIGNED_LIFETIME
 from backup_core.adapters.page_blobs import AzurePageBlobs
-from backup_core.domain.errors import BlobExistsError, BlobMissingError
+from backup_core.domain.errors import BlobExistsError, BlobMissingError, UnexpectedAnswerError
 from backup_core.domain.naming import BlobAddress, DiskAddress
 
 if TYPE_CHECKING:
@@ -67,6 +67,10 @@ class AzureSources(AzurePageBlobs):
         if isinstance(source, DiskAddress):
             await self.disks.close_access(source)
 
+    async def close_disk(self, disk: DiskAddress) -> None:
+        """End what was granted on a disk itself."""
+        await self.disks.uploads.close(disk)
+
     async def delete_snapshot(self, blob: Source, snapshot: str) -> None:
         """Delete one snapshot."""
         if isinstance(blob, DiskAddress):
@@ -93,17 +97,33 @@ class AzureSources(AzurePageBlobs):
         )
 
     async def copy_streamed(
-        self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, *, keep_zeros: bool = False
+        self, source: Source, snapshot: str, part: ByteRange, head: Source, fence: Fence, *, keep_zeros: bool = False
     ) -> None:
         """Read, then put."""
-        if isinstance(source, DiskAddress):
+        if isinstance(head, DiskAddress):
+            await self.disks.uploads.copy_streamed(_blob(source), snapshot, part, head, keep_zeros=keep_zeros)
+        elif isinstance(source, DiskAddress):
             await self.disks.copy_streamed(source, snapshot, part, head, fence, keep_zeros=keep_zeros)
         else:
             await super().copy_streamed(source, snapshot, part, head, fence, keep_zeros=keep_zeros)
 
-    async def copy_from_url(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+    async def copy_from_url(self, source: Source, snapshot: str, part: ByteRange, head: Source, fence: Fence) -> None:
         """Have the range fetched by the head's account."""
-        if isinstance(source, DiskAddress):
+        if isinstance(head, DiskAddress):
+            await self.disks.uploads.copy_from_url(_blob(source), snapshot, part, head)
+        elif isinstance(source, DiskAddress):
             await self.disks.copy_from_url(source, snapshot, part, head, fence)
         else:
             await super().copy_from_url(source, snapshot, part, head, fence)
+
+    async def clear(self, blob: Source, part: ByteRange, fence: Fence) -> None:
+        """Clear the range."""
+        await (self.disks.uploads.clear(blob, part) if isinstance(blob, DiskAddress) else super().clear(blob, part, fence))
+
+
+def _blob(source: Source) -> BlobAddress:
+    """What an upload is made of: restore points are page blobs."""
+    if isinstance(source, BlobAddress):
+        return source
+    message = f"managed disk {source}: only a page blob is uploaded to a managed disk; nothing was written"
+    raise UnexpectedAnswerError(message)

@@ -15,6 +15,11 @@ SKU_INSTEAD = "Premium_LRS"
 """For the kinds of disk that a VHD is not imported to."""
 NOT_IMPORTED = ("UltraSSD_LRS", "PremiumV2_LRS")
 TRUSTED, CONFIDENTIAL = "TrustedLaunch", "ConfidentialVM"
+UPLOAD = "Upload"
+WRITABLE_STATES = ("ReadyToUpload", "ActiveUpload")
+READABLE_STATES = ("Unattached", "ActiveSAS")
+OPEN_STATES = ("ActiveUpload", "ActiveSAS", "ActiveSASFrozen")
+"""Disk states of a disk that somebody has been granted access to."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,10 @@ class ManagedDisk:
     """Whether Azure Disk Encryption is on: the guest encrypts what it writes."""
     machine: str = ""
     """Resource id of the virtual machine that it is attached to."""
+    disk_state: str = ""
+    """Who may use it, in Azure's word: ReadyToUpload, ActiveUpload, ActiveSAS, Unattached, Attached, Reserved."""
+    create_option: str = ""
+    """What it was made by, in Azure's word: Upload, Import, Copy, Empty."""
 
 
 def replacement(
@@ -89,6 +98,25 @@ def replacement(
         disk_access=former.disk_access if former else "",
         public_access=former.public_access if former else "",
     )
+
+
+def writing_fault(disk: ManagedDisk) -> str:
+    """Why the disk is not to be written by an upload, in words; empty when it may be."""
+    if disk.create_option == UPLOAD and disk.disk_state in WRITABLE_STATES:
+        return ""
+    return f"expected one made by {UPLOAD}, in state {' or '.join(WRITABLE_STATES)}, found {_made(disk)}"
+
+
+def reading_fault(disk: ManagedDisk) -> str:
+    """Why the disk itself is not to be read, in words; empty when it was uploaded and no machine has it."""
+    if disk.create_option == UPLOAD and disk.disk_state in READABLE_STATES and not disk.machine:
+        return ""
+    return f"expected one made by {UPLOAD}, of no machine, in state {' or '.join(READABLE_STATES)}, found {_made(disk)}"
+
+
+def _made(disk: ManagedDisk) -> str:
+    machine = f", of machine {disk.machine}" if disk.machine else ""
+    return f"one made by {disk.create_option or 'nothing known'}{machine}, in state {disk.disk_state or 'unknown'}"
 
 
 def differences(former: ManagedDisk | None, wanted: ManagedDisk) -> list[str]:

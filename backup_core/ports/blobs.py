@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from datetime import datetime
 
-    from backup_core.domain.naming import BlobAddress, Source
+    from backup_core.domain.naming import BlobAddress, DiskAddress, Source
     from backup_core.domain.ranges import ByteRange, DiffRange
 
 
@@ -84,9 +84,11 @@ class Guard:
 
 
 class PageBlobs(Protocol):
-    """Page blobs of all accounts this app may use, and managed disks as sources: their snapshots are read as fixed VHDs.
+    """Page blobs of all accounts this app may use, and managed disks: their snapshots are read as fixed VHDs, and so is what a
+    new disk is made of.
 
-    Methods with a `Source` take both. Of a managed disk only snapshots are read, never the disk itself.
+    Methods with a `Source` take both. A managed disk itself is opened only when it was made for an upload: to be written, until
+    `close_disk` has ended the upload for good, then to be read, while no machine has it.
     """
 
     async def properties(self, blob: Source, snapshot: str = "") -> BlobProperties:
@@ -160,13 +162,21 @@ class PageBlobs(Protocol):
         Nothing open is success; a page blob has nothing to be closed.
         """
 
+    async def close_disk(self, disk: DiskAddress) -> None:
+        """End all access to the disk itself; where it was written, that ends its upload for good. Nothing open, or no disk, is
+        success; a disk that was never written stays ready to be. Raises ManagedDiskRefusedError when Azure does not take what
+        was written: it is no VHD of the disk's size.
+        """
+
     async def delete_snapshot(self, blob: Source, snapshot: str) -> None:
         """Delete one snapshot; a missing one is success. Refuses an id that is not a snapshot's: that call would hit the
         base blob.
         """
 
     def allocated(self, blob: Source, snapshot: str, window: ByteRange) -> AsyncIterator[ByteRange]:
-        """Allocated ranges inside the window, ascending, through every continuation. An empty `snapshot` is the base."""
+        """Allocated ranges inside the window, ascending, through every continuation. An empty `snapshot` is the base, or the
+        disk itself: raises ManagedDiskRefusedError as `read` does.
+        """
 
     def diff(self, blob: Source, snapshot: str, previous: str, window: ByteRange) -> AsyncIterator[DiffRange]:
         """Ranges written or cleared between two snapshots (or up to the base, for an empty `snapshot`), inside the window,
@@ -174,20 +184,24 @@ class PageBlobs(Protocol):
         """
 
     async def read(self, blob: Source, snapshot: str, part: ByteRange) -> bytes:
-        """Exactly the bytes of the range (at most 4 MiB). Raises TransferDamagedError, SnapshotMissingError."""
+        """Exactly the bytes of the range (at most 4 MiB). Raises TransferDamagedError, SnapshotMissingError; of a disk itself
+        (empty `snapshot`) ManagedDiskRefusedError unless it was uploaded, that has ended, and no machine has it.
+        """
+
+    # The next three write. A managed disk has no fence: `fence` is not sent, and FencedError says that its upload has ended.
 
     async def copy_streamed(
-        self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, *, keep_zeros: bool = False
+        self, source: Source, snapshot: str, part: ByteRange, head: Source, fence: Fence, *, keep_zeros: bool = False
     ) -> None:
         """Put the snapshot's bytes of the range (at most 4 MiB) at the same place of the head, read and written by this
         process. Long runs of zeros are cleared, unless `keep_zeros`. A repeat is harmless. Raises
         FencedError, TransferDamagedError, SnapshotMissingError.
         """
 
-    async def copy_from_url(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+    async def copy_from_url(self, source: Source, snapshot: str, part: ByteRange, head: Source, fence: Fence) -> None:
         """The same, fetched by the head's account itself: no byte passes this process. A repeat is harmless.
         Raises FencedError, and CopySourceRefusedError where that account cannot read the source.
         """
 
-    async def clear(self, blob: BlobAddress, part: ByteRange, fence: Fence) -> None:
+    async def clear(self, blob: Source, part: ByteRange, fence: Fence) -> None:
         """Clear the range to zeros, freeing it. A repeat is harmless. Raises FencedError."""

@@ -41,5 +41,11 @@ class Machines(Protocol):
         already is refused is not certain: look first, and read back.
         """
 
+    async def create_for_upload(self, wanted: ManagedDisk, location: str) -> bool:
+        """Make an empty managed disk as described, without a source, to be written as a VHD of its size and a footer by the
+        PageBlobs port; marked, ended and read back as an imported one. Azure refuses one of a security type other than
+        Standard, and one with both a disk access and an encryption set: those can only be imported.
+        """
+
     async def permitted(self, resource: str, actions: Sequence[str]) -> dict[str, bool]:
         """Whether this app may do each of the actions on the resource, as Azure's own list of permissions says."""

@@ -142,6 +142,12 @@ def refuse_disk(body: Resource, account_of: Callable[[str], str]) -> None:
     for words, wrong in faults.items():
         if wrong:
             raise ConflictError(words, status=400, code="InvalidParameter")
+    if creation.get("createOption") == "Upload" and security_type({"properties": inside}):
+        message = (
+            f"Security Type '{security_type({'properties': inside})}' is not supported for CreateOption 'Upload'. Supported "
+            "create options are FromImage, Import, ImportSecure, UploadPreparedSecure."
+        )
+        raise ConflictError(message, status=400, code="BadRequest")
     if body.get("zones") and sku.endswith("_ZRS"):
         message = f"A disk with sku '{sku}' cannot be created in an availability zone."
         raise ConflictError(message, status=409, code="OperationNotAllowed")

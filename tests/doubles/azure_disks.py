@@ -11,16 +11,17 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
-
-from azure.core.exceptions import HttpResponseError, ODataV4Format
 
 from backup_core.adapters.answers import fault_of
 from backup_core.domain.errors import AccessDeniedError
+from backup_core.domain.managed import WRITABLE_STATES
 from backup_core.domain.managed_snapshots import DIFF_BOUNDARY
 from backup_core.domain.naming import DiskAddress, parse_resource_id
 from backup_core.domain.ranges import PAGE
+from tests.doubles.refusals import SIGNATURE, refuse
+from tests.doubles.uploads import MemoryUploads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from tests.doubles.world import InMemoryServices
 
 GRANTS_MAX, UNFINISHED_MAX = 5, 3
-SIGNATURE = "c2lnbmF0dXJl"
-"""What begins the signature of every export: who finds it elsewhere has found a secret."""
 HOSTS = ("md-*.blob.storage.azure.net",)
 LOCATION = "local"
 
@@ -84,13 +83,6 @@ class Operation:
         return self.outcome
 
 
-def refuse(status: int, code: str, message: str) -> NoReturn:
-    """Raise what the SDK raises for such an answer."""
-    error = HttpResponseError(message)
-    error.status_code, error.error = status, ODataV4Format({"code": code, "message": message})
-    raise error
-
-
 class MemoryCloud:
     """The clients of all subscriptions. Tests may set what it does, and act as a third party on it."""
 
@@ -117,6 +109,7 @@ class MemoryCloud:
         """How often something worth a test has happened."""
         self.misread = ""
         """The first read of a snapshot for another one, in words."""
+        self.uploads = MemoryUploads(self)
         self.disks, self.snapshots = Disks(self), Snapshots(self)
 
     @property
@@ -126,10 +119,9 @@ class MemoryCloud:
 
     def disk(self, group: str, name: str) -> tuple[DiskAddress, Blob]:
         """The disk. Raises 404."""
-        for address, blob in self.blobs.disks.items():
-            if (address.group, address.name) == (group.lower(), name.lower()):
-                return address, blob
-        refuse(404, "ResourceNotFound", f"The Resource 'Microsoft.Compute/disks/{name}' was not found.")
+        wanted = (group.lower(), name.lower())
+        found = next((one for one in self.blobs.disks.items() if (one[0].group, one[0].name) == wanted), None)
+        return found or refuse(404, "ResourceNotFound", f"The Resource 'Microsoft.Compute/disks/{name}' was not found.")
 
     # -- snapshots as resources ---------------------------------------------------------------------------------------------
 
@@ -197,6 +189,8 @@ class MemoryCloud:
             self.counts["requests for a name that exists"] += 1
             return existing
         _, blob = self.disk(disk.group, disk.name)
+        if blob.upload in WRITABLE_STATES:
+            refuse(409, "OperationNotAllowed", f"Disk {disk} is in state {blob.upload} and has no content yet.")
         self.fill(self.blobs.fill_percent)
         own = [one for one in self.all() if one.disk == disk and one.at]
         if sum(self.content(one).percent < 100 and not self.content(one).failure for one in own) >= UNFINISHED_MAX:
@@ -287,11 +281,15 @@ class MemoryCloud:
 
     def exported(self, url: str, disk: Source, snapshot: str, what: str) -> Blob:
         """What is behind an export's URL. Raises AccessDeniedError for one that has expired, or was ended or interrupted."""
+        if itself := self.uploads.behind(url, what, write=False):
+            if (itself[0], "") != (disk, snapshot):
+                self.misread = self.misread or f"disk {itself[0]} was read as {snapshot} of {disk}"
+            return itself[1]
         found = next((one for one in self.all() if one.url == url and self.granted(one) and not one.interrupted), None)
         if found is None:
             self.counts["exports expired"] += any(one.url == url and self.now >= one.until for one in self.all())
             self.counts["exports refused"] += 1
-            raise fault_of(403, "AuthenticationFailed", f"Signature did not match: {url}", what, snapshot=True)
+            raise fault_of(403, "AuthenticationFailed", f"Signature did not match: {url}", what, snapshot=bool(snapshot))
         if (found.disk, found.at) != (disk, snapshot):
             self.misread = self.misread or f"{found.name} of {found.at} was read as {snapshot} of {disk}"
         return self.content(found)
@@ -321,14 +319,35 @@ class Disks:
         cloud = self._cloud
         await cloud.world.before("arm_disk")
         address, blob = cloud.disk(group, name)
+        held = cloud.uploads.holder(address)
         inside = {
             "uniqueId": unique(blob),
             "timeCreated": blob.created.isoformat(),
             "diskSizeBytes": blob.size - PAGE,
+            "diskState": cloud.uploads.state(address),
+            "creationData": {"createOption": blob.create_option},
             "networkAccessPolicy": "AllowPrivate" if cloud.private else "AllowAll",
         }
+        described = {"id": address.id, "name": name, "location": LOCATION, "tags": dict(blob.metadata), "properties": inside}
         await cloud.world.after("arm_disk")
-        return Described({"id": address.id, "name": name, "location": LOCATION, "tags": {}, "properties": inside})
+        return Described({**described, **({"managedBy": held[0]} if held else {})})
+
+    async def begin_grant_access(self, group: str, name: str, body: GrantAccessData) -> Operation:
+        """Disks, Grant Access."""
+        await self._cloud.world.before("grant")
+        address, _ = self._cloud.disk(group, name)
+        url = self._cloud.uploads.grant(address, write=body.access == "Write", seconds=int(body.duration_in_seconds))
+        self._cloud.world.tick()
+        await self._cloud.world.after("grant")
+        return Operation(Described({"accessSAS": url}))
+
+    async def begin_revoke_access(self, group: str, name: str) -> Operation:
+        """Disks, Revoke Access."""
+        await self._cloud.world.before("revoke")
+        self._cloud.uploads.revoke(self._cloud.disk(group, name)[0])
+        self._cloud.world.tick()
+        await self._cloud.world.after("revoke")
+        return Operation()
 
 
 class Snapshots:

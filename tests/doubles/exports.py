@@ -11,6 +11,7 @@ from tests.doubles.azure_disks import unique
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from backup_core.adapters.page_data import Upload
     from backup_core.adapters.page_lists import Export
     from backup_core.domain.naming import BlobAddress, Source
     from backup_core.ports import Fence
@@ -38,15 +39,23 @@ class MemoryExports:
         source: Source,
         snapshot: str,
         part: ByteRange,
-        head: BlobAddress,
-        fence: Fence,
+        head: Source,
+        fence: Fence | Upload,
         *,
         keep_zeros: bool = False,
         export: str = "",
     ) -> None:
         """Get Blob, then Put Page, of zeros clear."""
-        data = await self.read(source, snapshot, part, export)
+        data = await (self.read(source, snapshot, part, export) if export else self._blobs.read(source, snapshot, part))
         await self._blobs.put_streamed(data, part, head, fence, keep_zeros=keep_zeros)
+
+    async def from_url(self, source: BlobAddress, snapshot: str, part: ByteRange, head: Source, fence: Fence | Upload) -> None:
+        """Put Page From URL, of a page blob."""
+        await self._blobs.put_fetched(source, snapshot, part, head, fence)
+
+    async def clear(self, blob: Source, part: ByteRange, fence: Fence | Upload) -> None:
+        """Put Page, clear."""
+        await self._blobs.put_pages("clear", blob, part, None, fence)
 
     async def fetched(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, url: str) -> None:
         """Put Page From URL."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from backup_core.adapters.machine_models import RUN_TAG
 from backup_core.domain.errors import MachineBusyError, MachineChangedError, MachineMissingError, MachineRefusedError
-from backup_core.domain.managed import NOT_IMPORTED
+from backup_core.domain.managed import NOT_IMPORTED, UPLOAD, WRITABLE_STATES
 from backup_core.domain.naming import DiskAddress, parse_resource_id
 from backup_core.domain.ranges import PAGE
 from backup_core.domain.repoint import Machine, MachineDisk
@@ -39,6 +40,7 @@ class MemoryMachines:
         self.denied: set[str] = set()
         """Actions that are not permitted, as far as it is asked."""
         self._going: dict[str, Machine] = {}
+        blobs.cloud.uploads.holder = self._holder
 
     # -- what tests and third parties do ------------------------------------------------------------------------------
 
@@ -70,6 +72,17 @@ class MemoryMachines:
         return list(self._going)
 
     # -- helpers --------------------------------------------------------------------------------------------------------
+
+    def _holder(self, disk: DiskAddress) -> tuple[str, str] | None:
+        """The machine that has the disk, and its power."""
+        for one in self.machines.values():
+            if any(at.managed and self._address(at.source) == disk for at in one.disks):
+                return one.vm, one.power
+        return None
+
+    def _address(self, disk: str) -> DiskAddress:
+        at = parse_resource_id(disk.lower())
+        return DiskAddress(at.subscription, at.group, at.name)
 
     def _etag(self) -> str:
         return f'"{self._world.tick()}"'
@@ -169,6 +182,10 @@ class MemoryMachines:
             if owner.vm != machine.vm and any(one.source == managed.disk for one in owner.disks):
                 message = f"ConflictingUserInput: disk {managed.disk} is already owned by VM {owner.vm}."
                 raise MachineRefusedError(message)
+        state = self._state(managed)
+        if state in (*WRITABLE_STATES, "ActiveSAS"):
+            message = f"OperationNotAllowed: disk {managed.disk} cannot be attached while it is {state}."
+            raise MachineRefusedError(message)
         if not managed.sku.endswith("_ZRS") and managed.zones != machine.zones:
             message = f"BadRequest: disk {managed.disk} is not in the same availability zone as the VM."
             raise MachineRefusedError(message)
@@ -186,6 +203,10 @@ class MemoryMachines:
     async def start(self, vm: str) -> bool:
         """Start the machine."""
         await self._world.before("start")
+        for disk in self._idle(vm).disks:
+            if disk.managed and self._blobs.cloud.uploads.granted(self._address(disk.source)):
+                message = f"OperationNotAllowed: {vm} cannot start while access to its disk {disk.source} is granted."
+                raise MachineRefusedError(message)
         done = self._changed(replace(self._idle(vm), power="running"))
         await self._world.after("start")
         return done
@@ -193,39 +214,67 @@ class MemoryMachines:
     async def managed_disk(self, disk: str) -> ManagedDisk | None:
         """The managed disk."""
         await self._world.before("managed_disk")
-        return self.disks.get(disk)
+        found = self.disks.get(disk)
+        return replace(found, disk_state=self._state(found)) if found else None
+
+    def _state(self, disk: ManagedDisk) -> str:
+        address = self._address(disk.disk)
+        return self._blobs.cloud.uploads.state(address) if address in self._blobs.disks else disk.disk_state
 
     async def import_disk(self, wanted: ManagedDisk, account: str, location: str) -> bool:
         """Make a managed disk."""
         await self._world.before("import_disk")
-        fault = self._unfit(wanted, account, location)
+        fault = self._unfit(wanted) or self._not_imported(wanted, account, location)
         if fault:
             raise MachineRefusedError(fault)
-        self.disks[wanted.disk], self.accounts[wanted.disk] = replace(wanted, state="Succeeded"), account
+        self.disks[wanted.disk] = replace(wanted, state="Succeeded", create_option="Import")
+        self.accounts[wanted.disk] = account
         self._fill(wanted)
         await self._world.after("import_disk")
         return True
 
     def _fill(self, wanted: ManagedDisk) -> None:
         """The content of a new disk is the VHD it was made of, footer and all."""
-        at = parse_resource_id(wanted.disk.lower())
         vhd = next(one for address, one in self._blobs.blobs.items() if address.url == wanted.source)
-        made = self._blobs.put_disk(DiskAddress(at.subscription, at.group, at.name), vhd.size - PAGE)
+        made = self._blobs.put_disk(self._address(wanted.disk), vhd.size - PAGE)
+        made.metadata, made.create_option = {RUN_TAG: wanted.run}, "Import"
         last, signed = vhd.size // PAGE - 1, made.pages
         made.pages = {**vhd.pages, **({page: data[::-1] for page, data in signed.items()} if self.signs else {})}
         made.changed = dict.fromkeys(made.pages, self._world.tick())
         assert set(signed) == {last}
 
-    def _unfit(self, wanted: ManagedDisk, account: str, location: str) -> str:
+    async def create_for_upload(self, wanted: ManagedDisk, location: str) -> bool:  # noqa: ARG002  any region takes an upload
+        """Make a managed disk to be uploaded to."""
+        await self._world.before("create_for_upload")
+        if fault := self._unfit(wanted) or self._not_uploaded(wanted):
+            raise MachineRefusedError(fault)
+        self.disks[wanted.disk] = replace(wanted, state="Succeeded", create_option=UPLOAD)
+        self._blobs.cloud.uploads.make(self._address(wanted.disk), wanted.size_bytes, {RUN_TAG: wanted.run})
+        await self._world.after("create_for_upload")
+        return True
+
+    def _unfit(self, wanted: ManagedDisk) -> str:
         """Why Azure would not make the disk."""
         if wanted.disk in self.disks:
             return f"managed disk {wanted.disk} exists"
+        if wanted.zones and wanted.sku.endswith("_ZRS"):
+            return f"OperationNotAllowed: A disk with sku '{wanted.sku}' cannot be created in an availability zone."
+        return ""
+
+    def _not_uploaded(self, wanted: ManagedDisk) -> str:
+        if wanted.size_bytes <= 0 or wanted.size_bytes % self._blobs.cloud.uploads.unit:
+            return f"InvalidParameter: uploadSizeBytes {wanted.size_bytes + PAGE} is no whole number of MiB, and a footer."
+        if wanted.security_type:
+            return f"BadRequest: Security Type '{wanted.security_type}' is not supported for CreateOption 'Upload'."
+        if wanted.disk_access and wanted.encryption_set:
+            return "BadRequest: An upload to a disk with both a diskAccessId and a diskEncryptionSetId is not supported."
+        return ""
+
+    def _not_imported(self, wanted: ManagedDisk, account: str, location: str) -> str:
         if not account:
             return "BadRequest: Required parameter 'storageAccountId' is missing (null)."
         if location != LOCATION:
             return f"BadRequest: the account of {wanted.source} does not belong to the same region as the disk"
-        if wanted.zones and wanted.sku.endswith("_ZRS"):
-            return f"OperationNotAllowed: A disk with sku '{wanted.sku}' cannot be created in an availability zone."
         if wanted.sku in NOT_IMPORTED:
             return f"InvalidParameter: a disk with sku '{wanted.sku}' cannot be created by Import"
         if all(at.url != wanted.source for at in self._blobs.blobs):

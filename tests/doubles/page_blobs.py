@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from backup_core.adapters.authority import SIGNED_LIFETIME
-from backup_core.adapters.managed_disks import AzureManagedDisks, Exporting
+from backup_core.adapters.managed_access import Exporting
+from backup_core.adapters.managed_disks import AzureManagedDisks
 from backup_core.domain.errors import (
     BlobChangedError,
     BlobExistsError,
@@ -38,6 +39,7 @@ from tests.doubles.exports import MemoryExports, merged
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
+    from backup_core.adapters.page_data import Upload
     from backup_core.domain.errors import BackupError
     from tests.doubles.world import InMemoryServices
 
@@ -73,6 +75,10 @@ class Blob:
     percent: int = 100
     """How much of a snapshot of a managed disk can be read."""
     failure: str = ""
+    create_option: str = "Empty"
+    """What a managed disk was made by."""
+    upload: str = ""
+    """ReadyToUpload or ActiveUpload, of a managed disk whose upload has not ended."""
 
     def content(self) -> bytes:
         """All bytes."""
@@ -157,6 +163,11 @@ class MemoryPageBlobs:
         return self.processes[process]
 
     @property
+    def open_disks(self) -> set[DiskAddress]:
+        """Managed disks that access has been granted to themselves, not to a snapshot of theirs."""
+        return self.cloud.uploads.open
+
+    @property
     def open(self) -> set[tuple[DiskAddress, str]]:
         """Snapshots of managed disks that access has been granted to."""
         return {(one.disk, one.at) for one in self.cloud.all() if self.cloud.granted(one)}
@@ -190,8 +201,7 @@ class MemoryPageBlobs:
         """Write (or, with None, clear) pages past every fence."""
         # A guest writes also where this app reaches nobody.
         found = self.disks[blob] if isinstance(blob, DiskAddress) else self.blobs[blob]
-        for page, data in enumerate(pages, first):
-            self._change(found, page, data)
+        self.change(found, dict(enumerate(pages, first)))
 
     def copy_over(self, source: BlobAddress, snapshot: str, onto: BlobAddress, lease: str = "") -> None:
         """Somebody's Copy Blob onto a blob that exists: content, metadata and sequence number are taken over, its snapshots and
@@ -228,13 +238,15 @@ class MemoryPageBlobs:
     def _etag(self) -> str:
         return f'"0x{self._world.tick():x}"'
 
-    def _change(self, blob: Blob, page: int, data: bytes | None) -> None:
-        if data is None:
-            blob.pages.pop(page, None)
-        else:
-            blob.pages[page] = data
-        blob.changed[page] = self._world.tick()
-        blob.etag = self._etag()
+    def change(self, blob: Blob, pages: Mapping[int, bytes | None]) -> None:
+        """Write pages or, with None, clear them."""
+        for page, data in pages.items():
+            if data is None:
+                blob.pages.pop(page, None)
+            else:
+                blob.pages[page] = data
+            blob.changed[page] = self._world.tick()
+            blob.etag = self._etag()
 
     def _reach(self, account: str) -> None:
         if account in self.gone:
@@ -396,7 +408,7 @@ class MemoryPageBlobs:
             message = f"{destination} exists{', and is being copied to' if self.blobs[destination].arriving else ''}"
             raise BlobExistsError(message)
 
-    def refuse_as_source(self, source: Source, destination: BlobAddress) -> None:
+    def refuse_as_source(self, source: Source, destination: Source) -> None:
         """Raise CopySourceRefusedError for an account whose blobs others cannot read."""
         if source.account in self.unreachable:
             message = f"{source} cannot be read by the account of {destination}"
@@ -506,6 +518,10 @@ class MemoryPageBlobs:
         if isinstance(source, DiskAddress):
             await self.managed.close_access(source)
 
+    async def close_disk(self, disk: DiskAddress) -> None:
+        """End all access to the disk itself."""
+        await self.managed.uploads.close(disk)
+
     async def delete_snapshot(self, blob: Source, snapshot: str) -> None:
         """Delete one snapshot."""
         if isinstance(blob, DiskAddress):
@@ -583,52 +599,80 @@ class MemoryPageBlobs:
         return data
 
     async def copy_streamed(
-        self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, *, keep_zeros: bool = False
+        self, source: Source, snapshot: str, part: ByteRange, head: Source, fence: Fence, *, keep_zeros: bool = False
     ) -> None:
         """Read, then put; long runs of zeros are cleared."""
-        if isinstance(source, DiskAddress):
+        if isinstance(head, DiskAddress):
+            assert isinstance(source, BlobAddress)
+            await self.managed.uploads.copy_streamed(source, snapshot, part, head, keep_zeros=keep_zeros)
+        elif isinstance(source, DiskAddress):
             await self.managed.copy_streamed(source, snapshot, part, head, fence, keep_zeros=keep_zeros)
-            return
-        await self.put_streamed(await self.read(source, snapshot, part), part, head, fence, keep_zeros=keep_zeros)
+        else:
+            await self.put_streamed(await self.read(source, snapshot, part), part, head, fence, keep_zeros=keep_zeros)
 
-    async def put_streamed(self, data: bytes, part: ByteRange, head: BlobAddress, fence: Fence, *, keep_zeros: bool) -> None:
+    async def put_streamed(
+        self, data: bytes, part: ByteRange, head: Source, fence: Fence | Upload, *, keep_zeros: bool
+    ) -> None:
         """Put what was read, and clear long runs of zeros."""
         for piece in [DiffRange(part, cleared=False)] if keep_zeros else without_zeros(bytearray(data), part):
-            if piece.cleared:
-                await self.clear(head, piece.range, fence)
-                continue
-            await self._world.before("write")
             start, end = piece.range.start - part.start, piece.range.end - part.start
-            self.write(head, piece.range, data[start:end], fence)
-            await self._world.after("write")
+            if piece.cleared:
+                await self.put_pages("clear", head, piece.range, None, fence)
+            else:
+                await self.put_pages("write", head, piece.range, data[start:end], fence)
 
-    async def copy_from_url(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+    async def put_pages(
+        self, call: str, head: Source, part: ByteRange, data: bytes | Callable[[], bytes] | None, fence: Fence | Upload
+    ) -> None:
+        """Put pages, or with None clear them: of a blob under the fence, of a managed disk by what its upload gives."""
+
+        async def put(url: str = "") -> None:
+            await self._world.before(call)
+            pages = data() if callable(data) else data
+            if isinstance(fence, Fence):
+                self.write(head, part, pages, fence)
+            else:
+                self.cloud.uploads.write(url, head, part, pages, f"{call} {part} of {head}")
+            await self._world.after(call)
+
+        await (put() if isinstance(fence, Fence) else fence(put))
+
+    async def copy_from_url(self, source: Source, snapshot: str, part: ByteRange, head: Source, fence: Fence) -> None:
         """Put what the service reads itself."""
-        if isinstance(source, DiskAddress):
+        if isinstance(head, DiskAddress):
+            assert isinstance(source, BlobAddress)
+            await self.managed.uploads.copy_from_url(source, snapshot, part, head)
+        elif isinstance(source, DiskAddress):
             await self.managed.copy_from_url(source, snapshot, part, head, fence)
-            return
-        await self._world.before("copy_from_url")
-        self.refuse_as_source(source, head)
-        self.write(head, part, self._found(source, snapshot).bytes_of(part), fence)
-        await self._world.after("copy_from_url")
+        else:
+            await self.put_fetched(source, snapshot, part, head, fence)
 
-    def write(self, head: BlobAddress, part: ByteRange, data: bytes, fence: Fence) -> None:
-        """Put pages."""
+    async def put_fetched(
+        self, source: BlobAddress, snapshot: str, part: ByteRange, head: Source, fence: Fence | Upload
+    ) -> None:
+        """Put what the service reads itself of a page blob."""
+
+        def fetched() -> bytes:
+            self.refuse_as_source(source, head)
+            return self._found(source, snapshot).bytes_of(part)
+
+        await self.put_pages("copy_from_url", head, part, fetched, fence)
+
+    def write(self, head: Source, part: ByteRange, data: bytes | None, fence: Fence) -> None:
+        """Put pages of a blob, or with None clear them."""
+        assert isinstance(head, BlobAddress)
         found = self._fenced(head, fence)
-        assert len(data) <= PUT_BYTES_MAX
+        assert part.size <= PUT_BYTES_MAX or data is None
         if part.end > found.size:
             message = f"{head}: a put past the end"
             raise UnexpectedAnswerError(message)
-        for start in range(0, len(data), PAGE):
-            self._change(found, (part.start + start) // PAGE, data[start : start + PAGE])
+        first = part.start // PAGE
+        pages = range(first, part.end // PAGE)
+        self.change(found, {page: data and data[(page - first) * PAGE : (page - first + 1) * PAGE] for page in pages})
 
-    async def clear(self, blob: BlobAddress, part: ByteRange, fence: Fence) -> None:
+    async def clear(self, blob: Source, part: ByteRange, fence: Fence) -> None:
         """Clear the range."""
-        await self._world.before("clear")
-        found = self._fenced(blob, fence)
-        if part.end > found.size:
-            message = f"{blob}: a clear past the end"
-            raise UnexpectedAnswerError(message)
-        for page in range(part.start // PAGE, part.end // PAGE):
-            self._change(found, page, None)
-        await self._world.after("clear")
+        if isinstance(blob, DiskAddress):
+            await self.managed.uploads.clear(blob, part)
+        else:
+            await self.put_pages("clear", blob, part, None, fence)

@@ -39,13 +39,14 @@ async def made(calm, machines, name):
             managed = await azure_disk(calm, machines, name, properties=properties, more=more, **settings)
             stack.push_async_callback(managed.services.close)
             stack.callback(managed.content.close)
-            granted, managed.granted = managed.blobs.disks._granted, []
+            disks, managed.granted = managed.blobs.disks, []
+            granted = disks._access._granted
 
-            async def counted(disk, snapshot, seconds):
-                managed.granted.append((snapshot.snapshot, seconds))
-                return await granted(disk, snapshot, seconds)
+            async def counted(door, seconds):
+                managed.granted += [(at, seconds) for (_, at), one in disks._known.items() if one.id == door.id]
+                return await granted(door, seconds)
 
-            managed.blobs.disks._granted = counted
+            disks._access._granted = counted
             return managed
 
         yield make
@@ -53,9 +54,9 @@ async def made(calm, machines, name):
 
 async def lose_access(managed):
     """Somebody else ends all access to the disk's snapshots: another process, whose run is at its end."""
-    grants = dict(managed.blobs.disks._grants)
+    grants = dict(managed.blobs.disks._access._grants)
     await managed.blobs.close_access(managed.disk)
-    managed.blobs.disks._grants.update(grants)
+    managed.blobs.disks._access._grants.update(grants)
 
 
 # -- snapshots ----------------------------------------------------------------------------------------------------------
@@ -219,7 +220,7 @@ async def test_access_is_granted_once_for_many_readers(made):
 async def test_access_is_granted_anew_at_half_of_its_time(made):
     managed = await made(SNAPSHOT_ACCESS_SECONDS="1000")
     seconds = [100.0]
-    managed.blobs.disks._monotonic = lambda: seconds[0]
+    managed.blobs.disks._access._monotonic = lambda: seconds[0]
     taken = await managed.take()
     for now, grants in ((100.0, 1), (599.0, 1), (600.0, 2), (1099.0, 2), (1100.0, 3)):
         seconds[0] = now
@@ -304,9 +305,9 @@ async def test_a_snapshot_that_is_gone_is_not_opened_again(made):
     managed = await made()
     taken = await managed.take()
     await managed.blobs.read(managed.disk, taken, PART)
-    grants, known = dict(managed.blobs.disks._grants), dict(managed.blobs.disks._known)
+    grants, known = dict(managed.blobs.disks._access._grants), dict(managed.blobs.disks._known)
     await managed.blobs.delete_snapshot(managed.disk, taken)
-    managed.blobs.disks._grants.update(grants)
+    managed.blobs.disks._access._grants.update(grants)
     managed.blobs.disks._known.update(known)
     with pytest.raises(SnapshotMissingError):
         await managed.blobs.read(managed.disk, taken, PART)

@@ -11,6 +11,8 @@ from backup_core import bootstrap
 from backup_core.domain.errors import (
     BlobMissingError,
     DiffRefusedError,
+    FencedError,
+    ManagedDiskRefusedError,
     SnapshotMissingError,
     UnexpectedAnswerError,
 )
@@ -174,9 +176,14 @@ async def test_snapshots_are_frozen_ordered_and_another_each(managed):
     assert await managed.blobs.read(managed.disk, second, ByteRange(0, PAGE)) == b"\2" * PAGE
 
 
-async def test_a_disk_itself_is_never_read(managed):
-    with pytest.raises(UnexpectedAnswerError):
+async def test_a_disk_that_was_not_uploaded_is_never_opened_itself(managed):
+    """Neither to be read nor to be written: it may be a machine's tomorrow."""
+    with pytest.raises(ManagedDiskRefusedError, match="expected one made by Upload"):
         await managed.blobs.read(managed.disk, "", ByteRange(0, PAGE))
+    with pytest.raises(ManagedDiskRefusedError):
+        await listed(managed.blobs, managed.disk, "")
+    with pytest.raises(FencedError):
+        await managed.blobs.clear(managed.disk, ByteRange(0, PAGE), FENCE)
     assert managed.open == 0
 
 

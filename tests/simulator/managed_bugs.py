@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from backup_core.adapters import answers, managed_disks
+from backup_core.adapters import answers, managed_access, managed_disks
 from backup_core.adapters.managed_disks import AzureManagedDisks
 from backup_core.domain import redaction
 from backup_core.domain.errors import AccessDeniedError
@@ -116,7 +116,7 @@ def refused_access_is_final() -> Iterator[None]:
 
     with (
         patch.object(AzureManagedDisks, "_opened", once),
-        patch.object(managed_disks, "AccessLostError", AccessDeniedError),
+        patch.object(managed_access, "AccessLostError", AccessDeniedError),
     ):
         yield
 

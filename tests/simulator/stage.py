@@ -23,12 +23,12 @@ from backup_core.domain.sampling import Samples
 from backup_core.protocol.copy_route import Copying
 from backup_core.protocol.registrations import REGISTRATION
 from backup_core.protocol.tools import Limits, Tools
-from tests.doubles.azure_disks import SIGNATURE
 from tests.doubles.catalogue import MemoryCatalogue
 from tests.doubles.documents import MemoryDocuments
 from tests.doubles.journal import MemoryJournal
 from tests.doubles.machines import MemoryMachines
 from tests.doubles.page_blobs import MemoryPageBlobs
+from tests.doubles.refusals import SIGNATURE
 from tests.doubles.world import InMemoryServices
 
 if TYPE_CHECKING:
@@ -104,18 +104,20 @@ class WatchedPageBlobs(MemoryPageBlobs):
     """Unchanged pages that were copied along."""
 
     async def copy_streamed(
-        self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, *, keep_zeros: bool = False
+        self, source: Source, snapshot: str, part: ByteRange, head: Source, fence: Fence, *, keep_zeros: bool = False
     ) -> None:
         """Read, then put."""
         self._look(source, snapshot, part, head)
         await super().copy_streamed(source, snapshot, part, head, fence, keep_zeros=keep_zeros)
 
-    async def copy_from_url(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
+    async def copy_from_url(self, source: Source, snapshot: str, part: ByteRange, head: Source, fence: Fence) -> None:
         """Put what the service reads itself."""
         self._look(source, snapshot, part, head)
         await super().copy_from_url(source, snapshot, part, head, fence)
 
-    def _look(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress) -> None:
+    def _look(self, source: Source, snapshot: str, part: ByteRange, head: Source) -> None:
+        if isinstance(head, DiskAddress):
+            return  # an upload copies whatever the restore point has
         blob, destination = (
             self.disks.get(source) if isinstance(source, DiskAddress) else self.blobs.get(source),
             self.blobs.get(head),

@@ -1,0 +1,115 @@
+"""Managed disks that are made by an upload: written as VHDs by export URLs, closed for good, then read back.
+
+The service has no lease and no sequence number for them. What protects a disk from a late writer is that its write access is
+ended, and is never granted again: each grant comes after a look at the disk, and Azure refuses it as well.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backup_core.adapters.arm import translated
+from backup_core.adapters.machine_models import managed_disk_of
+from backup_core.adapters.managed_access import DISK, Door, lost
+from backup_core.domain.errors import AccessDeniedError, BlobMissingError, FencedError, ManagedDiskRefusedError
+from backup_core.domain.managed import OPEN_STATES, reading_fault, writing_fault
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from azure.mgmt.compute.aio import ComputeManagementClient
+
+    from backup_core.adapters.managed_access import Access, Grant
+    from backup_core.adapters.page_data import PageData, Upload
+    from backup_core.domain.managed import ManagedDisk
+    from backup_core.domain.naming import BlobAddress, DiskAddress
+    from backup_core.domain.ranges import ByteRange
+
+
+class AzureUploads:
+    """Managed disks themselves, as the PageBlobs port needs them of a destination."""
+
+    def __init__(self, client: Callable[[str], ComputeManagementClient], data: PageData, access: Access) -> None:
+        """`client` gives the client of a subscription; `data` writes; `access` is this process's."""
+        self._client, self._data, self._access = client, data, access
+
+    async def _disk(self, disk: DiskAddress) -> ManagedDisk:
+        with translated(f"look at managed disk {disk}", DISK):
+            return managed_disk_of(disk.id, (await self._client(disk.subscription).disks.get(disk.group, disk.name)).as_dict())
+
+    # -- access ---------------------------------------------------------------------------------------------------------
+
+    async def opened_to_read(self, disk: DiskAddress, refused: Grant | None = None) -> Grant:
+        """Read access to the disk itself. Raises ManagedDiskRefusedError."""
+
+        async def look() -> None:
+            # G70: closed before it is read, and no machine's.
+            if fault := reading_fault(await self._disk(disk)):
+                message = f"managed disk {disk}: {fault}; nothing was opened; look who uses it, and restore again"
+                raise ManagedDiskRefusedError(message)
+
+        return await self._access.opened(_door(disk), look, refused, looks_first=True)
+
+    async def _opened_to_write(self, disk: DiskAddress, refused: Grant | None = None) -> Grant:
+        door = _door(disk, writes=True)
+        try:
+            return await self._access.opened(door, lambda: self._require_upload(disk), refused, looks_first=True)
+        except ManagedDiskRefusedError:
+            # The upload may have ended after the look.
+            await self._require_upload(disk)
+            raise
+
+    async def _require_upload(self, disk: DiskAddress) -> None:
+        # G70: what has been closed is not written again.
+        if fault := writing_fault(await self._disk(disk)):
+            message = f"managed disk {disk}: its upload has ended: {fault}; no byte was written; follow the run that is at work"
+            raise FencedError(message)
+
+    def _onto(self, disk: DiskAddress) -> Upload:
+        """Has an act done with the URL by which the disk is written; a refused one is opened once more."""
+
+        async def onto(act: Callable[[str], Awaitable[None]]) -> None:
+            grant = await self._opened_to_write(disk)
+            try:
+                return await act(grant.url)
+            except AccessDeniedError:
+                again = await self._opened_to_write(disk, refused=grant)
+            try:
+                return await act(again.url)
+            except AccessDeniedError as error:
+                await self._require_upload(disk)
+                raise lost(error) from None
+
+        return onto
+
+    async def close(self, disk: DiskAddress) -> None:
+        """Disks, Revoke Access, where any is granted; after a write access that completes the upload."""
+        async with self._access.lock(disk.id):
+            self._access.forget(disk.id)
+            try:
+                if (await self._disk(disk)).disk_state in OPEN_STATES:
+                    await self._access.end(_door(disk))
+            except BlobMissingError:
+                return
+
+    # -- content ----------------------------------------------------------------------------------------------------------
+
+    async def copy_streamed(
+        self, source: BlobAddress, snapshot: str, part: ByteRange, disk: DiskAddress, *, keep_zeros: bool
+    ) -> None:
+        """Get Blob, then Put Page, of zeros clear."""
+        await self._data.stream(source, snapshot, part, disk, self._onto(disk), keep_zeros=keep_zeros)
+
+    async def copy_from_url(self, source: BlobAddress, snapshot: str, part: ByteRange, disk: DiskAddress) -> None:
+        """Put Page From URL."""
+        await self._data.from_url(source, snapshot, part, disk, self._onto(disk))
+
+    async def clear(self, disk: DiskAddress, part: ByteRange) -> None:
+        """Put Page, clear."""
+        await self._data.clear(disk, part, self._onto(disk))
+
+
+def _door(disk: DiskAddress, *, writes: bool = False) -> Door:
+    return Door(
+        disk.id, f"managed disk {disk}", disk.subscription, disk.group, disk.name, "Write" if writes else "Read", of_disk=True
+    )
