@@ -481,12 +481,16 @@ TRAITS = {
 }
 
 
+IMPORTED = {"state": "Succeeded", "disk_state": "Unattached", "create_option": "Import"}
+"""What Azure adds to a disk."""
+
+
 async def test_everything_that_is_asked_of_a_disk_is_what_it_has(azure_cloud, name):
     disk = wanted(azure_cloud, f"{name}-disk", **TRAITS)
     await azure_cloud.port.import_disk(disk, ACCOUNT, "local")
     found = await azure_cloud.port.managed_disk(disk.disk)
 
-    assert found == replace(disk, state="Succeeded")
+    assert found == replace(disk, **IMPORTED)
 
 
 @pytest.mark.parametrize("trait", ["encryption_set", "disk_access"])
@@ -544,7 +548,7 @@ async def test_a_disk_that_is_there_where_the_condition_is_ignored(azure_cloud, 
     await azure_cloud.port.import_disk(disk, ACCOUNT, "local")
 
     usual = {"encryption": "EncryptionAtRestWithPlatformKey", "network_access": "AllowAll", "public_access": "Enabled"}
-    assert await azure_cloud.port.managed_disk(disk.disk) == replace(disk, state="Succeeded", zones=(), **usual)
+    assert await azure_cloud.port.managed_disk(disk.disk) == replace(disk, **IMPORTED, zones=(), **usual)
 
 
 def _a_machine(machines, name, security_type="", zones=()):

@@ -154,6 +154,26 @@ async def test_an_upload(upload, way):
     assert await upload.state() == "Unattached"
 
 
+TRAITS = {
+    "sku": "Premium_LRS",
+    "os_type": "Linux",
+    "generation": "V2",
+    "zones": ("2",),
+    "tier": "P30",
+    "network_access": "AllowPrivate",
+    "disk_access": f"{GROUP}/providers/Microsoft.Compute/diskAccesses/access",
+    "public_access": "Disabled",
+}
+
+
+async def test_everything_that_is_asked_of_a_disk_is_what_it_has(upload):
+    await upload.make(**TRAITS)
+    found = await upload.port.managed_disk(upload.disk.id)
+    added = {"state": "Succeeded", "disk_state": "ReadyToUpload", "create_option": "Upload", "encryption": found.encryption}
+
+    assert found == replace(upload.wanted, **{**TRAITS, **added})
+
+
 async def test_a_disk_is_described_as_the_vhd_it_is(upload):
     await upload.make()
     found = await upload.blobs.properties(upload.disk)
