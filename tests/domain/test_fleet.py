@@ -50,6 +50,7 @@ def played(seconds, lanes, disturb=None):
             turns, turn = disturb(turns, turn, lane, number)
         if turn:
             given.append(turn.place)
+            assert len(given) <= len(seconds), "a disk has had a second turn"
             heapq.heappush(idle, (now + seconds[turn.place], lane, turn.number + 1))
     return given, now
 
