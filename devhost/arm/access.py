@@ -64,7 +64,7 @@ class Access:
             wanted.policy = former.policy
         elif former:
             await self._contents.deny(former.disk, former.policy)
-        wanted.policy = wanted.policy or f"policy-{next(self._numbers)}"
+        wanted.policy = wanted.policy or f"{'upload' if wanted.write else 'policy'}-{next(self._numbers)}"
         self.grants[resource.lower()] = wanted
         await self._contents.allow(wanted.disk, wanted.policy, seconds, write=wanted.write)
         return self._contents.sas(wanted.disk, wanted.policy, wanted.at, private=wanted.private)

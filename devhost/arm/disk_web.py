@@ -96,6 +96,6 @@ class DiskFace:
             operation = cloud.snapshots.grant(found, await request.json(), fault)
         else:
             if kind == "disks":
-                await cloud.managed_disks.end_upload(found)
+                await cloud.managed_disks.refuse_end(found)
             operation = cloud.snapshots.revoke(found, fault)
         return web.Response(status=202, headers=following(request, match, operation, both=True))

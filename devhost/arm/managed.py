@@ -106,17 +106,28 @@ class ManagedDisks:
             message = "An upload to a disk with both a diskAccessId and a diskEncryptionSetId is not supported."
             raise ConflictError(message, status=400, code="BadRequest")
 
-    async def end_upload(self, disk: Resource) -> None:
-        """Check the upload; a disk without an upload stays as it is. Raises ConflictError."""
-        inside = self._cloud.managed[disk["id"].lower()]["properties"]
-        if inside.get("diskState") != "ActiveUpload":
-            return
-        if not await self._cloud.contents.is_vhd(inside["uniqueId"]):
+    def begin_upload(self, disk: str) -> None:
+        """Somebody may write the disk. Raises RefusedError when its upload has ended meanwhile."""
+        inside = self._cloud.managed[disk.lower()]["properties"]
+        if inside.get("diskState") not in ("ReadyToUpload", "ActiveUpload"):
+            message = f"Disk {disk} is {inside.get('diskState', 'Unattached')}: its upload has ended."
+            raise RefusedError(message, code="OperationNotAllowed")
+        inside["diskState"] = "ActiveUpload"
+
+    async def refuse_end(self, disk: Resource) -> None:
+        """Raise ConflictError for an upload that is no VHD: it is not ended."""
+        inside = disk["properties"]
+        if inside["diskState"] == "ActiveUpload" and not await self._cloud.contents.is_vhd(inside["uniqueId"]):
             message = (
                 f"The content of {disk['id']} is no fixed VHD of its size: the footer's cookie value 'conectix' is missing."
             )
             raise ConflictError(message, status=400, code="InvalidVhd")
-        inside["diskState"] = "Unattached"
+
+    def end_upload(self, resource: str) -> None:
+        """The disk is one like another from now on; what is not being uploaded to stays as it is."""
+        inside = self._cloud.managed.get(resource.lower(), {}).get("properties", {})
+        if inside.get("diskState") == "ActiveUpload":
+            inside["diskState"] = "Unattached"
 
     def delete(self, disk: str) -> None:
         """Delete a disk; snapshots of it stay. Raises ConflictError for one that is used."""

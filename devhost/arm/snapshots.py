@@ -240,17 +240,18 @@ class Snapshots:
         async def work() -> None:
             extends = self._cloud.switches.grant_extends
             if write:
-                self._cloud.managed[key]["properties"]["diskState"] = "ActiveUpload"
+                self._cloud.managed_disks.begin_upload(key)
             operation.result = {"accessSAS": await self.access.open(key, wanted, seconds, extends=extends)}
 
         operation = self._cloud.begin(work, lambda _: None, fault)
         return operation
 
     def revoke(self, resource: Resource, fault: Fault | None) -> Operation:
-        """End access."""
+        """End access; of a disk that is being uploaded to, its upload as well."""
 
         async def work() -> None:
             await self.access.close(resource["id"])
+            self._cloud.managed_disks.end_upload(resource["id"])
 
         return self._cloud.begin(work, lambda _: None, fault)
 

@@ -23,6 +23,15 @@ const OPERATIONS = new Set([
   "PageBlob_ClearPages", "PageBlob_UploadPagesFromURL",
 ].map((name) => Operation[name]));
 
+/** The policies by which disks are written. */
+const UPLOAD = /^upload-/; // named so in devhost/arm/access.py
+
+/** Whether an upload takes any of these is not documented; azcopy sends none. */
+const CONDITIONS = [
+  "x-ms-lease-id", "x-ms-if-sequence-number-eq", "x-ms-if-sequence-number-le", "x-ms-if-sequence-number-lt",
+  "if-match", "if-none-match", "if-modified-since", "if-unmodified-since",
+];
+
 const isExport = (account) => account.startsWith("md-");
 
 function install() {
@@ -38,8 +47,15 @@ function install() {
     }
     if (!passed) throw fail(context, 403, "AuthenticationFailed");
     if (request.getQuery("sig") && !OPERATIONS.has(context.operation)) throw fail(context, 403, "AuthorizationPermissionMismatch");
+    if (UPLOAD.test(request.getQuery("si") || "")) refuseUpload(context, request);
     return passed;
   };
+}
+
+function refuseUpload(context, request) {
+  if (context.operation === Operation.Blob_Download && !switches.exports.uploadReads)
+    throw fail(context, 403, "AuthorizationPermissionMismatch");
+  if (CONDITIONS.some((name) => request.getHeader(name))) throw fail(context, 400, "UnsupportedHeader");
 }
 
 /** The address as it is served: a private one names the snapshot in its container. */

@@ -33,6 +33,7 @@ const TEXT = {
   RequestBodyTooLarge: "The request body is too large and exceeds the maximum permissible limit.",
   ResourceNotFound: "The specified resource does not exist.",
   SourceConditionNotMet: "The source condition specified using HTTP conditional header(s) is not met.",
+  UnsupportedHeader: "One of the HTTP headers specified in the request is not supported.",
   UnsupportedQueryParameter: "One of the query parameters specified in the request URI is not supported.",
 };
 

@@ -387,8 +387,58 @@ async def test_an_upload_that_is_no_vhd(upload):
         await refused(upload.revoke_disk(), 400, "InvalidVhd", "conectix")
         assert (await upload.client.disks.get(RESOURCES, upload.name)).disk_state == "ActiveUpload"
     again = await upload.grant_disk("Write")
-    assert read(again)[2].content == b"\1" * PAGE
+    assert f"<Start>0</Start><End>{PAGE - 1}</End>" in answer("GET", f"{again}&comp=pagelist")[2].text
     put(again, MIB, vhd_footer(MIB))
+    await upload.revoke_disk()
+
+
+@pytest.mark.parametrize("reads", [False, True])
+async def test_who_may_write_a_disk_reads_it_by_a_switch_alone(upload, calm, reads):
+    """Nobody knows whether Azure allows that."""
+    calm.switch(exports={"uploadReads": reads})
+    url = await upload.grant_disk("Write")
+    put(url, 0, b"\1" * PAGE)
+
+    assert read(url)[:2] == ((206, "") if reads else (403, "AuthorizationPermissionMismatch"))
+
+
+async def test_what_has_been_uploaded_is_written_no_more(upload):
+    """Neither by what was granted before, nor by a grant for reading; and there is none for writing."""
+    before = await upload.grant_disk("Write")
+    put(before, MIB, vhd_footer(MIB))
+    await upload.revoke_disk()
+    await refused(upload.grant_disk("Write"), 409, "OperationNotAllowed", "upload")
+    url = await upload.grant_disk("Read")
+
+    assert put(before, 0, b"\1" * PAGE)[:2] == (403, "AuthenticationFailed")
+    assert put(url, 0, b"\1" * PAGE)[:2] == (403, "AuthorizationPermissionMismatch")
+    assert read(url)[2].content == bytes(PAGE)
+
+
+async def test_a_disk_that_was_not_made_for_it_is_not_written(azure):
+    await refused(azure.grant_disk("Write"), 409, "OperationNotAllowed", "upload")
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [("x_ms_lease_id", "11111111-2222-3333-4444-555555555555"), ("x_ms_if_sequence_number_eq", "2"), ("If_Match", "*")],
+)
+async def test_an_upload_takes_no_conditions(upload, header, value):
+    """Whether Azure does is not documented."""
+    url = await upload.grant_disk("Write")
+    written = {"x_ms_page_write": "update", "x_ms_range": f"bytes=0-{PAGE - 1}", header: value}
+
+    assert answer("PUT", f"{url}&comp=page", b"\1" * PAGE, **written)[:2] == (400, "UnsupportedHeader")
+
+
+async def test_an_upload_whose_end_fails_has_not_ended(upload, machines):
+    url = await upload.grant_disk("Write")
+    put(url, MIB, vhd_footer(MIB))
+    machines.faults({"method": "POST", "path": "endGetAccess", "code": "InternalExecutionError", "operation": True})
+    with pytest.raises(HttpResponseError):
+        await upload.revoke_disk()
+    assert (await upload.client.disks.get(RESOURCES, upload.name)).disk_state == "ActiveUpload"
+    assert put(url, 0, b"\1" * PAGE)[0] == 201
     await upload.revoke_disk()
 
 
