@@ -1,10 +1,13 @@
-"""Each commit of each kind of run refused in turn: what the episode sent goes out, and it runs again, at another moment.
+"""Each commit of each orchestrator of each kind of run refused in turn, in one run one of each orchestrator at most: what the episode
+sent goes out, and it runs again, at another moment.
 
 Afterwards all is as if nothing had been: the run succeeded, the bytes are right, nothing is left over, the next run goes on.
 What the first episode sent comes at a random moment: at once, or, its activities, when the run has long ended.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 from azure.core.credentials import AzureNamedKeyCredential
@@ -28,19 +31,25 @@ def own_platform(calm, machines, folder, table, workers=1, **settings):
     return Platform(folder, storage=calm, machines=machines, settings={**common, **own, **settings}, workers=workers)
 
 
-def refusal(rng, instances, commit):
-    """A rule of devhost/functions/faults.py."""
-    rule = {"fault": "refuseCommit", "instances": instances, "skip": commit}
+RESTORING = ("restore_disk", "deliver_disk", "wait_for_disk", "copy_image", "snapshot_disk", "repoint_machine")
+"""Orchestrators of a restore."""
+
+
+def refusal(rng, instances, commit, orchestrator=""):
+    """A rule of devhost/functions/faults.py; without a name of any orchestrator."""
+    rule = {"fault": "refuseCommit", "instances": instances, "skip": commit, "name": orchestrator}
     return {**rule, "seconds": rng.uniform(0.0, 0.5), "late": rng.random() < 0.5}
 
 
-def each_commit(platform, rng, disk_for, begin):
-    """Yield (disk, run, the rule it was disturbed by) of each run, ended, until a run had fewer commits than were to pass."""
-    commit = 0
+def each_commit(platform, rng, disk_for, begin, orchestrators=("",)):
+    """Yield (disk, run, the rules it was disturbed by) of each run, ended, until none of the orchestrators had so many commits."""
+    commit, refused = 0, 0
     while True:
         disks = [disk_for(commit + number) for number in range(SIDE_BY_SIDE)]
-        rules = [refusal(rng, f"{disk.name}.", commit + number) for number, disk in enumerate(disks)]
-        platform.host.faults(*rules)
+        rules = [
+            [refusal(rng, f"{disk.name}.", commit + number, one) for one in orchestrators] for number, disk in enumerate(disks)
+        ]
+        platform.host.faults(*itertools.chain(*rules))
         runs = [begin(disk) for disk in disks]
         ended = [platform.wait(run) for run in runs]
         for disk in disks:
@@ -49,9 +58,9 @@ def each_commit(platform, rng, disk_for, begin):
         hit = [not rule["times"] for rule in platform.host.rules()]
         platform.host.faults()
         yield from zip(disks, ended, rules, strict=True)
-        commit += SIDE_BY_SIDE
-        if not all(hit):
-            print(f"{commit - hit.count(False)} commits were refused, one in each run")
+        commit, refused = commit + SIDE_BY_SIDE, refused + hit.count(True)
+        if not any(hit[-len(orchestrators) :]):
+            print(f"{refused} commits were refused, in {commit} runs")
             return
 
 
@@ -110,7 +119,7 @@ def test_restores_into_a_machine(calm, machines, tmp_path, rng):
             body = {"restorePoint": disk.request, "repoint": True}
             return platform.api("POST", f"/disks/{disk.name}/restores", body).json()["id"]
 
-        for disk, run, rule in each_commit(platform, rng, lambda commit: disks[commit % SIDE_BY_SIDE], begin):
+        for disk, run, rule in each_commit(platform, rng, lambda commit: disks[commit % SIDE_BY_SIDE], begin, RESTORING):
             told = f"seed {SEED}, {rule}: {run}"
             assert run["state"] == "Succeeded", told
             url = machines.source(disk.name, 0)
@@ -148,7 +157,7 @@ def test_restores_to_managed_disks(calm, machines, tmp_path, rng):
             return platform.api("POST", f"/disks/{disk.name}/restores", request).json()["id"]
 
         machines.switch(import_signs=True)
-        for disk, run, rule in each_commit(platform, rng, disk_for, begin):
+        for disk, run, rule in each_commit(platform, rng, disk_for, begin, RESTORING):
             told = f"seed {SEED}, {rule}: {run}"
             assert run["state"] == "Succeeded", told
             new = ManagedDisk.adopted(disk, run)
@@ -228,23 +237,23 @@ def windows(instances):
     return [one for one in instances if "~" not in one["instanceId"]]
 
 
-@pytest.mark.parametrize(("active", "stride"), [(4, 1), (2, 4)])
-def test_a_timers_fleet_of_four_disks(calm, machines, tmp_path, rng, active, stride):
-    """Of the fleet, its lanes and each disk in it: every disk has one point more, and the window ended well. With lanes there
-    are so many commits that one in four is refused, from a seeded one on.
+@pytest.mark.parametrize("active", [4, 2])
+def test_a_timers_fleet_of_four_disks(calm, machines, tmp_path, rng, active):
+    """In each window one of the fleet's, of its lanes' and of each disk's: every disk has one point more, and the window ended
+    well.
     """
     with own_platform(calm, machines, tmp_path, f"refusedfleet{active}", ACTIVE_DISKS=str(active)) as platform:
         disks = [Disk(platform, f"fleeting{active}{number}", 4 * MIB).protect() for number in range(4)]
         for disk in disks:
             disk.disturb(rng, 4)
             disk.back_up()
-        window, hit, first = 0, True, rng.randrange(stride)
+        window, hit = 0, True
         while hit:
             known = {disk.name: set(disk.moments) for disk in disks}
             for disk in disks:
                 disk.disturb(rng, 3)
             own = [refusal(rng, f"{disk.name}.", 4 * window + number) for number, disk in enumerate(disks)]
-            platform.host.faults(refusal(rng, "fleet.", first + stride * window), *own)
+            platform.host.faults(*(refusal(rng, "fleet.", window, one) for one in ("backup_fleet", "backup_lane")), *own)
             platform.host.fire("scheduled_backup")
             window += 1
             awaited(lambda expected=window: len(windows(platform.host.instances("fleet."))) == expected, "the next window")
