@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import uuid
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -148,6 +149,10 @@ class MemoryPageBlobs:
         self.process: Callable[[], str] = str
         """Names the process that a call is made in: what it keeps of managed disks is its own."""
         self.processes: dict[str, AzureManagedDisks] = {}
+        self._sought: Counter[BlobAddress] = Counter()
+        """How many deliveries found nothing there, and opened a managed disk's snapshot to copy it there."""
+        self.raced: set[BlobAddress] = set()
+        """What two of them wanted to copy to: the later one's access ended the copy of the former."""
         self.exporting = Exporting(hosts=HOSTS)
 
     @property
@@ -227,6 +232,8 @@ class MemoryPageBlobs:
         found.size = size if brought else 0
         found.copy = CopyState(found.copy.copy_id, status, size if brought else 0, size)
         found.arriving, found.etag = None, self._etag()
+        if status == "failed" and found.copied_from in self.cloud.ended_by_grant and self._sought[blob] > 1:
+            self.raced.add(blob)
 
     def can_arrive(self, blob: BlobAddress) -> bool:
         """Whether what a pending copy reads can still be read."""
@@ -384,6 +391,7 @@ class MemoryPageBlobs:
         if isinstance(source, DiskAddress):
             # As the adapter: who comes second asks for no access.
             self._refuse_existing(destination)
+            self._sought[destination] += 1
             url = await self.managed.export_for(source, snapshot, COPY_SECONDS)
         await self._world.before("start_copy")
         self._reach(destination.account)

@@ -50,6 +50,7 @@ class Call:
 
     instance: Instance
     task: Task
+    began: datetime
     work: asyncio.Task[Any] | None = None
     zombie: bool = False
     process: str = ""
@@ -270,7 +271,7 @@ class Engine:
     def start_call(self, instance: Instance, task: Task, *, zombie: bool = False) -> None:
         """Deliver an activity."""
         self._begun += 1
-        call = Call(instance, task, zombie=zombie, process=f"worker {self._begun % 2}")
+        call = Call(instance, task, self.world.now, zombie=zombie, process=f"worker {self._begun % 2}")
         self.stage.hear(task.input)
         context = contextvars.copy_context()
         context.run(caller.set, call)

@@ -30,13 +30,15 @@
 27. The signature of an export is in no history, row, document, event, status or line of a log.
 28. An undisturbed run leaves no access to its managed disk's snapshots open, and a night none to any.
 29. What a run reads of a managed disk is its snapshot of that disk, taken after the run was asked for.
-30. After an undisturbed backup and a night the app has at most three snapshots of a managed disk.
+30. Of a managed disk a run takes one snapshot, never two runs at work have one each, and a night leaves three at most.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, NoReturn
 
 from backup_core.domain.ending import dead
@@ -48,13 +50,16 @@ from tests.simulator.stage import DISK, GROUP, SOURCE, ViolationError, as_lost
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from backup_core.domain.naming import Source
     from backup_core.domain.records import RestorePoint, Run
     from tests.doubles.instance import Instance
     from tests.simulator.stage import Stage
 
 
 SNAPSHOTS_MAX = 3
-"""The common pair's, an interrupted run's target, and the one that a run has just taken."""
+"""The common pair's, an interrupted run's target, and one that a run has just taken: after an undisturbed backup and a night.
+Not at each step: what a dead run has left stays until a night that is a day later, and any number may have died by then.
+"""
 
 
 class Invariants:
@@ -208,8 +213,8 @@ class Invariants:
         reasons = {"", "SourceMoved", "RestorePointUnavailable", "ServiceUnavailable"}
         if self.stage.report.counts["leases broken by the app"]:
             reasons.add("Fenced")
-        # Two processes opened one snapshot at the same moment, each for its Copy Blob: the later one ended the other's.
-        if self.stage.blobs.cloud.counts["grants that ended another"]:
+        # Two processes opened its snapshot at the same moment, each for its Copy Blob: the later one ended the other's.
+        if any(run.run in blob.name for blob in self.stage.blobs.raced):
             reasons.add("CopyFailed")
         # Another restore of the disk changed the machine before this one could.
         if any(other.restore and other.restore.repoint and other.run != run.run for _, other in self.stage.runs()):
@@ -271,6 +276,34 @@ class Invariants:
                     self.violated(f"invariant 29: run {run.run} goes on with snapshot {taken}, which is another's")
                 if snapshot_time(taken) < run.created - CLOCK_SKEW:
                     self.violated(f"invariant 29: run {run.run} goes on with snapshot {taken}, taken before it was asked for")
+        at_work = {run.run for _, run in stage.runs() if not run.ended_for_good}
+        needed = self._needed()
+        if len(takers := {run for name, run in self._own(stage.source) if name not in needed and run in at_work}) > 1:
+            self.violated(f"invariant 30: runs {sorted(takers)} have a snapshot of the disk each, and none has ended")
+
+    def _own(self, at: Source) -> list[tuple[str, str]]:
+        """The app's snapshots of the managed disk as it is, oldest first, and the run that took each."""
+        stage, disk = self.stage, self.stage.blobs.blobs[at]
+        taken = [(name, one) for name, one in sorted(disk.snapshots.items()) if one.created == disk.created]
+        named = [(name, run_of_source_snapshot(one.metadata, stage.tools.site(at))) for name, one in taken]
+        return [(name, run) for name, run in named if run and (at, name) not in stage.foreign]
+
+    def _needed(self) -> set[str]:
+        """The common pair's source snapshot, and the target of an interrupted run."""
+        head = self.stage.head
+        if head is None or head.pair is None:
+            return set()
+        at = self.stage.tools.head(head.head)
+        mark = from_metadata(self.stage.blobs.blobs[at].metadata, self.stage.tools.site(at))
+        return {head.pair.source_snapshot, *((mark.target,) if mark else ())}
+
+    def check_taken(self, began: datetime) -> None:
+        """A delivery that began then has taken a snapshot: of the managed disk, its run had none when it began."""
+        for at in self.stage.blobs.disks:
+            for run, taken in groupby(sorted(self._own(at), key=itemgetter(1)), key=itemgetter(1)):
+                first, *more = (name for name, _ in taken)
+                if more and snapshot_time(first) < began <= snapshot_time(more[-1]):
+                    self.early = self.early or ViolationError(f"invariant 30: run {run} had {first}, and took {more[-1]}")
 
     def check_closed(self, after: str, *, of_any_disk: bool = False) -> None:
         """Once nothing is under way: nothing is open that this app has opened. A request for access to a former source that
@@ -294,10 +327,7 @@ class Invariants:
         stage, at = self.stage, self.stage.source
         if not stage.managed:
             return
-        disk, site = stage.blobs.blobs[at], stage.tools.site(at)
-        of_disk = [one for one in disk.snapshots.values() if one.created == disk.created]
-        own = [one for one in of_disk if run_of_source_snapshot(one.metadata, site)]
-        if len(own) > SNAPSHOTS_MAX:
+        if len(own := self._own(at)) > SNAPSHOTS_MAX:
             self.violated(f"invariant 30: the app has {len(own)} snapshots of the disk")
 
     # -- disks and machine ------------------------------------------------------------------------------------------------

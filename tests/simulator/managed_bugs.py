@@ -11,16 +11,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from backup_core.activities import snapshots
 from backup_core.adapters import answers, managed_access, managed_disks
 from backup_core.adapters.managed_disks import AzureManagedDisks
 from backup_core.domain import redaction
 from backup_core.domain.errors import AccessDeniedError
 from backup_core.domain.managed_snapshots import DiskSnapshot, diff_refusal
-from backup_core.protocol import cleanup, ownership
+from backup_core.domain.metadata import source_snapshot_metadata
+from backup_core.protocol import cleanup, ownership, source_snapshots
 
 if TYPE_CHECKING:
-    from backup_core.domain.naming import DiskAddress
+    from backup_core.domain.naming import DiskAddress, Source
     from backup_core.domain.ranges import ByteRange, DiffRange
+    from backup_core.ports import Guard
+    from backup_core.protocol.tools import Tools
+    from backup_core.steps.messages import Actor
 
 
 async def _nothing(*_: object) -> None:
@@ -149,6 +154,19 @@ def former_snapshots_stay() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def each_delivery_takes_a_snapshot() -> Iterator[None]:
+    """A delivery does not look whether an earlier one has taken the run's snapshot; the oldest counts all the same."""
+
+    async def again(tools: Tools, actor: Actor, disk: Source, guard: Guard | None = None) -> str:
+        await tools.blobs.snapshot(disk, source_snapshot_metadata(tools.site(disk), actor.disk, actor.run), guard)
+        return await original(tools, actor, disk, guard)
+
+    original = source_snapshots.take_once
+    with patch.object(snapshots, "take_once", again):
+        yield
+
+
 MANAGED_BUGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "access left to expire": access_left_to_expire,
     "signature in the error": signature_in_the_error,
@@ -162,5 +180,6 @@ MANAGED_BUGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "deleted while open": deleted_while_open,
     "slow creation is another's": slow_creation_is_anothers,
     "former snapshots stay": former_snapshots_stay,
+    "each delivery takes a snapshot": each_delivery_takes_a_snapshot,
 }
 """Faults of managed disks: shown by the histories of one."""
