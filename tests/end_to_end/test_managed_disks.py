@@ -183,17 +183,18 @@ def test_no_address_of_an_export_is_anywhere_but_in_its_request(managed, platfor
 
 
 def test_two_disks_of_which_one_is_broken(managed, platform, machines, calm):
-    """Fired by the timer: the broken one fails by its name, the other gets its point, and nothing stays open."""
+    """Side by side: the broken one fails by its name, the other gets its point, and nothing stays open."""
     broken = ManagedDisk(platform, f"{managed.name}b", 16 * MIB).protect()
     managed.write(0, b"\1" * MIB)
     machines.faults(
         {"method": "PUT", "path": f"pk-{broken.name}", "status": 403, "code": "RequestDisallowedByPolicy", "times": 99}
     )
     answer = platform.api("POST", f"/disks/{broken.name}/backups")
-    failed = platform.wait(answer.json()["id"])
     managed.back_up()
+    failed = platform.wait(answer.json()["id"])
 
     assert (failed["state"], failed["error"]["code"]) == ("Failed", "ManagedDiskRefused")
+    assert [one["properties"]["diskState"] for one in managed.snapshots()] == ["Unattached"]
     assert "policy" in failed["error"]["message"]
     assert broken.snapshots() == []
     managed.check_every_point()
