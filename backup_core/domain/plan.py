@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import math
-from bisect import bisect_left
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -18,6 +17,9 @@ weeks. Its source's signature is valid for as long: whether a copy outlives its 
 
 PARTS = 16
 """A shard consists of about this many parts, so that shards can be made equal."""
+
+HALVINGS = 10
+"""Tries by which the fill of equal shards is found, to a thousandth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,27 +107,28 @@ class Planner:
         )
 
     def _balanced(self) -> list[Shard]:
-        """The parts as the fewest shards of about the same cost that keep the bounds."""
-        costs = [0.0, *itertools.accumulate(max(self._fill(part)) for part in self._parts)]
-        count = max(1, math.ceil(costs[-1]))
-        while count < len(self._parts):
-            ends = [_nearest(costs, costs[-1] * number / count) for number in range(count + 1)]
-            shards = [_merged(self._parts[a:b]) for a, b in itertools.pairwise(ends) if a < b]
-            if all(max(self._fill(shard)) <= 1 or shard.requests == 1 for shard in shards):
-                return shards
-            # A little more room for the ends of parts: the tries for a large plan are bounded.
-            count += 1 + count // 64
-        return self._parts
+        """The parts as the fewest shards that keep the bounds, the most costly of them as small as may be."""
+        written = [0, *itertools.accumulate(part.write_bytes + part.unchanged_bytes for part in self._parts)]
+        asked = [0, *itertools.accumulate(part.requests for part in self._parts)]
 
-    def _fill(self, shard: Shard) -> tuple[float, float]:
-        """How much of a shard's bounds it takes: of the bytes, of the requests."""
-        return (shard.write_bytes + shard.unchanged_bytes) / self.bytes_max, shard.requests / self.requests_max
+        def filled(fill: float) -> list[int]:
+            """Where shards end that each take as many parts as `fill` of the bounds allows."""
+            ends = [0]
+            while (at := ends[-1]) < len(self._parts):
+                by_bytes = bisect_right(written, written[at] + fill * self.bytes_max, at)
+                by_requests = bisect_right(asked, asked[at] + fill * self.requests_max, at)
+                ends.append(max(min(by_bytes, by_requests) - 1, at + 1))
+            return ends
 
-
-def _nearest(values: list[float], wanted: float) -> int:
-    """The index of the ascending value nearest to the one wanted."""
-    index = bisect_left(values, wanted, hi=len(values) - 1)
-    return index - 1 if index and wanted - values[index - 1] < values[index] - wanted else index
+        ends, low, high = filled(1.0), 0.0, 1.0
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            tried = filled(middle)
+            if len(tried) == len(ends):
+                ends, high = tried, middle
+            else:
+                low = middle
+        return [_merged(self._parts[a:b]) for a, b in itertools.pairwise(ends)]
 
 
 def _merged(parts: list[Shard]) -> Shard:

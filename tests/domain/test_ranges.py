@@ -111,6 +111,31 @@ def test_shards_cost_about_the_same(large, count):
     assert len(costs) <= 1.1 * sum(costs) + 1, "and there are no more than must be"
 
 
+def regions(rng):
+    """The requests of a disk whose parts were written in different ways: a plan of one to some thirty shards."""
+    at = 0
+    for _ in range(rng.randint(1, 12)):
+        region = rng.choice(["small", "large", "mixed", "cleared", "in turn"])
+        for number in range(rng.choice([300, 1500, 5000])):
+            large = {"large": 1, "mixed": rng.random() < 0.06, "in turn": number // 16 % 2}.get(region, 0)
+            size = PUT_BYTES_MAX if large else 8 * PAGE
+            yield DiffRange(ByteRange(at, at + size), cleared=region == "cleared")
+            at += size + 256 * PAGE
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_shards_of_a_mixed_diff_cost_about_the_same(seed):
+    """Also where one part of the disk is bound by bytes, the next by requests, and one by both in turn."""
+    bytes_max, requests_max = 1024 * MIB, 4096
+    planner = Planner(bytes_max, requests_max)
+    for one in regions(random.Random(seed)):
+        planner.feed(one)
+    plan = planner.finish()
+    costs = [max(shard.write_bytes / bytes_max, shard.requests / requests_max) for shard in plan.shards]
+
+    assert max(costs) <= min(1, 1.15 * sum(costs) / len(costs))
+
+
 def test_a_disk_that_fills_its_shards_has_no_more_of_them():
     planner = Planner(1024 * MIB, 4096)
     planner.feed(DiffRange(ByteRange(0, 100 * 1024 * MIB), cleared=False))
