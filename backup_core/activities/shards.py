@@ -1,4 +1,4 @@
-"""The execution of one shard of a plan: copies and clears side by side, with a stored cursor, stopped in time."""
+"""The execution of shards of a plan: copies and clears side by side, with a stored cursor, stopped in time."""
 
 from __future__ import annotations
 
@@ -41,21 +41,32 @@ CURSOR = TypeAdapter(Cursor)
 
 
 async def apply_shard(tools: Tools, request: ApplyShard) -> ShardResult:
-    """Copy the shard's changed ranges and clear its cleared ones, from its cursor on; a repeat writes the same bytes again, and
-    nothing once the shard is done.
+    """Copy the shards one after another, while there is time; a repeat answers the same of those that are done."""
+    before, began = TransferCounts(), tools.monotonic()
+    for shards_before, number in enumerate([request.shard, *request.then]):
+        reached = await _apply_one(tools, request.image, number, began)
+        reached = reached.model_copy(update={"before": before, "shards_before": shards_before})
+        if not reached.done or tools.monotonic() - began > tools.limits.shard_seconds:
+            break
+        before = reached.of_done
+    return reached
+
+
+async def _apply_one(tools: Tools, image: ImageCopy, number: int, began: float) -> ShardResult:
+    """Copy the shard's changed ranges and clear its cleared ones, from its cursor on, within the time of a call since `began`;
+    a repeat writes the same bytes again, and nothing once the shard is done.
 
     Every write carries the lease and the epoch, so a delivery after the run has ended is refused by the service too.
     """
-    image = request.image
     await require_right_to_act(tools, image.actor)
     plan = await held_document(tools, PLAN, image.plan, image.plan_digest, "start the run again")
-    shard = plan.shards[request.shard]
-    name, end = cursor_name(image.plan, request.shard), shard_end_name(image.plan, request.shard)
+    shard = plan.shards[number]
+    name, end = cursor_name(image.plan, number), shard_end_name(image.plan, number)
     # G22: a shard that is done writes nothing more.
     if done := await _ended(tools, end, shard, image):
         return done
     cursor = await _stored(tools, name, shard) or Cursor(at=shard.start, applied=TransferCounts())
-    copying = _Copying(tools, image, name, cursor, plan.gap_bytes_max)
+    copying = _Copying(tools, image, name, cursor, plan.gap_bytes_max, began)
     try:
         reached = await copying.run(ByteRange(cursor.at, shard.end)) if cursor.at < shard.end else cursor
     except FencedError:
@@ -103,8 +114,9 @@ class _Piece:
 class _Copying:
     """Requests side by side. Never more than a wave of them is ahead of the stored cursor, so that a crash repeats no more."""
 
-    def __init__(self, tools: Tools, image: ImageCopy, name: str, cursor: Cursor, gap_bytes_max: int) -> None:
+    def __init__(self, tools: Tools, image: ImageCopy, name: str, cursor: Cursor, gap_bytes_max: int, began: float) -> None:
         self._tools, self._image, self._name, self._gap_bytes_max = tools, image, name, gap_bytes_max
+        self._began = began
         self._cursor = cursor
         self._ahead: deque[_Piece] = deque()
         """Requests after the cursor, in order, answered or not."""
@@ -118,14 +130,14 @@ class _Copying:
 
     async def run(self, part: ByteRange) -> Cursor:
         """Do the part until it is done or the time is up."""
-        limits, began = self._tools.limits, self._tools.monotonic()
+        limits = self._tools.limits
         try:
             async with aclosing(_requests(self._tools, self._image, part, self._gap_bytes_max)) as requests:
                 async for request in requests:
                     while len(self._open) >= limits.in_flight or len(self._ahead) + self._unsaved >= limits.wave_requests:
                         await self._await_answers()
                     # At least one wave is done, whatever the clock says, so that each call gets further than the one before.
-                    if self._issued >= limits.in_flight and self._tools.monotonic() - began > limits.shard_seconds:
+                    if self._issued >= limits.in_flight and self._tools.monotonic() - self._began > limits.shard_seconds:
                         self.complete = False
                         break
                     self._start(request)

@@ -6,14 +6,21 @@ import itertools
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from backup_core.domain.coalescing import Request
 from backup_core.domain.ranges import DiffRange, requests
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 COPY_DEADLINE = timedelta(hours=48)
 """The longest wait for a Copy Blob of the service, counted in pauses between polls; the service itself fails it after two
 weeks. Its source's signature is valid for as long: whether a copy outlives its signature is not documented.
 """
+
+SHARDS_PER_CALL = 16
+"""Shards that one call is given at most: more than a page blob takes in its time."""
 
 PARTS = 16
 """A shard consists of about this many parts, so that shards can be made equal."""
@@ -129,6 +136,15 @@ class Planner:
             else:
                 low = middle
         return [_merged(self._parts[a:b]) for a, b in itertools.pairwise(ends)]
+
+
+def dealt(open_: Sequence[int], untouched: int, shards: int, calls: int) -> list[list[int]]:
+    """The shards of each of the next calls: the `open_` ones, then those from `untouched` on, at most SHARDS_PER_CALL for each.
+
+    Numbers of shards differ by one at most, and there are as many calls as may be, while there are shards.
+    """
+    ahead = [*open_, *range(untouched, shards)][: calls * SHARDS_PER_CALL]
+    return [hand for call in range(calls) if (hand := ahead[call::calls])]
 
 
 def _merged(parts: list[Shard]) -> Shard:

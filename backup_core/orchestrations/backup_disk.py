@@ -51,6 +51,7 @@ from backup_core.steps.copying import (
     ComparisonResult,
     CopyBlobRequest,
     CopyBlobResult,
+    CopyProgress,
     CopyRef,
     ImageCopy,
     PlanResult,
@@ -119,7 +120,7 @@ class _Backup:
         if self.request.checkpoint:
             checkpoint = self.request.checkpoint
             transfer = checkpoint.transfer
-            yield from self._round(transfer, checkpoint.planned, checkpoint.next_shard, checkpoint.applied)
+            yield from self._round(transfer, checkpoint.planned, checkpoint)
         else:
             begun = yield from self._begin()
             if begun.state == "unsettled":
@@ -132,16 +133,16 @@ class _Backup:
             self.points = list(begun.points)
             self.fresh_after = bool(begun.finish_target)
             self.verification = begun.verification
-            transfer, planned, applied = yield from self._prepare(self._ref(begun), begun)
-            yield from self._round(transfer, planned, 0, applied)
+            transfer, planned, progress = yield from self._prepare(self._ref(begun), begun)
+            yield from self._round(transfer, planned, progress)
         if self.fresh_after:
             # The interrupted run's target is a restore point now; success means a point of this window.
             self.fresh_after = False
             request = RaiseEpoch(actor=transfer.actor, head=transfer.head)
             raised = yield from call(self.context, RAISE_EPOCH, request, self.retries)
             actor = transfer.actor.model_copy(update={"epoch": raised.epoch})
-            transfer, planned, applied = yield from self._prepare(actor, _after(transfer, raised))
-            yield from self._round(transfer, planned, 0, applied)
+            transfer, planned, progress = yield from self._prepare(actor, _after(transfer, raised))
+            yield from self._round(transfer, planned, progress)
         if self.request.prune:
             yield from self._after_commit("retention", self._prune(transfer.actor))
         yield from self.finish("Succeeded", None)
@@ -196,7 +197,7 @@ class _Backup:
         request = self.request
         return Actor(disk=request.disk, run=request.run, lease=self.lease, epoch=begun.epoch, source=begun.source)
 
-    def _prepare(self, actor: Actor, begun: BeginBackupResult) -> Flow[tuple[Transfer, PlanResult, TransferCounts]]:
+    def _prepare(self, actor: Actor, begun: BeginBackupResult) -> Flow[tuple[Transfer, PlanResult, CopyProgress]]:
         """Source snapshot, plan, and a head to work on; a diff that cannot be trusted turns the run into a full copy."""
         target, size = begun.finish_target, begun.finish_size
         if not target:
@@ -228,9 +229,9 @@ class _Backup:
             plan_digest=planned.digest,
         )
         if planned.whole:
-            return transfer, planned, (yield from self._copy_whole(transfer))
+            return transfer, planned, CopyProgress(applied=(yield from self._copy_whole(transfer)))
         yield from call(self.context, OPEN_HEAD, transfer, self.retries)
-        return transfer, planned, TransferCounts()
+        return transfer, planned, CopyProgress()
 
     def _filled(self, actor: Actor, begun: BeginBackupResult) -> Flow[SourceSnapshotResult]:
         """Wait until the run's snapshot, which Azure fills in the background, can be read."""
@@ -267,9 +268,9 @@ class _Backup:
         planned = yield from call(self.context, PLAN_TRANSFER, request, self.retries)
         return planned.model_copy(update={"reads": reads})
 
-    def _round(self, transfer: Transfer, planned: PlanResult, next_shard: int, applied: TransferCounts) -> Flow[None]:
+    def _round(self, transfer: Transfer, planned: PlanResult, progress: CopyProgress) -> Flow[None]:
         """Copy, verify, snapshot, commit, drop the old."""
-        applied = yield from self._copy(transfer, planned, next_shard, applied)
+        applied = yield from self._copy(transfer, planned, progress)
         verified = yield from self._verify(transfer, planned, applied)
         yield from self._progress(transfer, planned, applied, "committing", 0, 0, verified.reads)
         request = TakeBackupSnapshot(
@@ -288,17 +289,17 @@ class _Backup:
     def _drop_previous(self, transfer: Transfer) -> Flow[None]:
         yield from call(self.context, DROP_PREVIOUS_SNAPSHOT, DropPreviousSnapshot(transfer=transfer), self.retries)
 
-    def _copy(self, transfer: Transfer, planned: PlanResult, next_shard: int, applied: TransferCounts) -> Flow[TransferCounts]:
+    def _copy(self, transfer: Transfer, planned: PlanResult, progress: CopyProgress) -> Flow[TransferCounts]:
         return (
             yield from applied_shards(
                 self.context,
                 transfer.image,
                 planned,
-                (next_shard, applied),
+                progress,
                 self.request.wave,
                 self.retries,
                 report=lambda reached: self._copied(transfer, planned, reached),
-                continue_as_new=lambda shard, reached: self._continue_as_new(transfer, planned, shard, reached),
+                continue_as_new=lambda reached: self._continue_as_new(transfer, planned, reached),
             )
         )
 
@@ -306,12 +307,11 @@ class _Backup:
         # Requests are the measure: they count small writes and clears, which bytes would hide.
         yield from self._progress(transfer, planned, applied, "copying", applied.puts + applied.clears, planned.requests)
 
-    def _continue_as_new(self, transfer: Transfer, planned: PlanResult, next_shard: int, applied: TransferCounts) -> NoReturn:
+    def _continue_as_new(self, transfer: Transfer, planned: PlanResult, reached: CopyProgress) -> NoReturn:
         checkpoint = BackupCheckpoint(
             transfer=transfer,
             planned=planned,
-            next_shard=next_shard,
-            applied=applied,
+            **reached.position(),
             retries=self.retries.count,
             points=self.points,
             heads=self.heads,

@@ -18,6 +18,7 @@ from backup_core.steps.copying import (
     ComparisonResult,
     CopyBlobRequest,
     CopyBlobResult,
+    CopyProgress,
     CopyRef,
     PlanResult,
     ReportProgress,
@@ -53,13 +54,13 @@ class _Copying:
     def flow(self) -> Flow[CopyImageResult]:
         request = self.request
         if request.planned:
-            planned, applied = request.planned, request.applied
+            planned, progress = request.planned, CopyProgress(**request.position())
         elif request.full_copy == "blob":
             planned = PlanResult(write_bytes=self.image.size, requests=1, whole=True, reads=self._reads())
-            applied = yield from self._whole()
+            progress = CopyProgress(applied=(yield from self._whole()))
         else:
             # Planned first: a point that cannot be read leaves nothing behind.
-            planned, applied = (yield from call(self.context, PLAN_TRANSFER, self.image, self.retries)), TransferCounts()
+            planned, progress = (yield from call(self.context, PLAN_TRANSFER, self.image, self.retries)), CopyProgress()
             planned = planned.model_copy(update={"reads": self._reads()})
             self.image = self.image.model_copy(update={"plan": planned.plan, "plan_digest": planned.digest})
             yield from call(self.context, OPEN_IMAGE, self.image, self.retries)
@@ -67,11 +68,11 @@ class _Copying:
             self.context,
             self.image,
             planned,
-            (request.next_shard, applied),
+            progress,
             request.wave,
             self.retries,
             report=lambda reached: self._report("copying", planned, reached, reached.puts, planned.requests),
-            continue_as_new=lambda shard, reached: self._continue_as_new(planned, shard, reached),
+            continue_as_new=lambda reached: self._continue_as_new(planned, reached),
         )
         compared = yield from self._compared(planned, applied)
         return CopyImageResult(
@@ -123,12 +124,11 @@ class _Copying:
         if reported.cancel:
             raise Left(state="canceled", fault=reported.fault)
 
-    def _continue_as_new(self, planned: PlanResult, shard: int, applied: TransferCounts) -> NoReturn:
+    def _continue_as_new(self, planned: PlanResult, reached: CopyProgress) -> NoReturn:
         checkpoint = {
             "image": self.image,
             "planned": planned,
-            "next_shard": shard,
-            "applied": applied,
+            **reached.position(),
             "retries": self.retries.count,
         }
         continue_as_new(self.context, self.request.model_copy(update=checkpoint))

@@ -12,6 +12,7 @@ from backup_core.domain.records import Kind
 from backup_core.steps.copying import (
     ComparisonProgress,
     ComparisonResult,
+    CopyProgress,
     FullCopy,
     ImageCopy,
     OpenResult,
@@ -303,13 +304,11 @@ class FinishRun(Message):
     """Every head the run leased, so that none stays leased, committed or not."""
 
 
-class BackupCheckpoint(Message):
+class BackupCheckpoint(CopyProgress):
     """The position of a continued-as-new backup, in the middle of a transfer."""
 
     transfer: Transfer
     planned: PlanResult
-    next_shard: int
-    applied: TransferCounts
     retries: int
     points: list[str]
     heads: list[str]

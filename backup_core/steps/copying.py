@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
+from pydantic import Field
+
 from backup_core.domain.progress import verifying_from
 from backup_core.domain.records import Kind, Phase
 from backup_core.steps.messages import Actor, Duty, Fault, Message, Nothing, Step, duty_of
@@ -63,10 +65,12 @@ class OpenResult(Message):
 
 
 class ApplyShard(Message):
-    """Copy one shard of the plan, from the position of an earlier call."""
+    """Copy a shard of the plan, from the position of an earlier call; then others, while there is time."""
 
     image: ImageCopy
     shard: int
+    then: list[int] = Field(default_factory=list)
+    """The shards after it, in this order."""
 
 
 class TransferCounts(Message):
@@ -82,6 +86,21 @@ class TransferCounts(Message):
     def plus(self, other: TransferCounts) -> TransferCounts:
         """The sum of both."""
         return TransferCounts(**{name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields})
+
+
+class CopyProgress(Message):
+    """The position of a continued-as-new instance in its plan's shards."""
+
+    next_shard: int = 0
+    """No shard from this one on has been begun."""
+    open_shards: list[int] = Field(default_factory=list)
+    """Those before it that are not done, begun ones first."""
+    applied: TransferCounts = TransferCounts()
+    """Counts of all shards that are done."""
+
+    def position(self) -> dict[str, Any]:
+        """The position, as fields."""
+        return {name: getattr(self, name) for name in CopyProgress.model_fields}
 
 
 class CopyBlobRequest(Message):
@@ -128,13 +147,27 @@ class CheckCopyResult(Message):
 
 
 class ShardResult(Message):
-    """The progress of the shard. The step is called again until `done`."""
+    """The progress of a call: of its latest shard, and of those before, which are done."""
 
     applied: TransferCounts
-    """Counts of the shard, by this call and those before."""
+    """Counts of the latest shard, by this call and those before."""
     at: int
-    """Everything before this offset is done, durably known."""
+    """Everything of it before this offset is done, durably known."""
     done: bool
+    """Whether the latest shard is done."""
+    before: TransferCounts = TransferCounts()
+    """Counts of the shards before it, by this call and those before."""
+    shards_before: int = 0
+
+    @property
+    def shards_done(self) -> int:
+        """How many of the shards that the call was given are done: the first ones."""
+        return self.shards_before + self.done
+
+    @property
+    def of_done(self) -> TransferCounts:
+        """Their counts."""
+        return self.before.plus(self.applied) if self.done else self.before
 
 
 class Blocks(Message):

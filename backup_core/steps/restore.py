@@ -13,6 +13,7 @@ from backup_core.steps.backup import Transfer
 from backup_core.steps.copying import (
     ComparisonProgress,
     ComparisonResult,
+    CopyProgress,
     FullCopy,
     ImageCopy,
     OpenResult,
@@ -75,7 +76,7 @@ class SlotRef(Message):
     lun: int | None = None
 
 
-class CopyImageRequest(Message):
+class CopyImageRequest(CopyProgress):
     """Input of the copy_image orchestration: bring a whole image to a new blob and prove it."""
 
     image: ImageCopy
@@ -84,8 +85,6 @@ class CopyImageRequest(Message):
     verification: Verification
     planned: PlanResult | None = None
     """The position of a continued-as-new instance."""
-    next_shard: int = 0
-    applied: TransferCounts = TransferCounts()
     retries: int = 0
 
 

@@ -180,7 +180,7 @@ async def test_a_head_changed_only_in_its_version_is_still_the_base(scene):
 
 
 async def test_progress_never_goes_back_and_ends_at_100(scene):
-    scene.with_limits(shard_bytes_max=PAGE)
+    scene.with_limits(shard_bytes_max=PAGE, shard_seconds=-1.0)
     driver = await scene.back_up(wave=2)
     percents = [answer["value"]["percent"] for name, _, answer in driver.calls if name == "report_progress"]
 
@@ -197,7 +197,7 @@ async def test_a_large_transfer_continues_as_new(scene):
     scene.protect("big", pages=200)
     for page in range(0, 200, 2):
         scene.write(page, 1 + page % 250, disk="big")
-    scene.with_limits(shard_bytes_max=PAGE)
+    scene.with_limits(shard_bytes_max=PAGE, shard_seconds=-1.0)
     driver = await scene.back_up("big", wave=4)
 
     assert driver.executions == 3

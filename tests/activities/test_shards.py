@@ -137,6 +137,151 @@ async def test_each_shard_has_its_own_cursor():
     assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
 
 
+# -- several shards in one call -------------------------------------------------------------------------------------
+
+
+def many_shards(**options):
+    """The disk in shards of ten requests."""
+    return scene_of(**options).with_limits(shard_requests_max=10)
+
+
+def calls_of(driver):
+    """The shards of each call, and what it answered."""
+    shards = [(request, answer["value"]) for name, request, answer in driver.calls if name == "apply_shard"]
+    return [([request["shard"], *request["then"]], answer) for request, answer in shards]
+
+
+async def test_as_a_shard_ends_the_next_begins():
+    """With time enough, one wave of calls copies them all, and reports them together."""
+    scene = many_shards()
+    driver = await run(scene, wave=4)
+
+    hands = calls_of(driver)
+    assert [hand for hand, _ in hands] == [list(range(call, PAGES // 2 // 10, 4)) for call in range(4)]
+    assert all(answer["done"] and answer["shards_before"] == len(hand) - 1 for hand, answer in hands)
+    assert scene.port_calls["copy_from_url"] == PAGES // 2
+    point = scene.points()[0]
+    assert (point.requests, point.write_bytes) == (PAGES // 2, PAGES // 2 * PAGE)
+
+
+async def test_no_call_waits_for_the_slowest_shard_of_another():
+    """The first shard hangs until every shard of all other calls is done."""
+    scene, gate, hung, answers = many_shards(), asyncio.Event(), [], {}
+    copy = scene.blobs.copy_from_url
+
+    async def watched(source, snapshot, part, head, fence):
+        if part.start == 0:
+            hung.append(part)
+            await gate.wait()
+        await copy(source, snapshot, part, head, fence)
+
+    async def perform(name, request):
+        if name != "apply_shard":
+            return await scene.perform(name, request)
+        if not answers:
+            hands = [list(range(call, PAGES // 2 // 10, 4)) for call in range(4)]
+            first, *others = [
+                asyncio.create_task(scene.perform(name, {**request, "shard": hand[0], "then": hand[1:]})) for hand in hands
+            ]
+            answers.update(zip(range(1, 4), await asyncio.gather(*others), strict=True))
+            assert hung
+            gate.set()
+            answers[0] = await first
+        return answers[request["shard"]]
+
+    scene.blobs.copy_from_url = watched
+    async with asyncio.timeout(20):
+        await run(scene, perform, wave=4)
+
+    assert all(answer["value"]["done"] for answer in answers.values())
+    assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
+
+
+async def test_calls_that_run_out_of_time_are_dealt_what_is_left():
+    """Each ends one shard or a part of it; the rest is dealt anew, nothing is done twice, and the sums are the plan's."""
+    scene = many_shards()
+    ticks = iter(range(0, 10**9, 1000))
+    scene.tools = replace(scene.tools, monotonic=lambda: float(next(ticks)))
+    driver = await run(scene, wave=3)
+
+    left, hands = set(range(PAGES // 2 // 10)), calls_of(driver)
+    while left:
+        wave, hands = hands[: min(3, len(left))], hands[min(3, len(left)) :]
+        assert sorted(shard for hand, _ in wave for shard in hand) == sorted(left)
+        assert all(answer["shards_before"] == 0 for _, answer in wave)
+        left -= {hand[0] for hand, answer in wave if answer["done"]}
+    assert not hands
+    assert {answer["done"] for _, answer in calls_of(driver)} == {True, False}
+    assert scene.port_calls["copy_from_url"] == PAGES // 2
+    point = scene.points()[0]
+    assert (point.requests, point.write_bytes) == (PAGES // 2, PAGES // 2 * PAGE)
+
+
+async def test_the_time_is_that_of_the_call():
+    """Not of each shard: one that is begun late is left at its cursor."""
+    seconds = 0
+
+    async def before(name):
+        nonlocal seconds
+        seconds += 6 * (name == "copy_from_url")
+
+    scene = many_shards(before=before)
+    scene.tools = replace(scene.tools, monotonic=lambda: float(seconds))
+    driver = await run(scene, wave=1)
+
+    (first, answer), *_ = calls_of(driver)
+    assert first == list(range(PAGES // 2 // 10))
+    assert (answer["shards_before"], answer["done"]) == (1, False)
+    assert answer["before"]["puts"] == 10
+    assert 0 < answer["applied"]["puts"] < 10
+    assert scene.points()[0].requests == scene.port_calls["copy_from_url"] == PAGES // 2
+
+
+async def test_a_call_of_several_shards_that_is_repeated_answers_the_same():
+    """Also after it failed at its last shard: what is done is found, and counted once."""
+    scene, answers = many_shards(), []
+    failures = ["apply_shard"]
+
+    async def perform(name, request):
+        if name == "apply_shard" and failures:
+            failures.clear()
+            last = {**request, "then": [*request["then"], 10**6]}
+            with pytest.raises(IndexError):
+                await scene.perform(name, last)
+            sent = scene.port_calls["copy_from_url"]
+            answer = await scene.perform(name, request)
+            assert scene.port_calls["copy_from_url"] == sent > 0
+        else:
+            answer = await scene.perform(name, request)
+        if name == "apply_shard":
+            answers.append((answer, await scene.perform(name, request)))
+        return answer
+
+    await run(scene, perform, wave=2)
+
+    assert answers
+    assert all(first == second for first, second in answers)
+    assert sum(one["value"]["before"]["puts"] + one["value"]["applied"]["puts"] for one, _ in answers) == PAGES // 2
+
+
+async def test_a_call_of_an_earlier_version_is_of_one_shard():
+    """It was sent before the deployment, and its answer is read by the code before or after it."""
+    scene, asked = many_shards(), []
+
+    async def perform(name, request):
+        if name != "apply_shard":
+            return await scene.perform(name, request)
+        answer = await scene.perform(name, {key: value for key, value in request.items() if key != "then"})
+        asked.append(request["shard"])
+        assert (answer["value"]["shards_before"], answer["value"]["before"]["puts"]) == (0, 0)
+        return {**answer, "value": {key: answer["value"][key] for key in ("applied", "at", "done")}}
+
+    await run(scene, perform, wave=4)
+
+    assert asked == list(range(PAGES // 2 // 10))
+    assert scene.points()[0].requests == PAGES // 2
+
+
 async def test_a_finished_shard_that_is_called_again_does_nothing():
     """A wave begun again after continue-as-new: what is done stays done, and the sums are the same."""
     scene, answers = scene_of(), []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup_core.domain.plan import Planner
+from backup_core.domain.plan import SHARDS_PER_CALL, Planner, dealt
 from backup_core.domain.ranges import MIB, PAGE, PUT_BYTES_MAX, ByteRange, DiffRange, chunks, mapped, one_sided, windows
 
 
@@ -134,6 +134,18 @@ def test_shards_of_a_mixed_diff_cost_about_the_same(seed):
     costs = [max(shard.write_bytes / bytes_max, shard.requests / requests_max) for shard in plan.shards]
 
     assert max(costs) <= min(1, 1.15 * sum(costs) / len(costs))
+
+
+@given(st.sets(st.integers(0, 99), max_size=60), st.integers(0, 200), st.integers(1, 16))
+def test_shards_are_dealt_evenly(open_, more, calls):
+    """Each once, the first ones first; no call is left out while there are shards."""
+    left = [*sorted(open_), *range(100, 100 + more)]
+    hands = dealt(sorted(open_), 100, 100 + more, calls)
+
+    assert len(hands) == min(calls, len(left))
+    assert sorted(shard for hand in hands for shard in hand) == left[: calls * SHARDS_PER_CALL]
+    assert all(hand == sorted(hand) for hand in hands)
+    assert {len(hand) for hand in hands} <= {len(hands[0]), len(hands[0]) - 1} if hands else not left
 
 
 def test_a_disk_that_fills_its_shards_has_no_more_of_them():
