@@ -37,8 +37,6 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import datetime
-from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, NoReturn
 
 from backup_core.domain.ending import dead
@@ -298,12 +296,13 @@ class Invariants:
         return {head.pair.source_snapshot, *((mark.target,) if mark else ())}
 
     def check_taken(self, began: datetime) -> None:
-        """A delivery that began then has taken a snapshot: of the managed disk, its run had none when it began."""
+        """A delivery that began then may just have taken a snapshot of the managed disk: its run had none when it began."""
         for at in self.stage.blobs.disks:
-            for run, taken in groupby(sorted(self._own(at), key=itemgetter(1)), key=itemgetter(1)):
-                first, *more = (name for name, _ in taken)
-                if more and snapshot_time(first) < began <= snapshot_time(more[-1]):
-                    self.early = self.early or ViolationError(f"invariant 30: run {run} had {first}, and took {more[-1]}")
+            own = self._own(at)
+            for name, run in own:
+                had = [other for other, taker in own if taker == run and snapshot_time(other) < began]
+                if had and name not in self.stage.origins:
+                    self.early = self.early or ViolationError(f"invariant 30: run {run} had {had[0]}, and took {name}")
 
     def check_closed(self, after: str, *, of_any_disk: bool = False) -> None:
         """Once nothing is under way: nothing is open that this app has opened. A request for access to a former source that

@@ -91,9 +91,9 @@ class Simulation:
 
     async def _after(self, name: str) -> None:
         if name == "snapshot":
-            self.stage.learn()
             if call := caller.get(None):
                 self.invariants.check_taken(call.began)
+            self.stage.learn()
         if opened := self._gate(name, "after"):
             await opened
 
