@@ -42,6 +42,9 @@ async def list_disks(tools: Tools, request: FleetPage) -> FleetPageResult:
     ended = await asyncio.gather(*map(stopped, listed))
     disks = [disk for disk, no_longer in zip(listed, ended, strict=True) if not no_longer]
     if len(disks) <= request.lanes:
+        if disks and await tools.catalogue.turns():
+            # All begin together, so that no turn is left of this window, and none of a larger one before it.
+            await begin_turns(tools, window_id(window), disks, len(disks))
         return FleetPageResult(runs=[_run(disk, window) for disk in disks], disks=len(disks))
     candidates = await asyncio.gather(*map(candidate, disks))
     lanes = lanes_for(len(disks), sum(one.at_work for one in candidates), request.lanes)

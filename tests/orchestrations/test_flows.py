@@ -280,6 +280,55 @@ async def test_the_next_window_ends_the_turns_of_this_one(scene):
     assert order[:5] == [names[1], *names[5:]]
 
 
+async def test_a_small_window_ends_the_turns_of_a_large_one(scene):
+    """Its disks all begin in it: backed up again for the window before, they would have two restore points at once."""
+    many(scene, 9)
+    driver, begins = scene.driver(), []
+
+    async def perform(name, request):
+        answer = await scene.perform(name, request)
+        begins.extend([request["disk"]] if name == "begin_backup" else [])
+        if len(begins) == 4 and name == "begin_backup":
+            page = FleetPage(window="2026-01-02T00:00:00+00:00", former=FLEET.window, lanes=9)
+            listed = (await scene.perform("list_disks", page.model_dump(mode="json")))["value"]
+            assert (len(listed["runs"]), listed["lanes"]) == (9, 0)
+        return answer
+
+    driver._perform = perform
+    with pytest.raises(FleetFailedError, match="5 of 9 had no turn before the next window began"):
+        await fleet(scene, driver, lanes=2)
+    assert len(begins) == 4
+
+
+async def test_a_large_window_that_is_listed_after_a_small_one_ends_at_once(scene):
+    """The row of turns that the small one took over says so."""
+    many(scene, 3)
+    for window, lanes in (("2026-01-01T00:00:00+00:00", 2), ("2026-01-02T00:00:00+00:00", 9)):
+        await scene.perform("list_disks", FleetPage(window=window, lanes=lanes).model_dump(mode="json"))
+    with pytest.raises(FleetFailedError, match="3 of 3 had no turn"):
+        await fleet(scene, lanes=2)
+
+
+async def test_a_small_window_alone_needs_no_turns(scene):
+    many(scene, 3)
+    await fleet(scene, lanes=3)
+
+    assert await scene.catalogue.turns() is None
+    assert not [name for name in scene.documents.texts if name.startswith("_fleets/")]
+
+
+async def test_a_small_window_that_is_listed_again_as_a_large_one_backs_up_its_disks(scene):
+    """Disks were registered in between, and the first answer was lost: those of the stored order have their runs."""
+    names = many(scene, 3)
+    for window, lanes in (("2026-01-01T00:00:00+00:00", 2), (FLEET.window, 3)):
+        await scene.perform("list_disks", FleetPage(window=window, lanes=lanes).model_dump(mode="json"))
+    scene.protect("late")
+    driver = scene.driver()
+
+    assert (await fleet(scene, driver, lanes=3))["runs"] == {"Succeeded": 3}
+    assert sorted(begun(driver)) == sorted(names)
+
+
 async def test_a_former_window_that_is_listed_late_ends_at_once(scene):
     many(scene, 3)
     page = FleetPage(window="2026-01-02T00:00:00+00:00", lanes=2)
