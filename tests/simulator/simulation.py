@@ -1,3 +1,4 @@
+# Long: what happens to one disk in its history, and what may disturb it, act by act.
 """One seeded history: a disk, its guest and its machine, backups and restores, and everything that can disturb them.
 
 The scheduler decides at each port call of each activity whether it happens, fails, loses its reply, or outlives its worker.
