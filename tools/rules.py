@@ -78,7 +78,7 @@ def delivered(wanted: BeginBackupResult) -> Iterator[Copied]:
     promoted: tuple[Part | None, ...] = get_args(Part) if wanted.adopts else (None,)
     yield from (Copied("crashed", one, holds="unknown" if wanted.repoints else "") for one in promoted)
     for delivery in {one.before for one in transitions(DELIVERY) if one.step == "end"}:
-        if (delivery.adopts, delivery.imports, delivery.repoints) == (wanted.adopts, wanted.imports, wanted.repoints):
+        if (delivery.adopts, delivery.managed, delivery.repoints) == (wanted.adopts, wanted.imports, wanted.repoints):
             end: Part = "failed" if delivery.end == "timed_out" else delivery.end
             facts = {"owned": "own" in delivery.done, "sealed": "seal" in delivery.done}
             facts["snapshotted"] = "snapshot_disk" in delivery.done
@@ -122,8 +122,9 @@ CHANGE = Rule(
 )  # fmt: skip
 DELIVERY = Rule(
     tuple(
-        disk_delivery.State(adopts, imports, repoints, looks_left=LEFT)
-        for adopts, imports, repoints in product((False, True), repeat=3)
+        disk_delivery.State(adopts, imports, repoints, uploads, looks_left=LEFT)
+        for adopts, imports, repoints, uploads in product((False, True), repeat=4)
+        if not (imports and uploads)
     ),
     disk_delivery.next_step, disk_delivery.after, delivery_results,
 )  # fmt: skip

@@ -32,7 +32,7 @@ async def start_copy(tools: Tools, image: ImageCopy) -> StartCopyResult:
     await require_right_to_act(tools, image.actor)
     if await proof(tools, image):
         return StartCopyResult(copy_id=PROVED)
-    destination, metadata, tier = tools.destination(image.destination), metadata_of(tools, image), await kept_tier(tools, image)
+    destination, metadata, tier = tools.made_blob(image.destination), metadata_of(tools, image), await kept_tier(tools, image)
     try:
         copy = await tools.blobs.start_copy(tools.image(image.source), image.target, destination, metadata, tier)
     except BlobExistsError:
@@ -49,7 +49,7 @@ async def check_copy(tools: Tools, request: CopyRef) -> CheckCopyResult:
     await require_right_to_act(tools, request.image.actor)
     if await proof(tools, request.image):
         return CheckCopyResult(status="success", done=request.image.size, total=request.image.size)
-    state = (await tools.blobs.properties(tools.destination(request.image.destination))).copy
+    state = (await tools.blobs.properties(tools.made_blob(request.image.destination))).copy
     if state is None or state.copy_id != request.copy_id:
         return CheckCopyResult(status="failed", done=0, total=request.image.size, why="another copy was made onto the blob")
     return CheckCopyResult(status=state.status, done=state.done_bytes, total=state.total_bytes, why=state.description)
@@ -58,7 +58,7 @@ async def check_copy(tools: Tools, request: CopyRef) -> CheckCopyResult:
 async def abort_copy(tools: Tools, request: CopyRef) -> Nothing:
     """End the copy; one that has ended already is left as it is."""
     await require_right_to_act(tools, request.image.actor)
-    await tools.blobs.abort_copy(tools.destination(request.image.destination), request.copy_id)
+    await tools.blobs.abort_copy(tools.made_blob(request.image.destination), request.copy_id)
     return Nothing()
 
 
@@ -70,7 +70,7 @@ async def take_over_copy(tools: Tools, request: CopyRef) -> OpenResult:
     await require_right_to_act(tools, image.actor)
     if known := await proof(tools, image):
         return OpenResult(etag=known.etag)
-    destination = tools.destination(image.destination)
+    destination = tools.made_blob(image.destination)
     # G23: the copy counts by its id, status, size, mark and number, all read back.
     found = await _own_complete_copy(tools, request, destination)
     await hold_own(tools, destination, image.actor)

@@ -19,9 +19,10 @@ from backup_core.domain.errors import (
     UnexpectedAnswerError,
 )
 from backup_core.domain.metadata import from_metadata, restoring_run
-from backup_core.domain.naming import point_id
+from backup_core.domain.naming import DiskAddress, point_id
 from backup_core.ports import Guard
 from backup_core.protocol.images import hold_own, kept_tier
+from backup_core.protocol.managed_disks import made_by, made_once, seal_upload, wanted_disk
 from backup_core.protocol.marks import is_own, metadata_of
 from backup_core.protocol.proofs import give_up, proof
 from backup_core.protocol.rights import require_right_to_act
@@ -41,14 +42,16 @@ if TYPE_CHECKING:
 
 
 async def open_image(tools: Tools, image: ImageCopy) -> OpenResult:
-    """Create the blob where nothing is; one that is proved already is not touched. Raises BlobExistsError and changes nothing
-    where something else is.
+    """Create the blob or managed disk where nothing is; one that is proved already is not touched. Raises BlobExistsError or
+    MachineRefusedError, and changes nothing, where something else is.
     """
     await require_right_to_act(tools, image.actor)
     if known := await proof(tools, image):
         return OpenResult(etag=known.etag)
-    blob, metadata = tools.destination(image.destination), metadata_of(tools, image)
-    tier = await kept_tier(tools, image)
+    blob = tools.destination(image.destination)
+    if isinstance(blob, DiskAddress):
+        return await _open_upload(tools, image)
+    metadata, tier = metadata_of(tools, image), await kept_tier(tools, image)
     try:
         # G19: created only where nothing is.
         await tools.blobs.create(blob, image.size, image.actor.epoch, metadata, tier)
@@ -59,14 +62,34 @@ async def open_image(tools: Tools, image: ImageCopy) -> OpenResult:
     return OpenResult(etag=(await hold_own(tools, blob, image.actor)).etag)
 
 
+async def _open_upload(tools: Tools, image: ImageCopy) -> OpenResult:
+    """Make the managed disk; its upload has no version. Azure takes some seconds: until then a temporary failure."""
+    disk, run = image.destination, image.actor.run
+
+    async def make() -> None:
+        await tools.machines.create_for_upload(*await wanted_disk(tools, disk, run, "", image.size, image.slot))
+
+    # G19: created only where nothing is.
+    found = await made_once(tools, disk, run, "", make)
+    if found is None or found.state != "Succeeded":
+        state = f"is {found.state}" if found else "is not there"
+        message = f"managed disk {disk} {state} after it was asked for, expected Succeeded; temporary failure"
+        raise ServiceUnavailableError(message)
+    return OpenResult(etag="")
+
+
 async def seal_image(tools: Tools, request: SealImage) -> SealResult:
-    """Snapshot the proved disk, remove the run's mark, and release the lease, so that a machine can take its own.
+    """Snapshot the proved disk, remove the run's mark, and release the lease, so that a machine can take its own. Of a managed
+    disk the access is ended.
 
     Each part is found done on a repeat. Raises BlobChangedError when it is not the version that was proved.
     """
     image = request.image
     await require_right_to_act(tools, image.actor)
     blob = tools.destination(image.destination)
+    if isinstance(blob, DiskAddress):
+        await seal_upload(tools, image.destination, image.actor.run)
+        return SealResult(snapshot="")
     if await _is_marked(tools, blob, image.actor.run):
         try:
             # G25: of the version that was compared.
@@ -97,7 +120,7 @@ async def _snapshot_and_unmark(tools: Tools, request: SealImage, blob: BlobAddre
 
 async def discard_image(tools: Tools, request: DiscardImage) -> DiscardResult:
     """Remove the unfinished blob, if it is certainly this run's own and not leased by others; otherwise the reason. With
-    an adopted head the run's ownership of the disk goes.
+    an adopted head the run's ownership of the disk goes. A managed disk stays, and is named.
     """
     image = request.image
     await require_right_to_act(tools, image.actor)
@@ -106,6 +129,9 @@ async def discard_image(tools: Tools, request: DiscardImage) -> DiscardResult:
     if row and image.destination == row.value.head:
         return DiscardResult(left=str(blob))
     await give_up(tools, image)
+    if isinstance(blob, DiskAddress):
+        # G72: nothing but a tag says whose it is, and no condition would protect a deletion. The run's end closes it.
+        return DiscardResult(left=image.destination if await made_by(tools, image.destination, image.actor.run) else "")
     try:
         found = await tools.blobs.properties(blob)
         # G39: only this run's own unfinished blob is removed.

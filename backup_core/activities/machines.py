@@ -9,21 +9,19 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from backup_core.domain.digests import digest_of
-from backup_core.domain.errors import MachineChangedError, MachineRefusedError, NotOwnerError, RecordAlteredError
-from backup_core.domain.managed import replacement
+from backup_core.domain.errors import MachineChangedError, NotOwnerError, RecordAlteredError
 from backup_core.domain.naming import noted_name, repoint_name, turned_name
 from backup_core.domain.records import Slot
 from backup_core.domain.repoint import Change, Machine, holds, next_move, same_disk
 from backup_core.protocol.documents import first_stored, held_document, read_document
-from backup_core.protocol.machines import change_of, former_disk, replaced_disk
+from backup_core.protocol.machines import change_of, replaced_disk
+from backup_core.protocol.managed_disks import made_once, wanted_disk
 from backup_core.protocol.registrations import moved_registration, registration_moved
 from backup_core.protocol.rights import require_ownership, require_right_to_act
 from backup_core.steps.messages import Nothing
 from backup_core.steps.restore import ImportResult, MoveResult, StoreChangeResult
 
 if TYPE_CHECKING:
-    from backup_core.domain.errors import BackupError
-    from backup_core.domain.managed import ManagedDisk
     from backup_core.domain.records import Registration
     from backup_core.domain.repoint import Move
     from backup_core.protocol.tools import Tools
@@ -40,43 +38,16 @@ async def import_disk(tools: Tools, request: ImportDisk) -> ImportResult:
     MachineRefusedError where a disk of that name is not this run's, and AccountIdMissingError.
     """
     await require_right_to_act(tools, request.actor)
-    found = await tools.machines.managed_disk(request.disk)
-    if found is None:
-        wanted, location = await _wanted(tools, request)
-        account = tools.account_id(tools.disk_blob(request.target))
-        refused: BackupError | None = None
-        try:
-            await tools.machines.import_disk(wanted, account, location)
-        except (MachineRefusedError, MachineChangedError) as error:
-            # The refusal may be for this run's own disk: an earlier request made it, and its answer was lost.
-            refused = error
-        found = await tools.machines.managed_disk(request.disk)
-        if refused and (found is None or found.state == "Failed"):
-            raise refused
-        if found is None:
-            return ImportResult(done=False)
-    # G19: a disk of that name counts only if this run made it.
-    if found.run != request.actor.run or (found.source and found.source != request.target):
-        message = (
-            f"managed disk {request.disk} exists and was not made by {request.actor.run} of {request.target}; it is left "
-            "alone; name another one"
-        )
-        raise MachineRefusedError(message)
-    if found.state == "Failed":
-        message = f"managed disk {request.disk}: Azure could not import {request.target}; delete the disk, and restore again"
-        raise MachineRefusedError(message)
-    return ImportResult(done=found.state == "Succeeded")
+    disk, run, target = request.disk, request.actor.run, request.target
 
+    async def make() -> None:
+        blob = tools.disk_blob(target)
+        size = (await tools.blobs.properties(blob)).size
+        wanted, location = await wanted_disk(tools, disk, run, target, size, request.slot)
+        await tools.machines.import_disk(wanted, tools.account_id(blob), location)
 
-async def _wanted(tools: Tools, request: ImportDisk) -> tuple[ManagedDisk, str]:
-    """The managed disk to be made, and its region."""
-    assert request.slot is not None
-    slot = tools.slot(request.slot.vm, request.slot.lun)
-    machine = await tools.machines.machine(slot.vm)
-    former = await former_disk(tools, machine, slot.lun)
-    size = (await tools.blobs.properties(tools.disk_blob(request.target))).size
-    wanted = replacement(request.disk, request.actor.run, request.target, size, machine, slot.lun, former)
-    return wanted, machine.location
+    found = await made_once(tools, disk, run, target, make)
+    return ImportResult(done=found is not None and found.state == "Succeeded")
 
 
 async def store_change(tools: Tools, request: StoreChange) -> StoreChangeResult:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from backup_core.domain.digests import digest_of_request
 from backup_core.domain.errors import (
+    BackupError,
     FencedError,
     HeadAlteredError,
     NotOwnerError,
@@ -21,18 +22,20 @@ from backup_core.domain.metadata import from_metadata, to_metadata
 from backup_core.domain.naming import is_resource_id, noted_name, repoint_name
 from backup_core.domain.records import Head, Owner, Pin
 from backup_core.domain.repoint import same_disk
+from backup_core.domain.shown import shortened
 from backup_core.ports import Fence
 from backup_core.protocol.descriptions import require_described
 from backup_core.protocol.fencing import fence_off, hold_lease
+from backup_core.protocol.managed_disks import close_upload
 from backup_core.protocol.marks import intent
 from backup_core.protocol.ownership import imported_source, left_open, release_leases, relinquish_ownership, take_ownership
 from backup_core.protocol.proofs import is_given_up
 from backup_core.protocol.rights import guard_of, require_ownership, require_right_to_act
 from backup_core.protocol.run_rows import emit_warnings, end_row, run_error, write_run
 from backup_core.protocol.updates import updated
-from backup_core.steps.copying import OpenResult
+from backup_core.steps.copying import OpenResult, SlotRef
 from backup_core.steps.messages import Nothing
-from backup_core.steps.restore import BeginRestoreResult, OwnDiskResult, SlotRef
+from backup_core.steps.restore import BeginRestoreResult, OwnDiskResult
 
 if TYPE_CHECKING:
     from backup_core.domain.records import RestorePoint, Restoring, Run, Versioned
@@ -229,14 +232,28 @@ async def finish_restore(tools: Tools, request: FinishRestore) -> Nothing:
     row = await tools.catalogue.run(request.disk, request.run)
     # What is outside the allow-list was never leased: the restore failed for it.
     places = [place for place in request.leased if "://" not in place or tools.may_read(place)]
-    left = await _close_access(tools, row.value) if row else []
-    left += await release_leases(tools, [tools.destination(place) for place in places], request.lease)
+    left = [*await _close_upload(tools, row.value), *await _close_access(tools, row.value)] if row else []
+    left += await release_leases(tools, [tools.made_blob(place) for place in places], request.lease)
     heads = [place for place in request.leased if "://" not in place]
     left += await relinquish_ownership(tools, request.disk, request.run, request.owner_lease or request.lease, heads)
     if row and row.value.restore:
         await tools.catalogue.unpin(Pin(request.disk, row.value.restore.point, request.run, request.lease))
     emit_warnings(tools, request.disk, request.run, list(dict.fromkeys(left)))
     return Nothing()
+
+
+async def _close_upload(tools: Tools, run: Run) -> list[str]:
+    """End the access to the managed disk that the run has uploaded, or not completed; what stays open, in words."""
+    if not run.restore or not run.restore.uploads:
+        return []
+    try:
+        # G72: whatever became of the restore.
+        await close_upload(tools, run.restore.managed_disk, run.run)
+    except BackupError as error:
+        if error.retryable:
+            raise
+        return [shortened(f"access to managed disk {run.restore.managed_disk} stays open: {error.code}: {error}")]
+    return []
 
 
 async def _close_access(tools: Tools, run: Run) -> list[str]:

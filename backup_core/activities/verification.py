@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from backup_core.domain.errors import HeadAlteredError, UnexpectedAnswerError, VerificationError
 from backup_core.domain.metadata import PageMapDigest, from_metadata, to_metadata
+from backup_core.domain.naming import DiskAddress
 from backup_core.protocol.comparison import compared
 from backup_core.protocol.fencing import fence_off
+from backup_core.protocol.managed_disks import close_upload, require_at_rest
 from backup_core.protocol.proofs import proof, proved
 from backup_core.protocol.rights import guard_of, registration_of, require_ownership, require_right_to_act
 from backup_core.steps.backup import VerifyHead
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 
 QUARANTINE = "the backup blob failed its verification"
+CLOSED = "closed"
+"""Stands for the version of a managed disk whose upload has ended."""
 
 
 async def verify_head(tools: Tools, request: VerifyHead) -> ComparisonResult:
@@ -75,15 +79,25 @@ async def compare_image(tools: Tools, request: CompareImage) -> ComparisonResult
     await require_right_to_act(tools, image.actor)
     if known := await proof(tools, image):
         return known
-    blob = tools.destination(image.destination)
     progress = await _progress(tools, request, image)
-    size = (await tools.blobs.properties(blob)).size
+    size = (await tools.blobs.properties(tools.destination(image.destination))).size
     reached = await compared(tools, image, progress, size, full=request.full)
+    if not reached.done:
+        return reached
+    await _require_unchanged(tools, image, reached.etag)
+    return await proved(tools, image, reached)
+
+
+async def _require_unchanged(tools: Tools, image: ImageCopy, etag: str) -> None:
+    """Raise HeadAlteredError when the image has changed since its comparison began."""
+    destination = tools.destination(image.destination)
+    if isinstance(destination, DiskAddress):
+        await require_at_rest(tools, image.destination, image.actor.run)
+        return
     # G25: the version that was compared is the one that is proved.
-    if reached.done and (now := (await tools.blobs.properties(blob)).etag) != reached.etag:
-        message = f"{blob}: changed by somebody else while it was compared (version {reached.etag}, found {now}); not used"
+    if (now := (await tools.blobs.properties(destination)).etag) != etag:
+        message = f"{destination}: changed by somebody else while it was compared (version {etag}, found {now}); not used"
         raise HeadAlteredError(message)
-    return await proved(tools, image, reached) if reached.done else reached
 
 
 async def compare_snapshot(tools: Tools, request: CompareSnapshot) -> ComparisonResult:
@@ -106,10 +120,18 @@ async def compare_snapshot(tools: Tools, request: CompareSnapshot) -> Comparison
 
 
 async def _progress(tools: Tools, request: VerifyHead | CompareImage, image: ImageCopy) -> ComparisonResult:
-    """The progress of the comparison. Before it begins, the blob is closed to writes of the copying still in flight."""
-    # G9: puts in flight are refused before the first page is compared.
-    etag = request.etag or await fence_off(
-        tools, tools.destination(image.destination), image.actor.epoch + 1, image.actor.lease
-    )
+    """The progress of the comparison. Before it begins, the image is closed to writes of the copying still in flight."""
+    etag = request.etag or await _closed(tools, image)
     begun = {"etag": etag, "chain": request.chain or PageMapDigest.START}
     return ComparisonResult(done=False, **(request.position() | begun))
+
+
+async def _closed(tools: Tools, image: ImageCopy) -> str:
+    """Close the image to writes still in flight; its version then. A managed disk has none, but can never be opened again."""
+    destination = tools.destination(image.destination)
+    if isinstance(destination, DiskAddress):
+        # G71: the write access is ended before the first page is compared.
+        await close_upload(tools, image.destination, image.actor.run)
+        return CLOSED
+    # G9: puts in flight are refused before the first page is compared.
+    return await fence_off(tools, destination, image.actor.epoch + 1, image.actor.lease)

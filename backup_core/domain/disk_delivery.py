@@ -1,6 +1,7 @@
 """The delivery of a restored disk as a rule: copied and proved, sealed, imported, given to its machine; or left on the way.
 
-A disk that is adopted is snapshotted before any machine has it: a page blob when it is sealed, an imported one by its own step.
+A managed disk is uploaded, which is its copy, or imported from the copy. A disk that is adopted is snapshotted before any
+machine has it: a page blob when it is sealed, a managed disk by its own step.
 """
 
 from __future__ import annotations
@@ -38,14 +39,16 @@ End = Literal["success", "canceled", "failed", "timed_out"]
 
 @dataclass(frozen=True)
 class State:
-    """What is known of the delivery, and what it is to do: `adopts`, `imports` and `repoints`."""
+    """What is known of the delivery, and what it is to do: `adopts`, `imports` or `uploads`, and `repoints`."""
 
     adopts: bool
     imports: bool
     repoints: bool
+    uploads: bool = False
+    """Whether the copy itself is a managed disk."""
     done: frozenset[Step] = frozenset()
     """The steps that were done; after `seal` the disk is complete, after `own` no backup runs any more, and after
-    `snapshot_disk` the imported disk has its first snapshot, which equals the restore point.
+    `snapshot_disk` the managed disk has its first snapshot, which equals the restore point.
     """
     resumed: bool = False
     reported: bool = False
@@ -53,6 +56,11 @@ class State:
     pausing: bool = False
     looks_left: int = IMPORT_LOOKS_MAX
     end: End = "success"
+
+    @property
+    def managed(self) -> bool:
+        """Whether the new disk is a managed one."""
+        return self.imports or self.uploads
 
 
 def next_step(state: State) -> Step:
@@ -62,13 +70,13 @@ def next_step(state: State) -> Step:
     if "copy" not in state.done:
         return "copy"
     # G33: an adopted disk is snapshotted after the disk is owned.
-    if "seal" not in state.done and ("own" in state.done or state.imports or not state.adopts):
+    if "seal" not in state.done and ("own" in state.done or state.managed or not state.adopts):
         # The snapshot of an adopted disk must be newer than every other restore point's. Once the disk is owned no backup runs.
-        # What is imported is sealed without one.
+        # What is uploaded or imported is sealed without one.
         return "seal"
     if state.imports and "import_disk" not in state.done:
         return _importing(state)
-    # G59: an imported disk is snapshotted before a machine has it.
+    # G59: a managed disk is snapshotted before a machine has it.
     return _repointing(state) if state.repoints else "end"
 
 
@@ -81,7 +89,7 @@ def _importing(state: State) -> Step:
 def _repointing(state: State) -> Step:
     if "own" not in state.done:
         return "own"
-    if state.adopts and state.imports and "snapshot_disk" not in state.done:
+    if state.adopts and state.managed and "snapshot_disk" not in state.done:
         return "snapshot_disk"
     if "store_change" not in state.done:
         return "store_change" if state.reported else "report_repointing"

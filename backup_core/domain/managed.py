@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from backup_core.domain.ranges import PAGE
 
 if TYPE_CHECKING:
     from backup_core.domain.repoint import Machine
 
+DiskRestore = Literal["upload", "import"]
+"""How the managed disk of a restore is made: written by this app, or by Azure of a page blob."""
 SKU_DEFAULT = "Standard_LRS"
 SKU_INSTEAD = "Premium_LRS"
 """For the kinds of disk that a VHD is not imported to."""
@@ -137,3 +139,19 @@ def differences(former: ManagedDisk | None, wanted: ManagedDisk) -> list[str]:
     if former.tier and not wanted.tier and wanted.sku.startswith("Premium"):
         found.append(f"the new disk has the performance tier of its size, not {former.tier} as the former one")
     return found
+
+
+def is_attached(disk: ManagedDisk) -> bool:
+    """Whether a machine has the disk, running or not."""
+    return bool(disk.machine) or disk.disk_state in ("Attached", "Reserved")
+
+
+def upload_fault(wanted: ManagedDisk) -> str:
+    """Why Azure would not take an upload to the disk, in words; empty when it would."""
+    if wanted.security_type:
+        return f"an OS disk of security type {wanted.security_type} can only be imported"
+    if wanted.disk_access and wanted.encryption_set:
+        return "a disk with both a disk access and an encryption set can only be imported"
+    if wanted.network_access == "DenyAll":
+        return "a disk whose network access policy is DenyAll can only be imported"
+    return ""

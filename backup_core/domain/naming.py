@@ -455,9 +455,21 @@ def parse_source(text: str, accounts: tuple[str, ...], groups: tuple[str, ...]) 
     if not MANAGED_DISK_ID.fullmatch(text):
         message = "expected /subscriptions/…/resourceGroups/…/providers/Microsoft.Compute/disks/…, or the URL of a page blob"
         raise ValueError(message)
+    try:
+        return parse_disk(text, groups)
+    except ValueError as error:
+        message = "its resource group is not one whose managed disks this app may protect (setting DISK_GROUPS)"
+        raise ValueError(message) from error
+
+
+def parse_disk(text: str, groups: tuple[str, ...]) -> DiskAddress:
+    """The managed disk inside one of `groups` (ids, lower case) that `text` names. ValueError, in words, for anything else."""
+    if not MANAGED_DISK_ID.fullmatch(text):
+        message = "expected /subscriptions/…/resourceGroups/…/providers/Microsoft.Compute/disks/…"
+        raise ValueError(message)
     at = parse_resource_id(text.lower())
     if at.group_id not in groups:
-        message = "its resource group is not one whose managed disks this app may protect (setting DISK_GROUPS)"
+        message = "its resource group is not one of those that are allowed"
         raise ValueError(message)
     return DiskAddress(at.subscription, at.group, at.name)
 

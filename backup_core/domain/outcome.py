@@ -24,7 +24,7 @@ class RestoreEnd:
     left_snapshot: str = ""
     """Of the managed disk that was not adopted."""
     imported: bool = True
-    """Whether the managed disk is complete."""
+    """Whether the managed disk is complete, and equal where its snapshot was compared."""
     old_disk: str = ""
     holds: str = ""
     power: str = ""
@@ -49,6 +49,10 @@ def end_words(end: RestoreEnd) -> str:
 
 
 def _disk(end: RestoreEnd) -> str:
+    uploaded = end.target == end.managed_disk
+    if end.complete and uploaded:
+        words = f"the new managed disk {end.managed_disk}"
+        return f"{words} is complete and equal to it" if end.imported else f"{words} was not used: delete it"
     if end.complete:
         managed = f" (managed disk {end.managed_disk})" if end.managed_disk and end.imported else ""
         words = f"the new disk {end.target}{managed} is complete and equal to it"
@@ -56,7 +60,7 @@ def _disk(end: RestoreEnd) -> str:
             return words
         return f"{words}; managed disk {end.managed_disk}, if it is there, was not used: delete it"
     if end.removed and not end.left:
-        return "the unfinished disk was removed"
+        return "no disk of this restore is left" if uploaded else "the unfinished disk was removed"
     if end.holds in ("nothing", "unknown") or not end.removed:
         # It may be complete, and the machine's.
         return f"the new disk may be there, complete or not: {end.target}; look at the machine before you delete it"

@@ -194,9 +194,9 @@ class Restoring:
 
     point: str
     target: str
-    """URL of the new disk blob."""
+    """URL of the new disk blob; resource id of a managed disk that is uploaded."""
     managed_disk: str = ""
-    """Resource id of the managed disk to be made of it; empty for a page blob."""
+    """Resource id of the managed disk to be made, of that blob or by an upload; empty for a page blob."""
     slot: Slot | None = None
     """The machine that uses the disk, as far as it is known."""
     repoint: bool = False
@@ -212,6 +212,11 @@ class Restoring:
     """The declared end state, in words."""
     downtime_seconds: int | None = None
     """How long the machine was without the disk, or off."""
+
+    @property
+    def uploads(self) -> bool:
+        """Whether the managed disk is uploaded; else it is imported from the target, or none is made."""
+        return bool(self.managed_disk) and self.target == self.managed_disk
 
 
 @dataclass(frozen=True)

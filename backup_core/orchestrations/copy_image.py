@@ -1,4 +1,4 @@
-"""A restore point as a new blob: planned, opened, copied in waves (or by one Copy Blob of the service), compared.
+"""A restore point as a new blob or managed disk: planned, opened, copied in waves (a blob also by one Copy Blob), compared.
 
 Both copies of a restore are made by it, side by side: the disk for the machine, and the head for the next backups.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from backup_core.domain.naming import is_resource_id
 from backup_core.domain.sampling import reads_expected
 from backup_core.orchestrations import copy_blob
 from backup_core.orchestrations.calls import Flow, Left, Retries, StepFailedError, call, sub_orchestration
@@ -55,7 +56,7 @@ class _Copying:
         request = self.request
         if request.planned:
             planned, progress = request.planned, CopyProgress(**request.position())
-        elif request.full_copy == "blob":
+        elif request.full_copy == "blob" and not is_resource_id(self.image.destination):
             planned = PlanResult(write_bytes=self.image.size, requests=1, whole=True, reads=self._reads())
             progress = CopyProgress(applied=(yield from self._whole()))
         else:

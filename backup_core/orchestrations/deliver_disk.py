@@ -62,7 +62,12 @@ class _Delivery:
     def __init__(self, context: Context, request: DeliverRequest) -> None:
         self.context, self.request, self.actor, self.begun = context, request.request, request.actor, request.begun
         begun = request.begun
-        self.state = State(adopts=begun.adopt, imports=bool(begun.managed_disk), repoints=begun.repoint)
+        self.state = State(
+            adopts=begun.adopt,
+            imports=bool(begun.managed_disk) and not begun.uploads,
+            repoints=begun.repoint,
+            uploads=begun.uploads,
+        )
         self.reached = DeliverResult(state="failed")
         self.fault: Fault | None = None
         self.retries = Retries()
@@ -233,6 +238,7 @@ def disk_image(actor: Actor, begun: BeginRestoreResult) -> ImageCopy:
         kind="restored",
         generation=0,
         size=begun.size,
+        slot=begun.slot if begun.uploads else None,
     )
 
 

@@ -357,7 +357,7 @@ class _Restore:
             return []
         leased_head = self.ownership.leased_head if self.ownership else ""
         return [
-            self.begun.target,
+            *([] if self.begun.uploads else [self.begun.target]),
             *([self._head.destination] if self.begun.adopt else []),
             *([leased_head] if leased_head else []),
         ]
@@ -401,7 +401,7 @@ class _Restore:
         delivered = self.delivered
         if self.begun.new_source:
             return bool(delivered.snapshot)
-        return delivered.state == "success" or bool(delivered.change)
+        return self.state.sealed if self.begun.uploads else delivered.state == "success" or bool(delivered.change)
 
     def _holds(self, *, crashed: bool) -> MachineHas:
         machine = self.delivered.machine

@@ -24,6 +24,7 @@ from backup_core.domain.repoint import same_disk
 from backup_core.ports import Guard
 from backup_core.protocol.custody import prune_in_custody
 from backup_core.protocol.losses import mark_losses
+from backup_core.protocol.managed_disks import close_upload
 from backup_core.protocol.ownership import close_access, imported_source
 from backup_core.protocol.points import all_points
 from backup_core.protocol.pruning import prune, release_dead_pin
@@ -127,7 +128,9 @@ class Cleanup:
                 self._count("pins")
 
     async def access(self) -> None:
-        """End access to snapshots of a managed disk that an abandoned run has opened."""
+        """End access to snapshots of a managed disk that an abandoned run has opened, and to disks that restores have not
+        completed.
+        """
         row = await self.tools.catalogue.head(self.request.disk)
         owner = row.value.owner if row else None
         run = await self.tools.catalogue.run(self.request.disk, owner.run) if owner else None
@@ -137,6 +140,31 @@ class Cleanup:
             sources = {registration.value.source} if registration else set()
             for source in sources | {source for source, _ in await self._imported()}:
                 await close_access(self.tools, source)
+        # G72: what a dead restore has left open.
+        for disk, made_by in await self._unused_uploads():
+            await close_upload(self.tools, disk, made_by)
+
+    async def _unused_uploads(self) -> list[tuple[str, str]]:
+        """The managed disks of recent restores that have not succeeded and are not at work, each with its run: they may be open
+        themselves.
+        """
+        if not self.tools.disk_groups:
+            return []  # no managed disk may be read
+        runs = await self.tools.catalogue.runs(self.request.disk, RUNS_LOOKED_AT)
+        named = [
+            run
+            for run in runs
+            if run.restore and run.restore.uploads and run.state != "Succeeded" and self.tools.may_read(run.restore.target)
+        ]
+        rows = [(run, await self.tools.catalogue.run(self.request.disk, run.run)) for run in named]
+        return [
+            (run.restore.managed_disk, run.run)
+            for run, row in rows
+            if run.restore
+            and row
+            and self.tools.may_read(run.restore.managed_disk)
+            and (row.value.ended_for_good or dead(row, self.now))
+        ]
 
     async def _imported(self) -> list[tuple[str, Run]]:
         """The managed disks that recent restores were to make and adopt, and did not: none of them is the disk's source."""

@@ -47,7 +47,7 @@ async def kept_tier(tools: Tools, image: ImageCopy) -> str:
     if image.becomes == "head" or not image.actor.source:
         return ""
     live = tools.source(image.actor.source)
-    if live.account != tools.destination(image.destination).account:
+    if live.account != tools.made_blob(image.destination).account:
         return ""
     try:
         return fitting_tier((await tools.blobs.properties(live)).tier, image.size)

@@ -187,8 +187,10 @@ async def touched(tools: Tools, image: ImageCopy, window: ByteRange) -> AsyncIte
 
 
 def compared_one(tools: Tools, image: ImageCopy) -> tuple[Source, str]:
-    """What is compared with the image's snapshot: the blob that was made, or a snapshot of the disk imported from it."""
-    return tools.image(image.destination), image.snapshot if isinstance(image, NewDisk) else ""
+    """What is compared with the image's snapshot: what was made, or a snapshot of the disk that was."""
+    if isinstance(image, NewDisk):
+        return tools.image(image.destination), image.snapshot
+    return tools.destination(image.destination), ""
 
 
 def consequence(image: ImageCopy) -> str:

@@ -10,7 +10,15 @@ from backup_core.domain.coalescing import GAP_RATIO
 from backup_core.domain.ending import STEP_SECONDS_USUAL
 from backup_core.domain.errors import AccountIdMissingError, MachineRefusedError, SourceUnfitError
 from backup_core.domain.metadata import Site
-from backup_core.domain.naming import BlobAddress, Source, is_resource_id, parse_resource_id, parse_source
+from backup_core.domain.naming import (
+    BlobAddress,
+    DiskAddress,
+    Source,
+    is_resource_id,
+    parse_disk,
+    parse_resource_id,
+    parse_source,
+)
 from backup_core.domain.ranges import GIB, MIB
 from backup_core.domain.records import Slot
 from backup_core.domain.sampling import Samples
@@ -18,6 +26,7 @@ from backup_core.domain.sampling import Samples
 if TYPE_CHECKING:
     from backup_core.domain.custody import CustodyLimits
     from backup_core.domain.identity import Deployment
+    from backup_core.domain.managed import DiskRestore
     from backup_core.ports import Catalogue, Documents, Journal, Machines, PageBlobs
     from backup_core.protocol.copy_route import Copying
 
@@ -98,6 +107,8 @@ class Tools:
     """Resource groups, lower case, whose managed disks may be protected: an allow-list."""
     snapshot_group: str = ""
     """The one, lower case, that keeps their snapshots; empty is each disk's own."""
+    disk_restore: DiskRestore = "import"
+    """How managed disks are made, where the caller does not say it."""
 
     def source(self, name: str) -> Source:
         """The source blob or managed disk, with the allow-lists checked once more: a row could have been written by another
@@ -138,9 +149,21 @@ class Tools:
         """The source of an image: a disk named by its URL or resource id, or a backup blob by its name."""
         return self.source(place) if "://" in place or is_resource_id(place) else self.head(place)
 
-    def destination(self, place: str) -> BlobAddress:
+    def destination(self, place: str) -> Source:
+        """What an image is made in: a managed disk that is uploaded, by its resource id, or a blob."""
+        return self.upload(place) if is_resource_id(place) else self.made_blob(place)
+
+    def made_blob(self, place: str) -> BlobAddress:
         """The blob that an image is made in: a restored disk by its URL, or a backup blob by its name."""
         return self.disk_blob(place) if "://" in place else self.head(place)
+
+    def upload(self, disk: str) -> DiskAddress:
+        """The managed disk that a restore makes beside its machine, with the allow-list checked once more."""
+        try:
+            return parse_disk(disk, self.machine_groups)
+        except ValueError as error:
+            message = f"managed disk {disk}: {error} (setting MACHINE_GROUPS); nothing was done"
+            raise SourceUnfitError(message) from error
 
     def slot(self, vm: str, lun: int | None) -> Slot:
         """The slot of a machine, with the allow-list checked once more. Raises MachineRefusedError."""

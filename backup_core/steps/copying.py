@@ -18,10 +18,18 @@ Verification = Literal["sampled", "full"]
 """How much content is compared: samples, or every allocated byte."""
 
 
+class SlotRef(Message):
+    """The place of a disk on a machine."""
+
+    vm: str
+    lun: int | None = None
+
+
 class ImageCopy(Message):
     """An image, or the changes to one, brought from a snapshot to a blob, for the copying steps of backups and restores.
 
-    `source` and `destination` are URLs of disks, or names of backup blobs in their container.
+    `source` and `destination` are URLs of disks, or names of backup blobs in their container. A destination may also be the
+    resource id of a managed disk that is made by an upload.
     """
 
     actor: Actor
@@ -39,6 +47,9 @@ class ImageCopy(Message):
     plan: str = ""
     plan_digest: str = ""
     """Of the stored plan: a step refuses another one."""
+    # Left out where there is none: as in the histories of before.
+    slot: SlotRef | None = Field(default=None, exclude_if=lambda slot: slot is None)
+    """Of a managed disk that is uploaded: the slot that it is made for."""
 
 
 class PlanResult(Message):

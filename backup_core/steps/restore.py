@@ -18,6 +18,7 @@ from backup_core.steps.copying import (
     ImageCopy,
     OpenResult,
     PlanResult,
+    SlotRef,
     TransferCounts,
     Verification,
 )
@@ -68,12 +69,10 @@ class BeginRestoreResult(Message):
     new_source: str = ""
     """Resource id, as registrations have it, of the managed disk that is adopted; empty where none is."""
 
-
-class SlotRef(Message):
-    """The place of a disk on a machine."""
-
-    vm: str
-    lun: int | None = None
+    @property
+    def uploads(self) -> bool:
+        """Whether the target is the managed disk itself, which is uploaded; else one is imported from it, or none is made."""
+        return is_resource_id(self.target)
 
 
 class CopyImageRequest(CopyProgress):
@@ -410,8 +409,6 @@ CLOSE_CHANGE = Step("close_change", CloseChange, Nothing, always("restore"))
 RECORD_FAILURE = Step("record_failure", RecordFailure, Nothing, always("restore"))
 ADOPT_HEAD = Step("adopt_head", AdoptHead, OpenResult, _adopting)
 FINISH_RESTORE = Step("finish_restore", FinishRestore, Nothing, always("restore"))
-
-BeginRestoreResult.model_rebuild()
 
 RESTORE_STEPS: tuple[Step[Any, Any], ...] = (
     BEGIN_RESTORE,

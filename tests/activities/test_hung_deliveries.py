@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 SILENT, DAY = HEARTBEAT_MAX + timedelta(minutes=1), timedelta(hours=25)
 HOUSE = CleanUpDisk(disk="vm", actor="house.20260105", lease="00000000-0000-0000-0000-00000000000a", run_days=180)
-UNPROTECTED = {"a restore to a managed disk"}
+UNPROTECTED = {"a restore to a managed disk", "an upload to a managed disk"}
 """After these the disk is not backed up any more."""
 IN_THE_SLOT = {"a restore into the machine", "a backup that settles a machine"}
 

@@ -35,6 +35,7 @@ from tests.activities.ways import (
     keeping_one,
     never_backed_up,
     with_a_managed_disk,
+    with_a_vhd,
 )
 from tests.scene import VM
 
@@ -56,7 +57,7 @@ def seen(stage):
         there[f"snapshots of {address}"] = sorted({_digest(one.content()) for one in blob.snapshots.values()})
     for address, disk in stage.blobs.disks.items():
         there[f"disk {address}"] = (_digest(disk.content()), [_digest(one.content()) for one in disk.snapshots.values()])
-    there["open"] = stage.blobs.open
+    there["open"] = (stage.blobs.open, stage.blobs.open_disks)
     for vm, machine in stage.machines.machines.items():
         there[vm] = (machine.power, machine.state, [(disk.lun, disk.source) for disk in machine.disks])
     for run in stage.rows("run!"):
@@ -239,6 +240,15 @@ async def adopt_a_managed_disk_by_hand(stage):
     assert (held(stage), stage.rows("registration")[0].source) == (OLD, NEW)
 
 
+async def an_upload_that_differs(stage):
+    """As the comparison shows: no machine gets the disk, which stays, closed."""
+    answering(stage, lambda name, _: fault("VerificationMismatch") if name == "compare_image" else None)
+    with pytest.raises(RestoreFailedError, match="VerificationMismatch"):
+        await stage.restore(stage.points()[0], **into(target=NEW, managed_disk=NEW, adopt=False, old_disk=OLD))
+    assert held(stage) == OLD
+    assert f"an unfinished disk is left and may be deleted: {NEW}" in stage.rows("run!")[0].restore.end
+
+
 async def tidy_up(stage):
     stage.world.pass_time(timedelta(hours=25))
     await stage.driver().run("clean_up_disks", CleanupRequest(run_days=180).model_dump(mode="json"), "house.20260109")
@@ -268,6 +278,7 @@ MORE = {
     "a managed disk that differs": (with_a_managed_disk, a_managed_disk_that_differs, 1),
     "a managed disk that cannot be adopted": (with_a_managed_disk, an_adoption_of_a_managed_disk_in_vain, 1),
     "a managed disk that is adopted by hand": (with_a_managed_disk, adopt_a_managed_disk_by_hand, 2),
+    "an upload that differs": (with_a_vhd, an_upload_that_differs, 1),
     "housekeeping": (interrupted, tidy_up, 2),
     "a night, the first": (never_backed_up, a_night, 1),
     "a night, the first by Copy Blob": (never_backed_up, a_night_by_copy, 1),

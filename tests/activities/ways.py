@@ -11,6 +11,7 @@ from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import managed_disk_id
 from backup_core.domain.repoint import MachineDisk
 from backup_core.protocol.copy_route import Copying
+from devhost.disks import vhd_footer
 from tests.activities.acts import TARGET, held, into, keep, sane, stop_before, stopped_before
 from tests.scene import PAGE, VM, Scene
 
@@ -54,6 +55,8 @@ class _Port:
 # -- what is there before ------------------------------------------------------------------------------------------------
 
 OLD, NEW = managed_disk_id(VM, "old"), managed_disk_id(VM, "new")
+FOOTER = vhd_footer(31 * PAGE)
+"""One for all, since each has an id of its own."""
 
 
 async def never_backed_up():
@@ -112,7 +115,17 @@ async def with_an_os_disk():
 
 
 async def with_a_managed_disk():
+    return await _with_a_managed_disk(await never_backed_up())
+
+
+async def with_a_vhd():
+    """What can be uploaded: Azure looks at the footer when the upload ends."""
     stage = await never_backed_up()
+    stage.blobs.poke(stage.source(), 31, [FOOTER])
+    return await _with_a_managed_disk(stage)
+
+
+async def _with_a_managed_disk(stage):
     await stage.back_up()
     stage.machines.disks[OLD] = ManagedDisk(OLD, "Succeeded", "", PAGE, sku="Premium_LRS")
     stage.machines.add(VM, MachineDisk("old", OLD, managed=True, lun=0))
@@ -177,12 +190,27 @@ async def restore_to_a_managed_disk(stage):
     assert held(stage) == NEW
 
 
+async def upload_a_managed_disk(stage):
+    await stage.restore(stage.points()[0], **into(target=NEW, managed_disk=NEW, adopt=False, old_disk=OLD))
+    assert held(stage) == NEW
+    assert stage.bytes_of(NEW) == stage.content(stage.points()[0])
+
+
+async def adopt_an_upload(stage):
+    """Written, closed, compared, given to the machine."""
+    await stage.restore(stage.points()[0], **into(target=NEW, managed_disk=NEW, old_disk=OLD))
+    assert held(stage) == NEW
+    sane(stage)
+
+
 WAYS = {
     "a backup that prunes": (keeping_one, back_up_and_prune, None),
     "a backup that settles a machine": (between_two_disks, back_up_and_settle, 3),
     "a restore of the OS disk": (with_an_os_disk, restore_the_os_disk, 2),
     "a restore to a managed disk": (with_a_managed_disk, restore_to_a_managed_disk, 1),
     "a restore to a managed disk that is adopted": (with_a_managed_disk, adopt_a_managed_disk, 2),
+    "an upload to a managed disk": (with_a_vhd, upload_a_managed_disk, 1),
+    "an upload to a managed disk that is adopted": (with_a_vhd, adopt_an_upload, 2),
     "a full backup": (never_backed_up, back_up, 1),
     "an increment": (backed_up, back_up, 3),
     "an increment of a disk that grew": (grown, back_up, 3),

@@ -84,15 +84,17 @@ def test_the_snapshot_of_the_new_disk_is_taken_under_ownership():
     assert all(state.owned for state in step_states("seal"))
     assert all(state.owned for state in step_states("snapshot_disk"))
     for one in DELIVERIES:
-        if one.step == "snapshot_disk" or (one.step == "seal" and one.before.adopts and not one.before.imports):
+        if one.step == "snapshot_disk" or (one.step == "seal" and one.before.adopts and not one.before.managed):
             assert "own" in one.before.done
 
 
-def test_an_imported_disk_is_snapshotted_before_a_machine_has_it():
+def test_a_managed_disk_is_snapshotted_before_a_machine_has_it():
     """Only then does the snapshot equal the restore point. One that is not adopted gets none."""
     for state in delivery_states("store_change"):
-        assert ("snapshot_disk" in state.done) == (state.adopts and state.imports)
-    assert all("import_disk" in state.done for state in delivery_states("snapshot_disk"))
+        assert ("snapshot_disk" in state.done) == (state.adopts and state.managed)
+    for state in delivery_states("snapshot_disk"):
+        assert "seal" in state.done
+        assert ("import_disk" in state.done) == state.imports
     assert not any(state.wanted.repoints for state in step_states("snapshot_disk"))
 
 
@@ -193,7 +195,7 @@ def test_success_of_a_delivery_is_all_that_was_wanted():
         if state.end == "success":
             assert ("repoint" in state.done) == state.repoints
             assert ("import_disk" in state.done) == state.imports
-            assert ("seal" in state.done) == (state.repoints or state.imports or not state.adopts)
+            assert ("seal" in state.done) == (state.repoints or state.managed or not state.adopts)
 
 
 def test_a_failed_delivery_tells_the_others_and_a_canceled_one_does_not():

@@ -239,7 +239,7 @@ class MemoryMachines:
         made = self._blobs.put_disk(self._address(wanted.disk), vhd.size - PAGE)
         made.metadata, made.create_option = {RUN_TAG: wanted.run}, "Import"
         last, signed = vhd.size // PAGE - 1, made.pages
-        made.pages = {**vhd.pages, **({page: data[::-1] for page, data in signed.items()} if self.signs else {})}
+        made.pages = {**vhd.pages, **({page: data[:-1] + b"\1" for page, data in signed.items()} if self.signs else {})}
         made.changed = dict.fromkeys(made.pages, self._world.tick())
         assert set(signed) == {last}
 

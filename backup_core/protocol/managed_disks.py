@@ -1,0 +1,104 @@
+"""Managed disks that restores make, by an import or an upload: described by their machine, found again by the run's tag."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backup_core.domain.errors import HeadAlteredError, MachineChangedError, MachineRefusedError, ServiceUnavailableError
+from backup_core.domain.managed import is_attached, reading_fault, replacement
+from backup_core.protocol.machines import former_disk
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from backup_core.domain.errors import BackupError
+    from backup_core.domain.managed import ManagedDisk
+    from backup_core.protocol.tools import Tools
+    from backup_core.steps.copying import SlotRef
+
+
+async def wanted_disk(
+    tools: Tools, disk: str, run: str, source: str, size: int, slot: SlotRef | None
+) -> tuple[ManagedDisk, str]:
+    """The managed disk to be made for the slot, and its region. `source` is the VHD that it is imported from; empty for an
+    upload. `size` is with the footer.
+    """
+    assert slot is not None
+    place = tools.slot(slot.vm, slot.lun)
+    machine = await tools.machines.machine(place.vm)
+    former = await former_disk(tools, machine, place.lun)
+    return replacement(disk, run, source, size, machine, place.lun, former), machine.location
+
+
+async def made_once(
+    tools: Tools, disk: str, run: str, source: str, make: Callable[[], Awaitable[object]]
+) -> ManagedDisk | None:
+    """The run's managed disk as it is read back, made by `make` where there is none; None while Azure does not show it. Raises
+    MachineRefusedError where a disk of that name is not this run's, or could not be made.
+    """
+    found = await tools.machines.managed_disk(disk)
+    if found is None:
+        refused: BackupError | None = None
+        try:
+            await make()
+        except (MachineRefusedError, MachineChangedError) as error:
+            # The refusal may be for this run's own disk: an earlier request made it, and its answer was lost.
+            refused = error
+        found = await tools.machines.managed_disk(disk)
+        if refused and (found is None or found.state == "Failed"):
+            raise refused
+        if found is None:
+            return None
+    # G19: a disk of that name counts only if this run made it.
+    if found.run != run or (found.source and found.source != source):
+        maker = f"{run} of {source}" if source else f"{run} for an upload"
+        message = f"managed disk {disk} exists and was not made by {maker}; it is left alone; name another one"
+        raise MachineRefusedError(message)
+    if found.state == "Failed":
+        what = f"import {source}" if source else "make it"
+        message = f"managed disk {disk}: Azure could not {what}; delete the disk, and restore again"
+        raise MachineRefusedError(message)
+    return found
+
+
+async def close_upload(tools: Tools, disk: str, run: str) -> ManagedDisk | None:
+    """End all access to the managed disk itself, if the run has made it, and so its upload for good; the disk as it is then.
+    None where it is not the run's. Raises ManagedDiskRefusedError when Azure does not take what was written.
+    """
+    if not await made_by(tools, disk, run):
+        return None
+    await tools.blobs.close_disk(tools.upload(disk))
+    return await made_by(tools, disk, run)
+
+
+async def made_by(tools: Tools, disk: str, run: str) -> ManagedDisk | None:
+    """The managed disk, if the run has made it."""
+    found = await tools.machines.managed_disk(disk)
+    # G72: nobody else's access is ended.
+    return found if found and found.run == run else None
+
+
+async def require_at_rest(tools: Tools, disk: str, run: str) -> None:
+    """Raise HeadAlteredError unless the run's managed disk can be read and no longer be written by anybody: uploaded, and no
+    machine's.
+    """
+    # G71: no version tells of a change, but what cannot be written has none.
+    found = await made_by(tools, disk, run)
+    if fault := reading_fault(found) if found else f"it is gone, or was not made by {run}":
+        message = f"managed disk {disk}: changed by somebody else while it was compared: {fault}; not used; restore again"
+        raise HeadAlteredError(message)
+
+
+async def seal_upload(tools: Tools, disk: str, run: str) -> None:
+    """End the read access to the proved disk, so that a machine can have it. One that a machine has already was sealed by an
+    earlier delivery. Raises HeadAlteredError, and ServiceUnavailableError while another delivery reads it.
+    """
+    found = await close_upload(tools, disk, run)
+    if found and is_attached(found):
+        return
+    if fault := reading_fault(found) if found else f"it is gone, or was not made by {run}":
+        message = f"managed disk {disk}: changed by somebody else since it was proved: {fault}; not used; restore again"
+        raise HeadAlteredError(message)
+    if found and found.disk_state != "Unattached":
+        message = f"managed disk {disk} is {found.disk_state}, expected Unattached: somebody reads it; temporary failure"
+        raise ServiceUnavailableError(message)

@@ -1,0 +1,320 @@
+"""Restores to managed disks by an upload: written, closed for good, read back; nothing is deleted, nothing stays open."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from backup_core.activities import verification
+from backup_core.activities.housekeeping import clean_up_disk
+from backup_core.domain.ending import HEARTBEAT_MAX
+from backup_core.domain.managed import ManagedDisk
+from backup_core.domain.naming import managed_disk_id
+from backup_core.domain.records import Slot
+from backup_core.domain.repoint import MachineDisk
+from backup_core.orchestrations.restore_disk import RestoreFailedError
+from devhost.disks import vhd_footer
+from tests.activities.acts import (
+    FINAL,
+    RUN,
+    STEPS_OF_A_RESTORE,
+    before_step,
+    cancel,
+    contents_of,
+    everything_kept,
+    failing,
+    held,
+    into,
+    names,
+    on,
+    sane,
+    stopped_before,
+)
+from tests.activities.restores.test_adopted_managed_disks import NIGHT
+from tests.scene import PAGE, VM, Scene
+
+OLD, NEW = managed_disk_id(VM, "old"), managed_disk_id(VM, "new")
+UPLOADED = into(target=NEW, managed_disk=NEW, old_disk=OLD)
+STEPS = [*(one for one in STEPS_OF_A_RESTORE if one != "close_change"), "take_source_snapshot", "compare_snapshot"]
+BEFORE_CLOSED = ("plan_transfer", "open_image", "apply_shard", "compare_image")
+
+
+@pytest.fixture(params=["page blob", "managed disk"])
+async def stage(request):
+    """A disk with three restore points, whose machine has a managed disk: the very one, or one that was converted from it."""
+    scene = Scene(managed=request.param == "managed disk")
+    if scene.managed:
+        scene.protect()
+    else:
+        scene.protect(pages=33)
+        scene.blobs.poke(scene.source(), 32, [vhd_footer(32 * PAGE)])
+    scene.write(0, 1, 2, 3, None, 5)
+    for value in (30, 60, 90):
+        await scene.back_up()
+        scene.write(6, value)
+    old = str(scene.source()) if scene.managed else OLD
+    scene.machines.disks[old] = ManagedDisk(old, "Succeeded", "", 32 * PAGE, sku="Premium_LRS")
+    scene.machines.add(VM, MachineDisk("old", old, managed=True, lun=0))
+    scene.wanted = UPLOADED | {"old_disk": old}
+    return scene
+
+
+def address(scene):
+    return scene.tools.upload(NEW)
+
+
+def new(scene):
+    return scene.blobs.disks[address(scene)]
+
+
+def nothing_is_open(scene):
+    assert scene.blobs.open == set()
+    assert scene.blobs.open_disks == set()
+
+
+async def test_the_next_backup_is_an_increment_and_all_points_stay(stage):
+    """The machine has the point's bytes; no page blob is made besides the head, and no import is asked for."""
+    contents, first, blobs = contents_of(stage), stage.points()[0], len(stage.blobs.blobs)
+    await stage.restore(first, **stage.wanted)
+
+    sane(stage)
+    nothing_is_open(stage)
+    assert held(stage) == stage.claims().popitem()[0] == NEW
+    assert new(stage).content() == contents[first.point]
+    assert len(stage.blobs.blobs) == blobs + 1, "the head"
+    assert (stage.port_calls["import_disk"], stage.port_calls["create_for_upload"]) == (0, 1)
+    assert f"the new managed disk {NEW} is complete and equal" in on(stage).end
+    stage.blobs.poke(address(stage), 4, [bytes([77]) * PAGE])
+    await stage.back_up()
+    assert (stage.points()[-1].kind, stage.points()[-1].write_bytes) == ("incremental", PAGE)
+    sane(stage)
+    everything_kept(stage, contents)
+
+
+async def test_the_steps_of_an_upload(stage):
+    driver = stage.driver()
+    await stage.restore(stage.points()[0], driver=driver, **(stage.wanted | {"adopt": False}))
+
+    assert names(driver)[1:6] == ["plan_transfer", "open_image", "apply_shard", "compare_image", "seal_image"]
+    assert "import_disk" not in names(driver)
+    assert held(stage) == NEW
+    nothing_is_open(stage)
+
+
+async def test_by_hand_no_machine_is_touched(stage):
+    before = held(stage)
+    await stage.restore(stage.points()[0], target=NEW, managed_disk=NEW, slot=Slot(VM, 0), adopt=True)
+
+    assert (held(stage), stage.rows("registration")[0].source) == (before, NEW)
+    nothing_is_open(stage)
+    await stage.back_up()
+    assert stage.points()[-1].kind == "incremental"
+    assert stage.content(stage.points()[-1]) == stage.bytes_of(NEW)
+
+
+async def test_a_disk_that_is_not_adopted_is_complete_all_the_same(stage):
+    contents, first = contents_of(stage), stage.points()[0]
+    await stage.restore(first, target=NEW, managed_disk=NEW, slot=Slot(VM, 0))
+
+    assert new(stage).content() == contents[first.point]
+    assert "complete and equal" in on(stage).end
+    nothing_is_open(stage)
+
+
+async def test_one_copy_blob_is_for_blobs_only(stage):
+    """FULL_COPY=blob makes the head so; the disk is written by pages."""
+    request, driver = stage.restore_request(stage.points()[0], **stage.wanted), stage.driver()
+    asked = request.model_copy(update={"full_copy": "blob"})
+    await driver.run("restore_disk", asked.model_dump(mode="json"), asked.run)
+
+    assert names(driver).count("start_copy") == 1
+    assert "apply_shard" in names(driver)
+    sane(stage)
+
+
+async def test_a_late_write_finds_the_disk_closed(stage):
+    """A delivery of the copying that comes once the comparison has begun, and one that comes when the machine has the disk."""
+    late, refused = [], []
+
+    async def keep(name, request):
+        if name == "apply_shard" and request["image"]["destination"] == NEW:
+            late.append(request)
+        if name == "store_change":
+            for one in late:
+                for shard in list(stage.documents.texts):
+                    if shard.endswith("-end.json") or "cursor" in shard:
+                        stage.documents.texts.pop(shard)
+                refused.append(await stage.perform("apply_shard", one))
+        return await stage.perform(name, request)
+
+    driver = stage.driver()
+    driver._perform = keep
+    await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
+
+    assert refused
+    assert {answer["fault"]["code"] for answer in refused} <= {"Fenced"}
+    sane(stage)
+
+
+@pytest.mark.parametrize("place", ["compare_image", "own_disk"])
+async def test_a_disk_that_differs_from_its_restore_point_is_given_to_no_machine(stage, place):
+    before = held(stage)
+    driver = before_step(stage, place, lambda _: stage.blobs.poke(address(stage), 2, [b"\xff" * PAGE]))
+    with pytest.raises(RestoreFailedError, match="VerificationMismatch"):
+        await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
+
+    assert held(stage) == before
+    assert "complete" not in on(stage).end
+    assert NEW in on(stage).end, "it is left, and named"
+    nothing_is_open(stage)
+    await stage.back_up()
+
+
+async def test_a_footer_that_azure_refuses_fails_the_restore(stage):
+    """At the end of the upload. The disk is named as left."""
+    before = held(stage)
+    driver = before_step(stage, "compare_image", lambda _: stage.blobs.poke(address(stage), 32, [b"\1" * PAGE]))
+    with pytest.raises(RestoreFailedError, match="InvalidVhd"):
+        await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
+
+    assert held(stage) == before
+    assert f"an unfinished disk is left and may be deleted: {NEW}" in on(stage).end
+
+
+async def test_a_disk_of_that_name_that_somebody_else_made_is_left_alone(stage):
+    """Neither written nor closed: somebody may be uploading to it."""
+    made = ManagedDisk(NEW, "Succeeded", "another", 32 * PAGE, create_option="Upload")
+
+    def strange(_):
+        stage.machines.disks[NEW] = made
+        stage.blobs.cloud.uploads.make(address(stage), 32 * PAGE, {})
+        stage.blobs.cloud.uploads.grant(address(stage), write=True, seconds=600)
+
+    driver = before_step(stage, "open_image", strange)
+    with pytest.raises(RestoreFailedError, match="was not made by"):
+        await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
+
+    assert stage.blobs.open_disks == {address(stage)}
+    assert new(stage).pages == {}
+    assert "no disk of this restore is left" in on(stage).end
+
+
+async def test_somebody_attaches_the_disk_while_it_is_compared(stage, monkeypatch):
+    """Nobody knows what they write: it is not used."""
+    compared = verification.compared
+
+    async def attached(tools, image, *args, **options):
+        reached = await compared(tools, image, *args, **options)
+        if image.destination == NEW:
+            stage.blobs.cloud.uploads.revoke(address(stage))
+            machine = stage.machines.machines[VM]
+            disk = MachineDisk("new", NEW, managed=True, lun=7)
+            stage.machines.machines[VM] = replace(machine, disks=(*machine.disks, disk))
+        return reached
+
+    monkeypatch.setattr(verification, "compared", attached)
+    with pytest.raises(RestoreFailedError, match="changed by somebody else while it was compared"):
+        await stage.restore(stage.points()[0], **(stage.wanted | {"adopt": False}))
+
+    assert held(stage) != NEW
+    assert "complete" not in on(stage).end
+
+
+async def test_a_disk_that_azure_makes_slowly_is_waited_for(stage):
+    """By retries of the step."""
+    driver, looks = stage.driver(), []
+    managed_disk = stage.machines.managed_disk
+
+    async def creating(disk):
+        found = await managed_disk(disk)
+        if found and disk == NEW:
+            looks.append(disk)
+        return replace(found, state="Creating") if found and disk == NEW and len(looks) < 3 else found
+
+    stage.machines.managed_disk = creating
+    await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
+
+    assert names(driver).count("open_image") > 2
+    sane(stage)
+
+
+async def test_a_long_comparison_goes_on_step_by_step(stage):
+    stage.with_limits(verify_seconds=-1.0, window_bytes=8 * PAGE)
+    driver = stage.driver()
+    await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
+
+    assert names(driver).count("compare_image") > 4
+    sane(stage)
+    nothing_is_open(stage)
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_failure_at_each_step(stage, step):
+    """The machine has one of the two disks, it is the one that is backed up, and nothing stays open."""
+    before, contents = held(stage), contents_of(stage)
+    driver = failing(stage, step, FINAL)
+    with pytest.raises(RestoreFailedError):
+        await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
+
+    assert held(stage) in (before, NEW)
+    assert (held(stage) == NEW) == (step in ("adopt_head", "take_backup_snapshot", "commit_point"))
+    registered = stage.rows("registration")[0].source
+    assert registered == (NEW if held(stage) == NEW else str(stage.source()))
+    assert stage.head_row().owner is None
+    nothing_is_open(stage)
+    if NEW in stage.machines.disks:
+        assert NEW in on(stage).end
+    everything_kept(stage, contents)
+    await stage.back_up()
+    assert stage.content(stage.points()[-1]) == stage.bytes_of(registered)
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_cancel_at_each_step(stage, step):
+    """Heard until the machine is touched; later the restore is brought to its end."""
+    before = held(stage)
+    driver = before_step(stage, step, lambda _: cancel(stage, RUN))
+    await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
+    ended = stage.run_row(RUN).state
+
+    assert (held(stage) == NEW) == (ended == "Succeeded")
+    assert held(stage) == (NEW if ended == "Succeeded" else before)
+    nothing_is_open(stage)
+    await stage.back_up()
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_restore_that_dies_at_each_step_leaves_nothing_open(stage, step):
+    """The next backup brings it to an end, and a night ends the access that it had."""
+    contents = contents_of(stage)
+    await stopped_before(stage, step, **stage.wanted)
+    stage.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
+    await stage.back_up()
+    stage.world.pass_time(timedelta(minutes=1))
+    await clean_up_disk(stage.tools, NIGHT)
+
+    registered = stage.rows("registration")[0].source
+    assert registered == (NEW if held(stage) == NEW else str(stage.source()))
+    assert stage.content(stage.points()[-1]) == stage.bytes_of(registered)
+    nothing_is_open(stage)
+    everything_kept(stage, contents)
+
+
+async def test_the_night_leaves_alone_what_a_restore_at_work_uploads(stage):
+    await stopped_before(stage, "compare_image", **stage.wanted)
+    assert stage.blobs.open_disks == {address(stage)}
+    await clean_up_disk(stage.tools, NIGHT)
+
+    assert stage.blobs.open_disks == {address(stage)}
+
+
+async def test_the_night_leaves_alone_what_an_operator_exports(stage):
+    """A disk that a restore has completed is its owner's."""
+    await stage.restore(stage.points()[0], target=NEW, managed_disk=NEW, slot=Slot(VM, 0))
+    stage.blobs.cloud.uploads.grant(address(stage), write=False, seconds=3600)
+    stage.world.pass_time(timedelta(minutes=40))
+    await clean_up_disk(stage.tools, NIGHT)
+
+    assert stage.blobs.open_disks == {address(stage)}
