@@ -12,6 +12,7 @@ from azure.core.exceptions import HttpResponseError
 from backup_core.domain.ending import cancellation
 from backup_core.domain.errors import AccessDeniedError, UnexpectedAnswerError
 from backup_core.domain.identity import Deployment
+from backup_core.domain.managed import UPLOAD, ManagedDisk
 from backup_core.domain.managed_snapshots import snapshot_name as disk_snapshot_name
 from backup_core.domain.metadata import Site, described, run_of_source_snapshot, source_snapshot_metadata, to_point_metadata
 from backup_core.domain.naming import (
@@ -139,11 +140,16 @@ class Actors:
         attached = stage.machine.at(stage.lun)
         if undisturbed and how == "repoint" and (attached is None or attached.source != stage.registration.source):
             how = "adopt"
-        target = BlobAddress(SOURCE, "vhds", restored_blob_name("vm.vhd", run)) if undisturbed else self._target(run)
+        managed = managed_disk_id(VM, f"vm-restored-{self._restores}") if stage.managed else ""
+        if stage.managed and self.rng.random() < 0.5:
+            target = managed if undisturbed else self._upload_target(managed)
+        else:
+            blob = BlobAddress(SOURCE, "vhds", restored_blob_name("vm.vhd", run)) if undisturbed else self._target(run)
+            target = blob.url
         wanted = Restoring(
             point=self.rng.choice(available).point,
-            target=target.url,
-            managed_disk=managed_disk_id(VM, f"vm-restored-{self._restores}") if stage.managed else "",
+            target=target,
+            managed_disk=managed,
             slot=Slot(VM, stage.lun),
             repoint=how == "repoint",
             stop_vm=self.rng.random() < 0.2,
@@ -173,6 +179,19 @@ class Actors:
             stranger.pages = {0: b"\x55" * PAGE}
             stage.strangers[target] = stranger
         return target
+
+    def _upload_target(self, managed: str) -> str:
+        """The new managed disk; now and then one that somebody else makes first, and uploads to."""
+        stage = self.stage
+        stage.count("uploads")
+        if not stage.gentle and self.rng.random() < 0.1:
+            stage.count("uploads to a stranger's disk")
+            address, uploads = stage.tools.upload(managed), stage.blobs.cloud.uploads
+            stage.machines.disks[managed] = ManagedDisk(managed, "Succeeded", "", stage.pages * PAGE, create_option=UPLOAD)
+            uploads.make(address, stage.pages * PAGE, {})
+            uploads.grant(address, write=True, seconds=10**9)
+            stage.strange_disks.append(address)
+        return managed
 
     # -- strangers ------------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@
 25. Each run's end is written, and named within bounds, however much the run has done.
 26. Nothing is copied that the source does not hold, and no gap in the diff that the head does not hold.
 27. The signature of an export is in no history, row, document, event, status or line of a log.
-28. An undisturbed run leaves no access to its managed disk's snapshots open, and a night none to any.
+28. An undisturbed run leaves no access to its managed disk's snapshots open, and a night none to any, nor to a disk itself.
 29. What a run reads of a managed disk is its snapshot of that disk, taken after the run was asked for.
 30. Of a managed disk a run takes one snapshot, never two runs at work have one each, and a night leaves three at most.
 """
@@ -43,6 +43,7 @@ from backup_core.domain.ending import dead
 from backup_core.domain.managed_snapshots import CLOCK_SKEW
 from backup_core.domain.metadata import from_metadata, from_point_metadata, restoring_run, run_of_source_snapshot
 from backup_core.domain.naming import fleet_instance_id, run_key, snapshot_time
+from backup_core.domain.ranges import PAGE
 from tests.simulator.stage import DISK, GROUP, SOURCE, ViolationError, as_lost
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ class Invariants:
             reasons.add("Fenced")
         # Two processes opened its snapshot at the same moment, each for its Copy Blob: the later one ended the other's.
         if any(run.run in blob.name for blob in self.stage.blobs.raced):
-            reasons.add("CopyFailed")
+            reasons |= {"CopyFailed", "CopySourceRefused"}
         # Another restore of the disk changed the machine before this one could.
         if any(other.restore and other.restore.repoint and other.run != run.run for _, other in self.stage.runs()):
             reasons.add("SlotTaken")
@@ -309,9 +310,13 @@ class Invariants:
         comes late is closed by the night, or expires.
         """
         stage = self.stage
-        disks = set(stage.blobs.disks) if of_any_disk else {stage.source}
-        if stage.managed and (left := sorted(at for disk, at in stage.blobs.open if disk in disks)):
+        of = set(stage.blobs.disks) if of_any_disk else {stage.source}
+        if stage.managed and (left := sorted(at for disk, at in stage.blobs.open if disk in of)):
             self.violated(f"invariant 28: access to {left} is open after {after}")
+        # Azure ends no upload that is not a VHD yet: its access expires.
+        disks = {disk: stage.blobs.disks[disk] for disk in stage.blobs.open_disks} if of_any_disk else {}
+        if left := [at.id for at, one in disks.items() if one.pages.get(one.size // PAGE - 1, b"").startswith(b"conectix")]:
+            self.violated(f"invariant 28: access to {left} themselves is open after {after}")
 
     def check_said(self) -> None:
         """Once nothing is under way: nothing that is stored has a signature in it."""
@@ -337,6 +342,9 @@ class Invariants:
             present = self.stage.blobs.blobs.get(address)
             if present is not blob or blob.content()[:1] != b"\x55" or blob.lease or blob.snapshots:
                 self.violated(f"invariant 10: a restore touched {address}, which was somebody else's")
+        for disk in self.stage.strange_disks:
+            if disk not in self.stage.blobs.open_disks or self.stage.blobs.disks[disk].pages:
+                self.violated(f"invariant 10: a restore touched {disk}, which was somebody else's")
 
     def _check_foreign(self, points: dict[str, RestorePoint]) -> None:
         """What others took of a disk is neither deleted nor taken for a run's own, whatever its metadata say."""

@@ -173,6 +173,7 @@ class Known:
         self.foreign: set[tuple[Source, str]] = set()
         """Snapshots that others took of a disk, though they name a run of ours: inherited, or another deployment's."""
         self.strangers: dict[BlobAddress, Blob] = {}
+        self.strange_disks: list[DiskAddress] = []
         """Blobs of other people where restores want to go."""
         self.adopted_by_hand = False
         """A restore was adopted without its machine being given the disk: the operator does that."""

@@ -108,6 +108,7 @@ def test_no_violation_in_five_thousand_histories():
     ]
     of_managed_disks = [
         *(f"third party: {act}" for act in ("end access", "reach limit", "fail filling", "slow creation")),
+        "uploads",
         "snapshots that take long",
         "snapshots filled later",
         "requests for a name that exists",
