@@ -307,6 +307,7 @@ def build(settings: Settings) -> Services:
             deployment=deployment,
             machine_groups=settings.machine_groups,
             disk_groups=settings.disk_groups,
+            disk_restore=settings.disk_restore,
             snapshot_group=settings.snapshot_group,
             account_ids=account_ids(settings),
             limits=Limits(in_flight=settings.in_flight, gap_ratio=settings.gap_ratio),

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from backup_core.domain.coalescing import GAP_RATIO
 from backup_core.domain.fleet import ACTIVE_DISKS, ACTIVE_SHARDS_MAX
+from backup_core.domain.managed import DiskRestore
 from backup_core.domain.naming import ACCOUNT_ID, GROUP_ID, account_name
 from backup_core.domain.ncrontab import parse
 from backup_core.domain.pacing import ACCOUNT_RATES, BLOB_RATES
@@ -99,6 +100,10 @@ class Settings(BaseModel):
     source_account_ids: tuple[str, ...] = ()
     """Resource ids of accounts of SOURCE_ACCOUNTS, separated by spaces, in any order: a restore to a managed disk needs that of
     the account it goes through.
+    """
+    disk_restore: DiskRestore = "import"
+    """How a restore makes a managed disk: `upload` writes it, and needs no storage account; `import` has Azure make it of a
+    page blob. A call that names that blob's place imports in either case.
     """
     machine_groups: tuple[str, ...] = ()
     """Resource groups whose virtual machines may be given restored disks, by resource id, separated by spaces; empty: none."""

@@ -100,6 +100,8 @@ class RestorePlanAnswer(CamelCaseAnswer):
     target: str
     """The new disk; a derived name is the same in the call that presents `planHash`."""
     managed_disk: str | None
+    method: Literal["upload", "import"] | None
+    """How the managed disk is made: written by this app, or by Azure of the page blob `target`. Null for a page blob."""
     machine: MachineAnswer | None
     adopt: bool
     steps: list[str]

@@ -11,6 +11,7 @@ from backup_core.domain.estimate import estimate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from backup_core.domain.managed import DiskRestore
     from backup_core.domain.records import RestorePoint, Restoring, Run
     from backup_core.operations.allocation import Allocation
     from backup_core.operations.permissions import Probe
@@ -47,6 +48,7 @@ def shown_plan(
         bytes_to_copy=copied * (2 if wanted.adopt else 1),
         target=wanted.target,
         managed_disk=wanted.managed_disk or None,
+        method=_method(wanted),
         machine=slot_shown(wanted.slot) if wanted.repoint else None,
         adopt=wanted.adopt,
         steps=_steps(wanted, point),
@@ -58,6 +60,12 @@ def shown_plan(
     )
 
 
+def _method(wanted: Restoring) -> DiskRestore | None:
+    if not wanted.managed_disk:
+        return None
+    return "upload" if wanted.uploads else "import"
+
+
 def _basis(basis: str, allocated: Allocation) -> str:
     if allocated.whole:
         return basis
@@ -67,12 +75,12 @@ def _basis(basis: str, allocated: Allocation) -> str:
 def _steps(wanted: Restoring, point: RestorePoint) -> list[str]:
     steps = [
         f"keep restore point {point.point} from its retention until the restore has ended",
-        f"copy it to the new disk {wanted.target}, compare the two",
+        f"copy it to the new {'managed ' if wanted.uploads else ''}disk {wanted.target}, compare the two",
     ]
     if wanted.adopt:
         steps[-1] += "" if wanted.managed_disk else ", snapshot it"
         steps.append("beside that, copy it to a new backup blob, compare the two")
-    if wanted.managed_disk:
+    if _method(wanted) == "import":
         steps.append(f"import that as managed disk {wanted.managed_disk}")
     if wanted.repoint:
         steps.append("wait until no backup is at work on the disk")
@@ -137,7 +145,7 @@ def next_steps(restore: Restoring) -> list[str]:
     the next apply does not put the old disk back.
     """
     slot, needless = restore.slot, []
-    if restore.managed_disk:
+    if restore.managed_disk and not restore.uploads:
         delete = f'az storage blob delete --auth-mode login --blob-url "{restore.target}"'
         needless = [f"once the run has succeeded, delete the page blob that the managed disk was imported from: {delete}"]
     if not restore.repoint or slot is None:

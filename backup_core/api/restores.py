@@ -56,7 +56,9 @@ async def _plan(api: Api, inputs: RestoreInputs, probes: list[Probe]) -> Restore
         source=inputs.registration.value.source if inputs.registration else point.source,
     )
     told = differences(inputs.former, inputs.made) if inputs.made else []
-    if inputs.made and inputs.restoring.adopt:
+    if inputs.why_imported:
+        told.append(f"the managed disk is imported from a page blob: {inputs.why_imported}")
+    if inputs.made and (inputs.restoring.adopt or inputs.restoring.uploads):
         told += managed_source.private_export(inputs.made)
     if inputs.unfit:
         told.append(f"backups do not go on from the new disk, which is shown as unprotected: {'; '.join(inputs.unfit)}")

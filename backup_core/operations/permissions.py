@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from backup_core.protocol.tools import Tools
 
 
+UPLOADING = ["Microsoft.Compute/disks/beginGetAccess/action", "Microsoft.Compute/disks/endGetAccess/action"]
+"""Besides the right to make disks."""
+
+
 @dataclass(frozen=True)
 class Probe:
     """The result of a harmless request for a permission."""
@@ -23,19 +27,16 @@ class Probe:
 
 async def probes_of(tools: Tools, inputs: RestoreInputs) -> list[Probe]:
     """The state of each permission, by harmless requests; unknown where a request fails."""
-    target = tools.disk_blob(inputs.restoring.target)
     probes = [Probe("read the backup snapshot", "granted")]
-    try:
-        writes = "granted" if await tools.blobs.may_write(target.account, target.container) else "denied"
-    except BackupError:
-        writes = "unknown"
-    probes.append(Probe(f"write blobs in {target.account}/{target.container}", writes))  # type: ignore[arg-type]
+    if not inputs.restoring.uploads:
+        probes.append(await _writes(tools, inputs.restoring.target))
     if inputs.machine is None:
         return probes
     actions = ["Microsoft.Compute/virtualMachines/write"] if inputs.restoring.repoint else []
     if inputs.restoring.repoint and (inputs.restoring.stop_vm or (inputs.restoring.slot and inputs.restoring.slot.lun is None)):
         actions += ["Microsoft.Compute/virtualMachines/deallocate/action", "Microsoft.Compute/virtualMachines/start/action"]
     actions += ["Microsoft.Compute/disks/write"] if inputs.restoring.managed_disk else []
+    actions += UPLOADING if inputs.restoring.uploads else []
     probes.append(Probe("Microsoft.Compute/virtualMachines/read", "granted"))
     try:
         permitted = await tools.machines.permitted(inputs.machine.vm, actions)
@@ -43,6 +44,15 @@ async def probes_of(tools: Tools, inputs: RestoreInputs) -> list[Probe]:
         return probes + [Probe(action, "unknown") for action in actions]
     probes += [Probe(action, "granted" if permitted[action] else "denied") for action in actions]
     return probes + [await _linked(tools, *one) for one in _links(inputs)]
+
+
+async def _writes(tools: Tools, target: str) -> Probe:
+    blob = tools.disk_blob(target)
+    name = f"write blobs in {blob.account}/{blob.container}"
+    try:
+        return Probe(name, "granted" if await tools.blobs.may_write(blob.account, blob.container) else "denied")
+    except BackupError:
+        return Probe(name, "unknown")
 
 
 def _links(inputs: RestoreInputs) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from backup_core.domain.errors import (
     MachineRefusedError,
     SlotTakenError,
 )
-from backup_core.domain.managed import CONFIDENTIAL, replacement
+from backup_core.domain.managed import CONFIDENTIAL, replacement, upload_fault
 from backup_core.domain.naming import (
     DISK_NAME,
     BlobAddress,
@@ -56,9 +56,9 @@ class RestoreWish:
     time: datetime | None
     """Instead: the newest restore point that was not taken later."""
     managed: bool
-    """Whether a managed disk is made of the restored blob."""
+    """Whether a managed disk is made."""
     account: str
-    """Blob endpoint."""
+    """Blob endpoint, of a page blob or of what a managed disk is imported from, as the next two."""
     container: str
     blob: str
     disk: str
@@ -91,6 +91,8 @@ class RestoreInputs:
     """The managed disk to be made."""
     unfit: tuple[str, ...] = ()
     """Why backups cannot go on from it although they would by default, in words."""
+    why_imported: str = ""
+    """Why it is imported although it would be uploaded by default, in words."""
 
     @property
     def hash(self) -> str:
@@ -116,21 +118,26 @@ async def looked_at(tools: Tools, disk: str, wish: RestoreWish, run: str, named_
     adopts, unfit = _adopts(wish, registration.value if registration else None), []
     point = await point_of(tools, disk, wish, registration.value if registration else None)
     await check_backup(tools, point)
-    target = _target(tools, wish, registration.value.source if registration else point.source, named_by)
-    await _must_be_free(tools, target)
+    source = registration.value.source if registration else point.source
+    target = None if wish.managed and not _imports(tools, wish) else await _free_target(tools, wish, source, named_by)
     slot = wish.slot or (registration.value.machine if registration else None)
-    place = await _place(tools, wish, slot, registration.value.source if registration else point.source)
-    managed, former, disk_made = "", None, None
+    place = await _place(tools, wish, slot, source)
+    managed, former, disk_made, why_imported = "", None, None, ""
     if wish.managed and place:
         managed = await _managed(tools, disk, wish, place.machine, point, named_by)
-        former, disk_made = await _made_of(tools, managed, run, target, point, place)
+        former = await former_disk(tools, place.machine, place.slot.lun)
+        disk_made = replacement(managed, run, "", point.size, place.machine, place.slot.lun, former)
+        if target is None and (why_imported := upload_fault(disk_made)):
+            target = await _free_target(tools, wish, source, named_by, why_imported)
+        if target is not None:
+            disk_made = _imported(tools, disk_made, target)
         unfit = _unfit(tools, disk_made, place.machine) if adopts else []
         if unfit and wish.adopt:
             message = f"adopt is true, but the new disk could not be backed up: {'; '.join(unfit)}; nothing was done"
             raise RefusedError(409, "NotAdoptable", message, "adopt")
     restoring = Restoring(
         point=point.point,
-        target=target.url,
+        target=target.url if target else managed,
         managed_disk=managed,
         slot=place.slot if place else slot,
         repoint=wish.repoint,
@@ -138,7 +145,7 @@ async def looked_at(tools: Tools, disk: str, wish: RestoreWish, run: str, named_
         adopt=adopts and not unfit,
         old_disk=place.present.source if place and place.present else "",
     )
-    named = bool(wish.blob) and bool(wish.disk or not managed)
+    named = bool(wish.blob or target is None) and bool(wish.disk or not managed)
     past = tuple(await tools.catalogue.runs(disk, PAST_RUNS_MAX))
     return RestoreInputs(
         registration,
@@ -151,13 +158,26 @@ async def looked_at(tools: Tools, disk: str, wish: RestoreWish, run: str, named_
         former,
         disk_made,
         tuple(unfit),
+        why_imported,
     )
 
 
 # -- the new disk ---------------------------------------------------------------------------------------------------------
 
 
-def _target(tools: Tools, wish: RestoreWish, source: str, run: str) -> BlobAddress:
+def _imports(tools: Tools, wish: RestoreWish) -> bool:
+    """Whether the managed disk is to be imported: the caller names the blob that it is made of, or the setting says so."""
+    return bool(wish.account or wish.container or wish.blob) or tools.disk_restore == "import"
+
+
+async def _free_target(tools: Tools, wish: RestoreWish, source: str, run: str, why: str = "") -> BlobAddress:
+    """The new blob, where nothing is. `why` one is needed. Raises RefusedError."""
+    target = _target(tools, wish, source, run, why)
+    await _must_be_free(tools, target)
+    return target
+
+
+def _target(tools: Tools, wish: RestoreWish, source: str, run: str, why: str) -> BlobAddress:
     accounts = tools.source_accounts
     try:
         former = parse_blob_url(source, accounts)
@@ -166,7 +186,9 @@ def _target(tools: Tools, wish: RestoreWish, source: str, run: str) -> BlobAddre
     account = wish.account.rstrip("/") or (former.account if former else "")
     container = wish.container or (former.container if former else "")
     if not account or not container:
-        message = f"the disk's own account is not one this app may write ({source}); name target.account and target.container"
+        needed = f"{why}, of a page blob; " if why else ""
+        own = f"the disk's own account is not one this app may write ({source})"
+        message = f"{needed}{own}; name target.account and target.container"
         raise RefusedError(400, "TargetNeeded", message, "target")
     if account not in accounts:
         message = f"target.account {account[:200]!r} is not one of the setting SOURCE_ACCOUNTS"
@@ -218,19 +240,13 @@ async def _managed(tools: Tools, disk: str, wish: RestoreWish, machine: Machine,
     return managed
 
 
-async def _made_of(
-    tools: Tools, managed: str, run: str, target: BlobAddress, point: RestorePoint, place: _Place
-) -> tuple[ManagedDisk | None, ManagedDisk]:
-    """The managed disk in the machine's slot, and the one to be made. Raises RefusedError where no import could name its
-    account.
-    """
+def _imported(tools: Tools, made: ManagedDisk, target: BlobAddress) -> ManagedDisk:
+    """The managed disk to be made, as imported from the target. Raises RefusedError where no import could name its account."""
     try:
         tools.account_id(target)
     except AccountIdMissingError as error:
         raise RefusedError(409, error.code, str(error), "target.account") from error
-    lun = place.slot.lun
-    former = await former_disk(tools, place.machine, lun)
-    return former, replacement(managed, run, target.url, point.size, place.machine, lun, former)
+    return replace(made, source=target.url)
 
 
 def _unfit(tools: Tools, made: ManagedDisk, machine: Machine | None) -> list[str]:
