@@ -53,6 +53,8 @@ ACTS_ON_MANAGED = (
 """What they do where the disk is a managed one."""
 ACTS = ("break lease", "delete S", "overwrite", "grow", "shrink", "alter head", "change machine")
 """What strangers do."""
+FOOTER = b"conectix".ljust(PAGE, b"\x55")
+"""What somebody else has uploaded so far: Azure would end that upload."""
 UNREADABLE_DOCUMENT = f'{{"disk": "{BYSTANDER}", "verification": "by newer means"}}'
 
 
@@ -189,6 +191,7 @@ class Actors:
             address, uploads = stage.tools.upload(managed), stage.blobs.cloud.uploads
             stage.machines.disks[managed] = ManagedDisk(managed, "Succeeded", "", stage.pages * PAGE, create_option=UPLOAD)
             uploads.make(address, stage.pages * PAGE, {})
+            stage.blobs.disks[address].pages = {stage.pages: FOOTER}
             uploads.grant(address, write=True, seconds=10**9)
             stage.strange_disks.append(address)
         return managed

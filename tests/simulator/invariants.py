@@ -44,6 +44,7 @@ from backup_core.domain.managed_snapshots import CLOCK_SKEW
 from backup_core.domain.metadata import from_metadata, from_point_metadata, restoring_run, run_of_source_snapshot
 from backup_core.domain.naming import fleet_instance_id, run_key, snapshot_time
 from backup_core.domain.ranges import PAGE
+from tests.simulator.actors import FOOTER
 from tests.simulator.stage import DISK, GROUP, SOURCE, ViolationError, as_lost
 
 if TYPE_CHECKING:
@@ -314,7 +315,8 @@ class Invariants:
         if stage.managed and (left := sorted(at for disk, at in stage.blobs.open if disk in of)):
             self.violated(f"invariant 28: access to {left} is open after {after}")
         # Azure ends no upload that is not a VHD yet: its access expires.
-        disks = {disk: stage.blobs.disks[disk] for disk in stage.blobs.open_disks} if of_any_disk else {}
+        opened = stage.blobs.open_disks - set(stage.strange_disks) if of_any_disk else set()
+        disks = {disk: stage.blobs.disks[disk] for disk in opened}
         if left := [at.id for at, one in disks.items() if one.pages.get(one.size // PAGE - 1, b"").startswith(b"conectix")]:
             self.violated(f"invariant 28: access to {left} themselves is open after {after}")
 
@@ -343,7 +345,7 @@ class Invariants:
             if present is not blob or blob.content()[:1] != b"\x55" or blob.lease or blob.snapshots:
                 self.violated(f"invariant 10: a restore touched {address}, which was somebody else's")
         for disk in self.stage.strange_disks:
-            if disk not in self.stage.blobs.open_disks or self.stage.blobs.disks[disk].pages:
+            if disk not in self.stage.blobs.open_disks or set(self.stage.blobs.disks[disk].pages.values()) != {FOOTER}:
                 self.violated(f"invariant 10: a restore touched {disk}, which was somebody else's")
 
     def _check_foreign(self, points: dict[str, RestorePoint]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from backup_core.activities import snapshots
+from backup_core.activities import images, snapshots, verification
 from backup_core.adapters import answers, managed_access, managed_disks
 from backup_core.adapters.managed_disks import AzureManagedDisks
 from backup_core.domain import redaction
@@ -19,8 +19,10 @@ from backup_core.domain.errors import AccessDeniedError
 from backup_core.domain.managed_snapshots import DiskSnapshot, diff_refusal
 from backup_core.domain.metadata import source_snapshot_metadata
 from backup_core.protocol import cleanup, ownership, source_snapshots
+from backup_core.protocol import managed_disks as made_disks
 
 if TYPE_CHECKING:
+    from backup_core.domain.managed import ManagedDisk
     from backup_core.domain.naming import DiskAddress, Source
     from backup_core.domain.ranges import ByteRange, DiffRange
     from backup_core.ports import Guard
@@ -167,6 +169,22 @@ def each_delivery_takes_a_snapshot() -> Iterator[None]:
         yield
 
 
+def uploaded_disk_is_compared_while_it_is_open() -> AbstractContextManager[object]:
+    """The write access is not ended before the first page is compared."""
+    return patch.object(verification, "close_upload", _nothing)
+
+
+@contextmanager
+def anybodys_upload_is_ended() -> Iterator[None]:
+    """A managed disk of the name that a restore was to make counts as made by it, where access is ended."""
+
+    async def found(tools: Tools, disk: str, _: str) -> ManagedDisk | None:
+        return await tools.machines.managed_disk(disk)
+
+    with patch.object(made_disks, "made_by", found), patch.object(images, "made_by", found):
+        yield
+
+
 MANAGED_BUGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "access left to expire": access_left_to_expire,
     "signature in the error": signature_in_the_error,
@@ -180,6 +198,8 @@ MANAGED_BUGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "deleted while open": deleted_while_open,
     "slow creation is another's": slow_creation_is_anothers,
     "former snapshots stay": former_snapshots_stay,
+    "uploaded disk is compared while it is open": uploaded_disk_is_compared_while_it_is_open,
+    "anybody's upload is ended": anybodys_upload_is_ended,
     "each delivery takes a snapshot": each_delivery_takes_a_snapshot,
 }
 """Faults of managed disks: shown by the histories of one."""
