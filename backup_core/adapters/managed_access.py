@@ -139,7 +139,7 @@ class Access:
                 return known
             # G66: once, after a look.
             if refused or looks_first:
-                self.forget(door.id)
+                self._grants.pop((door.id, door.access), None)
                 await look()
             granted = await self._granted(door, seconds)
             self._grants[door.id, door.access] = granted

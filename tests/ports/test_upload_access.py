@@ -1,0 +1,247 @@
+"""Uploads by the adapters alone: when write access is granted, renewed, opened once more, and what is said when it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import replace
+
+import pytest
+
+from backup_core.domain.errors import AccessDeniedError, AccessLostError, BackupError, FencedError, ManagedDiskRefusedError
+from backup_core.domain.ranges import ByteRange
+from tests.ports.test_uploads import CONTENT, DATA, FENCE, FOOTER, PAGE, azure_upload
+
+WAYS = ("copy_streamed", "copy_from_url", "clear")
+SIGNED = "sig="
+
+
+@pytest.fixture
+async def made(calm, machines, name):
+    """Makes a disk that waits for its upload, and the adapters with settings; counts what is granted."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def make(**settings):
+            upload = await azure_upload(calm, machines, name, **settings)
+            stack.callback(machines.delete, name)
+            stack.push_async_callback(upload.services.close)
+            access, upload.granted = upload.blobs.disks._access, []
+            granted = access._granted
+
+            async def counted(door, seconds):
+                upload.granted.append((door.access, seconds))
+                return await granted(door, seconds)
+
+            access._granted = counted
+            await upload.make()
+            return upload
+
+        yield make
+
+
+def write(upload, way):
+    """Write a page in one of three ways."""
+    part = ByteRange(DATA.start, DATA.start + PAGE)
+    return upload.blobs.clear(upload.disk, part, FENCE) if way == "clear" else upload.copy(part, way)
+
+
+async def elsewhere(upload, act):
+    """What another process does: this one has the URLs that it had."""
+    access = upload.blobs.disks._access
+    grants = dict(access._grants)
+    await act()
+    access._grants = grants
+
+
+async def test_write_access_is_granted_once_for_many_writers(made):
+    upload = await made()
+    await asyncio.gather(*(upload.copy(DATA) for _ in range(8)))
+
+    assert upload.granted == [("Write", 7200)]
+
+
+async def test_access_is_granted_anew_at_half_of_its_time(made):
+    """To write, and then to read what was written."""
+    upload = await made(SNAPSHOT_ACCESS_SECONDS="1000")
+    seconds = [100.0]
+    upload.blobs.disks._access._monotonic = lambda: seconds[0]
+    for now, grants in ((100.0, 1), (599.0, 1), (600.0, 2)):
+        seconds[0] = now
+        await upload.copy(FOOTER)
+        assert upload.granted == [("Write", 1000)] * grants
+    await upload.blobs.close_disk(upload.disk)
+    upload.granted.clear()
+    for now, grants in ((600.0, 1), (1099.0, 1), (1100.0, 2)):
+        seconds[0] = now
+        await upload.blobs.read(upload.disk, "", FOOTER)
+        assert upload.granted == [("Read", 1000)] * grants
+
+
+@pytest.mark.parametrize("extends", [True, False])
+async def test_a_disk_that_another_process_opened_is_written_by_both(made, machines, extends):
+    """A second grant is the first, or ends it: then it is asked for once more."""
+    machines.switch(grant_extends=extends)
+    upload = await made()
+    for way in WAYS:
+        await write(upload, way)
+        before = len(upload.granted)
+
+        async def another(way=way):
+            upload.blobs.disks._access.forget(upload.disk.id)
+            await write(upload, way)
+
+        await elsewhere(upload, another)
+        await write(upload, way)
+        assert len(upload.granted) == before + (1 if extends else 2)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_upload_that_another_process_has_ended_is_fenced(made, way):
+    """Though this one has the URL still, and then has it granted anew: no byte is written."""
+    upload = await made()
+    await upload.copy(DATA)
+    await upload.copy(FOOTER)
+    await elsewhere(upload, lambda: upload.blobs.close_disk(upload.disk))
+    with pytest.raises(FencedError, match="its upload has ended") as caught:
+        await write(upload, way)
+
+    assert SIGNED not in str(caught.value)
+    assert upload.granted == [("Write", 7200)]
+    assert upload.content() == CONTENT
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_upload_that_ends_between_the_look_and_the_grant_is_fenced(made, way):
+    """Azure refuses the grant, and another look says why."""
+    upload = await made()
+    access = upload.blobs.disks._access
+    await upload.copy(DATA)
+    await upload.copy(FOOTER)
+    access.forget(upload.disk.id)
+    granted = access._granted
+
+    async def late(door, seconds):
+        # As another process does: this one holds the lock.
+        await access.end(door)
+        return await granted(door, seconds)
+
+    access._granted = late
+    with pytest.raises(FencedError, match="its upload has ended"):
+        await write(upload, way)
+
+    assert upload.content() == CONTENT
+
+
+@pytest.mark.parametrize("grants", [1, 2])
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_upload_that_ends_between_the_grant_and_the_write_is_fenced(made, way, grants):
+    """The first one, or the one after a refusal: then another look says why the second was refused."""
+    upload = await made()
+    access = upload.blobs.disks._access
+    await upload.copy(DATA)
+    await upload.copy(FOOTER)
+    access.forget(upload.disk.id)
+    granted = access._granted
+
+    async def early(door, seconds):
+        grant = await granted(door, seconds)
+        if len(upload.granted) - before < grants:
+            return replace(grant, url=grant.url.replace("sig=", "sig=x"))
+        await access.end(door)
+        return grant
+
+    access._granted, before = early, len(upload.granted)
+    with pytest.raises(FencedError, match="its upload has ended"):
+        await write(upload, way)
+
+    assert upload.content() == CONTENT
+
+
+@pytest.mark.parametrize("code", ["AuthenticationFailed", "AuthorizationFailure"])
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_writer_that_is_refused_twice_fails_visibly(made, calm, caplog, way, code):
+    """For good, unless it is its signature that is refused: another process may have been granted access meanwhile."""
+    caplog.set_level(logging.DEBUG)
+    upload = await made()
+    verb = {"copy_streamed": "PUT page", "copy_from_url": "PUT page-from-url", "clear": "PUT clear"}[way]
+    calm.faults({"verb": verb, "url": "/md-local/", "status": 403, "code": code, "times": 9})
+    with pytest.raises(AccessDeniedError) as caught:
+        await write(upload, way)
+
+    assert len(upload.granted) == 2
+    assert isinstance(caught.value, AccessLostError) == caught.value.retryable == (code == "AuthenticationFailed")
+    assert str(upload.disk) in str(caught.value)
+    assert SIGNED not in str(caught.value) + caplog.text
+
+
+async def test_access_that_is_not_possible_is_refused_in_azures_words(made, machines):
+    """Nothing is written to a disk whose network policy denies it: that is no end of its upload."""
+    upload = await made()
+    machines.faults({"method": "POST", "path": "beginGetAccess", "status": 409, "code": "OperationNotAllowed", "times": 9})
+    with pytest.raises(ManagedDiskRefusedError, match="OperationNotAllowed"):
+        await upload.copy(DATA)
+    machines.faults()
+    await upload.copy(DATA)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "retryable"),
+    [(403, "AuthorizationFailed", False), (429, "TooManyRequests", True), (409, "Conflict", True)],
+)
+async def test_a_disk_that_cannot_be_closed_is_an_error(made, machines, status, code, retryable):
+    """Then it is open still; and closed by the next try."""
+    upload = await made()
+    await upload.copy(FOOTER)
+    fault = {"method": "POST", "path": "endGetAccess", "status": status, "code": code, "times": 9, "retry_after": "60"}
+    machines.faults(fault)
+    with pytest.raises(BackupError) as caught:
+        await upload.blobs.close_disk(upload.disk)
+    assert caught.value.retryable == retryable
+    assert await upload.state() == "ActiveUpload"
+    machines.faults()
+    await upload.blobs.close_disk(upload.disk)
+
+    assert await upload.state() == "Unattached"
+
+
+async def test_no_address_is_kept_of_a_disk_that_is_closed(made):
+    """Nor of one that somebody else has closed; nor is what was opened for one thing used for the other."""
+    upload = await made()
+    access = upload.blobs.disks._access
+    await upload.copy(FOOTER)
+    await elsewhere(upload, lambda: upload.blobs.close_disk(upload.disk))
+    assert len(access._grants) == 1
+    await upload.blobs.close_disk(upload.disk)
+    assert access._grants == {}
+    await upload.blobs.read(upload.disk, "", FOOTER)
+    before = dict(access._grants)
+    with pytest.raises(FencedError):
+        await upload.copy(DATA)
+
+    assert access._grants == before
+
+
+async def test_nothing_is_written_to_a_host_that_is_not_azures(made, calm):
+    """Of the address no more is told than the host."""
+    upload = await made(EXPORT_HOSTS="md-*.blob.storage.azure.net")
+    calm.reset()
+    with pytest.raises(BackupError, match="is not one of the setting EXPORT_HOSTS") as caught:
+        await upload.blobs.clear(upload.disk, DATA, FENCE)
+
+    assert SIGNED not in str(caught.value)
+    assert calm.counts() == {}
+
+
+async def test_what_is_read_back_is_opened_once_more(made):
+    """Reads and listings go on where somebody has ended their access."""
+    upload = await made()
+    await upload.copy(DATA)
+    await upload.copy(FOOTER)
+    await upload.blobs.close_disk(upload.disk)
+    for _ in range(2):
+        assert await upload.blobs.read(upload.disk, "", FOOTER) == CONTENT[FOOTER.start :]
+        await elsewhere(upload, lambda: upload.blobs.close_disk(upload.disk))
+        window = ByteRange(0, FOOTER.end)
+        assert [one async for one in upload.blobs.allocated(upload.disk, "", window)] == [DATA, FOOTER]
+        await elsewhere(upload, lambda: upload.blobs.close_disk(upload.disk))
