@@ -23,6 +23,17 @@ _BUSY = frozenset(
     {"Conflict", "AnotherOperationInProgress", "OperationPreempted", "RetryableError", "AttachDiskWhileBeingDetached"}
 )
 """Another operation is in progress: the same request succeeds later."""
+_TEMPORARY = frozenset(
+    {
+        "InternalError",
+        "InternalExecutionError",
+        "InternalOperationError",
+        "InternalServerError",
+        "OperationTimedOut",
+        "ServerTimeout",
+    }
+)
+"""An accepted operation failed by Azure's own fault: it ends with the code that a refused request has beside status 500."""
 _GONE = frozenset({"ResourceNotFound", "NotFound", "ResourceGroupNotFound"})
 """Codes of an accepted operation whose object was missing: it has no status."""
 _LINKED = re.compile(
@@ -93,7 +104,7 @@ def _fault(error: HttpResponseError, what: str, kind: Kind) -> BackupError:
         return AccessDeniedError(f"{said}; grant the app's identity {kind.grant}")
     if not status and not code:
         return ServiceUnavailableError(f"{what}: no whole answer; temporary failure")
-    if status in (408, 429) or status >= 500:
+    if status in (408, 429) or status >= 500 or code in _TEMPORARY:
         return _waiting(ServiceUnavailableError(f"{said}; temporary failure"), error)
     if code in _BUSY:
         return _waiting(kind.busy(f"{said}; another operation is in progress; temporary failure"), error)

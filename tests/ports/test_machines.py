@@ -278,6 +278,15 @@ async def test_an_operation_that_fails_after_it_was_accepted(azure, machines, na
     assert (await azure.machine(machine_id(name))).state == "Failed"
 
 
+@pytest.mark.parametrize("code", ["InternalError", "InternalExecutionError", "OperationTimedOut"])
+@pytest.mark.parametrize("after", [False, True])
+async def test_an_accepted_operation_that_fails_by_azures_own_fault_is_temporary(azure, machines, name, after, code):
+    """As a request is that is refused with status 500."""
+    machines.faults({"method": "POST", "path": f"{name}/start", "code": code, "operation": True, "after": after})
+    with pytest.raises(ServiceUnavailableError, match=f"{code}.*temporary failure"):
+        await azure.start(machine_id(name))
+
+
 async def test_an_operation_that_outlasts_the_call(calm, machines, name):
     """It answers that it is not done; the machine shows what is going on, refuses more, and is done in the end."""
     services = bootstrap.build(settings_for(calm, ARM_ENDPOINT=machines.endpoint))
