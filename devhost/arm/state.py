@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 _ROLES = json.loads((Path(__file__).parents[2] / "infra" / "roles.json").read_text())
 MACHINE_ROLE = _ROLES["machine"]
 """The caller's rights in the resource group of the requested machine or disk: as deployed, no more."""
-DISK_ROLE = [*_ROLES["disks"]["actions"], "Microsoft.Compute/disks/endGetAccess/action"]
-"""Rights for managed disks as sources, and for uploads to them, in the groups of the disks and of the snapshots."""
+DISK_ROLE = _ROLES["disks"]["actions"]
+"""Rights for managed disks as sources, in the groups of the disks and of the snapshots."""
 
 
 @dataclass
