@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from backup_core.domain.ranges import PAGE
+from backup_core.domain.ranges import MIB, PAGE
 
 if TYPE_CHECKING:
     from backup_core.domain.repoint import Machine
@@ -18,6 +18,8 @@ SKU_INSTEAD = "Premium_LRS"
 NOT_IMPORTED = ("UltraSSD_LRS", "PremiumV2_LRS")
 TRUSTED, CONFIDENTIAL = "TrustedLaunch", "ConfidentialVM"
 UPLOAD = "Upload"
+UPLOAD_BYTES_MIN = 20 * MIB
+"""The smallest disk that Azure takes an upload of."""
 WRITABLE_STATES = ("ReadyToUpload", "ActiveUpload")
 READABLE_STATES = ("Unattached", "ActiveSAS")
 OPEN_STATES = ("ActiveUpload", "ActiveSAS", "ActiveSASFrozen")
@@ -152,6 +154,8 @@ def upload_fault(wanted: ManagedDisk) -> str:
         return f"an OS disk of security type {wanted.security_type} can only be imported"
     if wanted.disk_access and wanted.encryption_set:
         return "a disk with both a disk access and an encryption set can only be imported"
+    if wanted.size_bytes < UPLOAD_BYTES_MIN:
+        return f"a disk of {wanted.size_bytes} bytes, less than {UPLOAD_BYTES_MIN}, can only be imported"
     if wanted.network_access == "DenyAll":
         return "a disk whose network access policy is DenyAll can only be imported"
     return ""

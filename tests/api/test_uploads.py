@@ -6,24 +6,26 @@ from dataclasses import replace
 
 import pytest
 
+from backup_core.domain.managed import UPLOAD_BYTES_MIN
 from backup_core.domain.naming import managed_disk_id
 from backup_core.domain.repoint import MachineDisk
 from devhost.disks import vhd_footer
 from tests.api.restoring import MACHINE, give_managed_disk, post, refused
-from tests.scene import GROUP, SOURCE, VM, Scene
+from tests.scene import GROUP, PAGE, SOURCE, VM, Scene
 
 KEYS = f"{GROUP}/providers/Microsoft.Compute/diskEncryptionSets/keys"
 ACCESS = f"{GROUP}/providers/Microsoft.Compute/diskAccesses/access"
 MANAGED = {"target": {"kind": "managedDisk"}, "repoint": True, "machine": MACHINE}
 PLAN = MANAGED | {"dryRun": True}
+PAGES = UPLOAD_BYTES_MIN // PAGE
 
 
 @pytest.fixture(params=["page blob", "managed disk"])
 async def vhd(request):
     """A disk whose backup is a fixed VHD; its machine has a managed disk."""
     stage = Scene(managed=request.param == "managed disk")
-    stage.protect(pages=2048 if stage.managed else 2049)
-    stage.blobs.poke(stage.source(), 2048, [vhd_footer(1024 * 1024)])
+    stage.protect(pages=PAGES if stage.managed else PAGES + 1)
+    stage.blobs.poke(stage.source(), PAGES, [vhd_footer(UPLOAD_BYTES_MIN)])
     await stage.back_up()
     if stage.managed:
         stage.machines.add(VM, MachineDisk("vm", str(stage.source()), managed=True, lun=0))
@@ -122,3 +124,16 @@ async def test_a_page_blob_has_no_method(vhd):
     _, plan, _ = await post(vhd, {"dryRun": True})
 
     assert plan["method"] is None
+
+
+async def test_a_disk_that_is_too_small_for_an_upload_is_imported():
+    stage = Scene()
+    stage.protect(pages=PAGES - 2047)
+    stage.blobs.poke(stage.source(), PAGES - 2048, [vhd_footer(UPLOAD_BYTES_MIN - 1024 * 1024)])
+    await stage.back_up()
+    give_managed_disk(stage)
+    stage.tools = replace(stage.tools, disk_restore="upload")
+    _, plan, _ = await post(stage, PLAN)
+
+    assert plan["method"] == "import"
+    assert any("less than" in one for one in plan["warnings"])
