@@ -139,17 +139,18 @@ def test_restores_into_a_machine(calm, machines, tmp_path, rng):
         nothing_differs(platform)
 
 
-def test_restores_to_managed_disks(calm, machines, tmp_path, rng):
+@pytest.mark.parametrize(("method", "size"), [("import", MIB), ("upload", 20 * MIB)])
+def test_restores_to_managed_disks(calm, machines, tmp_path, rng, method, size):
     """One managed disk each, in the machine, byte for byte, adopted once; the next backup is an increment."""
-    with own_platform(calm, machines, tmp_path, "refusedmanaged") as platform:
+    with own_platform(calm, machines, tmp_path, f"refused{method}", DISK_RESTORE=method) as platform:
 
         def disk_for(commit):
-            disk = Disk(platform, f"managed{commit}", MIB + PAGE)
-            disk.write(MIB, vhd_footer(MIB))
+            disk = Disk(platform, f"{method}{commit}", size + PAGE)
+            disk.write(size, vhd_footer(size))
             disk.protect()
             disk.write(0, rng.randbytes(64 * PAGE))
             disk.back_up()
-            platform.managed_disk(f"{disk.name}-old", data_bytes=MIB, machine=disk.name, lun=3)
+            platform.managed_disk(f"{disk.name}-old", data_bytes=size, machine=disk.name, lun=3)
             return disk
 
         def begin(disk):
@@ -160,9 +161,10 @@ def test_restores_to_managed_disks(calm, machines, tmp_path, rng):
         for disk, run, rule in each_commit(platform, rng, disk_for, begin, RESTORING):
             told = f"seed {SEED}, {rule}: {run}"
             assert run["state"] == "Succeeded", told
+            assert (run["restore"]["target"] == run["restore"]["managedDisk"]) == (method == "upload"), told
             new = ManagedDisk.adopted(disk, run)
             assert machines.source(disk.name, 3) == new.id, told
-            assert new.content[:MIB] == disk.content[:MIB], told
+            assert new.content[:size] == disk.content[:size], told
             assert [one["properties"]["diskState"] for one in new.snapshots()] == ["Unattached"], told
             new.write(0, rng.randbytes(PAGE))
             assert new.back_up()["kind"] == "incremental", told
