@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 
 help:
 	@echo "make demo   back up a real disk twice on the local platform and prove every restore point"
-	@echo "make test   checks and tests, the local platform included; about twelve minutes on two cores"
+	@echo "make test   checks and tests, the local platform included; about twenty-five minutes on two cores"
 	@echo "make quick   style, types, and the fast tests that need no platform; under a minute, for each change"
 	@echo "make up     start the local platform to play with; Ctrl-C stops it"
 	@echo "make simulate SEEDS=50000 [FIRST=0]   disturb the backup protocol from seeds; SEED=n tells one history"
