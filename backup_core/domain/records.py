@@ -1,3 +1,4 @@
+# Long: the records of the catalogue, which refer to each other.
 """Rows of the catalogue as values. Times are UTC."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Long: the messages of copying and comparing, which refer to each other.
 """The steps by which images are copied, for backups and restores alike."""
 
 from __future__ import annotations
