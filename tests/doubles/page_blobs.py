@@ -152,7 +152,7 @@ class MemoryPageBlobs:
         self._sought: Counter[BlobAddress] = Counter()
         """How many deliveries found nothing there, and opened a managed disk's snapshot to copy it there."""
         self.raced: set[BlobAddress] = set()
-        """What two of them wanted to copy to: the later one's access ended the copy of the former."""
+        """What two of them wanted to copy to: the later one's access ended that of the former, before or during its copy."""
         self.exporting = Exporting(hosts=HOSTS)
 
     @property
@@ -232,7 +232,11 @@ class MemoryPageBlobs:
         found.size = size if brought else 0
         found.copy = CopyState(found.copy.copy_id, status, size if brought else 0, size)
         found.arriving, found.etag = None, self._etag()
-        if status == "failed" and found.copied_from in self.cloud.ended_by_grant and self._sought[blob] > 1:
+        if status == "failed":
+            self._note_race(blob, found.copied_from)
+
+    def _note_race(self, blob: BlobAddress, url: str) -> None:
+        if url in self.cloud.ended_by_grant and self._sought[blob] > 1:
             self.raced.add(blob)
 
     def can_arrive(self, blob: BlobAddress) -> bool:
@@ -397,6 +401,7 @@ class MemoryPageBlobs:
         self._reach(destination.account)
         self.refuse_as_source(source, destination)
         if isinstance(source, DiskAddress):
+            self._note_race(destination, url)
             brought = self.cloud.copied(url, source, snapshot, f"copy {source} {snapshot} to {destination}")
         else:
             brought = self._found(source, snapshot)
