@@ -23,7 +23,7 @@ from backup_core.steps.messages import Message
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from backup_core.domain.plan import Shard
+    from backup_core.domain.plan import Plan, Shard
     from backup_core.protocol.tools import Tools
     from backup_core.steps.copying import ImageCopy
 
@@ -42,9 +42,13 @@ CURSOR = TypeAdapter(Cursor)
 
 async def apply_shard(tools: Tools, request: ApplyShard) -> ShardResult:
     """Copy the shards one after another, while there is time; a repeat answers the same of those that are done."""
-    before, began = TransferCounts(), tools.monotonic()
+    image, before, began = request.image, TransferCounts(), tools.monotonic()
+    plan: Plan | None = None
     for shards_before, number in enumerate([request.shard, *request.then]):
-        reached = await _apply_one(tools, request.image, number, began)
+        await require_right_to_act(tools, image.actor)
+        if plan is None:
+            plan = await held_document(tools, PLAN, image.plan, image.plan_digest, "start the run again")
+        reached = await _apply_one(tools, image, plan, number, began)
         reached = reached.model_copy(update={"before": before, "shards_before": shards_before})
         if not reached.done or tools.monotonic() - began > tools.limits.shard_seconds:
             break
@@ -52,14 +56,13 @@ async def apply_shard(tools: Tools, request: ApplyShard) -> ShardResult:
     return reached
 
 
-async def _apply_one(tools: Tools, image: ImageCopy, number: int, began: float) -> ShardResult:
+async def _apply_one(tools: Tools, image: ImageCopy, plan: Plan, number: int, began: float) -> ShardResult:
     """Copy the shard's changed ranges and clear its cleared ones, from its cursor on, within the time of a call since `began`;
     a repeat writes the same bytes again, and nothing once the shard is done.
 
-    Every write carries the lease and the epoch, so a delivery after the run has ended is refused by the service too.
+    Every write to a blob carries the lease and the epoch, and no upload is written once it has ended, so a delivery after the
+    run has ended is refused by the service too.
     """
-    await require_right_to_act(tools, image.actor)
-    plan = await held_document(tools, PLAN, image.plan, image.plan_digest, "start the run again")
     shard = plan.shards[number]
     name, end = cursor_name(image.plan, number), shard_end_name(image.plan, number)
     # G22: a shard that is done writes nothing more.

@@ -188,7 +188,8 @@ def _target(tools: Tools, wish: RestoreWish, source: str, run: str, why: str) ->
     if not account or not container:
         needed = f"{why}, of a page blob; " if why else ""
         own = f"the disk's own account is not one this app may write ({source})"
-        message = f"{needed}{own}; name target.account and target.container"
+        otherwise = ", or set DISK_RESTORE to upload" if wish.managed and not why else ""
+        message = f"{needed}{own}; name target.account and target.container{otherwise}"
         raise RefusedError(400, "TargetNeeded", message, "target")
     if account not in accounts:
         message = f"target.account {account[:200]!r} is not one of the setting SOURCE_ACCOUNTS"

@@ -150,21 +150,15 @@ class Cleanup:
         """
         if not self.tools.disk_groups:
             return []  # no managed disk may be read
-        runs = await self.tools.catalogue.runs(self.request.disk, RUNS_LOOKED_AT)
-        named = [
-            run
-            for run in runs
-            if run.restore and run.restore.uploads and run.state != "Succeeded" and self.tools.may_read(run.restore.target)
-        ]
-        rows = [(run, await self.tools.catalogue.run(self.request.disk, run.run)) for run in named]
-        return [
-            (run.restore.managed_disk, run.run)
-            for run, row in rows
-            if run.restore
-            and row
-            and self.tools.may_read(run.restore.managed_disk)
-            and (row.value.ended_for_good or dead(row, self.now))
-        ]
+        found = []
+        for run in await self.tools.catalogue.runs(self.request.disk, RUNS_LOOKED_AT):
+            wanted = run.restore
+            if not wanted or not wanted.uploads or run.state == "Succeeded" or not self.tools.may_read(wanted.managed_disk):
+                continue
+            row = await self.tools.catalogue.run(self.request.disk, run.run)
+            if row and (row.value.ended_for_good or dead(row, self.now)):
+                found.append((wanted.managed_disk, run.run))
+        return found
 
     async def _imported(self) -> list[tuple[str, Run]]:
         """The managed disks that recent restores were to make and adopt, and did not: none of them is the disk's source."""

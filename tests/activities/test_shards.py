@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from backup_core.domain.naming import cursor_name, shard_end_name
+from backup_core.domain.records import Owner
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.protocol import copy_route
 from backup_core.protocol.listings import BATCH, BATCHES_AHEAD, in_order
@@ -262,6 +263,33 @@ async def test_a_call_of_several_shards_that_is_repeated_answers_the_same():
     assert answers
     assert all(first == second for first, second in answers)
     assert sum(one["value"]["before"]["puts"] + one["value"]["applied"]["puts"] for one, _ in answers) == PAGES // 2
+
+
+async def test_a_call_whose_run_loses_the_disk_begins_no_further_shard():
+    """What the service would refuse is not even sent, and a managed disk that is uploaded has no fence."""
+    scene, answers = many_shards(), []
+    put = scene.documents.put_if_absent
+
+    async def lost(name, text):
+        stored = await put(name, text)
+        if name.endswith("-end.json"):
+            row = scene.catalogue.rows["vm", "head"]
+            await scene.catalogue.put_head(replace(row.value, owner=Owner("another", "lease", row.value.epoch + 1)), row.etag)
+        return stored
+
+    async def perform(name, request):
+        if name == "apply_shard":
+            scene.documents.put_if_absent = lost
+        answer = await scene.perform(name, request)
+        if name == "apply_shard":
+            answers.append(answer)
+        return answer
+
+    with pytest.raises(BackupFailedError):
+        await run(scene, perform, wave=1)
+
+    assert answers[0]["fault"]["code"] == "NotOwner"
+    assert scene.port_calls["copy_from_url"] == 10
 
 
 async def test_a_call_of_an_earlier_version_is_of_one_shard():

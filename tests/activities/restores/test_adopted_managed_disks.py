@@ -9,12 +9,9 @@ import pytest
 
 from backup_core.activities.housekeeping import clean_up_disk
 from backup_core.domain.ending import HEARTBEAT_MAX
-from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import managed_disk_id, point_id, point_key
 from backup_core.domain.records import Slot
-from backup_core.domain.repoint import MachineDisk
 from backup_core.orchestrations.restore_disk import RestoreFailedError
-from backup_core.steps.housekeeping import CleanUpDisk
 from tests.activities.acts import (
     FINAL,
     RUN,
@@ -31,9 +28,9 @@ from tests.activities.acts import (
     sane,
     stopped_before,
 )
-from tests.scene import PAGE, VM, Scene
+from tests.activities.restores.managed import KINDS, NEW, NIGHT, OLD, machine_with_managed_disk
+from tests.scene import PAGE, VM
 
-OLD, NEW = managed_disk_id(VM, "old"), managed_disk_id(VM, "new")
 ADOPTED = into(managed_disk=NEW, old_disk=OLD)
 STEPS = [
     *(one for one in STEPS_OF_A_RESTORE if one != "close_change"),
@@ -41,23 +38,11 @@ STEPS = [
     "take_source_snapshot",
     "compare_snapshot",
 ]
-NIGHT = CleanUpDisk(disk="vm", actor="house.20260105", lease="00000000-0000-0000-0000-00000000000a", run_days=180)
 
 
-@pytest.fixture(params=["page blob", "managed disk"])
+@pytest.fixture(params=KINDS)
 async def stage(request):
-    """A disk with three restore points, whose machine has a managed disk: the very one, or one that was converted from it."""
-    scene = Scene(managed=request.param == "managed disk")
-    scene.protect()
-    scene.write(0, 1, 2, 3, None, 5)
-    for value in (30, 60, 90):
-        await scene.back_up()
-        scene.write(6, value)
-    old = str(scene.source()) if scene.managed else OLD
-    scene.machines.disks[old] = ManagedDisk(old, "Succeeded", "", 32 * PAGE, sku="Premium_LRS")
-    scene.machines.add(VM, MachineDisk("old", old, managed=True, lun=0))
-    scene.wanted = ADOPTED | {"old_disk": old}
-    return scene
+    return await machine_with_managed_disk(request.param, ADOPTED)
 
 
 def new(scene):

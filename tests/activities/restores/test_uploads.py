@@ -11,11 +11,9 @@ from backup_core.activities import verification
 from backup_core.activities.housekeeping import clean_up_disk
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.managed import ManagedDisk
-from backup_core.domain.naming import managed_disk_id
 from backup_core.domain.records import Slot
 from backup_core.domain.repoint import MachineDisk
 from backup_core.orchestrations.restore_disk import RestoreFailedError
-from devhost.disks import vhd_footer
 from tests.activities.acts import (
     FINAL,
     RUN,
@@ -32,33 +30,17 @@ from tests.activities.acts import (
     sane,
     stopped_before,
 )
-from tests.activities.restores.test_adopted_managed_disks import NIGHT
-from tests.scene import PAGE, VM, Scene
+from tests.activities.restores.managed import KINDS, NEW, NIGHT, OLD, machine_with_managed_disk
+from tests.scene import PAGE, VM
 
-OLD, NEW = managed_disk_id(VM, "old"), managed_disk_id(VM, "new")
 UPLOADED = into(target=NEW, managed_disk=NEW, old_disk=OLD)
 STEPS = [*(one for one in STEPS_OF_A_RESTORE if one != "close_change"), "take_source_snapshot", "compare_snapshot"]
 BEFORE_CLOSED = ("plan_transfer", "open_image", "apply_shard", "compare_image")
 
 
-@pytest.fixture(params=["page blob", "managed disk"])
+@pytest.fixture(params=KINDS)
 async def stage(request):
-    """A disk with three restore points, whose machine has a managed disk: the very one, or one that was converted from it."""
-    scene = Scene(managed=request.param == "managed disk")
-    if scene.managed:
-        scene.protect()
-    else:
-        scene.protect(pages=33)
-        scene.blobs.poke(scene.source(), 32, [vhd_footer(32 * PAGE)])
-    scene.write(0, 1, 2, 3, None, 5)
-    for value in (30, 60, 90):
-        await scene.back_up()
-        scene.write(6, value)
-    old = str(scene.source()) if scene.managed else OLD
-    scene.machines.disks[old] = ManagedDisk(old, "Succeeded", "", 32 * PAGE, sku="Premium_LRS")
-    scene.machines.add(VM, MachineDisk("old", old, managed=True, lun=0))
-    scene.wanted = UPLOADED | {"old_disk": old}
-    return scene
+    return await machine_with_managed_disk(request.param, UPLOADED, vhd=True)
 
 
 def address(scene):
