@@ -131,10 +131,10 @@ class Machines(Served):
         found: list[dict[str, Any]] = self.control("GET")["snapshots"]
         return found
 
-    def open(self) -> list[str]:
-        """The disks and snapshots, lower case, that access is granted to."""
+    def open(self, named: str = "") -> list[str]:
+        """The disks and snapshots with that text in their id, in lower case, that access is granted to."""
         found: list[str] = self.control("GET")["open"]
-        return found
+        return [one for one in found if named.lower() in one]
 
     def delete(self, name: str) -> None:
         """Remove a machine; its disks are released."""

@@ -143,7 +143,7 @@ def test_what_is_refused_leaves_nothing(managed_disk, platform, machines, place)
 
     assert run["state"] == "Failed", run
     assert machines.source(disk.name, 0) == disk.id
-    assert machines.open() == []
+    assert machines.open(disk.name) == []
     assert [one["properties"]["creationData"]["sourceResourceId"] for one in all_snapshots(platform, disk)] == [disk.id]
     assert platform.api("GET", f"/disks/{disk.name}").json()["protection"] == "protected"
     assert disk.back_up()["kind"] == "incremental"
@@ -165,7 +165,7 @@ def test_a_damaged_export_of_the_new_disk(managed_disk, platform, calm, machines
 
     assert (run["state"], run["error"]["code"]) == ("Failed", "AccessDenied")
     assert machines.source(disk.name, 0) == disk.id
-    assert (machines.open(), len(all_snapshots(platform, disk))) == ([], 1)
+    assert (machines.open(disk.name), len(all_snapshots(platform, disk))) == ([], 1)
     assert "was not used" in run["restore"]["endState"]
     assert disk.back_up()["kind"] == "incremental"
 
@@ -213,7 +213,7 @@ def test_a_kill_at_seeded_places(calm, machines, tmp_path, rng):
             assert ended["state"] == "Succeeded", told
             new = ManagedDisk.adopted(disk, ended)
             assert machines.source(disk.name, 0) == new.id, told
-            assert machines.open() == [], told
+            assert machines.open(disk.name) == [], told
             assert len(new.snapshots()) == 1, told
             disk.close()
             disk = new

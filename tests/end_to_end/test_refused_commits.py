@@ -165,7 +165,8 @@ def test_restores_to_managed_disks(calm, machines, tmp_path, rng, method, size):
             new = ManagedDisk.adopted(disk, run)
             assert machines.source(disk.name, 3) == new.id, told
             assert new.content[:size] == disk.content[:size], told
-            assert [one["properties"]["diskState"] for one in new.snapshots()] == ["Unattached"], told
+            # G16: two deliveries at once may take one each; none is open.
+            assert {one["properties"]["diskState"] for one in new.snapshots()} == {"Unattached"}, told
             new.write(0, rng.randbytes(PAGE))
             assert new.back_up()["kind"] == "incremental", told
             new.check_every_point()

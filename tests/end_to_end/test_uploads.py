@@ -63,7 +63,7 @@ def test_a_managed_disk_is_restored_to_another_twice(disk, uploading, machines, 
         (restored,) = run["restorePoints"]
         assert present.moments[restored][: present.disk_bytes] == former.moments[point][: present.disk_bytes]
         uploading.host.settled(run["id"])
-        assert machines.open() == []
+        assert machines.open(disk.name) == []
         present.disturb(rng, 3)
         assert present.back_up()["kind"] == "incremental"
 
@@ -146,7 +146,7 @@ def test_what_is_refused_leaves_nothing_open(disk, uploading, machines, place):
     assert run["state"] == "Failed", run
     assert REFUSALS[place]["code"] in run["error"]["message"]
     assert machines.source(disk.name, 0) == disk.id
-    assert machines.open() == []
+    assert machines.open(disk.name) == []
     assert [one["properties"]["creationData"]["sourceResourceId"] for one in all_snapshots(uploading, disk)] == [disk.id]
     assert disk.back_up()["kind"] == "incremental"
     disk.check_every_point()
@@ -186,7 +186,7 @@ def test_a_kill_at_each_place(calm, machines, tmp_path, rng):
             assert ended["state"] == "Succeeded", told
             new = ManagedDisk.adopted(disk, ended)
             assert machines.source(disk.name, 0) == new.id, told
-            assert machines.open() == [], told
+            assert machines.open(disk.name) == [], told
             disk.close()
             disk = new
             disk.disturb(rng, 2)
