@@ -374,7 +374,7 @@ module backupGrants 'modules/grants.bicep' = {
   }
 }
 
-module diskGrants 'modules/disks.bicep' = [
+module diskGrants 'modules/group.bicep' = [
   for id in snapshotGroups: {
     name: 'disks-${uniqueString(id)}'
     scope: resourceGroup(split(id, '/')[2], split(id, '/')[4])
@@ -392,13 +392,15 @@ module diskGrants 'modules/disks.bicep' = [
   }
 ]
 
-module machineGrants 'modules/machines.bicep' = [
+module machineGrants 'modules/group.bicep' = [
   for id in machineGroups: {
     name: 'machines-${uniqueString(id)}'
     scope: resourceGroup(split(id, '/')[2], split(id, '/')[4])
     params: {
-      principalId: identities.outputs.restore.principalId
-      role: roles.outputs.ids.machine
+      grants: [
+        { to: identities.outputs.restore.principalId, role: roles.outputs.ids.machine }
+        { to: identities.outputs.retention.principalId, role: roles.outputs.ids.retentionMachine }
+      ]
     }
   }
 ]

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from backup_core.domain.ending import abandonment, dead
 from backup_core.domain.errors import (
+    BackupError,
     BlobMissingError,
+    CleanupError,
     LeaseTakenError,
     RowChangedError,
     SnapshotsPresentError,
@@ -21,6 +23,7 @@ from backup_core.domain.errors import (
 from backup_core.domain.metadata import from_metadata, is_marked, run_of_source_snapshot
 from backup_core.domain.naming import disk_of_run, point_id, registration_name, snapshot_time
 from backup_core.domain.repoint import same_disk
+from backup_core.domain.shown import named
 from backup_core.ports import Guard
 from backup_core.protocol.custody import prune_in_custody
 from backup_core.protocol.losses import mark_losses
@@ -67,6 +70,7 @@ class Cleanup:
         return (
             self.pins,
             self.access,
+            self.uploads,
             self.source_snapshots,
             self.former_sources,
             self.imported_snapshots,
@@ -128,9 +132,7 @@ class Cleanup:
                 self._count("pins")
 
     async def access(self) -> None:
-        """End access to snapshots of a managed disk that an abandoned run has opened, and to disks that restores have not
-        completed.
-        """
+        """End access to snapshots of a managed disk that an abandoned run has opened."""
         row = await self.tools.catalogue.head(self.request.disk)
         owner = row.value.owner if row else None
         run = await self.tools.catalogue.run(self.request.disk, owner.run) if owner else None
@@ -140,20 +142,29 @@ class Cleanup:
             sources = {registration.value.source} if registration else set()
             for source in sources | {source for source, _ in await self._imported()}:
                 await close_access(self.tools, source)
-        # G72: what a dead restore has left open.
+
+    async def uploads(self) -> None:
+        """End access to managed disks themselves that restores have not completed. Raises CleanupError, which names those that
+        stay open, after all were tried: Azure does not end an upload that is no VHD.
+        """
+        open_ = []
         for disk, made_by in await self._unused_uploads():
-            await close_upload(self.tools, disk, made_by)
+            try:
+                # G72: what a dead restore has left open.
+                await close_upload(self.tools, disk, made_by)
+            except BackupError as error:
+                open_.append(f"{error.code}: {error}")
+        if open_:
+            raise CleanupError(named(open_))
 
     async def _unused_uploads(self) -> list[tuple[str, str]]:
         """The managed disks of recent restores that have not succeeded and are not at work, each with its run: they may be open
         themselves.
         """
-        if not self.tools.disk_groups:
-            return []  # no managed disk may be read
         found = []
-        for run in await self.tools.catalogue.runs(self.request.disk, RUNS_LOOKED_AT):
+        for run in await self.tools.catalogue.runs(self.request.disk, RUNS_LOOKED_AT) if self.tools.machine_groups else []:
             wanted = run.restore
-            if not wanted or not wanted.uploads or run.state == "Succeeded" or not self.tools.may_read(wanted.managed_disk):
+            if not wanted or not wanted.uploads or run.state == "Succeeded" or not self.tools.may_make(wanted.managed_disk):
                 continue
             row = await self.tools.catalogue.run(self.request.disk, run.run)
             if row and (row.value.ended_for_good or dead(row, self.now)):
@@ -208,9 +219,9 @@ class Cleanup:
             for snapshot in run.source_snapshots:
                 if not self._may_go_on():
                     return
-                named = await self.tools.catalogue.point(self.request.disk, point_id(snapshot))
+                point = await self.tools.catalogue.point(self.request.disk, point_id(snapshot))
                 # G60: never one that the catalogue names.
-                if named is None and await delete_recorded(self.tools, self.tools.source(disk), snapshot, run.run):
+                if point is None and await delete_recorded(self.tools, self.tools.source(disk), snapshot, run.run):
                     self._count("snapshots")
 
     async def _is_recorded(self, source: str, snapshot: str, run: str) -> bool:

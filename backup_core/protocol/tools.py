@@ -165,6 +165,14 @@ class Tools:
             message = f"managed disk {disk}: {error} (setting MACHINE_GROUPS); nothing was done"
             raise SourceUnfitError(message) from error
 
+    def may_make(self, disk: str) -> bool:
+        """Whether the managed disk lies in a resource group of the allow-list, in which restores make them."""
+        try:
+            self.upload(disk)
+        except SourceUnfitError:
+            return False
+        return True
+
     def slot(self, vm: str, lun: int | None) -> Slot:
         """The slot of a machine, with the allow-list checked once more. Raises MachineRefusedError."""
         try:

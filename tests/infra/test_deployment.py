@@ -111,9 +111,9 @@ def test_no_role_has_more_than_its_duty():
         assert f"{PREFIX}write" not in ROLES[role]["dataActions"]
     assert f"{PREFIX}delete" not in ROLES["writer"]["dataActions"]
     assert [name for name, role in ROLES.items() if any("Compute" in one for one in role["actions"])] == [
-        "disks", "retentionDisks", "machine",
+        "disks", "retentionDisks", "retentionMachine", "machine",
     ]  # fmt: skip
-    for role in ("disks", "retentionDisks"):
+    for role in ("disks", "retentionDisks", "retentionMachine"):
         assert not [one for one in ROLES[role]["actions"] if re.search(r"(disks|virtualMachines)/(write|delete)", one)]
 
 
@@ -124,7 +124,7 @@ def test_each_role_is_assigned_where_it_says():
     assert {name: roles for name, roles in granted.items() if roles} == {
         "sourceGrants": {"source", "retentionSource", "restore"},
         "backupGrants": {"writer", "retention", "restore"},
-        "machineGrants": {"machine"},
+        "machineGrants": {"machine", "retentionMachine"},
         "diskGrants": {"disks", "retentionDisks"},
     }
     assert set.union(*granted.values()) == set(ROLES)
@@ -137,9 +137,9 @@ def test_each_identity_gets_its_own_roles():
     )
 
     assert sorted(pairs) == [
-        ("restore", "disks"), ("restore", "restore"), ("restore", "restore"), ("restore", "retentionDisks"),
-        ("retention", "retention"), ("retention", "retentionDisks"), ("retention", "retentionSource"), ("source", "disks"), ("source", "source"),
-        ("writer", "writer"),
+        ("restore", "disks"), ("restore", "machine"), ("restore", "restore"), ("restore", "restore"), ("restore", "retentionDisks"),
+        ("retention", "retention"), ("retention", "retentionDisks"), ("retention", "retentionMachine"),
+        ("retention", "retentionSource"), ("source", "disks"), ("source", "source"), ("writer", "writer"),
     ]  # fmt: skip
 
 

@@ -503,7 +503,7 @@ GUARDS = (
           "        await close_upload(tools, run.restore.managed_disk, run.run)\n", "        pass\n",
           ("activities/restores/test_uploads.py::test_a_failure_at_each_step",)),
     Guard("protocol/cleanup.py", "the night ends the access that a dead restore had to the disk it uploaded",
-          "            await close_upload(self.tools, disk, made_by)\n", "            pass\n",
+          "                await close_upload(self.tools, disk, made_by)\n", "                pass\n",
           ("activities/restores/test_uploads.py::test_a_restore_that_dies_at_each_step_leaves_nothing_open",)),
     Guard("protocol/cleanup.py", "the night leaves alone what a restore at work uploads",
           "and (row.value.ended_for_good or dead(row, self.now))", "",

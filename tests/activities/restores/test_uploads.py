@@ -10,11 +10,14 @@ import pytest
 from backup_core.activities import verification
 from backup_core.activities.housekeeping import clean_up_disk
 from backup_core.domain.ending import HEARTBEAT_MAX
+from backup_core.domain.errors import AccessDeniedError, CleanupError
 from backup_core.domain.managed import ManagedDisk
+from backup_core.domain.naming import managed_disk_id
 from backup_core.domain.records import Slot
 from backup_core.domain.repoint import MachineDisk
 from backup_core.orchestrations.restore_disk import RestoreFailedError
 from tests.activities.acts import (
+    AGAIN,
     FINAL,
     RUN,
     STEPS_OF_A_RESTORE,
@@ -31,7 +34,7 @@ from tests.activities.acts import (
     stopped_before,
 )
 from tests.activities.restores.managed import KINDS, NEW, NIGHT, OLD, machine_with_managed_disk
-from tests.scene import PAGE, VM
+from tests.scene import GROUP, PAGE, VM
 
 UPLOADED = into(target=NEW, managed_disk=NEW, old_disk=OLD)
 STEPS = [*(one for one in STEPS_OF_A_RESTORE if one != "close_change"), "take_source_snapshot", "compare_snapshot"]
@@ -300,3 +303,36 @@ async def test_the_night_leaves_alone_what_an_operator_exports(stage):
     await clean_up_disk(stage.tools, NIGHT)
 
     assert stage.blobs.open_disks == {address(stage)}
+
+
+@pytest.mark.parametrize("groups", [(), (f"{GROUP}-of-other-disks".lower(),)])
+async def test_the_night_closes_disks_wherever_restores_make_them(groups):
+    """In a machine's group, which need not be one whose disks may be protected: an app may back up page blobs alone."""
+    stage = await machine_with_managed_disk("page blob", UPLOADED, vhd=True)
+    stage.tools = replace(stage.tools, disk_groups=groups)
+    await stopped_before(stage, "compare_image", **(stage.wanted | {"adopt": False}))
+    assert stage.blobs.open_disks == {address(stage)}
+    stage.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
+    await clean_up_disk(stage.tools, NIGHT)
+
+    nothing_is_open(stage)
+
+
+async def test_the_night_closes_what_it_can(stage):
+    """Azure ends no upload that is no VHD, and access to snapshots may be refused for itself: each is named, and the rest is done."""
+    spoilt = managed_disk_id(VM, "spoilt")
+    for run, disk in ((AGAIN, spoilt), (RUN, NEW)):
+        wanted = {"target": disk, "managed_disk": disk, "adopt": False, "run": run}
+        await stopped_before(stage, "compare_image", **(stage.wanted | wanted))
+    stage.blobs.poke(stage.tools.upload(spoilt), 32, [b"\1" * PAGE])
+    stage.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
+
+    async def refused(_):
+        message = "a lock"
+        raise AccessDeniedError(message)
+
+    stage.blobs.close_access = refused
+    with pytest.raises(CleanupError, match=rf"access: AccessDenied: a lock; uploads:.*{spoilt}.*InvalidVhd"):
+        await clean_up_disk(stage.tools, NIGHT)
+
+    assert stage.blobs.open_disks == {stage.tools.upload(spoilt)}

@@ -1,4 +1,4 @@
-// Role assignments on one resource group of managed disks or of their snapshots.
+// Role assignments on one resource group: of virtual machines, of managed disks or of their snapshots.
 
 @description('What is granted: { to: principal id, role: role definition id }.')
 param grants array
