@@ -101,7 +101,7 @@ class Settings(BaseModel):
     """Resource ids of accounts of SOURCE_ACCOUNTS, separated by spaces, in any order: a restore to a managed disk needs that of
     the account it goes through.
     """
-    disk_restore: DiskRestore = "import"
+    disk_restore: DiskRestore = "upload"
     """How a restore makes a managed disk: `upload` writes it, and needs no storage account; `import` has Azure make it of a
     page blob. A call that names that blob's place imports in either case.
     """

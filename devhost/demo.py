@@ -133,8 +133,7 @@ class Demo:
     def _restore(self, platform: Platform, main: Guest) -> dict[str, Any] | None:
         """Restore the first point into the VM; the run, or None when what the VM has then is not the disk of that moment."""
         moment = main.moments[0]
-        target = {"kind": "managedDisk", "account": platform.storage.source.blobs, "container": DISKS_CONTAINER}
-        request = {"restorePoint": moment.run["restorePoints"][0], "target": target, "repoint": True}
+        request = {"restorePoint": moment.run["restorePoints"][0], "target": {"kind": "managedDisk"}, "repoint": True}
         self._say(f"Asking what a restore of the first point would do (POST /api/disks/{DISK}/restores, dryRun)")
         plan = platform.api("POST", f"/disks/{DISK}/restores", {**request, "dryRun": True}).json()
         for number, step in enumerate(plan["steps"], 1):
@@ -327,7 +326,7 @@ def _way(run: dict[str, Any]) -> str:
     copied, streamed = run["bytesDone"], run["bytesStreamed"]
     if streamed:
         return f"stream mode: {_sized(streamed)} of {_sized(copied)} copied passed through the worker"
-    fetcher = "source account" if run["operation"] == "restore" else "backup account"
+    fetcher = "new disk" if run["operation"] == "restore" else "backup account"
     return f"server mode: the {fetcher} fetched {_sized(copied)} itself; 0 bytes copied passed through the worker"
 
 

@@ -218,7 +218,7 @@ var common = {
   ACCOUNT_REQUESTS_PER_SECOND: '20000'
   ACCOUNT_MIB_PER_SECOND: '2980'
   RESTORE_VERIFICATION: 'full'
-  DISK_RESTORE: 'import'
+  DISK_RESTORE: 'upload'
   ARM_ENDPOINT: environment().resourceManager
   SOURCE_ACCOUNT_IDS: join(sources, ' ')
   MACHINE_GROUPS: join(machineGroups, ' ')

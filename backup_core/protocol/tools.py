@@ -107,7 +107,7 @@ class Tools:
     """Resource groups, lower case, whose managed disks may be protected: an allow-list."""
     snapshot_group: str = ""
     """The one, lower case, that keeps their snapshots; empty is each disk's own."""
-    disk_restore: DiskRestore = "import"
+    disk_restore: DiskRestore = "upload"
     """How managed disks are made, where the caller does not say it."""
 
     def source(self, name: str) -> Source:
