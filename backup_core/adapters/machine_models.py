@@ -29,6 +29,16 @@ def grants(entry: dict[str, Any], action: str) -> bool:
     return matches(entry.get("actions", [])) and not matches(entry.get("notActions", []))
 
 
+def size_of(inside: dict[str, Any]) -> int:
+    """Bytes of data of a disk or snapshot with these properties, without a footer; 0 where Azure names none.
+
+    Until its upload has ended, a disk has no size yet: Azure names what is to be written (azure-cli's recording
+    test_vm_disk_upload).
+    """
+    wanted = int((inside.get("creationData") or {}).get("uploadSizeBytes") or FOOTER_BYTES) - FOOTER_BYTES
+    return int(inside.get("diskSizeBytes") or wanted)
+
+
 def managed_disk_of(disk: str, found: dict[str, Any]) -> ManagedDisk:
     """The managed disk as Azure describes it."""
     inside = found.get("properties", {})
@@ -37,7 +47,7 @@ def managed_disk_of(disk: str, found: dict[str, Any]) -> ManagedDisk:
         disk=disk,
         state=inside.get("provisioningState", ""),
         run=(found.get("tags") or {}).get(RUN_TAG, ""),
-        size_bytes=int(inside.get("diskSizeBytes", 0)),
+        size_bytes=size_of(inside),
         sku=(found.get("sku") or {}).get("name", ""),
         os_type=inside.get("osType", ""),
         generation=inside.get("hyperVGeneration", ""),

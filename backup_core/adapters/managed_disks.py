@@ -12,6 +12,7 @@ from azure.core.exceptions import HttpResponseError
 from azure.mgmt.compute.models import Snapshot
 
 from backup_core.adapters.arm import WAIT_SECONDS, code_of, translated
+from backup_core.adapters.machine_models import size_of
 from backup_core.adapters.managed_access import DISK, SNAPSHOT, Access, Door, anew, done, lost
 from backup_core.adapters.page_lists import Export
 from backup_core.adapters.uploads import AzureUploads
@@ -370,9 +371,9 @@ def _described(size: int, created: str, tags: Mapping[str, str]) -> BlobProperti
     )
 
 
-def _size(inside: Mapping[str, Any]) -> int:
+def _size(inside: dict[str, Any]) -> int:
     """Of the VHD that is exported: the disk's bytes, and the footer."""
-    return int(inside.get("diskSizeBytes", 0)) // PAGE * PAGE + FOOTER_BYTES
+    return size_of(inside) // PAGE * PAGE + FOOTER_BYTES
 
 
 def _snapshot(found: Mapping[str, Any]) -> DiskSnapshot:

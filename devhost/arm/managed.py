@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MIB, GIB = 1024**2, 1024**3
 UPLOAD_BYTES_MAX = 32 * 1024 * GIB
+UPLOADING = ("ReadyToUpload", "ActiveUpload")
 _OWN = ("uniqueId", "timeCreated", "diskSizeBytes", "diskState")
 """Properties that a disk keeps when it is changed."""
 
@@ -44,7 +45,11 @@ class ManagedDisks:
             state = "Reserved" if owner["power"] == "deallocated" else "Attached"
         if state in ("Unattached", "Reserved") and self._cloud.snapshots.access.granted(found["id"]):
             state = "ActiveSAS"
-        return {**found, "properties": {**inside, "diskState": state}}
+        shown = {**inside, "diskState": state}
+        if state in UPLOADING:
+            # Until its upload has ended, a disk has no size of its own (azure-cli's recording test_vm_disk_upload).
+            shown.pop("diskSizeBytes", None)
+        return {**found, "properties": shown}
 
     def put(self, disk: str, body: Resource, if_none_match: str, fault: Fault | None) -> tuple[Resource, Operation]:
         """Create a disk; one that is there is changed, where the condition allows it and it stays the same disk."""
@@ -109,7 +114,7 @@ class ManagedDisks:
     def begin_upload(self, disk: str) -> None:
         """Somebody may write the disk. Raises RefusedError when its upload has ended meanwhile."""
         inside = self._cloud.managed[disk.lower()]["properties"]
-        if inside.get("diskState") not in ("ReadyToUpload", "ActiveUpload"):
+        if inside.get("diskState") not in UPLOADING:
             message = f"Disk {disk} is {inside.get('diskState', 'Unattached')}: its upload has ended."
             raise RefusedError(message, code="OperationNotAllowed")
         inside["diskState"] = "ActiveUpload"

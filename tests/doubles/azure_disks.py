@@ -323,12 +323,14 @@ class Disks:
         await cloud.world.before("arm_disk")
         address, blob = cloud.disk(group, name)
         held = cloud.uploads.holder(address)
+        creation: dict[str, Any] = {"createOption": blob.create_option}
         inside = {
             "uniqueId": unique(blob),
             "timeCreated": blob.created.isoformat(),
-            "diskSizeBytes": blob.size - PAGE,
+            # A disk has no size of its own until its upload has ended.
+            **({} if blob.upload else {"diskSizeBytes": blob.size - PAGE}),
             "diskState": cloud.uploads.state(address),
-            "creationData": {"createOption": blob.create_option},
+            "creationData": {**creation, **({"uploadSizeBytes": blob.size} if blob.upload else {})},
             "networkAccessPolicy": "AllowPrivate" if cloud.private else "AllowAll",
         }
         described = {"id": address.id, "name": name, "location": LOCATION, "tags": dict(blob.metadata), "properties": inside}

@@ -357,7 +357,8 @@ def put(url, offset, data):
 async def test_an_upload(upload, machines):
     """Ready, active, then a disk like another; until then nothing can be done with it."""
     shown = await upload.client.disks.get(RESOURCES, upload.name)
-    assert (shown.disk_state, shown.disk_size_bytes) == ("ReadyToUpload", MIB)
+    assert (shown.disk_state, shown.disk_size_bytes) == ("ReadyToUpload", None)
+    assert shown.creation_data.upload_size_bytes == MIB + PAGE
     url = await upload.grant_disk("Write")
     assert (await upload.client.disks.get(RESOURCES, upload.name)).disk_state == "ActiveUpload"
     with pytest.raises(ValueError, match="ActiveUpload"):
@@ -371,7 +372,8 @@ async def test_an_upload(upload, machines):
     await upload.revoke_disk()
 
     assert put(url, 0, b"\2" * PAGE)[0] == 403
-    assert (await upload.client.disks.get(RESOURCES, upload.name)).disk_state == "Unattached"
+    shown = await upload.client.disks.get(RESOURCES, upload.name)
+    assert (shown.disk_state, shown.disk_size_bytes) == ("Unattached", MIB)
     machines.make(upload.name, data={0: upload.disk})
     await upload.take()
     assert read(await upload.grant())[2].content == b"\1" * PAGE
