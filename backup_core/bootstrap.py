@@ -54,6 +54,10 @@ if TYPE_CHECKING:
     from backup_core.settings import Settings
 
 
+POLLING_SECONDS = 3.0
+"""Pause between looks at a change of a disk, snapshot or machine that names none. Access is granted within a second and names
+none (azure-cli's recording test_snapshot_access); the SDK would look again after half a minute, and each run grants several.
+"""
 _PATIENCE: dict[str, Any] = {"connection_timeout": 10, "read_timeout": 30, "retry_total": 3}
 """Of the SDK's small calls: four attempts of half a minute at most, some two minutes with their pauses. The SDK's own defaults
 take many minutes, in which a run would have no heartbeat.
@@ -215,13 +219,14 @@ class _Computes:
         if subscription not in self._clients:
             endpoint, local = self._settings.arm_endpoint, self._settings.arm_endpoint.startswith("http://")
             # A token must not travel over http: the local stand-in gets none.
-            unsigned: dict[str, Any] = {"authentication_policy": SansIOHTTPPolicy(), "polling_interval": 0.2} if local else {}
+            unsigned: dict[str, Any] = {"authentication_policy": SansIOHTTPPolicy()} if local else {}
             self._clients[subscription] = ComputeManagementClient(
                 self._sign_in.token(self._identity),
                 subscription,
                 base_url=endpoint,
                 credential_scopes=[f"{endpoint}/.default"],
                 retry_policy=ShortRetries(retry_total=2),
+                polling_interval=0.2 if local else POLLING_SECONDS,
                 **unsigned,
             )
         return self._clients[subscription]

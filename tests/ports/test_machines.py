@@ -29,7 +29,7 @@ from backup_core.domain.naming import BlobAddress, managed_disk_id
 from backup_core.domain.repoint import MachineDisk
 from bench.services import settings_for
 from devhost.disks import vhd_footer
-from devhost.machines import GROUP, account_id, machine_id
+from devhost.machines import GROUP, SUBSCRIPTION, account_id, machine_id
 from tests.doubles.machines import MemoryMachines
 from tests.doubles.page_blobs import MemoryPageBlobs
 from tests.doubles.world import InMemoryServices
@@ -285,6 +285,15 @@ async def test_an_accepted_operation_that_fails_by_azures_own_fault_is_temporary
     machines.faults({"method": "POST", "path": f"{name}/start", "code": code, "operation": True, "after": after})
     with pytest.raises(ServiceUnavailableError, match=f"{code}.*temporary failure"):
         await azure.start(machine_id(name))
+
+
+async def test_a_change_of_azures_is_looked_at_every_few_seconds(calm):
+    """It names no pause itself; the SDK's own is half a minute."""
+    services = bootstrap.build(settings_for(calm, ARM_ENDPOINT="https://management.azure.com"))
+    client = services.api.tools.machines._client(SUBSCRIPTION)
+
+    assert client._config.polling_interval == bootstrap.POLLING_SECONDS
+    await services.close()
 
 
 async def test_an_operation_that_outlasts_the_call(calm, machines, name):
