@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from backup_core.domain.errors import VerificationError
+from backup_core.domain.naming import is_resource_id
 from backup_core.domain.ranges import ByteRange, chunks, windows
 from backup_core.domain.sampling import BlockRun, Draw, block_runs
 from backup_core.domain.vhd import FOOTER_BYTES
@@ -21,7 +22,6 @@ from backup_core.protocol.page_maps import (
     touched,
 )
 from backup_core.steps.copying import Blocks, ComparisonResult, ImageCopy
-from backup_core.steps.restore import NewDisk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -148,5 +148,7 @@ async def _equal(tools: Tools, image: ImageCopy, piece: ByteRange) -> int:
 
 
 def _end(image: ImageCopy, size: int) -> int:
-    """Where the comparison of an image of that size ends: before the footer of an imported disk."""
-    return size - FOOTER_BYTES if isinstance(image, NewDisk) else size
+    """Where the comparison of an image of that size ends: before the footer of a managed disk, which Azure may write anew. It
+    has been checked by Azure, or there would be no disk.
+    """
+    return size - FOOTER_BYTES if is_resource_id(image.destination) else size

@@ -128,11 +128,13 @@ class ManagedDisks:
             )
             raise ConflictError(message, status=400, code="InvalidVhd")
 
-    def end_upload(self, resource: str) -> None:
+    async def end_upload(self, resource: str) -> None:
         """The disk is one like another from now on; what is not being uploaded to stays as it is."""
         inside = self._cloud.managed.get(resource.lower(), {}).get("properties", {})
         if inside.get("diskState") == "ActiveUpload":
             inside["diskState"] = "Unattached"
+            if self._cloud.switches.upload_signs:
+                await self._cloud.contents.sign(inside["uniqueId"])
 
     def delete(self, disk: str) -> None:
         """Delete a disk; snapshots of it stay. Raises ConflictError for one that is used."""

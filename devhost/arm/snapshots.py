@@ -251,7 +251,7 @@ class Snapshots:
 
         async def work() -> None:
             await self.access.close(resource["id"])
-            self._cloud.managed_disks.end_upload(resource["id"])
+            await self._cloud.managed_disks.end_upload(resource["id"])
 
         return self._cloud.begin(work, lambda _: None, fault)
 

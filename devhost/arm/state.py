@@ -101,6 +101,8 @@ class Switches:
     """`differs`: a disk's footer is written anew before each snapshot."""
     import_signs: bool = False
     """An import gives the disk a footer of its own: nobody knows whether Azure does."""
+    upload_signs: bool = False
+    """The end of an upload gives the disk a footer of its own: nobody knows whether Azure does."""
     siblings_denied: bool = False
     """After a snapshot's deletion, the SAS of the disk's other snapshots are refused until they are granted again."""
     fill_step: float = 40.0

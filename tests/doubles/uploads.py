@@ -46,6 +46,9 @@ class MemoryUploads:
         self.unit = PAGE
         """What the size of an upload is a multiple of: Azure's is a MiB, most tests' disks are smaller."""
 
+        self.signs = False
+        """Whether the end of an upload gives the disk a footer of its own."""
+
     def make(self, address: DiskAddress, size: int, tags: dict[str, str]) -> None:
         """A disk of zeros, without a footer, that waits for its upload."""
         made = self._cloud.blobs.put_disk(address, size)
@@ -94,9 +97,12 @@ class MemoryUploads:
         """End the access, and with it an upload. Raises 400 for one whose content is no VHD: it is not ended."""
         disk = self._cloud.blobs.disks[address]
         if disk.upload == "ActiveUpload":
-            if not disk.pages.get(disk.size // PAGE - 1, b"").startswith(b"conectix"):
+            last = disk.size // PAGE - 1
+            if not disk.pages.get(last, b"").startswith(b"conectix"):
                 refuse(400, "InvalidVhd", f"The content of disk {address} has no footer with the cookie value 'conectix'.")
             disk.upload = ""
+            if self.signs:
+                disk.pages = {**disk.pages, last: disk.pages[last][:-1] + b"\1"}
         self._opened.pop(address, None)
 
     def behind(self, url: str, what: str, *, write: bool) -> tuple[DiskAddress, Blob] | None:

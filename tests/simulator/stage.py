@@ -242,7 +242,7 @@ class Stage(Known):
         cloud.footer_in_diff, cloud.footers_differ = rng.random() < 0.5, rng.random() < 0.5
         self.blobs.fill_percent = rng.choice([100, 100, 45])
         cloud.lasting = rng.choice([0, 0, 1])
-        self.machines.signs = rng.random() < 0.5
+        self.machines.signs = cloud.uploads.signs = rng.random() < 0.5
         self.blobs.exporting = replace(self.blobs.exporting, seconds=rng.choice([20, 300, 7200]))
 
     def _tools(self) -> Tools:

@@ -59,15 +59,20 @@ def nothing_is_open(scene):
     assert scene.blobs.open_disks == set()
 
 
-async def test_the_next_backup_is_an_increment_and_all_points_stay(stage):
-    """The machine has the point's bytes; no page blob is made besides the head, and no import is asked for."""
+@pytest.mark.parametrize("signs", [False, True])
+async def test_the_next_backup_is_an_increment_and_all_points_stay(stage, signs):
+    """The machine has the point's bytes, but for a footer that Azure writes anew; no page blob is made besides the head, and no
+    import is asked for.
+    """
+    stage.blobs.cloud.uploads.signs = signs
     contents, first, blobs = contents_of(stage), stage.points()[0], len(stage.blobs.blobs)
     await stage.restore(first, **stage.wanted)
 
     sane(stage)
     nothing_is_open(stage)
     assert held(stage) == stage.claims().popitem()[0] == NEW
-    assert new(stage).content() == contents[first.point]
+    assert new(stage).content()[:-PAGE] == contents[first.point][:-PAGE]
+    assert (new(stage).content() != contents[first.point]) == signs
     assert len(stage.blobs.blobs) == blobs + 1, "the head"
     assert (stage.port_calls["import_disk"], stage.port_calls["create_for_upload"]) == (0, 1)
     assert f"the new managed disk {NEW} is complete and equal" in on(stage).end
