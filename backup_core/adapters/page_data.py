@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from backup_core.adapters.transport import Ask, nothing
-from backup_core.domain.errors import TransferDamagedError
+from backup_core.domain.errors import TransferDamagedError, UnexpectedAnswerError
 from backup_core.domain.ranges import PUT_BYTES_MAX, DiffRange
 from backup_core.domain.zeros import without_zeros
 from backup_core.ports import Fence
@@ -38,6 +38,8 @@ class PageData:
         """Send by `transport`."""
         self._transport = transport
         self._buffers: list[bytearray] = []
+        self._uploads_checked = True
+        """Whether the pages of an upload go with their MD5: until it is refused."""
 
     # A managed disk's snapshot is read by its export: then `export` is the whole URL of it, with its signature.
 
@@ -142,7 +144,21 @@ class PageData:
         if isinstance(fence, Fence):
             await self._transport.send(ask, nothing)
         else:
-            await fence(lambda url: self._transport.send(replace(ask, url=url), nothing))
+            await fence(lambda url: self._uploaded(replace(ask, url=url), headers))
+
+    async def _uploaded(self, ask: Ask, headers: Mapping[str, str]) -> None:
+        """Put pages by the URL of a managed disk. No client is known to send their MD5 there (azcopy, Add-AzVhd, Debian's
+        image tools): it is left out where it is refused. The disk is read back in any case.
+        """
+        bare = replace(ask, headers={name: value for name, value in headers.items() if name != "Content-MD5"})
+        checked = self._uploads_checked and bare.headers != headers
+        try:
+            await self._transport.send(ask if checked else bare, nothing)
+        except UnexpectedAnswerError:
+            if not checked:
+                raise
+            await self._transport.send(bare, nothing)
+            self._uploads_checked = False
 
 
 def _into(buffer: bytearray, size: int, what: str) -> Receive[bytes]:

@@ -55,6 +55,8 @@ function install() {
 function refuseUpload(context, request) {
   if (context.operation === Operation.Blob_Download && !switches.exports.uploadReads)
     throw fail(context, 403, "AuthorizationPermissionMismatch");
+  // Neither azcopy nor Add-AzVhd nor Debian's uploader sends a checksum of pages.
+  if (!switches.exports.uploadMd5 && request.getHeader("content-md5")) throw fail(context, 400, "UnsupportedHeader");
   if (CONDITIONS.some((name) => request.getHeader(name))) throw fail(context, 400, "UnsupportedHeader");
 }
 

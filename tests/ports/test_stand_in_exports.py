@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
@@ -431,6 +433,15 @@ async def test_an_upload_takes_no_conditions(upload, header, value):
     written = {"x_ms_page_write": "update", "x_ms_range": f"bytes=0-{PAGE - 1}", header: value}
 
     assert answer("PUT", f"{url}&comp=page", b"\1" * PAGE, **written)[:2] == (400, "UnsupportedHeader")
+
+
+@pytest.mark.parametrize(("taken", "status"), [(True, 201), (False, 400)])
+async def test_an_upload_takes_checksums_or_refuses_them(upload, calm, taken, status):
+    calm.switch(exports={"uploadMd5": taken})
+    digest = base64.b64encode(hashlib.md5(b"\1" * PAGE, usedforsecurity=False).digest()).decode()
+    written = {"x_ms_page_write": "update", "x_ms_range": f"bytes=0-{PAGE - 1}", "Content_MD5": digest}
+
+    assert answer("PUT", f"{await upload.grant_disk('Write')}&comp=page", b"\1" * PAGE, **written)[0] == status
 
 
 async def test_an_upload_whose_end_fails_has_not_ended(upload, machines):

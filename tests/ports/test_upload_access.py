@@ -233,6 +233,30 @@ async def test_nothing_is_written_to_a_host_that_is_not_azures(made, calm):
     assert calm.counts() == {}
 
 
+@pytest.mark.parametrize("taken", [True, False])
+async def test_a_checksum_goes_along_where_the_address_takes_one(made, calm, taken):
+    """One that does not is asked once."""
+    upload = await made()
+    calm.reset()
+    calm.switch(exports={"uploadMd5": taken})
+    for number in range(1, 4):
+        await upload.copy(DATA)
+        assert calm.counts()["PUT page"]["requests"] == number + (not taken)
+    upload.blobs._data._uploads_checked = True
+    await asyncio.gather(*(upload.copy(part) for part in (DATA, FOOTER) * 4))
+
+    assert upload.content() == CONTENT
+
+
+async def test_pages_that_are_altered_on_their_way_are_sent_again(made, calm):
+    upload = await made()
+    calm.faults({"verb": "PUT page", "url": "/md-local/", "status": 400, "code": "Md5Mismatch", "times": 2})
+    await upload.copy(DATA)
+    await upload.copy(FOOTER)
+
+    assert upload.content() == CONTENT
+
+
 async def test_what_is_read_back_is_opened_once_more(made):
     """Reads and listings go on where somebody has ended their access."""
     upload = await made()
