@@ -131,7 +131,7 @@ async def _closed(tools: Tools, image: ImageCopy) -> str:
     destination = tools.destination(image.destination)
     if isinstance(destination, DiskAddress):
         # G71: the write access is ended before the first page is compared.
-        await close_upload(tools, image.destination, image.actor.run)
+        await close_upload(tools, image.destination, image.actor.run, ends=True)
         return CLOSED
     # G9: puts in flight are refused before the first page is compared.
     return await fence_off(tools, destination, image.actor.epoch + 1, image.actor.lease)

@@ -67,9 +67,9 @@ class AzureSources(AzurePageBlobs):
         if isinstance(source, DiskAddress):
             await self.disks.close_access(source)
 
-    async def close_disk(self, disk: DiskAddress) -> None:
+    async def close_disk(self, disk: DiskAddress, *, ends: bool = False) -> None:
         """End what was granted on a disk itself."""
-        await self.disks.uploads.close(disk)
+        await self.disks.uploads.close(disk, ends=ends)
 
     async def delete_snapshot(self, blob: Source, snapshot: str) -> None:
         """Delete one snapshot."""

@@ -6,13 +6,14 @@ ended, and is never granted again: each grant comes after a look at the disk, an
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from backup_core.adapters.arm import translated
 from backup_core.adapters.machine_models import managed_disk_of
 from backup_core.adapters.managed_access import DISK, Door, lost
 from backup_core.domain.errors import AccessDeniedError, BlobMissingError, FencedError, ManagedDiskRefusedError
-from backup_core.domain.managed import OPEN_STATES, reading_fault, writing_fault
+from backup_core.domain.managed import OPEN_STATES, READY, reading_fault, writing_fault
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -82,15 +83,20 @@ class AzureUploads:
 
         return onto
 
-    async def close(self, disk: DiskAddress) -> None:
-        """Disks, Revoke Access, where any is granted; after a write access that completes the upload."""
-        async with self._access.lock(disk.id):
-            self._access.forget(disk.id)
-            try:
+    async def close(self, disk: DiskAddress, *, ends: bool = False) -> None:
+        """Disks, Revoke Access, where any is granted; after a write access that completes the upload. Access to one that `ends`
+        is granted once more where there is none: it has expired.
+        """
+        self._access.forget(disk.id)
+        with suppress(BlobMissingError):
+            if ends and (await self._disk(disk)).disk_state == READY:
+                # Ended by somebody else by then, it has ended.
+                with suppress(FencedError):
+                    await self._opened_to_write(disk)
+            async with self._access.lock(disk.id):
+                self._access.forget(disk.id)
                 if (await self._disk(disk)).disk_state in OPEN_STATES:
                     await self._access.end(_door(disk))
-            except BlobMissingError:
-                return
 
     # -- content ----------------------------------------------------------------------------------------------------------
 

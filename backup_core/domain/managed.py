@@ -20,7 +20,8 @@ TRUSTED, CONFIDENTIAL = "TrustedLaunch", "ConfidentialVM"
 UPLOAD = "Upload"
 UPLOAD_BYTES_MIN = 20 * MIB
 """The smallest disk that Azure takes an upload of."""
-WRITABLE_STATES = ("ReadyToUpload", "ActiveUpload")
+READY = "ReadyToUpload"
+WRITABLE_STATES = (READY, "ActiveUpload")
 READABLE_STATES = ("Unattached", "ActiveSAS")
 OPEN_STATES = ("ActiveUpload", "ActiveSAS", "ActiveSASFrozen")
 """Disk states of a disk that somebody has been granted access to."""

@@ -162,10 +162,11 @@ class PageBlobs(Protocol):
         Nothing open is success; a page blob has nothing to be closed.
         """
 
-    async def close_disk(self, disk: DiskAddress) -> None:
+    async def close_disk(self, disk: DiskAddress, *, ends: bool = False) -> None:
         """End all access to the disk itself; where it was written, that ends its upload for good. Nothing open, or no disk, is
-        success; a disk that was never written stays ready to be. Raises ManagedDiskRefusedError when Azure does not take what
-        was written: it is no VHD of the disk's size.
+        success; a disk that is ready to be written stays so, unless its upload `ends`: what was written may be ready once more
+        after its access has expired. Raises ManagedDiskRefusedError when Azure does not take what was written: it is no VHD of
+        the disk's size.
         """
 
     async def delete_snapshot(self, blob: Source, snapshot: str) -> None:

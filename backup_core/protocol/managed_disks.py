@@ -61,13 +61,14 @@ async def made_once(
     return found
 
 
-async def close_upload(tools: Tools, disk: str, run: str) -> ManagedDisk | None:
+async def close_upload(tools: Tools, disk: str, run: str, *, ends: bool = False) -> ManagedDisk | None:
     """End all access to the managed disk itself, if the run has made it, and so its upload for good; the disk as it is then.
-    None where it is not the run's. Raises ManagedDiskRefusedError when Azure does not take what was written.
+    None where it is not the run's. One that `ends` has been written, whatever its state. Raises ManagedDiskRefusedError when
+    Azure does not take what was written.
     """
     if not await made_by(tools, disk, run):
         return None
-    await tools.blobs.close_disk(tools.upload(disk))
+    await tools.blobs.close_disk(tools.upload(disk), ends=ends)
     return await made_by(tools, disk, run)
 
 

@@ -45,6 +45,9 @@ class ManagedDisks:
             state = "Reserved" if owner["power"] == "deallocated" else "Attached"
         if state in ("Unattached", "Reserved") and self._cloud.snapshots.access.granted(found["id"]):
             state = "ActiveSAS"
+        expires = self._cloud.switches.upload_expiry == "ready"
+        if state == "ActiveUpload" and expires and not self._cloud.snapshots.access.granted(found["id"]):
+            state = "ReadyToUpload"
         shown = {**inside, "diskState": state}
         if state in UPLOADING:
             # Until its upload has ended, a disk has no size of its own (azure-cli's recording test_vm_disk_upload).

@@ -248,10 +248,12 @@ class Snapshots:
 
     def revoke(self, resource: Resource, fault: Fault | None) -> Operation:
         """End access; of a disk that is being uploaded to, its upload as well."""
+        uploads = resource["properties"].get("diskState") == "ActiveUpload"
 
         async def work() -> None:
             await self.access.close(resource["id"])
-            await self._cloud.managed_disks.end_upload(resource["id"])
+            if uploads:
+                await self._cloud.managed_disks.end_upload(resource["id"])
 
         return self._cloud.begin(work, lambda _: None, fault)
 

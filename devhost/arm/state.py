@@ -103,6 +103,10 @@ class Switches:
     """An import gives the disk a footer of its own: nobody knows whether Azure does."""
     upload_signs: bool = False
     """The end of an upload gives the disk a footer of its own: nobody knows whether Azure does."""
+    upload_expiry: str = "stays"
+    """The state of an upload whose access has expired: `stays` ActiveUpload, or is `ready`, ReadyToUpload. Until access is
+    revoked, Azure's documents say, it is one of the two.
+    """
     siblings_denied: bool = False
     """After a snapshot's deletion, the SAS of the disk's other snapshots are refused until they are granted again."""
     fill_step: float = 40.0

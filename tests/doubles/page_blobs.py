@@ -531,9 +531,9 @@ class MemoryPageBlobs:
         if isinstance(source, DiskAddress):
             await self.managed.close_access(source)
 
-    async def close_disk(self, disk: DiskAddress) -> None:
+    async def close_disk(self, disk: DiskAddress, *, ends: bool = False) -> None:
         """End all access to the disk itself."""
-        await self.managed.uploads.close(disk)
+        await self.managed.uploads.close(disk, ends=ends)
 
     async def delete_snapshot(self, blob: Source, snapshot: str) -> None:
         """Delete one snapshot."""

@@ -49,6 +49,9 @@ class MemoryUploads:
         self.signs = False
         """Whether the end of an upload gives the disk a footer of its own."""
 
+        self.ready_when_expired = False
+        """Whether an upload whose access has expired is ready once more; else it is active still."""
+
     def make(self, address: DiskAddress, size: int, tags: dict[str, str]) -> None:
         """A disk of zeros, without a footer, that waits for its upload."""
         made = self._cloud.blobs.put_disk(address, size)
@@ -57,6 +60,8 @@ class MemoryUploads:
     def state(self, address: DiskAddress) -> str:
         """The disk's state, in Azure's word."""
         disk, held = self._cloud.blobs.disks[address], self.holder(address)
+        if disk.upload == "ActiveUpload" and self.ready_when_expired and not self.granted(address):
+            return "ReadyToUpload"
         if disk.upload:
             return disk.upload
         if self.granted(address):
@@ -96,7 +101,7 @@ class MemoryUploads:
     def revoke(self, address: DiskAddress) -> None:
         """End the access, and with it an upload. Raises 400 for one whose content is no VHD: it is not ended."""
         disk = self._cloud.blobs.disks[address]
-        if disk.upload == "ActiveUpload":
+        if self.state(address) == "ActiveUpload":
             last = disk.size // PAGE - 1
             if not disk.pages.get(last, b"").startswith(b"conectix"):
                 refuse(400, "InvalidVhd", f"The content of disk {address} has no footer with the cookie value 'conectix'.")

@@ -11,6 +11,7 @@ import pytest
 
 from backup_core.domain.errors import AccessDeniedError, AccessLostError, BackupError, FencedError, ManagedDiskRefusedError
 from backup_core.domain.ranges import ByteRange
+from devhost.platform import awaited
 from tests.ports.test_uploads import CONTENT, DATA, FENCE, FOOTER, PAGE, azure_upload
 
 WAYS = ("copy_streamed", "copy_from_url", "clear")
@@ -155,6 +156,24 @@ async def test_an_upload_that_ends_between_the_grant_and_the_write_is_fenced(mad
     with pytest.raises(FencedError, match="its upload has ended"):
         await write(upload, way)
 
+    assert upload.content() == CONTENT
+
+
+@pytest.mark.parametrize("state", ["ActiveUpload", "ReadyToUpload"])
+async def test_an_upload_whose_access_has_expired(made, machines, state):
+    """It goes on, and ends in the end, whatever Azure calls the disk until then."""
+    machines.switch(upload_expiry="ready" if state == "ReadyToUpload" else "stays")
+    upload = await made()
+    access = upload.blobs.disks._access
+    access._exporting = replace(access._exporting, seconds=1)
+
+    for part in (DATA, FOOTER):
+        await upload.copy(part)
+        awaited(lambda: upload.disk.id.lower() not in machines.open(), "the end of the access")
+        assert await upload.state() == state
+    await upload.blobs.close_disk(upload.disk, ends=True)
+
+    assert await upload.state() == "Unattached"
     assert upload.content() == CONTENT
 
 

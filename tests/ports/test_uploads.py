@@ -272,6 +272,18 @@ async def test_a_content_that_is_no_vhd_is_refused_when_it_is_closed(upload):
     assert await upload.state() == "Unattached"
 
 
+async def test_an_upload_that_has_to_end_is_refused_where_nothing_was_written(upload):
+    """Without a footer it is no VHD; what has ended has ended."""
+    await upload.make()
+    with pytest.raises(ManagedDiskRefusedError, match="InvalidVhd"):
+        await upload.blobs.close_disk(upload.disk, ends=True)
+    await upload.copy(FOOTER)
+    for _ in range(2):
+        await upload.blobs.close_disk(upload.disk, ends=True)
+
+    assert await upload.state() == "Unattached"
+
+
 async def test_what_is_not_there_is_not_written(upload):
     for way in ("copy_streamed", "copy_from_url"):
         with pytest.raises(BlobMissingError):

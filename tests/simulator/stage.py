@@ -243,6 +243,7 @@ class Stage(Known):
         self.blobs.fill_percent = rng.choice([100, 100, 45])
         cloud.lasting = rng.choice([0, 0, 1])
         self.machines.signs = cloud.uploads.signs = rng.random() < 0.5
+        cloud.uploads.ready_when_expired = rng.random() < 0.5
         self.blobs.exporting = replace(self.blobs.exporting, seconds=rng.choice([20, 300, 7200]))
 
     def _tools(self) -> Tools:

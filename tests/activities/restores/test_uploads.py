@@ -83,6 +83,19 @@ async def test_the_next_backup_is_an_increment_and_all_points_stay(stage, signs)
     everything_kept(stage, contents)
 
 
+@pytest.mark.parametrize("ready", [False, True])
+async def test_an_upload_whose_access_expires_before_it_is_compared(stage, ready):
+    """It is ended all the same, whatever Azure calls the disk until then."""
+    contents, first = contents_of(stage), stage.points()[0]
+    stage.blobs.cloud.uploads.ready_when_expired = ready
+    later = before_step(stage, "compare_image", lambda _: stage.world.pass_time(timedelta(days=1)))
+    await stage.restore(first, driver=later, **stage.wanted)
+
+    assert new(stage).content() == contents[first.point]
+    nothing_is_open(stage)
+    sane(stage)
+
+
 async def test_the_steps_of_an_upload(stage):
     driver = stage.driver()
     await stage.restore(stage.points()[0], driver=driver, **(stage.wanted | {"adopt": False}))
