@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from backup_core.domain.digests import digest_of
-from backup_core.domain.errors import MachineChangedError, NotOwnerError, RecordAlteredError
+from backup_core.domain.errors import (
+    MachineBusyError,
+    MachineChangedError,
+    MachineRefusedError,
+    NotOwnerError,
+    RecordAlteredError,
+)
 from backup_core.domain.naming import noted_name, repoint_name, turned_name
 from backup_core.domain.records import Slot
 from backup_core.domain.repoint import Change, Machine, holds, next_move, same_disk
 from backup_core.protocol.documents import first_stored, held_document, read_document
 from backup_core.protocol.machines import change_of, replaced_disk
-from backup_core.protocol.managed_disks import made_once, wanted_disk
+from backup_core.protocol.managed_disks import is_open, made_once, seal_upload, wanted_disk
 from backup_core.protocol.registrations import moved_registration, registration_moved
 from backup_core.protocol.rights import require_ownership, require_right_to_act
 from backup_core.steps.messages import Nothing
@@ -23,7 +29,7 @@ from backup_core.steps.restore import ImportResult, MoveResult, StoreChangeResul
 
 if TYPE_CHECKING:
     from backup_core.domain.records import Registration
-    from backup_core.domain.repoint import Move
+    from backup_core.domain.repoint import Goal, Move
     from backup_core.protocol.tools import Tools
     from backup_core.steps.restore import ChangeRef, CloseChange, ImportDisk, MoveMachine, StoreChange
 
@@ -103,7 +109,8 @@ async def stored_change(tools: Tools, request: ChangeRef, *, compares: bool) -> 
 
 async def move_machine(tools: Tools, request: MoveMachine) -> MoveResult:
     """Read the machine and make the next move towards the goal. The goal counts as reached only when read back by a call that
-    had nothing to do. Raises SlotTakenError when somebody else put a third disk there.
+    had nothing to do. Raises SlotTakenError when somebody else put a third disk there, and HeadAlteredError where the disk that
+    was uploaded is not there, closed, any more.
 
     A closed change is not resumed, nor a change that this run has begun to undo: such a call only reads the machine,
     and raises NotOwnerError unless the machine has the goal.
@@ -115,9 +122,23 @@ async def move_machine(tools: Tools, request: MoveMachine) -> MoveResult:
         if holds(change, machine) == request.goal:
             return _seen(change, machine, done=True)
         raise NotOwnerError(_closed_words(request))
-    slot = change.slot
     move = next_move(change, machine, request.goal)
-    wanted = change.new if request.goal == "new" else change.old
+    if request.goal == "new" and change.uploads and move not in ("wait", "none"):
+        # G73: also before the old disk is taken out.
+        await seal_upload(tools, change.target, change.run)
+    try:
+        await _make(tools, change, machine, request.goal, move)
+    except MachineRefusedError as error:
+        if change.uploads and await is_open(tools, change.target):
+            message = f"{error}; access to the new disk is ended, and it is tried again; temporary failure"
+            raise MachineBusyError(message) from error
+        raise
+    # G35: reached only when read back by a call without a move.
+    return _seen(change, machine, done=move == "none", move=move)
+
+
+async def _make(tools: Tools, change: Change, machine: Machine, goal: Goal, move: Move) -> None:
+    slot, wanted = change.slot, change.new if goal == "new" else change.old
     match move:
         case "deallocate":
             await tools.machines.deallocate(slot.vm)
@@ -127,8 +148,6 @@ async def move_machine(tools: Tools, request: MoveMachine) -> MoveResult:
             await tools.machines.put_disk(machine, slot.lun, wanted)
         case "start":
             await tools.machines.start(slot.vm)
-    # G35: reached only when read back by a call without a move.
-    return _seen(change, machine, done=move == "none", move=move)
 
 
 def _seen(change: Change, machine: Machine, *, done: bool, move: Move = "none") -> MoveResult:

@@ -92,9 +92,14 @@ class Change:
     deallocates: bool
     """Whether the machine is off meanwhile: always for an OS disk."""
     target: str = ""
-    """URL of the restored disk blob."""
+    """URL of the restored disk blob; resource id of a managed disk that was uploaded."""
     new_source: str = ""
     """The managed disk that was made of it, as the registration's source, when backups go on from it."""
+
+    @property
+    def uploads(self) -> bool:
+        """Whether the new disk was uploaded; else it is the target, or was imported from it."""
+        return self.new.managed and self.target == self.new.source
 
 
 def holds(change: Change, machine: Machine) -> Holds:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from backup_core.domain.disk_delivery import State, after, next_step, wrong_disk
 from backup_core.domain.ending import CANCELED
+from backup_core.domain.errors import HeadAlteredError
 from backup_core.orchestrations import copy_image, repoint_machine, snapshot_disk, wait_for_disk
 from backup_core.orchestrations.calls import Flow, Retries, StepFailedError, call, now, sub_orchestration
 from backup_core.orchestrations.kit import report
@@ -194,7 +195,8 @@ class _Delivery:
         if not machine.fault and (message := wrong_disk(machine.source, target)):
             fault = Fault(code="SlotTaken", message=message, retryable=False)
             machine = machine.model_copy(update={"holds": "other", "fault": fault})
-        self._keep(machine=machine)
+        # An uploaded disk that is not as it was proved any more is not said to be complete.
+        self._keep(machine=machine, sealed=not machine.fault or machine.fault.code != HeadAlteredError.code)
         if machine.fault:
             return self._left(None if machine.fault.code == CANCELED else machine.fault)
         return "done"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backup_core.domain.errors import HeadAlteredError, MachineChangedError, MachineRefusedError, ServiceUnavailableError
-from backup_core.domain.managed import is_attached, reading_fault, replacement
+from backup_core.domain.managed import OPEN_STATES, is_attached, reading_fault, replacement
 from backup_core.protocol.machines import former_disk
 
 if TYPE_CHECKING:
@@ -90,9 +90,16 @@ async def require_at_rest(tools: Tools, disk: str, run: str) -> None:
         raise HeadAlteredError(message)
 
 
+async def is_open(tools: Tools, disk: str) -> bool:
+    """Whether somebody has access to the managed disk itself."""
+    found = await tools.machines.managed_disk(disk)
+    return found is not None and found.disk_state in OPEN_STATES
+
+
 async def seal_upload(tools: Tools, disk: str, run: str) -> None:
-    """End the read access to the proved disk, so that a machine can have it. One that a machine has already was sealed by an
-    earlier delivery. Raises HeadAlteredError, and ServiceUnavailableError while another delivery reads it.
+    """End the access to the proved disk, so that a machine can have it: also what a late delivery of the comparison has opened
+    since. One that a machine has already was sealed by an earlier delivery. Raises HeadAlteredError, and
+    ServiceUnavailableError while somebody reads it.
     """
     found = await close_upload(tools, disk, run)
     if found and is_attached(found):

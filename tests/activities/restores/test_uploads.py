@@ -354,3 +354,66 @@ async def test_the_night_closes_what_it_can(stage):
         await clean_up_disk(stage.tools, NIGHT)
 
     assert stage.blobs.open_disks == {stage.tools.upload(spoilt)}
+
+
+def late_read(stage):
+    """What a late delivery of the comparison does once it has found the restore at work, and the disk unproved."""
+    stage.blobs.cloud.uploads.grant(address(stage), write=False, seconds=3600)
+
+
+@pytest.mark.parametrize("move", [1, 2, 3])
+@pytest.mark.parametrize("adopt", [True, False])
+async def test_a_disk_that_a_late_comparison_opens_again_is_attached_all_the_same(stage, move, adopt):
+    """Azure attaches none that is open: the access ends first."""
+
+    def opens(_):
+        if held(stage) != NEW:
+            late_read(stage)
+
+    driver = before_step(stage, "move_machine", opens, move)
+    await stage.restore(stage.points()[0], driver=driver, **(stage.wanted | {"adopt": adopt}))
+
+    assert held(stage) == NEW
+    nothing_is_open(stage)
+
+
+@pytest.mark.parametrize("method", ["put_disk", "start"])
+async def test_a_disk_that_is_opened_again_while_it_is_attached_is_tried_again(stage, monkeypatch, method):
+    """Refused in the moment between the look and the change: a temporary failure."""
+    change, left = getattr(stage.machines, method), [1]
+
+    async def opened_before(*args):
+        machine = stage.machines.machines[VM]
+        if left[0] and (method == "start" or machine.at(0) is None):
+            left[0] -= 1
+            late_read(stage)
+        return await change(*args)
+
+    monkeypatch.setattr(stage.machines, method, opened_before)
+    await stage.restore(stage.points()[0], **(stage.wanted | {"stop_vm": method == "start"}))
+
+    assert left == [0]
+    assert held(stage) == NEW
+    assert stage.machines.machines[VM].power == "running"
+    sane(stage)
+    nothing_is_open(stage)
+
+
+@pytest.mark.parametrize("found", [None, "another"])
+async def test_a_disk_that_is_not_the_runs_own_any_more_is_given_to_no_machine(stage, found):
+    """Deleted after it was proved, or made anew by somebody under its name: the machine keeps what it has, all the time."""
+    before, machines = held(stage), stage.machines
+
+    def changed(_):
+        if found:
+            machines.disks[NEW] = replace(machines.disks[NEW], run=found)
+        else:
+            del machines.disks[NEW], stage.blobs.disks[address(stage)]
+
+    driver = before_step(stage, "move_machine", changed)
+    with pytest.raises(RestoreFailedError, match="changed by somebody else since it was proved"):
+        await stage.restore(stage.points()[0], driver=driver, **(stage.wanted | {"adopt": False}))
+
+    assert held(stage) == before
+    assert stage.port_calls["put_disk"] == 1, "the fence of the way back"
+    assert "no disk of this restore is left" in on(stage).end
