@@ -11,12 +11,12 @@ from backup_core.protocol.images import hold_own, kept_tier
 from backup_core.protocol.marks import is_own, metadata_of
 from backup_core.protocol.proofs import proof
 from backup_core.protocol.rights import require_right_to_act
-from backup_core.steps.copying import CheckCopyResult, CopyRef, ImageCopy, OpenResult, StartCopyResult
+from backup_core.steps.copying import CheckCopyResult, CopyRef, ImageCopy, OpenResult, StartCopy, StartCopyResult
 from backup_core.steps.messages import Nothing
 
 if TYPE_CHECKING:
     from backup_core.domain.naming import BlobAddress
-    from backup_core.ports import BlobProperties
+    from backup_core.ports import BlobProperties, CopyState
     from backup_core.protocol.tools import Tools
 
 
@@ -24,8 +24,9 @@ PROVED = "proved"
 """Stands for the copy of an image that is complete and proved; the service is not asked for it any more."""
 
 
-async def start_copy(tools: Tools, image: ImageCopy) -> StartCopyResult:
-    """Begin to copy the snapshot to the run's new blob; a copy that an earlier delivery began is found again.
+async def start_copy(tools: Tools, image: StartCopy) -> StartCopyResult:
+    """Begin to copy the snapshot to the run's new blob, or over the copy that it `replaces`: only while that is there, and
+    failed. Any other of this image's, which an earlier delivery began, is found again.
 
     The metadata is given, since a copy would otherwise take over the source's. Raises CopySourceRefusedError.
     """
@@ -33,15 +34,28 @@ async def start_copy(tools: Tools, image: ImageCopy) -> StartCopyResult:
     if await proof(tools, image):
         return StartCopyResult(copy_id=PROVED)
     destination, metadata, tier = tools.made_blob(image.destination), metadata_of(tools, image), await kept_tier(tools, image)
+    over = ""
+    if image.replaces:
+        copy, etag = await _own_copy(tools, image, destination)
+        # G23: another one may be in progress, or complete.
+        if (copy.copy_id, copy.status) != (image.replaces, "failed"):
+            return StartCopyResult(copy_id=copy.copy_id)
+        over = etag
     try:
-        copy = await tools.blobs.start_copy(tools.image(image.source), image.target, destination, metadata, tier)
-    except BlobExistsError:
-        found = await tools.blobs.properties(destination)
-        # G19: an existing blob is used only with this run's own mark.
-        if not is_own(tools, found.metadata, image) or not found.copy:
-            raise
-        copy = found.copy.copy_id
-    return StartCopyResult(copy_id=copy)
+        begun = await tools.blobs.start_copy(tools.image(image.source), image.target, destination, metadata, tier, over)
+    except (BlobExistsError, BlobChangedError):
+        begun = (await _own_copy(tools, image, destination))[0].copy_id
+    return StartCopyResult(copy_id=begun)
+
+
+async def _own_copy(tools: Tools, image: ImageCopy, destination: BlobAddress) -> tuple[CopyState, str]:
+    """The copy that this image's blob was made by, and the blob's version. Raises BlobExistsError for any other blob."""
+    found = await tools.blobs.properties(destination)
+    # G19: an existing blob is used only with this run's own mark.
+    if not is_own(tools, found.metadata, image) or not found.copy:
+        message = f"{destination} exists, and is no copy that run {image.actor.run} has begun; nothing was written"
+        raise BlobExistsError(message)
+    return found.copy, found.etag
 
 
 async def check_copy(tools: Tools, request: CopyRef) -> CheckCopyResult:

@@ -18,6 +18,7 @@ from backup_core.domain.errors import (
     AccessDeniedError,
     AccessLostError,
     BlobMissingError,
+    CopySourceRefusedError,
     ManagedDiskRefusedError,
     ServiceUnavailableError,
     SnapshotMissingError,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from azure.core.polling import AsyncLROPoller
     from azure.mgmt.compute.aio import ComputeManagementClient
     from azure.mgmt.compute.aio.operations import DisksOperations, SnapshotsOperations
+
+    from backup_core.domain.errors import BackupError
 
 T = TypeVar("T")
 
@@ -188,9 +191,9 @@ def anew() -> Iterator[None]:
         raise lost(error) from None
 
 
-def lost(error: AccessDeniedError) -> AccessDeniedError:
+def lost(error: AccessDeniedError | CopySourceRefusedError) -> BackupError:
     """The refusal of access that had just been opened anew."""
-    if not error.by_signature:
+    if isinstance(error, AccessDeniedError) and not error.by_signature:
         return error
     return AccessLostError(
         f"{error}; its access had been opened anew just before; temporary failure; if it stays, find out who else grants or "

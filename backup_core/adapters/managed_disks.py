@@ -12,6 +12,7 @@ from azure.core.exceptions import HttpResponseError
 from azure.mgmt.compute.models import Snapshot
 
 from backup_core.adapters.arm import WAIT_SECONDS, code_of, translated
+from backup_core.adapters.authority import SIGNED_LIFETIME
 from backup_core.adapters.machine_models import size_of
 from backup_core.adapters.managed_access import DISK, SNAPSHOT, Access, Door, anew, done, lost
 from backup_core.adapters.page_lists import Export
@@ -159,17 +160,17 @@ class AzureManagedDisks:
         words = f"snapshot {snapshot.name} of managed disk {disk}"
         return Door(snapshot.id, words, disk.subscription, self._group(disk), snapshot.name)
 
-    async def _exported(self, disk: DiskAddress, snapshot: str, act: Callable[[str], Awaitable[T]]) -> T:
+    async def _exported(self, disk: DiskAddress, snapshot: str, act: Callable[[str], Awaitable[T]], seconds: int = 0) -> T:
         """The result of `act` for the snapshot's export URL. A refused URL is opened once more: access may have expired,
         been ended, or been lost for a while when a sibling was deleted.
         """
-        grant = await self._opened(disk, snapshot)
+        grant = await self._opened(disk, snapshot, seconds=seconds)
         try:
             return await act(grant.url)
         except CopySourceKindError:
             raise
         except (AccessDeniedError, CopySourceRefusedError):
-            again = await self._opened(disk, snapshot, refused=grant)
+            again = await self._opened(disk, snapshot, grant, seconds)
         with anew():
             return await act(again.url)
 
@@ -354,9 +355,32 @@ class AzureManagedDisks:
         """Put Page From URL, of the export."""
         await self._exported(source, snapshot, lambda url: self._data.fetched(source, snapshot, part, head, fence, url))
 
-    async def export_for(self, source: DiskAddress, snapshot: str, seconds: int) -> str:
-        """An export URL that is good for so long, for a Copy Blob of the service."""
-        return (await self._opened(source, snapshot, seconds=seconds)).url
+    async def copied_whole(
+        self,
+        source: DiskAddress,
+        snapshot: str,
+        look: Callable[[], Awaitable[None]],
+        begin: Callable[[str], Awaitable[str]],
+    ) -> str:
+        """The id of the Copy Blob that `begin` begins from an export URL, which is good for as long as a copy may take. Before
+        each grant `look` raises where there is a copy already: another grant may end the one that it is read by.
+        """
+
+        async def begun(url: str) -> str:
+            try:
+                return await begin(url)
+            except CopySourceRefusedError:
+                await look()
+                raise
+
+        # G66: only while there is none.
+        await look()
+        try:
+            return await self._exported(source, snapshot, begun, int(SIGNED_LIFETIME.total_seconds()))
+        except CopySourceKindError:
+            raise
+        except CopySourceRefusedError as error:
+            raise lost(error) from None
 
 
 def _before(window: ByteRange, end: int) -> ByteRange | None:

@@ -1,3 +1,4 @@
+# Long: a method for each request that the port makes of a page blob.
 """Page blobs of the Blob service: control calls by the SDK, bytes and page lists by the data path."""
 
 from __future__ import annotations
@@ -137,22 +138,31 @@ class AzurePageBlobs:
                 raise
 
     async def start_copy(
-        self, source: BlobAddress, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
+        self,
+        source: BlobAddress,
+        snapshot: str,
+        destination: BlobAddress,
+        metadata: Mapping[str, str],
+        tier: str = "",
+        over: str = "",
     ) -> str:
-        """Copy Blob with If-None-Match: *. The source is signed: between accounts a token is not taken."""
+        """Copy Blob with If-None-Match: *, or If-Match. The source is signed: between accounts a token is not taken."""
         what = f"copy {source} {snapshot} to {destination}"
         with translated(what):
             url = await self._data.signed_source(source, snapshot)
-        return await self.start_copy_of(what, url, destination, metadata, tier)
+        return await self.start_copy_of(what, url, destination, metadata, tier, over)
 
     async def start_copy_of(
-        self, what: str, url: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
+        self, what: str, url: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str, over: str
     ) -> str:
         """The same from a whole URL with a signature."""
+        asked: dict[str, Any] = {"match_condition": MatchConditions.IfMissing}
+        if over:
+            asked = {"match_condition": MatchConditions.IfNotModified, "etag": over}
         with translated(what):
             try:
                 answer: dict[str, Any] = await self._client(destination).start_copy_from_url(
-                    url, metadata=dict(metadata), match_condition=MatchConditions.IfMissing, **_tiered(tier)
+                    url, metadata=dict(metadata), **asked, **_tiered(tier)
                 )
             except HttpResponseError as error:
                 # The answer until the blob is complete, and not that it exists; a retry would not help, a copy takes hours.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from backup_core.adapters.authority import SIGNED_LIFETIME
 from backup_core.adapters.page_blobs import AzurePageBlobs
 from backup_core.domain.errors import BlobExistsError, BlobMissingError, UnexpectedAnswerError
 from backup_core.domain.naming import BlobAddress, DiskAddress
@@ -39,18 +37,34 @@ class AzureSources(AzurePageBlobs):
         return await found
 
     async def start_copy(
-        self, source: Source, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
+        self,
+        source: Source,
+        snapshot: str,
+        destination: BlobAddress,
+        metadata: Mapping[str, str],
+        tier: str = "",
+        over: str = "",
     ) -> str:
         """Copy Blob, of a blob or of an export that stays open for as long as it may take."""
         if isinstance(source, BlobAddress):
-            return await super().start_copy(source, snapshot, destination, metadata, tier)
-        # Another grant may end that of a copy in progress: the second delivery asks for none.
-        with suppress(BlobMissingError):
-            await super().properties(destination)
-            message = f"{destination} exists; nothing was written; use another name"
+            return await super().start_copy(source, snapshot, destination, metadata, tier, over)
+        what = f"copy {source} {snapshot} to {destination}"
+        return await self.disks.copied_whole(
+            source,
+            snapshot,
+            lambda: self._require_at(destination, over),
+            lambda url: self.start_copy_of(what, url, destination, metadata, tier, over),
+        )
+
+    async def _require_at(self, blob: BlobAddress, etag: str) -> None:
+        """Raise BlobExistsError unless the blob has that version, or none and does not exist."""
+        try:
+            found = (await super().properties(blob)).etag
+        except BlobMissingError:
+            found = ""
+        if found != etag:
+            message = f"{blob}: expected {f'version {etag}' if etag else 'none'}, it has {found or 'none'}; nothing was written"
             raise BlobExistsError(message)
-        url = await self.disks.export_for(source, snapshot, int(SIGNED_LIFETIME.total_seconds()))
-        return await self.start_copy_of(f"copy {source} {snapshot} to {destination}", url, destination, metadata, tier)
 
     async def snapshot(self, blob: Source, metadata: Mapping[str, str], guard: Guard | None = None) -> str:
         """Take a snapshot; a disk has no lease or version to be guarded by."""

@@ -1,4 +1,5 @@
-"""The wait for a Copy Blob of the service: polled by durable timers, aborted when it takes too long or is canceled.
+"""The wait for a Copy Blob of the service: polled by durable timers, begun again when the service ends it as failed, aborted
+when it takes too long or is canceled.
 
 It costs no worker time, and its history stays small: after so many polls it continues as new.
 """
@@ -18,6 +19,7 @@ from backup_core.steps.copying import (
     CopyBlobResult,
     CopyRef,
     ReportProgress,
+    StartCopy,
 )
 from backup_core.steps.messages import Fault
 
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from backup_core.steps.copying import CheckCopyResult, ReportResult
 
 NAME = "copy_blob"
+
+REPLACED_MAX = 2
+"""Failed copies of one image that are begun over."""
 
 
 def copy_blob(context: Context) -> Flow[dict[str, Any] | None]:
@@ -37,17 +42,21 @@ def copy_blob(context: Context) -> Flow[dict[str, Any] | None]:
 def _waited(context: Context, request: CopyBlobRequest) -> Flow[CopyBlobResult]:
     retries, pauses = Retries(request.retries), Pauses(context, request.pause)
     if not request.copy_id:
-        started = yield from call(context, START_COPY, request.image, retries)
-        request = request.model_copy(update={"copy_id": started.copy_id})
-    ref = CopyRef(image=request.image, copy_id=request.copy_id)
+        request = yield from _begun(context, request, retries)
     # Its own pauses and no clock: another life of the same episode must abort at the same poll.
     waited = request.waited
     for _ in range(LOOKS_PER_EXECUTION):
+        ref = CopyRef(image=request.image, copy_id=request.copy_id)
         seen = yield from call(context, CHECK_COPY, ref, retries)
         if seen.status == "success":
             return CopyBlobResult(state="success", copy_id=ref.copy_id, retries=retries.count)
         if seen.status == "failed":
-            raise StepFailedError(_fault(f"the service ended it as failed: {seen.why or 'no reason'}", seen))
+            if request.replaced == REPLACED_MAX:
+                raise StepFailedError(_fault(f"the service ended it as failed: {seen.why or 'no reason'}", seen))
+            # Of two deliveries that begin it at once, one may have ended the access by which the other's copy was read.
+            retries.count += 1
+            request = yield from _begun(context, request.model_copy(update={"replaced": request.replaced + 1}), retries)
+            continue
         reported = yield from _reported(context, request, seen, retries)
         if seen.status == "pending" and (reported.cancel or waited > COPY_DEADLINE.total_seconds()):
             yield from call(context, ABORT_COPY, ref, retries)
@@ -61,6 +70,12 @@ def _waited(context: Context, request: CopyBlobRequest) -> Flow[CopyBlobResult]:
         waited += yield from pauses.pause()
     again = {"pause": pauses.seconds, "waited": waited, "retries": retries.count}
     continue_as_new(context, request.model_copy(update=again))
+
+
+def _begun(context: Context, request: CopyBlobRequest, retries: Retries) -> Flow[CopyBlobRequest]:
+    """The request with the copy that is begun now, over the failed one if it has any."""
+    started = yield from call(context, START_COPY, StartCopy(**dict(request.image), replaces=request.copy_id), retries)
+    return request.model_copy(update={"copy_id": started.copy_id})
 
 
 def _fault(why: str, seen: CheckCopyResult) -> Fault:

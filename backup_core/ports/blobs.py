@@ -120,10 +120,17 @@ class PageBlobs(Protocol):
         """Release `lease`; another lease, or no blob, is success."""
 
     async def start_copy(
-        self, source: Source, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
+        self,
+        source: Source,
+        snapshot: str,
+        destination: BlobAddress,
+        metadata: Mapping[str, str],
+        tier: str = "",
+        over: str = "",
     ) -> str:
-        """Have the service copy the snapshot to a blob that does not exist, with this metadata; returns the copy's id. While it
-        is pending the destination takes no lease, write or snapshot. Raises BlobExistsError, CopySourceRefusedError.
+        """Have the service copy the snapshot to a blob that does not exist, or over the one whose ETag is `over`, with this
+        metadata; returns the copy's id. While it is pending the destination takes no lease, write, snapshot or other copy.
+        Raises BlobExistsError, BlobChangedError where it is not at `over`, CopySourceRefusedError.
         """
 
     async def abort_copy(self, blob: BlobAddress, copy_id: str) -> None:

@@ -125,6 +125,8 @@ class CopyBlobRequest(Message):
     waited: float = 0.0
     """Seconds of the pauses between the polls until now."""
     retries: int = 0
+    replaced: int = Field(default=0, exclude_if=lambda number: not number)
+    """How many failed copies were begun over until now."""
 
 
 class CopyBlobResult(Message):
@@ -134,6 +136,13 @@ class CopyBlobResult(Message):
     copy_id: str = ""
     fault: Fault | None = None
     retries: int = 0
+
+
+class StartCopy(ImageCopy):
+    """An image to be copied by a Copy Blob of the service."""
+
+    replaces: str = Field(default="", exclude_if=lambda copy_id: not copy_id)
+    """Id of its Copy Blob that failed, which a new one is begun over; empty for the first."""
 
 
 class StartCopyResult(Message):
@@ -291,7 +300,7 @@ def _of_image(request: CopyRef | ApplyShard) -> Duty:
 
 
 PLAN_TRANSFER = Step("plan_transfer", ImageCopy, PlanResult, lambda request: duty_of(request.actor))
-START_COPY = Step("start_copy", ImageCopy, StartCopyResult, lambda request: duty_of(request.actor))
+START_COPY = Step("start_copy", StartCopy, StartCopyResult, lambda request: duty_of(request.actor))
 CHECK_COPY = Step("check_copy", CopyRef, CheckCopyResult, _of_image)
 ABORT_COPY = Step("abort_copy", CopyRef, Nothing, _of_image)
 TAKE_OVER_COPY = Step("take_over_copy", CopyRef, OpenResult, _of_image)

@@ -26,7 +26,9 @@ function install() {
     const doc = unshared(this, destination);
     const { mode, pendingFromBytes } = switches.copies;
     if (isExport(destination.account)) return doc.properties; // Resource Manager's own, and no copy of anybody's
-    if (mode === "hold" || doc.properties.contentLength >= pendingFromBytes) suspend(this, doc);
+    const policy = isExport(source.account) && new URL(copySource).searchParams.get("si");
+    const read = policy ? { account: source.account, container: source.container, policy } : undefined;
+    if (mode === "hold" || doc.properties.contentLength >= pendingFromBytes) suspend(this, doc, read);
     return doc.properties;
   };
   Store.prototype.copyFromURL = async function (context, source, destination, copySource, metadata, tier, options = {}) {
@@ -112,10 +114,11 @@ function unshared(store, destination) {
 
 const CONTENT = ["pageRangesInOrder", "committedBlocksInOrder", "persistency"];
 
-/** Take the content away until the copy ends. A page blob has its full length at once, all zeros; a block blob none. */
-function suspend(store, doc) {
+/** Take the content away until the copy ends. A page blob has its full length at once, all zeros; a block blob none. `read` is the
+ * export that it reads by. */
+function suspend(store, doc, read) {
   const size = doc.properties.contentLength;
-  doc.pkPending = { size, ...Object.fromEntries(CONTENT.map((key) => [key, doc[key]])) };
+  doc.pkPending = { size, read, ...Object.fromEntries(CONTENT.map((key) => [key, doc[key]])) };
   empty(doc);
   Object.assign(doc.properties, { copyStatus: "pending", copyProgress: `0/${size}`, copyCompletionTime: undefined });
   if (doc.properties.blobType !== "PageBlob") doc.properties.contentLength = 0;
@@ -133,9 +136,17 @@ function empty(doc) {
   doc.pkChanges = [];
 }
 
+/** Whether an export is granted still: what is copied of one whose access was ended, or replaced by a second grant, fails. */
+function granted(store, { account, container, policy }) {
+  const found = store.db.getCollection(store.CONTAINERS_COLLECTION).findOne({ accountName: account, name: container });
+  const known = ((found && found.containerAcl) || []).find((one) => one.id === policy);
+  return Boolean(known) && new Date(known.accessPolicy.expiry) > new Date();
+}
+
 /** End a pending copy as success, failed or aborted; only success leaves content, all change ETag and Last-Modified. */
-function end(store, doc, status) {
-  const { size, ...content } = doc.pkPending;
+function end(store, doc, wanted) {
+  const { size, read, ...content } = doc.pkPending;
+  const status = wanted === "success" && read && !granted(store, read) ? "failed" : wanted;
   delete doc.pkPending;
   if (status === "success") {
     Object.assign(doc, content);

@@ -9,6 +9,7 @@ import pytest
 
 from backup_core.domain.ending import HEARTBEAT_MAX, PAUSE_SECONDS_MAX
 from backup_core.orchestrations.backup_disk import BackupFailedError
+from backup_core.orchestrations.copy_blob import REPLACED_MAX
 from backup_core.ports import CopyState
 from backup_core.protocol.fencing import fence_off
 from tests.activities.acts import cancel, names, stop_before
@@ -83,21 +84,146 @@ async def test_looks_grow_apart_and_history_stays_small(scene):
     assert timedelta(seconds=PAUSE_SECONDS_MAX) < HEARTBEAT_MAX / 2
 
 
-@pytest.mark.parametrize("status", ["failed", "aborted"])
-async def test_a_copy_that_ends_badly_fails_the_run(scene, status):
-    """It leaves a blob with metadata and no content: never taken for a backup."""
+async def each_copy(scene, *endings):
+    """A run whose copies end so, one after another; how it was driven."""
+    request, driver, left = scene.request(full_copy="blob"), scene.driver(), list(endings)
 
-    async def ending(_):
-        scene.blobs.end_copy(new_head(scene), status)
+    async def perform(name, step_input):
+        if name == "check_copy" and left:
+            scene.blobs.end_copy(new_head(scene), left.pop(0))
+        return await scene.perform(name, step_input)
 
+    driver._perform = perform
+    driver.run_id = request.run
+    driver.output = await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+    return driver
+
+
+@pytest.mark.parametrize(("endings", "status"), [(["failed"] * (REPLACED_MAX + 1), "failed"), (["aborted"], "aborted")])
+async def test_a_copy_that_ends_badly_fails_the_run(scene, endings, status):
+    """It leaves a blob with metadata and no content: never taken for a backup. Who aborts it is not contradicted."""
     with pytest.raises(BackupFailedError, match=rf"CopyFailed.*ended it as {status}"):
-        await run(scene, 2, ending)
+        await each_copy(scene, *endings)
 
+    assert scene.port_calls["start_copy"] == len(endings)
     assert scene.points() == []
     assert scene.head_row().owner is None
     scene.blobs.copies_held = False
     await scene.back_up(full_copy="blob")
     assert scene.content(scene.points()[-1]) == scene.blobs.blobs[scene.source()].content()
+
+
+async def test_a_copy_that_failed_is_begun_again_over_itself(scene):
+    """Onto the same blob, twice at most, and counted among the run's retries."""
+    driver = await each_copy(scene, "failed", "failed", "success")
+
+    assert driver.output["state"] == "Succeeded"
+    assert scene.port_calls["start_copy"] == REPLACED_MAX + 1
+    assert [address.container for address in scene.blobs.blobs].count("heads") == 1
+    assert scene.run_row(driver.run_id).retries == 2
+    assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
+
+
+async def once_more(scene, step_input):
+    """Whether another delivery of the step answers the copy that is there, and leaves it as it is."""
+    blob = scene.blobs.blobs[new_head(scene)]
+    before = blob.etag
+    answer = await scene.perform("start_copy", step_input)
+    return (answer["value"]["copy_id"], scene.blobs.blobs[new_head(scene)].etag) == (blob.copy.copy_id, before)
+
+
+ENDS = ["pending", "success", "aborted", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("status", "late"),
+    [(end, late) for end in ENDS for late in ("the first", "the second", "over what is there")][:-1],
+)
+async def test_a_copy_is_begun_over_no_other_than_the_one_that_failed(scene, status, late):
+    """In progress, complete, ended by somebody, or begun anew already: what is there is found again and stays. A late delivery of
+    the first beginning finds the second copy, and never begins a third.
+    """
+    request, driver, begun, found = scene.request(full_copy="blob"), scene.driver(), [], []
+
+    async def perform(name, step_input):
+        if name == "start_copy":
+            begun.append(step_input)
+        if name == "check_copy" and len(begun) == 1:
+            scene.blobs.end_copy(new_head(scene), "failed")
+        if name == "check_copy" and len(begun) == 2 and not found:
+            if status != "pending":
+                scene.blobs.end_copy(new_head(scene), status)
+            current = scene.blobs.blobs[new_head(scene)].copy.copy_id
+            replaces = {"the first": "", "the second": begun[1]["replaces"], "over what is there": current}[late]
+            found.append(await once_more(scene, {**begun[0], "replaces": replaces}))
+            if status == "pending":
+                await succeed(scene)
+        if name == "check_copy" and len(begun) == 3:
+            await succeed(scene)
+        return await scene.perform(name, step_input)
+
+    driver._perform = perform
+    running = driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+    if status == "aborted":
+        with pytest.raises(BackupFailedError, match="ended it as aborted"):
+            await running
+    else:
+        assert (await running)["state"] == "Succeeded"
+
+    assert found == [True]
+
+
+async def test_a_failed_copy_that_is_not_this_runs_is_not_begun_over(scene):
+    """Somebody copied onto the blob, or took its mark away: it is left as it is."""
+    request, driver = scene.request(full_copy="blob"), scene.driver()
+
+    async def perform(name, step_input):
+        if name == "check_copy":
+            scene.blobs.end_copy(new_head(scene), "failed")
+            TRICKS["other metadata"](scene.blobs.blobs[new_head(scene)])
+        return await scene.perform(name, step_input)
+
+    driver._perform = perform
+    with pytest.raises(BackupFailedError, match=r"BlobExists.*no copy that run"):
+        await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    assert scene.blobs.blobs[new_head(scene)].copy.status == "failed"
+
+
+@pytest.mark.parametrize("ending", ["pending", "success", "failed"])
+async def test_two_deliveries_that_begin_again_begin_one_copy(scene, ending):
+    """Both find the failed one; the later request names a version that is gone, and its delivery goes on with the other's copy."""
+    before, answers = scene.world.before, []
+    request, driver, begun = scene.request(full_copy="blob"), scene.driver(), []
+
+    async def overtaken(name):
+        if name == "start_copy" and len(begun) == 2 and not answers:
+            answers.append("")
+            answers[0] = (await scene.perform("start_copy", begun[1]))["value"]["copy_id"]
+            if ending != "pending":
+                scene.blobs.end_copy(new_head(scene), ending)
+        await before(name)
+
+    async def perform(name, step_input):
+        if name == "start_copy":
+            begun.append(step_input)
+            if len(begun) == 2:
+                answer = await scene.perform(name, step_input)
+                answers.append(answer["value"]["copy_id"])
+                return answer
+        if name == "check_copy":
+            state = scene.blobs.blobs[new_head(scene)]
+            if state.arriving:
+                scene.blobs.end_copy(new_head(scene), "failed" if len(begun) == 1 else "success")
+        return await scene.perform(name, step_input)
+
+    scene.world.before, driver._perform = overtaken, perform
+    output = await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    assert output["state"] == "Succeeded"
+    assert len(answers) == 2
+    assert answers[0] == answers[1]
+    assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
 
 
 async def test_a_copy_that_takes_too_long_is_ended(scene):
@@ -275,8 +401,35 @@ async def test_a_blob_that_lies_there_already_is_not_taken_for_the_copy(scene):
 
 
 async def test_another_copy_onto_the_blob_is_noticed_while_waiting(scene):
-    async def ending(_):
-        replace_copy(scene.blobs.blobs[new_head(scene)], copy_id="other")
+    """Somebody's, with the metadata of what was copied: it is not begun over."""
 
-    with pytest.raises(BackupFailedError, match=r"CopyFailed.*another copy was made onto the blob"):
+    async def ending(_):
+        await succeed(scene)
+        blob = scene.blobs.blobs[new_head(scene)]
+        replace_copy(blob, copy_id="other")
+        blob.metadata = {}
+
+    with pytest.raises(BackupFailedError, match=r"BlobExists.*no copy that run"):
         await run(scene, 2, ending)
+
+    assert scene.blobs.blobs[new_head(scene)].copy.copy_id == "other"
+
+
+async def test_a_waiting_of_before_goes_on_with_the_copy_of_another(scene):
+    """An orchestration that was begun twice: what one of its lives waited for failed, and the other has begun it again."""
+    request, driver, other = scene.request(full_copy="blob"), scene.driver(), []
+
+    async def perform(name, step_input):
+        if name == "check_copy" and not other:
+            scene.blobs.end_copy(new_head(scene), "failed")
+            image = {**step_input["image"], "replaces": step_input["copy_id"]}
+            other.append((await scene.perform("start_copy", image))["value"]["copy_id"])
+            await succeed(scene)
+        return await scene.perform(name, step_input)
+
+    driver._perform = perform
+    output = await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    assert output["state"] == "Succeeded"
+    assert scene.port_calls["start_copy"] == 2
+    assert [scene.head_blob().copy.copy_id] == other

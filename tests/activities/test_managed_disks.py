@@ -63,6 +63,71 @@ async def test_a_run_ends_what_it_has_opened_and_keeps_one_snapshot(scene):
         assert right(scene)
 
 
+def copied_by_two_processes(scene, place):
+    """A backup by Copy Blob of a service whose second grant ends the first. Another process has the same delivery: it comes to its
+    end while this one's is at the port call `place`, each time there is one.
+    """
+    scene.blobs.cloud.grant_extends, scene.blobs.copies_held = False, True
+    process, before, driver, beside = ["one"], scene.world.before, scene.driver(), []
+    scene.blobs.process = lambda: process[0]
+
+    async def met(name):
+        if name == place and process == ["one"] and beside:
+            process[0] = "two"
+            beside.append(await scene.perform("start_copy", beside.pop()))
+            process[0] = "one"
+            beside.clear()
+        await before(name)
+
+    async def perform(name, step_input):
+        if name == "start_copy":
+            beside.append(step_input)
+        if name == "check_copy":
+            for address, blob in scene.blobs.blobs.items():
+                if blob.arriving:
+                    scene.blobs.end_copy(address, "success" if scene.blobs.can_arrive(address) else "failed")
+        answer = await scene.perform(name, step_input)
+        beside.clear()
+        return answer
+
+    scene.world.before, driver._perform = met, perform
+    return driver
+
+
+@pytest.mark.parametrize("place", ["grant", "start_copy"])
+async def test_two_processes_that_copy_at_once_copy_the_disk(scene, place):
+    """The one's access ends while the other's copy reads by it, or before its own has begun: the failed copy is begun again, and
+    whose copy is there already is used.
+    """
+    request, driver = scene.request(full_copy="blob"), copied_by_two_processes(scene, place)
+    output = await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    assert output["state"] == "Succeeded"
+    assert scene.blobs.open == set()
+    assert scene.points()[0].kind == "full"
+    assert right(scene)
+
+
+async def test_a_copy_whose_access_is_lost_each_time_is_begun_later(scene):
+    """Others open the snapshot just before each request of the first delivery: the failure is a temporary one."""
+    before, lost = scene.world.before, []
+    scene.blobs.cloud.grant_extends = False
+
+    async def losing(name):
+        if name == "start_copy" and len(lost) < 2:
+            lost.append(name)
+            for one in scene.blobs.cloud.all():
+                scene.blobs.cloud.revoke(one)
+        await before(name)
+
+    scene.world.before = losing
+    driver = await scene.back_up(full_copy="blob")
+
+    assert len(lost) == 2
+    assert names(driver).count("start_copy") == 2
+    assert right(scene)
+
+
 @pytest.mark.parametrize("step", STEPS_OF_A_BACKUP)
 async def test_a_canceled_run_leaves_nothing_open(scene, step):
     await scene.back_up()

@@ -107,8 +107,6 @@ class MemoryCloud:
         self.boundary = DIFF_BOUNDARY
         self.counts: Counter[str] = Counter()
         """How often something worth a test has happened."""
-        self.ended_by_grant: set[str] = set()
-        """Export URLs that a later grant has ended."""
         self.misread = ""
         """The first read of a snapshot for another one, in words."""
         self.uploads = MemoryUploads(self)
@@ -268,8 +266,6 @@ class MemoryCloud:
             if len(others) >= GRANTS_MAX:
                 refuse(409, "OperationNotAllowed", f"Access to {taken.name} cannot be granted: {GRANTS_MAX} others are open.")
         if not (self.grant_extends and self.granted(taken)):
-            if self.granted(taken):
-                self.ended_by_grant.add(taken.url)
             number = next(self._numbers)
             place = f"https://md-{'impexp-' if self.private else ''}sim.blob.storage.azure.net/{taken.name}/abcd"
             taken.url = (

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import copy
 import uuid
-from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from backup_core.adapters.authority import SIGNED_LIFETIME
 from backup_core.adapters.managed_access import Exporting
 from backup_core.adapters.managed_disks import AzureManagedDisks
 from backup_core.domain.errors import (
@@ -45,7 +43,6 @@ if TYPE_CHECKING:
     from tests.doubles.world import InMemoryServices
 
 DiffKind = Literal["writes", "content"]
-COPY_SECONDS = int(SIGNED_LIFETIME.total_seconds())
 BLANK = bytes(PAGE)
 """A page that was never written, or was cleared."""
 
@@ -149,10 +146,6 @@ class MemoryPageBlobs:
         self.process: Callable[[], str] = str
         """Names the process that a call is made in: what it keeps of managed disks is its own."""
         self.processes: dict[str, AzureManagedDisks] = {}
-        self._sought: Counter[BlobAddress] = Counter()
-        """How many deliveries found nothing there, and opened a managed disk's snapshot to copy it there."""
-        self.raced: set[BlobAddress] = set()
-        """What two of them wanted to copy to: the later one's access ended that of the former, before or during its copy."""
         self.exporting = Exporting(hosts=HOSTS)
 
     @property
@@ -232,12 +225,6 @@ class MemoryPageBlobs:
         found.size = size if brought else 0
         found.copy = CopyState(found.copy.copy_id, status, size if brought else 0, size)
         found.arriving, found.etag = None, self._etag()
-        if status == "failed":
-            self._note_race(blob, found.copied_from)
-
-    def _note_race(self, blob: BlobAddress, url: str) -> None:
-        if url in self.cloud.ended_by_grant and self._sought[blob] > 1:
-            self.raced.add(blob)
 
     def can_arrive(self, blob: BlobAddress) -> bool:
         """Whether what a pending copy reads can still be read."""
@@ -388,25 +375,49 @@ class MemoryPageBlobs:
         await self._world.after("release_lease")
 
     async def start_copy(
-        self, source: Source, snapshot: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str = ""
+        self,
+        source: Source,
+        snapshot: str,
+        destination: BlobAddress,
+        metadata: Mapping[str, str],
+        tier: str = "",
+        over: str = "",
     ) -> str:
         """A pending copy; `end_copy` ends it, at once unless copies are `held`."""
-        url = ""
-        if isinstance(source, DiskAddress):
-            # As the adapter: who comes second asks for no access.
-            self._refuse_existing(destination)
-            self._sought[destination] += 1
-            url = await self.managed.export_for(source, snapshot, COPY_SECONDS)
+
+        async def look() -> None:
+            self._refuse_other(destination, over)
+
+        async def begin(url: str = "") -> str:
+            return await self._start_copy(source, snapshot, destination, metadata, tier, over, url)
+
+        return await (self.managed.copied_whole(source, snapshot, look, begin) if isinstance(source, DiskAddress) else begin())
+
+    async def _start_copy(
+        self,
+        source: Source,
+        snapshot: str,
+        destination: BlobAddress,
+        metadata: Mapping[str, str],
+        tier: str,
+        over: str,
+        url: str,
+    ) -> str:
         await self._world.before("start_copy")
         self._reach(destination.account)
         self.refuse_as_source(source, destination)
         if isinstance(source, DiskAddress):
-            self._note_race(destination, url)
             brought = self.cloud.copied(url, source, snapshot, f"copy {source} {snapshot} to {destination}")
         else:
             brought = self._found(source, snapshot)
-        self._refuse_existing(destination)
+        self._refuse_other(destination, over)
+        former = self.blobs.get(destination)
+        if former and former.lease:
+            message = f"{destination} is leased"
+            raise FencedError(message)
         made = self.put(destination, brought.size)
+        # The time of its creation stays, and its snapshots.
+        made.created, made.snapshots = (former.created, former.snapshots) if former else (made.created, {})
         made.metadata, made.sequence_number, made.tier = dict(metadata), brought.sequence_number, tier
         copy_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{destination} {self._world.ticks}"))
         made.copied_from = url
@@ -416,10 +427,15 @@ class MemoryPageBlobs:
         await self._world.after("start_copy")
         return copy_id
 
-    def _refuse_existing(self, destination: BlobAddress) -> None:
-        if destination in self.blobs:
-            message = f"{destination} exists{', and is being copied to' if self.blobs[destination].arriving else ''}"
+    def _refuse_other(self, destination: BlobAddress, etag: str) -> None:
+        """Raise unless the blob has that version, or none and does not exist."""
+        found = self.blobs.get(destination)
+        if found and (found.arriving or not etag):
+            message = f"{destination} exists{', and is being copied to' if found.arriving else ''}"
             raise BlobExistsError(message)
+        if etag != (found.etag if found else ""):
+            message = f"{destination} is not at {etag}"
+            raise BlobChangedError(message)
 
     def refuse_as_source(self, source: Source, destination: Source) -> None:
         """Raise CopySourceRefusedError for an account whose blobs others cannot read."""

@@ -59,6 +59,17 @@ async def lose_access(managed):
     managed.blobs.disks._access._grants.update(grants)
 
 
+@contextlib.contextmanager
+def another_process(managed):
+    """In it nothing is known of what this one was granted, and nothing of it afterwards."""
+    grants = managed.blobs.disks._access._grants
+    own = dict(grants)
+    grants.clear()
+    yield
+    grants.clear()
+    grants.update(own)
+
+
 # -- snapshots ----------------------------------------------------------------------------------------------------------
 
 
@@ -258,11 +269,39 @@ async def test_a_copy_that_is_begun_again_opens_nothing(made):
     taken, destination = await managed.take(), BlobAddress(managed.backup, managed.container, "vm/whole.vhd")
     await managed.blobs.start_copy(managed.disk, taken, destination, {})
     before = list(managed.granted)
-    with pytest.raises(BlobExistsError):
+    with another_process(managed), pytest.raises(BlobExistsError):
         await managed.blobs.start_copy(managed.disk, taken, destination, {})
 
     assert len(before) == 1
     assert managed.granted == before
+
+
+async def test_a_copy_whose_access_another_process_ended_fails_and_is_begun_over_itself(made, machines, calm):
+    """The second process opens the snapshot while the first one's copy reads by its own access. What it then finds is a copy in
+    progress, and no other is begun; the failed one is replaced at its version, by access that is opened anew.
+    """
+    machines.switch(grant_extends=False)
+    calm.switch(copies={"mode": "hold"})
+    managed = await made()
+    managed.write(0, 8)
+    taken, at = await managed.take(), BlobAddress(managed.backup, managed.container, "vm/whole.vhd")
+    where = {"account": at.account.rpartition("/")[2], "container": at.container, "blob": at.name}
+    first = await managed.blobs.start_copy(managed.disk, taken, at, {"mine": "yes"})
+    with another_process(managed):
+        await managed.blobs.read(managed.disk, taken, PART)
+        with pytest.raises(BlobExistsError):
+            await managed.blobs.start_copy(managed.disk, taken, at, {"mine": "yes"})
+    calm.control("POST", "copies", {**where, "end": "success"})
+    failed = await managed.blobs.properties(at)
+    assert (failed.copy.copy_id, failed.copy.status, failed.size) == (first, "failed", 0)
+
+    second = await managed.blobs.start_copy(managed.disk, taken, at, {"mine": "yes"}, over=failed.etag)
+    with another_process(managed), pytest.raises(BlobExistsError):
+        await managed.blobs.start_copy(managed.disk, taken, at, {"mine": "yes"}, over=failed.etag)
+    calm.control("POST", "copies", {**where, "end": "success"})
+    found = await managed.blobs.properties(at)
+    assert (found.copy.copy_id, found.copy.status, dict(found.metadata)) == (second, "success", {"mine": "yes"})
+    assert await managed.blobs.read(at, "", PART) == b"\x08" * PAGE
 
 
 async def test_a_process_opens_a_snapshot_once_for_all_its_copies(made):

@@ -375,6 +375,61 @@ async def test_a_pending_copy_is_ended(ports, request):
     assert (found.copy.status, found.size, dict(found.metadata)) == ("aborted", 0, {"mine": "yes"})
 
 
+async def test_a_copy_is_begun_over_a_failed_one(ports, request):
+    """At its version alone: none replaces a copy in progress, a complete one, or what has been made there since."""
+    held = ports.kind == "memory" or request.getfixturevalue("calm")
+    source, snapshot = await ports.make_source(page(7) * 16)
+    address, started = ports.address("failing"), []
+
+    async def begin(over=""):
+        started.append(await ports.blobs.start_copy(source, snapshot, address, {"mine": str(len(started))}, over=over))
+        return await ports.blobs.properties(address)
+
+    def end(status):
+        if ports.kind == "memory":
+            ports.blobs.end_copy(address, status)
+        else:
+            where = {"account": address.account.rpartition("/")[2], "container": address.container, "blob": address.name}
+            held.control("POST", "copies", {**where, "end": status})
+
+    if ports.kind == "memory":
+        ports.blobs.copies_held = True
+    else:
+        held.switch(copies={"mode": "hold"})
+    with pytest.raises(BlobChangedError):
+        await begin('"0x1"')
+    pending = await begin()
+    with pytest.raises(BlobExistsError):
+        await begin(pending.etag)
+    end("failed")
+    failed = await ports.blobs.properties(address)
+    assert (failed.copy.copy_id, failed.copy.status, failed.size, dict(failed.metadata)) == (
+        started[0],
+        "failed",
+        0,
+        {"mine": "0"},
+    )
+    with pytest.raises(BlobExistsError):
+        await begin()
+    with pytest.raises(BlobChangedError):
+        await begin(pending.etag)
+    again = await begin(failed.etag)
+    assert (again.copy.copy_id, again.copy.status, again.created) == (started[1], "pending", pending.created)
+    with pytest.raises(BlobExistsError):
+        await begin(failed.etag)
+    end("success")
+    with pytest.raises(BlobChangedError):
+        await begin(failed.etag)
+
+    found = await ports.blobs.properties(address)
+    assert (found.copy.copy_id, found.copy.status, dict(found.metadata)) == (started[1], "success", {"mine": "1"})
+    assert await ports.blobs.read(address, "", WHOLE) == page(7) * 16
+    lease = str(uuid.uuid4())
+    await ports.blobs.acquire_lease(address, lease)
+    with pytest.raises(FencedError):
+        await begin(found.etag)
+
+
 async def test_folders_are_told_once_each(ports):
     """Whatever sorts between a name and its slash."""
     for name in ("vm/1/disk.vhd", "vm/2/disk.vhd", "vm-2/1/disk.vhd", "vm2/disk.vhd", "loose.vhd"):

@@ -213,9 +213,6 @@ class Invariants:
         reasons = {"", "SourceMoved", "RestorePointUnavailable", "ServiceUnavailable"}
         if self.stage.report.counts["leases broken by the app"]:
             reasons.add("Fenced")
-        # Two processes opened its snapshot at the same moment, each for its Copy Blob: the later one ended the other's.
-        if any(run.run in blob.name for blob in self.stage.blobs.raced):
-            reasons |= {"CopyFailed", "CopySourceRefused"}
         # Another restore of the disk changed the machine before this one could.
         if any(other.restore and other.restore.repoint and other.run != run.run for _, other in self.stage.runs()):
             reasons.add("SlotTaken")
