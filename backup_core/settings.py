@@ -98,8 +98,8 @@ class Settings(BaseModel):
     restore_verification: Verification = "full"
     """How much of a restored image is compared with its restore point: every allocated byte, or samples."""
     source_account_ids: tuple[str, ...] = ()
-    """Resource ids of accounts of SOURCE_ACCOUNTS, separated by spaces, in any order: a restore to a managed disk needs that of
-    the account it goes through.
+    """Resource ids of accounts of SOURCE_ACCOUNTS, separated by spaces, in any order: a restore that imports a managed disk
+    needs that of the account it goes through; one that uploads it needs none.
     """
     disk_restore: DiskRestore = "upload"
     """How a restore makes a managed disk: `upload` writes it, and needs no storage account; `import` has Azure make it of a

@@ -189,7 +189,8 @@ class Tools:
         if blob.account not in self.account_ids:
             message = (
                 f"account {blob.account}: its resource id is not known, and Azure imports a VHD as a managed disk only with "
-                "it; add /subscriptions/…/storageAccounts/… to the setting SOURCE_ACCOUNT_IDS, or name another target.account"
+                "it; add /subscriptions/…/storageAccounts/… to the setting SOURCE_ACCOUNT_IDS, or name another target.account; "
+                "an upload (setting DISK_RESTORE, and no blob named in target) needs no account"
             )
             raise AccountIdMissingError(message)
         return self.account_ids[blob.account]

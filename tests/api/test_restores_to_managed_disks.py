@@ -96,6 +96,7 @@ async def test_an_account_whose_id_is_not_known(vhd, dry_run):
     error = await refused(vhd, MANAGED | {"dryRun": dry_run}, 409, "AccountIdMissing")
 
     assert "SOURCE_ACCOUNT_IDS" in error["message"]
+    assert "an upload (setting DISK_RESTORE, and no blob named in target) needs no account" in error["message"]
 
 
 async def test_a_managed_disk_that_may_not_be_protected_is_not_adopted(vhd):
