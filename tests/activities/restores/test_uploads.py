@@ -356,6 +356,21 @@ async def test_the_night_closes_what_it_can(stage):
     assert stage.blobs.open_disks == {stage.tools.upload(spoilt)}
 
 
+async def test_a_disk_that_the_night_cannot_close_is_named_until_it_is_deleted(stage):
+    """What can end its access is said each night; once that is done, the night has nothing to say."""
+    await stopped_before(stage, "compare_image", **(stage.wanted | {"adopt": False}))
+    stage.blobs.poke(address(stage), 32, [b"\1" * PAGE])
+    stage.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
+    for _ in range(2):
+        with pytest.raises(CleanupError, match=rf"{NEW}.*InvalidVhd.*delete the disk, and restore again"):
+            await clean_up_disk(stage.tools, NIGHT)
+    del stage.blobs.disks[address(stage)]
+    stage.machines.disks.pop(NEW, None)
+    await clean_up_disk(stage.tools, NIGHT)
+
+    assert stage.blobs.open_disks == set()
+
+
 def late_read(stage):
     """What a late delivery of the comparison does once it has found the restore at work, and the disk unproved."""
     stage.blobs.cloud.uploads.grant(address(stage), write=False, seconds=3600)
