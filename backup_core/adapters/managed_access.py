@@ -17,6 +17,7 @@ from backup_core.adapters.arm import WAIT_SECONDS, Kind, translated
 from backup_core.domain.errors import (
     AccessDeniedError,
     AccessLostError,
+    BackupError,
     BlobMissingError,
     CopySourceRefusedError,
     ManagedDiskRefusedError,
@@ -155,7 +156,11 @@ class Access:
             poller = await self._operations(door).begin_grant_access(
                 door.group, door.name, GrantAccessData(access=door.access, duration_in_seconds=seconds)
             )
-            url = (await done(what, poller)).access_sas or ""
+            granted = await done(what, poller)
+        url = granted.access_sas if granted else None
+        if not url:
+            message = f"{what}: Azure granted it, and named no address; temporary failure"
+            raise ServiceUnavailableError(message)
         if fault := export_fault(url, self._exporting.hosts, local=self._exporting.local):
             message = f"{what}: {fault}; nothing was sent there"
             raise UnexpectedAnswerError(message)
@@ -191,9 +196,10 @@ def anew() -> Iterator[None]:
         raise lost(error) from None
 
 
-def lost(error: AccessDeniedError | CopySourceRefusedError) -> BackupError:
+def lost(error: BackupError) -> BackupError:
     """The refusal of access that had just been opened anew."""
-    if isinstance(error, AccessDeniedError) and not error.by_signature:
+    by_signature = isinstance(error, AccessDeniedError) and error.by_signature
+    if not by_signature and not isinstance(error, CopySourceRefusedError):
         return error
     return AccessLostError(
         f"{error}; its access had been opened anew just before; temporary failure; if it stays, find out who else grants or "

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 from backup_core.adapters.arm import translated
 from backup_core.adapters.machine_models import managed_disk_of
 from backup_core.adapters.managed_access import DISK, Door, lost
-from backup_core.domain.errors import AccessDeniedError, BlobMissingError, FencedError, ManagedDiskRefusedError
+from backup_core.domain.errors import (
+    AccessDeniedError,
+    BlobMissingError,
+    ContainerMissingError,
+    FencedError,
+    ManagedDiskRefusedError,
+)
 from backup_core.domain.managed import OPEN_STATES, READY, reading_fault, writing_fault
 
 if TYPE_CHECKING:
@@ -25,6 +31,10 @@ if TYPE_CHECKING:
     from backup_core.domain.managed import ManagedDisk
     from backup_core.domain.naming import BlobAddress, DiskAddress
     from backup_core.domain.ranges import ByteRange
+
+
+REFUSALS = (AccessDeniedError, BlobMissingError, ContainerMissingError)
+"""What the address of an upload may answer whose access has ended: nobody knows whether its SAS is gone, or all of it."""
 
 
 class AzureUploads:
@@ -73,11 +83,11 @@ class AzureUploads:
             grant = await self._opened_to_write(disk)
             try:
                 return await act(grant.url)
-            except AccessDeniedError:
+            except REFUSALS:
                 again = await self._opened_to_write(disk, refused=grant)
             try:
                 return await act(again.url)
-            except AccessDeniedError as error:
+            except REFUSALS as error:
                 await self._require_upload(disk)
                 raise lost(error) from None
 

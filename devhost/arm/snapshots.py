@@ -242,6 +242,9 @@ class Snapshots:
             if write:
                 self._cloud.managed_disks.begin_upload(key)
             operation.result = {"accessSAS": await self.access.open(key, wanted, seconds, extends=extends)}
+            if self._cloud.switches.unnamed_grants:
+                self._cloud.switches.unnamed_grants -= 1
+                operation.result = None
 
         operation = self._cloud.begin(work, lambda _: None, fault)
         return operation

@@ -107,6 +107,8 @@ class Switches:
     """The state of an upload whose access has expired: `stays` ActiveUpload, or is `ready`, ReadyToUpload. Until access is
     revoked, Azure's documents say, it is one of the two.
     """
+    unnamed_grants: int = 0
+    """How many accesses are granted whose answer names no address (azure-cli#7413, azure-libraries-for-net#328)."""
     siblings_denied: bool = False
     """After a snapshot's deletion, the SAS of the disk's other snapshots are refused until they are granted again."""
     fill_step: float = 40.0

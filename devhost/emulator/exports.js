@@ -45,6 +45,8 @@ function install() {
     } catch (error) {
       if (error.storageErrorCode !== "AuthorizationFailure") throw error;
     }
+    if (!passed && switches.exports.uploadGone && UPLOAD.test(request.getQuery("si") || ""))
+      throw fail(context, 404, "ContainerNotFound");
     if (!passed) throw fail(context, 403, "AuthenticationFailed");
     if (request.getQuery("sig") && !OPERATIONS.has(context.operation)) throw fail(context, 403, "AuthorizationPermissionMismatch");
     if (UPLOAD.test(request.getQuery("si") || "")) refuseUpload(context, request);

@@ -9,7 +9,16 @@ from dataclasses import replace
 
 import pytest
 
-from backup_core.domain.errors import AccessDeniedError, AccessLostError, BackupError, FencedError, ManagedDiskRefusedError
+from backup_core.domain.errors import (
+    AccessDeniedError,
+    AccessLostError,
+    BackupError,
+    BlobMissingError,
+    ContainerMissingError,
+    FencedError,
+    ManagedDiskRefusedError,
+    ServiceUnavailableError,
+)
 from backup_core.domain.ranges import ByteRange
 from devhost.platform import awaited
 from tests.ports.test_uploads import CONTENT, DATA, FENCE, FOOTER, PAGE, azure_upload
@@ -97,9 +106,11 @@ async def test_a_disk_that_another_process_opened_is_written_by_both(made, machi
         assert len(upload.granted) == before + (1 if extends else 2)
 
 
+@pytest.mark.parametrize("gone", [False, True])
 @pytest.mark.parametrize("way", WAYS)
-async def test_an_upload_that_another_process_has_ended_is_fenced(made, way):
-    """Though this one has the URL still, and then has it granted anew: no byte is written."""
+async def test_an_upload_that_another_process_has_ended_is_fenced(made, calm, way, gone):
+    """Though this one has the URL still, and then has it granted anew: no byte is written. The address itself may be gone."""
+    calm.switch(exports={"uploadGone": gone})
     upload = await made()
     await upload.copy(DATA)
     await upload.copy(FOOTER)
@@ -177,6 +188,30 @@ async def test_an_upload_whose_access_has_expired(made, machines, state):
     assert upload.content() == CONTENT
 
 
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_upload_whose_address_is_gone_is_opened_once_more(made, calm, machines, way):
+    """Or fails visibly, when it stays away."""
+    machines.switch(grant_extends=False)
+    calm.switch(exports={"uploadGone": True})
+    upload = await made()
+    await upload.copy(DATA)
+
+    async def another():
+        upload.blobs.disks._access.forget(upload.disk.id)
+        await upload.copy(FOOTER)
+
+    await elsewhere(upload, another)
+    await write(upload, way)
+    assert len(upload.granted) == 3
+    verb = {"copy_streamed": "PUT page", "copy_from_url": "PUT page-from-url", "clear": "PUT clear"}[way]
+    for code, kind in (("ContainerNotFound", ContainerMissingError), ("BlobNotFound", BlobMissingError)):
+        before = len(upload.granted)
+        calm.faults({"verb": verb, "url": "/md-local/", "status": 404, "code": code, "times": 9})
+        with pytest.raises(kind):
+            await write(upload, way)
+        assert len(upload.granted) == before + 1
+
+
 @pytest.mark.parametrize("code", ["AuthenticationFailed", "AuthorizationFailure"])
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_writer_that_is_refused_twice_fails_visibly(made, calm, caplog, way, code):
@@ -192,6 +227,17 @@ async def test_a_writer_that_is_refused_twice_fails_visibly(made, calm, caplog, 
     assert isinstance(caught.value, AccessLostError) == caught.value.retryable == (code == "AuthenticationFailed")
     assert str(upload.disk) in str(caught.value)
     assert SIGNED not in str(caught.value) + caplog.text
+
+
+async def test_access_that_is_granted_without_an_address_is_a_temporary_failure(made, machines):
+    """And is asked for again by the next call."""
+    machines.switch(unnamed_grants=1)
+    upload = await made()
+    with pytest.raises(ServiceUnavailableError, match="named no address; temporary failure"):
+        await upload.copy(DATA)
+    await upload.copy(DATA)
+
+    assert await upload.state() == "ActiveUpload"
 
 
 async def test_access_that_is_not_possible_is_refused_in_azures_words(made, machines):
