@@ -31,6 +31,7 @@
 28. An undisturbed run leaves no access to its managed disk's snapshots open, and a night none to any, nor to a disk itself.
 29. What a run reads of a managed disk is its snapshot of that disk, taken after the run was asked for.
 30. Of a managed disk a run takes one snapshot, never two runs at work have one each, and a night leaves three at most.
+31. A managed disk whose upload has ended is never open for writing again.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, NoReturn
 
 from backup_core.domain.ending import dead
+from backup_core.domain.managed import UPLOAD
 from backup_core.domain.managed_snapshots import CLOCK_SKEW
 from backup_core.domain.metadata import from_metadata, from_point_metadata, restoring_run, run_of_source_snapshot
 from backup_core.domain.naming import fleet_instance_id, run_key, snapshot_time
@@ -75,6 +77,8 @@ class Invariants:
         """What each restore point held, by id: also after it has expired."""
         self.attached: set[str] = set()
         """Disks the machine has had."""
+        self.uploaded: dict[Source, datetime] = {}
+        """Managed disks whose upload has ended, and when they were made."""
         self._checked_at = -1
         self.early: ViolationError | None = None
         """A violation seen inside an activity, which would take it for a fault of its own."""
@@ -95,6 +99,7 @@ class Invariants:
         self._check_strangers()
         self._check_foreign(points)
         self._check_machine()
+        self._check_uploads()
         if stray := self.stage.blobs.copied_needlessly:
             self.violated(f"invariant 26: {stray} was copied, which one side does not hold")
         if self.stage.managed:
@@ -277,6 +282,14 @@ class Invariants:
         needed = self._needed()
         if len(takers := {run for name, run in self._own(stage.source) if name not in needed and run in at_work}) > 1:
             self.violated(f"invariant 30: runs {sorted(takers)} have a snapshot of the disk each, and none has ended")
+
+    def _check_uploads(self) -> None:
+        """What was closed stays closed to writers."""
+        for at, disk in self.stage.blobs.disks.items():
+            if disk.create_option == UPLOAD and not disk.upload:
+                self.uploaded[at] = disk.created
+            elif self.uploaded.get(at) == disk.created:
+                self.violated(f"invariant 31: {at} is open for writing, and its upload had ended")
 
     def _own(self, at: Source) -> list[tuple[str, str]]:
         """The app's snapshots of the managed disk as it is, oldest first, and the run that took each."""

@@ -14,12 +14,15 @@ from unittest.mock import patch
 from backup_core.activities import images, snapshots, verification
 from backup_core.adapters import answers, managed_access, managed_disks
 from backup_core.adapters.managed_disks import AzureManagedDisks
+from backup_core.adapters.uploads import AzureUploads
 from backup_core.domain import redaction
 from backup_core.domain.errors import AccessDeniedError
+from backup_core.domain.managed import READY, UPLOAD
 from backup_core.domain.managed_snapshots import DiskSnapshot, diff_refusal
 from backup_core.domain.metadata import source_snapshot_metadata
 from backup_core.protocol import cleanup, ownership, source_snapshots
 from backup_core.protocol import managed_disks as made_disks
+from tests.doubles.uploads import MemoryUploads
 
 if TYPE_CHECKING:
     from backup_core.domain.managed import ManagedDisk
@@ -175,6 +178,23 @@ def uploaded_disk_is_compared_while_it_is_open() -> AbstractContextManager[objec
 
 
 @contextmanager
+def write_access_granted_again() -> Iterator[None]:
+    """A late delivery of the copying opens a disk for writing whose upload has ended: it does not look. Azure refuses that as
+    well, which is taken away with it: either of the two keeps the disk closed.
+    """
+
+    def grant(self: MemoryUploads, address: DiskAddress, *, write: bool, seconds: int) -> str:
+        disk = self._cloud.blobs.disks[address]
+        if write and disk.create_option == UPLOAD and not disk.upload:
+            disk.upload = READY
+        return original(self, address, write=write, seconds=seconds)
+
+    original = MemoryUploads.grant
+    with patch.object(AzureUploads, "_require_upload", _nothing), patch.object(MemoryUploads, "grant", grant):
+        yield
+
+
+@contextmanager
 def anybodys_upload_is_ended() -> Iterator[None]:
     """A managed disk of the name that a restore was to make counts as made by it, where access is ended."""
 
@@ -199,6 +219,7 @@ MANAGED_BUGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "slow creation is another's": slow_creation_is_anothers,
     "former snapshots stay": former_snapshots_stay,
     "uploaded disk is compared while it is open": uploaded_disk_is_compared_while_it_is_open,
+    "write access granted again": write_access_granted_again,
     "anybody's upload is ended": anybodys_upload_is_ended,
     "each delivery takes a snapshot": each_delivery_takes_a_snapshot,
 }
