@@ -19,13 +19,16 @@ from pydantic import BaseModel
 
 from backup_core.activities.shards import Cursor
 from backup_core.adapters.catalogue import TableCatalogue
+from backup_core.adapters.machine_models import RUN_TAG
 from backup_core.api.openapi import document
 from backup_core.api.routes import ROUTES
+from backup_core.bootstrap import CUSTODY_CONTAINER
 from backup_core.domain import errors, naming
 from backup_core.domain.custody import CustodyRecord
 from backup_core.domain.events import EVENTS, PREFIX
 from backup_core.domain.fleet import Turns
 from backup_core.domain.identity import ChildPurpose, Deployment, LeasePurpose, child_id, lease_id
+from backup_core.domain.managed_snapshots import snapshot_name
 from backup_core.domain.metadata import (
     HeadMark,
     PageMapDigest,
@@ -36,7 +39,7 @@ from backup_core.domain.metadata import (
     to_metadata,
     to_point_metadata,
 )
-from backup_core.domain.naming import BlobAddress
+from backup_core.domain.naming import BlobAddress, DiskAddress
 from backup_core.domain.plan import Plan
 from backup_core.domain.rebuild import Found, Rebuild
 from backup_core.domain.records import Head, Pin, Registration, RequestKey, RestorePoint, Run, Versioned
@@ -71,6 +74,7 @@ from backup_core.steps.restore import (
     WaitRequest,
     WaitResult,
 )
+from devhost.platform import REPOSITORY
 
 ORCHESTRATIONS = {
     "backup_disk": (BackupRequest, None),
@@ -91,6 +95,7 @@ ORCHESTRATIONS = {
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 DISK, TAKEN, BASE = "vm", "2026-01-02T03:04:05.1234567Z", "2026-01-01T03:04:05.7654321Z"
+MANAGED = DiskAddress("00000000-0000-0000-0000-000000000000", "group", "disk")
 REBUILD = naming.rebuild_id(MOMENT, "0123abcd")
 RUN, POINT = naming.timer_run_id(DISK, MOMENT), naming.point_id(TAKEN)
 GIVEN = {"disk": DISK, "run": RUN, "point": POINT, "source_snapshot": TAKEN, "window": naming.window_id(MOMENT)}
@@ -107,6 +112,7 @@ def names() -> dict[str, Any]:
         "documents": _documents(),
         "metadata": _metadata(),
         "ids": _ids(),
+        "timers": _timers(),
         "events": {PREFIX + one.event: shape(one) for one in EVENTS},
         "settings": {name.upper(): kind for name, kind in shape(Settings).items()},
         "api": _api(),
@@ -184,6 +190,13 @@ def example(kind: Any, name: str = "") -> Any:
 
 
 # -- what is stored ---------------------------------------------------------------------------------------------------
+
+
+def _timers() -> list[str]:
+    """The functions of timers: the platform keeps each one's last firing, and settings switch each off, by its name."""
+    levels = json.loads((REPOSITORY / "host.json").read_text())["logging"]["logLevel"]
+    functions = {name.split(".")[1] for name in levels if name.startswith("Function.")}
+    return sorted(functions - set(BY_NAME) - {route.name for route in ROUTES})
 
 
 def _orchestration(name: str) -> dict[str, Any]:
@@ -273,6 +286,8 @@ def _metadata() -> dict[str, Any]:
         "head": to_metadata(example(HeadMark), site),
         "backup snapshot": to_point_metadata(point, site),
         "source snapshot": source_snapshot_metadata(site, DISK, RUN),
+        "source snapshot of a managed disk": source_snapshot_metadata(Site(site.deployment, MANAGED), DISK, RUN),
+        "tag of a managed disk that a restore made": RUN_TAG,
         "unfinished restored disk": restoring_metadata(site, DISK, RUN),
         "digest of a description": described(point).digest,
         "digest of a page map": window.finish(),
@@ -297,6 +312,8 @@ def _ids() -> dict[str, Any]:
         "promoted head": naming.restored_head_name(DISK, request),
         "restored disk": naming.restored_blob_name("folder/vm.vhd", request),
         "managed disk": naming.restored_disk_name(DISK, request),
+        "snapshot of a managed disk": snapshot_name(MANAGED, {"pagekeeper_disk": DISK, "pagekeeper_run": RUN}, 0),
+        "container of an app with custody": CUSTODY_CONTAINER,
     }
 
 

@@ -32,9 +32,9 @@ class Event:
         """The event as its line in the log, with the app's version, free of secrets: value by value, since in the line a code
         would look like one.
         """
-        said = {name: redacted(value) if isinstance(value, str) else value for name, value in asdict(self).items()}
-        told = {"event": self.event, "version": __version__, **said}
-        return PREFIX + json.dumps(told, ensure_ascii=True, separators=(",", ":"))
+        shown = {name: redacted(value) if isinstance(value, str) else value for name, value in asdict(self).items()}
+        fields = {"event": self.event, "version": __version__, **shown}
+        return PREFIX + json.dumps(fields, ensure_ascii=True, separators=(",", ":"))
 
     @property
     def severity(self) -> str:
@@ -220,7 +220,7 @@ class FleetSeen(Event):
 class DiskCleaned(Event):
     """Housekeeping of a disk: the leftovers that were removed, and whether its registration was corrected."""
 
-    event: ClassVar[str] = "tidied"
+    event: ClassVar[str] = "cleanup"
 
     disk: str
     points: int

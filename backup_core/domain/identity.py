@@ -19,7 +19,7 @@ CHILD = "~"
 _LEASES = UUID("6f1d5b0e-6f0a-4d59-9a0e-6b1f4f3d2c11")
 """The namespace of our lease ids. Never changed: runs in flight would lose their own leases."""
 
-LeasePurpose = Literal["run", "recovery", "tidy"]
+LeasePurpose = Literal["run", "recovery", "cleanup"]
 ChildPurpose = Literal["delivery", "head", "lane"]
 """The purpose of a sub-orchestration. Each begins with a letter of its own, which stands for it in the id:
 

@@ -60,7 +60,7 @@ def _cleaned_up(context: Context, disks: list[str], run_days: int) -> Flow[tuple
     gone, faults = 0, []
     actor = context.instance_id
     open_ = {
-        disk: CleanUpDisk(disk=disk, actor=actor, lease=lease_id(actor, "tidy", disk), run_days=run_days) for disk in disks
+        disk: CleanUpDisk(disk=disk, actor=actor, lease=lease_id(actor, "cleanup", disk), run_days=run_days) for disk in disks
     }
     for _ in range(ROUNDS_MAX):
         outcomes = yield from attempt(context, CLEAN_UP_DISK, list(open_.values()))

@@ -93,5 +93,5 @@ def test_without_the_backups_own_prune_points_go_at_night(own, name):
             point = disk.points()[0]
             snapshot = client.get_blob_client("househeads", point["blob"], snapshot=point["snapshot"])
             assert snapshot.download_blob().readall() == disk.moments[kept]
-        assert [one["points"] for one in platform.host.events() if one["event"] == "tidied"] == [2]
+        assert [one["points"] for one in platform.host.events() if one["event"] == "cleanup"] == [2]
         disk.service.close()

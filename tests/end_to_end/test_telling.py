@@ -69,7 +69,7 @@ def test_workbook_and_alerts_read_what_a_run_really_tells(disk, calm, platform):
     for name, query in QUERIES:
         kind = kql.event(query)
         lines = [one for one in told if one["event"] == kind]
-        assert lines or kind == "tidied", f"{name}: nothing tells of {kind}"  # a clean night has nothing to tell
+        assert lines or kind == "cleanup", f"{name}: nothing tells of {kind}"  # a clean night has nothing to tell
         for line in lines:
             assert kql.fields(query) <= set(line), name
     assert raised("warning", warning) == {"run-warning"}
