@@ -436,7 +436,7 @@ def section(bench: Bench, rounds: int, *, met: bool) -> Section:
         "after two seconds. "
         "Ratios are to the first line. CPU is that of the process, or of the command, without the emulator's. The "
         "app's restore makes "
-        "two copies: the disk, and the backup blob that it goes on from."
+        "two copies: the disk, and the backup blob that backups continue from."
     )
     ways = "\n".join(
         [

@@ -115,7 +115,7 @@ class RestoreBody(_Body):
     stop_vm: bool = Field(default=False, alias="stopVm")
     """Deallocate the machine while a data disk is exchanged; for an OS disk that is always done."""
     adopt: bool | None = None
-    """Go on backing up from the new disk; null is true exactly when the machine gets a page blob."""
+    """Continue the backups from the new disk; null is true when the machine gets it and it can be protected."""
     dry_run: bool = Field(default=False, alias="dryRun")
     plan_hash: PlanHash = Field(default=None, alias="planHash", json_schema_extra=_without_default)
     """The hash a dry run answered: refused when the world has changed since."""
