@@ -68,7 +68,7 @@ async def start_once(client: df.DurableOrchestrationClient, name: str, instance:
 # -- timers -----------------------------------------------------------------------------------------------------
 
 
-def told_due(timer: func.TimerRequest) -> str:
+def due_text(timer: func.TimerRequest) -> str:
     """The due time in a timer's trigger, which may fire before it. Empty for none."""
     return str((timer.schedule_status or {}).get("Next") or "")
 
@@ -77,7 +77,7 @@ def told_due(timer: func.TimerRequest) -> str:
 @app.durable_client_input(client_name="client")
 async def scheduled_backup(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:
     """Fan the window that the timer was due for out: once, however often it fires for it."""
-    window = window_fired(SETTINGS.backup_schedule, told_due(timer), datetime.now(UTC))
+    window = window_fired(SETTINGS.backup_schedule, due_text(timer), datetime.now(UTC))
     request = FleetRequest(
         window=window.isoformat(),
         wave=SETTINGS.wave_shards,
@@ -93,7 +93,7 @@ async def scheduled_backup(timer: func.TimerRequest, client: df.DurableOrchestra
 @app.durable_client_input(client_name="client")
 async def housekeeping(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:
     """Remove leftovers of runs: once for each due time."""
-    due = window_fired(SETTINGS.housekeeping_schedule, told_due(timer), datetime.now(UTC))
+    due = window_fired(SETTINGS.housekeeping_schedule, due_text(timer), datetime.now(UTC))
     request = CleanupRequest(run_days=SETTINGS.run_days)
     await start_once(client, clean_up_disks.NAME, cleanup_instance_id(due), request.model_dump(mode="json"))
 

@@ -104,15 +104,17 @@ class Stores:
                 return False
 
     async def _create(self) -> bool:
-        created = await self._made("table", self._settings.catalogue_table, self._tables.create_table, "TableAlreadyExists")
+        created = await self._create_one(
+            "table", self._settings.catalogue_table, self._tables.create_table, "TableAlreadyExists"
+        )
         for name in (self._settings.heads_container, self._settings.plans_container):
             with suppress(AccessDeniedError):
-                made = await self._made("container", name, self._containers.create_container, "ContainerAlreadyExists")
+                made = await self._create_one("container", name, self._containers.create_container, "ContainerAlreadyExists")
                 created = created or made
             await claim_container(AzureDocuments(self._containers, name), name, self._deployment)
         if self._records:
             with suppress(AccessDeniedError):
-                made = await self._made(
+                made = await self._create_one(
                     "container", CUSTODY_CONTAINER, self._records.create_container, "ContainerAlreadyExists"
                 )
                 created = created or made
@@ -120,7 +122,7 @@ class Stores:
         return created
 
     @staticmethod
-    async def _made(kind: str, name: str, create: Callable[[str], Awaitable[object]], exists: str) -> bool:
+    async def _create_one(kind: str, name: str, create: Callable[[str], Awaitable[object]], exists: str) -> bool:
         with translated(f"prepare {kind} {name}"):
             try:
                 await create(name)

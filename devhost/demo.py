@@ -67,7 +67,7 @@ class Demo:
     def _say(self, what: str) -> None:
         self.console.print(f"[bold]{next(self._steps)}[/] {what}")
 
-    def tell(self) -> bool:
+    def run(self) -> bool:
         """Run the demo; True when everything it claims was proved."""
         self._say("Starting the local platform: Azurite (completed), the Functions host, function_app.py, a VM stand-in")
         # Windows of a second, fired by hand only: two backups of two windows within a minute.
@@ -84,7 +84,7 @@ class Demo:
             restored = self._restore(platform, main)
             if restored is None:
                 return False
-            self._go_on(platform, main, side, restored)
+            self._continue(platform, main, side, restored)
             self._watched(platform)
             self._say("Reading every backup snapshot back: bytes, filesystem check, file tree")
             proved = [self._shown(platform, guest) for guest in (main, side)]
@@ -163,20 +163,20 @@ class Demo:
         return colour == "green"
 
     def _watched(self, platform: Platform) -> None:
-        self._say("Firing the watch: what alerts and the workbook hear of the disk")
+        self._say("Firing the watch: what alerts and the workbook read of the disk")
         platform.host.fire("watch_disks")
         awaited(lambda: [one for one in platform.host.events() if one["event"] == "fleet"], "the watch's line of the fleet")
-        told = platform.host.events()
-        seen = next(one for one in told if one["event"] == "disk" and one["disk"] == DISK)
-        kinds = Counter(one["event"] for one in told)
+        events = platform.host.events()
+        seen = next(one for one in events if one["event"] == "disk" and one["disk"] == DISK)
+        kinds = Counter(one["event"] for one in events)
         self.console.print(
             f"  {seen['disk']} is {seen['protection']}, its newest point {seen['rpo_seconds']} s old, its last backup "
             f"{seen['last_status']}; {kinds['phase']} lines of phases and {kinds['run']} ends of runs were logged before"
         )
         if self.telemetry:
-            self.telemetry.write_text("".join(json.dumps(one) + "\n" for one in told))
+            self.telemetry.write_text("".join(json.dumps(one) + "\n" for one in events))
 
-    def _go_on(self, platform: Platform, main: Guest, side: Guest, restored: dict[str, Any]) -> None:
+    def _continue(self, platform: Platform, main: Guest, side: Guest, restored: dict[str, Any]) -> None:
         """The guest writes to the restored disk, the timer fires: an increment. The restore's own point, and that one's."""
         self._say("Writing to the restored disk as its guest, and firing the timer: an incremental backup again")
         first = main.moments[0]
@@ -304,7 +304,7 @@ def main(telemetry: Path | None = None) -> int:
         return 1
     with tempfile.TemporaryDirectory(prefix="pagekeeper-demo-") as folder:
         try:
-            proved = Demo(console, Path(folder), seed, telemetry).tell()
+            proved = Demo(console, Path(folder), seed, telemetry).run()
         except BaseException:
             _show_log(console, Path(folder))
             raise

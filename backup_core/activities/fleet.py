@@ -12,7 +12,7 @@ from backup_core.domain.errors import BackupError, RecordUnreadableError, Unexpe
 from backup_core.domain.fleet import PAST_RUNS, Candidate, expected_seconds, in_order, lanes_for
 from backup_core.domain.naming import timer_run_id, window_id
 from backup_core.protocol.turns import begin_turns, order_of
-from backup_core.protocol.updates import updated
+from backup_core.protocol.updates import update_row
 from backup_core.steps.backup import FleetPage, FleetPageResult, FleetRun, TakeTurn, TakeTurnResult
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ async def take_turn(tools: Tools, request: TakeTurn) -> TakeTurnResult:
         order = await order_of(tools, turns)
         return TakeTurnResult(run=_run(order[turn.place], window), turn=turn.number)
 
-    return await updated(take, f"window {window_id(window)}: its turns", "other lanes took theirs")
+    return await update_row(take, f"window {window_id(window)}: its turns", "other lanes took theirs")
 
 
 def _run(disk: str, window: datetime) -> FleetRun:

@@ -34,12 +34,12 @@ async def clean_up_disk(tools: Tools, request: CleanUpDisk) -> CleanupResult:
 
     Each duty stands alone. Raises CleanupError, which names those that failed, after all were tried.
     """
-    tidying = Cleanup(tools, request, await tools.catalogue.now())
-    failed = [fault for duty in tidying.duties if (fault := await _tried(duty))]
-    done = tidying.done()
+    cleanup = Cleanup(tools, request, await tools.catalogue.now())
+    failed = [fault for duty in cleanup.duties if (fault := await _try(duty))]
+    done = cleanup.done()
     if any(done.model_dump(exclude={"more"}).values()):
         tools.journal.write(DiskCleaned(disk=request.disk, **done.model_dump(exclude={"more"})))
-    kept = [f"kept: {named(tidying.kept)}"] if tidying.kept else []
+    kept = [f"kept: {named(cleanup.kept)}"] if cleanup.kept else []
     for words in failed + kept:
         tools.journal.write(RunWarned(disk=request.disk, run=request.actor, message=shortened(words)))
     if failed:
@@ -48,7 +48,7 @@ async def clean_up_disk(tools: Tools, request: CleanUpDisk) -> CleanupResult:
     return done
 
 
-async def _tried(duty: Callable[[], Awaitable[None]]) -> str:
+async def _try(duty: Callable[[], Awaitable[None]]) -> str:
     """Why the duty failed; empty when it is done."""
     try:
         await duty()

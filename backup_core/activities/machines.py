@@ -19,10 +19,10 @@ from backup_core.domain.errors import (
 from backup_core.domain.naming import noted_name, repoint_name, turned_name
 from backup_core.domain.records import Slot
 from backup_core.domain.repoint import Change, Machine, holds, next_move, same_disk
-from backup_core.protocol.documents import first_stored, held_document, read_document
+from backup_core.protocol.documents import held_document, read_document, store_once
 from backup_core.protocol.machines import change_of, replaced_disk
 from backup_core.protocol.managed_disks import is_open, made_once, seal_upload, wanted_disk
-from backup_core.protocol.registrations import moved_registration, registration_moved
+from backup_core.protocol.registrations import complete_move, prepare_move
 from backup_core.protocol.rights import require_ownership, require_right_to_act
 from backup_core.steps.messages import Nothing
 from backup_core.steps.restore import ImportResult, MoveResult, StoreChangeResult
@@ -67,9 +67,9 @@ async def store_change(tools: Tools, request: StoreChange) -> StoreChangeResult:
     if stored is None:
         change = change_of(request, slot, await tools.machines.machine(slot.vm))
         # G34: stored before the machine is touched.
-        stored = await first_stored(tools.documents, name, CHANGE.dump_json(change).decode())
+        stored = await store_once(tools.documents, name, CHANGE.dump_json(change).decode())
     change, digest = read_document(CHANGE, name, stored), digest_of(stored)
-    _require_asked(request, name, change)
+    _require_requested(request, name, change)
     if await tools.documents.get(noted_name(name)) is None:
         if row.value.repoint != name:
             await tools.catalogue.put_head(replace(row.value, repoint=name, repoint_digest=digest), row.etag)
@@ -78,7 +78,7 @@ async def store_change(tools: Tools, request: StoreChange) -> StoreChangeResult:
     return StoreChangeResult(change=name, old_disk=change.old.source, known=stored)
 
 
-def _require_asked(request: StoreChange, name: str, change: Change) -> None:
+def _require_requested(request: StoreChange, name: str, change: Change) -> None:
     """Raise RecordAlteredError unless the stored change is the requested one: it may have existed before."""
     slot, target = Slot(request.slot.vm, request.slot.lun), request.managed_disk or request.target
     deallocates = request.stop_vm or slot.lun is None
@@ -116,9 +116,12 @@ async def move_machine(tools: Tools, request: MoveMachine) -> MoveResult:
     and raises NotOwnerError unless the machine has the goal.
     """
     # G37: the machine is read before the ownership is checked.
-    change, machine, closed = await _looked_at(tools, request)
+    change, machine, closed = await _look_at(tools, request)
+    if request.goal == "old" and not closed:
+        # Stored after the machine was read and before it is written, so that a move decided on an older state is refused.
+        await tools.documents.put_if_absent(turned_name(request.change, request.actor.epoch), EMPTY)
     # G38: a change that was closed or turned back from moves nothing.
-    if closed or await _turned_back(tools, request):
+    if closed or (request.goal == "new" and await _has_turned_back(tools, request)):
         if holds(change, machine) == request.goal:
             return _seen(change, machine, done=True)
         raise NotOwnerError(_closed_words(request))
@@ -152,14 +155,14 @@ async def _make(tools: Tools, change: Change, machine: Machine, goal: Goal, move
 
 def _seen(change: Change, machine: Machine, *, done: bool, move: Move = "none") -> MoveResult:
     """The machine's disk, as it was read."""
-    held = machine.at(change.slot.lun)
-    source = held.source if held else ""
+    present = machine.at(change.slot.lun)
+    source = present.source if present else ""
     return MoveResult(done=done, move=move, holds=holds(change, machine), power=machine.power, source=source)
 
 
 async def inspect_machine(tools: Tools, request: MoveMachine) -> MoveResult:
     """The machine's present disk; nothing is changed. `done` is whether its last change succeeded and it has the goal."""
-    change, machine, _ = await _looked_at(tools, request)
+    change, machine, _ = await _look_at(tools, request)
     return _seen(change, machine, done=holds(change, machine) == request.goal and machine.state == "Succeeded")
 
 
@@ -167,7 +170,7 @@ async def fence_machine(tools: Tools, request: MoveMachine) -> MoveResult:
     """Write the machine's present disk once more, which gives it another version: a move that was decided before, and is still
     in flight, is refused from now on. Answers the disk that was written. Nothing is written once the change is closed.
     """
-    change, machine, closed = await _looked_at(tools, request)
+    change, machine, closed = await _look_at(tools, request)
     present = machine.at(change.slot.lun)
     if present is not None and not closed:
         # Refused, somebody was faster: then the machine has another version, too.
@@ -177,7 +180,7 @@ async def fence_machine(tools: Tools, request: MoveMachine) -> MoveResult:
     return _seen(change, machine, done=False)
 
 
-async def _looked_at(tools: Tools, request: MoveMachine) -> tuple[Change, Machine, bool]:
+async def _look_at(tools: Tools, request: MoveMachine) -> tuple[Change, Machine, bool]:
     """The stored change, its machine, and whether the change is closed. Raises NotOwnerError unless the run owns the disk.
 
     The machine is read first: the next owner of the disk writes the machine before anything else, and so a move that is
@@ -195,18 +198,9 @@ def _closed_words(request: MoveMachine) -> str:
     return f"disk {request.actor.disk}: the change {request.change} of its machine was closed or turned back; nothing was done"
 
 
-async def _turned_back(tools: Tools, request: MoveMachine) -> bool:
-    """Whether this owner of the disk undoes the change, and the call still wants the new disk; stores it when the owner turns
-    back.
-
-    Called after the machine was read: an owner that turns back stores that before it writes the machine, so that a move which
-    was decided on an older state is refused.
-    """
-    name = turned_name(request.change, request.actor.epoch)
-    if request.goal == "old":
-        await tools.documents.put_if_absent(name, EMPTY)
-        return False
-    return await tools.documents.get(name) is not None
+async def _has_turned_back(tools: Tools, request: MoveMachine | CloseChange) -> bool:
+    """Whether this owner of the disk has begun to undo the change."""
+    return await tools.documents.get(turned_name(request.change, request.actor.epoch)) is not None
 
 
 async def close_change(tools: Tools, request: CloseChange) -> Nothing:
@@ -216,7 +210,7 @@ async def close_change(tools: Tools, request: CloseChange) -> Nothing:
     row = await require_ownership(tools, request.actor)
     change = await stored_change(tools, request, compares=False)
     # G38: the way forward is closed once the restore has turned back.
-    if request.goal == "new" and await tools.documents.get(turned_name(request.change, request.actor.epoch)):
+    if request.goal == "new" and await _has_turned_back(tools, request):
         message = (
             f"disk {request.actor.disk}: {request.actor.run} has turned back from {request.change}; the next run completes the "
             "change of the machine"
@@ -228,7 +222,7 @@ async def close_change(tools: Tools, request: CloseChange) -> Nothing:
     moved = None
     if follows and registration is not None:
         moved = (
-            await moved_registration(tools, request.actor.disk, source)
+            await prepare_move(tools, request.actor.disk, source)
             if source
             else replace(registration, value=_unprotected(registration.value, change))
         )
@@ -238,7 +232,7 @@ async def close_change(tools: Tools, request: CloseChange) -> Nothing:
     if follows and source:
         # A managed disk may take the place of one that was never the source.
         former = request.actor.source if change.new.managed else change.old.source
-        await registration_moved(tools, request.actor.disk, former)
+        await complete_move(tools, request.actor.disk, former)
     return Nothing()
 
 

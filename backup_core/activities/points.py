@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from backup_core.domain.errors import RowExistsError, UnexpectedAnswerError
 from backup_core.domain.metadata import from_metadata, from_point_metadata, to_metadata
 from backup_core.domain.records import pair_of
-from backup_core.protocol.registrations import moved_registration, registration_moved
+from backup_core.protocol.registrations import complete_move, prepare_move
 from backup_core.protocol.rights import guard_of, require_ownership
 from backup_core.steps.backup import CommitPoint, CommitResult
 
@@ -42,7 +42,7 @@ async def commit_point(tools: Tools, request: CommitPoint) -> CommitResult:
         raise UnexpectedAnswerError(message)
     existing = await tools.catalogue.point(point.disk, point.point)
     if existing is None:
-        registration = await moved_registration(tools, transfer.actor.disk, transfer.source) if request.moves_from else None
+        registration = await prepare_move(tools, transfer.actor.disk, transfer.source) if request.moves_from else None
         try:
             # G27: one transaction, at the version at which the run owned the disk.
             await tools.catalogue.commit([point], _advanced(request, point, row.value), row.etag, registration=registration)
@@ -54,7 +54,7 @@ async def commit_point(tools: Tools, request: CommitPoint) -> CommitResult:
         raise RowExistsError(message)
     await _mark_committed(tools, request)
     if request.moves_from:
-        await registration_moved(tools, transfer.actor.disk, request.moves_from)
+        await complete_move(tools, transfer.actor.disk, request.moves_from)
     return CommitResult(point=point.point)
 
 

@@ -9,7 +9,7 @@ from backup_core.domain.progress import hears_of_cancel, is_behind, percent
 from backup_core.domain.records import Run
 from backup_core.protocol.rights import require_right_to_act
 from backup_core.protocol.run_rows import write_run
-from backup_core.protocol.updates import updated
+from backup_core.protocol.updates import update_row
 from backup_core.steps.copying import ReportProgress, ReportResult
 from backup_core.steps.messages import Fault
 
@@ -40,7 +40,7 @@ async def report_progress(tools: Tools, report: ReportProgress) -> ReportResult:
             fault=Fault(code=failed.code, message=failed.message, retryable=False) if heard and failed else None,
         )
 
-    return await updated(report_once, f"run {report.actor.run}: its row", "its progress was written")
+    return await update_row(report_once, f"run {report.actor.run}: its row", "its progress was written")
 
 
 def _progressed(run: Run, report: ReportProgress) -> Run:

@@ -49,7 +49,7 @@ async def rebuild_disk(tools: Tools, request: RebuildDisk) -> RebuildDiskResult:
     name = rebuilt_name(request.rebuild, request.disk, request.part)
     if text := await tools.documents.get(name):
         return _answered(request, read_document(FOUND, name, text), text)
-    found = await (_carried_out(tools, request) if request.plan else _found(tools, request))
+    found = await (_carry_out(tools, request) if request.plan else _found(tools, request))
     if found.state == "unchanged" and not found.floor:
         return RebuildDiskResult(disk=request.disk, part=request.part, state="unchanged", digest="", below="")
     await tools.documents.put_if_absent(name, FOUND.dump_json(found).decode())
@@ -65,7 +65,7 @@ async def _found(tools: Tools, request: RebuildDisk) -> Found:
     return _shown(await survey(tools, request.disk, request.below), first=request.part == 1)
 
 
-async def _carried_out(tools: Tools, request: RebuildDisk) -> Found:
+async def _carry_out(tools: Tools, request: RebuildDisk) -> Found:
     name = rebuilt_name(request.plan, request.disk, request.part)
     text = await tools.documents.get(name)
     planned = read_document(FOUND, name, text) if text else Found(request.disk, "unchanged")

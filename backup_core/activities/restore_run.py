@@ -28,11 +28,17 @@ from backup_core.protocol.descriptions import require_described
 from backup_core.protocol.fencing import fence_off, hold_lease
 from backup_core.protocol.managed_disks import close_upload
 from backup_core.protocol.marks import intent
-from backup_core.protocol.ownership import imported_source, left_open, release_leases, relinquish_ownership, take_ownership
+from backup_core.protocol.ownership import (
+    imported_source,
+    release_leases,
+    relinquish_ownership,
+    take_ownership,
+    try_close_access,
+)
 from backup_core.protocol.proofs import is_given_up
 from backup_core.protocol.rights import guard_of, require_ownership, require_right_to_act
 from backup_core.protocol.run_rows import emit_warnings, end_row, run_error, write_run
-from backup_core.protocol.updates import updated
+from backup_core.protocol.updates import update_row
 from backup_core.steps.copying import OpenResult, SlotRef
 from backup_core.steps.messages import Nothing
 from backup_core.steps.restore import BeginRestoreResult, OwnDiskResult
@@ -71,13 +77,13 @@ async def begin_restore(tools: Tools, request: BeginRestore) -> BeginRestoreResu
             running = replace(row.value, state="Running", started=await tools.catalogue.now(), phase="preparing")
             await write_run(tools, row, running)
         # G31: pinned before it is read.
-        return await _pinned(tools, row.value, wanted, mine)
+        return await _pin(tools, row.value, wanted, mine)
 
     # A retention, a cancel or another delivery may be faster.
-    return await updated(begin, f"disk {request.disk}: its rows", f"restore {request.run} began")
+    return await update_row(begin, f"disk {request.disk}: its rows", f"restore {request.run} began")
 
 
-async def _pinned(tools: Tools, run: Run, wanted: Restoring, pin: Pin) -> BeginRestoreResult:
+async def _pin(tools: Tools, run: Run, wanted: Restoring, pin: Pin) -> BeginRestoreResult:
     found = await _available(tools, run, wanted)
     try:
         await require_described(tools, found.value)
@@ -174,7 +180,7 @@ async def record_failure(tools: Tools, request: RecordFailure) -> Nothing:
             await write_run(tools, row, replace(row.value, error=run_error(request.fault)))
         return Nothing()
 
-    return await updated(record, f"run {request.actor.run}: its row", "its failure was written")
+    return await update_row(record, f"run {request.actor.run}: its row", "its failure was written")
 
 
 async def adopt_head(tools: Tools, request: AdoptHead) -> OpenResult:
@@ -264,4 +270,4 @@ async def _close_access(tools: Tools, run: Run) -> list[str]:
     registration = await tools.catalogue.registration(run.disk)
     if not imported or (registration and same_disk(registration.value.source, imported)):
         return []
-    return await left_open(tools, imported)
+    return await try_close_access(tools, imported)

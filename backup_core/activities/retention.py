@@ -9,7 +9,7 @@ from backup_core.domain.records import EXPIRED_NAMED_MAX
 from backup_core.protocol.pruning import prune
 from backup_core.protocol.rights import registration_of, require_ownership
 from backup_core.protocol.run_rows import in_one
-from backup_core.protocol.updates import updated
+from backup_core.protocol.updates import update_row
 from backup_core.steps.backup import PrunePoints, PruneResult
 
 if TYPE_CHECKING:
@@ -42,4 +42,4 @@ async def _record_expired(tools: Tools, request: PrunePoints, gone: list[str]) -
             await tools.catalogue.put_run(replace(row.value, expired=expired), row.etag)
         return True
 
-    await updated(record, f"run {request.actor.run}: its row", "deleted restore points were added to it")
+    await update_row(record, f"run {request.actor.run}: its row", "deleted restore points were added to it")

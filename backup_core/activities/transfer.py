@@ -12,7 +12,7 @@ from backup_core.domain.metadata import HeadMark, to_metadata
 from backup_core.domain.naming import plan_name
 from backup_core.domain.plan import Plan, Planner
 from backup_core.domain.ranges import ByteRange
-from backup_core.protocol.documents import PLAN, first_stored, read_document
+from backup_core.protocol.documents import PLAN, read_document, store_once
 from backup_core.protocol.listings import HeldByBoth, changed_ranges
 from backup_core.protocol.marks import intent, is_own
 from backup_core.protocol.rights import guard_of, require_ownership, require_right_to_act
@@ -39,7 +39,7 @@ async def plan_transfer(tools: Tools, request: ImageCopy) -> PlanResult:
             return PlanResult(refused=f"the service refused the diff: {error.reason}")
         if plan is None:
             return PlanResult(refused="the disk shrank")
-        stored = await first_stored(tools.documents, name, PLAN.dump_json(plan).decode())
+        stored = await store_once(tools.documents, name, PLAN.dump_json(plan).decode())
     plan = read_document(PLAN, name, stored)
     return PlanResult(
         plan=name,

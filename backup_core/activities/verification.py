@@ -11,7 +11,7 @@ from backup_core.domain.naming import DiskAddress
 from backup_core.protocol.comparison import compared
 from backup_core.protocol.fencing import fence_off
 from backup_core.protocol.managed_disks import close_upload, require_at_rest
-from backup_core.protocol.proofs import proof, proved
+from backup_core.protocol.proofs import proof, store_proof
 from backup_core.protocol.rights import guard_of, registration_of, require_ownership, require_right_to_act
 from backup_core.steps.backup import VerifyHead
 from backup_core.steps.copying import ComparisonResult, ImageCopy
@@ -85,7 +85,7 @@ async def compare_image(tools: Tools, request: CompareImage) -> ComparisonResult
     if not reached.done:
         return reached
     await _require_unchanged(tools, image, reached.etag)
-    return await proved(tools, image, reached)
+    return await store_proof(tools, image, reached)
 
 
 async def _require_unchanged(tools: Tools, image: ImageCopy, etag: str) -> None:
@@ -121,12 +121,12 @@ async def compare_snapshot(tools: Tools, request: CompareSnapshot) -> Comparison
 
 async def _progress(tools: Tools, request: VerifyHead | CompareImage, image: ImageCopy) -> ComparisonResult:
     """The progress of the comparison. Before it begins, the image is closed to writes of the copying still in flight."""
-    etag = request.etag or await _closed(tools, image)
+    etag = request.etag or await _close(tools, image)
     begun = {"etag": etag, "chain": request.chain or PageMapDigest.START}
     return ComparisonResult(done=False, **(request.position() | begun))
 
 
-async def _closed(tools: Tools, image: ImageCopy) -> str:
+async def _close(tools: Tools, image: ImageCopy) -> str:
     """Close the image to writes still in flight; its version then. A managed disk has none, but can never be opened again."""
     destination = tools.destination(image.destination)
     if isinstance(destination, DiskAddress):

@@ -127,8 +127,8 @@ def _code_in(response: Any) -> str:  # noqa: ANN401  one of azure-core's several
         body = ContentDecodePolicy.deserialize_from_http_generics(response)
     except DecodeError:
         return ""
-    told = body.get("odata.error") if isinstance(body, dict) else None
-    return str(told.get("code", "")) if isinstance(told, dict) else ""
+    fault = body.get("odata.error") if isinstance(body, dict) else None
+    return str(fault.get("code", "")) if isinstance(fault, dict) else ""
 
 
 _PASSES = "temporary failure"

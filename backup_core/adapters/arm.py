@@ -113,6 +113,6 @@ def _fault(error: HttpResponseError, what: str, kind: Kind) -> BackupError:
 
 def _waiting(fault: BackupError, error: HttpResponseError) -> BackupError:
     """The failure with the service's Retry-After, as long as a run may wait without a heartbeat."""
-    told = str(getattr(error.response, "headers", {}).get("Retry-After", ""))
-    fault.wait_seconds = min(int(told[:9]), int(PAUSE_SECONDS_MAX)) if told.isascii() and told.isdigit() else 0
+    text = str(getattr(error.response, "headers", {}).get("Retry-After", ""))
+    fault.wait_seconds = min(int(text[:9]), int(PAUSE_SECONDS_MAX)) if text.isascii() and text.isdigit() else 0
     return fault

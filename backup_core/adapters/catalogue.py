@@ -130,13 +130,13 @@ class TableCatalogue:
                 except ResourceExistsError as error:
                     if code_of(error) != "EntityAlreadyExists":
                         raise
-                    held = await self._table.get_entity(SOURCES, claim["RowKey"])
-                    if held["disk"] != disk:
-                        return str(held["disk"])
+                    claimed = await self._table.get_entity(SOURCES, claim["RowKey"])
+                    if claimed["disk"] != disk:
+                        return str(claimed["disk"])
                     await self._table.update_entity(
                         claim,
                         mode=UpdateMode.REPLACE,
-                        etag=held.metadata["etag"],
+                        etag=claimed.metadata["etag"],
                         match_condition=MatchConditions.IfNotModified,
                     )
                 return disk
@@ -164,10 +164,10 @@ class TableCatalogue:
         """Delete the claim the disk holds."""
         key = digest_of(source)
         with _translated(f"release source {source}"), _missing_row():
-            held = await self._table.get_entity(SOURCES, key)
-            if held["disk"] == disk and etag in (None, held.metadata["etag"]):
+            claimed = await self._table.get_entity(SOURCES, key)
+            if claimed["disk"] == disk and etag in (None, claimed.metadata["etag"]):
                 await self._table.delete_entity(
-                    SOURCES, key, etag=held.metadata["etag"], match_condition=MatchConditions.IfNotModified
+                    SOURCES, key, etag=claimed.metadata["etag"], match_condition=MatchConditions.IfNotModified
                 )
 
     async def disks(self) -> list[str]:

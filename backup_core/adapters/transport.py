@@ -160,8 +160,8 @@ class Transport:
         )
 
     def _pause(self, attempt: int, retry_after: str) -> float:
-        if (asked := _seconds(retry_after)) is not None:
-            return asked + self._jitter.uniform(0, PAUSE_SECONDS)
+        if (seconds := _seconds(retry_after)) is not None:
+            return seconds + self._jitter.uniform(0, PAUSE_SECONDS)
         return self._jitter.uniform(0, min(PAUSE_SECONDS * 2 ** min(attempt, 10), PAUSE_SECONDS_MAX))
 
 

@@ -51,13 +51,13 @@ class Access:
                 "app's authentication (infra does), or set SIGN_IN to 'keys'"
             )
             raise RefusedError(401, "SignInOff", message)
-        held = _roles(headers.get(PRINCIPAL, ""))
-        if not held & set(roles):
-            has = ", ".join(sorted(held)) or "none of the app's roles"
+        own = _roles(headers.get(PRINCIPAL, ""))
+        if not own & set(roles):
+            has = ", ".join(sorted(own)) or "none of the app's roles"
             needed = " or ".join(roles)
             message = f"the call needs role {needed}; the caller has {has}; an administrator assigns roles in Entra ID"
             raise RefusedError(403, "RoleMissing", message)
-        return held
+        return own
 
 
 def _secure(url: str, headers: Mapping[str, str]) -> bool:
@@ -65,16 +65,16 @@ def _secure(url: str, headers: Mapping[str, str]) -> bool:
     X-Forwarded-Proto, which it sets itself. It may have been passed through others: then all of them have to say so. X-ARR-SSL
     proves nothing: anybody may send it.
     """
-    told = [one.strip() for one in headers.get("x-forwarded-proto", "").split(",")]
-    return url.startswith("https:") or set(told) == {"https"}
+    schemes = [one.strip() for one in headers.get("x-forwarded-proto", "").split(",")]
+    return url.startswith("https:") or set(schemes) == {"https"}
 
 
 def _roles(principal: str) -> frozenset[str]:
     try:
-        told = json.loads(base64.b64decode(principal, validate=True))
-        kinds = {"roles", told.get("role_typ") or "roles"}
-        held = {claim["val"] for claim in told["claims"] if claim["typ"] in kinds}
+        claimed = json.loads(base64.b64decode(principal, validate=True))
+        kinds = {"roles", claimed.get("role_typ") or "roles"}
+        named = {claim["val"] for claim in claimed["claims"] if claim["typ"] in kinds}
     except (binascii.Error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         message = "nobody is signed in; send a token of Entra ID for this app as Authorization: Bearer"
         raise RefusedError(401, "SignInRequired", message, headers={"WWW-Authenticate": "Bearer"}) from error
-    return frozenset(role for role in READER if role in held)
+    return frozenset(role for role in READER if role in named)

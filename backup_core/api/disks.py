@@ -17,7 +17,7 @@ from backup_core.domain.windows import next_window
 from backup_core.operations.refusal import RefusedError
 from backup_core.operations.registrations import (
     RegistrationWish,
-    attempted,
+    attempt,
     known_registration,
     register,
     stop_protecting,
@@ -49,7 +49,7 @@ async def put_disk(api: Api, request: Request) -> Answer:
     first = None
     if body.first_backup:
         missed = f"no first backup was started; POST /api/disks/{disk}/backups"
-        first = await attempted(done.warnings, missed, begin_first_backup(api.starter(request), done.registration))
+        first = await attempt(done.warnings, missed, begin_first_backup(api.starter(request), done.registration))
     shown = await _shown(api, request, done.registration, done.warnings)
     headers = {"Operation-Location": request.run_url(first.run)} if first else {}
     shown.running = shown.running or headers.get("Operation-Location")

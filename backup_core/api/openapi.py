@@ -35,7 +35,7 @@ def document(routes: Iterable[Route], base: str) -> dict[str, Any]:
         paths.setdefault(f"/{route.path}", {})[route.method.lower()] = _operation(route)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Pagekeeper", "version": __version__, "description": "Backups of Azure disks: page blobs and managed disks."},
+        "info": {"title": "Pagekeeper", "version": __version__, "description": "Backups of Azure disks."},
         "servers": [{"url": base}],
         "security": [{"functionKey": []}],
         "paths": paths,

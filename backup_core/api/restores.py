@@ -17,7 +17,7 @@ from backup_core.domain.naming import run_of_stamp
 from backup_core.operations.admission import check_restore_possible
 from backup_core.operations.allocation import allocation_of
 from backup_core.operations.permissions import Probe, probes_of
-from backup_core.operations.restores import DIGEST_LENGTH, RestoreInputs, looked_at
+from backup_core.operations.restores import DIGEST_LENGTH, RestoreInputs, restore_inputs
 from backup_core.operations.runs import RequestId
 
 if TYPE_CHECKING:
@@ -28,18 +28,18 @@ async def post_restore(api: Api, request: Request) -> Answer:
     """Restore a disk to a restore point, or show what that would do. Repeated under the same key it is the same restore."""
     disk = disk_of(request)
     body = parsed(request, RestoreBody)
-    asked = RequestId(repeatability_key(request), digest_of(f"restore {disk} {body.model_dump_json()}"))
+    request_id = RequestId(repeatability_key(request), digest_of(f"restore {disk} {body.model_dump_json()}"))
     starter = api.starter(request)
-    if not body.dry_run and (known := await starter.repeated(disk, asked)):
+    if not body.dry_run and (known := await starter.repeated(disk, request_id)):
         return accepted(api, request, known)
     run = replace(starter.new_run(disk), operation="restore")
     planned = run_of_stamp(disk, (body.plan_hash or "")[DIGEST_LENGTH:]) or run.run
-    inputs = await looked_at(api.restore_tools, disk, body.wish, run.run, planned)
+    inputs = await restore_inputs(api.restore_tools, disk, body.wish, run.run, planned)
     probes = await probes_of(api.restore_tools, inputs)
     if body.dry_run:
         return answer(200, await _plan(api, inputs, probes))
     await check_restore_possible(api.restore_tools, inputs, probes, body.plan_hash)
-    return accepted(api, request, await starter.begin(replace(run, restore=inputs.restoring), asked))
+    return accepted(api, request, await starter.begin(replace(run, restore=inputs.restoring), request_id))
 
 
 async def _plan(api: Api, inputs: RestoreInputs, probes: list[Probe]) -> RestorePlanAnswer:
@@ -55,11 +55,11 @@ async def _plan(api: Api, inputs: RestoreInputs, probes: list[Probe]) -> Restore
         full=api.restore_verification == "full",
         source=inputs.registration.value.source if inputs.registration else point.source,
     )
-    told = differences(inputs.former, inputs.made) if inputs.made else []
+    found = differences(inputs.former, inputs.made) if inputs.made else []
     if inputs.why_imported:
-        told.append(f"the managed disk is imported from a page blob: {inputs.why_imported}")
+        found.append(f"the managed disk is imported from a page blob: {inputs.why_imported}")
     if inputs.made and (inputs.restoring.adopt or inputs.restoring.uploads):
-        told += managed_source.private_export(inputs.made)
+        found += managed_source.private_export(inputs.made)
     if inputs.unfit:
-        told.append(f"backups do not go on from the new disk, which is shown as unprotected: {'; '.join(inputs.unfit)}")
-    return plan.model_copy(update={"warnings": [*plan.warnings, *told]})
+        found.append(f"backups do not continue from the new disk, which is shown as unprotected: {'; '.join(inputs.unfit)}")
+    return plan.model_copy(update={"warnings": [*plan.warnings, *found]})

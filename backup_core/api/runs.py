@@ -27,12 +27,12 @@ async def post_backup(api: Api, request: Request) -> Answer:
     """Back a disk up now. Repeated under the same key it is the same run."""
     disk = disk_of(request)
     body = parsed(request, BackupBody)
-    asked = RequestId(repeatability_key(request), digest_of(f"backup {disk} {body.model_dump_json()}"))
+    request_id = RequestId(repeatability_key(request), digest_of(f"backup {disk} {body.model_dump_json()}"))
     starter = api.starter(request)
-    if run := await starter.repeated(disk, asked):
+    if run := await starter.repeated(disk, request_id):
         return accepted(api, request, run)
     await check_backup_possible(api.tools, disk)
-    return accepted(api, request, await starter.begin(starter.new_run(disk, full=body.kind == "full"), asked))
+    return accepted(api, request, await starter.begin(starter.new_run(disk, full=body.kind == "full"), request_id))
 
 
 def run_shown(run: Run, now: datetime) -> RunAnswer:
@@ -86,7 +86,7 @@ async def post_cancel(api: Api, request: Request) -> Answer:
 
 
 async def get_runs(api: Api, request: Request) -> Answer:
-    """List runs, newest first, of one `disk` or all, in one `state` or all, asked for `from` and before `to`."""
+    """List runs, newest first, of one `disk` or all, in one `state` or all, request_id for `from` and before `to`."""
     top, state = top_of(request), word_of(request, "state", RUN_STATES)
     after = id_of(request, "after", disk_of_run, "run id")
     disk = id_of(request, "disk", is_disk_id, "disk id")

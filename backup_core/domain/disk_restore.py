@@ -52,7 +52,7 @@ class BeginBackupResult:
 
     @property
     def snapshots(self) -> bool:
-        """Whether the imported disk gets a snapshot, for backups to go on from."""
+        """Whether the imported disk gets a snapshot, for backups to continue from."""
         return self.adopts and self.imports
 
 

@@ -57,24 +57,24 @@ def faults(disk: ManagedDisk, machine: Machine | None, snapshot_group: str) -> l
 
 def warnings(disk: ManagedDisk, machine: Machine | None) -> list[str]:
     """Needs of a backup of the disk, and losses of a restore of it, in words."""
-    told = private_export(disk)
+    found = private_export(disk)
     if disk.security_type == TRUSTED and disk.os_type:
-        told.append(
+        found.append(
             f"{disk.disk} is the OS disk of a Trusted Launch VM: a restore does not bring back its guest state (UEFI "
             "variables, vTPM); keep the recovery keys of what is sealed by it, such as BitLocker's"
         )
     if disk.guest_encrypted:
-        told.append(
+        found.append(
             f"{disk.disk} is encrypted by Azure Disk Encryption: its backups are as encrypted, and of no use without the "
             "secrets in its key vault; keep those for as long as the backups"
         )
     others = [one for one in machine.disks if not same_disk(one.source, disk.disk)] if machine else []
     if machine and others:
-        told.append(
+        found.append(
             f"VM {machine.vm} has {len(others)} more disks: each disk is backed up as of a moment of its own; what spans "
             "several, such as a volume or a database with its log, is not consistent among them"
         )
-    return told
+    return found
 
 
 def private_export(disk: ManagedDisk) -> list[str]:

@@ -129,9 +129,9 @@ def parse(expression: str) -> Ncrontab:
 def _read_field(text: str, field: _Field) -> tuple[tuple[int, ...], list[str]]:
     values, pitfalls = set[int](), list[str]()
     for item in text.split(","):
-        found, told = _read_item(item, field)
+        found, some = _read_item(item, field)
         values.update(found)
-        pitfalls += told
+        pitfalls += some
     return tuple(sorted(values)), pitfalls
 
 

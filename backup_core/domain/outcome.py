@@ -85,11 +85,11 @@ def _machine(end: RestoreEnd) -> list[str]:
 
 def _protection(end: RestoreEnd) -> str:
     if end.adopted:
-        return f"backups go on from the new disk, the next one is an increment on restore point {end.adopted}"
+        return f"backups continue from the new disk, the next one is an increment on restore point {end.adopted}"
     if end.follows and end.unprotected:
         return "the machine's disk is a managed disk now and is NOT backed up by this app"
     if end.follows:
-        return "backups go on with the new disk, the next one is full"
+        return "backups continue with the new disk, the next one is full"
     if end.holds == "new":
         return "the next run of the disk registers the new one and backs it up in full"
     return "the disk's protection is unchanged"

@@ -91,7 +91,7 @@ class Pace:
 
     def on_refused(self, admission: Admission, now: float, retry_after: float = 0.0) -> Pace:
         """Cut the share after the service throttled a request. One sent before the last cut says nothing new."""
-        held = max(self.held_until, now + min(retry_after, HOLD_SECONDS_MAX))
+        until = max(self.held_until, now + min(retry_after, HOLD_SECONDS_MAX))
         if admission.at < self.cut_at:
-            return replace(self, held_until=held)
-        return replace(self, share=max(self.share * CUT, SHARE_MIN), cut_at=now, held_until=held)
+            return replace(self, held_until=until)
+        return replace(self, share=max(self.share * CUT, SHARE_MIN), cut_at=now, held_until=until)

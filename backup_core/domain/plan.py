@@ -116,14 +116,14 @@ class Planner:
     def _balanced(self) -> list[Shard]:
         """The parts as the fewest shards that keep the bounds, the most costly of them as small as may be."""
         written = [0, *itertools.accumulate(part.write_bytes + part.unchanged_bytes for part in self._parts)]
-        asked = [0, *itertools.accumulate(part.requests for part in self._parts)]
+        requested = [0, *itertools.accumulate(part.requests for part in self._parts)]
 
         def filled(fill: float) -> list[int]:
             """Where shards end that each take as many parts as `fill` of the bounds allows."""
             ends = [0]
             while (at := ends[-1]) < len(self._parts):
                 by_bytes = bisect_right(written, written[at] + fill * self.bytes_max, at)
-                by_requests = bisect_right(asked, asked[at] + fill * self.requests_max, at)
+                by_requests = bisect_right(requested, requested[at] + fill * self.requests_max, at)
                 ends.append(max(min(by_bytes, by_requests) - 1, at + 1))
             return ends
 

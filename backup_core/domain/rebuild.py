@@ -115,7 +115,7 @@ def compare(rows: Sequence[Versioned[RestorePoint]], found: Mapping[Place, Resto
     """Compare the rows of a disk with its backup snapshots; None stands for a description that is not whole.
 
     Of several snapshots of one point without a row the last run's oldest counts: those of earlier runs were never committed,
-    and a run goes on with the oldest of its own.
+    and a run continues with the oldest of its own.
     """
     changed = [changed for row in rows if (changed := _changed(row, found))]
     known = {row.value.point for row in rows}

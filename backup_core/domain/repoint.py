@@ -94,7 +94,7 @@ class Change:
     target: str = ""
     """URL of the restored disk blob; resource id of a managed disk that was uploaded."""
     new_source: str = ""
-    """The managed disk that was made of it, as the registration's source, when backups go on from it."""
+    """The managed disk that was made of it, as the registration's source, when backups continue from it."""
 
     @property
     def uploads(self) -> bool:
@@ -104,10 +104,10 @@ class Change:
 
 def holds(change: Change, machine: Machine) -> Holds:
     """Which disk the machine has in the slot."""
-    held = machine.at(change.slot.lun)
-    if held is None:
+    present = machine.at(change.slot.lun)
+    if present is None:
         return "nothing"
-    return "new" if held.is_(change.new) else "old" if held.is_(change.old) else "other"
+    return "new" if present.is_(change.new) else "old" if present.is_(change.old) else "other"
 
 
 def next_move(change: Change, machine: Machine, goal: Goal) -> Move:
@@ -119,9 +119,9 @@ def next_move(change: Change, machine: Machine, goal: Goal) -> Move:
     """
     if machine.state not in ("Succeeded", "Failed") or machine.power == "changing":
         return "wait"
-    held = holds(change, machine)
+    present = holds(change, machine)
     # G36: a third disk is left alone.
-    if held == "other":
+    if present == "other":
         found = machine.at(change.slot.lun)
         message = (
             f"{change.slot}: expected {change.old.source} or {change.new.source}, found {found.source if found else 'none'}; "
@@ -129,11 +129,11 @@ def next_move(change: Change, machine: Machine, goal: Goal) -> Move:
         )
         raise SlotTakenError(message)
     # G35: reached only when the machine's last change succeeded.
-    if held == goal and machine.state == "Succeeded":
+    if present == goal and machine.state == "Succeeded":
         off = machine.power in ("stopped", "deallocated")
         return "start" if change.deallocates and change.was_running and off else "none"
     if change.deallocates and machine.power != "deallocated":
         return "deallocate"
     if change.slot.lun is None:
         return "swap"
-    return "attach" if held in ("nothing", goal) else "detach"
+    return "attach" if present in ("nothing", goal) else "detach"

@@ -20,14 +20,14 @@ def window_at(schedule: str, moment: datetime) -> datetime:
     return parse(schedule).before(moment + _TICK)
 
 
-def window_fired(schedule: str, told: str, moment: datetime) -> datetime:
+def window_fired(schedule: str, due_text: str, moment: datetime) -> datetime:
     """The window that a timer which fires at `moment` is meant for.
 
-    `told` is the due time the trigger tells (`Next` of its schedule status), or empty. It counts when it is near. Else the
-    nearest due time counts when it is near and in the future: the timer fired early. Else the present window counts, for a
-    timer that fires late, by hand, or for windows that were missed while the app was down.
+    `due_text` is the due time that the trigger names (`Next` of its schedule status), or empty. It counts when it is near. Else
+    the nearest due time counts when it is near and in the future: the timer fired early. Else the present window counts, for
+    a timer that fires late, by hand, or for windows that were missed while the app was down.
     """
-    due = _moment(told)
+    due = _moment(due_text)
     # G52: the due time names the window, however early or late the timer fires.
     if due is not None and abs(due - moment) <= FIRING_ERROR_MAX:
         return due.astimezone(UTC)
@@ -59,10 +59,10 @@ def next_window(schedule: str, moment: datetime) -> datetime:
     return parse(schedule).after(moment)
 
 
-def _moment(told: str) -> datetime | None:
-    """The time in `told`, UTC where it names no offset; None for no time."""
+def _moment(text: str) -> datetime | None:
+    """The time in `text`, UTC where it names no offset; None for no time."""
     try:
-        moment = datetime.fromisoformat(told)
+        moment = datetime.fromisoformat(text)
     except ValueError:
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

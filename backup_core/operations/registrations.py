@@ -82,10 +82,10 @@ async def register(tools: Tools, disk: str, wish: RegistrationWish, now: datetim
     )
     await _write(tools, registration, row)
     # The disk is registered. From here on a failure is a warning: a refusal would say that nothing was changed.
-    await attempted(warnings, COPY_LATER, store_copy(tools, registration))
+    await attempt(warnings, COPY_LATER, store_copy(tools, registration))
     if former and former.source != source:
         released = tools.catalogue.release_source(former.source, disk)
-        await attempted(warnings, "housekeeping frees the former source for another disk", released)
+        await attempt(warnings, "housekeeping frees the former source for another disk", released)
     return Registered(registration, former is None, warnings)
 
 
@@ -135,14 +135,14 @@ async def stop_protecting(tools: Tools, disk: str, now: datetime) -> Registered:
     stopped, warnings = replace(row.value, protected=False, updated=now), list[str]()
     if row.value.protected:
         await tools.catalogue.put_registration(stopped, row.etag)
-        await attempted(warnings, COPY_LATER, store_copy(tools, stopped))
+        await attempt(warnings, COPY_LATER, store_copy(tools, stopped))
     runs = await tools.catalogue.runs(disk, RUNS_LOOKED_AT)
     if all(run.ended_for_good for run in runs):
         await tools.catalogue.release_source(row.value.source, disk)
     return Registered(stopped, created=False, warnings=warnings)
 
 
-async def attempted(warnings: list[str], consequence: str, duty: Awaitable[Result]) -> Result | None:
+async def attempt(warnings: list[str], consequence: str, duty: Awaitable[Result]) -> Result | None:
     """The answer of a duty that follows a change of a registration. A failure adds a warning that says the consequence."""
     try:
         return await duty

@@ -23,8 +23,8 @@ async def point_of(tools: Tools, disk: str, wish: RestoreWish, registration: Reg
         rows = await tools.catalogue.points(disk, 1, "", "available", None, wish.time + timedelta(microseconds=1))
         if not rows:
             oldest = await _oldest(tools, disk)
-            told = f"the oldest is {oldest.point}, taken {oldest.source_snapshot}" if oldest else "it has none at all"
-            message = f"disk {disk} has no restore point from {wish.time.isoformat()} or before; {told}"
+            others = f"the oldest is {oldest.point}, taken {oldest.source_snapshot}" if oldest else "it has none at all"
+            message = f"disk {disk} has no restore point from {wish.time.isoformat()} or before; {others}"
             raise RefusedError(404, "RestorePointNotFound", message, "time")
         return rows[0].value
     if wish.restore_point == "latest":

@@ -90,7 +90,7 @@ class RestoreInputs:
     made: ManagedDisk | None = None
     """The managed disk to be made."""
     unfit: tuple[str, ...] = ()
-    """Why backups cannot go on from it although they would by default, in words."""
+    """Why backups cannot continue from it although they would by default, in words."""
     why_imported: str = ""
     """Why it is imported although it would be uploaded by default, in words."""
 
@@ -110,7 +110,7 @@ class RestoreInputs:
         return digest_of(json.dumps(seen, sort_keys=True))[:DIGEST_LENGTH] + stamp_of(self.named_by)
 
 
-async def looked_at(tools: Tools, disk: str, wish: RestoreWish, run: str, named_by: str) -> RestoreInputs:
+async def restore_inputs(tools: Tools, disk: str, wish: RestoreWish, run: str, named_by: str) -> RestoreInputs:
     """The validated inputs of a restore; names that are not given are derived from the run `named_by`. Raises
     RefusedError; changes nothing.
     """

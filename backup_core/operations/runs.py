@@ -15,7 +15,7 @@ from backup_core.domain.records import RequestKey, Run, RunError
 from backup_core.domain.redaction import redacted
 from backup_core.operations.refusal import RefusedError
 from backup_core.protocol.run_rows import emit_phase, write_run
-from backup_core.protocol.updates import updated
+from backup_core.protocol.updates import update_row
 from backup_core.steps.backup import BackupRequest
 from backup_core.steps.restore import RestoreRequest
 
@@ -64,7 +64,7 @@ class RunStarter:
     async def repeated(self, disk: str, request: RequestId) -> Run | None:
         """The run that this request began before; None for a new request. Raises RefusedError if the key is of another one."""
         known = await self.tools.catalogue.request(disk, request.key) if request.key else None
-        return await self._begun(known, request) if known else None
+        return await self._resume(known, request) if known else None
 
     async def begin(self, run: Run, request: RequestId = RequestId()) -> Run:
         """Store the run and start it. Answers the run of the same request where one was faster."""
@@ -79,14 +79,14 @@ class RunStarter:
             known = await catalogue.request(run.disk, request.key) if request.key else None
             if known is None:
                 raise
-            return await self._begun(known, request)
+            return await self._resume(known, request)
         except ServiceUnavailableError:
             # The row may exist although its answer was lost. A row without an orchestration would never end.
             if await catalogue.run(run.disk, run.run) is None:
                 raise
-        return await self._started(run)
+        return await self._start_run(run)
 
-    async def _begun(self, known: RequestKey, request: RequestId) -> Run:
+    async def _resume(self, known: RequestKey, request: RequestId) -> Run:
         if known.request != request.digest:
             message = f"{REPEATABILITY} {known.key} was used for another request, of run {known.run}; use a new one"
             raise RefusedError(409, "RepeatabilityConflict", message, REPEATABILITY)
@@ -95,9 +95,9 @@ class RunStarter:
             message = f"run {known.run} of this {REPEATABILITY} is not known any more; use a new one"
             raise RefusedError(409, "RepeatabilityConflict", message, REPEATABILITY)
         # The first call may have died between the row and the start. Starting twice is one start.
-        return await self._started(row.value) if row.value.state == "NotStarted" else row.value
+        return await self._start_run(row.value) if row.value.state == "NotStarted" else row.value
 
-    async def _started(self, run: Run) -> Run:
+    async def _start_run(self, run: Run) -> Run:
         """Start the run's orchestration. When that fails, the run's row is ended as failed."""
         name, wanted = self._orchestration(run)
         try:
@@ -169,4 +169,4 @@ async def cancel_run(tools: Tools, name: str, now: datetime) -> Run:
             await write_run(tools, row, canceled)
         return canceled
 
-    return await updated(cancel, f"run {name}: its row", "it was canceled")
+    return await update_row(cancel, f"run {name}: its row", "it was canceled")

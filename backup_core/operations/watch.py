@@ -48,7 +48,7 @@ async def watch(tools: Tools, schedule: str, now: datetime) -> FleetSeen:
     async def look(disk: str) -> Look | None:
         async with turns:
             try:
-                return await _looked(tools, disk, schedule, now)
+                return await _check(tools, disk, schedule, now)
             # G53: one unreadable disk hides no other.
             except BackupError as error:
                 unseen[disk] = error
@@ -81,7 +81,7 @@ async def watch(tools: Tools, schedule: str, now: datetime) -> FleetSeen:
 
 
 async def _waiting(tools: Tools, looks: Sequence[Look], schedule: str, now: datetime) -> set[str]:
-    """The disks whose turn in the present window is still to come, while any run of the window shows that it goes on."""
+    """The disks whose turn in the present window is still to come, while any run of the window shows that it continues."""
     row = await tools.catalogue.turns()
     if row is None or row.value.window < window_id(window_begun_by(schedule, now)):
         return set()
@@ -100,7 +100,7 @@ async def _emit_late(tools: Tools, runs: Sequence[Run], now: datetime) -> None:
                 await emit_run_end(tools, row.value, row.etag)
 
 
-async def _let_go(tools: Tools, disk: str) -> None:
+async def _release_claims(tools: Tools, disk: str) -> None:
     """Release the claims of a disk whose protection was stopped while a run was at work: it is not listed any more. A young
     claim stays: a call may be about to protect the disk again, and claims its source first.
     """
@@ -127,7 +127,7 @@ async def _lost(tools: Tools, known: set[str]) -> dict[str, BackupError]:
     return lost
 
 
-async def _looked(tools: Tools, disk: str, schedule: str, now: datetime) -> Look | None:
+async def _check(tools: Tools, disk: str, schedule: str, now: datetime) -> Look | None:
     """The status of the disk; None when its registration was deleted. Unreported ends of its runs are emitted first."""
     registration, head = await tools.catalogue.registration(disk), await tools.catalogue.head(disk)
     if registration is None:
@@ -141,7 +141,7 @@ async def _looked(tools: Tools, disk: str, schedule: str, now: datetime) -> Look
         silence = await tools.catalogue.now() - row.changed
         silent = int(silence.total_seconds()) if silence > HEARTBEAT_MAX else 0
     if not registration.value.protected and open_ is None:
-        await _let_go(tools, disk)
+        await _release_claims(tools, disk)
     doubtful = bool(head and head.value.doubt) or bool(await tools.catalogue.points(disk, 1, state="quarantined"))
     last, of_window = status.last, status.window_run
     sign = None if of_window is None else of_window.ended or (None if silent else now)

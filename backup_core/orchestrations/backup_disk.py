@@ -13,7 +13,7 @@ from backup_core.domain.shown import shortened
 from backup_core.orchestrations import copy_blob, repoint_machine, wait_for_snapshot
 from backup_core.orchestrations.calls import Flow, Left, Retries, StepFailedError, call, now, show, sub_orchestration
 from backup_core.orchestrations.kit import continue_as_new, report
-from backup_core.orchestrations.shard_waves import applied_shards
+from backup_core.orchestrations.shard_waves import apply_shards
 from backup_core.steps.backup import (
     BEGIN_BACKUP,
     BEGIN_NEW_GENERATION,
@@ -291,7 +291,7 @@ class _Backup:
 
     def _copy(self, transfer: Transfer, planned: PlanResult, progress: CopyProgress) -> Flow[TransferCounts]:
         return (
-            yield from applied_shards(
+            yield from apply_shards(
                 self.context,
                 transfer.image,
                 planned,

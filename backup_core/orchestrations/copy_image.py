@@ -12,7 +12,7 @@ from backup_core.domain.sampling import reads_expected
 from backup_core.orchestrations import copy_blob
 from backup_core.orchestrations.calls import Flow, Left, Retries, StepFailedError, call, sub_orchestration
 from backup_core.orchestrations.kit import concluded, continue_as_new, in_parallel, report
-from backup_core.orchestrations.shard_waves import applied_shards
+from backup_core.orchestrations.shard_waves import apply_shards
 from backup_core.steps.copying import (
     PLAN_TRANSFER,
     TAKE_OVER_COPY,
@@ -65,7 +65,7 @@ class _Copying:
             planned = planned.model_copy(update={"reads": self._reads()})
             self.image = self.image.model_copy(update={"plan": planned.plan, "plan_digest": planned.digest})
             yield from call(self.context, OPEN_IMAGE, self.image, self.retries)
-        applied = yield from applied_shards(
+        applied = yield from apply_shards(
             self.context,
             self.image,
             planned,

@@ -160,7 +160,7 @@ class _Change:
         if step == "look" and seen:
             has = "no disk" if self.state.holds == "nothing" else "the new disk"
             refused = f"the machine has {has} there and Azure refuses to give it the old one: {fault.message}"
-            return f"{refused}; correct that, it goes on by itself"
+            return f"{refused}; correct that; the run continues by itself"
         if step == "look":
             return f"the machine cannot be seen ({fault.message}); it is not known to have its old disk"
         return f"{fault.code}: {fault.message}; nothing is lost; the run continues as soon as Azure answers"

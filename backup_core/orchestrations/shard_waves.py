@@ -24,7 +24,7 @@ speed. A shard that is called again continues from its cursor.
 """
 
 
-def applied_shards(
+def apply_shards(
     context: Context,
     image: ImageCopy,
     planned: PlanResult,

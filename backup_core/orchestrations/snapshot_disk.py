@@ -1,5 +1,6 @@
-"""The first snapshot of a disk that a restore has imported, for backups to go on from: taken before anybody writes to the disk,
-and compared with the restore point.
+"""The first snapshot of a disk that a restore has imported: the base of the next increment.
+
+It is taken before anybody writes to the disk, and compared with the restore point.
 """
 
 from __future__ import annotations

@@ -24,11 +24,11 @@ async def claim_container(documents: Documents, container: str, deployment: Depl
     Of two that claim at the same moment one is refused. Raises ContainerTakenError when it names another.
     """
     mine = _HOLDER.dump_json({"catalogue": deployment.catalogue}).decode()
-    held = await documents.get(CLAIM)
-    if held is None:
+    stored = await documents.get(CLAIM)
+    if stored is None:
         await documents.put_if_absent(CLAIM, mine)
-        held = await documents.get(CLAIM)
-    holder = read_document(_HOLDER, f"{container}/{CLAIM}", held or "{}").get("catalogue", "")
+        stored = await documents.get(CLAIM)
+    holder = read_document(_HOLDER, f"{container}/{CLAIM}", stored or "{}").get("catalogue", "")
     if holder == deployment.catalogue:
         return
     # G18: two catalogues over one container would delete each other's blobs.

@@ -86,11 +86,12 @@ class Cleanup:
         """The number of removed leftovers; a repeat of the call finds fewer."""
         return CleanupResult(more=self.more, **self.gone)
 
-    def _may_go_on(self) -> bool:
+    def _stop_at_bound(self) -> bool:
+        """Stop the duty when the call has removed as much as it may: then true, and `more` says that something is left."""
         if sum(self.gone.values()) < self.tools.limits.sweeps_max:
-            return True
+            return False
         self.more = True
-        return False
+        return True
 
     def _count(self, what: str, number: int = 1) -> None:
         if number:
@@ -126,7 +127,7 @@ class Cleanup:
     async def pins(self) -> None:
         """Remove the pins of runs that have ended or are abandoned."""
         for pin in await self.tools.catalogue.pins(self.request.disk):
-            if not self._may_go_on():
+            if self._stop_at_bound():
                 return
             if await release_dead_pin(self.tools, pin, self.request.actor):
                 self._count("pins")
@@ -193,7 +194,7 @@ class Cleanup:
         source = self.tools.source(registration.value.source)
         # G68: the service keeps few, and bills them.
         for one in await self.tools.blobs.snapshots(source):
-            if not self._may_go_on():
+            if self._stop_at_bound():
                 return
             run = run_of_source_snapshot(one.metadata, self.tools.site(source))
             if not run or not self._old(snapshot_time(one.snapshot)) or not await self._end_if_long_silent(run):
@@ -217,7 +218,7 @@ class Cleanup:
             if row and row.value.owner and row.value.owner.run == run.run:
                 continue  # it may wake up and commit; the next run takes the disk over
             for snapshot in run.source_snapshots:
-                if not self._may_go_on():
+                if self._stop_at_bound():
                     return
                 point = await self.tools.catalogue.point(self.request.disk, point_id(snapshot))
                 # G60: never one that the catalogue names.
@@ -266,7 +267,7 @@ class Cleanup:
             former = points.get(point.previous_source_snapshot)
             if former is None or former.source in (point.source, head.value.source) or point.kind == "restored":
                 continue
-            if not self._may_go_on():
+            if self._stop_at_bound():
                 return
             if not self.tools.may_read(former.source) or not self._old(snapshot_time(point.source_snapshot)):
                 continue
@@ -286,9 +287,9 @@ class Cleanup:
         # G47: never the blob of a point, or one with snapshots.
         kept = named_by_points | {name for name, _ in snapshots}
         for name, metadata in bare.items():
-            if not self._may_go_on():
+            if self._stop_at_bound():
                 return
-            if name not in kept and await self._abandoned(name, metadata):
+            if name not in kept and await self._end_run_behind(name, metadata):
                 await self._delete(name)
 
     async def _restore_points(self) -> list[Versioned[RestorePoint]]:
@@ -311,7 +312,8 @@ class Cleanup:
             self._listed = bare, snapshots
         return self._listed
 
-    async def _abandoned(self, name: str, metadata: Mapping[str, str]) -> bool:
+    async def _end_run_behind(self, name: str, metadata: Mapping[str, str]) -> bool:
+        """Whether the blob was abandoned by the run that its mark names; one that has been silent for long is ended here."""
         mark = from_metadata(metadata, self.tools.site(self.tools.head(name)))
         if mark is None and is_marked(metadata):
             self.kept.append(f"backup blob {name}: its mark was not written on it by this deployment")
@@ -350,7 +352,7 @@ class Cleanup:
         """Remove plans and cursors of runs that have ended, except the stored change of a machine that is not settled yet."""
         row = await self.tools.catalogue.head(self.request.disk)
         async for one in self.tools.documents.listed(f"{self.request.disk}/"):
-            if not self._may_go_on():
+            if self._stop_at_bound():
                 return
             run = one.name.split("/")[1]
             kept = one.name.endswith("/machine.json") and (row is None or row.value.repoint == one.name)
@@ -383,9 +385,9 @@ class Cleanup:
             if self._old(claim.changed) and not (row.value.protected and row.value.source == claim.value):
                 await self.tools.catalogue.release_source(claim.value, self.request.disk, claim.etag)
                 self._count("registrations")
-        name, told = registration_name(self.request.disk), REGISTRATION.dump_json(row.value).decode()
-        if await self.tools.documents.get(name) != told:
-            await self.tools.documents.put(name, told)
+        name, text = registration_name(self.request.disk), REGISTRATION.dump_json(row.value).decode()
+        if await self.tools.documents.get(name) != text:
+            await self.tools.documents.put(name, text)
             self._count("registrations")
 
     async def losses(self) -> None:

@@ -32,7 +32,7 @@ def read_document(adapter: TypeAdapter[T], name: str, text: str) -> T:
         raise RecordUnreadableError(message) from None
 
 
-async def first_stored(documents: Documents, name: str, text: str) -> str:
+async def store_once(documents: Documents, name: str, text: str) -> str:
     """The document's text: this one, unless another delivery has stored its own before. Raises UnexpectedAnswerError."""
     if await documents.put_if_absent(name, text):
         return text

@@ -10,7 +10,7 @@ from backup_core.domain.errors import BackupError, RowChangedError
 from backup_core.domain.records import Head, Owner
 from backup_core.domain.shown import shortened
 from backup_core.protocol.run_rows import write_run
-from backup_core.protocol.updates import updated
+from backup_core.protocol.updates import update_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ async def end_if_dead(tools: Tools, disk: str, run: str, actor: str) -> bool:
         return None
 
     try:
-        return await updated(end, f"run {run}: its row", f"run {actor} tried to end it")
+        return await update_row(end, f"run {run}: its row", f"run {actor} tried to end it")
     except RowChangedError:
         return False  # so many heartbeats
 
@@ -74,7 +74,7 @@ async def take_ownership(tools: Tools, disk: str, run: str, lease: str, *, super
         await tools.catalogue.put_head(head.owned_by(Owner(run, lease, head.epoch + 1)), row.etag if row else None)
         return None  # what counts is read back
 
-    return await updated(take, f"disk {disk}: its head row", f"run {run} tried to own it")
+    return await update_row(take, f"disk {disk}: its head row", f"run {run} tried to own it")
 
 
 async def relinquish_ownership(tools: Tools, disk: str, run: str, lease: str, heads: Sequence[str]) -> list[str]:
@@ -89,16 +89,16 @@ async def relinquish_ownership(tools: Tools, disk: str, run: str, lease: str, he
             return []
         # G65: before another run can have the disk: it would lose what it has opened.
         registration = await tools.catalogue.registration(disk)
-        still_open = await left_open(tools, registration.value.source) if registration else []
+        still_open = await try_close_access(tools, registration.value.source) if registration else []
         names = heads or ([row.value.head] if row.value.head else [])
         left = still_open + await release_leases(tools, [tools.head(name) for name in names], lease)
         await tools.catalogue.put_head(replace(row.value, owner=None), row.etag)
         return left
 
-    return await updated(relinquish, f"disk {disk}: its head row", f"run {run} gave it up")
+    return await update_row(relinquish, f"disk {disk}: its head row", f"run {run} gave it up")
 
 
-async def left_open(tools: Tools, source: str) -> list[str]:
+async def try_close_access(tools: Tools, source: str) -> list[str]:
     """End all access to the snapshots of a source; the failures, in words. Raises a temporary failure."""
     try:
         await close_access(tools, source)

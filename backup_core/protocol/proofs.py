@@ -48,7 +48,7 @@ async def proof(tools: Tools, image: ImageCopy) -> ComparisonResult | None:
     return end.proof
 
 
-async def proved(tools: Tools, image: ImageCopy, found: ComparisonResult) -> ComparisonResult:
+async def store_proof(tools: Tools, image: ImageCopy, found: ComparisonResult) -> ComparisonResult:
     """Store that the image was proved; the proof that counts, when another delivery was faster. Raises NotOwnerError."""
     await tools.documents.put_if_absent(_name(image), ImageEnd(proof=found).model_dump_json())
     return await proof(tools, image) or found

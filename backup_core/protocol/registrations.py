@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 REGISTRATION = TypeAdapter(Registration)
 
 
-async def moved_registration(tools: Tools, disk: str, source: str) -> Versioned[Registration]:
+async def prepare_move(tools: Tools, disk: str, source: str) -> Versioned[Registration]:
     """The disk's registration with its new source, to be written; the source is claimed for the disk first.
 
     Raises SourceUnfitError when another disk has claimed it.
@@ -38,7 +38,7 @@ async def moved_registration(tools: Tools, disk: str, source: str) -> Versioned[
     return replace(row, value=replace(row.value, source=source, source_since=since, updated=now, unprotected=""))
 
 
-async def registration_moved(tools: Tools, disk: str, former: str) -> None:
+async def complete_move(tools: Tools, disk: str, former: str) -> None:
     """Complete the move of a registration: release the former source, and renew the copy beside the backups."""
     row = await tools.catalogue.registration(disk)
     if row is None:

@@ -9,7 +9,7 @@ from backup_core.domain.churn import POINTS_LOOKED_AT, churn_ratio
 from backup_core.domain.errors import RowChangedError
 from backup_core.domain.events import PhaseBegun, RunEnded, RunWarned, attention_of
 from backup_core.domain.records import EXPIRED_NAMED_MAX, RunError
-from backup_core.protocol.updates import updated
+from backup_core.protocol.updates import update_row
 from backup_core.steps.backup import FinishRun
 from backup_core.steps.restore import FinishRestore
 
@@ -95,7 +95,7 @@ async def end_row(tools: Tools, request: FinishRun | FinishRestore) -> None:
             await write_run(tools, row, _ended(row.value, request, await tools.catalogue.now()))
         return True
 
-    await updated(end, f"run {request.run}: its row", "its end was written")
+    await update_row(end, f"run {request.run}: its row", "its end was written")
 
 
 def _ended(run: Run, request: FinishRun | FinishRestore, now: datetime) -> Run:

@@ -9,7 +9,7 @@ from backup_core.domain.errors import BlobMissingError, SnapshotMissingError
 from backup_core.domain.metadata import run_of_source_snapshot, source_snapshot_metadata
 from backup_core.domain.naming import disk_of_run
 from backup_core.protocol.run_rows import in_one
-from backup_core.protocol.updates import updated
+from backup_core.protocol.updates import update_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +85,7 @@ async def _record(tools: Tools, actor: Actor, *, listed: list[str], fresh: list[
             await tools.catalogue.put_run(replace(row.value, source_snapshots=known), row.etag)
         return known or listed
 
-    return await updated(record, f"run {actor.run}: its row", "its source snapshot was added to it")
+    return await update_row(record, f"run {actor.run}: its row", "its source snapshot was added to it")
 
 
 async def drop_replaced(tools: Tools, former: RestorePoint, head: Head) -> bool:

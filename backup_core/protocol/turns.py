@@ -10,7 +10,7 @@ from backup_core.domain.digests import digest_of
 from backup_core.domain.fleet import Turns
 from backup_core.domain.naming import fleet_order_name
 from backup_core.protocol.documents import held_document, read_document
-from backup_core.protocol.updates import updated
+from backup_core.protocol.updates import update_row
 
 if TYPE_CHECKING:
     from backup_core.protocol.tools import Tools
@@ -36,7 +36,7 @@ async def begin_turns(tools: Tools, window: str, order: list[str], lanes: int) -
         await tools.catalogue.put_turns(turns, row.etag if row else None)
         return turns
 
-    return await updated(begin, f"window {window}: its turns", "they were begun")
+    return await update_row(begin, f"window {window}: its turns", "they were begun")
 
 
 async def order_of(tools: Tools, turns: Turns) -> list[str]:

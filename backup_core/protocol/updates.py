@@ -18,7 +18,7 @@ ATTEMPTS_MAX = 5
 """Retries after a lost race for a row, before the failure is left to the orchestrator's retry."""
 
 
-async def updated(attempt: Callable[[], Awaitable[Result | None]], row: str, meanwhile: str) -> Result:
+async def update_row(attempt: Callable[[], Awaitable[Result | None]], row: str, meanwhile: str) -> Result:
     """The answer of `attempt`, which reads the row, decides and writes. It is called again while another writer was faster, or
     while it answers None, which requests another read of the row.
 

@@ -149,7 +149,7 @@ class Cloud:
                 await asyncio.sleep(0.02)
             injected = fault if fault and not fault.held else None
             try:
-                await _carried_out(work, injected)
+                await _carry_out(work, injected)
             except RefusedError as refused:
                 self.operations[number].error = refused
                 ended("Failed")
@@ -313,7 +313,7 @@ def _merged(existing: Any, change: Any) -> Any:  # noqa: ANN401  JSON
     return {name: value for name, value in kept.items() if value is not None}
 
 
-async def _carried_out(work: Callable[[], Awaitable[None]], injected: Fault | None) -> None:
+async def _carry_out(work: Callable[[], Awaitable[None]], injected: Fault | None) -> None:
     if injected is None or injected.after:
         await work()
     if injected:

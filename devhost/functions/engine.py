@@ -227,7 +227,7 @@ class Engine:
         with self.hub as hub:
             refusal = self.faults.met("refuseCommit", instance.id, instance.name)
             sent = episode.send(hub, hub.root(instance.id) if refusal and refusal.late else None)
-            sent.woken.update(child.instance for child in sent.children if self._begun(child, instance.id))
+            sent.woken.update(child.instance for child in sent.children if self._begin_child(child, instance.id))
         with self.hub as hub:
             history = None if refusal else episode.commit(hub, sent)
             if history is not None and (early := self._early.pop(instance.id, None)):
@@ -248,7 +248,7 @@ class Engine:
         for instance_id in sent.woken:
             self.wake(instance_id)
 
-    def _begun(self, child: Child, parent: str) -> bool:
+    def _begin_child(self, child: Child, parent: str) -> bool:
         """Create it in this transaction; or later, under a rule, and answer False."""
         rule = self.faults.met("holdChild", parent, child.name)
         if rule:
@@ -341,11 +341,11 @@ class Engine:
         if function is None:
             log.error("activity %s of %s is not in the app: its caller waits until an app has it", work.name, work.id)
             return
-        told = await self._result(function, work)
+        answer = await self._result(function, work)
         with self.hub:
             rule = self.faults.met("holdAnswer", work.id, work.name)
             late, at = self._when(rule, work.id) if rule else (None, 0.0)
-            self.hub.post(work.id, told, execution=work.execution, visible_at=at, late=late)
+            self.hub.post(work.id, answer, execution=work.execution, visible_at=at, late=late)
         if rule:
             self._stirred.set()
         with self.hub:

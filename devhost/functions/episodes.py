@@ -110,7 +110,7 @@ class Episode:
         for sequence in sorted(self.replay.scheduled):
             sent.events.append(self._schedule(hub, sequence, self.replay.scheduled[sequence], sent))
         if ending and ending.status != "ContinuedAsNew":
-            self._tell_parent(hub, ending.status, ending.output, sent)
+            self._post_to_parent(hub, ending.status, ending.output, sent)
         return sent
 
     def commit(self, hub: Hub, sent: Sent) -> list[str] | None:
@@ -167,15 +167,15 @@ class Episode:
             EventType.SUB_CREATED, sequence, Name=task.name, Version=version, InstanceId=task.instance, Input=None
         )
 
-    def _tell_parent(self, hub: Hub, status: str, output: str | None, sent: Sent) -> None:
+    def _post_to_parent(self, hub: Hub, status: str, output: str | None, sent: Sent) -> None:
         instance = self.instance
         if instance.parent is None:
             return
         if status == "Completed":
-            told = protocol.event(EventType.SUB_COMPLETED, TaskScheduledId=instance.parent_task, Result=output)
+            message = protocol.event(EventType.SUB_COMPLETED, TaskScheduledId=instance.parent_task, Result=output)
         else:
-            told = protocol.child_failure(instance.parent_task or 0, status, output)
-        hub.post(instance.parent, told, execution=instance.parent_execution)
+            message = protocol.child_failure(instance.parent_task or 0, status, output)
+        hub.post(instance.parent, message, execution=instance.parent_execution)
         sent.woken.add(instance.parent)
 
     def _custom_status(self) -> str | None:

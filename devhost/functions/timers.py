@@ -45,15 +45,15 @@ class Status:
     updated: datetime
 
     @property
-    def told(self) -> dict[str, str]:
+    def as_json(self) -> dict[str, str]:
         """In the trigger's form: ISO 8601 with an offset."""
         times = {"Last": self.last, "Next": self.next, "LastUpdated": self.updated}
         return {name: moment.isoformat() for name, moment in times.items()}
 
     @classmethod
-    def of(cls, told: dict[str, str]) -> Status:
-        """The status that `told` describes."""
-        return cls(*(datetime.fromisoformat(told[name]) for name in ("Last", "Next", "LastUpdated")))
+    def of(cls, found: dict[str, str]) -> Status:
+        """The status that `found` describes."""
+        return cls(*(datetime.fromisoformat(found[name]) for name in ("Last", "Next", "LastUpdated")))
 
 
 def first_status(schedule: Schedule, now: datetime) -> Status:
@@ -122,10 +122,10 @@ class Timers:
         return Status.of(json.loads(kept)) if kept else None
 
     def _keep(self, function: AppFunction, status: Status) -> None:
-        self.engine.hub.plan(function.name, json.dumps(status.told))
+        self.engine.hub.plan(function.name, json.dumps(status.as_json))
 
     async def _fire(self, function: AppFunction, status: Status, *, past_due: bool) -> None:
-        body = json.dumps({"Schedule": {"AdjustForDST": True}, "IsPastDue": past_due, "ScheduleStatus": status.told})
+        body = json.dumps({"Schedule": {"AdjustForDST": True}, "IsPastDue": past_due, "ScheduleStatus": status.as_json})
         request = timer_converter.TimerRequestConverter.decode(meta.Datum(type="json", value=body), trigger_metadata=None)
         try:
             await self.engine.invoke(function, {function.trigger.name: request})

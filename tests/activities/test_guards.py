@@ -14,7 +14,7 @@ from backup_core.domain.records import Owner
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.protocol.fencing import fence_off
 from backup_core.protocol.ownership import relinquish_ownership
-from backup_core.protocol.registrations import registration_moved
+from backup_core.protocol.registrations import complete_move
 from backup_core.steps.housekeeping import CleanUpDisk
 from tests.activities.acts import before_step, keep, rebuild, stop_before
 from tests.scene import PAGE
@@ -257,7 +257,7 @@ async def test_only_the_verified_head_of_the_point_is_recorded(scene, mark):
 
 async def test_a_registration_that_did_not_move_keeps_its_claim(scene):
     """Told of a move that did not happen: the source that the disk has stays its own."""
-    await registration_moved(scene.tools, "vm", str(scene.source()))
+    await complete_move(scene.tools, "vm", str(scene.source()))
 
     assert scene.claims() == {str(scene.source()): "vm"}
 

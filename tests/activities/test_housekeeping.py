@@ -32,7 +32,7 @@ def cleanup_request(disk="vm", run_days=180):
     return CleanUpDisk(disk=disk, actor="house.20260105", lease=LEASE, run_days=run_days)
 
 
-async def tidied(stage, after=DAY, **fields):
+async def cleaned(stage, after=DAY, **fields):
     """What a call removes after that time."""
     stage.world.pass_time(after)
     return (await clean_up_disk(stage.tools, cleanup_request(**fields))).model_dump(exclude_defaults=True)
@@ -56,8 +56,8 @@ async def test_a_disk_in_good_order_keeps_everything_but_plans(scene):
         await scene.back_up()
     blobs = scene.dump()[0]
 
-    assert set(await tidied(scene)) == {"documents"}
-    assert await tidied(scene) == {}
+    assert set(await cleaned(scene)) == {"documents"}
+    assert await cleaned(scene) == {}
     assert scene.dump()[0] == blobs
     assert scene.documents.texts.keys() == {"vm/registration.json"}
     await scene.back_up()
@@ -74,7 +74,7 @@ async def test_what_an_interrupted_increment_needs_stays(scene, step):
     dirty = scene.mark().state != "committed"
     scene.write(9, 1)
 
-    await tidied(scene, timedelta(days=20))
+    await cleaned(scene, timedelta(days=20))
     assert scene.rows("run!")[0].error.code == ABANDONED
     await scene.back_up()
 
@@ -136,7 +136,7 @@ async def test_without_its_rows_nothing_of_a_disk_is_sure(scene, lost):
     del scene.catalogue.rows["vm", lost]
     blobs = {key: sorted(blob.snapshots) for key, blob in scene.blobs.blobs.items()}
 
-    gone = await tidied(scene)
+    gone = await cleaned(scene)
     assert not gone.keys() & {"snapshots", "points"}
     assert {key: sorted(blob.snapshots) for key, blob in scene.blobs.blobs.items()} == blobs
 
@@ -148,7 +148,7 @@ async def test_a_head_whose_mark_cannot_be_read_keeps_the_source_snapshots(scene
     scene.head_blob().metadata.clear()
     found = snapshots(scene)
 
-    await tidied(scene)
+    await cleaned(scene)
     assert snapshots(scene) == found
 
 
@@ -159,11 +159,11 @@ async def test_a_stored_change_of_a_machine_stays_until_it_is_settled(restorable
     old = held(restorable)
 
     for _ in range(2):  # in the first night its run is ended, which is a change of the run
-        await tidied(restorable)
+        await cleaned(restorable)
     assert name in restorable.documents.texts
     await restorable.back_up()
     assert (held(restorable), restorable.head_row().repoint) == (old, "")
-    await tidied(restorable)
+    await cleaned(restorable)
     assert name not in restorable.documents.texts
 
 
@@ -176,7 +176,7 @@ async def test_snapshots_of_other_people_and_other_disks_stay(scene):
     )
     forged = await scene.blobs.snapshot(scene.source(), {"pagekeeper_run": "../../etc"})
 
-    await tidied(scene)
+    await cleaned(scene)
     assert {theirs, others, forged} <= set(blob.snapshots)
 
 
@@ -198,9 +198,9 @@ async def test_what_is_young_stays_though_its_run_is_not_known(scene):
     lose_rows(scene, "run!")
     documents = set(scene.documents.texts)
 
-    await tidied(scene, timedelta())
+    await cleaned(scene, timedelta())
     assert (snapshots(scene), set(scene.documents.texts)) == ({first, *needed}, documents)
-    await tidied(scene)
+    await cleaned(scene)
     assert snapshots(scene) == set(needed)
     assert scene.documents.texts.keys() == {"vm/registration.json"}
 
@@ -215,7 +215,7 @@ async def test_snapshots_stay_while_the_pair_is_of_another_source(scene):
         await failed_after_snapshot(scene)
     taken = set(scene.blobs.blobs[scene.source("new")].snapshots)
 
-    await tidied(scene)
+    await cleaned(scene)
     assert len(taken) == 1
     assert set(scene.blobs.blobs[scene.source("new")].snapshots) == taken
 
@@ -245,23 +245,23 @@ async def test_a_former_sources_last_snapshot_goes_when_its_deletion_failed(scen
     """A later night looks for it by its exact time, and for nothing else on a disk that is not this one's any more."""
     former = await replaced_source(scene)
     theirs = await scene.blobs.snapshot(scene.source(), {})
-    assert (await tidied(scene, timedelta(hours=1))).get("snapshots") is None
+    assert (await cleaned(scene, timedelta(hours=1))).get("snapshots") is None
     scene.blobs.blobs[scene.source("new")].snapshots, held = {}, scene.blobs.blobs[scene.source("new")].snapshots
     with pytest.raises(CleanupError):
-        await tidied(scene)
+        await cleaned(scene)
     assert former in snapshots(scene), "the present pair was not seen"
     scene.blobs.blobs[scene.source("new")].snapshots = held
 
-    assert (await tidied(scene))["snapshots"] == 1
+    assert (await cleaned(scene))["snapshots"] == 1
     assert snapshots(scene) == {theirs}
-    assert "snapshots" not in await tidied(scene)
+    assert "snapshots" not in await cleaned(scene)
 
 
 async def test_a_former_sources_snapshot_that_names_another_disk_stays(scene):
     former = await replaced_source(scene)
     scene.blobs.blobs[scene.source()].snapshots[former].metadata = {"made": "by hand"}
 
-    assert "snapshots" not in await tidied(scene)
+    assert "snapshots" not in await cleaned(scene)
     assert former in snapshots(scene)
 
 
@@ -272,7 +272,7 @@ async def test_the_disk_a_restore_has_replaced_keeps_its_last_snapshot(restorabl
     kept = snapshots(restorable)
     assert kept
 
-    await tidied(restorable)
+    await cleaned(restorable)
     assert snapshots(restorable) == kept
 
 
@@ -280,7 +280,7 @@ async def test_a_former_source_that_this_app_cannot_read_is_left_alone(scene):
     former = await replaced_source(scene)
     scene.tools = replace(scene.tools, source_accounts=(), disk_groups=())
 
-    await tidied(scene)
+    await cleaned(scene)
     assert former in snapshots(scene)
 
 
@@ -289,7 +289,7 @@ async def test_the_pairs_snapshot_stays_whatever_the_mark_says(scene):
     for name in ("target", "base"):
         scene.head_blob().metadata[f"pagekeeper_{name}"] = "2020-01-01T00:00:00.0000000Z"
 
-    await tidied(scene)
+    await cleaned(scene)
     assert snapshots(scene) == {scene.head_row().pair.source_snapshot}
 
 
@@ -301,7 +301,7 @@ async def test_a_committed_head_without_points_stays(scene, lost):
     scene.head_blob().snapshots.clear()
     lose_rows(scene, "point!", *(("head", "run!") if lost == "all rows" else ()))
 
-    await tidied(scene)
+    await cleaned(scene)
     assert heads(scene) == found
 
 
@@ -311,7 +311,7 @@ async def test_a_half_made_head_that_names_another_disk_stays(scene):
     (at,) = [at for at in scene.blobs.blobs if at.container == "heads"]
     scene.blobs.blobs[at].metadata["pagekeeper_disk"] = "db"
 
-    await tidied(scene)
+    await cleaned(scene)
     assert heads(scene) == [at.name]
 
 
@@ -320,7 +320,7 @@ async def test_a_claim_that_was_just_made_stays(scene):
     scene.world.pass_time(DAY)
     await scene.catalogue.claim_source(str(scene.source("new")), "vm")
 
-    await tidied(scene, timedelta())
+    await cleaned(scene, timedelta())
     assert scene.claims() == {str(scene.source()): "vm", str(scene.source("new")): "vm"}
 
 
@@ -332,7 +332,7 @@ async def test_points_of_a_stopped_disk_stay(scene):
     row = scene.catalogue.rows["vm", "registration"]
     scene.catalogue.rows["vm", "registration"] = replace(row, value=replace(row.value, retention=Retention(1), protected=False))
 
-    await tidied(scene)
+    await cleaned(scene)
     assert len(scene.points()) == 2
 
 
@@ -361,9 +361,9 @@ async def test_the_snapshot_of_a_failed_run_goes_after_a_day(scene):
         await failed_after_snapshot(scene)
     assert len(snapshots(scene)) == 2
 
-    assert "snapshots" not in await tidied(scene, timedelta(hours=23))
+    assert "snapshots" not in await cleaned(scene, timedelta(hours=23))
     assert snapshots(scene) != kept
-    assert (await tidied(scene, timedelta(hours=2)))["snapshots"] == 1
+    assert (await cleaned(scene, timedelta(hours=2)))["snapshots"] == 1
     assert snapshots(scene) == kept
     assert [one.snapshots for one in scene.journal.events if isinstance(one, DiskCleaned)][-1] == 1
 
@@ -376,10 +376,10 @@ async def test_the_snapshot_of_a_silent_owner_stays_until_the_next_run_has_the_d
     await stop_before(scene, step)
     silent = snapshots(scene)
 
-    assert "snapshots" not in await tidied(scene)
+    assert "snapshots" not in await cleaned(scene)
     assert snapshots(scene) == silent
     await scene.back_up()
-    assert (await tidied(scene))["snapshots"] == 1
+    assert (await cleaned(scene))["snapshots"] == 1
     assert snapshots(scene) == {scene.head_row().pair.source_snapshot}
 
 
@@ -399,7 +399,7 @@ async def test_a_target_that_is_marked_while_housekeeping_looks_stays(scene):
         return found
 
     scene.catalogue.head = meanwhile
-    assert "snapshots" not in await tidied(scene)
+    assert "snapshots" not in await cleaned(scene)
     assert from_metadata(marked, scene.tools.site(scene.tools.head(scene.head_row().head))).target in snapshots(scene)
 
 
@@ -408,7 +408,7 @@ async def test_a_half_made_first_head_goes_with_its_lease_of_a_dead_run(scene, s
     await stop_before(scene, step)
     assert len(heads(scene)) == 1
 
-    assert (await tidied(scene))["blobs"] == 1
+    assert (await cleaned(scene))["blobs"] == 1
     assert heads(scene) == []
     await scene.back_up()
     assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
@@ -420,7 +420,7 @@ async def test_a_half_made_head_beside_the_present_one(scene):
     await stop_before(scene, "verify_head", full=True)
     assert len(heads(scene)) == 2
 
-    assert (await tidied(scene))["blobs"] == 1
+    assert (await cleaned(scene))["blobs"] == 1
     assert heads(scene) == kept
 
 
@@ -429,14 +429,14 @@ async def test_a_generation_that_has_expired_leaves_no_blob(scene):
     await scene.back_up()
     first = heads(scene)
     await scene.back_up(full=True)
-    await tidied(scene)
+    await cleaned(scene)
     assert set(first) < set(heads(scene))
 
     scene.catalogue.rows["vm", "registration"] = replace(
         row := scene.catalogue.rows["vm", "registration"], value=replace(row.value, retention=Retention(1))
     )
-    assert (await tidied(scene))["points"] == 1
-    assert (await tidied(scene))["blobs"] == 1
+    assert (await cleaned(scene))["points"] == 1
+    assert (await cleaned(scene))["blobs"] == 1
     assert heads(scene) == [scene.head_row().head]
     assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
 
@@ -453,7 +453,7 @@ async def test_a_blob_that_got_a_snapshot_in_between_stays(scene):
             await scene.blobs.snapshot(at, {"made": "by hand"})
 
     scene.blobs.acquire_lease = meanwhile
-    assert "blobs" not in await tidied(scene)
+    assert "blobs" not in await cleaned(scene)
     assert heads(scene) == [at.name]
     assert scene.blobs.blobs[at].lease == ""
 
@@ -463,7 +463,7 @@ async def test_a_pending_copy_nobody_waits_for_is_ended(scene):
     await stop_before(scene, "check_copy", full_copy="blob")
     assert len(heads(scene)) == 1
 
-    await tidied(scene)
+    await cleaned(scene)
     assert heads(scene) == []
 
 
@@ -471,7 +471,7 @@ async def test_abandoned_pins_go_and_their_runs_end(restorable):
     await stopped_before(restorable, "compare_image")
     assert len(restorable.rows("pin!")) == 1
 
-    assert (await tidied(restorable))["pins"] == 1
+    assert (await cleaned(restorable))["pins"] == 1
     assert restorable.rows("pin!") == []
     assert restorable.run_row(RUN).error.code == ABANDONED
     assert "house.20260105" in restorable.run_row(RUN).error.message
@@ -481,17 +481,17 @@ async def test_a_run_that_never_began_ends_after_a_day(scene):
     """Its start was lost: it must not be shown as waiting for ever."""
     await stop_before(scene, "take_source_snapshot")
     run = scene.rows("run!")[0].run
-    await tidied(scene)
+    await cleaned(scene)
     assert scene.run_row(run).state == "Running"
     await scene.documents.put(f"vm/{run}/x.json", "{}")
-    await tidied(scene)
+    await cleaned(scene)
     assert scene.run_row(run).state == "Failed"
 
 
 async def test_old_runs_are_forgotten_but_the_newest(scene):
     await scene.back_up()
     await scene.back_up()
-    assert (await tidied(scene, timedelta(days=181)))["runs"] == 1
+    assert (await cleaned(scene, timedelta(days=181)))["runs"] == 1
     assert len(scene.rows("run!")) == 1
     assert len(scene.points()) == 2
 
@@ -510,7 +510,7 @@ async def test_points_expire_without_the_backups_own_prune(scene):
     await scene.back_up(prune=False)
     assert len(scene.points()) == 5
 
-    assert (await tidied(scene))["points"] == 3
+    assert (await cleaned(scene))["points"] == 3
     assert scene.points()[0] == kept[1]
     assert [scene.content(point)[:1] for point in scene.points()] == [b"\3", b"\3"]
 
@@ -534,7 +534,7 @@ async def test_a_duty_that_fails_stops_no_other(scene, duty):
 
     scene.world.before = refused
     with pytest.raises(CleanupError, match=r"AccessDenied: a lock; remove it; the other duties were done"):
-        await tidied(scene)
+        await cleaned(scene)
 
     (told,) = [one for one in scene.journal.events if isinstance(one, DiskCleaned)]
     if duty not in ("pins", "snapshots"):  # retention asks for both too: without them it deletes nothing
@@ -561,17 +561,17 @@ async def test_a_registration_that_moved_half_way(restorable, monkeypatch):
         raise KeyboardInterrupt
 
     former = restorable.source().url
-    monkeypatch.setattr(points, "registration_moved", dies)
+    monkeypatch.setattr(points, "complete_move", dies)
     with pytest.raises(KeyboardInterrupt):
         await restorable.restore(restorable.points()[0], **into())
     assert restorable.claims() == {former: "vm", TARGET: "vm"}
     assert former in restorable.documents.texts["vm/registration.json"]
 
-    assert "registrations" not in await tidied(restorable, timedelta(hours=23))
-    assert (await tidied(restorable, timedelta(hours=2)))["registrations"] == 2
+    assert "registrations" not in await cleaned(restorable, timedelta(hours=23))
+    assert (await cleaned(restorable, timedelta(hours=2)))["registrations"] == 2
     assert restorable.claims() == {TARGET: "vm"}
     assert TARGET in restorable.documents.texts["vm/registration.json"]
-    assert "registrations" not in await tidied(restorable)
+    assert "registrations" not in await cleaned(restorable)
 
 
 async def test_a_registration_that_is_just_about_to_move(scene):
@@ -587,7 +587,7 @@ async def test_a_registration_that_is_just_about_to_move(scene):
         return claims
 
     scene.catalogue.claims = meanwhile
-    await tidied(scene, timedelta())
+    await cleaned(scene, timedelta())
 
     assert other in scene.claims()
 
@@ -597,7 +597,7 @@ async def test_a_stopped_protection_claims_nothing(scene):
     await call(scene, disks.delete_disk, disk="vm")
     await scene.catalogue.claim_source(str(scene.source()), "vm")
 
-    assert (await tidied(scene))["registrations"] == 1
+    assert (await cleaned(scene))["registrations"] == 1
     assert scene.claims() == {}
 
 
@@ -607,7 +607,7 @@ async def test_bounded_per_call(scene):
         await scene.back_up()
     scene.with_limits(sweeps_max=1)
 
-    assert await tidied(scene) == {"documents": 1, "more": True}
+    assert await cleaned(scene) == {"documents": 1, "more": True}
 
 
 async def test_disks_that_are_registered_or_have_backups_are_kept_in_order(scene):

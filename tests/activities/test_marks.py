@@ -78,7 +78,7 @@ async def test_a_snapshot_of_ours_is_told_from_those_that_inherited(scene):
     assert theirs in snapshots(scene)
 
 
-async def test_a_run_goes_on_with_its_own_snapshot_or_none(scene):
+async def test_a_run_continues_with_its_own_snapshot_or_none(scene):
     """Its snapshot was copied onto the disk and deleted; what inherited its metadata since is not what the run took."""
     step = "plan_transfer"
     request, driver = scene.request(), scene.driver()

@@ -47,7 +47,7 @@ def overtaken(scene, step, port, method, meanwhile=nothing):
     return driver
 
 
-async def test_both_go_on_with_the_older_source_snapshot(scene):
+async def test_both_continue_with_the_older_source_snapshot(scene):
     """Each has taken one: whichever answer counts, and whatever a later delivery finds, it is the same."""
     request, driver = scene.request(), overtaken(scene, "take_source_snapshot", scene.blobs, "snapshot")
     await driver.run("backup_disk", request.model_dump(mode="json"), request.run)

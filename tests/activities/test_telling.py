@@ -268,7 +268,7 @@ async def test_no_run_is_expected_of_a_disk_that_is_newer_or_stopped(scene):
     ],
 )
 async def test_a_disk_whose_turn_is_to_come_is_not_late(scene, lanes, run, minutes, others):
-    """As long as any run of the window shows that it goes on. One that has had its turn and has no run is forgotten, and told."""
+    """As long as any run of the window shows that it continues. One that has had its turn and has no run is forgotten, and told."""
     for disk in ("a", "b", "c", "d"):
         scene.protect(disk)
     noon = scene.world.now.replace(hour=12, minute=0, second=0, microsecond=0)

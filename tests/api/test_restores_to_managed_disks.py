@@ -107,7 +107,7 @@ async def test_a_managed_disk_that_may_not_be_protected_is_not_adopted(vhd):
     error = await refused(vhd, MANAGED | {"adopt": True}, 409, "NotAdoptable")
 
     assert (plan["adopt"], shown["restore"]["adopt"]) == (False, False)
-    assert any("backups do not go on from the new disk" in one and "DISK_GROUPS" in one for one in plan["warnings"])
+    assert any("backups do not continue from the new disk" in one and "DISK_GROUPS" in one for one in plan["warnings"])
     assert "DISK_GROUPS" in error["message"]
 
 

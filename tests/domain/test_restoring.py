@@ -223,7 +223,7 @@ def test_what_is_no_machine_id(text):
                 adopted="q",
             ),
             (
-                "OS disk of VM web uses the new disk, the machine is running; the old disk o is kept; backups go on from the new disk, "
+                "OS disk of VM web uses the new disk, the machine is running; the old disk o is kept; backups continue from the new disk, "
                 "the next one is an increment on restore point q"
             ),
         ),

@@ -44,7 +44,7 @@ def test_on_schedule_and_past_due(tmp_path):
         host.until_notes(lambda notes: "tick past_due=False" in notes)
         host.kill()
         with sqlite3.connect(tmp_path / "hub.sqlite") as hub:
-            hub.execute("UPDATE timer_status SET status=?", (json.dumps(missed.told),))
+            hub.execute("UPDATE timer_status SET status=?", (json.dumps(missed.as_json),))
         before = len(told(host))
         host.start()
         host.until_notes(lambda notes: len(told(host)) > before + 1)
@@ -81,8 +81,8 @@ def test_the_first_status():
     status = first_status(HOURLY, TWELVE + SECOND)
 
     never = "0001-01-01T00:00:00+00:00"
-    assert status.told == {"Last": never, "Next": "2026-11-28T13:00:00+00:00", "LastUpdated": never}
-    assert Status.of(status.told) == status
+    assert status.as_json == {"Last": never, "Next": "2026-11-28T13:00:00+00:00", "LastUpdated": never}
+    assert Status.of(status.as_json) == status
 
 
 @pytest.mark.parametrize(

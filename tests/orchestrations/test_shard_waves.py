@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup_core.orchestrations.calls import Left, Retries
-from backup_core.orchestrations.shard_waves import CALLS_PER_EXECUTION, applied_shards
+from backup_core.orchestrations.shard_waves import CALLS_PER_EXECUTION, apply_shards
 from backup_core.steps.copying import CopyProgress, ImageCopy, PlanResult, TransferCounts
 from backup_core.steps.messages import Actor
 
@@ -64,7 +64,7 @@ class Storage:
             context = SimpleNamespace(
                 version=None, call_activity=lambda _, request: request, task_all=list, current_utc_datetime=datetime(2026, 1, 1, tzinfo=UTC)
             )  # fmt: skip
-            flow = applied_shards(
+            flow = apply_shards(
                 context, IMAGE, PlanResult(shards=shards), progress, calls, Retries(), report=report,
                 continue_as_new=continue_as_new,
             )  # fmt: skip

@@ -411,7 +411,7 @@ def sweep_of_blobs_with_snapshots() -> Iterator[None]:
 
 
 @contextmanager
-def ends_told_by_their_writer_only() -> Iterator[None]:
+def ends_emitted_by_their_writer_only() -> Iterator[None]:
     """The watch does not look for ends that nobody told."""
 
     async def nothing(*_: object) -> None:
@@ -460,7 +460,7 @@ BACKUP_BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "gap copied that one side holds": gap_copied_that_one_side_holds,
     "prune of the newest": prune_of_the_newest,
     "prune ignoring pins": prune_ignoring_pins,
-    "ends told by their writer only": ends_told_by_their_writer_only,
+    "ends emitted by their writer only": ends_emitted_by_their_writer_only,
     "sweep of the common pair": sweep_of_the_common_pair,
     "sweep of an interrupted target": sweep_of_an_interrupted_target,
     "sweep of the living": sweep_of_the_living,

@@ -220,7 +220,7 @@ async def test_a_promotion_that_fails_after_the_machine_has_its_disk(scene):
         return await inner(name, request)
 
     driver._perform = perform
-    with pytest.raises(RestoreFailedError, match=r"told; .*backups go on with the new disk, the next one is full"):
+    with pytest.raises(RestoreFailedError, match=r"told; .*backups continue with the new disk, the next one is full"):
         await scene.restore(scene.points()[0], driver=driver, **into())
 
     assert scene.catalogue.rows["vm", "registration"].value.source == held(scene) == TARGET

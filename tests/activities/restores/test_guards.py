@@ -79,7 +79,7 @@ async def test_a_second_orchestration_of_a_run_steps_back(scene):
     assert scene.dump(with_runs=True) == before
 
 
-async def test_a_change_that_is_over_moves_nothing(scene):
+async def test_a_closed_change_moves_nothing(scene):
     """The disk is still owned, but the change was settled: a move that comes late does not touch the machine."""
     driver, late = scene.driver(), []
 

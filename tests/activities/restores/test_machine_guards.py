@@ -62,7 +62,7 @@ async def test_a_delivery_that_fails_once_the_machine_has_its_disk(scene):
         return await scene.perform(name, request)
 
     driver._perform = perform
-    with pytest.raises(RestoreFailedError, match=r"out of order.*uses the new disk.*backups go on with the new disk"):
+    with pytest.raises(RestoreFailedError, match=r"out of order.*uses the new disk.*backups continue with the new disk"):
         await scene.restore(scene.points()[0], driver=driver, **into())
 
     assert scene.catalogue.rows["vm", "registration"].value.source == TARGET
@@ -87,7 +87,7 @@ async def test_a_cancel_just_after_the_machine_has_its_disk_is_too_late_for_it(s
     assert held(scene) == TARGET
     assert "uses the new disk" in on(scene).end
     assert scene.run_row(RUN).state == "Canceled"
-    assert "backups go on with the new disk, the next one is full" in on(scene).end
+    assert "backups continue with the new disk, the next one is full" in on(scene).end
     await scene.back_up()
     sane(scene)
 

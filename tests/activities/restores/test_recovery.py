@@ -172,7 +172,7 @@ async def test_a_cancel_while_the_head_is_promoted_after_the_machine_has_its_dis
 
     assert done
     assert (scene.run_row(RUN).state, held(scene)) == ("Canceled", TARGET)
-    assert "backups go on with the new disk, the next one is full" in on(scene).end
+    assert "backups continue with the new disk, the next one is full" in on(scene).end
     await scene.back_up()
     sane(scene)
 
