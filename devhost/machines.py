@@ -83,8 +83,10 @@ class Machines(Served):
         """Turn switches."""
         self.control("POST", "switches", switches)
 
-    def make(self, name: str, *, os: str = "", data: Mapping[int, str] | None = None, power: str = "running") -> str:
-        """A machine with these VHDs (or managed disks, by id) attached; its id."""
+    def make(
+        self, name: str, *, os: str = "", data: Mapping[int, str] | None = None, power: str = "running", controller: str = ""
+    ) -> str:
+        """A machine with these VHDs (or managed disks, by id) attached, by that disk controller; its id."""
         storage: dict[str, Any] = {
             "dataDisks": [
                 {"lun": lun, "name": f"{name}-data-{lun}", "createOption": "Attach", "caching": "ReadOnly", **_source(one)}
@@ -99,6 +101,8 @@ class Machines(Served):
                 "caching": "ReadWrite",
                 **_source(os),
             }
+        if controller:
+            storage["diskControllerType"] = controller
         self.control("PUT", "machines", {"id": machine_id(name), "storageProfile": storage, "power": power})
         return machine_id(name)
 

@@ -56,6 +56,7 @@ _ADVICE = (
     ("", "availability zone", "kind of disk and zone do not go together: compare the disk's sku and zone with the machine's"),
     ("", "for createoption 'upload'", "such a disk can only be imported: name a blob for it (target.account)"),
     ("", "security type", "the OS disk needs the machine's own security type: look at securityProfile of machine and disk"),
+    ("", "disk controller types", "compare supportedCapabilities of the new and the former OS disk, and set what is missing"),
     ("", "quota", "ask for more quota in that region, and restore again"),
     ("", "unmanaged", "VMs with unmanaged disks no longer start in public Azure since 2026-03-31: use a managed disk"),
     ("", "blob based disk", "a VM has managed disks or page blobs, not both: choose the other kind of target"),

@@ -49,6 +49,8 @@ class ManagedDisk:
     security_type: str = ""
     tier: str = ""
     """Performance tier of a premium disk, such as P30."""
+    capabilities: tuple[tuple[str, str | bool], ...] = ()
+    """What an OS disk supports, in Azure's words: disk controllers, processors, networking."""
     encryption: str = ""
     """Kind of encryption at rest, in Azure's word; with the two below it decides who can read the disk."""
     encryption_set: str = ""
@@ -97,6 +99,8 @@ def replacement(
         # Azure attaches an OS disk only to a VM of the same security type; data disks have none.
         security_type=machine.security_type if is_os and machine.security_type != "Standard" else "",
         tier=former.tier if former and keeps_tier else "",
+        # A machine of many newer sizes starts only with an OS disk that says it supports its NVMe controller, or its processor.
+        capabilities=former.capabilities if former and is_os else (),
         encryption=former.encryption if former and former.encryption_set else "",
         encryption_set=former.encryption_set if former else "",
         network_access=former.network_access if former else "",

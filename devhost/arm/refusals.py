@@ -111,6 +111,15 @@ def refuse_attachment(vm: Resource, place: object, disk: Resource) -> None:
     if not redundant and (disk.get("zones") or []) != (vm.get("zones") or []):
         message = f"Disk {disk['id']} cannot be attached to the VM because it is not in the same availability zone as the VM."
         raise ConflictError(message, status=400, code="BadRequest")
+    controller = (vm["properties"].get("storageProfile") or {}).get("diskControllerType", "SCSI")
+    supported = (disk["properties"].get("supportedCapabilities") or {}).get("diskControllerTypes", "SCSI")
+    if place == "os" and controller.lower() not in supported.lower():
+        # As openshift/installer#9232 and kubernetes-sigs/image-builder#1875 quote it.
+        message = (
+            f"The VM size cannot boot with OS image or disk. Please check that disk controller types supported by the OS image "
+            f"or disk ({supported}) is one of the supported disk controller types for the VM size ({controller})."
+        )
+        raise ConflictError(message, status=400, code="InvalidParameter")
     if place == "os" and security_type(vm) != security_type(disk):
         message = "Security type of VM is not compatible with the security type of attached OS Disk."
         raise ConflictError(message, status=400, code="BadRequest")

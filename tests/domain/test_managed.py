@@ -51,6 +51,15 @@ def test_an_os_disk_has_what_the_machine_has():
     assert made(lun=None, security_type="Standard").security_type == "", "Standard is said by saying nothing"
 
 
+def test_an_os_disk_supports_what_its_former_one_did():
+    """Else a machine with such a disk controller or processor does not take it; a data disk needs to support nothing."""
+    nvme = (("architecture", "Arm64"), ("diskControllerTypes", "SCSI, NVMe"))
+
+    assert made(replace(FORMER, capabilities=nvme), lun=None).capabilities == nvme
+    assert made(replace(FORMER, capabilities=nvme)).capabilities == ()
+    assert made(former=None, lun=None).capabilities == ()
+
+
 def test_the_guest_state_of_trusted_launch_is_not_given_back():
     """Of an OS disk, and said before it happens; a data disk has none."""
     (words,) = differences(None, made(former=None, lun=None))

@@ -64,14 +64,15 @@ def goes_on_as(former, run, rng):
 
 
 def an_os_disk_is_exchanged(platform, machines, name, size, rng):
-    """Deallocated, exchanged, started again; the next backup is an increment."""
+    """Deallocated, exchanged, started again, at a controller that only some disks support; the next backup is an increment."""
     disk = Disk(platform, name, size + PAGE)
     disk.write(size, vhd_footer(size))
     disk.protect()
     disk.write(0, rng.randbytes(40 * PAGE))
     disk.back_up()
-    platform.managed_disk(f"{name}-os", vhd=f"{name}.vhd", osType="Linux")
-    machines.make(name, os=disk_id(f"{name}-os"))
+    able = {"supportedCapabilities": {"diskControllerTypes": "SCSI, NVMe", "acceleratedNetwork": True}}
+    platform.managed_disk(f"{name}-os", vhd=f"{name}.vhd", properties={"osType": "Linux", **able})
+    machines.make(name, os=disk_id(f"{name}-os"), controller="NVMe")
     body = {"target": {"kind": "managedDisk"}, "repoint": True, "machine": {"vm": machine_id(name), "lun": "os"}}
     run = platform.restore(name, body)
 

@@ -496,6 +496,7 @@ TRAITS = {
     "network_access": "AllowPrivate",
     "disk_access": f"{GROUP}/providers/Microsoft.Compute/diskAccesses/access",
     "public_access": "Disabled",
+    "capabilities": (("architecture", "x64"), ("diskControllerTypes", "SCSI, NVMe")),
 }
 
 
@@ -589,6 +590,19 @@ async def test_an_os_disk_is_of_the_machines_security_type(azure_cloud, machines
     fitting = MachineDisk("d", _a_disk(machines, f"{name}-fitting", security_type), managed=True)
 
     assert await azure_cloud.port.put_disk(machine, None, fitting) is True
+    machines.delete(name)
+
+
+async def test_an_os_disk_has_to_support_the_machines_disk_controller(azure_cloud, machines, name):
+    able = {"supportedCapabilities": {"diskControllerTypes": "SCSI, NVMe"}}
+    disks = {end: machines.make_disk(f"{name}-{end}", data_bytes=MIB, properties=more) for end, more in
+             (("os", able), ("scsi", {}), ("able", able))}  # fmt: skip
+    machines.make(name, os=disks["os"], power="deallocated", controller="NVMe")
+    machine = await azure_cloud.port.machine(machine_id(name))
+    with pytest.raises(MachineRefusedError, match=r"disk controller types.*compare supportedCapabilities"):
+        await azure_cloud.port.put_disk(machine, None, MachineDisk("d", disks["scsi"], managed=True))
+
+    assert await azure_cloud.port.put_disk(machine, None, MachineDisk("d", disks["able"], managed=True)) is True
     machines.delete(name)
 
 

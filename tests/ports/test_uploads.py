@@ -163,6 +163,7 @@ TRAITS = {
     "network_access": "AllowPrivate",
     "disk_access": f"{GROUP}/providers/Microsoft.Compute/diskAccesses/access",
     "public_access": "Disabled",
+    "capabilities": (("acceleratedNetwork", True), ("architecture", "Arm64"), ("diskControllerTypes", "SCSI, NVMe")),
 }
 
 
