@@ -15,9 +15,11 @@ from backup_core.domain.errors import (
     BlobMissingError,
     FencedError,
     LeaseTakenError,
+    MachineRefusedError,
     ServiceUnavailableError,
     UnexpectedAnswerError,
 )
+from backup_core.domain.managed import READY
 from backup_core.domain.metadata import from_metadata, restoring_run
 from backup_core.domain.naming import DiskAddress, point_id
 from backup_core.ports import Guard
@@ -48,7 +50,7 @@ async def open_image(tools: Tools, image: ImageCopy) -> OpenResult:
     await require_right_to_act(tools, image.actor)
     if known := await proof(tools, image):
         return OpenResult(etag=known.etag)
-    blob = tools.destination(image.destination)
+    blob = tools.destination(image.destination, image.actor.run)
     if isinstance(blob, DiskAddress):
         return await _open_upload(tools, image)
     metadata, tier = metadata_of(tools, image), await kept_tier(tools, image)
@@ -64,10 +66,12 @@ async def open_image(tools: Tools, image: ImageCopy) -> OpenResult:
 
 async def _open_upload(tools: Tools, image: ImageCopy) -> OpenResult:
     """Make the managed disk; its upload has no version. Azure takes some seconds: until then a temporary failure."""
-    disk, run = image.destination, image.actor.run
+    disk, run, requested = image.destination, image.actor.run, False
 
     async def make() -> None:
+        nonlocal requested
         await tools.machines.create_for_upload(*await wanted_disk(tools, disk, run, "", image.size, image.slot))
+        requested = True
 
     # G19: created only where nothing is.
     found = await made_once(tools, disk, run, "", make)
@@ -75,6 +79,14 @@ async def _open_upload(tools: Tools, image: ImageCopy) -> OpenResult:
         state = f"is {found.state}" if found else "is not there"
         message = f"managed disk {disk} {state} after it was asked for, expected Succeeded; temporary failure"
         raise ServiceUnavailableError(message)
+    # G19: Azure may take a request for a disk that another run has just made under this name, and give it this run's tag. That
+    # run looks again before it writes: it has opened the disk already, or never will.
+    if requested and found.disk_state != READY:
+        message = (
+            f"managed disk {disk} is {found.disk_state} just after it was asked for, expected {READY}: somebody else "
+            "has made it, and uses it; nothing was written; name another one"
+        )
+        raise MachineRefusedError(message)
     return OpenResult(etag="")
 
 
@@ -86,9 +98,9 @@ async def seal_image(tools: Tools, request: SealImage) -> SealResult:
     """
     image = request.image
     await require_right_to_act(tools, image.actor)
-    blob = tools.destination(image.destination)
+    blob = tools.destination(image.destination, image.actor.run)
     if isinstance(blob, DiskAddress):
-        await seal_upload(tools, image.destination, image.actor.run)
+        await seal_upload(tools, image.destination, image.actor.run, request.etag)
         return SealResult(snapshot="")
     if await _is_marked(tools, blob, image.actor.run):
         try:
@@ -124,7 +136,7 @@ async def discard_image(tools: Tools, request: DiscardImage) -> DiscardResult:
     """
     image = request.image
     await require_right_to_act(tools, image.actor)
-    blob = tools.destination(image.destination)
+    blob = tools.destination(image.destination, image.actor.run)
     row = await tools.catalogue.head(image.actor.disk)
     if row and image.destination == row.value.head:
         return DiscardResult(left=str(blob))

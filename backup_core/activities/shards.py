@@ -194,7 +194,7 @@ async def _requests(tools: Tools, image: ImageCopy, part: ByteRange, gap_bytes_m
 
 async def _apply(tools: Tools, image: ImageCopy, request: Request) -> TransferCounts:
     piece = request.range
-    destination, fence = tools.destination(image.destination), fence_of(image.actor)
+    destination, fence = tools.destination(image.destination, image.actor.run), fence_of(image.actor)
     try:
         if request.cleared:
             await tools.blobs.clear(destination, piece, fence)

@@ -10,7 +10,7 @@ from backup_core.domain.metadata import PageMapDigest, from_metadata, to_metadat
 from backup_core.domain.naming import DiskAddress
 from backup_core.protocol.comparison import compared
 from backup_core.protocol.fencing import fence_off
-from backup_core.protocol.managed_disks import close_upload, require_at_rest
+from backup_core.protocol.managed_disks import end_upload, require_at_rest
 from backup_core.protocol.proofs import proof, store_proof
 from backup_core.protocol.rights import guard_of, registration_of, require_ownership, require_right_to_act
 from backup_core.steps.backup import VerifyHead
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 
 QUARANTINE = "the backup blob failed its verification"
-CLOSED = "closed"
-"""Stands for the version of a managed disk whose upload has ended."""
 
 
 async def verify_head(tools: Tools, request: VerifyHead) -> ComparisonResult:
@@ -80,7 +78,7 @@ async def compare_image(tools: Tools, request: CompareImage) -> ComparisonResult
     if known := await proof(tools, image):
         return known
     progress = await _progress(tools, request, image)
-    size = (await tools.blobs.properties(tools.destination(image.destination))).size
+    size = (await tools.blobs.properties(tools.destination(image.destination, image.actor.run))).size
     reached = await compared(tools, image, progress, size, full=request.full)
     if not reached.done:
         return reached
@@ -90,9 +88,9 @@ async def compare_image(tools: Tools, request: CompareImage) -> ComparisonResult
 
 async def _require_unchanged(tools: Tools, image: ImageCopy, etag: str) -> None:
     """Raise HeadAlteredError when the image has changed since its comparison began."""
-    destination = tools.destination(image.destination)
+    destination = tools.destination(image.destination, image.actor.run)
     if isinstance(destination, DiskAddress):
-        await require_at_rest(tools, image.destination, image.actor.run)
+        await require_at_rest(tools, image.destination, image.actor.run, etag)
         return
     # G25: the version that was compared is the one that is proved.
     if (now := (await tools.blobs.properties(destination)).etag) != etag:
@@ -127,11 +125,10 @@ async def _progress(tools: Tools, request: VerifyHead | CompareImage, image: Ima
 
 
 async def _close(tools: Tools, image: ImageCopy) -> str:
-    """Close the image to writes still in flight; its version then. A managed disk has none, but can never be opened again."""
-    destination = tools.destination(image.destination)
+    """Close the image to writes still in flight; its version then. A managed disk can never be opened to them again."""
+    destination = tools.destination(image.destination, image.actor.run)
     if isinstance(destination, DiskAddress):
         # G71: the write access is ended before the first page is compared.
-        await close_upload(tools, image.destination, image.actor.run, ends=True)
-        return CLOSED
+        return await end_upload(tools, image.destination, image.actor.run)
     # G9: puts in flight are refused before the first page is compared.
     return await fence_off(tools, destination, image.actor.epoch + 1, image.actor.lease)

@@ -66,6 +66,7 @@ def managed_disk_of(disk: str, found: dict[str, Any]) -> ManagedDisk:
         machine=found.get("managedBy", ""),
         disk_state=inside.get("diskState", ""),
         create_option=(inside.get("creationData") or {}).get("createOption", ""),
+        unique=inside.get("uniqueId", ""),
     )
 
 

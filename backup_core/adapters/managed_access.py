@@ -95,6 +95,13 @@ class Door:
     name: str
     access: Literal["Read", "Write"] = "Read"
     of_disk: bool = False
+    run: str = ""
+    """The run that has made the disk: what another one was granted of its name is not used."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Under which its grant is kept."""
+        return (self.id, self.access, self.run)
 
     @property
     def kind(self) -> Kind:
@@ -110,8 +117,8 @@ class Access:
     ) -> None:
         """`client` gives the client of a subscription."""
         self._client, self._exporting, self._monotonic = client, exporting, monotonic
-        self._grants: dict[tuple[str, str], Grant] = {}
-        """By resource id, and what it was opened for."""
+        self._grants: dict[tuple[str, str, str], Grant] = {}
+        """By resource id, and what it was opened for, and by whom."""
         self._locks: dict[str, asyncio.Lock] = {}
 
     def lock(self, resource: str) -> asyncio.Lock:
@@ -133,20 +140,23 @@ class Access:
         looks_first: bool = False,
     ) -> Grant:
         """Access for `seconds` at least, granted anew once half of its time is over. One that was `refused` is asked for again
-        after a `look`, which raises when it must not be; with `looks_first` there is one before every grant.
+        after a `look`, which raises when it must not be; with `looks_first` there is one before and after every grant.
         """
         seconds = seconds or self._exporting.seconds
         async with self.lock(door.id):
-            known = self._grants.get((door.id, door.access))
+            known = self._grants.get(door.key)
             # Another grant may end this one, and with it a Copy Blob that another delivery has started from it.
             if known and known is not refused and known.renew_at > self._monotonic() and known.seconds >= seconds:
                 return known
             # G66: once, after a look.
             if refused or looks_first:
-                self._grants.pop((door.id, door.access), None)
+                self._grants.pop(door.key, None)
                 await look()
             granted = await self._granted(door, seconds)
-            self._grants[door.id, door.access] = granted
+            if looks_first:
+                # What was granted may be another disk, made under the name after the look.
+                await look()
+            self._grants[door.key] = granted
             return granted
 
     async def _granted(self, door: Door, seconds: int) -> Grant:

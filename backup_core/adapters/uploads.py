@@ -7,7 +7,7 @@ ended, and is never granted again: each grant comes after a look at the disk, an
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from backup_core.adapters.arm import translated
 from backup_core.adapters.machine_models import managed_disk_of
@@ -54,8 +54,8 @@ class AzureUploads:
         """Read access to the disk itself. Raises ManagedDiskRefusedError."""
 
         async def look() -> None:
-            # G70: closed before it is read, and no machine's.
-            if fault := reading_fault(await self._disk(disk)):
+            # G70: the run's own, closed before it is read, and no machine's.
+            if fault := reading_fault(await self._disk(disk), disk.run):
                 message = f"managed disk {disk}: {fault}; nothing was opened; look who uses it, and restore again"
                 raise ManagedDiskRefusedError(message)
 
@@ -71,8 +71,8 @@ class AzureUploads:
             raise
 
     async def _require_upload(self, disk: DiskAddress) -> None:
-        # G70: what has been closed is not written again.
-        if fault := writing_fault(await self._disk(disk)):
+        # G70: what has been closed, or is not the run's own, is not written.
+        if fault := writing_fault(await self._disk(disk), disk.run):
             message = f"managed disk {disk}: its upload has ended: {fault}; no byte was written; follow the run that is at work"
             raise FencedError(message)
 
@@ -100,12 +100,14 @@ class AzureUploads:
         self._access.forget(disk.id)
         with suppress(BlobMissingError):
             if ends and (await self._disk(disk)).disk_state == READY:
-                # Ended by somebody else by then, it has ended.
+                # Ended by somebody else by then, or another's, it has ended.
                 with suppress(FencedError):
                     await self._opened_to_write(disk)
             async with self._access.lock(disk.id):
                 self._access.forget(disk.id)
-                if (await self._disk(disk)).disk_state in OPEN_STATES:
+                found = await self._disk(disk)
+                # G72: nobody else's access is ended.
+                if disk.run in ("", found.run) and found.disk_state in OPEN_STATES:
                     await self._access.end(_door(disk))
 
     # -- content ----------------------------------------------------------------------------------------------------------
@@ -126,6 +128,6 @@ class AzureUploads:
 
 
 def _door(disk: DiskAddress, *, writes: bool = False) -> Door:
-    return Door(
-        disk.id, f"managed disk {disk}", disk.subscription, disk.group, disk.name, "Write" if writes else "Read", of_disk=True
-    )
+    access: Literal["Read", "Write"] = "Write" if writes else "Read"
+    words = f"managed disk {disk}"
+    return Door(disk.id, words, disk.subscription, disk.group, disk.name, access, of_disk=True, run=disk.run)

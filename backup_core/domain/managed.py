@@ -70,6 +70,8 @@ class ManagedDisk:
     """Who may use it, in Azure's word: ReadyToUpload, ActiveUpload, ActiveSAS, Unattached, Attached, Reserved."""
     create_option: str = ""
     """What it was made by, in Azure's word: Upload, Import, Copy, Empty."""
+    unique: str = ""
+    """Azure's unique id: a disk that was deleted and made again under its name has another."""
 
 
 def replacement(
@@ -109,18 +111,28 @@ def replacement(
     )
 
 
-def writing_fault(disk: ManagedDisk) -> str:
-    """Why the disk is not to be written by an upload, in words; empty when it may be."""
+def writing_fault(disk: ManagedDisk, run: str) -> str:
+    """Why the disk is not to be written by the upload of `run` (any, where that is empty), in words; empty when it may be."""
+    if run not in ("", disk.run):
+        return _anothers(disk, run)
     if disk.create_option == UPLOAD and disk.disk_state in WRITABLE_STATES:
         return ""
     return f"expected one made by {UPLOAD}, in state {' or '.join(WRITABLE_STATES)}, found {_made(disk)}"
 
 
-def reading_fault(disk: ManagedDisk) -> str:
-    """Why the disk itself is not to be read, in words; empty when it was uploaded and no machine has it."""
+def reading_fault(disk: ManagedDisk, run: str) -> str:
+    """Why the disk itself is not to be read, in words; empty when it was uploaded by `run` (any, where that is empty), and no
+    machine has it.
+    """
+    if run not in ("", disk.run):
+        return _anothers(disk, run)
     if disk.create_option == UPLOAD and disk.disk_state in READABLE_STATES and not disk.machine:
         return ""
     return f"expected one made by {UPLOAD}, of no machine, in state {' or '.join(READABLE_STATES)}, found {_made(disk)}"
+
+
+def _anothers(disk: ManagedDisk, run: str) -> str:
+    return f"expected one made by run {run}, found one made by {disk.run or 'somebody else'}"
 
 
 def _made(disk: ManagedDisk) -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
@@ -403,6 +403,8 @@ class DiskAddress:
     subscription: str
     group: str
     name: str
+    run: str = field(default="", compare=False)
+    """The run that uploads it: a disk of the name that another made is not the one. Empty for a source."""
 
     @property
     def id(self) -> str:

@@ -87,8 +87,8 @@ class PageBlobs(Protocol):
     """Page blobs of all accounts this app may use, and managed disks: their snapshots are read as fixed VHDs, and so is what a
     new disk is made of.
 
-    Methods with a `Source` take both. A managed disk itself is opened only when it was made for an upload: to be written, until
-    `close_disk` has ended the upload for good, then to be read, while no machine has it.
+    Methods with a `Source` take both. A managed disk itself is opened only when it was made for an upload, by the run that its
+    address names: to be written, until `close_disk` has ended the upload for good, then to be read, while no machine has it.
     """
 
     async def properties(self, blob: Source, snapshot: str = "") -> BlobProperties:
@@ -170,10 +170,10 @@ class PageBlobs(Protocol):
         """
 
     async def close_disk(self, disk: DiskAddress, *, ends: bool = False) -> None:
-        """End all access to the disk itself; where it was written, that ends its upload for good. Nothing open, or no disk, is
-        success; a disk that is ready to be written stays so, unless its upload `ends`: what was written may be ready once more
-        after its access has expired. Raises ManagedDiskRefusedError when Azure does not take what was written: it is no VHD of
-        the disk's size.
+        """End all access to the disk itself; where it was written, that ends its upload for good. Nothing open, no disk, or one
+        that another run has made, is success; a disk that is ready to be written stays so, unless its upload `ends`: what was
+        written may be ready once more after its access has expired. Raises ManagedDiskRefusedError when Azure does not take
+        what was written: it is no VHD of the disk's size.
         """
 
     async def delete_snapshot(self, blob: Source, snapshot: str) -> None:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from backup_core.steps.copying import SlotRef
 
 
+CLOSED = "closed"
+"""Stands for the version of a managed disk whose upload has ended, where Azure gives it no unique id."""
+
+
 async def wanted_disk(
     tools: Tools, disk: str, run: str, source: str, size: int, slot: SlotRef | None
 ) -> tuple[ManagedDisk, str]:
@@ -66,26 +70,37 @@ async def close_upload(tools: Tools, disk: str, run: str, *, ends: bool = False)
     None where it is not the run's. One that `ends` has been written, whatever its state. Raises ManagedDiskRefusedError when
     Azure does not take what was written.
     """
-    if not await made_by(tools, disk, run):
-        return None
-    await tools.blobs.close_disk(tools.upload(disk), ends=ends)
+    # G72: nobody else's access is ended.
+    await tools.blobs.close_disk(tools.upload(disk, run), ends=ends)
     return await made_by(tools, disk, run)
 
 
 async def made_by(tools: Tools, disk: str, run: str) -> ManagedDisk | None:
     """The managed disk, if the run has made it."""
     found = await tools.machines.managed_disk(disk)
-    # G72: nobody else's access is ended.
     return found if found and found.run == run else None
 
 
-async def require_at_rest(tools: Tools, disk: str, run: str) -> None:
-    """Raise HeadAlteredError unless the run's managed disk can be read and no longer be written by anybody: uploaded, and no
-    machine's.
+async def end_upload(tools: Tools, disk: str, run: str) -> str:
+    """End the upload of the run's managed disk for good; what stands for its version then. Raises HeadAlteredError where it is
+    not the run's.
+    """
+    found = await close_upload(tools, disk, run, ends=True)
+    if found is None:
+        message = (
+            f"managed disk {disk}: it is gone, or was not made by {run}; somebody else changed it; not used; restore again"
+        )
+        raise HeadAlteredError(message)
+    return found.unique or CLOSED
+
+
+async def require_at_rest(tools: Tools, disk: str, run: str, version: str) -> None:
+    """Raise HeadAlteredError unless the run's managed disk is the one of that version, can be read, and can no longer be
+    written by anybody: uploaded, and no machine's.
     """
     # G71: no version tells of a change, but what cannot be written has none.
     found = await made_by(tools, disk, run)
-    if fault := reading_fault(found) if found else f"it is gone, or was not made by {run}":
+    if fault := _unrest(found, run, version):
         message = f"managed disk {disk}: changed by somebody else while it was compared: {fault}; not used; restore again"
         raise HeadAlteredError(message)
 
@@ -96,17 +111,26 @@ async def is_open(tools: Tools, disk: str) -> bool:
     return found is not None and found.disk_state in OPEN_STATES
 
 
-async def seal_upload(tools: Tools, disk: str, run: str) -> None:
+async def seal_upload(tools: Tools, disk: str, run: str, version: str = "") -> None:
     """End the access to the proved disk, so that a machine can have it: also what a late delivery of the comparison has opened
-    since. One that a machine has already was sealed by an earlier delivery. Raises HeadAlteredError, and
-    ServiceUnavailableError while somebody reads it.
+    since. One that a machine has already was sealed by an earlier delivery. Raises HeadAlteredError for another one than that
+    of the `version`, where it is known, and ServiceUnavailableError while somebody reads it.
     """
     found = await close_upload(tools, disk, run)
     if found and is_attached(found):
         return
-    if fault := reading_fault(found) if found else f"it is gone, or was not made by {run}":
+    if fault := _unrest(found, run, version):
         message = f"managed disk {disk}: changed by somebody else since it was proved: {fault}; not used; restore again"
         raise HeadAlteredError(message)
     if found and found.disk_state != "Unattached":
         message = f"managed disk {disk} is {found.disk_state}, expected Unattached: somebody reads it; temporary failure"
         raise ServiceUnavailableError(message)
+
+
+def _unrest(found: ManagedDisk | None, run: str, version: str) -> str:
+    """Why the run's managed disk is not as it was compared, in words."""
+    if found is None:
+        return f"it is gone, or was not made by {run}"
+    if version not in ("", found.unique or CLOSED):
+        return f"it was made anew: its unique id was {version}, and is {found.unique}"
+    return reading_fault(found, run)

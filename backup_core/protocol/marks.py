@@ -17,7 +17,7 @@ def metadata_of(tools: Tools, image: ImageCopy) -> dict[str, str]:
     """Metadata of a destination in the making: a head's intent, of a disk its run alone. A disk that carried a
     mark of ours for good could be taken for a backup one day.
     """
-    site = tools.site(tools.destination(image.destination))
+    site = tools.site(tools.destination(image.destination, image.actor.run))
     if image.becomes == "disk":
         return restoring_metadata(site, image.actor.disk, image.actor.run)
     return to_metadata(intent(image), site)
@@ -25,7 +25,7 @@ def metadata_of(tools: Tools, image: ImageCopy) -> dict[str, str]:
 
 def is_own(tools: Tools, metadata: Mapping[str, str], image: ImageCopy) -> bool:
     """Whether a destination that carries these is being made by this very run, or was, as the image that is asked for."""
-    site = tools.site(tools.destination(image.destination))
+    site = tools.site(tools.destination(image.destination, image.actor.run))
     if image.becomes == "disk":
         return restoring_run(metadata, site) == image.actor.run
     found, mark = from_metadata(metadata, site), intent(image)

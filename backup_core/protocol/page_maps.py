@@ -190,7 +190,7 @@ def compared_one(tools: Tools, image: ImageCopy) -> tuple[Source, str]:
     """What is compared with the image's snapshot: what was made, or a snapshot of the disk that was."""
     if isinstance(image, NewDisk):
         return tools.image(image.destination), image.snapshot
-    return tools.destination(image.destination), ""
+    return tools.destination(image.destination, image.actor.run), ""
 
 
 def consequence(image: ImageCopy) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from backup_core.domain.coalescing import GAP_RATIO
@@ -149,18 +149,18 @@ class Tools:
         """The source of an image: a disk named by its URL or resource id, or a backup blob by its name."""
         return self.source(place) if "://" in place or is_resource_id(place) else self.head(place)
 
-    def destination(self, place: str) -> Source:
-        """What an image is made in: a managed disk that is uploaded, by its resource id, or a blob."""
-        return self.upload(place) if is_resource_id(place) else self.made_blob(place)
+    def destination(self, place: str, run: str) -> Source:
+        """What the run makes an image in: a managed disk that is uploaded, by its resource id, or a blob."""
+        return self.upload(place, run) if is_resource_id(place) else self.made_blob(place)
 
     def made_blob(self, place: str) -> BlobAddress:
         """The blob that an image is made in: a restored disk by its URL, or a backup blob by its name."""
         return self.disk_blob(place) if "://" in place else self.head(place)
 
-    def upload(self, disk: str) -> DiskAddress:
-        """The managed disk that a restore makes beside its machine, with the allow-list checked once more."""
+    def upload(self, disk: str, run: str) -> DiskAddress:
+        """The managed disk that the restore makes beside its machine, with the allow-list checked once more."""
         try:
-            return parse_disk(disk, self.machine_groups)
+            return replace(parse_disk(disk, self.machine_groups), run=run)
         except ValueError as error:
             message = f"managed disk {disk}: {error} (setting MACHINE_GROUPS); nothing was done"
             raise SourceUnfitError(message) from error
@@ -168,7 +168,7 @@ class Tools:
     def may_make(self, disk: str) -> bool:
         """Whether the managed disk lies in a resource group of the allow-list, in which restores make them."""
         try:
-            self.upload(disk)
+            self.upload(disk, "")
         except SourceUnfitError:
             return False
         return True

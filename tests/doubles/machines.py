@@ -1,3 +1,4 @@
+# Long: one port, and what Azure refuses of it, read beside the emulator's.
 """Virtual machines in memory, whose disks hold the lease of their blobs as in Azure."""
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from backup_core.domain.managed import NOT_IMPORTED, UPLOAD, WRITABLE_STATES
 from backup_core.domain.naming import DiskAddress, parse_resource_id
 from backup_core.domain.ranges import PAGE
 from backup_core.domain.repoint import Machine, MachineDisk
+from tests.doubles.azure_disks import unique
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +37,8 @@ class MemoryMachines:
         """The storage account that each disk was imported from, by its resource id."""
         self.signs = False
         """An import gives the disk a footer of its own."""
+        self.ignores_condition = False
+        """A request for a disk to upload to that is there takes it over: it has the tags of the later one."""
         self.slow = False
         """Changes stay under way until `finish`."""
         self.denied: set[str] = set()
@@ -215,11 +219,15 @@ class MemoryMachines:
         """The managed disk."""
         await self._world.before("managed_disk")
         found = self.disks.get(disk)
-        return replace(found, disk_state=self._state(found)) if found else None
+        return replace(found, disk_state=self._state(found), unique=self._unique(found)) if found else None
 
     def _state(self, disk: ManagedDisk) -> str:
         address = self._address(disk.disk)
         return self._blobs.cloud.uploads.state(address) if address in self._blobs.disks else disk.disk_state
+
+    def _unique(self, disk: ManagedDisk) -> str:
+        made = self._blobs.disks.get(self._address(disk.disk))
+        return unique(made) if made else ""
 
     async def import_disk(self, wanted: ManagedDisk, account: str, location: str) -> bool:
         """Make a managed disk."""
@@ -246,6 +254,12 @@ class MemoryMachines:
     async def create_for_upload(self, wanted: ManagedDisk, location: str) -> bool:  # noqa: ARG002  any region takes an upload
         """Make a managed disk to be uploaded to."""
         await self._world.before("create_for_upload")
+        found = self.disks.get(wanted.disk)
+        if found and self.ignores_condition and (found.create_option, found.size_bytes) == (UPLOAD, wanted.size_bytes):
+            self.disks[wanted.disk] = replace(found, run=wanted.run)
+            self._blobs.disks[self._address(wanted.disk)].metadata = {RUN_TAG: wanted.run}
+            await self._world.after("create_for_upload")
+            return True
         if fault := self._unfit(wanted) or self._not_uploaded(wanted):
             raise MachineRefusedError(fault)
         self.disks[wanted.disk] = replace(wanted, state="Succeeded", create_option=UPLOAD)

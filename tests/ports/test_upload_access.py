@@ -21,7 +21,7 @@ from backup_core.domain.errors import (
 )
 from backup_core.domain.ranges import ByteRange
 from devhost.platform import awaited
-from tests.ports.test_uploads import CONTENT, DATA, FENCE, FOOTER, PAGE, azure_upload
+from tests.ports.test_uploads import CONTENT, DATA, FENCE, FOOTER, PAGE, RUN, SIZE, azure_upload
 
 WAYS = ("copy_streamed", "copy_from_url", "clear")
 SIGNED = "sig="
@@ -121,6 +121,26 @@ async def test_an_upload_that_another_process_has_ended_is_fenced(made, calm, wa
     assert SIGNED not in str(caught.value)
     assert upload.granted == [("Write", 7200)]
     assert upload.content() == CONTENT
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_disk_that_is_made_anothers_between_the_look_and_the_grant_is_not_written(made, machines, way):
+    """Where Azure does not refuse to make what is there, a later request takes the disk over: it is looked at after the grant."""
+    machines.switch(ignores_if_none_match=True)
+    upload = await made()
+    upload.disk = replace(upload.disk, run=RUN)
+    access = upload.blobs.disks._access
+    granted = access._granted
+
+    async def taken_over(*args):
+        await upload.make(run="another")
+        return await granted(*args)
+
+    access._granted = taken_over
+    with pytest.raises(FencedError, match=f"expected one made by run {RUN}, found one made by another"):
+        await write(upload, way)
+
+    assert upload.content() == bytes(SIZE)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -171,6 +171,8 @@ async def test_everything_that_is_asked_of_a_disk_is_what_it_has(upload):
     await upload.make(**TRAITS)
     found = await upload.port.managed_disk(upload.disk.id)
     added = {"state": "Succeeded", "disk_state": "ReadyToUpload", "create_option": "Upload", "encryption": found.encryption}
+    assert found.unique
+    added |= {"unique": found.unique}
 
     assert found == replace(upload.wanted, **{**TRAITS, **added})
 
@@ -225,6 +227,29 @@ async def test_a_disk_is_read_after_its_upload_and_while_no_machine_has_it(uploa
             await upload.blobs.read(upload.disk, "", DATA)
         await upload.port.deallocate(upload.vm)
         assert await upload.state() in ("Attached", "Reserved")
+
+
+async def test_a_disk_that_another_run_has_made_is_neither_opened_nor_closed(upload):
+    """Not by what this process has opened for that run either."""
+    mine, others = replace(upload.disk, run=RUN), replace(upload.disk, run="vm.20260101T000000Z.0000abcd")
+    await upload.make()
+    upload.disk = mine
+    await upload.copy(DATA)
+    upload.disk = others
+    for act in (upload.copy(FOOTER), upload.copy(FOOTER, "copy_from_url"), upload.blobs.clear(others, DATA, FENCE)):
+        with pytest.raises(FencedError, match=f"expected one made by run {others.run}, found one made by {RUN}; no byte was"):
+            await act
+    await upload.blobs.close_disk(others)
+    assert await upload.state() == "ActiveUpload"
+    upload.disk = mine
+    await upload.copy(FOOTER)
+    await upload.blobs.close_disk(mine)
+    assert await upload.blobs.read(mine, "", DATA) == b"\3" * 2 * PAGE
+    for act in (upload.blobs.read(others, "", DATA), allocated(replace(upload, disk=others))):
+        with pytest.raises(ManagedDiskRefusedError, match="expected one made by run"):
+            await act
+    await upload.blobs.close_disk(others)
+    assert await upload.state() == "ActiveSAS"
 
 
 async def test_nothing_is_done_with_a_disk_that_is_open(upload):

@@ -188,7 +188,7 @@ class Actors:
         stage.count("uploads")
         if not stage.gentle and self.rng.random() < 0.1:
             stage.count("uploads to a stranger's disk")
-            address, uploads = stage.tools.upload(managed), stage.blobs.cloud.uploads
+            address, uploads = stage.tools.upload(managed, ""), stage.blobs.cloud.uploads
             stage.machines.disks[managed] = ManagedDisk(managed, "Succeeded", "", stage.pages * PAGE, create_option=UPLOAD)
             uploads.make(address, stage.pages * PAGE, {})
             stage.blobs.disks[address].pages = {stage.pages: FOOTER}

@@ -22,6 +22,7 @@ from backup_core.domain.managed_snapshots import DiskSnapshot, diff_refusal
 from backup_core.domain.metadata import source_snapshot_metadata
 from backup_core.protocol import cleanup, ownership, source_snapshots
 from backup_core.protocol import managed_disks as made_disks
+from backup_core.protocol.tools import Tools
 from tests.doubles.uploads import MemoryUploads
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from backup_core.domain.naming import DiskAddress, Source
     from backup_core.domain.ranges import ByteRange, DiffRange
     from backup_core.ports import Guard
-    from backup_core.protocol.tools import Tools
     from backup_core.steps.messages import Actor
 
 
@@ -174,7 +174,12 @@ def each_delivery_takes_a_snapshot() -> Iterator[None]:
 
 def uploaded_disk_is_compared_while_it_is_open() -> AbstractContextManager[object]:
     """The write access is not ended before the first page is compared."""
-    return patch.object(verification, "close_upload", _nothing)
+
+    async def unclosed(tools: Tools, disk: str, run: str) -> str:
+        found = await made_disks.made_by(tools, disk, run)
+        return found.unique if found else made_disks.CLOSED
+
+    return patch.object(verification, "end_upload", unclosed)
 
 
 @contextmanager
@@ -201,7 +206,15 @@ def anybodys_upload_is_ended() -> Iterator[None]:
     async def found(tools: Tools, disk: str, _: str) -> ManagedDisk | None:
         return await tools.machines.managed_disk(disk)
 
-    with patch.object(made_disks, "made_by", found), patch.object(images, "made_by", found):
+    def anybodys(tools: Tools, disk: str, _: str) -> DiskAddress:
+        return original(tools, disk, "")
+
+    original = Tools.upload
+    with (
+        patch.object(made_disks, "made_by", found),
+        patch.object(images, "made_by", found),
+        patch.object(Tools, "upload", anybodys),
+    ):
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -9,6 +10,7 @@ import pytest
 
 from backup_core.activities import verification
 from backup_core.activities.housekeeping import clean_up_disk
+from backup_core.adapters.machine_models import RUN_TAG
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import AccessDeniedError, CleanupError
 from backup_core.domain.managed import ManagedDisk
@@ -47,7 +49,7 @@ async def stage(request):
 
 
 def address(scene):
-    return scene.tools.upload(NEW)
+    return scene.tools.upload(NEW, RUN)
 
 
 def new(scene):
@@ -342,7 +344,7 @@ async def test_the_night_closes_what_it_can(stage):
     for run, disk in ((AGAIN, spoilt), (RUN, NEW)):
         wanted = {"target": disk, "managed_disk": disk, "adopt": False, "run": run}
         await stopped_before(stage, "compare_image", **(stage.wanted | wanted))
-    stage.blobs.poke(stage.tools.upload(spoilt), 32, [b"\1" * PAGE])
+    stage.blobs.poke(stage.tools.upload(spoilt, AGAIN), 32, [b"\1" * PAGE])
     stage.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
 
     async def refused(_):
@@ -353,7 +355,7 @@ async def test_the_night_closes_what_it_can(stage):
     with pytest.raises(CleanupError, match=rf"access: AccessDenied: a lock; uploads:.*{spoilt}.*InvalidVhd"):
         await clean_up_disk(stage.tools, NIGHT)
 
-    assert stage.blobs.open_disks == {stage.tools.upload(spoilt)}
+    assert stage.blobs.open_disks == {stage.tools.upload(spoilt, AGAIN)}
 
 
 async def test_a_disk_that_the_night_cannot_close_is_named_until_it_is_deleted(stage):
@@ -432,3 +434,97 @@ async def test_a_disk_that_is_not_the_runs_own_any_more_is_given_to_no_machine(s
     assert held(stage) == before
     assert stage.port_calls["put_disk"] == 1, "the fence of the way back"
     assert "no disk of this restore is left" in on(stage).end
+
+
+@pytest.mark.parametrize("verification", ["full", "sampled"])
+@pytest.mark.parametrize("place", ["open_image", "apply_shard", "compare_image", "seal_image"])
+async def test_two_restores_to_one_name_at_once(stage, monkeypatch, place, verification):
+    """The later one's request for the disk lands when the first is at `place`; Azure may not refuse it. At most one succeeds, with
+    its own restore point, whatever the other one writes meanwhile.
+    """
+    stage.machines.ignores_condition = True
+    first, last = (stage.points()[n] for n in (0, -1))
+    contents, late, create = contents_of(stage), [], stage.machines.create_for_upload
+    plain = {"target": NEW, "managed_disk": NEW, "slot": Slot(VM, 0)}
+
+    async def kept(name, request):
+        if name == place:
+            raise KeyboardInterrupt
+        if name == "apply_shard":
+            late.append(request)
+        return await stage.perform(name, request)
+
+    async def made_late(wanted, location):
+        if wanted.run == AGAIN:
+            earlier = stage.driver()
+            earlier._perform = kept
+            request = stage.restore_request(last, **plain)
+            with pytest.raises(KeyboardInterrupt):
+                await earlier.run("restore_disk", request.model_dump(mode="json"), request.run)
+        return await create(wanted, location)
+
+    async def beside(name, request):
+        if name == "compare_image":
+            for one in late:
+                for text in [text for text in stage.documents.texts if f"/{RUN}/" in text and "shard" in text]:
+                    del stage.documents.texts[text]
+                await stage.perform("apply_shard", one)
+        return await stage.perform(name, request)
+
+    monkeypatch.setattr(stage.machines, "create_for_upload", made_late)
+    request = stage.restore_request(first, run=AGAIN, **plain)
+    request = request.model_copy(update={"verification": verification})
+    driver = stage.driver()
+    driver._perform = beside
+    with suppress(RestoreFailedError):
+        await driver.run("restore_disk", request.model_dump(mode="json"), request.run)
+
+    ended = stage.run_row(AGAIN)
+    assert ended.state == ("Succeeded" if place in ("open_image", "apply_shard") else "Failed"), ended
+    if ended.state == "Succeeded":
+        assert new(stage).content() == contents[first.point]
+    else:
+        assert "somebody else has made it, and uses it; nothing was written" in ended.error.message
+
+
+async def test_a_disk_that_is_exchanged_before_it_is_compared_is_left_alone(stage):
+    """Somebody deletes it, and uploads to another of its name: that is neither written, closed nor read."""
+    uploads = stage.blobs.cloud.uploads
+
+    def exchange(_):
+        stage.machines.disks[NEW] = replace(stage.machines.disks[NEW], run="another")
+        uploads.make(address(stage), 32 * PAGE, {RUN_TAG: "another"})
+        uploads.grant(address(stage), write=True, seconds=600)
+
+    driver = before_step(stage, "compare_image", exchange)
+    with pytest.raises(RestoreFailedError, match=f"it is gone, or was not made by {RUN}"):
+        await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
+
+    assert uploads.state(address(stage)) == "ActiveUpload"
+    assert new(stage).pages == {}
+    assert "no disk of this restore is left" in on(stage).end
+
+
+@pytest.mark.parametrize("step", ["compare_image", "seal_image"])
+async def test_a_disk_that_is_made_anew_once_it_was_compared_is_not_used(stage, monkeypatch, step):
+    """It was deleted, and a late delivery of this run has made it once more: it has its tag and name, and nothing of its content."""
+    compared = verification.compared
+
+    def exchange(_=None):
+        stage.blobs.cloud.uploads.make(address(stage), 32 * PAGE, {RUN_TAG: RUN})
+        new(stage).upload = ""
+
+    async def exchanged(tools, image, *args, **options):
+        reached = await compared(tools, image, *args, **options)
+        if image.destination == NEW and step == "compare_image":
+            exchange()
+        return reached
+
+    monkeypatch.setattr(verification, "compared", exchanged)
+    driver = before_step(stage, "seal_image" if step == "seal_image" else "none", exchange)
+    with pytest.raises(RestoreFailedError, match=r"HeadAltered: .* it was made anew: its unique id was"):
+        await stage.restore(stage.points()[0], driver=driver, **(stage.wanted | {"adopt": False}))
+
+    assert held(stage) != NEW
+    assert "complete" not in on(stage).end
+    nothing_is_open(stage)
