@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from backup_core.domain.coalescing import Request, coalesced
 from backup_core.domain.errors import FencedError, RecordAlteredError, UnexpectedAnswerError
-from backup_core.domain.naming import cursor_name, shard_end_name
+from backup_core.domain.naming import DiskAddress, cursor_name, shard_end_name
 from backup_core.domain.ranges import ByteRange
 from backup_core.protocol.documents import PLAN, held_document, read_document
 from backup_core.protocol.listings import HeldByBoth, changed_ranges
@@ -205,7 +205,8 @@ async def _apply(tools: Tools, image: ImageCopy, request: Request) -> TransferCo
         source = tools.image(image.source)
         streamed = await tools.copying.copy(source, image.target, piece, destination, fence, keep_zeros=keep_zeros)
     except FencedError as error:
-        message = f"run {image.actor.run}: {error}; another run owns the blob now, or the lease was broken"
+        why = "" if isinstance(destination, DiskAddress) else "; another run owns the blob now, or the lease was broken"
+        message = f"run {image.actor.run}: {error}{why}"
         raise FencedError(message) from error
     return TransferCounts(write_bytes=request.changed_bytes, puts=1, streamed_bytes=streamed)
 

@@ -54,6 +54,12 @@ DISK = Kind(
     advice=_ADVICE,
 )
 SNAPSHOT = replace(DISK, missing=SnapshotMissingError)
+UPLOADED = replace(
+    DISK,
+    grant="the role Pagekeeper machine, that of the night Pagekeeper retention at machines, on the disk's resource group "
+    "(docs/security.md)",
+)
+"""A disk that a restore has made: other identities than those of backups open and close it."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ class Door:
     @property
     def kind(self) -> Kind:
         """Its errors."""
-        return DISK if self.of_disk else SNAPSHOT
+        return UPLOADED if self.of_disk else SNAPSHOT
 
 
 class Access:

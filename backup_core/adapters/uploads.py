@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from backup_core.adapters.arm import translated
 from backup_core.adapters.machine_models import managed_disk_of
-from backup_core.adapters.managed_access import DISK, Door, lost
+from backup_core.adapters.managed_access import UPLOADED, Door, lost
 from backup_core.domain.errors import (
     AccessDeniedError,
     BlobMissingError,
@@ -45,7 +45,7 @@ class AzureUploads:
         self._client, self._data, self._access = client, data, access
 
     async def _disk(self, disk: DiskAddress) -> ManagedDisk:
-        with translated(f"look at managed disk {disk}", DISK):
+        with translated(f"look at managed disk {disk}", UPLOADED):
             return managed_disk_of(disk.id, (await self._client(disk.subscription).disks.get(disk.group, disk.name)).as_dict())
 
     # -- access ---------------------------------------------------------------------------------------------------------

@@ -46,7 +46,10 @@ if TYPE_CHECKING:
 
 
 RUNS_LOOKED_AT = 50
-"""The newest runs of a disk, among which restores are looked for that left something at a disk they imported."""
+"""The newest runs of a disk in each of these states, among which restores are looked for that left something at a disk they
+made, however many backups have succeeded since.
+"""
+UNSUCCESSFUL = ("Running", "Failed", "Canceled")
 
 
 @dataclass
@@ -163,22 +166,26 @@ class Cleanup:
         themselves.
         """
         found = []
-        for run in await self.tools.catalogue.runs(self.request.disk, RUNS_LOOKED_AT) if self.tools.machine_groups else []:
+        for run in await self._unsuccessful() if self.tools.machine_groups else []:
             wanted = run.restore
-            if not wanted or not wanted.uploads or run.state == "Succeeded" or not self.tools.may_make(wanted.managed_disk):
+            if not wanted or not wanted.uploads or not self.tools.may_make(wanted.managed_disk):
                 continue
             row = await self.tools.catalogue.run(self.request.disk, run.run)
             if row and (row.value.ended_for_good or dead(row, self.now)):
                 found.append((wanted.managed_disk, run.run))
         return found
 
+    async def _unsuccessful(self) -> list[Run]:
+        """Recent runs of the disk that have not succeeded, or not yet."""
+        runs = self.tools.catalogue.runs
+        return [run for state in UNSUCCESSFUL for run in await runs(self.request.disk, RUNS_LOOKED_AT, state=state)]
+
     async def _imported(self) -> list[tuple[str, Run]]:
         """The managed disks that recent restores were to make and adopt, and did not: none of them is the disk's source."""
         if not self.tools.disk_groups:
             return []  # no managed disk may be read
         registration = await self.tools.catalogue.registration(self.request.disk)
-        runs = await self.tools.catalogue.runs(self.request.disk, RUNS_LOOKED_AT)
-        named = [(imported_source(run), run) for run in runs if run.source_snapshots and not run.points]
+        named = [(imported_source(run), run) for run in await self._unsuccessful() if run.source_snapshots and not run.points]
         present = registration.value.source if registration else ""
         return [
             (str(self.tools.source(source)), run)

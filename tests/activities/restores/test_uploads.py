@@ -14,8 +14,8 @@ from backup_core.adapters.machine_models import RUN_TAG
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import AccessDeniedError, CleanupError
 from backup_core.domain.managed import ManagedDisk
-from backup_core.domain.naming import managed_disk_id
-from backup_core.domain.records import Slot
+from backup_core.domain.naming import managed_disk_id, run_key
+from backup_core.domain.records import Run, Slot
 from backup_core.domain.repoint import MachineDisk
 from backup_core.orchestrations.restore_disk import RestoreFailedError
 from tests.activities.acts import (
@@ -527,4 +527,16 @@ async def test_a_disk_that_is_made_anew_once_it_was_compared_is_not_used(stage, 
 
     assert held(stage) != NEW
     assert "complete" not in on(stage).end
+    nothing_is_open(stage)
+
+
+async def test_the_night_finds_a_dead_restore_among_many_runs(stage):
+    """However many backups have succeeded since."""
+    await stopped_before(stage, "compare_image", **(stage.wanted | {"adopt": False}))
+    stage.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
+    for minute in range(60):
+        run = f"vm.20260103T00{minute:02d}00Z.timer"
+        stage.catalogue._store(Run("vm", run, "Succeeded", "timer", full=False, created=stage.world.now), run_key(run))
+    await clean_up_disk(stage.tools, NIGHT)
+
     nothing_is_open(stage)
