@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 CLOSED = "closed"
-"""Stands for the version of a managed disk whose upload has ended, where Azure gives it no unique id."""
+"""Stands for the version of a managed disk whose upload has ended, where its unique id is not known."""
 
 
 async def wanted_disk(
@@ -131,6 +131,6 @@ def _unrest(found: ManagedDisk | None, run: str, version: str) -> str:
     """Why the run's managed disk is not as it was compared, in words."""
     if found is None:
         return f"it is gone, or was not made by {run}"
-    if version not in ("", found.unique or CLOSED):
+    if version not in ("", CLOSED, found.unique):
         return f"it was made anew: its unique id was {version}, and is {found.unique}"
     return reading_fault(found, run)

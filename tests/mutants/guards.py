@@ -903,7 +903,7 @@ GUARDS = (
           '    if found is None:\n        message = (\n            f"managed disk {disk}: it is gone', '    if False:\n        message = (\n            f"managed disk {disk}: it is gone',
           ("activities/restores/test_uploads.py::test_a_disk_that_is_exchanged_before_it_is_compared_is_left_alone",)),
     Guard("protocol/managed_disks.py", "the disk that is proved is the one that was compared",
-          'if version not in ("", found.unique or CLOSED):', "if False:",
+          'if version not in ("", CLOSED, found.unique):', "if False:",
           ("activities/restores/test_uploads.py::test_a_disk_that_is_made_anew_once_it_was_compared_is_not_used",)),
     Guard("domain/managed.py", "only what was uploaded, and has ended, is written no more",
           "if disk.create_option == UPLOAD and disk.disk_state in WRITABLE_STATES:", "if disk.create_option == UPLOAD:",
