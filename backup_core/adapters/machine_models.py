@@ -61,6 +61,7 @@ def managed_disk_of(disk: str, found: dict[str, Any]) -> ManagedDisk:
         network_access=inside.get("networkAccessPolicy", ""),
         disk_access=inside.get("diskAccessId", ""),
         public_access=inside.get("publicNetworkAccess", ""),
+        access_auth=inside.get("dataAccessAuthMode", ""),
         sector_bytes=int((inside.get("creationData") or {}).get("logicalSectorSize") or 512),
         guest_encrypted=bool((inside.get("encryptionSettingsCollection") or {}).get("enabled")),
         machine=found.get("managedBy", ""),

@@ -17,6 +17,7 @@ SKU_INSTEAD = "Premium_LRS"
 """For the kinds of disk that a VHD is not imported to."""
 NOT_IMPORTED = ("UltraSSD_LRS", "PremiumV2_LRS")
 TRUSTED, CONFIDENTIAL = "TrustedLaunch", "ConfidentialVM"
+SIGN_IN = "AzureActiveDirectory"
 UPLOAD = "Upload"
 UPLOAD_BYTES_MIN = 20 * MIB
 """The smallest disk that Azure takes an upload of."""
@@ -60,6 +61,8 @@ class ManagedDisk:
     disk_access: str = ""
     """Resource id of the disk access whose private endpoints may export it."""
     public_access: str = ""
+    access_auth: str = ""
+    """What is asked for beside the address that is granted, in Azure's word (dataAccessAuthMode)."""
     sector_bytes: int = 512
     """Of a logical sector."""
     guest_encrypted: bool = False
@@ -154,6 +157,11 @@ def differences(former: ManagedDisk | None, wanted: ManagedDisk) -> list[str]:
         found.append(
             f"the new disk is {wanted.sku}, the former one {former.sku}, which a VHD is not imported to: change its kind "
             "afterwards, with the machine deallocated, if you need that"
+        )
+    if former.access_auth == SIGN_IN:
+        found.append(
+            "whoever has been granted an address of the new disk can read it; the former one asked for a sign-in as well: set "
+            f"dataAccessAuthMode of the new one to {SIGN_IN} afterwards, if you need that"
         )
     if former.tier and not wanted.tier and wanted.sku.startswith("Premium"):
         found.append(f"the new disk has the performance tier of its size, not {former.tier} as the former one")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from backup_core.domain.managed import ManagedDisk, differences, replacement
+from backup_core.domain.managed import SIGN_IN, ManagedDisk, differences, replacement
 from backup_core.domain.ranges import GIB, PAGE
 from backup_core.domain.repoint import Machine, MachineDisk
 
@@ -58,6 +58,15 @@ def test_an_os_disk_supports_what_its_former_one_did():
     assert made(replace(FORMER, capabilities=nvme), lun=None).capabilities == nvme
     assert made(replace(FORMER, capabilities=nvme)).capabilities == ()
     assert made(former=None, lun=None).capabilities == ()
+
+
+def test_a_disk_that_asked_for_a_sign_in_to_be_read_does_not_any_more():
+    """Said before it happens: this app reads and writes the new one by its address alone."""
+    (words,) = differences(replace(FORMER, access_auth=SIGN_IN), made(replace(FORMER, access_auth=SIGN_IN)))
+
+    assert "dataAccessAuthMode" in words
+    assert made(replace(FORMER, access_auth=SIGN_IN)).access_auth == ""
+    assert differences(replace(FORMER, access_auth="None"), made()) == []
 
 
 def test_the_guest_state_of_trusted_launch_is_not_given_back():

@@ -24,7 +24,7 @@ from backup_core.domain.errors import (
     ServiceUnavailableError,
     UnexpectedAnswerError,
 )
-from backup_core.domain.managed import ManagedDisk
+from backup_core.domain.managed import SIGN_IN, ManagedDisk
 from backup_core.domain.naming import BlobAddress, managed_disk_id
 from backup_core.domain.repoint import MachineDisk
 from bench.services import settings_for
@@ -604,6 +604,12 @@ async def test_an_os_disk_has_to_support_the_machines_disk_controller(azure_clou
 
     assert await azure_cloud.port.put_disk(machine, None, MachineDisk("d", disks["able"], managed=True)) is True
     machines.delete(name)
+
+
+async def test_what_is_asked_for_beside_a_disks_address_is_read(azure_cloud, machines, name):
+    disk = machines.make_disk(name, data_bytes=MIB, properties={"dataAccessAuthMode": SIGN_IN})
+
+    assert (await azure_cloud.port.managed_disk(disk)).access_auth == SIGN_IN
 
 
 async def test_a_disk_of_another_zone_or_machine_is_not_attached(azure_cloud, machines, name):
