@@ -94,7 +94,7 @@ def failed_duty_ends_the_night() -> AbstractContextManager[object]:
         await duty()
         return ""
 
-    return patch.object(housekeeping, "_tried", strict)
+    return patch.object(housekeeping, "_try", strict)
 
 
 @contextmanager
