@@ -26,7 +26,7 @@ from backup_core.adapters.authority import Authority, BearerAuthority, KeyAuthor
 from backup_core.adapters.catalogue import TableCatalogue
 from backup_core.adapters.documents import AzureDocuments
 from backup_core.adapters.journal import LogJournal
-from backup_core.adapters.machines import AzureMachines, ShortRetries
+from backup_core.adapters.machines import RETRY_AFTER_MAX, AzureMachines, ShortRetries
 from backup_core.adapters.managed_access import Exporting
 from backup_core.adapters.managed_disks import AzureManagedDisks
 from backup_core.adapters.pacing import Pacers
@@ -50,6 +50,7 @@ from backup_core.steps.messages import Duty
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
+    from azure.core.pipeline import PipelineResponse
 
     from backup_core.settings import Settings
 
@@ -258,7 +259,10 @@ def build(settings: Settings) -> Services:
     logging.getLogger("azure").setLevel(logging.WARNING)
     sign_in = _SignIn(settings)
     tables = TableServiceClient(
-        settings.catalogue_account, credential=sign_in.table("writer", settings.catalogue_account), **_PATIENCE
+        settings.catalogue_account,
+        credential=sign_in.table("writer", settings.catalogue_account),
+        raw_response_hook=_drop_long_retry_after,
+        **_PATIENCE,
     )
     deployment = Deployment(
         catalogue_name(settings.catalogue_account, settings.catalogue_table), frozenset(settings.former_catalogues)
@@ -338,6 +342,15 @@ def build(settings: Settings) -> Services:
     )
     closing += [*(client.close for client in accounts.values()), sign_in.close]
     return Services(api, toolboxes, stores, closing)
+
+
+def _drop_long_retry_after(response: PipelineResponse[Any, Any]) -> None:
+    """Remove a long Retry-After from an answer of the table service: the SDK would wait as long. Its short pauses stay; a
+    longer wait is for durable timers.
+    """
+    headers = response.http_response.headers
+    if not (text := headers.get("Retry-After", "0")).isdigit() or int(text[:9]) > RETRY_AFTER_MAX:
+        del headers["Retry-After"]
 
 
 def _account(endpoint: str, credential: Any) -> BlobServiceClient:  # noqa: ANN401  one of the SDK's several credential types

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import timedelta
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from backup_core import bootstrap
 from backup_core.activities.runner import run_step
@@ -198,3 +201,23 @@ async def test_an_app_with_custody_keeps_its_records_in_a_container_of_its_own(a
     finally:
         await services.close()
     assert app.tools_for("retention").custody is None
+
+
+async def test_a_long_retry_after_of_the_table_service_is_left_to_a_timer(calm, monkeypatch):
+    """Waited for inside a step, it would outlast the heartbeat of its run."""
+    monkeypatch.setitem(bootstrap._PATIENCE, "retry_backoff_factor", 0)
+    asked = []
+
+    async def busy(request):
+        asked.append(request.path)
+        return web.Response(status=503, headers={"Retry-After": "3600", "x-ms-error-code": "ServerBusy"})
+
+    server = TestServer(web.Application())
+    server.app.router.add_route("*", "/{path:.*}", busy)
+    async with server, asyncio.timeout(20):
+        services = bootstrap.build(settings_for(calm, CATALOGUE_ACCOUNT=str(server.make_url("/state"))))
+        with pytest.raises(ServiceUnavailableError):
+            await services.api.tools.catalogue.head("vm")
+        await services.close()
+
+    assert len(asked) == 4
