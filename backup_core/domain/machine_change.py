@@ -122,7 +122,8 @@ def _seen(state: State, step: Step, seen: Seen) -> State:
     if state.abandoned:
         return replace(state, goal="new" if seen.reached else "old")
     if seen.holds in ("old", "other"):
-        return replace(state, end="kept")
+        # G37: also where the way back was refused, a move towards the new disk may still be in flight.
+        return replace(state, end="kept") if state.fenced else replace(state, refused=False, reached=True)
     return replace(state, refused=False, pausing=True, reported=False)
 
 
@@ -156,4 +157,5 @@ def _failed(state: State, step: Step, *, final: bool) -> State:
         return replace(again, pausing=True)
     if state.goal == "new":
         return replace(again, goal="old", unreported=True, last=None)
-    return replace(again, refused=True)
+    # A machine that takes no write from this app takes none that is in flight.
+    return replace(again, refused=True, fenced=state.fenced or step == "fence")

@@ -196,16 +196,17 @@ def change(**fields):
 
 
 async def test_a_machine_that_cannot_be_seen_is_looked_at_until_it_can():
-    """Going back is refused, and whether it has its old disk is not known: it does not end before that is known."""
-    script = Script(
-        move_machine=REFUSED,
-        inspect_machine=[REFUSED, REFUSED, {"done": True, "move": "none", "holds": "old", "power": "running"}],
-    )
+    """Going back is refused, and whether it has its old disk is not known: it does not end before that is known, and what may
+    be in flight is shut out.
+    """
+    old = {"done": True, "move": "none", "holds": "old", "power": "running"}
+    script = Script(move_machine=REFUSED, inspect_machine=[REFUSED, REFUSED, old, old])
     output = await script.run("repoint_machine", change())
 
     assert output["holds"] == "old"
     assert "not this one; going back: not this one" in output["fault"]["message"]
-    assert script.names().count("inspect_machine") == 3
+    assert script.names().count("inspect_machine") == 4
+    assert script.names().count("fence_machine") == 1
     told = [one["attention"] for one in script.inputs("report_progress")]
     assert any("cannot be seen" in words for words in told), told
 

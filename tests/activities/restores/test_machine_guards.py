@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
@@ -191,3 +192,37 @@ async def test_the_size_in_the_model_is_kept_when_it_is_the_disks(scene, size_gb
     )  # fmt: skip
 
     assert change_of(request, Slot(VM, 0), replace(machine, disks=disks)).new.size_gb == kept
+
+
+async def test_a_detach_in_flight_once_the_way_back_was_refused(scene):
+    """A delivery that was late has read the machine, and wants to take the old disk out: its write is refused, too."""
+    before, late = held(scene), []
+    refused = {"value": None, "fault": {**FINAL, "message": "no"}, "step": "move_machine"}
+    put_disk, gate = scene.machines.put_disk, asyncio.Event()
+
+    async def waits(machine, lun, disk):
+        if disk is None:
+            await gate.wait()
+        return await put_disk(machine, lun, disk)
+
+    async def perform(name, request):
+        if name == "move_machine" and not late:
+            scene.machines.put_disk = waits
+            late.append(asyncio.create_task(scene.perform(name, request)))
+            for _ in range(50):
+                await asyncio.sleep(0)
+            scene.machines.put_disk = put_disk
+            return refused
+        if name == "move_machine":
+            return refused
+        answer = await scene.perform(name, request)
+        if name == "close_change":
+            gate.set()
+            await late[0]
+        return answer
+
+    driver = scene.driver()
+    driver._perform = perform
+    with pytest.raises(RestoreFailedError):
+        await scene.restore(scene.points()[0], driver=driver, **into())
+    assert held(scene) == before
