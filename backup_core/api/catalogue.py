@@ -15,7 +15,7 @@ from backup_core.api.plan_answers import QuarantinedAnswer, RebuildAnswer, Rebui
 from backup_core.domain.errors import BlobMissingError, ContainerMissingError
 from backup_core.domain.naming import DISK_ID, BlobAddress
 from backup_core.domain.redaction import redacted
-from backup_core.operations.rebuild import begin_rebuild, cancel_rebuild, found_of, known_rebuild
+from backup_core.operations.rebuild import begin_rebuild, cancel_rebuild, check_rebuild, found_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ async def post_rebuild(api: Api, request: Request) -> Answer:
 
 async def get_rebuild(api: Api, request: Request) -> Answer:
     """How far a rebuild is, and what it found: disks that differ, are busy, or cannot be read."""
-    known, top = await known_rebuild(api.tools, request.route.get("rebuild", "")), top_of(request)
+    known, top = await check_rebuild(api.tools, request.route.get("rebuild", "")), top_of(request)
     after = id_of(request, "after", REBUILT_PART.fullmatch, "part of a disk that a rebuild found")
     found, last = await found_of(api.tools, known.rebuild, after, top)
     link = request.next_link(f"catalogue/rebuilds/{known.rebuild}", last)
@@ -46,7 +46,7 @@ async def get_rebuild(api: Api, request: Request) -> Answer:
 
 async def post_rebuild_cancel(api: Api, request: Request) -> Answer:
     """Ask a rebuild to end. What it has brought back stays."""
-    known = await known_rebuild(api.tools, request.route.get("rebuild", ""))
+    known = await check_rebuild(api.tools, request.route.get("rebuild", ""))
     await cancel_rebuild(api.tools, known)
     if known.state == "Canceled":
         return answer(200, _rebuild_shown(known))

@@ -48,7 +48,7 @@ async def dry_run_of(tools: Tools, plan_hash: str | None) -> str:
 async def begin_rebuild(tools: Tools, start: Start, now: datetime, plan_hash: str | None, *, dry_run: bool) -> Rebuild:
     """A rebuild, stored and started: a dry run, or one that carries out the dry run of that hash. Raises RefusedError."""
     plan = "" if dry_run else await dry_run_of(tools, plan_hash)
-    if running := await _rebuild_in_progress(tools):
+    if running := await _check_present_rebuild(tools):
         raise RefusedError(409, "RebuildRunning", f"rebuild {running} is in progress", follow=f"catalogue/rebuilds/{running}")
     rebuild = await _enter_rebuild(tools, rebuild_id(now, secrets.token_hex(4)), plan)
     wanted = RebuildRequest(rebuild=rebuild.rebuild, plan=plan)
@@ -60,15 +60,15 @@ async def begin_rebuild(tools: Tools, start: Start, now: datetime, plan_hash: st
     return rebuild
 
 
-async def _rebuild_in_progress(tools: Tools) -> str:
-    """The rebuild that is running; empty when there is none. A dead one is ended here."""
+async def _check_present_rebuild(tools: Tools) -> str:
+    """End the present rebuild if it is abandoned; its id if it is still running, else empty."""
     rebuild = await at_work(tools)
     known = await end_rebuild_if_dead(tools, rebuild) if rebuild else None
     return rebuild if known and known.state == "Running" else ""
 
 
-async def known_rebuild(tools: Tools, name: str) -> Rebuild:
-    """The stored state of the rebuild; an abandoned one is ended here. Raises RefusedError for an unknown one."""
+async def check_rebuild(tools: Tools, name: str) -> Rebuild:
+    """End the rebuild if it is abandoned; its stored state then. Raises RefusedError for an unknown one."""
     known = await end_rebuild_if_dead(tools, name) if is_rebuild_id(name) else None
     if known is None:
         message = f"no rebuild {name[:80]!r} is known; POST /api/catalogue/rebuild begins one"
@@ -77,7 +77,7 @@ async def known_rebuild(tools: Tools, name: str) -> Rebuild:
 
 
 async def end_rebuild_if_dead(tools: Tools, rebuild: str) -> Rebuild | None:
-    """The stored state of the rebuild; one that wrote nothing for HEARTBEAT_MAX is ended here."""
+    """End the rebuild if it wrote nothing for HEARTBEAT_MAX; its stored state then, None for an unknown one."""
     known = await stored_rebuild(tools, rebuild)
     if known and known.state == "Running":
         changed = [one.changed async for one in tools.documents.listed(rebuild_name(rebuild))]

@@ -59,10 +59,10 @@ class Snapshots:
         if found is None:
             message = f"The Resource '{snapshot}' was not found."
             raise ConflictError(message, status=404, code="ResourceNotFound")
-        return self._looked_at(found)
+        return self._advance(found)
 
-    def _looked_at(self, found: Resource) -> Resource:
-        """The snapshot after one more step of its background copy."""
+    def _advance(self, found: Resource) -> Resource:
+        """Take one more step of the background copy; the snapshot then."""
         inside = found["properties"]
         if "copyCompletionError" not in inside:
             inside["completionPercent"] = min(100.0, inside["completionPercent"] + self._cloud.switches.fill_step)
@@ -75,7 +75,7 @@ class Snapshots:
 
     def listed(self, group: str) -> list[Resource]:
         """The snapshots of a resource group, by name."""
-        return [self._looked_at(one) for key, one in sorted(self.all.items()) if group_of(key) == group.lower()]
+        return [self._advance(one) for key, one in sorted(self.all.items()) if group_of(key) == group.lower()]
 
     def put(self, snapshot: str, body: Resource, fault: Fault | None) -> tuple[Resource, Operation]:
         """Take a snapshot. One that is there by this name is given the tags, and nothing is taken."""

@@ -178,7 +178,7 @@ class _Face:
                 case "POST switches":
                     cloud.switches = replace(cloud.switches, **body)
                 case "PUT machines":
-                    await self._made(body)
+                    await self._make_machine(body)
                 case "PUT disks" | "POST disks" | "POST filled":
                     await self.disks.control(what, body)
                 case "DELETE machines":
@@ -199,7 +199,7 @@ class _Face:
         }
         return web.json_response(shown)
 
-    async def _made(self, body: dict[str, Any]) -> None:
+    async def _make_machine(self, body: dict[str, Any]) -> None:
         former = self.cloud.vms.pop(body["id"].lower(), None)
         if former:
             for source in _vhds(former):
