@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 from backup_core.adapters.transport import Ask, nothing
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from backup_core.domain.naming import BlobAddress, Source
     from backup_core.domain.ranges import ByteRange
 
+T = TypeVar("T")
 Upload = Callable[[Callable[[str], Awaitable[None]]], Awaitable[None]]
 """Has a write done with the whole URL by which a managed disk is uploaded to, again after a refusal where that may help."""
+_RANGE_MD5 = "x-ms-range-get-content-md5"
 BUFFERS_KEPT = 32
 """128 MiB at most are kept for reuse between requests."""
 
@@ -38,8 +40,8 @@ class PageData:
         """Send by `transport`."""
         self._transport = transport
         self._buffers: list[bytearray] = []
-        self._uploads_checked = True
-        """Whether the pages of an upload go with their MD5: until it is refused."""
+        self._unchecked: set[str] = set()
+        """Headers of checksums that the addresses of managed disks refuse."""
 
     # A managed disk's snapshot is read by its export: then `export` is the whole URL of it, with its signature.
 
@@ -79,10 +81,10 @@ class PageData:
 
     async def _fill(self, blob: Source, snapshot: str, part: ByteRange, buffer: bytearray, export: str) -> bytes:
         """Read the range into the buffer; its MD5."""
-        headers = {"x-ms-range": f"bytes={part.start}-{part.end - 1}", "x-ms-range-get-content-md5": "true"}
+        headers = {"x-ms-range": f"bytes={part.start}-{part.end - 1}", _RANGE_MD5: "true"}
         what = f"read bytes [{part.start}, {part.end}) of {blob} {snapshot}".rstrip()
         ask = Ask("GET", blob, what, snapshot=snapshot, headers=headers, size=part.size, url=export)
-        return await self._transport.send(ask, _into(buffer, part.size, what))
+        return await self._sent(ask, _into(buffer, part.size, what), _RANGE_MD5)
 
     async def write(
         self, blob: Source, offset: int, data: bytes | memoryview, fence: Fence | Upload, digest: bytes | None = None
@@ -144,21 +146,26 @@ class PageData:
         if isinstance(fence, Fence):
             await self._transport.send(ask, nothing)
         else:
-            await fence(lambda url: self._uploaded(replace(ask, url=url), headers))
+            await fence(lambda url: self._sent(replace(ask, url=url), nothing, "Content-MD5"))
 
-    async def _uploaded(self, ask: Ask, headers: Mapping[str, str]) -> None:
-        """Put pages by the URL of a managed disk. No client is known to send their MD5 there (azcopy, Add-AzVhd, Debian's
-        image tools): it is left out where it is refused. The disk is read back in any case.
+    async def _sent(self, ask: Ask, receive: Receive[T], checksum: str) -> T:
+        """The answer; from the address of a managed disk or of its snapshot without that header, where it is refused.
+
+        No client is known to send the MD5 of pages there (azcopy, Add-AzVhd, Debian's image tools), and whether that of a range
+        is given is not documented. What is written is read back and compared in any case.
         """
-        bare = replace(ask, headers={name: value for name, value in headers.items() if name != "Content-MD5"})
-        checked = self._uploads_checked and bare.headers != headers
+        headers = dict(ask.headers or {})
+        if not ask.url or headers.pop(checksum, None) is None:
+            return await self._transport.send(ask, receive)
+        bare = replace(ask, headers=headers)
+        if checksum in self._unchecked:
+            return await self._transport.send(bare, receive)
         try:
-            await self._transport.send(ask if checked else bare, nothing)
+            return await self._transport.send(ask, receive)
         except UnexpectedAnswerError:
-            if not checked:
-                raise
-            await self._transport.send(bare, nothing)
-            self._uploads_checked = False
+            answer = await self._transport.send(bare, receive)
+        self._unchecked.add(checksum)
+        return answer
 
 
 def _into(buffer: bytearray, size: int, what: str) -> Receive[bytes]:

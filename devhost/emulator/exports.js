@@ -49,6 +49,7 @@ function install() {
       throw fail(context, 404, "ContainerNotFound");
     if (!passed) throw fail(context, 403, "AuthenticationFailed");
     if (request.getQuery("sig") && !OPERATIONS.has(context.operation)) throw fail(context, 403, "AuthorizationPermissionMismatch");
+    if (!switches.exports.rangeMd5 && request.getHeader("x-ms-range-get-content-md5")) throw fail(context, 400, "UnsupportedHeader");
     if (UPLOAD.test(request.getQuery("si") || "")) refuseUpload(context, request);
     return passed;
   };

@@ -10,8 +10,8 @@ const defaults = () => ({
   copies: { mode: "timed", pendingFromBytes: 8 * 1024 * 1024, pendingMs: 2000 },
   // Export addresses: what a page list does with `maxresults` ("taken", "refused", "ignored"); whether a diff tells of footers;
   // whether who may write a disk may also read it; whether what is written may have a checksum; whether the address of an
-  // upload is gone once it has ended, and not only its SAS.
-  exports: { maxresults: "taken", footerInDiff: true, uploadReads: false, uploadMd5: true, uploadGone: false },
+  // upload is gone once it has ended, and not only its SAS; whether what is read may be asked for with a checksum.
+  exports: { maxresults: "taken", footerInDiff: true, uploadReads: false, uploadMd5: true, uploadGone: false, rangeMd5: true },
   // Per-blob limits: {requestsPerSecond, bytesPerSecond}; null is unlimited.
   limits: null,
 });
@@ -25,7 +25,7 @@ function set(values) {
     diffEnds: (v) => typeof v === "boolean",
     copies: (v) => ["timed", "hold"].includes(v.mode) && v.pendingFromBytes >= 0 && v.pendingMs >= 0,
     exports: (v) => ["taken", "refused", "ignored"].includes(v.maxresults)
-      && ["footerInDiff", "uploadReads", "uploadMd5", "uploadGone"].every((name) => typeof v[name] === "boolean"),
+      && ["footerInDiff", "uploadReads", "uploadMd5", "uploadGone", "rangeMd5"].every((name) => typeof v[name] === "boolean"),
     limits: (v) => v === null || (v.requestsPerSecond > 0 && v.bytesPerSecond > 0),
   };
   const known = defaults();

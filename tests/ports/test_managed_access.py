@@ -450,3 +450,16 @@ async def test_an_inherited_checksum_is_not_believed_and_the_ranges_own_is(made,
     monkeypatch.setattr(page_data, "_md5", lambda _: b"another")
     with pytest.raises(TransferDamagedError):
         await managed.blobs.read(managed.disk, taken, PART)
+
+
+@pytest.mark.parametrize("given", [True, False])
+async def test_a_ranges_checksum_is_left_out_where_it_is_refused(made, calm, given):
+    """It is asked for once; what is read is the same."""
+    managed = await made()
+    managed.write(0, 3)
+    taken = await managed.take()
+    calm.reset()
+    calm.switch(exports={"rangeMd5": given})
+    for number in range(1, 4):
+        assert await managed.blobs.read(managed.disk, taken, PART) == b"\3" * PAGE
+        assert calm.counts()["GET blob"]["requests"] == number + (not given)

@@ -327,7 +327,7 @@ async def test_a_checksum_goes_along_where_the_address_takes_one(made, calm, tak
     for number in range(1, 4):
         await upload.copy(DATA)
         assert calm.counts()["PUT page"]["requests"] == number + (not taken)
-    upload.blobs._data._uploads_checked = True
+    upload.blobs._data._unchecked.clear()
     await asyncio.gather(*(upload.copy(part) for part in (DATA, FOOTER) * 4))
 
     assert upload.content() == CONTENT
