@@ -478,7 +478,11 @@ def parse_disk(text: str, groups: tuple[str, ...]) -> DiskAddress:
 
 def parse_blob_url(text: str, accounts: tuple[str, ...]) -> BlobAddress:
     """The blob `text` names inside one of `accounts` (blob endpoints). ValueError, in words, for anything else."""
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        message = "it is no URL: a host in brackets is not closed, or is no address"
+        raise ValueError(message) from None
     if parts.query or parts.fragment:
         message = "it must name the blob alone: no SAS, no snapshot, no other query or fragment"
         raise ValueError(message)
@@ -489,7 +493,11 @@ def parse_blob_url(text: str, accounts: tuple[str, ...]) -> BlobAddress:
     if account is None:
         message = "its account is not one this app may read (setting SOURCE_ACCOUNTS)"
         raise ValueError(message)
-    container, _, name = unquote(text[len(account) + 1 :], errors="strict").partition("/")
+    try:
+        container, _, name = unquote(text[len(account) + 1 :], errors="strict").partition("/")
+    except UnicodeDecodeError:
+        message = "what it encodes by percent signs is not UTF-8"
+        raise ValueError(message) from None
     if not re.fullmatch(r"[a-z0-9$](?:[a-z0-9-]{1,61})[a-z0-9]", container) or not 0 < len(name) <= NAME_LENGTH_MAX:
         message = "after the account it must have a container and a blob name"
         raise ValueError(message)
