@@ -145,8 +145,8 @@ class Access:
         *,
         looks_first: bool = False,
     ) -> Grant:
-        """Access for `seconds` at least, granted anew once half of its time is over. One that was `refused` is asked for again
-        after a `look`, which raises when it must not be; with `looks_first` there is one before and after every grant.
+        """Access for `seconds` at least, granted anew once half of its time is over. After every grant there is a `look`, which
+        raises when it must not be used; there is one before, too, where one was `refused`, or with `looks_first`.
         """
         seconds = seconds or self._exporting.seconds
         async with self.lock(door.id):
@@ -159,9 +159,8 @@ class Access:
                 self._grants.pop(door.key, None)
                 await look()
             granted = await self._granted(door, seconds)
-            if looks_first:
-                # What was granted may be another disk, made under the name after the look.
-                await look()
+            # G62: what was granted may be another one, made under the name after the last look.
+            await look()
             self._grants[door.key] = granted
             return granted
 

@@ -509,7 +509,8 @@ async def test_everything_that_is_asked_of_a_disk_is_what_it_has(azure_cloud, na
     await azure_cloud.port.import_disk(disk, ACCOUNT, "local")
     found = await azure_cloud.port.managed_disk(disk.disk)
 
-    assert found == replace(disk, **IMPORTED)
+    assert found.unique
+    assert found == replace(disk, **IMPORTED, unique=found.unique)
 
 
 @pytest.mark.parametrize("trait", ["encryption_set", "disk_access"])
@@ -567,7 +568,8 @@ async def test_a_disk_that_is_there_where_the_condition_is_ignored(azure_cloud, 
     await azure_cloud.port.import_disk(disk, ACCOUNT, "local")
 
     usual = {"encryption": "EncryptionAtRestWithPlatformKey", "network_access": "AllowAll", "public_access": "Enabled"}
-    assert await azure_cloud.port.managed_disk(disk.disk) == replace(disk, **IMPORTED, zones=(), **usual)
+    found = await azure_cloud.port.managed_disk(disk.disk)
+    assert found == replace(disk, **IMPORTED, zones=(), unique=found.unique, **usual)
 
 
 def _a_machine(machines, name, security_type="", zones=()):

@@ -107,6 +107,22 @@ async def test_a_snapshot_of_another_time_under_the_name_is_not_taken_for_the_ru
         await managed.take("vm.21990101T000000Z.timer")
 
 
+async def test_a_snapshot_made_anew_under_its_name_is_not_read_for_the_former(made):
+    """A late request for it was made after its deletion: access is granted by name, and would be to that one."""
+    managed = await made()
+    managed.write(0, 3)
+    taken = await managed.take()
+    known = dict(managed.blobs.disks._known)
+    await managed.blobs.delete_snapshot(managed.disk, taken)
+    managed.write(0, 4)
+    later = await managed.take()
+    managed.blobs.disks._known.update(known)
+
+    with pytest.raises(SnapshotMissingError):
+        await managed.blobs.read(managed.disk, taken, PART)
+    assert await managed.blobs.read(managed.disk, later, PART) == b"\4" * PAGE
+
+
 async def test_a_failed_snapshots_name_is_not_used_again(made, machines):
     """The limit of snapshots leaves a failed one behind, which is never listed or read."""
     managed = await made()
