@@ -53,7 +53,9 @@ async def _own_copy(tools: Tools, image: ImageCopy, destination: BlobAddress) ->
     found = await tools.blobs.properties(destination)
     # G19: an existing blob is used only with this run's own mark.
     if not is_own(tools, found.metadata, image) or not found.copy:
-        message = f"{destination} exists, and is no copy that run {image.actor.run} has begun; nothing was written"
+        message = (
+            f"{destination} exists, and is no copy that run {image.actor.run} has begun; nothing was written; use another name"
+        )
         raise BlobExistsError(message)
     return found.copy, found.etag
 

@@ -126,14 +126,15 @@ async def move_machine(tools: Tools, request: MoveMachine) -> MoveResult:
             return _seen(change, machine, done=True)
         raise NotOwnerError(_closed_words(request))
     move = next_move(change, machine, request.goal)
-    if request.goal == "new" and change.uploads and move not in ("wait", "none"):
+    gives_upload = request.goal == "new" and change.uploads
+    if gives_upload and move not in ("wait", "none"):
         # G73: also before the old disk is taken out.
         await seal_upload(tools, change.target, change.run)
     try:
         await _make(tools, change, machine, request.goal, move)
     except MachineRefusedError as error:
-        if change.uploads and await is_open(tools, change.target):
-            message = f"{error}; access to the new disk is ended, and it is tried again; temporary failure"
+        if gives_upload and await is_open(tools, change.target):
+            message = f"{error}; somebody has access to {change.target}: it is ended, and the change retried; temporary failure"
             raise MachineBusyError(message) from error
         raise
     # G35: reached only when read back by a call without a move.
@@ -141,6 +142,7 @@ async def move_machine(tools: Tools, request: MoveMachine) -> MoveResult:
 
 
 async def _make(tools: Tools, change: Change, machine: Machine, goal: Goal, move: Move) -> None:
+    """Make the move; one that waits, or has nothing to do, changes nothing. Raises what Azure says of it."""
     slot, wanted = change.slot, change.new if goal == "new" else change.old
     match move:
         case "deallocate":

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from azure.mgmt.compute.aio import ComputeManagementClient
     from azure.mgmt.compute.aio.operations import DisksOperations, SnapshotsOperations
 
-    from backup_core.domain.errors import BackupError
-
 T = TypeVar("T")
 
 _ADVICE = (

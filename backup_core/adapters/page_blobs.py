@@ -156,13 +156,13 @@ class AzurePageBlobs:
         self, what: str, url: str, destination: BlobAddress, metadata: Mapping[str, str], tier: str, over: str
     ) -> str:
         """The same from a whole URL with a signature."""
-        asked: dict[str, Any] = {"match_condition": MatchConditions.IfMissing}
+        condition: dict[str, Any] = {"match_condition": MatchConditions.IfMissing}
         if over:
-            asked = {"match_condition": MatchConditions.IfNotModified, "etag": over}
+            condition = {"match_condition": MatchConditions.IfNotModified, "etag": over}
         with translated(what):
             try:
                 answer: dict[str, Any] = await self._client(destination).start_copy_from_url(
-                    url, metadata=dict(metadata), **asked, **_tiered(tier)
+                    url, metadata=dict(metadata), **condition, **_tiered(tier)
                 )
             except HttpResponseError as error:
                 # The answer until the blob is complete, and not that it exists; a retry would not help, a copy takes hours.

@@ -84,7 +84,7 @@ class PageData:
         headers = {"x-ms-range": f"bytes={part.start}-{part.end - 1}", _RANGE_MD5: "true"}
         what = f"read bytes [{part.start}, {part.end}) of {blob} {snapshot}".rstrip()
         ask = Ask("GET", blob, what, snapshot=snapshot, headers=headers, size=part.size, url=export)
-        return await self._sent(ask, _into(buffer, part.size, what), _RANGE_MD5)
+        return await self._send(ask, _into(buffer, part.size, what), _RANGE_MD5)
 
     async def write(
         self, blob: Source, offset: int, data: bytes | memoryview, fence: Fence | Upload, digest: bytes | None = None
@@ -146,13 +146,13 @@ class PageData:
         if isinstance(fence, Fence):
             await self._transport.send(ask, nothing)
         else:
-            await fence(lambda url: self._sent(replace(ask, url=url), nothing, "Content-MD5"))
+            await fence(lambda url: self._send(replace(ask, url=url), nothing, "Content-MD5"))
 
-    async def _sent(self, ask: Ask, receive: Receive[T], checksum: str) -> T:
+    async def _send(self, ask: Ask, receive: Receive[T], checksum: str) -> T:
         """The answer; from the address of a managed disk or of its snapshot without that header, where it is refused.
 
         No client is known to send the MD5 of pages there (azcopy, Add-AzVhd, Debian's image tools), and whether that of a range
-        is given is not documented. What is written is read back and compared in any case.
+        is given is not documented. It is left out for as long as the process lives. What is written is compared in any case.
         """
         headers = dict(ask.headers or {})
         if not ask.url or headers.pop(checksum, None) is None:

@@ -63,7 +63,8 @@ class AzureSources(AzurePageBlobs):
         except BlobMissingError:
             found = ""
         if found != etag:
-            message = f"{blob}: expected {f'version {etag}' if etag else 'none'}, it has {found or 'none'}; nothing was written"
+            expected, found = f"version {etag}" if etag else "no blob", f"version {found}" if found else "no blob"
+            message = f"{blob}: expected {expected}, found {found}; nothing was written; use another name"
             raise BlobExistsError(message)
 
     async def snapshot(self, blob: Source, metadata: Mapping[str, str], guard: Guard | None = None) -> str:

@@ -86,7 +86,7 @@ async def post_cancel(api: Api, request: Request) -> Answer:
 
 
 async def get_runs(api: Api, request: Request) -> Answer:
-    """List runs, newest first, of one `disk` or all, in one `state` or all, request_id for `from` and before `to`."""
+    """List runs, newest first, of one `disk` or all, in one `state` or all, created at `from` or later and before `to`."""
     top, state = top_of(request), word_of(request, "state", RUN_STATES)
     after = id_of(request, "after", disk_of_run, "run id")
     disk = id_of(request, "disk", is_disk_id, "disk id")

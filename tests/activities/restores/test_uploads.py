@@ -12,7 +12,7 @@ from backup_core.activities import verification
 from backup_core.activities.housekeeping import clean_up_disk
 from backup_core.adapters.machine_models import RUN_TAG
 from backup_core.domain.ending import HEARTBEAT_MAX
-from backup_core.domain.errors import AccessDeniedError, CleanupError
+from backup_core.domain.errors import AccessDeniedError, CleanupError, MachineRefusedError
 from backup_core.domain.managed import ManagedDisk
 from backup_core.domain.naming import managed_disk_id, run_key
 from backup_core.domain.records import Run, Slot
@@ -414,6 +414,36 @@ async def test_a_disk_that_is_opened_again_while_it_is_attached_is_tried_again(s
     assert stage.machines.machines[VM].power == "running"
     sane(stage)
     nothing_is_open(stage)
+
+
+async def test_a_refused_way_back_is_not_temporary_for_who_reads_the_new_disk(stage, monkeypatch):
+    """The machine refuses the new disk, and once the old one: the second refusal is told as it is."""
+    before, put_disk, left, codes = held(stage), stage.machines.put_disk, [1], []
+
+    async def refuses(machine, lun, disk):
+        if disk is not None and (disk.source == NEW or left[0]):
+            left[0] -= disk.source != NEW
+            late_read(stage)
+            message = "no"
+            raise MachineRefusedError(message)
+        return await put_disk(machine, lun, disk)
+
+    async def perform(name, request):
+        answer = await stage.perform(name, request)
+        if name == "move_machine" and answer["fault"]:
+            codes.append((request["goal"], answer["fault"]["code"]))
+        if name == "move_machine" and request["goal"] == "new":
+            return answer if not answer["fault"] else {**answer, "fault": {**answer["fault"], "retryable": False}}
+        return answer
+
+    driver = stage.driver()
+    driver._perform = perform
+    monkeypatch.setattr(stage.machines, "put_disk", refuses)
+    with pytest.raises(RestoreFailedError):
+        await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
+
+    assert codes == [("new", "MachineBusy"), ("old", "MachineRefused")]
+    assert held(stage) == before
 
 
 @pytest.mark.parametrize("found", [None, "another"])
