@@ -78,7 +78,7 @@ async def modelled(share: float, ratio: float) -> Modelled:
 def measure() -> Section:
     """All shares of dirt, with the default budget and with none."""
     found = [asyncio.run(modelled(share, ratio)) for share in SHARES for ratio in (GAP_RATIO, LIFTED)]
-    told = words(
+    prose = words(
         f"Random writes of 4 KiB to a disk of {DISK_BYTES // GIB} GiB, all of it allocated; requests, bytes and seconds at a "
         f"page blob's limits, by the rule that plans use. The budget is GAP_RATIO: {GAP_RATIO:g} unchanged bytes for "
         f"each changed "
@@ -94,4 +94,4 @@ def measure() -> Section:
         )
         for one in found
     ]  # fmt: skip
-    return Section("Gaps copied along", f"{told}\n\n{table(columns, rows)}", all(one.met for one in found))
+    return Section("Gaps copied along", f"{prose}\n\n{table(columns, rows)}", all(one.met for one in found))

@@ -192,7 +192,7 @@ def section(found: list[Asked]) -> Section:
     blobs = sum(one.requests for one in found if one.service == "blob")
     samples = sum(one.requests for one in found if one.call == "read")
     tables = sum(one.requests for one in found if one.service == "table")
-    told = words(
+    prose = words(
         f"A disk of 1 MiB that nobody has written to since its last backup: {len(steps)} steps, {blobs} requests to blobs, "
         f"{samples} of them samples of the content, and {tables} to tables. Each is listed with its reason. A step trusts "
         "nothing that an earlier one has read: it may be delivered twice, late, or after another run has taken the "
@@ -201,7 +201,7 @@ def section(found: list[Asked]) -> Section:
     )
     return Section(
         "An increment without changes",
-        f"{told}\n\n{table(('step', 'requests', 'kind', 'for'), [one.row for one in found])}",
+        f"{prose}\n\n{table(('step', 'requests', 'kind', 'for'), [one.row for one in found])}",
         met=True,
     )
 

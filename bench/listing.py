@@ -60,12 +60,12 @@ def section(product: Took, sdk: Took) -> Section:
         ("CPU, s", f"{product.cpu:.2f}", f"{sdk.cpu:.1f}", "", ""),
         ("of the SDK's", f"{ratio:.2f}", "1", f"at most {CPU_GOAL:g}", verdict(met=ratio <= CPU_GOAL)),
     ]  # fmt: skip
-    told = words(
+    prose = words(
         f"A diff of {RANGES:,} ranges on a disk of 8 TiB, 10,000 in an answer, from a server in another process: the app lists "
         "and plans it; the SDK does `list(blob.list_page_ranges(offset=0, length=size))`. One run of each. What misses its "
         "goal is processor time: the ranges go through windows side by side, joined and fed to the plan one by one in Python."
     )
-    text = f"{told}\n\n{table(('what', 'the app', 'the SDK', 'goal', ''), rows)}"
+    text = f"{prose}\n\n{table(('what', 'the app', 'the SDK', 'goal', ''), rows)}"
     return Section("A million ranges", text, met=product.added <= BYTES_MAX and ratio <= CPU_GOAL)
 
 

@@ -350,9 +350,9 @@ class Bench:
             process = await asyncio.create_subprocess_exec(
                 *command, env=os.environ | own, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
             )
-            told, _ = await process.communicate()
+            output, _ = await process.communicate()
         if process.returncode:
-            raise RuntimeError(redacted(told.decode()))
+            raise RuntimeError(redacted(output.decode()))
 
     async def _copy_blob(self) -> None:
         disk = self.source.get_blob_client(CONTAINER, f"copied{self.round}.vhd")
@@ -429,14 +429,15 @@ def section(bench: Bench, rounds: int, *, met: bool) -> Section:
     """Counts with their goals, and all ways beside each other."""
     shape = bench.shape
     what = f"{shape.small:,} ranges of 8 KiB, {shape.large} of 4 MiB, one of 9 MiB, {shape.clears} clears"
-    told = words(
+    prose = words(
         f"One diff of {what}, then a restore of the whole, on the emulator, every way in turn, {rounds} times; "
         f"seconds are medians, and "
         "mostly the emulator's, which fetches in server mode what the other ways bring, and ends a large Copy Blob "
         "after two seconds. "
         "Ratios are to the first line. CPU is that of the process, or of the command, without the emulator's. The "
         "app's restore makes "
-        "two copies: the disk, and the backup blob that backups continue from."
+        "two copies: the disk, and the backup blob that backups continue from. AzCopy and Copy Blob know no diff: they copy "
+        "the whole, and stand in the table of restores alone."
     )
     ways = "\n".join(
         [
@@ -451,7 +452,7 @@ def section(bench: Bench, rounds: int, *, met: bool) -> Section:
     absent = "" if AZCOPY.exists() else "\n\nAzCopy was not there: `make cloud` installs it."
     counts = table(("count", "found", "goal", ""), [(*one[:3], verdict(met=one[3])) for one in bench.goals])
     beside = [_beside(title, costs) for title, costs in (("copying the diff", bench.costs), ("restoring", bench.restores))]
-    return Section("Beside other ways", "\n\n".join([told, ways + absent, counts, *beside]), met)
+    return Section("Beside other ways", "\n\n".join([prose, ways + absent, counts, *beside]), met)
 
 
 def _beside(title: str, costs: list[Cost]) -> str:

@@ -88,7 +88,7 @@ class _Connection(asyncio.Protocol):
         first, last = map(int, headers[b"x-ms-range"].removeprefix(b"bytes=").split(b"-"))
         size = last + 1 - first
         described = b"Content-Range: bytes %d-%d/%d\r\nContent-Length: %d\r\n" % (first, last, 64 * GIB, size)
-        # As the service: told only where it was asked for.
+        # As the service: sent only where it was requested.
         digest = b"Content-MD5: %s\r\n" % _MD5 if b"x-ms-range-get-content-md5" in headers and size == PUT_BYTES_MAX else b""
         return b"HTTP/1.1 206 Partial Content\r\n%s%s%s\r\n%s" % (_VERSION, described, digest, _BODY[:size])
 
@@ -233,7 +233,7 @@ def section(ways: dict[str, list[Took]], small: Took, large: Took, size: int) ->
     ]
     flat = large.added <= small.added * 1.1 + 16 * MIB
     rows[-2] = (*rows[-2][:3], verdict(met=flat))
-    told = words(
+    prose = words(
         f"Pages that pass the app: the step that copies a shard, {Limits().in_flight} requests of 4 MiB in flight, "
         f"over TLS to a "
         "server on loopback with a certificate of its own, in another process, that keeps nothing. Each byte is "
@@ -250,7 +250,7 @@ def section(ways: dict[str, list[Took]], small: Took, large: Took, size: int) ->
     )
     met = all(row[-1] != "missed" for row in rows)
     return Section(
-        "A worker that streams", f"{told}\n\n{command}\n\n{after}\n\n{table(('what', 'found', 'goal', ''), rows)}", met
+        "A worker that streams", f"{prose}\n\n{command}\n\n{after}\n\n{table(('what', 'found', 'goal', ''), rows)}", met
     )
 
 

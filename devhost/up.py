@@ -35,14 +35,14 @@ def main() -> int:
                 blob.upload_page(b"pagekeeper".ljust(512, b"\0") * 8, 0, 4096)
                 blob.upload_page(vhd_footer(PLAY_BYTES), PLAY_BYTES, FOOTER_BYTES)
         machines = {name: platform.machines.make(vm, data={0: platform.disk_url(f"{name}.vhd")}) for name, vm in DISKS.items()}
-        print(_told(platform, machines), flush=True)
+        print(_welcome(platform, machines), flush=True)
         stopped.wait()
         print("\nstopping", flush=True)
     print("stopped; nothing is left running", flush=True)
     return 0
 
 
-def _told(platform: Platform, machines: Mapping[str, str]) -> str:
+def _welcome(platform: Platform, machines: Mapping[str, str]) -> str:
     api, storage = platform.host.origin + "/api", platform.storage
     functions = "\n  ".join(FUNCTIONS)
     play = json.dumps({"source": platform.disk_url("play.vhd"), "machine": {"vm": machines["play"], "lun": 0}})

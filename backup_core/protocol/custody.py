@@ -26,7 +26,7 @@ RECORD, NIGHT = TypeAdapter(CustodyRecord), TypeAdapter(tuple[str, ...])
 
 async def prune_in_custody(tools: Tools, registration: Registration, night: str) -> PruneResult:
     """Delete expired restore points by the retention that custody applies, none younger and no more than its limits say, and
-    none whose row differs from its backup snapshot's own description. What a shorter retention waits for is told.
+    none whose row differs from its backup snapshot's own description. It reports what a shorter retention waits for.
     """
     custody, disk, now = tools.custody, registration.disk, await tools.catalogue.now()
     assert custody is not None  # the caller chooses by it
