@@ -53,7 +53,8 @@ def chunks(whole: ByteRange, bytes_max: int = PUT_BYTES_MAX) -> Iterator[ByteRan
 
 def requests(changed: DiffRange) -> Iterator[DiffRange]:
     """The change as single requests: a clear may span any length, a write is cut into puts (Put Page)."""
-    if changed.cleared:
+    # Most changes are one request: a diff may have a million, and no new objects are needed for those.
+    if changed.cleared or changed.range.size <= PUT_BYTES_MAX:
         yield changed
     else:
         for piece in chunks(changed.range):
