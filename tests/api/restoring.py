@@ -1,4 +1,4 @@
-"""Requests for restores, and what the tests of them share."""
+"""Restore requests, and helpers that the tests of restores share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MACHINE = {"vm": VM, "lun": 0}
 
 
 def give_managed_disk(scene):
-    """The machine has a managed disk at LUN 0; the backups hold a fixed VHD."""
+    """Attach a managed disk to the machine at LUN 0, and make the backups contain a fixed VHD."""
     disk = managed_disk_id(VM, "old")
     scene.machines.disks[disk] = ManagedDisk(disk, "Succeeded", "", 512)
     scene.machines.machines.clear()
@@ -41,7 +41,7 @@ async def post(scene, body=None, *, key="", disk="vm", start=None):
 
 
 async def refused(scene, body, status, code, **options):
-    """The error; asserts that nothing was changed and nothing started."""
+    """The error of a refused request; asserts that nothing was changed and nothing started."""
     before, start = scene.dump(with_runs=True), Starts()
     answer = await post(scene, body, start=start, **options)
 

@@ -1,4 +1,4 @@
-"""Who may call what: by https, with the role a call needs, and never on the word of a header that anybody can send."""
+"""Access to the API needs HTTPS and the role of the call; a header that any client can send proves nothing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ URL = "https://app.test/api/disks"
 
 
 def principal(*roles, kind="roles", **fields):
-    told = {"auth_typ": "aad", "claims": [{"typ": kind, "val": role} for role in roles], **fields}
-    return base64.b64encode(json.dumps(told).encode()).decode()
+    principal_document = {"auth_typ": "aad", "claims": [{"typ": kind, "val": role} for role in roles], **fields}
+    return base64.b64encode(json.dumps(principal_document).encode()).decode()
 
 
 def headers(*roles, **fields):
@@ -38,8 +38,8 @@ ENTRA = Access(by_roles=True, platform_signs_in=True)
 # -- rules ------------------------------------------------------------------------------------------------------------------
 
 
-def test_with_keys_the_header_is_not_looked_at():
-    """Anybody could send it."""
+def test_with_function_keys_the_principal_header_is_ignored():
+    """Any client could send the header."""
     assert Access().admit(URL, headers("Restore.Operator"), ALL) is None
     assert Access(platform_signs_in=True).admit(URL, {}, ALL) is None
 
@@ -67,7 +67,7 @@ def test_roles_under_the_claim_type_the_platform_names():
      base64.b64encode(b'{"role_typ": {"a": 1}, "claims": [{"typ": "roles", "val": "Reader"}]}').decode(),
      base64.b64encode(b"1" * 10_000).decode()],
 )  # fmt: skip
-def test_what_is_no_principal_signs_nobody_in(sent):
+def test_an_invalid_principal_header_signs_nobody_in(sent):
     assert refusal(ENTRA, given={"x-ms-client-principal": sent}) == (401, "SignInRequired")
 
 
@@ -78,7 +78,7 @@ def test_without_the_platforms_own_sign_in_nobody_is_known():
 
 
 @pytest.mark.parametrize("access", [Access(), ENTRA, Access(by_roles=True)])
-def test_a_call_for_anybody_needs_nothing(access):
+def test_an_anonymous_call_needs_no_role(access):
     assert access.admit(URL, {}, ()) is None
 
 
@@ -94,8 +94,8 @@ def test_http_is_refused_unless_the_front_end_ended_tls():
 
 
 @pytest.mark.parametrize("sent", ["", "2048|256|C=US|CN=app.test"])
-def test_a_header_that_anybody_can_send_proves_no_tls(sent):
-    """X-ARR-SSL, where the front end says http in its own."""
+def test_a_header_that_any_client_can_send_proves_no_tls(sent):
+    """X-ARR-SSL does not count when the front end reports http in X-Forwarded-Proto."""
     access, http = Access(https_only=True), "http://app.test/api/disks"
     assert refusal(access, http, {"x-arr-ssl": sent}) == (403, "HttpsRequired")
     assert refusal(access, http, {"x-arr-ssl": sent, "x-forwarded-proto": "http"}) == (403, "HttpsRequired")
@@ -104,7 +104,7 @@ def test_a_header_that_anybody_can_send_proves_no_tls(sent):
 # -- the table ----------------------------------------------------------------------------------------------------------------
 
 
-def test_health_alone_is_for_anybody():
+def test_only_health_is_anonymous():
     assert [route.name for route in ROUTES if not route.roles] == ["health"]
     assert [route.name for route in ROUTES if route.anonymous] == ["health"]
 
@@ -136,8 +136,8 @@ def signing_in(calm, machines, tmp_path):
         yield running
 
 
-def test_each_call_asks_for_its_role(signing_in):
-    """Over HTTP: 401 without a caller, 403 with every other role, and another answer with the right one."""
+def test_each_call_requires_its_role(signing_in):
+    """Over HTTP a call is answered 401 without a caller, 403 with any other role, and differently with the right role."""
     assert signing_in.api("GET", "/health").ok
     assert signing_in.api("GET", "/disks").status_code == 401
     assert "WWW-Authenticate" in signing_in.api("GET", "/disks").headers
@@ -155,7 +155,7 @@ def test_each_call_asks_for_its_role(signing_in):
             assert status != 401, (route.name, role)
 
 
-def test_canceling_asks_for_the_role_of_what_is_canceled(signing_in, name):
+def test_canceling_requires_the_role_of_the_canceled_operation(signing_in, name):
     call = signing_in.api
 
     def by_backup_operator(method, path, body=None, **options):
@@ -177,7 +177,7 @@ def test_canceling_asks_for_the_role_of_what_is_canceled(signing_in, name):
     disk.service.close()
 
 
-def test_a_forged_header_is_nothing_where_the_platform_does_not_sign_in(calm, machines, tmp_path):
+def test_a_forged_header_is_rejected_where_the_platform_does_not_sign_in(calm, machines, tmp_path):
     settings = {"CATALOGUE_TABLE": "forged", "SIGN_IN": "entra"}
     with Platform(tmp_path, storage=calm, machines=machines, settings=settings) as platform:
         answer = platform.api("GET", "/disks", headers=headers(*ALL))

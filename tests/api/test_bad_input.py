@@ -33,7 +33,7 @@ HOSTILE_IDS = {
 
 @pytest.fixture
 def unchanged(platform, calm):
-    """Whatever the test does, blobs and rows are the same afterwards."""
+    """Asserts that blobs and rows are the same after the test as before."""
     before = dump(calm, platform)
     yield
     assert dump(calm, platform) == before
@@ -100,8 +100,8 @@ def test_a_huge_body(platform, unchanged, name):
     refused(platform.api("PUT", f"/disks/{name}", data=b" " * 70_000), 413, "BodyTooLarge")
 
 
-def test_every_fault_of_a_body_is_told(platform, unchanged, name):
-    """All at once, each with its place."""
+def test_every_error_in_a_body_is_reported(platform, unchanged, name):
+    """The answer lists all errors at once, each with the field it is in."""
     error = refused(platform.api("PUT", f"/disks/{name}", {"source": 1, "description": 2, "more": 3}), 400, "InvalidRequest")
 
     assert {detail["target"] for detail in error["details"]} == {"source", "description", "more"}
@@ -113,7 +113,7 @@ def test_wrong_backups(disk, platform, unchanged, body):
 
 
 class TestSources:
-    """What cannot be protected."""
+    """Sources that cannot be protected are refused."""
 
     def put(self, platform, name, url):
         return platform.api("PUT", f"/disks/{name}", {"source": url})
@@ -182,8 +182,8 @@ class TestSources:
             "{source}/vhds/disk.vhd#part",
         ],
     )
-    def test_outside_the_allowed(self, platform, unchanged, calm, name, url):
-        """Another account, a metadata address, a snapshot, a SAS, a path trick: refused before anything is asked."""
+    def test_sources_outside_the_allow_list(self, platform, unchanged, calm, name, url):
+        """Another account, a metadata address, a snapshot, a SAS, a path trick: refused before any request is sent."""
         calm.reset()
         error = refused(
             self.put(platform, name, url.format(source=calm.source.blobs, backup=calm.backup.blobs)), 400, "InvalidSource"

@@ -128,11 +128,11 @@ def test_disks_are_paged(disk, platform, name):
     assert disk.name in pages
 
 
-def test_health_tells_the_truth(platform, calm):
-    """Green when both stores answer; red, and which, when one does not."""
+def test_health_reports_the_state_of_both_stores(platform, calm):
+    """Health is ok when both stores answer; otherwise it names the store that does not."""
 
     def becomes(status):
-        """What was found out last is told for some seconds: see HEALTH_SECONDS."""
+        """The answer, once health has this status; the last result is cached for some seconds (HEALTH_SECONDS)."""
         awaited(lambda: platform.api("GET", "/health").json()["status"] == status, f"health to be {status}")
         return platform.api("GET", "/health")
 
@@ -155,7 +155,7 @@ def test_health_tells_the_truth(platform, calm):
 
 
 def test_functions_need_a_key_but_health_does_not(platform):
-    """In the cloud: every route has the function level, health alone is anonymous."""
+    """In the cloud every route has the function level; only health is anonymous."""
     import importlib.util  # noqa: PLC0415
     import os  # noqa: PLC0415
     import sys  # noqa: PLC0415
@@ -184,7 +184,7 @@ def test_functions_need_a_key_but_health_does_not(platform):
 
 
 def test_a_run_is_canceled_while_it_copies(disk, platform, calm):
-    """The run ends as Canceled, in words; the next one brings a right point."""
+    """The run ends as Canceled, with an error message; the next run commits a correct point."""
     disk.write(0, b"\1" * 9 * 1024 * 1024)
     disk.back_up()
     disk.write(0, b"\2" * 9 * 1024 * 1024)
@@ -247,7 +247,7 @@ def test_the_catalogue_comes_back_from_the_blobs(disk, platform, calm):
             return {row["RowKey"]: dict(row) for row in found if not row["RowKey"].startswith(("run!", "window!"))}
 
         while "owner" in rows()["head"]:
-            pass  # a run's row ends before it lets go of the disk
+            pass  # a run's row ends before the run releases the disk
         before = rows()
         for key in before:
             table.delete_entity(disk.name, key)
@@ -268,8 +268,8 @@ def disk_is_unknown(platform, disk):
     return platform.api("GET", f"/disks/{disk.name}").status_code == requests.codes.not_found
 
 
-def test_a_timer_during_a_backup_is_skipped_never_success(calm, tmp_path, name):
-    """The window's run is in the list as Skipped, names the run that was at work, and makes no restore point."""
+def test_a_timer_run_during_a_backup_is_skipped_and_never_succeeded(calm, tmp_path, name):
+    """The window's run is in the list as Skipped, names the run that was in progress, and makes no restore point."""
     from devhost.platform import EVERY_SECOND, Platform  # noqa: PLC0415
     from tests.disk import Disk  # noqa: PLC0415
 
@@ -279,16 +279,16 @@ def test_a_timer_during_a_backup_is_skipped_never_success(calm, tmp_path, name):
         disk = Disk(platform, name, 1024 * 1024).protect()
         disk.write(0, b"\1" * 1024)
         calm.faults({"verb": "PUT page-from-url", "delayMs": 2500, "times": 1})
-        at_work = platform.api("POST", f"/disks/{name}/backups").json()["id"]
-        while platform.api("GET", f"/runs/{at_work}").json()["phase"] not in ("planning", "copying"):
+        in_progress = platform.api("POST", f"/disks/{name}/backups").json()["id"]
+        while platform.api("GET", f"/runs/{in_progress}").json()["phase"] not in ("planning", "copying"):
             pass
         platform.host.fire("scheduled_backup")
         while not (skipped := platform.api("GET", "/runs", params={"disk": name, "state": "Skipped"}).json()["value"]):
             pass
 
-        assert platform.wait(at_work)["state"] == "Succeeded"
+        assert platform.wait(in_progress)["state"] == "Succeeded"
         assert [(one["trigger"], one["restorePoints"]) for one in skipped] == [("timer", [])]
-        assert at_work in skipped[0]["reason"]
+        assert in_progress in skipped[0]["reason"]
         assert len(disk.points()) == 1
         assert platform.api("GET", f"/disks/{name}").json()["lastStatus"] == "Succeeded"
         disk.service.close()

@@ -1,4 +1,4 @@
-"""What goes in and out of the doors: addresses in answers, empty guards, odd bodies, what strangers may make the app do."""
+"""HTTP input and output: addresses in answers, empty guard fields, unusual bodies, and the load that anonymous callers may cause."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def scene():
     return Scene()
 
 
-def ask(query=None, body=b"", headers=None, **route):
+def request_of(query=None, body=b"", headers=None, **route):
     return Request("https://app.test/api", route, query or {}, body, headers or {})
 
 
@@ -40,7 +40,7 @@ async def shown(api, handler, request):
 
 
 async def many(scene):
-    """Two of everything that is listed."""
+    """A scene with two of everything that is listed."""
     scene.protect("vm")
     scene.protect("vn")
     scene.write(0, 1)
@@ -61,17 +61,17 @@ LISTS = {
 }
 
 
-def test_every_list_is_looked_at():
+def test_every_list_is_covered():
     assert {route.name for route in ROUTES if any(one.name == "top" for one in route.parameters)} == set(LISTS)
 
 
 @pytest.mark.parametrize("name", LISTS)
-async def test_the_next_page_repeats_what_is_known_and_nothing_else(scene, name):
-    """The function key, sent in the query, came back in the answer."""
+async def test_the_link_to_the_next_page_repeats_known_parameters_only(scene, name):
+    """A function key that was sent in the query must not come back in the answer."""
     await many(scene)
     handler, filters = LISTS[name]
     sent = {**filters, "top": "1", "code": "SECRETKEY", "x": "1", "after2": "y"}
-    status, page = await shown(scene.api(), handler, ask(sent, disk="vm", rebuild=REBUILD))
+    status, page = await shown(scene.api(), handler, request_of(sent, disk="vm", rebuild=REBUILD))
 
     assert status == 200
     address, _, query = page["nextLink"].partition("?")
@@ -91,7 +91,7 @@ HOSTS = (
 
 @pytest.mark.parametrize("headers", HOSTS)
 def test_addresses_do_not_follow_a_forged_host(disk, platform, headers):
-    """Neither the run's, nor the next page's, nor the description's."""
+    """The addresses of runs, next pages and the OpenAPI description ignore the Host header."""
     accepted = platform.host.call("POST", f"/api/disks/{disk.name}/backups", headers=headers)
     platform.wait(accepted.json()["id"])
     page = platform.host.call("GET", f"/api/disks/{disk.name}", headers=headers)
@@ -115,7 +115,7 @@ def test_addresses_do_not_follow_a_forged_host(disk, platform, headers):
         ("", "https://evil.example/api/disks", "/api"),
     ],
 )
-def test_the_platforms_own_name_counts_and_else_a_loopback_address(scene, address, url, base):
+def test_addresses_use_the_platforms_own_name_or_a_loopback_address(scene, address, url, base):
     assert replace(scene.api(), address=address).base(url) == base
 
 
@@ -130,7 +130,7 @@ BODIES = {
 @pytest.mark.parametrize("call", BODIES)
 @pytest.mark.parametrize("value", ["", None])
 def test_an_empty_plan_hash_is_refused(disk, platform, call, value):
-    """A script whose dry run failed sends exactly that, and believes to be guarded."""
+    """A script whose dry run failed sends an empty hash, and believes to be guarded."""
     method, path, body = BODIES[call]
     disk.back_up()
     answer = platform.api(method, path.format(disk=disk.name), {**body, "planHash": value})
@@ -149,7 +149,7 @@ def test_an_empty_repeatability_key_is_refused(disk, platform, path):
 
 @pytest.mark.parametrize("field", ["account", "container", "blob", "disk"])
 def test_an_empty_target_is_refused(disk, platform, field):
-    """It would have gone where nobody said."""
+    """An empty target would have sent the restore to a place that nobody named."""
     answer = platform.api("POST", f"/disks/{disk.name}/restores", {"target": {field: ""}})
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "InvalidRequest")
@@ -157,7 +157,7 @@ def test_an_empty_target_is_refused(disk, platform, field):
 
 @pytest.mark.parametrize("name", ["disk", "state", "from", "to", "after", "top"])
 def test_an_empty_filter_is_refused(platform, name):
-    """An unset variable would have asked for everything."""
+    """A filter from an unset variable would have listed everything."""
     answer = platform.api("GET", f"/runs?{name}=")
 
     assert (answer.status_code, answer.json()["error"]["target"]) == (400, name)
@@ -171,7 +171,7 @@ def test_an_empty_filter_is_refused(platform, name):
     ["multipart/form-data", "multipart/form-data; boundary=x", "text/xml", "application/json; charset=utf-16", "x/y", "klingon", ";;=",
      "application/json; charset=klingon", "image/png"],
 )  # fmt: skip
-def test_a_body_that_is_called_something_else_is_not_read(disk, platform, kind):
+def test_a_body_with_another_content_type_is_not_read(disk, platform, kind):
     answer = platform.api("POST", f"/disks/{disk.name}/backups", data=b"{}", headers={"Content-Type": kind})
 
     assert answer.status_code in (415, 202) if kind == ";;=" else answer.status_code == 415
@@ -188,7 +188,7 @@ def test_a_body_that_is_called_something_else_is_not_read(disk, platform, kind):
         "text/plain",
     ],
 )
-def test_what_clients_call_json_is_read(platform, kind):
+def test_content_types_that_clients_use_for_json_are_accepted(platform, kind):
     answer = platform.api("POST", "/catalogue/rebuild", data=b'{"dryRun": 0.5}', headers={"Content-Type": kind})
 
     assert (answer.status_code, answer.json()["error"]["details"][0]["target"]) == (400, "dryRun")
@@ -202,39 +202,39 @@ def test_json_is_utf_8(platform, encoding):
 
 
 def test_answers_end_with_a_newline(platform):
-    """In a terminal the prompt stands on a line of its own."""
+    """The newline puts a terminal's prompt on a line of its own."""
     for method, path in (("GET", "/health"), ("GET", "/disks"), ("GET", "/runs/x"), ("GET", "/openapi.json")):
         assert platform.api(method, path).text.endswith("}\n")
 
 
-# -- strangers ------------------------------------------------------------------------------------------------------------------
+# -- anonymous callers ------------------------------------------------------------------------------------------------------------------
 
 
-async def test_health_is_looked_at_once_in_a_while(scene):
-    """However many strangers ask, and nothing of anybody's is listed."""
+async def test_health_is_checked_at_most_once_in_some_seconds(scene):
+    """However many strangers request_of, and nothing of anybody's is listed."""
     api, moments = scene.api(), [0.0]
     api = replace(api, tools=replace(api.tools, monotonic=lambda: moments[0]))
-    answers = await asyncio.gather(*(respond(api, catalogue.get_health, ask()) for _ in range(50)))
+    answers = await asyncio.gather(*(respond(api, catalogue.get_health, request_of()) for _ in range(50)))
 
     assert {one.status for one in answers} == {200}
     assert scene.port_calls["now"] == 1
     assert scene.port_calls["properties"] == 1
     assert not [name for name in scene.port_calls if name in ("listed", "snapshots", "folders", "disks")]
     moments[0] = 10.0
-    await respond(api, catalogue.get_health, ask())
+    await respond(api, catalogue.get_health, request_of())
     assert scene.port_calls["now"] == 2
 
 
 @pytest.mark.parametrize("error", [ContainerMissingError("gone"), HostUnknownError("gone")])
-async def test_health_is_ill_without_the_backups_container(error):
+async def test_health_fails_without_the_backups_container(error):
     async def before(name):
         if name == "properties":
             raise error
 
     scene = Scene(before=before)
-    status, told = await shown(scene.api(), catalogue.get_health, ask())
+    status, answer = await shown(scene.api(), catalogue.get_health, request_of())
 
-    assert (status, told["checks"]) == (503, {"catalogue": "ok", "backupAccount": "failed"})
+    assert (status, answer["checks"]) == (503, {"catalogue": "ok", "backupAccount": "failed"})
 
 
 # -- registration -------------------------------------------------------------------------------------------------------------
@@ -245,43 +245,45 @@ async def put(scene, size, end):
     if end:
         scene.blobs.poke(scene.source(), size // PAGE - 1, [end])
     assert blob
-    return await shown(scene.api(), disks.put_disk, ask(body=json.dumps({"source": scene.source().url}).encode(), disk="vm"))
+    return await shown(
+        scene.api(), disks.put_disk, request_of(body=json.dumps({"source": scene.source().url}).encode(), disk="vm")
+    )
 
 
-async def test_a_disk_that_could_never_become_managed_is_told_so(scene):
-    """When it is protected, not on the day it has to be restored."""
-    status, told = await put(scene, MIB + PAGE, None)
+async def test_a_disk_that_could_never_become_managed_gets_a_warning(scene):
+    """The warning comes when the disk is protected, not on the day of the restore."""
+    status, answer = await put(scene, MIB + PAGE, None)
 
     assert status == 201
-    (warning,) = told["warnings"]
+    (warning,) = answer["warnings"]
     assert "not to a managed disk" in warning
     assert "not the footer of a VHD" in warning
 
 
-async def test_a_fixed_vhd_is_registered_without_a_word(scene):
+async def test_a_fixed_vhd_is_registered_without_a_warning(scene):
     assert (await put(scene, MIB + PAGE, vhd_footer(MIB)))[1]["warnings"] == []
 
 
-async def test_a_vhd_of_another_size_is_warned_of(scene):
+async def test_a_vhd_of_another_size_gets_a_warning(scene):
     (warning,) = (await put(scene, MIB + PAGE, vhd_footer(2 * MIB)))[1]["warnings"]
 
     assert f"its footer says {2 * MIB} bytes" in warning
 
 
-async def test_an_account_without_a_host_is_no_fault_that_passes():
+async def test_an_account_without_a_host_is_a_permanent_error():
     async def before(name):
         if name == "properties":
             raise HostUnknownError("look at it: no host has that name")
 
     scene = Scene(before=before)
-    status, told = await put(scene, MIB, None)
+    status, answer = await put(scene, MIB, None)
 
-    assert (status, told["error"]["code"], told["error"]["target"]) == (400, "HostUnknown", "source")
+    assert (status, answer["error"]["code"], answer["error"]["target"]) == (400, "HostUnknown", "source")
     assert scene.rows("registration") == []
 
 
 async def test_the_answer_names_the_first_backup(scene):
-    """What is to be waited for."""
+    """The caller gets the run to wait for."""
     scene.blobs.put(scene.source(), MIB)
 
     async def start(*_):
@@ -294,12 +296,12 @@ async def test_the_answer_names_the_first_backup(scene):
     assert json.loads(answer.body)["running"] == answer.headers["Operation-Location"]
 
 
-async def test_a_disk_that_carries_marks_of_ours_is_told_so(scene):
-    """Rolled back by a copy of our snapshot: what anybody snapshots from now on inherits them."""
+async def test_a_disk_that_carries_pagekeeper_metadata_gets_a_warning(scene):
+    """The disk was rolled back by a copy of our snapshot; every later snapshot of it inherits the metadata."""
     blob = scene.blobs.put(scene.source(), MIB + PAGE)
     scene.blobs.poke(scene.source(), MIB // PAGE, [vhd_footer(MIB)])
     blob.metadata = {"Pagekeeper_run": "vm.20260101T000001Z.timer"}
     body = json.dumps({"source": scene.source().url}).encode()
-    (warning,) = (await shown(scene.api(), disks.put_disk, ask(body=body, disk="vm")))[1]["warnings"]
+    (warning,) = (await shown(scene.api(), disks.put_disk, request_of(body=body, disk="vm")))[1]["warnings"]
 
     assert "carries metadata of this app" in warning

@@ -1,6 +1,6 @@
-"""The API under fire: thousands of generated and hostile requests by callers with and without the roles they need.
+"""The API answers thousands of generated and hostile requests, by callers with and without the roles they need.
 
-No failure of the server, no answer that is not described, no nonsense accepted, nothing done for who may not, no secret told, and
+No failure of the server, no undescribed answer, no nonsense accepted, no call done without its role, no secret disclosed, and
 no connection to anywhere but the accounts and machines of the settings. 2,000 requests here, more by `make fuzz`.
 """
 
@@ -63,7 +63,7 @@ OBJECTS = [None, True, False, [], {}, [[]], {"a": {"b": {}}}, [None] * 2000, {"k
 
 
 class Proxy:
-    """Where a client that honours HTTPS_PROXY would go with a request that leaves the machine. It is closed: it only counts."""
+    """A proxy that receives each request that leaves the machine, from clients that honour HTTPS_PROXY. It forwards nothing and only counts."""
 
     def __init__(self):
         self.request = []
@@ -85,7 +85,7 @@ class Proxy:
 
 
 class Fire:
-    """The app with sign-in by roles, one real disk with a restore point and a machine, and what came of all requests."""
+    """The app with sign-in by roles, one real disk with a restore point and a machine, and the results of all requests."""
 
     def __init__(self, storage, machines, folder):
         self.rng, self.sent, self.generated, self.statuses = random.Random(SEED), 0, 0, Counter()
@@ -122,7 +122,7 @@ class Fire:
         return base64.b64encode(json.dumps({"claims": [{"typ": "roles", "val": role} for role in roles]}).encode()).decode()
 
     def caller(self, rng):
-        """(roles, headers) of somebody: mostly an operator, now and then one who may not."""
+        """(roles, headers) of somebody: mostly an operator, now and then a caller without the role."""
         chance = rng.random()
         if chance < 0.7:
             return set(READER), self.everything
@@ -133,31 +133,31 @@ class Fire:
         roles = [rng.choice(READER)]
         return set(roles), {"x-ms-client-principal": self.principal(roles)}
 
-    # -- what must hold of each answer --------------------------------------------------------------------------------------
+    # -- rules for each answer --------------------------------------------------------------------------------------
 
     def judge(self, route, roles, answer):
         self.sent += 1
         self.statuses[answer.status_code] += 1
-        told = f"{answer.request.method} {answer.request.url[:300]} {str(answer.request.body)[:300]} -> {answer.status_code} {answer.text[:300]}"
-        assert answer.status_code < 500, told
+        exchange = f"{answer.request.method} {answer.request.url[:300]} {str(answer.request.body)[:300]} -> {answer.status_code} {answer.text[:300]}"
+        assert answer.status_code < 500, exchange
         if route.roles and not roles & set(route.roles):
-            assert answer.status_code in (400, 401, 403, 404, 413), told
-            assert answer.status_code >= 400, told
+            assert answer.status_code in (400, 401, 403, 404, 413), exchange
+            assert answer.status_code >= 400, exchange
         storage = self.platform.storage
         for account in (storage.source, storage.backup, storage.state):
-            assert account.key not in answer.text, told
-        assert "X-Injected" not in answer.headers, told
+            assert account.key not in answer.text, exchange
+        assert "X-Injected" not in answer.headers, exchange
         if answer.status_code < 400 and route.name == "put_disk":
-            assert answer.json()["source"].startswith(f"{storage.source.blobs}/{DISKS_CONTAINER}/"), told
+            assert answer.json()["source"].startswith(f"{storage.source.blobs}/{DISKS_CONTAINER}/"), exchange
         if answer.status_code < 400 and route.name == "post_restore":
             shown = answer.json()
             target = shown["restore"]["target"] if "restore" in shown else shown["target"]
-            assert target.startswith(f"{storage.source.blobs}/"), told
+            assert target.startswith(f"{storage.source.blobs}/"), exchange
 
     # -- hostile by hand ----------------------------------------------------------------------------------------------------
 
     def template(self, route):
-        """A request of the route that means something."""
+        """A valid, meaningful request of the route."""
         body = {
             "put_disk": {
                 "source": self.platform.disk_url("fire.vhd"), "description": "d", "verification": "sampled",
@@ -203,7 +203,7 @@ class Fire:
         return value
 
     def places(self, part, path=()):
-        """Every place in a request that can be replaced."""
+        """The paths of all values in a request that can be replaced."""
         for key, value in part.items():
             yield (*path, key)
             if isinstance(value, dict):
@@ -288,7 +288,7 @@ def fire(storage, all_machines, tmp_path_factory):
 
 
 def test_hostile_requests(fire):
-    """Generated from the description, well formed and not; then by hand, with what attackers try."""
+    """The API withstands requests generated from the description, valid and invalid, and attacks written by hand."""
     print(f"{fire.generated} generated, {fire.sent - fire.generated} by hand: {dict(sorted(fire.statuses.items()))}")
 
     assert fire.statuses[200] > REQUESTS // 50, "some of them must have meant something"
@@ -296,8 +296,8 @@ def test_hostile_requests(fire):
     assert "failed unexpectedly" not in fire.platform.host.log.read_text()
 
 
-def test_nothing_was_asked_of_anybody_else(fire):
-    """By the interpreter's own record of the app's process, and at the closed proxy."""
+def test_no_request_was_sent_to_any_other_host(fire):
+    """Neither the interpreter's own record of the app's process nor the closed proxy shows a request."""
     storage, machines = fire.platform.storage, fire.platform.machines
     known = {url.split("/")[2] for url in (storage.source.blobs, storage.state.tables, machines.endpoint, fire.base)}
     recorded = [json.loads(line) for line in fire.connections.read_text().splitlines()]
@@ -310,7 +310,7 @@ def test_nothing_was_asked_of_anybody_else(fire):
 
 
 def test_the_real_disk_is_as_it_was(fire):
-    """Its point is what it was; whatever was protected or restored on the way came from it."""
+    """The disk's point is unchanged; everything that the requests protected or restored came from it."""
     with fire.platform.blobs(fire.platform.storage.backup) as client:
         point = next(one for one in fire.disk.points() if one["id"] == fire.point)
         snapshot = client.get_blob_client(fire.platform.settings["HEADS_CONTAINER"], point["blob"], snapshot=point["snapshot"])

@@ -1,4 +1,4 @@
-"""What only shows with ports in hand: unfit sources the emulator cannot hold, a start that fails, a broken store."""
+"""Behaviour that needs ports in memory: unfit sources that the emulator cannot store, a start that fails, a broken store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def api(scene):
     return scene.api()
 
 
-def ask(body=None, *, headers=None, start=None, **route):
+def request_of(body=None, *, headers=None, start=None, **route):
     content = b"" if body is None else json.dumps(body).encode()
     options = {"start": start} if start else {}
     return Request("https://app.test/api", route, {}, content, headers or {}, **options)
@@ -37,7 +37,7 @@ def ask(body=None, *, headers=None, start=None, **route):
 async def test_an_unaligned_source_is_refused(api, scene):
     scene.blobs.put(scene.source(), 1000)
     before = scene.dump()
-    answer = await respond(api, disks.put_disk, ask({"source": scene.source().url}, disk="vm"))
+    answer = await respond(api, disks.put_disk, request_of({"source": scene.source().url}, disk="vm"))
 
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (400, "SourceUnfit")
     assert "1000 bytes" in answer.body
@@ -47,20 +47,20 @@ async def test_an_unaligned_source_is_refused(api, scene):
 async def test_a_moved_source_frees_the_old_one(api, scene):
     scene.protect()
     scene.blobs.put(scene.source("other"), 512)
-    answer = await respond(api, disks.put_disk, ask({"source": scene.source("other").url}, disk="vm"))
+    answer = await respond(api, disks.put_disk, request_of({"source": scene.source("other").url}, disk="vm"))
 
     assert answer.status == 200
     assert list(scene.claims()) == [scene.source("other").url]
 
 
 async def test_a_start_that_fails_is_a_failed_run(api, scene):
-    """Nothing is left NotStarted for ever, and the caller is told."""
+    """No run is left NotStarted for ever, and the caller gets an error."""
     scene.protect()
 
     async def start(*_):
         raise RuntimeError("no durable extension; code=SECRETSECRET")
 
-    answer = await respond(api, runs.post_backup, ask(disk="vm", start=start))
+    answer = await respond(api, runs.post_backup, request_of(disk="vm", start=start))
 
     assert answer.status == 500
     assert "SECRET" not in answer.body
@@ -78,12 +78,12 @@ async def test_a_start_that_fails_is_a_failed_run(api, scene):
     ],
 )
 async def test_failures_of_the_stores(api, scene, error, status, code):
-    """Each with its own answer; a bug tells nothing but that it is one."""
+    """Each failure has its own answer; a bug discloses nothing but that there is a bug."""
 
     async def broken(*_):
         raise error
 
-    answer = await respond(api, broken, ask())
+    answer = await respond(api, broken, request_of())
 
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (status, code)
     assert "sig=abc" not in answer.body
@@ -95,7 +95,7 @@ KEY = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
 
 
 class Starts:
-    """Orchestrations that were started; fails as often as it is told."""
+    """A starter that keeps the started orchestrations, and fails the first `failures` times."""
 
     def __init__(self, failures=0):
         self.instances, self.failures = [], failures
@@ -109,12 +109,14 @@ class Starts:
 
 
 async def post(api, start, body=None, key=KEY):
-    answer = await respond(api, runs.post_backup, ask(body, headers={"repeatability-request-id": key}, start=start, disk="vm"))
+    answer = await respond(
+        api, runs.post_backup, request_of(body, headers={"repeatability-request-id": key}, start=start, disk="vm")
+    )
     return answer, json.loads(answer.body)
 
 
 async def test_the_same_request_twice_is_one_run(api, scene):
-    """While it waits, while it runs, and after it has ended; a start that was lost is made up for."""
+    """A repeat names the same run while it waits, runs, or has ended; a lost start is made up for."""
     scene.protect()
     start = Starts()
     first, shown = await post(api, start)
@@ -167,7 +169,7 @@ async def test_keys_are_uuids(api, scene, key):
 
 
 async def test_a_lost_start_is_made_up_for_by_the_repeat(api, scene):
-    """The app died between the row and the start: the run exists, and the repeated request starts it."""
+    """After a crash between the row and the start, the repeated request starts the run that exists."""
     scene.protect()
     start = Starts()
 
@@ -185,8 +187,8 @@ async def test_a_lost_start_is_made_up_for_by_the_repeat(api, scene):
 
 @pytest.mark.parametrize("written", [True, False])
 @pytest.mark.parametrize("keyed", [True, False])
-async def test_a_run_whose_row_got_no_answer(api, scene, written, keyed):
-    """It is started if the row is there: nobody else would. If not, nothing is, and the caller is told to repeat the request."""
+async def test_a_run_whose_row_write_got_no_answer(api, scene, written, keyed):
+    """The run is started if its row exists. Otherwise nothing is started, and the error says to repeat the request."""
     scene.protect()
     start, name = Starts(), "begin_request" if keyed else "put_run"
     write = getattr(scene.catalogue, name)
@@ -198,7 +200,7 @@ async def test_a_run_whose_row_got_no_answer(api, scene, written, keyed):
 
     setattr(scene.catalogue, name, unanswered)
     answer = await respond(
-        api, runs.post_backup, ask(disk="vm", start=start, headers={"repeatability-request-id": KEY} if keyed else None)
+        api, runs.post_backup, request_of(disk="vm", start=start, headers={"repeatability-request-id": KEY} if keyed else None)
     )
 
     assert answer.status == (202 if written else 503)
@@ -208,7 +210,7 @@ async def test_a_run_whose_row_got_no_answer(api, scene, written, keyed):
 
 
 async def test_two_equal_requests_at_once_are_one_run(api, scene, monkeypatch):
-    """Both look before either has written."""
+    """Both requests read before either has written."""
     scene.protect()
     start, looked = Starts(), []
     request = scene.catalogue.request
@@ -225,40 +227,40 @@ async def test_two_equal_requests_at_once_are_one_run(api, scene, monkeypatch):
     assert len(scene.rows("run!")) == 1
 
 
-# -- what a disk's answer says ---------------------------------------------------------------------------------------
+# -- the answer for a disk ---------------------------------------------------------------------------------------
 
 
 async def shown_disk(api):
-    return json.loads((await respond(api, disks.get_disk, ask(disk="vm"))).body)
+    return json.loads((await respond(api, disks.get_disk, request_of(disk="vm"))).body)
 
 
 async def test_the_first_backup_on_registration(api, scene):
-    """Asked for, and only while there is neither a restore point nor a run."""
+    """The first backup starts on request, and only while there is neither a restore point nor a run."""
     scene.blobs.put(scene.source(), 32 * 512)
     start = Starts()
     body = {"source": scene.source().url, "firstBackup": True}
-    created = await respond(api, disks.put_disk, ask(body, start=start, disk="vm"))
+    created = await respond(api, disks.put_disk, request_of(body, start=start, disk="vm"))
 
     assert created.status == 201
     assert created.headers["Operation-Location"] == f"https://app.test/api/runs/{start.instances[0]}"
-    again = await respond(api, disks.put_disk, ask(body, start=start, disk="vm"))
+    again = await respond(api, disks.put_disk, request_of(body, start=start, disk="vm"))
     assert (again.status, "Operation-Location" in again.headers) == (200, False)
     request = scene.request(run=start.instances[0])
     await scene.driver().run("backup_disk", request.model_dump(mode="json"), request.run)
-    await respond(api, disks.put_disk, ask(body, start=start, disk="vm"))
+    await respond(api, disks.put_disk, request_of(body, start=start, disk="vm"))
     assert len(start.instances) == 1
 
 
-async def test_without_asking_nothing_is_backed_up(api, scene):
+async def test_registration_alone_starts_no_backup(api, scene):
     scene.blobs.put(scene.source(), 512)
     start = Starts()
-    created = await respond(api, disks.put_disk, ask({"source": scene.source().url}, start=start, disk="vm"))
+    created = await respond(api, disks.put_disk, request_of({"source": scene.source().url}, start=start, disk="vm"))
 
     assert (created.status, start.instances) == (201, [])
 
 
 async def test_recovery_point_age_and_last_status(api, scene):
-    """Measured from the source snapshot; what failed is told, what was skipped is passed over."""
+    """The age is measured from the source snapshot; the status reports a failed run and ignores a skipped run."""
     scene.protect()
     fresh = await shown_disk(api)
     assert (fresh["lastSuccess"], fresh["rpoSeconds"], fresh["lastStatus"], fresh["overdue"]) == (None, None, None, False)
@@ -279,7 +281,7 @@ async def test_recovery_point_age_and_last_status(api, scene):
 
 @pytest.mark.parametrize("tokens", [("00000000", "ffffffff"), ("ffffffff", "00000000")])
 async def test_the_last_backup_is_the_one_that_ended_last(api, scene, tokens):
-    """Not the one whose id comes first: two may be asked for in one second, and one that was asked for later may fail sooner."""
+    """The order of ids does not count: two runs may be requested in one second, and the later may fail sooner."""
     scene.protect()
     await scene.back_up(run=f"vm.20260101T000000Z.{tokens[0]}")
     del scene.blobs.blobs[scene.source()]
@@ -290,7 +292,7 @@ async def test_the_last_backup_is_the_one_that_ended_last(api, scene, tokens):
 
 
 async def test_a_run_dated_in_the_future_hides_no_later_one(api, scene):
-    """Some clock was wrong once: the status goes on with the runs after it."""
+    """After one wrong clock, the status still follows later runs."""
     scene.protect()
     first = await scene.back_up()
     key, row = next((key, row) for key, row in scene.catalogue.rows.items() if first.output["run"] in key[1])
@@ -303,14 +305,14 @@ async def test_a_run_dated_in_the_future_hides_no_later_one(api, scene):
 
 
 async def test_overdue(api, scene):
-    """After a whole window without a restore point, not before; a stopped disk is never overdue."""
+    """A disk is overdue after a whole window without a restore point; a stopped disk never is."""
     scene.protect()
     scene.world.pass_time(timedelta(hours=1))
     await scene.back_up()
     for hours, overdue in ((0, False), (12, False), (10, False), (3, True)):
         scene.world.pass_time(timedelta(hours=hours))
         assert (await shown_disk(api))["overdue"] is overdue
-    await respond(api, disks.delete_disk, ask(disk="vm"))
+    await respond(api, disks.delete_disk, request_of(disk="vm"))
     stopped = await shown_disk(api)
     assert (stopped["overdue"], stopped["nextBackup"]) == (False, None)
 
@@ -323,8 +325,8 @@ async def test_a_disk_never_backed_up_is_overdue_in_time(api, scene):
     assert (await shown_disk(api))["overdue"] is True
 
 
-async def test_a_disk_that_got_its_source_back_is_not_overdue_for_that(api, scene):
-    """What counts is when its newest restore point was taken, not since when it has the source that this was taken of."""
+async def test_a_disk_that_returned_to_its_former_source_is_not_overdue(api, scene):
+    """The age counts from the newest restore point, not from the return to the source of that point."""
     scene.protect()
     await scene.back_up()
     scene.world.pass_time(timedelta(hours=1))
@@ -338,44 +340,44 @@ async def test_a_disk_that_got_its_source_back_is_not_overdue_for_that(api, scen
 
 
 async def test_a_disk_names_its_machine(api, scene):
-    """Kept with the registration and shown; only of the resource groups of the allow-list."""
+    """The machine is stored with the registration and shown; its resource group must be on the allow-list."""
     scene.blobs.put(scene.source(), 512)
     request = {"source": scene.source().url, "machine": {"vm": VM, "lun": "os"}}
-    created = await respond(api, disks.put_disk, ask(request, disk="vm"))
+    created = await respond(api, disks.put_disk, request_of(request, disk="vm"))
 
     assert json.loads(created.body)["machine"] == {"vm": VM, "lun": "os"}
     assert scene.catalogue.rows["vm", "registration"].value.machine == Slot(VM, None)
     before = scene.dump()
     other = {"vm": VM.replace("resourceGroups/web", "resourceGroups/x"), "lun": 0}
-    refused = await respond(api, disks.put_disk, ask({**request, "machine": other}, disk="vm"))
+    refused = await respond(api, disks.put_disk, request_of({**request, "machine": other}, disk="vm"))
     assert (refused.status, json.loads(refused.body)["error"]["code"]) == (400, "MachineRefused")
     for wrong in (VM, {"vm": VM}, {"vm": "x", "lun": 0}, {"vm": VM, "lun": 64}):
-        answer = await respond(api, disks.put_disk, ask({**request, "machine": wrong}, disk="vm"))
+        answer = await respond(api, disks.put_disk, request_of({**request, "machine": wrong}, disk="vm"))
         assert (answer.status, json.loads(answer.body)["error"]["code"]) == (400, "InvalidRequest")
     assert scene.dump() == before
 
 
-async def test_an_unprotected_disk_stays_so_until_its_protection_is_taken_up_anew(api, scene):
-    """Changing its description does not make a green light of a red one."""
+async def test_an_unprotected_disk_stays_so_until_its_protection_is_resumed(api, scene):
+    """A change of the description does not clear the error status."""
     scene.protect()
     row = scene.catalogue.rows["vm", "registration"]
     scene.catalogue._store(replace(row.value, unprotected="the machine uses a managed disk"), "registration")
     request = {"source": scene.source().url, "description": "other"}
-    shown = json.loads((await respond(api, disks.put_disk, ask(request, disk="vm"))).body)
+    shown = json.loads((await respond(api, disks.put_disk, request_of(request, disk="vm"))).body)
     assert (shown["protection"], shown["protectionNote"], shown["overdue"]) == (
         "unprotected",
         "the machine uses a managed disk",
         True,
     )
-    refused = await respond(api, runs.post_backup, ask(disk="vm", start=Starts()))
+    refused = await respond(api, runs.post_backup, request_of(disk="vm", start=Starts()))
     assert (refused.status, "managed disk" in refused.body) == (409, True)
-    stopped = json.loads((await respond(api, disks.delete_disk, ask(disk="vm"))).body)
+    stopped = json.loads((await respond(api, disks.delete_disk, request_of(disk="vm"))).body)
     assert (stopped["protection"], stopped["overdue"]) == ("stopped", False)
-    shown = json.loads((await respond(api, disks.put_disk, ask(request, disk="vm"))).body)
+    shown = json.loads((await respond(api, disks.put_disk, request_of(request, disk="vm"))).body)
     assert (shown["protection"], shown["protectionNote"]) == ("protected", None)
 
 
-async def test_a_failed_restore_is_not_how_the_last_backup_ended(api, scene):
+async def test_a_failed_restore_is_not_shown_as_the_last_backup(api, scene):
     scene.protect()
     await scene.back_up()
     request = scene.restore_request(scene.points()[0], target="https://gone.test/vhds/x.vhd")

@@ -1,4 +1,4 @@
-"""PUT of a managed disk: what is refused and what is told, with nothing changed; answers say of which kind a source is."""
+"""PUT of a managed disk: refusals change nothing, warnings are reported, and answers name the kind of the source."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def scene():
     stage = Scene(managed=True)
     for name in ("vm", "other"):
         stage.blobs.put_disk(stage.disk(name), 32 * PAGE)
-        look(stage, name)
+        describe(stage, name)
     return stage
 
 
-def look(scene, name="vm", **fields):
-    """How Azure describes the disk."""
+def describe(scene, name="vm", **fields):
+    """Set Azure's description of the disk."""
     at = str(scene.disk(name))
     scene.machines.disks[at] = ManagedDisk(at, "Succeeded", "", 32 * PAGE, network_access="AllowAll", **fields)
 
 
 def attach(scene, **fields):
-    """A machine that uses the disk, and another besides."""
-    look(scene, machine=VM)
+    """Attach the disk to a machine that has one more disk."""
+    describe(scene, machine=VM)
     used = [MachineDisk("data", str(scene.disk()), managed=True, lun=0), MachineDisk("more", str(scene.disk("other")), True, 1)]
     machine = scene.machines.add(VM, *used)
     scene.machines.machines[VM] = replace(machine, disks=tuple(used), **fields)
@@ -56,7 +56,7 @@ async def test_a_managed_disk_is_registered_by_its_resource_id(scene):
 
 
 async def test_every_spelling_is_the_same_disk(scene):
-    """Registered again, and claimed by another id."""
+    """Each spelling updates the same registration, and is refused under another id."""
     await put(scene)
     upper = str(scene.disk()).upper().replace("/SUBSCRIPTIONS", "/subscriptions")
     assert (await put(scene, upper))[0] == 200
@@ -66,8 +66,8 @@ async def test_every_spelling_is_the_same_disk(scene):
     assert "disk vm" in shown["error"]["message"]
 
 
-async def test_answers_say_of_which_kind_a_source_is(scene):
-    """Those of restore points too: a disk may have had a source of the other kind."""
+async def test_answers_name_the_kind_of_the_source(scene):
+    """Restore points name it too: a disk may have had a source of the other kind."""
     await put(scene)
     await scene.back_up()
     answer = await respond(scene.api(), points.get_points, Request("https://app.test/api", {"disk": "vm"}, {}, b""))
@@ -81,7 +81,7 @@ async def test_answers_say_of_which_kind_a_source_is(scene):
 REFUSALS = {
     "group": (lambda scene: setattr(scene, "tools", replace(scene.tools, disk_groups=())), "InvalidSource", "DISK_GROUPS"),
     "missing": (lambda scene: scene.machines.disks.clear(), "SourceNotFound", "does not exist"),
-    "4k": (lambda scene: look(scene, sector_bytes=4096), "SourceUnfit", "sectors of 4096 bytes; expected 512"),
+    "4k": (lambda scene: describe(scene, sector_bytes=4096), "SourceUnfit", "sectors of 4096 bytes; expected 512"),
     "large": (
         lambda scene: scene.machines.disks.update(
             {str(scene.disk()): ManagedDisk(str(scene.disk()), "Succeeded", "", 8192 * GIB)}
@@ -96,7 +96,7 @@ REFUSALS = {
         "SourceUnfit",
         "expected AllowAll or AllowPrivate",
     ),
-    "confidential disk": (lambda scene: look(scene, security_type="ConfidentialVM_VMGuestStateOnlyEncryptedWithPlatformKey"),
+    "confidential disk": (lambda scene: describe(scene, security_type="ConfidentialVM_VMGuestStateOnlyEncryptedWithPlatformKey"),
                           "SourceUnfit", "confidential VM"),
     "confidential machine": (lambda scene: attach(scene, security_type="ConfidentialVM"), "SourceUnfit", "confidential VM"),
     "snapshot group": (
@@ -108,14 +108,14 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("why", REFUSALS)
-async def test_what_cannot_be_protected_is_refused_and_nothing_changed(scene, why):
-    arrange, code, told = REFUSALS[why]
+async def test_a_disk_that_cannot_be_protected_is_refused_and_nothing_changes(scene, why):
+    arrange, code, message = REFUSALS[why]
     arrange(scene)
     before = scene.dump(with_runs=True)
     status, shown = await put(scene)
 
     assert (status, shown["error"]["code"], shown["error"]["target"]) == (400, code, "source")
-    assert told in shown["error"]["message"]
+    assert message in shown["error"]["message"]
     assert str(scene.disk()) in shown["error"]["message"]
     assert scene.dump(with_runs=True) == before
 
@@ -129,19 +129,19 @@ async def test_an_ephemeral_disk_is_refused(scene):
     assert (status, "ephemeral" in shown["error"]["message"]) == (400, True)
 
 
-async def test_what_is_better_known_before_is_told(scene):
+async def test_limits_of_a_later_restore_are_reported_as_warnings(scene):
     attach(scene)
-    look(scene, machine=VM, security_type="TrustedLaunch", os_type="Linux", guest_encrypted=True)
+    describe(scene, machine=VM, security_type="TrustedLaunch", os_type="Linux", guest_encrypted=True)
     scene.machines.disks[str(scene.disk())] = replace(scene.machines.disks[str(scene.disk())], network_access="AllowPrivate")
     status, shown = await put(scene)
 
     assert status == 201
     assert len(shown["warnings"]) == 4
-    for told in ("private endpoint", "guest state", "Azure Disk Encryption", "1 more disks"):
-        assert any(told in words for words in shown["warnings"]), told
+    for message in ("private endpoint", "guest state", "Azure Disk Encryption", "1 more disks"):
+        assert any(message in words for words in shown["warnings"]), message
 
 
-async def test_a_machine_that_may_not_be_looked_at_is_told(scene):
+async def test_a_machine_that_may_not_be_read_is_reported(scene):
     attach(scene)
 
     async def refused(_):
@@ -154,8 +154,8 @@ async def test_a_machine_that_may_not_be_looked_at_is_told(scene):
     assert "could not be read (AccessDenied: grant the role)" in shown["warnings"][0]
 
 
-async def test_a_disk_that_follows_a_page_blob_keeps_its_points(scene):
-    """Its first backup is a full one, of a new generation."""
+async def test_a_disk_that_replaces_a_page_blob_keeps_its_points(scene):
+    """The first backup of the new source is a full backup of a new generation."""
     scene.managed = False
     scene.protect()
     await scene.back_up()

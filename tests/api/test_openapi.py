@@ -1,6 +1,6 @@
-"""The description of the API is true: every call is in it.
+"""The OpenAPI description contains every call.
 
-Besides, tests/conftest.py holds every answer that any test gets through the platform to it, and test_fuzz.py those to hostile ones.
+Besides, tests/conftest.py checks every answer of the platform against it, and test_fuzz.py those to hostile requests.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def test_every_call_is_described(platform):
     assert "security" not in shown["paths"]["/disks"]["get"]
 
 
-def test_an_untrue_answer_would_be_noticed(platform):
-    """The check of all answers can fail."""
+def test_an_answer_that_contradicts_the_description_is_detected(platform):
+    """The check of all answers fails for a wrong answer."""
     answer = platform.api("GET", "/health")
     answer._content = b'{"version": "0", "status": "fine", "checks": {}}'
 

@@ -1,4 +1,4 @@
-"""A restore to a managed disk does what its dry run said: by the same method, under the same names, with no other right."""
+"""A restore to a managed disk does what its dry run said: by the same method, under the same names, with no other permission."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RIGHTS = {
 
 
 async def backed_up(kind, lun, size):
-    """A disk of so many bytes, whose machine has a managed disk in the slot."""
+    """A scene with a backed-up disk of `size` bytes, whose machine has a managed disk in the slot."""
     stage, pages = Scene(managed=kind == "managed disk"), size // PAGE
     stage.protect(pages=pages + (not stage.managed))
     stage.write(0, 1, 2, None, 4)
@@ -79,8 +79,8 @@ async def test_a_restore_does_what_its_dry_run_said(kind, lun, small, named, set
     assert stage.blobs.disks[stage.tools.source(plan["managedDisk"])].content() == stage.content(point)
     registered = stage.rows("registration")[0]
     assert same_disk(registered.source, plan["managedDisk"]) == plan["adopt"]
-    asked = {one["action"].removeprefix("Microsoft.Compute/") for one in plan["permissions"]}
-    assert {one for one in asked if one.startswith("disks/")} == RIGHTS[plan["method"]]
-    assert (f"write blobs in {SOURCE}/vhds" in asked) == (plan["method"] == "import")
-    assert ("virtualMachines/write" in asked) == ("repoint" in WAYS[way])
-    assert ("virtualMachines/deallocate/action" in asked) == ("repoint" in WAYS[way] and lun is None)
+    requested = {permission["action"].removeprefix("Microsoft.Compute/") for permission in plan["permissions"]}
+    assert {action for action in requested if action.startswith("disks/")} == RIGHTS[plan["method"]]
+    assert (f"write blobs in {SOURCE}/vhds" in requested) == (plan["method"] == "import")
+    assert ("virtualMachines/write" in requested) == ("repoint" in WAYS[way])
+    assert ("virtualMachines/deallocate/action" in requested) == ("repoint" in WAYS[way] and lun is None)

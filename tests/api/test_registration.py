@@ -44,7 +44,7 @@ def failing(error):
 @pytest.mark.parametrize("call", ["claim_source", "put_registration"])
 @pytest.mark.parametrize("known", [False, True])
 async def test_an_error_registers_nothing(scene, call, known):
-    """Neither a row nor a claim, by which the disk would be listed and its source be taken."""
+    """An error leaves neither a row, which would list the disk, nor a claim, which would take its source."""
     if known:
         assert (await put(scene))[0] == 201
     before = scene.dump(with_runs=True)
@@ -55,7 +55,7 @@ async def test_an_error_registers_nothing(scene, call, known):
     assert scene.dump(with_runs=True) == before
 
 
-async def test_a_claim_of_somebody_faster_stays(scene):
+async def test_the_claim_of_a_faster_caller_stays(scene):
     """Two calls register one disk with one source at once: the slower one is refused, and takes nothing from the other."""
     write = scene.catalogue.put_registration
 
@@ -71,16 +71,16 @@ async def test_a_claim_of_somebody_faster_stays(scene):
     assert scene.claims() == {scene.source().url: "vm"}
 
 
-async def test_the_copy_beside_the_backups(scene):
-    """It cannot be stored: the disk is protected, and the answer says so."""
+async def test_a_copy_beside_the_backups_that_fails_is_a_warning(scene):
+    """When the copy cannot be stored, the disk is protected all the same, with a warning."""
     scene.documents.put = failing(AccessDeniedError("a firewall, with sig=abcdefghijklmnop"))
     status, shown = await put(scene)
 
     assert (status, shown["protected"]) == (201, True)
-    told = shown["warnings"][-1]
-    assert "housekeeping makes the copy" in told
-    assert "AccessDenied" in told
-    assert "abcdefgh" not in told
+    warning = shown["warnings"][-1]
+    assert "housekeeping makes the copy" in warning
+    assert "AccessDenied" in warning
+    assert "abcdefgh" not in warning
     assert registration_name("vm") not in scene.documents.texts
 
 
@@ -94,7 +94,7 @@ async def test_the_former_source(scene):
 
 
 async def test_the_first_backup(scene):
-    """It cannot be started: its run is shown as failed, the disk is registered."""
+    """When the first backup cannot be started, its run is shown as failed and the disk is registered."""
     status, shown = await put(scene, firstBackup=True, started=failing(RuntimeError("no extension; code=SECRETSECRETSECRET")))
 
     assert (status, shown["protected"]) == (201, True)

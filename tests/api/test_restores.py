@@ -1,4 +1,4 @@
-"""Asking for a restore: everything is looked at before anything is touched, a dry run tells it, a refusal changes nothing."""
+"""Requests for restores: everything is checked before anything is changed, a dry run shows the plan, and a refusal changes nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEY = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
 
 
 async def test_a_restore_is_accepted_and_runs(scene):
-    """202 with its address, its row, the orchestration's input; and it does what was asked."""
+    """The answer is 202 with the run's address, row and orchestration input; the restore does what was requested."""
     start = Starts()
     status, shown, headers = await post(scene, {"restorePoint": scene.points()[0].point, "repoint": True}, start=start)
 
@@ -57,7 +57,7 @@ async def test_the_default_target_is_new_for_each_run_and_beside_the_disk(scene)
 
 
 @pytest.mark.parametrize("which", ["latest", "by time", "at its very time", "by id"])
-async def test_the_point(scene, which):
+async def test_the_requested_point_is_chosen(scene, which):
     first, last = scene.points()
     between = snapshot_time(last.source_snapshot) - timedelta(microseconds=1)
     body, wanted = {
@@ -93,7 +93,7 @@ async def test_to_another_account_of_the_allow_list(scene):
 
 
 async def test_a_disk_whose_registration_is_gone(scene):
-    """Its points are enough, with a target; without one they say that one is needed."""
+    """The disk's points and a target are enough; without a target the error says that one is needed."""
     del scene.catalogue.rows["vm", "registration"]
     assert (await post(scene))[0] == 202
     for key in [key for key in scene.catalogue.rows if key[1].startswith("point!")]:
@@ -108,7 +108,7 @@ async def test_a_disk_whose_registration_is_gone(scene):
 # -- dry run ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_dry_run_tells_everything_and_changes_nothing(scene):
+async def test_a_dry_run_shows_the_whole_plan_and_changes_nothing(scene):
     before, start = scene.dump(with_runs=True), Starts()
     status, plan, _ = await post(scene, {"dryRun": True, "repoint": True}, start=start)
 
@@ -129,7 +129,7 @@ async def test_a_dry_run_tells_everything_and_changes_nothing(scene):
 
 @pytest.mark.parametrize("slow", ["many ranges", "a request that hangs"])
 async def test_a_dry_run_counts_for_a_bounded_time(scene, slow):
-    """What it has not counted it says; the hash is the one of a whole count."""
+    """A partial count is marked as such; its hash equals that of a whole count."""
     request = {"dryRun": True, "target": {"blob": "new.vhd"}}
     _, whole, _ = await post(scene, request)
     listed = scene.blobs.allocated
@@ -191,12 +191,12 @@ def _edit(scene, key, **fields):
 
 @pytest.mark.parametrize("change", [None, *WORLD])
 @pytest.mark.parametrize("named", [True, False])
-async def test_a_plan_is_good_until_the_world_changes(scene, change, named):
+async def test_a_plan_is_valid_until_the_world_changes(scene, change, named):
     request = {"repoint": True} | ({"target": {"blob": "mine.vhd"}} if named else {})
     _, plan, _ = await post(scene, {**request, "dryRun": True})
     if change is None:
         status, shown, _ = await post(scene, {**request, "planHash": plan["planHash"]})
-        assert (status, shown["restore"]["target"]) == (202, plan["target"]), "the name that the plan told"
+        assert (status, shown["restore"]["target"]) == (202, plan["target"]), "the name in the plan"
         return
     WORLD[change](scene)
     await refused(scene, {**request, "planHash": plan["planHash"]}, 412, "PlanChanged")
@@ -217,8 +217,8 @@ async def test_another_request_is_another_plan(scene):
 
 
 @pytest.mark.parametrize("what", ["write", "machine", "deallocate"])
-async def test_what_the_app_may_not_do_is_told_and_refused(scene, what):
-    """By the dry run in its list, by the real call before anything happens."""
+async def test_a_missing_permission_is_listed_and_refused(scene, what):
+    """The dry run lists the missing permission; the real call is refused before anything happens."""
     request = {"repoint": True, "stopVm": True}
     if what == "write":
         scene.blobs.closed.add((SOURCE, "vhds"))
@@ -232,7 +232,7 @@ async def test_what_the_app_may_not_do_is_told_and_refused(scene, what):
     assert wanted in error["message"]
 
 
-async def test_what_cannot_be_asked_is_unknown(scene):
+async def test_permissions_that_cannot_be_read_are_unknown(scene):
 
     async def closed(*_):
         raise AccessDeniedError("no right to list permissions")
@@ -358,7 +358,7 @@ async def test_a_target_that_exists(scene):
         ({"blob": "a\r\nb"}, "InvalidTarget", "target.blob"),
     ],
 )
-async def test_targets_outside_the_allowed(scene, monkeypatch, target, code, at):
+async def test_targets_outside_the_allow_list(scene, monkeypatch, target, code, at):
     real = scene.blobs.listed
 
     async def listed(account, container, prefix):
@@ -382,7 +382,7 @@ async def test_names_that_look_like_urls_are_names(scene):
         assert "?" not in shown["restore"]["target"].removeprefix("https://")
 
 
-async def test_no_machine_is_known(scene):
+async def test_repointing_without_a_known_machine_is_refused(scene):
     _edit(scene, "registration", machine=None)
     error = await refused(scene, {"repoint": True}, 400, "MachineNeeded")
     assert error["target"] == "machine"
@@ -423,7 +423,7 @@ async def test_an_unprotected_disk_is_not_adopted(scene):
     assert (status, shown["restore"]["adopt"]) == (202, False)
 
 
-async def test_a_second_restore_that_changes_the_source_waits_its_turn(scene):
+async def test_a_second_restore_that_changes_the_source_is_refused_while_one_runs(scene):
     first = (await post(scene, {"repoint": True}))[1]
     before = scene.dump(with_runs=True)
     status, shown, headers = await post(scene, {"adopt": True})
@@ -434,8 +434,8 @@ async def test_a_second_restore_that_changes_the_source_waits_its_turn(scene):
     assert (await post(scene))[0] == 202, "one that changes nothing may run beside it"
 
 
-async def test_a_dead_restore_refuses_no_other(scene):
-    """Its orchestration was terminated long ago: nobody waits for it for ever."""
+async def test_a_dead_restore_blocks_no_other(scene):
+    """The orchestration of the other restore was terminated long ago; it no longer blocks."""
     first = (await post(scene, {"repoint": True}))[1]
     key = next(key for _, key in scene.catalogue.rows if key.endswith(first["id"]) and key.startswith("run!"))
     scene.catalogue._store(replace(scene.run_row(first["id"]), state="Running"), key)
@@ -444,7 +444,7 @@ async def test_a_dead_restore_refuses_no_other(scene):
     assert (await post(scene, {"adopt": True}))[0] == 202
 
 
-async def test_a_dry_run_is_a_dry_run_whatever_its_key(scene):
+async def test_a_repeatability_key_does_not_turn_a_dry_run_into_a_run(scene):
     """A key names what was started; a dry run starts nothing, neither under a new key nor under a used one."""
     before = scene.dump(with_runs=True)
     assert (await post(scene, {"dryRun": True}, key=KEY))[0] == 200

@@ -1,4 +1,4 @@
-"""Asking for a restore to a managed disk: what Azure would refuse is refused before anything is copied."""
+"""Requests for restores to a managed disk: the app refuses what Azure would refuse, before anything is copied."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MANAGED = {"target": {"kind": "managedDisk"}, "repoint": True, "machine": MACHIN
 
 @pytest.fixture
 async def vhd():
-    """A disk whose backup is a fixed VHD; its machine has a managed disk."""
+    """A scene with a disk whose backup is a fixed VHD, and whose machine has a managed disk."""
     stage = Scene()
     stage.protect(pages=2049)
     stage.blobs.poke(stage.source(), 2048, [vhd_footer(1024 * 1024)])
@@ -29,7 +29,7 @@ async def vhd():
     return stage
 
 
-async def test_managed_disks_want_a_vhd(scene):
+async def test_a_restore_to_a_managed_disk_requires_a_vhd(scene):
     give_managed_disk(scene)
     request = {"target": {"kind": "managedDisk"}, "repoint": True}
     error = await refused(scene, request, 409, "NotVhd")
@@ -68,8 +68,8 @@ async def test_a_managed_disk_that_no_machine_gets_leaves_its_blob_to_be_deleted
 
 
 @pytest.mark.parametrize("body", [{}, {"target": {"kind": "managedDisk"}, "machine": MACHINE}])
-async def test_derived_names_are_those_that_the_plan_told(vhd, body):
-    """And the next plan has others, so that a second restore of the same world is no clash."""
+async def test_derived_names_are_those_of_the_plan(vhd, body):
+    """Derived names are those of the plan, and each plan has new ones, so that two restores do not clash."""
     _, plan, _ = await post(vhd, {**body, "dryRun": True})
     _, other, _ = await post(vhd, {**body, "dryRun": True})
     status, shown, _ = await post(vhd, {**body, "planHash": plan["planHash"]})
@@ -91,7 +91,7 @@ async def test_a_confidential_vm_is_refused(vhd, dry_run):
 
 @pytest.mark.parametrize("dry_run", [True, False])
 async def test_an_account_whose_id_is_not_known(vhd, dry_run):
-    """Azure imports nothing without it: told before anything is copied."""
+    """Azure cannot import without the account's id; the refusal comes before anything is copied."""
     vhd.tools = replace(vhd.tools, account_ids={})
     error = await refused(vhd, MANAGED | {"dryRun": dry_run}, 409, "AccountIdMissing")
 
@@ -100,7 +100,7 @@ async def test_an_account_whose_id_is_not_known(vhd, dry_run):
 
 
 async def test_a_managed_disk_that_may_not_be_protected_is_not_adopted(vhd):
-    """By default the machine gets it all the same, and the dry run says why; when that is asked for it is refused."""
+    """By default the machine still gets the disk, and the dry run says why it is not adopted; an explicit adoption is refused."""
     vhd.tools = replace(vhd.tools, disk_groups=())
     _, plan, _ = await post(vhd, MANAGED | {"dryRun": True})
     _, shown, _ = await post(vhd, MANAGED | {"planHash": plan["planHash"]})
@@ -111,7 +111,7 @@ async def test_a_managed_disk_that_may_not_be_protected_is_not_adopted(vhd):
     assert "DISK_GROUPS" in error["message"]
 
 
-async def test_a_managed_disk_is_not_adopted_when_nobody_wants_that(vhd):
+async def test_a_managed_disk_is_adopted_only_on_request(vhd):
     _, plan, _ = await post(vhd, MANAGED | {"adopt": False, "dryRun": True})
     _, alone, _ = await post(vhd, {"target": {"kind": "managedDisk"}, "machine": MACHINE, "dryRun": True})
     _, by_hand, _ = await post(vhd, {"target": {"kind": "managedDisk"}, "machine": MACHINE, "adopt": True, "dryRun": True})
@@ -122,7 +122,7 @@ async def test_a_managed_disk_is_not_adopted_when_nobody_wants_that(vhd):
 
 
 async def test_a_managed_disk_with_private_export_needs_a_network_path(vhd):
-    """Its first snapshot is read before the machine gets it: known from the dry run."""
+    """The disk's first snapshot is read before the machine gets it, so the dry run already warns."""
     former = managed_disk_id(VM, "old")
     vhd.machines.disks[former] = replace(vhd.machines.disks[former], network_access="AllowPrivate", disk_access=ACCESS)
     _, plan, _ = await post(vhd, MANAGED | {"dryRun": True})
@@ -144,8 +144,8 @@ async def test_a_managed_disk_that_could_not_be_exported_is_not_adopted(vhd):
     assert any("DenyAll" in one for one in plan["warnings"])
 
 
-async def test_what_the_new_disk_cannot_have_is_said(vhd):
-    """An ultra disk is not imported to; and the dry run looks at the rights on what the new disk names."""
+async def test_properties_that_the_new_disk_cannot_have_are_listed(vhd):
+    """The new disk is no ultra disk; the dry run also checks permissions on the resources that the new disk names."""
     former = replace(
         vhd.machines.disks[managed_disk_id(VM, "old")], sku="UltraSSD_LRS", encryption_set=KEYS, disk_access=ACCESS
     )
@@ -160,7 +160,7 @@ async def test_what_the_new_disk_cannot_have_is_said(vhd):
     await refused(vhd, MANAGED, 403, "PermissionMissing")
 
 
-async def test_rights_that_cannot_be_asked_for_are_unknown(vhd):
+async def test_permissions_on_linked_resources_that_cannot_be_read_are_unknown(vhd):
     vhd.machines.disks[managed_disk_id(VM, "old")] = replace(
         vhd.machines.disks[managed_disk_id(VM, "old")], encryption_set=KEYS
     )
@@ -168,7 +168,7 @@ async def test_rights_that_cannot_be_asked_for_are_unknown(vhd):
 
     async def permitted(resource, actions):
         if resource == KEYS:
-            message = "no right to ask"
+            message = "no permission to read permissions"
             raise AccessDeniedError(message)
         return await request(resource, actions)
 
@@ -179,8 +179,8 @@ async def test_rights_that_cannot_be_asked_for_are_unknown(vhd):
     assert states[f"Microsoft.Compute/diskEncryptionSets/read on {KEYS}"] == "unknown"
 
 
-async def test_data_disks_of_other_groups_are_asked_for(vhd):
-    """The list of data disks is sent whole, and Azure looks at each."""
+async def test_permissions_on_data_disks_of_other_groups_are_checked(vhd):
+    """The list of data disks is sent whole, and Azure checks each disk."""
     far = managed_disk_id(VM, "far").replace("resourceGroups/web", "resourceGroups/far")
     near, (old,) = managed_disk_id(VM, "near"), vhd.machines.machines[VM].disks
     others = [MachineDisk(disk.rpartition("/")[2], disk, managed=True, lun=lun) for lun, disk in ((1, near), (2, far))]

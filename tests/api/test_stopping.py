@@ -1,4 +1,4 @@
-"""After a disk's protection was stopped: a run at work is listed and watched until it ends, and no window begins another."""
+"""After a disk's protection was stopped, a run in progress is listed and watched until it ends, and no window begins another."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SCHEDULE = "0 0 */12 * * *"
 
 @pytest.fixture
 def scene():
-    """A disk with a run at work, the disk just stopped."""
+    """A disk with a run in progress, whose protection was just stopped."""
     stage = Scene()
     stage.protect()
-    at_work(stage, "Running")
+    add_run(stage, "Running")
     return stage
 
 
-def at_work(scene, state):
+def add_run(scene, state):
     run = Run("vm", RUN, state, "http", full=False, created=scene.world.now, started=scene.world.now)
     scene.catalogue._store(run, run_key(RUN))
 
@@ -52,8 +52,8 @@ async def watched(scene):
 
 
 @pytest.mark.parametrize("state", ["NotStarted", "Running"])
-async def test_a_run_at_work_is_listed_and_watched_until_it_ends(scene, state):
-    at_work(scene, state)
+async def test_a_run_in_progress_is_listed_and_watched_until_it_ends(scene, state):
+    add_run(scene, state)
     assert (await call(scene, disks.delete_disk, disk="vm"))["protection"] == "stopped"
     if state == "Running":
         assert await listed(scene) == [RUN]
@@ -61,7 +61,7 @@ async def test_a_run_at_work_is_listed_and_watched_until_it_ends(scene, state):
     assert await watched(scene) == ["vm"]
     assert await watched(scene) == ["vm"]
 
-    at_work(scene, "Succeeded")
+    add_run(scene, "Succeeded")
     assert await watched(scene) == ["vm"], "its end"
     assert scene.claims() == {}
     assert await watched(scene) == []
@@ -80,8 +80,8 @@ async def test_no_window_begins_another(scene):
     assert set(json.loads(scene.documents.texts["_fleets/20260101T120000Z.json"])) == {"vn", "vo"}
 
 
-async def test_a_disk_without_a_run_is_let_go_at_once(scene):
-    at_work(scene, "Succeeded")
+async def test_a_disk_without_a_run_is_no_longer_listed_at_once(scene):
+    add_run(scene, "Succeeded")
     await call(scene, disks.delete_disk, disk="vm")
 
     assert scene.claims() == {}
@@ -90,7 +90,7 @@ async def test_a_disk_without_a_run_is_let_go_at_once(scene):
 async def test_a_disk_that_is_about_to_be_protected_again_keeps_its_claim(scene):
     """The claim comes before the registration."""
     await call(scene, disks.delete_disk, disk="vm")
-    at_work(scene, "Succeeded")
+    add_run(scene, "Succeeded")
     scene.world.pass_time(timedelta(hours=1))
     await scene.catalogue.claim_source(scene.source().url, "vm")
     await watched(scene)

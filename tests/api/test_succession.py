@@ -1,4 +1,4 @@
-"""A disk id that is given another source: by mistake it is refused; said outright, nothing of the former disk counts as the new one's."""
+"""A disk id gets another source: without `followsOn` this is refused; with it, nothing of the former disk counts for the new one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.scene import Scene
 
 @pytest.fixture
 async def scene():
-    """A disk with three restore points, and another blob."""
+    """A scene with a disk of three restore points, and another blob."""
     stage = Scene()
     stage.protect()
     for number in range(3):
@@ -49,8 +49,8 @@ async def follow_on(scene, **fields):
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-async def test_another_source_by_mistake(scene, stopped):
-    """Also after the protection was stopped. Nothing changes; the text names both disks and both ways on."""
+async def test_another_source_by_mistake_is_refused(scene, stopped):
+    """Another source by mistake changes nothing, also after protection was stopped; the error names both disks and both next moves."""
     if stopped:
         await call(scene, disks.delete_disk)
     before = scene.dump(with_runs=True)
@@ -62,8 +62,8 @@ async def test_another_source_by_mistake(scene, stopped):
     assert scene.dump(with_runs=True) == before
 
 
-async def test_points_whose_registration_is_lost(scene):
-    """The points themselves say of which disk they are."""
+async def test_the_source_is_compared_with_the_points_when_the_registration_is_lost(scene):
+    """The points themselves name the disk that they are of."""
     del scene.catalogue.rows["vm", "registration"]
     status, shown = await call(scene, disks.put_disk, {"source": scene.source("other").url})
 
@@ -71,8 +71,8 @@ async def test_points_whose_registration_is_lost(scene):
     assert (await call(scene, disks.put_disk, {"source": scene.source().url}))[0] == 201
 
 
-async def test_the_same_source_needs_no_word(scene):
-    """Also one that a restore has moved to: points of the former source are there, and are no reason to refuse."""
+async def test_the_same_source_needs_no_confirmation(scene):
+    """A source that a restore moved to needs none either: points of the former source are no reason to refuse."""
     await follow_on(scene)
     await scene.back_up()
 
@@ -80,7 +80,7 @@ async def test_the_same_source_needs_no_word(scene):
 
 
 async def test_nothing_of_the_former_disk_protects_the_new_one(scene):
-    """Before its first backup it has no point and no age; it is overdue in time; the first backup starts when asked for."""
+    """Before its first backup the new disk has no point and no age; it becomes overdue in time; the first backup starts on request."""
     scene.world.pass_time(timedelta(hours=30))
     shown, start = await follow_on(scene, firstBackup=True)
 
@@ -98,7 +98,7 @@ async def test_nothing_of_the_former_disk_protects_the_new_one(scene):
 
 
 async def test_latest_is_never_the_former_disk(scene):
-    """Refused with both ways on; named outright it can be had, and plan and list say whose point it is."""
+    """`latest` is refused with both next moves; named by id the former disk's point is restored, and plan and list name its disk."""
     former = scene.points()[-1]
     await follow_on(scene)
     status, shown = await call(scene, restores.post_restore, {"dryRun": True})
@@ -116,7 +116,7 @@ async def test_latest_is_never_the_former_disk(scene):
 
 
 async def test_latest_finds_a_source_that_came_back(scene):
-    """Newer points of another source lie between."""
+    """`latest` finds the newest point of the present source, also behind newer points of another source."""
     own = scene.points()[-1]
     await follow_on(scene)
     await scene.back_up()
@@ -127,7 +127,7 @@ async def test_latest_finds_a_source_that_came_back(scene):
 
 
 async def test_the_first_backup_deletes_no_point_of_the_former_disk(scene):
-    """With keepLast 1 the newest point of each source stays, the former one's for ninety days."""
+    """With keepLast 1 the newest point of each source is kept, that of the former source for ninety days."""
     former = scene.points()[-1].point
     await follow_on(scene, retention={"keepLast": 1})
     await scene.back_up()

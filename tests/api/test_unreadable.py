@@ -1,4 +1,4 @@
-"""One row or document that cannot be read: its disk is named with the reason, every other disk is shown, watched, rebuilt."""
+"""One unreadable row or document: its disk is named with the reason; every other disk is shown, watched and rebuilt."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMES = ("one", "three", "two")
 
 @pytest.fixture
 async def scene():
-    """Three disks with a restore point each."""
+    """A scene of three disks with a restore point each."""
     stage = Scene()
     for name in NAMES:
         stage.protect(name)
@@ -72,7 +72,7 @@ async def test_the_list_of_runs(scene):
 
 @pytest.mark.parametrize("row", ["registration", "head", "run!", "point!"])
 async def test_the_watch(scene, row):
-    """The disk counts as unseen, which is an alert, and the reason names the row."""
+    """The disk counts as unchecked, which raises an alert, and the reason names the row."""
     damage(scene, row)
     point = row == "point!"
     key, found = next((key, found) for key, found in scene.catalogue.rows.items() if key[0] == "two" and key[1].startswith(row))
@@ -83,7 +83,7 @@ async def test_the_watch(scene, row):
     assert "two: RecordUnreadable" in seen.why
 
 
-async def test_a_fault_of_the_program_hides_no_disk_from_the_watch(scene):
+async def test_a_bug_hides_no_disk_from_the_watch(scene):
     async def broken(disk):
         if disk == "two":
             raise KeyError("sig=abcdefghijklmnop")
@@ -116,7 +116,7 @@ async def test_a_rebuild(scene, what):
     assert lost in scene.catalogue.rows
 
 
-def test_a_document_is_named():
+def test_an_unreadable_document_is_named():
     with pytest.raises(RecordUnreadableError, match=r"document vm/run/plan\.json cannot be read: shards"):
         read_document(PLAN, "vm/run/plan.json", '{"shards": 5}')
 
@@ -133,7 +133,7 @@ def run_of(disk, second, base):
 
 @given(st.dictionaries(st.sampled_from(["a", "b", "c", "d", "e"]), a_list), st.integers(1, 60), st.integers(-1, 500))
 async def test_the_newest_runs_are_those_of_a_whole_list(seconds, limit, cut):
-    """Merged a few at a time, or sorted all at once."""
+    """Merging a few rows at a time gives the same as sorting all at once."""
     base = Scene().world.now
     lists = {disk: [run_of(disk, one, base) for one in sorted(some, reverse=True)] for disk, some in seconds.items()}
     after = run_of("c", cut, base).run if cut >= 0 else ""
@@ -149,7 +149,7 @@ async def test_the_newest_runs_are_those_of_a_whole_list(seconds, limit, cut):
 
 
 async def test_a_page_of_many_disks_reads_a_few_rows_of_each():
-    """Two thousand disks with a hundred runs each: not two hundred thousand rows for a page of a hundred."""
+    """A page of a hundred runs, of two thousand disks with a hundred runs each, reads far fewer than all rows."""
     base, read_rows, at_once = Scene().world.now, Counter(), Counter()
     names = [f"disk-{number}" for number in range(2000)]
 

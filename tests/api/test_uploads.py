@@ -1,4 +1,4 @@
-"""Asking for a restore to a managed disk that is uploaded: it needs no storage account, and what cannot be uploaded is imported."""
+"""Restores to a managed disk by upload need no storage account; a disk that cannot be uploaded is imported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGES = UPLOAD_BYTES_MIN // PAGE
 
 @pytest.fixture(params=["page blob", "managed disk"])
 async def vhd(request):
-    """A disk whose backup is a fixed VHD; its machine has a managed disk."""
+    """A scene with a disk whose backup is a fixed VHD, and whose machine has a managed disk."""
     stage = Scene(managed=request.param == "managed disk")
     stage.protect(pages=PAGES if stage.managed else PAGES + 1)
     stage.blobs.poke(stage.source(), PAGES, [vhd_footer(UPLOAD_BYTES_MIN)])
@@ -40,7 +40,7 @@ def states(plan):
 
 
 async def test_a_managed_disk_is_uploaded_without_a_storage_account(vhd):
-    """Nor its resource id: the source of a managed disk has none."""
+    """An upload needs neither a storage account nor an account's resource id."""
     _, plan, _ = await post(vhd, PLAN)
     status, shown, _ = await post(vhd, MANAGED | {"planHash": plan["planHash"]})
 
@@ -53,7 +53,7 @@ async def test_a_managed_disk_is_uploaded_without_a_storage_account(vhd):
     assert not any("import" in step for step in plan["steps"])
 
 
-async def test_the_rights_of_an_upload_are_asked_for(vhd):
+async def test_the_permissions_of_an_upload_are_checked(vhd):
     vhd.machines.denied.add("Microsoft.Compute/disks/endGetAccess/action")
     _, plan, _ = await post(vhd, PLAN)
 
@@ -76,7 +76,7 @@ async def test_a_call_that_names_a_blob_imports_it(vhd, place):
     assert any("import" in step for step in plan["steps"])
 
 
-async def test_the_setting_says_import(vhd):
+async def test_the_setting_import_prevents_an_upload(vhd):
     vhd.tools = replace(vhd.tools, disk_restore="import")
     if vhd.managed:
         await refused(vhd, MANAGED, 400, "TargetNeeded")
@@ -91,8 +91,8 @@ async def test_the_setting_says_import(vhd):
         ({"network_access": "DenyAll"}, "DenyAll"),
     ],
 )
-async def test_what_cannot_be_uploaded_is_imported(vhd, former, why):
-    """The dry run says why; where the call has to name a blob for that, so does the refusal."""
+async def test_a_disk_that_cannot_be_uploaded_is_imported(vhd, former, why):
+    """The dry run says why; so does the refusal where the call must name a blob for the import."""
     (disk,) = vhd.machines.machines[VM].disks
     vhd.machines.disks[disk.source] = replace(vhd.machines.disks[disk.source], **former)
     vhd.tools = replace(vhd.tools, account_ids={SOURCE: f"{GROUP}/providers/Microsoft.Storage/storageAccounts/source"})
@@ -118,7 +118,7 @@ async def test_the_os_disk_of_a_trusted_launch_machine_is_imported(vhd):
     await refused(vhd, body, 409, "AccountIdMissing")
 
 
-async def test_a_page_blob_has_no_method(vhd):
+async def test_a_plan_for_a_page_blob_names_no_method(vhd):
     if vhd.managed:
         return
     _, plan, _ = await post(vhd, {"dryRun": True})
