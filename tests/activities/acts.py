@@ -126,13 +126,13 @@ def without_rebuilds(scene):
 
 async def rebuilt(scene, driver=None, **request):
     """A rebuild to its end, as a call shows it then."""
-    rebuild, start = await asked_for_a_rebuild(scene, **request)
+    rebuild, start = await accepted_rebuild(scene, **request)
     with suppress(RebuildFailedError):
         await (driver or scene.driver()).run(*start)
     return (await call(scene, catalogue.get_rebuild, rebuild=rebuild))[1]
 
 
-async def asked_for_a_rebuild(scene, **step_input):
+async def accepted_rebuild(scene, **step_input):
     """The id of a rebuild that is accepted, and what its orchestration is started with: name, input, instance."""
     started = []
 
@@ -159,7 +159,7 @@ def on(scene, run=RUN):
     return scene.run_row(run).restore
 
 
-def held(scene, lun=0):
+def attached_disk(scene, lun=0):
     disk = scene.machines.machines[VM].at(lun)
     return disk.source if disk else None
 
@@ -186,7 +186,7 @@ def failing(scene, step, fault, times=99, skip=0):
                 passed[0] -= 1
             elif left[0]:
                 left[0] -= 1
-                return {"fault": {**fault, "message": "told"}, "value": None}
+                return {"fault": {**fault, "message": "refused by the test"}, "value": None}
         return await scene.perform(name, request)
 
     driver._perform = perform
@@ -212,11 +212,13 @@ async def stopped_before(scene, step, count=1, **fields):
 
 def sane(scene):
     """What must hold once nothing is at work any more: whatever happened."""
-    assert held(scene) is not None, "the machine has a disk"
-    assert scene.catalogue.rows["vm", "registration"].value.source == held(scene), "backups are of the disk the machine uses"
-    assert list(scene.claims()) == [held(scene)]
+    assert attached_disk(scene) is not None, "the machine has a disk"
+    assert scene.catalogue.rows["vm", "registration"].value.source == attached_disk(scene), (
+        "backups are of the disk the machine uses"
+    )
+    assert list(scene.claims()) == [attached_disk(scene)]
     assert scene.rows("pin!") == []
     assert (scene.head_row().owner, scene.head_row().repoint) == (None, "")
     point = scene.points()[-1]
-    assert scene.content(point) == scene.bytes_of(held(scene))
+    assert scene.content(point) == scene.bytes_of(attached_disk(scene))
     assert scene.blobs.open == set()

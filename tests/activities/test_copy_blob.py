@@ -21,7 +21,7 @@ def scene():
     stage = Scene()
     stage.protect().sequence_number = 4711
     stage.write(0, 1, 2, None, 4)
-    stage.blobs.copies_held = True
+    stage.blobs.copies_delayed = True
     return stage
 
 
@@ -108,7 +108,7 @@ async def test_a_copy_that_ends_badly_fails_the_run(scene, endings, status):
     assert scene.port_calls["start_copy"] == len(endings)
     assert scene.points() == []
     assert scene.head_row().owner is None
-    scene.blobs.copies_held = False
+    scene.blobs.copies_delayed = False
     await scene.back_up(full_copy="blob")
     assert scene.content(scene.points()[-1]) == scene.blobs.blobs[scene.source()].content()
 
@@ -266,7 +266,7 @@ def replace_copy(blob, **fields):
 @pytest.mark.parametrize("trick", TRICKS)
 async def test_only_the_runs_own_complete_copy_is_taken_over(scene, trick):
     """Id, status, size and mark are looked at again, under no assumption from the waiting."""
-    scene.blobs.copies_held = False
+    scene.blobs.copies_delayed = False
     request, driver = scene.request(full_copy="blob"), scene.driver()
 
     async def perform(name, step_input):
@@ -285,7 +285,7 @@ async def test_only_the_runs_own_complete_copy_is_taken_over(scene, trick):
 
 async def test_a_copy_whose_number_stays_what_it_was_is_not_taken_over(scene):
     """The number is read back: at another one than the run's epoch nothing would be fenced."""
-    scene.blobs.copies_held = False
+    scene.blobs.copies_delayed = False
 
     async def in_vain(blob, number, guard):
         return scene.blobs.blobs[blob].etag
@@ -299,7 +299,7 @@ async def test_a_copy_whose_number_stays_what_it_was_is_not_taken_over(scene):
 
 async def test_every_step_of_it_twice(scene):
     """A second delivery finds the copy, the lease and the number as they are."""
-    scene.blobs.copies_held = False
+    scene.blobs.copies_delayed = False
     request, driver = scene.request(full_copy="blob"), scene.driver()
 
     async def twice(name, step_input):
@@ -350,10 +350,10 @@ async def test_two_deliveries_take_over_one_copy(scene):
 @pytest.mark.parametrize("step", ["start_copy", "check_copy", "take_over_copy", "verify_head"])
 async def test_a_run_that_died_while_copying_is_taken_over(scene, step):
     """Another generation: nothing was ever committed on the blob it leaves."""
-    scene.blobs.copies_held = step in ("start_copy", "check_copy")
+    scene.blobs.copies_delayed = step in ("start_copy", "check_copy")
     await stop_before(scene, step, full_copy="blob")
     scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
-    scene.blobs.copies_held = False
+    scene.blobs.copies_delayed = False
     await scene.back_up(full_copy="blob")
 
     (point,) = scene.points()

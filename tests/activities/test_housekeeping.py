@@ -21,7 +21,7 @@ from backup_core.domain.records import Retention
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.clean_up_disks import NAME, ROUNDS_MAX, CleanupFailedError
 from backup_core.steps.housekeeping import CleanUpDisk, CleanUpRebuilds, CleanupRequest, DiskPage
-from tests.activities.acts import FINAL, RUN, TARGET, call, failing, held, into, stop_before, stopped_before
+from tests.activities.acts import FINAL, RUN, TARGET, attached_disk, call, failing, into, stop_before, stopped_before
 from tests.scene import PAGE
 
 DAY = timedelta(hours=25)
@@ -156,13 +156,13 @@ async def test_a_stored_change_of_a_machine_stays_until_it_is_settled(restorable
     """It is what brings the machine its disk back."""
     await stopped_before(restorable, "move_machine")
     name = restorable.head_row().repoint
-    old = held(restorable)
+    old = attached_disk(restorable)
 
     for _ in range(2):  # in the first night its run is ended, which is a change of the run
         await cleaned(restorable)
     assert name in restorable.documents.texts
     await restorable.back_up()
-    assert (held(restorable), restorable.head_row().repoint) == (old, "")
+    assert (attached_disk(restorable), restorable.head_row().repoint) == (old, "")
     await cleaned(restorable)
     assert name not in restorable.documents.texts
 
@@ -246,11 +246,11 @@ async def test_a_former_sources_last_snapshot_goes_when_its_deletion_failed(scen
     former = await replaced_source(scene)
     theirs = await scene.blobs.snapshot(scene.source(), {})
     assert (await cleaned(scene, timedelta(hours=1))).get("snapshots") is None
-    scene.blobs.blobs[scene.source("new")].snapshots, held = {}, scene.blobs.blobs[scene.source("new")].snapshots
+    scene.blobs.blobs[scene.source("new")].snapshots, removed = {}, scene.blobs.blobs[scene.source("new")].snapshots
     with pytest.raises(CleanupError):
         await cleaned(scene)
     assert former in snapshots(scene), "the present pair was not seen"
-    scene.blobs.blobs[scene.source("new")].snapshots = held
+    scene.blobs.blobs[scene.source("new")].snapshots = removed
 
     assert (await cleaned(scene))["snapshots"] == 1
     assert snapshots(scene) == {theirs}
@@ -459,7 +459,7 @@ async def test_a_blob_that_got_a_snapshot_in_between_stays(scene):
 
 
 async def test_a_pending_copy_nobody_waits_for_is_ended(scene):
-    scene.blobs.copies_held = True
+    scene.blobs.copies_delayed = True
     await stop_before(scene, "check_copy", full_copy="blob")
     assert len(heads(scene)) == 1
 

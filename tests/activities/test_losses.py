@@ -16,7 +16,7 @@ from backup_core.steps.housekeeping import CleanUpDisk
 from tests.activities.acts import call, keep, rebuild, stop_before
 from tests.scene import Scene
 
-ASKED = CleanUpDisk(disk="vm", actor="house.20260105", lease="00000000-0000-0000-0000-00000000000a", run_days=180)
+CLEANUP = CleanUpDisk(disk="vm", actor="house.20260105", lease="00000000-0000-0000-0000-00000000000a", run_days=180)
 
 
 @pytest.fixture
@@ -33,19 +33,22 @@ async def scene():
 def vanish(scene, *gone):
     """Somebody deletes these points' snapshots; what it takes to have them back."""
     heads = [scene.blobs.blobs[scene.tools.head(point.head)].snapshots for point in gone]
-    return [(held, point.backup_snapshot, held.pop(point.backup_snapshot)) for held, point in zip(heads, gone, strict=True)]
+    return [
+        (snapshots, point.backup_snapshot, snapshots.pop(point.backup_snapshot))
+        for snapshots, point in zip(heads, gone, strict=True)
+    ]
 
 
 async def night(scene, after=timedelta(hours=25)):
     scene.world.pass_time(after)
-    return await clean_up_disk(scene.tools, ASKED)
+    return await clean_up_disk(scene.tools, CLEANUP)
 
 
 def states(scene):
     return [point.state for point in scene.points()]
 
 
-def told(scene):
+def reported_losses(scene):
     return [one for one in scene.journal.events if isinstance(one, PointsLost)]
 
 
@@ -58,8 +61,8 @@ async def test_deleted_backups_are_told_and_marked(scene):
     await night(scene)
 
     assert states(scene) == ["available", "lost", "lost", "available", "available"]
-    assert told(scene) == [PointsLost("vm", ASKED.actor, 2, old[1].point, old[2].point)]
-    assert told(scene)[0].severity == "error"
+    assert reported_losses(scene) == [PointsLost("vm", CLEANUP.actor, 2, old[1].point, old[2].point)]
+    assert reported_losses(scene)[0].severity == "error"
     assert scene.head_row() == head
     _, offered = await call(scene, points.get_points, disk="vm")
     assert {one["id"] for one in offered["value"]} == {old[number].point for number in (0, 3, 4)}
@@ -69,9 +72,9 @@ async def test_deleted_backups_are_told_and_marked(scene):
 
 async def test_a_snapshot_that_is_back_makes_its_point_available_again(scene):
     """By a rebuild, as the runbook says."""
-    ((held, name, snapshot),) = vanish(scene, scene.points()[2])
+    ((snapshots, name, snapshot),) = vanish(scene, scene.points()[2])
     await night(scene)
-    held[name] = snapshot
+    snapshots[name] = snapshot
     await rebuild(scene)
 
     assert states(scene) == ["available"] * 5
@@ -90,7 +93,7 @@ async def test_what_only_the_listing_lacks_is_not_lost(scene):
     await night(scene)
 
     assert states(scene) == ["available"] * 5
-    assert told(scene) == []
+    assert reported_losses(scene) == []
 
 
 @pytest.mark.parametrize("error", [ContainerMissingError, ServiceUnavailableError])
@@ -144,7 +147,7 @@ async def test_what_a_prune_is_deleting_is_not_lost(scene, part):
     scene.blobs.properties, scene.blobs.listed = meanwhile, late
     await night(scene)
 
-    assert told(scene) == []
+    assert reported_losses(scene) == []
     assert at.point not in {point.point for point in scene.points()}, "the night's own retention ends what the other one began"
 
 
@@ -155,7 +158,7 @@ async def test_what_a_dead_prune_was_deleting_is_not_lost(scene):
     vanish(scene, row.value)
     await night(scene)
 
-    assert told(scene) == []
+    assert reported_losses(scene) == []
     assert states(scene) == ["available"] * 4
 
 
@@ -183,7 +186,7 @@ async def test_a_night_that_dies_before_it_marks_tells_again(scene):
     scene.catalogue.mark_lost = mark
     await night(scene)
 
-    assert len(told(scene)) == 2
+    assert len(reported_losses(scene)) == 2
     assert states(scene)[1] == "lost"
 
 
@@ -206,8 +209,8 @@ async def test_the_newest_lost_means_the_one_before_counts(scene, source_snapsho
     """Status goes by what is there, and the next backup is a full one: its content is right whatever the diff reports."""
     old = scene.points()
     if source_snapshot == "still there":
-        held = scene.blobs.blobs[scene.source()].snapshots
-        held[old[3].source_snapshot] = held[old[4].source_snapshot]
+        snapshots = scene.blobs.blobs[scene.source()].snapshots
+        snapshots[old[3].source_snapshot] = snapshots[old[4].source_snapshot]
     vanish(scene, old[4])
     await night(scene)
     _, shown = await call(scene, disks.get_disk, disk="vm")

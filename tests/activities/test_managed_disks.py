@@ -67,7 +67,7 @@ def copied_by_two_processes(scene, place):
     """A backup by Copy Blob of a service whose second grant ends the first. Another process has the same delivery: it comes to its
     end while this one's is at the port call `place`, each time there is one.
     """
-    scene.blobs.cloud.grant_extends, scene.blobs.copies_held = False, True
+    scene.blobs.cloud.grant_extends, scene.blobs.copies_delayed = False, True
     process, before, driver, beside = ["one"], scene.world.before, scene.driver(), []
     scene.blobs.process = lambda: process[0]
 

@@ -13,7 +13,7 @@ from backup_core.protocol.fencing import fence_off
 from backup_core.protocol.images import hold_own
 from backup_core.protocol.source_snapshots import take_once
 from backup_core.steps.messages import Actor
-from tests.activities.acts import RUN, TARGET, before_step, cancel, held, into, stop_before, stopped_before
+from tests.activities.acts import RUN, TARGET, attached_disk, before_step, cancel, into, stop_before, stopped_before
 from tests.scene import VM
 
 
@@ -165,7 +165,7 @@ async def test_no_way_forward_once_it_was_turned_back_from(restorable):
     await restorable.restore(restorable.points()[0], driver, **into())
 
     assert [what for what, _ in late] == ["move", "settled"]
-    assert held(restorable) == restorable.source().url
+    assert attached_disk(restorable) == restorable.source().url
     assert restorable.run_row(RUN).state == "Canceled"
 
 

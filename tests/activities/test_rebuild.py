@@ -16,7 +16,7 @@ from backup_core.domain.naming import REBUILD_AT_WORK, registration_name
 from backup_core.domain.rebuild import DIRTY
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.rebuild_catalogue import RebuildFailedError
-from tests.activities.acts import asked_for_a_rebuild, call, failing, rebuild, rebuilt, stop_before, without_rebuilds
+from tests.activities.acts import accepted_rebuild, call, failing, rebuild, rebuilt, stop_before, without_rebuilds
 from tests.scene import PAGE, Scene
 
 
@@ -331,12 +331,12 @@ async def test_what_was_found_is_listed_by_page(scene):
 
 async def test_one_rebuild_at_a_time(scene):
     """Another is refused while one is at work, told where to follow that one; one that is dead is ended by the next."""
-    first, _ = await asked_for_a_rebuild(scene)
+    first, _ = await accepted_rebuild(scene)
     status, refused = await call(scene, catalogue.post_rebuild)
     assert (status, refused["error"]["code"]) == (409, "RebuildRunning")
     assert refused["error"]["target"].endswith(first)
     scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
-    second, (name, input_, instance) = await asked_for_a_rebuild(scene)
+    second, (name, input_, instance) = await accepted_rebuild(scene)
 
     assert (await call(scene, catalogue.get_rebuild, rebuild=first))[1]["state"] == "Failed"
     await scene.driver().run(name, input_, instance)
@@ -347,7 +347,7 @@ async def test_a_rebuild_that_was_replaced_writes_nothing(scene):
     """Two calls at the same moment: the steps of the one that is not named find that they may not act."""
     lose(scene, "point!")
     plan = await rebuilt(scene)
-    _, (name, input_, instance) = await asked_for_a_rebuild(scene, dryRun=False, planHash=plan["planHash"])
+    _, (name, input_, instance) = await accepted_rebuild(scene, dryRun=False, planHash=plan["planHash"])
     scene.documents._store(REBUILD_AT_WORK, '"catalogue.rebuild.20260101T000000Z.0000abcd"')
     before = without_rebuilds(scene)
     with pytest.raises(RebuildFailedError, match="NotOwner"):
@@ -364,7 +364,7 @@ async def test_a_rebuild_is_canceled_between_two_disks(scene):
         await scene.back_up(f"disk{number}")
     lose(scene, "point!")
     dry = await rebuilt(scene)
-    rebuild_, (name, input_, instance) = await asked_for_a_rebuild(scene, dryRun=False, planHash=dry["planHash"])
+    rebuild_, (name, input_, instance) = await accepted_rebuild(scene, dryRun=False, planHash=dry["planHash"])
     driver = scene.driver()
 
     async def perform(step, request):
@@ -393,13 +393,18 @@ async def test_a_disk_that_fails_stops_no_other(scene):
         if name == "rebuild_disk" and faults[request["disk"]]:
             faults[request["disk"]] -= 1
             final = request["disk"] == "vm"
-            return {"fault": {"code": "Told", "message": "told", "retryable": not final}, "value": None}
+            return {"fault": {"code": "Refused", "message": "refused by the test", "retryable": not final}, "value": None}
         return await scene.perform(name, request)
 
     driver._perform = perform
     dry = await rebuilt(scene, driver)
 
-    assert (dry["state"], dry["failed"], dry["failures"], dry["planHash"]) == ("Failed", 1, ["vm: Told: told"], None)
+    assert (dry["state"], dry["failed"], dry["failures"], dry["planHash"]) == (
+        "Failed",
+        1,
+        ["vm: Refused: refused by the test"],
+        None,
+    )
     assert [one["disk"] for one in dry["value"]] == ["other"]
     assert (faults["vm"], dry["examined"]) == (98, 2)
 
@@ -408,7 +413,7 @@ async def test_a_list_that_cannot_be_read_fails_the_rebuild(scene):
     driver = failing(scene, "list_rebuild_disks", {"code": "AccessDenied", "retryable": False})
     dry = await rebuilt(scene, driver)
 
-    assert (dry["state"], dry["failures"]) == ("Failed", ["the list of disks: AccessDenied: told"])
+    assert (dry["state"], dry["failures"]) == ("Failed", ["the list of disks: AccessDenied: refused by the test"])
 
 
 async def test_more_points_than_one_transaction_takes(scene, monkeypatch):

@@ -17,7 +17,7 @@ from backup_core.orchestrations.restore_disk import RestoreFailedError
 from backup_core.steps import STEPS
 from backup_core.steps.backup import FleetRequest
 from backup_core.steps.housekeeping import CleanupRequest
-from tests.activities.acts import RUN, TARGET, cancel, contents_of, everything_kept, held, into, rebuilt, sane
+from tests.activities.acts import RUN, TARGET, attached_disk, cancel, contents_of, everything_kept, into, rebuilt, sane
 from tests.activities.lives import (
     Hub,
     child_begun_again,
@@ -135,7 +135,7 @@ def answering(stage, answer):
 
 
 def fault(code):
-    return {"fault": {"code": code, "message": "told", "retryable": False}, "value": None}
+    return {"fault": {"code": code, "message": "refused by the test", "retryable": False}, "value": None}
 
 
 def canceling(stage, step, run):
@@ -165,7 +165,7 @@ async def back_up_and_cancel(stage):
 
 
 async def cancel_a_copy(stage):
-    stage.blobs.copies_held = True
+    stage.blobs.copies_delayed = True
     request, driver = stage.request(full=True, full_copy="blob"), stage.driver()
     canceling(stage, "check_copy", request.run)
     await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
@@ -174,7 +174,7 @@ async def cancel_a_copy(stage):
 
 def as_it_was(stage):
     """The machine has its old disk, the backups go on with it, and nothing is held."""
-    assert held(stage) == stage.rows("registration")[0].source == str(stage.source())
+    assert attached_disk(stage) == stage.rows("registration")[0].source == str(stage.source())
     assert (stage.rows("pin!"), stage.head_row().owner, stage.head_row().repoint) == ([], None, "")
 
 
@@ -189,7 +189,7 @@ async def restore_in_vain(stage, step, code="AccessDenied", which=lambda request
     answering(stage, lambda name, request: fault(code) if name == step and which(request) else None)
     with pytest.raises(RestoreFailedError, match=code):
         await stage.restore(stage.points()[0], **into())
-    assert held(stage)
+    assert attached_disk(stage)
 
 
 async def a_wrong_byte(stage):
@@ -203,7 +203,7 @@ async def a_refused_disk(stage):
 
     async def refused(machine, lun, disk):
         if disk and disk.source == TARGET:
-            message = "told"
+            message = "refused by the test"
             raise MachineRefusedError(message)
         return await put(machine, lun, disk)
 
@@ -222,7 +222,7 @@ async def a_managed_disk_that_differs(stage):
     answering(stage, lambda name, _: fault("VerificationMismatch") if name == "compare_snapshot" else None)
     with pytest.raises(RestoreFailedError, match="VerificationMismatch"):
         await stage.restore(stage.points()[0], **into(managed_disk=NEW, old_disk=OLD))
-    assert held(stage) == OLD
+    assert attached_disk(stage) == OLD
     assert [disk.snapshots for disk in stage.blobs.disks.values()] == [{}]
 
 
@@ -231,13 +231,13 @@ async def an_adoption_of_a_managed_disk_in_vain(stage):
     answering(stage, lambda name, _: fault("AccessDenied") if name == "commit_point" else None)
     with pytest.raises(RestoreFailedError, match="AccessDenied"):
         await stage.restore(stage.points()[0], **into(managed_disk=NEW, old_disk=OLD))
-    assert held(stage) == stage.rows("registration")[0].source == NEW
+    assert attached_disk(stage) == stage.rows("registration")[0].source == NEW
     assert [disk.snapshots for disk in stage.blobs.disks.values()] == [{}]
 
 
 async def adopt_a_managed_disk_by_hand(stage):
     await stage.restore(stage.points()[0], adopt=True, managed_disk=NEW, slot=Slot(VM, 0))
-    assert (held(stage), stage.rows("registration")[0].source) == (OLD, NEW)
+    assert (attached_disk(stage), stage.rows("registration")[0].source) == (OLD, NEW)
 
 
 async def an_upload_that_differs(stage):
@@ -245,7 +245,7 @@ async def an_upload_that_differs(stage):
     answering(stage, lambda name, _: fault("VerificationMismatch") if name == "compare_image" else None)
     with pytest.raises(RestoreFailedError, match="VerificationMismatch"):
         await stage.restore(stage.points()[0], **into(target=NEW, managed_disk=NEW, adopt=False, old_disk=OLD))
-    assert held(stage) == OLD
+    assert attached_disk(stage) == OLD
     assert f"an unfinished disk is left and may be deleted: {NEW}" in stage.rows("run!")[0].restore.end
 
 

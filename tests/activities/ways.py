@@ -12,7 +12,7 @@ from backup_core.domain.naming import managed_disk_id
 from backup_core.domain.repoint import MachineDisk
 from backup_core.protocol.copy_route import Copying
 from devhost.disks import vhd_footer
-from tests.activities.acts import TARGET, held, into, keep, sane, stop_before, stopped_before
+from tests.activities.acts import TARGET, attached_disk, into, keep, sane, stop_before, stopped_before
 from tests.scene import PAGE, VM, Scene
 
 
@@ -165,15 +165,15 @@ async def restore(stage):
 
 
 async def restore_into_the_machine(stage):
-    before = held(stage)
+    before = attached_disk(stage)
     await stage.restore(stage.points()[0], **into())
-    assert held(stage) != before
+    assert attached_disk(stage) != before
     sane(stage)
 
 
 async def restore_the_os_disk(stage):
     await stage.restore(stage.points()[0], **into(None, stop_vm=True))
-    assert held(stage, None) == TARGET
+    assert attached_disk(stage, None) == TARGET
     assert stage.machines.machines[VM].power == "running"
 
 
@@ -181,25 +181,25 @@ async def adopt_a_managed_disk(stage):
     """Imported, compared, given to the machine: backups go on from it, incrementally."""
     stage.machines.signs = True
     await stage.restore(stage.points()[0], **into(managed_disk=NEW, old_disk=OLD))
-    assert held(stage) == NEW
+    assert attached_disk(stage) == NEW
     sane(stage)
 
 
 async def restore_to_a_managed_disk(stage):
     await stage.restore(stage.points()[0], **into(managed_disk=NEW, adopt=False, old_disk=OLD))
-    assert held(stage) == NEW
+    assert attached_disk(stage) == NEW
 
 
 async def upload_a_managed_disk(stage):
     await stage.restore(stage.points()[0], **into(target=NEW, managed_disk=NEW, adopt=False, old_disk=OLD))
-    assert held(stage) == NEW
+    assert attached_disk(stage) == NEW
     assert stage.bytes_of(NEW) == stage.content(stage.points()[0])
 
 
 async def adopt_an_upload(stage):
     """Written, closed, compared, given to the machine."""
     await stage.restore(stage.points()[0], **into(target=NEW, managed_disk=NEW, old_disk=OLD))
-    assert held(stage) == NEW
+    assert attached_disk(stage) == NEW
     sane(stage)
 
 

@@ -136,7 +136,7 @@ class MemoryPageBlobs:
         self.refused_deletions = 0
         self.gone: set[str] = set()
         """Accounts that name servers know no more."""
-        self.copies_held = False
+        self.copies_delayed = False
         """Copies stay pending until `end_copy`."""
         self.diffs_end = False
         """Diffs end where the previous snapshot ended: what a disk has grown by is not in them."""
@@ -422,7 +422,7 @@ class MemoryPageBlobs:
         copy_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{destination} {self._world.ticks}"))
         made.copied_from = url
         made.copy, made.arriving = CopyState(copy_id, "pending", 0, brought.size), brought
-        if not self.copies_held:
+        if not self.copies_delayed:
             self.end_copy(destination, "success")
         await self._world.after("start_copy")
         return copy_id

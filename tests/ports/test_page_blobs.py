@@ -355,7 +355,7 @@ async def test_somebodys_copy_over_a_blob(ports, head):
 async def test_a_pending_copy_is_ended(ports, request):
     """While it is pending the blob exists, and nothing can be done to it; aborted, it is there without content."""
     if ports.kind == "memory":
-        ports.blobs.copies_held = True
+        ports.blobs.copies_delayed = True
     else:
         request.getfixturevalue("calm").switch(copies={"mode": "hold"})
     source, snapshot = await ports.make_source(page(7) * 16)
@@ -393,7 +393,7 @@ async def test_a_copy_is_begun_over_a_failed_one(ports, request):
             held.control("POST", "copies", {**where, "end": status})
 
     if ports.kind == "memory":
-        ports.blobs.copies_held = True
+        ports.blobs.copies_delayed = True
     else:
         held.switch(copies={"mode": "hold"})
     with pytest.raises(BlobChangedError):

@@ -203,7 +203,7 @@ class Stage(Known):
         self.coalesces = seed // 2 % 2 == 1
         self.pages = self.rng.randrange(12, 65)
         self.blobs = WatchedPageBlobs(self.world, diff="writes" if seed % 2 else "content")
-        self.blobs.copies_held = True
+        self.blobs.copies_delayed = True
         self.catalogue = MemoryCatalogue(self.world)
         self.documents = MemoryDocuments(self.world)
         self.machines = MemoryMachines(self.world, self.blobs)

@@ -16,12 +16,12 @@ from tests.activities.acts import (
     FINAL,
     RUN,
     STEPS_OF_A_RESTORE,
+    attached_disk,
     before_step,
     cancel,
     contents_of,
     everything_kept,
     failing,
-    held,
     into,
     names,
     on,
@@ -65,7 +65,7 @@ async def test_the_next_backup_is_an_increment_and_all_points_stay(stage, signs)
     await stage.restore(first, **stage.wanted)
 
     sane(stage)
-    assert held(stage) == stage.claims().popitem()[0] == NEW
+    assert attached_disk(stage) == stage.claims().popitem()[0] == NEW
     restored = stage.points()[-1]
     assert (restored.kind, restored.source) == ("restored", NEW)
     assert list(new(stage).snapshots) == [restored.source_snapshot]
@@ -116,10 +116,10 @@ async def test_a_disk_that_was_unprotected_is_protected_again(stage):
 
 
 async def test_by_hand_no_machine_is_touched(stage):
-    before = held(stage)
+    before = attached_disk(stage)
     await stage.restore(stage.points()[0], adopt=True, managed_disk=NEW, slot=Slot(VM, 0))
 
-    assert (held(stage), stage.rows("registration")[0].source) == (before, NEW)
+    assert (attached_disk(stage), stage.rows("registration")[0].source) == (before, NEW)
     stage.blobs.poke(stage.tools.source(NEW), 4, [bytes([77]) * PAGE])
     await stage.back_up()
     assert stage.points()[-1].kind == "incremental"
@@ -135,7 +135,7 @@ async def test_a_snapshot_that_is_filled_in_the_background_is_waited_for(stage):
 
 async def test_a_disk_that_differs_from_its_restore_point_is_given_to_no_machine(stage):
     """Azure made it of something else."""
-    before = held(stage)
+    before = attached_disk(stage)
 
     def spoil(_):
         stage.blobs.poke(stage.tools.source(NEW), 2, [b"\xff" * PAGE])
@@ -144,7 +144,7 @@ async def test_a_disk_that_differs_from_its_restore_point_is_given_to_no_machine
     with pytest.raises(RestoreFailedError, match="VerificationMismatch"):
         await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
 
-    assert held(stage) == before
+    assert attached_disk(stage) == before
     assert "was not used" in on(stage).end
     nothing_is_left(stage)
     await stage.back_up()
@@ -153,15 +153,15 @@ async def test_a_disk_that_differs_from_its_restore_point_is_given_to_no_machine
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_failure_at_each_step(stage, step):
     """The machine has one of the two disks, it is the one that is backed up, and nothing is left of the other way."""
-    before, contents = held(stage), contents_of(stage)
+    before, contents = attached_disk(stage), contents_of(stage)
     driver = failing(stage, step, FINAL)
     with pytest.raises(RestoreFailedError):
         await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
 
-    assert held(stage) in (before, NEW)
-    assert (held(stage) == NEW) == (step in ("adopt_head", "take_backup_snapshot", "commit_point"))
+    assert attached_disk(stage) in (before, NEW)
+    assert (attached_disk(stage) == NEW) == (step in ("adopt_head", "take_backup_snapshot", "commit_point"))
     registered = stage.rows("registration")[0].source
-    assert registered == (NEW if held(stage) == NEW else str(stage.source()))
+    assert registered == (NEW if attached_disk(stage) == NEW else str(stage.source()))
     assert stage.head_row().owner is None
     nothing_is_left(stage)
     everything_kept(stage, contents)
@@ -172,13 +172,13 @@ async def test_a_failure_at_each_step(stage, step):
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_cancel_at_each_step(stage, step):
     """Heard until the machine is touched; later the restore is brought to its end."""
-    before = held(stage)
+    before = attached_disk(stage)
     driver = before_step(stage, step, lambda _: cancel(stage, RUN))
     await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
     ended = stage.run_row(RUN).state
 
-    assert (held(stage) == NEW) == (ended == "Succeeded")
-    assert held(stage) == (NEW if ended == "Succeeded" else before)
+    assert (attached_disk(stage) == NEW) == (ended == "Succeeded")
+    assert attached_disk(stage) == (NEW if ended == "Succeeded" else before)
     if ended != "Succeeded":
         nothing_is_left(stage)
     assert stage.blobs.open == set()
@@ -196,7 +196,7 @@ async def test_a_restore_that_dies_at_each_step_leaves_nothing(stage, step):
     await clean_up_disk(stage.tools, NIGHT)
 
     registered = stage.rows("registration")[0].source
-    assert registered == (NEW if held(stage) == NEW else str(stage.source()))
+    assert registered == (NEW if attached_disk(stage) == NEW else str(stage.source()))
     assert stage.content(stage.points()[-1]) == stage.bytes_of(registered)
     if registered == NEW:
         assert list(new(stage).snapshots) == [stage.head_row().pair.source_snapshot]
@@ -217,7 +217,7 @@ async def test_the_night_ends_the_access_that_a_dead_restore_has_opened(stage):
 
 async def test_a_snapshot_that_the_clocks_call_older_is_not_adopted(stage):
     """Nothing is given to the machine: the restore point would not be the newest."""
-    before = held(stage)
+    before = attached_disk(stage)
     later = (stage.world.now + timedelta(days=2)).strftime("%Y-%m-%dT%H:%M:%S.%f") + "0Z"
 
     def late(_):
@@ -227,7 +227,7 @@ async def test_a_snapshot_that_the_clocks_call_older_is_not_adopted(stage):
     driver = before_step(stage, "compare_snapshot", late)
     with pytest.raises(RestoreFailedError, match="older, by the clocks"):
         await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
-    assert held(stage) == before
+    assert attached_disk(stage) == before
     nothing_is_left(stage)
 
 
@@ -238,7 +238,7 @@ async def test_a_commit_whose_answer_was_lost_keeps_its_snapshot(stage):
     async def lost(name, request):
         answer = await perform(name, request)
         if name == "commit_point":
-            return {"fault": {**FINAL, "message": "told"}, "value": None}
+            return {"fault": {**FINAL, "message": "refused by the test"}, "value": None}
         return answer
 
     driver._perform = lost
@@ -288,7 +288,7 @@ async def test_a_snapshot_that_cannot_be_removed_is_not_left_open(stage):
 
     async def locked(name, request):
         if name == "discard_snapshot":
-            return {"fault": {**FINAL, "message": "told"}, "value": None}
+            return {"fault": {**FINAL, "message": "refused by the test"}, "value": None}
         return await perform(name, request)
 
     driver._perform = locked
@@ -303,12 +303,12 @@ async def test_a_snapshot_that_cannot_be_removed_is_not_left_open(stage):
 
 
 async def test_a_disk_that_differs_is_not_adopted_by_hand(stage):
-    before = held(stage)
+    before = attached_disk(stage)
     driver = failing(stage, "compare_snapshot", FINAL)
     with pytest.raises(RestoreFailedError):
         await stage.restore(stage.points()[0], driver=driver, adopt=True, managed_disk=NEW, slot=Slot(VM, 0))
 
-    assert (held(stage), stage.rows("registration")[0].source) == (before, str(stage.source()))
+    assert (attached_disk(stage), stage.rows("registration")[0].source) == (before, str(stage.source()))
     nothing_is_left(stage)
 
 
@@ -322,32 +322,32 @@ async def test_a_long_comparison_goes_on_step_by_step(stage):
 
 
 async def test_a_long_comparison_is_canceled(stage):
-    before = held(stage)
+    before = attached_disk(stage)
     stage.with_limits(verify_seconds=-1.0, window_bytes=8 * PAGE)
     driver = before_step(stage, "compare_snapshot", lambda _: cancel(stage, RUN), count=2)
     await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
 
-    assert (stage.run_row(RUN).state, held(stage)) == ("Canceled", before)
+    assert (stage.run_row(RUN).state, attached_disk(stage)) == ("Canceled", before)
     nothing_is_left(stage)
 
 
 async def test_a_snapshot_that_is_never_filled_fails_the_restore(stage):
-    before = held(stage)
+    before = attached_disk(stage)
     driver = before_step(stage, "take_source_snapshot", lambda _: setattr(stage.blobs, "fill_percent", 0))
     with pytest.raises(RestoreFailedError, match="SnapshotNotReady"):
         await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
 
-    assert held(stage) == before
+    assert attached_disk(stage) == before
     nothing_is_left(stage)
 
 
 async def test_a_restore_that_waits_for_its_snapshot_is_canceled(stage):
-    before = held(stage)
+    before = attached_disk(stage)
     stage.blobs.fill_percent = 1
     driver = before_step(stage, "take_source_snapshot", lambda _: cancel(stage, RUN), count=3)
     await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
 
-    assert (stage.run_row(RUN).state, held(stage)) == ("Canceled", before)
+    assert (stage.run_row(RUN).state, attached_disk(stage)) == ("Canceled", before)
     nothing_is_left(stage)
 
 

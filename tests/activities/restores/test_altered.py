@@ -12,7 +12,17 @@ from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.naming import BlobAddress, plan_name, point_key, repoint_name, run_key, shard_end_name
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.restore_disk import RestoreFailedError
-from tests.activities.acts import RUN, TARGET, before_step, contents_of, everything_kept, held, into, sane, stopped_before
+from tests.activities.acts import (
+    RUN,
+    TARGET,
+    attached_disk,
+    before_step,
+    contents_of,
+    everything_kept,
+    into,
+    sane,
+    stopped_before,
+)
 from tests.scene import PAGE, SOURCE, VM
 
 CHANGE = repoint_name("vm", RUN)
@@ -40,7 +50,7 @@ async def test_an_exchanged_change_of_a_machine_gives_it_no_other_disk(scene, co
     )
     await failed_restore(scene, driver, r"RecordAltered: document .*machine.json: somebody else wrote it")
 
-    assert held(scene) == scene.source().url
+    assert attached_disk(scene) == scene.source().url
     await scene.back_up()
     sane(scene)
     everything_kept(scene, contents)
@@ -102,7 +112,7 @@ async def test_a_restores_row_that_asks_for_something_else_is_not_carried_out(sc
         await driver.run("restore_disk", request.model_dump(mode="json"), request.run)
 
     assert [name for name, _, _ in driver.calls] == ["begin_restore", "finish_restore"]
-    assert (scene.blob(STRANGE), scene.rows("pin!"), held(scene)) == (None, [], scene.source().url)
+    assert (scene.blob(STRANGE), scene.rows("pin!"), attached_disk(scene)) == (None, [], scene.source().url)
 
 
 async def test_a_point_whose_row_names_another_snapshot_is_not_restored(scene):
@@ -112,7 +122,7 @@ async def test_a_point_whose_row_names_another_snapshot_is_not_restored(scene):
     await failed_restore(scene, driver, r"RecordAltered: .*differs from what .* says of itself")
 
     assert scene.blob(TARGET) is None
-    assert held(scene) == scene.source().url
+    assert attached_disk(scene) == scene.source().url
 
 
 @pytest.mark.parametrize("what", ["plan", "end", "cursor"])

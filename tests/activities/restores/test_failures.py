@@ -16,11 +16,11 @@ from tests.activities.acts import (
     RUN,
     STEPS_OF_A_RESTORE,
     TARGET,
+    attached_disk,
     cancel,
     contents_of,
     everything_kept,
     failing,
-    held,
     into,
     on,
 )
@@ -38,7 +38,7 @@ async def test_nothing_that_exists_is_ever_written_to(scene, what):
         await scene.restore(scene.points()[0], target=address.url, **into())
 
     assert vars(scene.blobs.blobs[address]) == before
-    assert held(scene) == scene.source().url
+    assert attached_disk(scene) == scene.source().url
     assert scene.rows("pin!") == []
     assert not any("restore-" in at.name for at in scene.blobs.blobs), "the promoted head is removed"
 
@@ -51,22 +51,22 @@ async def test_a_step_that_fails_leaves_a_declared_end_state(scene, step):
     """The machine has one of its disks and backups are of that one; no pin, no lease, no ownership; the next backup is right."""
     contents = contents_of(scene)
     driver = failing(scene, step, FINAL, times=1 if step == "move_machine" else 99)
-    with pytest.raises(RestoreFailedError, match=r"AccessDenied: told; restore point .* is unchanged"):
+    with pytest.raises(RestoreFailedError, match=r"AccessDenied: refused by the test; restore point .* is unchanged"):
         await scene.restore(scene.points()[0], driver=driver, **into())
 
     everything_kept(scene, contents)
     row = scene.run_row(RUN)
     assert (row.state, row.error.code) == ("Failed", "AccessDenied")
     new = step in AFTER_THE_MACHINE
-    assert held(scene) == (TARGET if new else scene.source().url)
-    assert scene.catalogue.rows["vm", "registration"].value.source == held(scene)
+    assert attached_disk(scene) == (TARGET if new else scene.source().url)
+    assert scene.catalogue.rows["vm", "registration"].value.source == attached_disk(scene)
     assert scene.rows("pin!") == []
     assert (scene.head_row().owner, scene.head_row().repoint) == (None, "")
     assert all(blob.lease == "" or blob.lease.startswith(VM) for blob in scene.blobs.blobs.values())
     assert ("uses the new disk" in row.restore.end) == new
     await scene.back_up()
     point = scene.points()[-1]
-    assert scene.content(point) == scene.blob(held(scene)).content()
+    assert scene.content(point) == scene.blob(attached_disk(scene)).content()
     assert (point.kind, point.reason.startswith("the disk's source")) == (("full", True) if new else ("incremental", False))
 
 
@@ -76,7 +76,7 @@ async def test_a_fault_that_may_pass_is_waited_out(scene, step):
     await scene.restore(scene.points()[0], driver=driver, **into())
 
     assert scene.run_row(RUN).state == "Succeeded"
-    assert held(scene) == TARGET
+    assert attached_disk(scene) == TARGET
 
 
 @pytest.mark.parametrize("moves", [0, 1, 2])
@@ -95,7 +95,7 @@ async def test_an_outage_of_the_resource_manager_is_outlasted(scene, moves):
     await scene.restore(scene.points()[0], driver=driver, **into())
 
     assert scene.run_row(RUN).state == "Succeeded"
-    assert held(scene) == TARGET
+    assert attached_disk(scene) == TARGET
     assert "nothing is lost; the run continues as soon as Azure answers" in asked_for[0]
     assert len(asked_for) > 5
     assert on(scene).attention == ""
@@ -116,7 +116,7 @@ async def test_a_refused_disk_is_undone(scene):
         await scene.restore(scene.points()[0], **into())
 
     assert len(refused) == 1
-    assert held(scene) == scene.source().url
+    assert attached_disk(scene) == scene.source().url
     assert scene.blob(scene.source().url).lease.startswith(VM)
     assert scene.blob(TARGET).content() == scene.content(scene.points()[0]), "the complete disk is kept, and named"
     assert TARGET in on(scene).end
@@ -140,7 +140,7 @@ async def test_when_neither_disk_can_be_attached_it_never_ends(scene):
 
     assert len(attempts) == 40
     assert "has no disk there and Azure refuses to give it the old one" in attempts[-1]
-    assert held(scene) == scene.source().url
+    assert attached_disk(scene) == scene.source().url
 
 
 async def test_a_version_conflict_is_looked_at_again(scene):
@@ -156,7 +156,7 @@ async def test_a_version_conflict_is_looked_at_again(scene):
     scene.machines.put_disk = put_disk
     await scene.restore(scene.points()[0], **into())
 
-    assert held(scene) == TARGET
+    assert attached_disk(scene) == TARGET
     assert scene.run_row(RUN).retries == 0 or scene.run_row(RUN).state == "Succeeded"
 
 
@@ -178,7 +178,7 @@ async def test_somebody_gives_the_machine_a_third_disk(scene, moment):
     with pytest.raises(RestoreFailedError, match="SlotTaken"):
         await scene.restore(scene.points()[0], **into())
 
-    assert held(scene) == other.source
+    assert attached_disk(scene) == other.source
     assert scene.catalogue.rows["vm", "registration"].value.source == scene.source().url
     assert (scene.head_row().owner, scene.head_row().repoint) == (None, "")
 
@@ -207,7 +207,7 @@ async def test_a_target_that_left_the_allow_list(scene):
 
     assert scene.run_row(RUN).state == "Failed"
     assert (scene.rows("pin!"), scene.head_row().owner) == ([], None)
-    assert held(scene) == scene.source().url
+    assert attached_disk(scene) == scene.source().url
 
 
 async def test_a_promotion_that_fails_after_the_machine_has_its_disk(scene):
@@ -216,14 +216,16 @@ async def test_a_promotion_that_fails_after_the_machine_has_its_disk(scene):
 
     async def perform(name, request):
         if name == "compare_image" and request["image"]["becomes"] == "head":
-            return {"fault": {**FINAL, "message": "told"}, "value": None}
+            return {"fault": {**FINAL, "message": "refused by the test"}, "value": None}
         return await inner(name, request)
 
     driver._perform = perform
-    with pytest.raises(RestoreFailedError, match=r"told; .*backups continue with the new disk, the next one is full"):
+    with pytest.raises(
+        RestoreFailedError, match=r"refused by the test; .*backups continue with the new disk, the next one is full"
+    ):
         await scene.restore(scene.points()[0], driver=driver, **into())
 
-    assert scene.catalogue.rows["vm", "registration"].value.source == held(scene) == TARGET
+    assert scene.catalogue.rows["vm", "registration"].value.source == attached_disk(scene) == TARGET
     assert scene.claims() == {TARGET: "vm"}
     await scene.back_up()
     assert scene.points()[-1].kind == "full"
@@ -247,7 +249,7 @@ async def test_a_wrong_byte_in_a_copy_is_never_used(scene, becomes):
         await scene.restore(scene.points()[0], driver=driver, **into())
 
     if becomes == "disk":
-        assert held(scene) == scene.source().url
+        assert attached_disk(scene) == scene.source().url
         assert scene.blob(TARGET) is None
     assert len(scene.points()) == 3
 
@@ -255,7 +257,7 @@ async def test_a_wrong_byte_in_a_copy_is_never_used(scene, becomes):
 @pytest.mark.parametrize("ending", ["failed", "aborted", "another copy", "short"])
 async def test_a_copy_that_does_not_end_as_ours_is_never_used(scene, ending):
     """A zero-length blob with full metadata proves nothing."""
-    scene.blobs.copies_held = True
+    scene.blobs.copies_delayed = True
     request, driver = scene.restore_request(scene.points()[0], **into()), scene.driver()
     inner, looks = scene.perform, []
 
@@ -283,14 +285,14 @@ async def test_a_copy_that_does_not_end_as_ours_is_never_used(scene, ending):
     with pytest.raises(RestoreFailedError, match="BlobExists" if ending == "another copy" else "CopyFailed"):
         await driver.run("restore_disk", step_input, request.run)
 
-    assert held(scene) == scene.source().url
+    assert attached_disk(scene) == scene.source().url
     assert len(scene.points()) == 3
     assert scene.rows("pin!") == []
 
 
 async def test_a_copy_that_stays_pending_can_be_canceled(scene):
     """The service's copy is ended, the blob removed."""
-    scene.blobs.copies_held = True
+    scene.blobs.copies_delayed = True
     request, driver, looks = scene.restore_request(scene.points()[0], **into()), scene.driver(), []
 
     async def perform(name, step_input):
@@ -324,7 +326,7 @@ async def test_an_unreachable_source_account(scene):
         await scene.restore(scene.points()[0], **into())
 
     everything_kept(scene, contents)
-    assert held(scene) == scene.source().url
+    assert attached_disk(scene) == scene.source().url
     assert scene.rows("pin!") == []
 
 
@@ -342,7 +344,7 @@ async def test_a_stranger_on_the_promoted_head(scene):
     with pytest.raises(RestoreFailedError, match=r"HeadAltered.*the next one is full"):
         await scene.restore(scene.points()[0], driver=driver, **into())
 
-    assert scene.catalogue.rows["vm", "registration"].value.source == held(scene) == TARGET
+    assert scene.catalogue.rows["vm", "registration"].value.source == attached_disk(scene) == TARGET
 
 
 async def test_a_new_disk_that_another_disk_has_claimed(scene):

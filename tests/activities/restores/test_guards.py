@@ -19,11 +19,11 @@ from tests.activities.acts import (
     FINAL,
     RUN,
     TARGET,
+    attached_disk,
     before_step,
     cancel,
     contents_of,
     failing,
-    held,
     into,
     sane,
     stop_before,
@@ -98,7 +98,7 @@ async def test_a_closed_change_moves_nothing(scene):
     await scene.restore(scene.points()[0], driver=driver, **into())
 
     assert [one["fault"]["code"] if one["fault"] else one["value"]["holds"] for one in late] == ["NotOwner", "new", "new"]
-    assert held(scene) == TARGET
+    assert attached_disk(scene) == TARGET
 
 
 async def test_another_restores_change_is_left_to_it(scene):
@@ -139,7 +139,7 @@ async def test_a_managed_disk_is_not_imported_late(scene):
     scene.machines.add(VM, MachineDisk("old", old, managed=True, lun=0))
     done = await scene.restore(scene.points()[0], **into(managed_disk=new, adopt=False, old_disk=old))
     request = next(request for name, request, _ in done.calls if name == "import_disk")
-    assert held(scene) == new
+    assert attached_disk(scene) == new
     scene.machines.machines.clear()
     scene.machines.add(VM, MachineDisk("old", old, managed=True, lun=0))
     del scene.machines.disks[new]
@@ -200,7 +200,7 @@ async def test_only_the_version_that_was_compared_is_sealed(scene, snapshots):
     with pytest.raises(RestoreFailedError, match="BlobChanged"):
         await scene.restore(scene.points()[0], driver=driver, **fields)
 
-    assert held(scene) == scene.source().url
+    assert attached_disk(scene) == scene.source().url
     assert scene.blob(TARGET) is None or not scene.blob(TARGET).snapshots
 
 
@@ -348,7 +348,7 @@ async def test_a_head_of_another_run_is_not_adopted(scene):
 async def test_only_the_restore_itself_notes_its_failure(scene):
     driver = await stopped_before(scene, "compare_image")
     actor = next(request for name, request, _ in driver.calls if name == "open_image")["actor"]
-    fault = {"code": "Unexpected", "message": "told", "retryable": False}
+    fault = {"code": "Unexpected", "message": "refused by the test", "retryable": False}
     request = {"actor": actor | {"lease": "00000000-0000-0000-0000-000000000009"}, "fault": fault}
 
     assert (await scene.perform("record_failure", request))["fault"]["code"] == "NotOwner"
@@ -363,7 +363,7 @@ async def test_a_commit_that_hangs_makes_no_point_of_a_head_that_is_discarded(sc
     async def hangs(*request, **changed):
         if request[0] and not hung:
             hung.append((request, changed))
-            raise AccessDeniedError("told")
+            raise AccessDeniedError("refused by the test")
         return await commit(*request, **changed)
 
     async def then_it_goes_on(*request, **how):
@@ -384,7 +384,7 @@ async def test_a_commit_that_hangs_makes_no_point_of_a_head_that_is_discarded(sc
 
 
 async def test_a_pending_copy_that_cannot_be_watched_is_ended_and_removed(scene):
-    scene.blobs.copies_held = True
+    scene.blobs.copies_delayed = True
     request = scene.restore_request(scene.points()[0])
     driver = failing(scene, "check_copy", FINAL)
     step_input = request.model_copy(update={"full_copy": "blob"}).model_dump(mode="json")
@@ -400,13 +400,13 @@ async def test_work_beside_a_failed_one_ends_at_its_next_report(scene):
 
     async def perform(name, request):
         if name == "compare_image" and request["image"]["becomes"] == "disk":
-            return {"fault": {**FINAL, "message": "told"}, "value": None}
+            return {"fault": {**FINAL, "message": "refused by the test"}, "value": None}
         if name in ("compare_image", "apply_shard") and request["image"]["becomes"] == "head":
             head.append(name)
         return await inner(name, request)
 
     driver._perform = perform
-    with pytest.raises(RestoreFailedError, match="told"):
+    with pytest.raises(RestoreFailedError, match="refused by the test"):
         await scene.restore(scene.points()[0], driver=driver, **into())
 
     assert "compare_image" not in head
@@ -474,7 +474,7 @@ async def test_a_disk_whose_protection_was_stopped_is_not_taken_up_by_a_restore(
     scene.catalogue._store(stopped, "registration")
     await scene.restore(scene.points()[0], **into(adopt=False))
 
-    assert held(scene) == TARGET
+    assert attached_disk(scene) == TARGET
     assert scene.catalogue.rows["vm", "registration"].value == stopped
     assert scene.head_row().repoint == ""
 

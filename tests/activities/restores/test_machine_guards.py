@@ -21,10 +21,10 @@ from tests.activities.acts import (
     FINAL,
     RUN,
     TARGET,
+    attached_disk,
     cancel,
     contents_of,
     everything_kept,
-    held,
     into,
     on,
     sane,
@@ -58,7 +58,7 @@ async def test_a_delivery_that_fails_once_the_machine_has_its_disk(scene):
     driver = scene.driver()
 
     async def perform(name, request):
-        if name == "report_progress" and request["phase"] == "promoting" and held(scene) == TARGET:
+        if name == "report_progress" and request["phase"] == "promoting" and attached_disk(scene) == TARGET:
             return {"fault": {**FINAL, "message": "out of order"}, "value": None}
         return await scene.perform(name, request)
 
@@ -85,7 +85,7 @@ async def test_a_cancel_just_after_the_machine_has_its_disk_is_too_late_for_it(s
     driver._perform = perform
     await scene.restore(scene.points()[0], driver=driver, **into())
 
-    assert held(scene) == TARGET
+    assert attached_disk(scene) == TARGET
     assert "uses the new disk" in on(scene).end
     assert scene.run_row(RUN).state == "Canceled"
     assert "backups continue with the new disk, the next one is full" in on(scene).end
@@ -114,7 +114,7 @@ async def test_a_move_that_shows_no_effect_is_waited_for_and_asks_for_attention(
     driver._perform = perform
     await scene.restore(scene.points()[0], driver=driver, **into())
 
-    assert held(scene) == TARGET
+    assert attached_disk(scene) == TARGET
     assert driver._waited > timedelta(seconds=10 * PAUSE_SECONDS_MAX)
     assert "takes long" in words[0]
 
@@ -174,7 +174,7 @@ async def test_a_managed_disk_of_that_name_that_is_not_ours_or_failed(scene):
                 scene.points()[0], run=AGAIN if run == AGAIN else RUN, **into(managed_disk=new, adopt=False, old_disk=old)
             )
 
-    assert held(scene) == old
+    assert attached_disk(scene) == old
 
 
 @pytest.mark.parametrize(("size_gb", "kept"), [(1, 1), (2, None), (None, None)])
@@ -196,7 +196,7 @@ async def test_the_size_in_the_model_is_kept_when_it_is_the_disks(scene, size_gb
 
 async def test_a_detach_in_flight_once_the_way_back_was_refused(scene):
     """A delivery that was late has read the machine, and wants to take the old disk out: its write is refused, too."""
-    before, late = held(scene), []
+    before, late = attached_disk(scene), []
     refused = {"value": None, "fault": {**FINAL, "message": "no"}, "step": "move_machine"}
     put_disk, gate = scene.machines.put_disk, asyncio.Event()
 
@@ -225,4 +225,4 @@ async def test_a_detach_in_flight_once_the_way_back_was_refused(scene):
     driver._perform = perform
     with pytest.raises(RestoreFailedError):
         await scene.restore(scene.points()[0], driver=driver, **into())
-    assert held(scene) == before
+    assert attached_disk(scene) == before

@@ -14,10 +14,10 @@ from tests.activities.acts import (
     RUN,
     STEPS_OF_A_RESTORE,
     TARGET,
+    attached_disk,
     cancel,
     contents_of,
     everything_kept,
-    held,
     into,
     on,
     sane,
@@ -52,7 +52,7 @@ async def test_a_restore_that_dies_is_put_right_by_the_next_backup(scene, step):
     assert scene.run_row(RUN).ended_for_good or step == "begin_restore"
     if step != "begin_restore":
         assert scene.run_row(RUN).error.code == "Abandoned" or scene.run_row(RUN).state == "Succeeded"
-    assert (held(scene) == TARGET) == (step not in UNDONE and step != "move_machine")
+    assert (attached_disk(scene) == TARGET) == (step not in UNDONE and step != "move_machine")
     await scene.back_up()
     assert scene.points()[-1].kind == "incremental"
 
@@ -62,11 +62,11 @@ async def test_a_change_of_the_machine_that_was_interrupted_is_brought_to_an_end
     """Back while it has no disk, forward once it has the new one."""
     await stopped_before(scene, "move_machine", count if count < 4 else 3)
     if count == 2:
-        assert held(scene) is None
+        assert attached_disk(scene) is None
     scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     await scene.back_up()
 
-    assert held(scene) == (TARGET if goal == "new" else scene.source().url)
+    assert attached_disk(scene) == (TARGET if goal == "new" else scene.source().url)
     sane(scene)
     assert scene.points()[-1].kind == ("full" if goal == "new" else "incremental")
 
@@ -76,7 +76,7 @@ async def test_the_next_restore_brings_it_to_an_end_too(scene):
     scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     await scene.restore(scene.points()[1], run=AGAIN, target=f"{SOURCE}/vhds/again.vhd", **into())
 
-    assert held(scene) == f"{SOURCE}/vhds/again.vhd"
+    assert attached_disk(scene) == f"{SOURCE}/vhds/again.vhd"
     await scene.back_up()
     sane(scene)
     assert scene.points()[-1].kind == "incremental"
@@ -97,7 +97,7 @@ async def test_a_machine_that_cannot_be_settled_fails_the_backup_visibly(scene):
     scene.machines.machine = real
     await scene.back_up()
 
-    assert held(scene) == scene.source().url
+    assert attached_disk(scene) == scene.source().url
     sane(scene)
 
 
@@ -121,9 +121,9 @@ async def test_every_phase_can_be_canceled(scene, step):
     everything_kept(scene, contents)
     assert scene.rows("pin!") == []
     assert (scene.head_row().owner, scene.head_row().repoint) == (None, "")
-    assert scene.catalogue.rows["vm", "registration"].value.source == held(scene)
+    assert scene.catalogue.rows["vm", "registration"].value.source == attached_disk(scene)
     if row.state == "Canceled":
-        assert held(scene) == scene.source().url
+        assert attached_disk(scene) == scene.source().url
         assert row.error.code == "Canceled"
         assert "is unchanged" in row.restore.end or "nothing was begun" in row.restore.end
         assert not any("restore-" in at.name for at in scene.blobs.blobs)
@@ -147,8 +147,8 @@ async def test_a_cancel_between_the_changes_of_the_machine_puts_the_old_disk_bac
     await scene.restore(scene.points()[0], driver=driver, **into())
 
     state = scene.run_row(RUN).state
-    assert state == ("Canceled" if count < 3 else "Succeeded") or (state, held(scene)) == ("Canceled", TARGET)
-    assert held(scene) == (scene.source().url if count < 3 else TARGET)
+    assert state == ("Canceled" if count < 3 else "Succeeded") or (state, attached_disk(scene)) == ("Canceled", TARGET)
+    assert attached_disk(scene) == (scene.source().url if count < 3 else TARGET)
     await scene.back_up()
     sane(scene)
 
@@ -158,7 +158,7 @@ async def test_a_cancel_while_the_head_is_promoted_after_the_machine_has_its_dis
     driver, done = scene.driver(), []
 
     async def perform(name, request):
-        if name == "compare_image" and request["image"]["becomes"] == "head" and held(scene) == TARGET and not done:
+        if name == "compare_image" and request["image"]["becomes"] == "head" and attached_disk(scene) == TARGET and not done:
             done.append(True)
             await cancel(scene, RUN)
         answer = await scene.perform(name, request)
@@ -171,7 +171,7 @@ async def test_a_cancel_while_the_head_is_promoted_after_the_machine_has_its_dis
     await scene.restore(scene.points()[0], driver=driver, **into())
 
     assert done
-    assert (scene.run_row(RUN).state, held(scene)) == ("Canceled", TARGET)
+    assert (scene.run_row(RUN).state, attached_disk(scene)) == ("Canceled", TARGET)
     assert "backups continue with the new disk, the next one is full" in on(scene).end
     await scene.back_up()
     sane(scene)
@@ -219,7 +219,7 @@ async def test_a_change_decided_long_ago_is_refused_by_the_machine(scene):
     async def put_disk(machine, lun, disk):
         if not hung:
             hung.append((machine, lun, disk))
-            raise MachineRefusedError("told to another delivery of the same move")
+            raise MachineRefusedError("reported to another delivery of the same move")
         return await real(machine, lun, disk)
 
     scene.machines.put_disk = put_disk
@@ -229,7 +229,7 @@ async def test_a_change_decided_long_ago_is_refused_by_the_machine(scene):
     with pytest.raises(MachineChangedError):
         await real(*hung[0])
 
-    assert held(scene) == scene.source().url
+    assert attached_disk(scene) == scene.source().url
 
 
 async def test_a_delivery_that_hung_decides_nothing_on_what_it_sees_later(scene):
@@ -282,4 +282,4 @@ async def test_the_delivery_is_terminated_in_the_portal(scene):
     assert "fence_machine" in moves
     await scene.back_up()
     sane(scene)
-    assert held(scene) == scene.source().url
+    assert attached_disk(scene) == scene.source().url

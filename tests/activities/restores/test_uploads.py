@@ -23,12 +23,12 @@ from tests.activities.acts import (
     FINAL,
     RUN,
     STEPS_OF_A_RESTORE,
+    attached_disk,
     before_step,
     cancel,
     contents_of,
     everything_kept,
     failing,
-    held,
     into,
     names,
     on,
@@ -72,7 +72,7 @@ async def test_the_next_backup_is_an_increment_and_all_points_stay(stage, signs)
 
     sane(stage)
     nothing_is_open(stage)
-    assert held(stage) == stage.claims().popitem()[0] == NEW
+    assert attached_disk(stage) == stage.claims().popitem()[0] == NEW
     assert new(stage).content()[:-PAGE] == contents[first.point][:-PAGE]
     assert (new(stage).content() != contents[first.point]) == signs
     assert len(stage.blobs.blobs) == blobs + 1, "the head"
@@ -104,15 +104,15 @@ async def test_the_steps_of_an_upload(stage):
 
     assert names(driver)[1:6] == ["plan_transfer", "open_image", "apply_shard", "compare_image", "seal_image"]
     assert "import_disk" not in names(driver)
-    assert held(stage) == NEW
+    assert attached_disk(stage) == NEW
     nothing_is_open(stage)
 
 
 async def test_by_hand_no_machine_is_touched(stage):
-    before = held(stage)
+    before = attached_disk(stage)
     await stage.restore(stage.points()[0], target=NEW, managed_disk=NEW, slot=Slot(VM, 0), adopt=True)
 
-    assert (held(stage), stage.rows("registration")[0].source) == (before, NEW)
+    assert (attached_disk(stage), stage.rows("registration")[0].source) == (before, NEW)
     nothing_is_open(stage)
     await stage.back_up()
     assert stage.points()[-1].kind == "incremental"
@@ -165,12 +165,12 @@ async def test_a_late_write_finds_the_disk_closed(stage):
 
 @pytest.mark.parametrize("place", ["compare_image", "own_disk"])
 async def test_a_disk_that_differs_from_its_restore_point_is_given_to_no_machine(stage, place):
-    before = held(stage)
+    before = attached_disk(stage)
     driver = before_step(stage, place, lambda _: stage.blobs.poke(address(stage), 2, [b"\xff" * PAGE]))
     with pytest.raises(RestoreFailedError, match="VerificationMismatch"):
         await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
 
-    assert held(stage) == before
+    assert attached_disk(stage) == before
     assert "complete" not in on(stage).end
     assert NEW in on(stage).end, "it is left, and named"
     nothing_is_open(stage)
@@ -179,12 +179,12 @@ async def test_a_disk_that_differs_from_its_restore_point_is_given_to_no_machine
 
 async def test_a_footer_that_azure_refuses_fails_the_restore(stage):
     """At the end of the upload. The disk is named as left."""
-    before = held(stage)
+    before = attached_disk(stage)
     driver = before_step(stage, "compare_image", lambda _: stage.blobs.poke(address(stage), 32, [b"\1" * PAGE]))
     with pytest.raises(RestoreFailedError, match="InvalidVhd"):
         await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
 
-    assert held(stage) == before
+    assert attached_disk(stage) == before
     assert f"an unfinished disk is left and may be deleted: {NEW}" in on(stage).end
 
 
@@ -223,7 +223,7 @@ async def test_somebody_attaches_the_disk_while_it_is_compared(stage, monkeypatc
     with pytest.raises(RestoreFailedError, match="changed by somebody else while it was compared"):
         await stage.restore(stage.points()[0], **(stage.wanted | {"adopt": False}))
 
-    assert held(stage) != NEW
+    assert attached_disk(stage) != NEW
     assert "complete" not in on(stage).end
 
 
@@ -258,15 +258,15 @@ async def test_a_long_comparison_goes_on_step_by_step(stage):
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_failure_at_each_step(stage, step):
     """The machine has one of the two disks, it is the one that is backed up, and nothing stays open."""
-    before, contents = held(stage), contents_of(stage)
+    before, contents = attached_disk(stage), contents_of(stage)
     driver = failing(stage, step, FINAL)
     with pytest.raises(RestoreFailedError):
         await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
 
-    assert held(stage) in (before, NEW)
-    assert (held(stage) == NEW) == (step in ("adopt_head", "take_backup_snapshot", "commit_point"))
+    assert attached_disk(stage) in (before, NEW)
+    assert (attached_disk(stage) == NEW) == (step in ("adopt_head", "take_backup_snapshot", "commit_point"))
     registered = stage.rows("registration")[0].source
-    assert registered == (NEW if held(stage) == NEW else str(stage.source()))
+    assert registered == (NEW if attached_disk(stage) == NEW else str(stage.source()))
     assert stage.head_row().owner is None
     nothing_is_open(stage)
     if NEW in stage.machines.disks:
@@ -279,13 +279,13 @@ async def test_a_failure_at_each_step(stage, step):
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_cancel_at_each_step(stage, step):
     """Heard until the machine is touched; later the restore is brought to its end."""
-    before = held(stage)
+    before = attached_disk(stage)
     driver = before_step(stage, step, lambda _: cancel(stage, RUN))
     await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
     ended = stage.run_row(RUN).state
 
-    assert (held(stage) == NEW) == (ended == "Succeeded")
-    assert held(stage) == (NEW if ended == "Succeeded" else before)
+    assert (attached_disk(stage) == NEW) == (ended == "Succeeded")
+    assert attached_disk(stage) == (NEW if ended == "Succeeded" else before)
     nothing_is_open(stage)
     await stage.back_up()
 
@@ -301,7 +301,7 @@ async def test_a_restore_that_dies_at_each_step_leaves_nothing_open(stage, step)
     await clean_up_disk(stage.tools, NIGHT)
 
     registered = stage.rows("registration")[0].source
-    assert registered == (NEW if held(stage) == NEW else str(stage.source()))
+    assert registered == (NEW if attached_disk(stage) == NEW else str(stage.source()))
     assert stage.content(stage.points()[-1]) == stage.bytes_of(registered)
     nothing_is_open(stage)
     everything_kept(stage, contents)
@@ -384,13 +384,13 @@ async def test_a_disk_that_a_late_comparison_opens_again_is_attached_all_the_sam
     """Azure attaches none that is open: the access ends first."""
 
     def opens(_):
-        if held(stage) != NEW:
+        if attached_disk(stage) != NEW:
             late_read(stage)
 
     driver = before_step(stage, "move_machine", opens, move)
     await stage.restore(stage.points()[0], driver=driver, **(stage.wanted | {"adopt": adopt}))
 
-    assert held(stage) == NEW
+    assert attached_disk(stage) == NEW
     nothing_is_open(stage)
 
 
@@ -410,7 +410,7 @@ async def test_a_disk_that_is_opened_again_while_it_is_attached_is_tried_again(s
     await stage.restore(stage.points()[0], **(stage.wanted | {"stop_vm": method == "start"}))
 
     assert left == [0]
-    assert held(stage) == NEW
+    assert attached_disk(stage) == NEW
     assert stage.machines.machines[VM].power == "running"
     sane(stage)
     nothing_is_open(stage)
@@ -418,7 +418,7 @@ async def test_a_disk_that_is_opened_again_while_it_is_attached_is_tried_again(s
 
 async def test_a_refused_way_back_is_not_temporary_for_who_reads_the_new_disk(stage, monkeypatch):
     """The machine refuses the new disk, and once the old one: the second refusal is told as it is."""
-    before, put_disk, left, codes = held(stage), stage.machines.put_disk, [1], []
+    before, put_disk, left, codes = attached_disk(stage), stage.machines.put_disk, [1], []
 
     async def refuses(machine, lun, disk):
         if disk is not None and (disk.source == NEW or left[0]):
@@ -443,13 +443,13 @@ async def test_a_refused_way_back_is_not_temporary_for_who_reads_the_new_disk(st
         await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
 
     assert codes == [("new", "MachineBusy"), ("old", "MachineRefused")]
-    assert held(stage) == before
+    assert attached_disk(stage) == before
 
 
 @pytest.mark.parametrize("found", [None, "another"])
 async def test_a_disk_that_is_not_the_runs_own_any_more_is_given_to_no_machine(stage, found):
     """Deleted after it was proved, or made anew by somebody under its name: the machine keeps what it has, all the time."""
-    before, machines = held(stage), stage.machines
+    before, machines = attached_disk(stage), stage.machines
 
     def changed(_):
         if found:
@@ -461,7 +461,7 @@ async def test_a_disk_that_is_not_the_runs_own_any_more_is_given_to_no_machine(s
     with pytest.raises(RestoreFailedError, match="changed by somebody else since it was proved"):
         await stage.restore(stage.points()[0], driver=driver, **(stage.wanted | {"adopt": False}))
 
-    assert held(stage) == before
+    assert attached_disk(stage) == before
     assert stage.port_calls["put_disk"] == 1, "the fence of the way back"
     assert "no disk of this restore is left" in on(stage).end
 
@@ -555,7 +555,7 @@ async def test_a_disk_that_is_made_anew_once_it_was_compared_is_not_used(stage, 
     with pytest.raises(RestoreFailedError, match=r"HeadAltered: .* it was made anew: its unique id was"):
         await stage.restore(stage.points()[0], driver=driver, **(stage.wanted | {"adopt": False}))
 
-    assert held(stage) != NEW
+    assert attached_disk(stage) != NEW
     assert "complete" not in on(stage).end
     nothing_is_open(stage)
 

@@ -14,7 +14,7 @@ from backup_core.domain.records import Slot
 from backup_core.domain.repoint import MachineDisk
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.restore_disk import RestoreFailedError
-from tests.activities.acts import AGAIN, RUN, TARGET, held, into, keep, names, on, stop_before
+from tests.activities.acts import AGAIN, RUN, TARGET, attached_disk, into, keep, names, on, stop_before
 from tests.scene import GROUP, OTHER, PAGE, SOURCE, VM
 
 
@@ -78,7 +78,7 @@ async def test_adopt_without_repoint(scene):
     content = scene.content(point)
     await scene.restore(point, adopt=True)
 
-    assert held(scene) == scene.source().url
+    assert attached_disk(scene) == scene.source().url
     assert scene.catalogue.rows["vm", "registration"].value.source == TARGET
     scene.blobs.poke(next(at for at in scene.blobs.blobs if at.url == TARGET), 0, [b"\x11" * PAGE])
     await scene.back_up()
@@ -95,7 +95,7 @@ async def test_an_os_disk(scene):
     await scene.restore(scene.points()[0], **into(None))
 
     machine = scene.machines.machines[VM]
-    assert (held(scene, None), machine.power, machine.at(None).name) == (TARGET, "running", "vm-disk")
+    assert (attached_disk(scene, None), machine.power, machine.at(None).name) == (TARGET, "running", "vm-disk")
     assert scene.port_calls["deallocate"] == scene.port_calls["start"] == 1
     assert scene.run_row(RUN).state == "Succeeded"
 
@@ -107,7 +107,7 @@ async def test_a_machine_that_was_off_is_not_started(scene, power):
     scene.machine(lun=None, power=power)
     await scene.restore(scene.points()[0], **into(None))
 
-    assert held(scene, None) == TARGET
+    assert attached_disk(scene, None) == TARGET
     assert scene.port_calls["start"] == 0
     assert scene.run_row(RUN).state == "Succeeded"
 
@@ -116,7 +116,7 @@ async def test_stop_vm_stops_the_machine_for_a_data_disk(scene):
     await scene.restore(scene.points()[0], **into(stop_vm=True))
 
     assert scene.port_calls["deallocate"] == scene.port_calls["start"] == 1
-    assert (held(scene), scene.machines.machines[VM].power) == (TARGET, "running")
+    assert (attached_disk(scene), scene.machines.machines[VM].power) == (TARGET, "running")
 
 
 async def test_a_machine_whose_changes_take_their_time(scene):
@@ -134,7 +134,7 @@ async def test_a_machine_whose_changes_take_their_time(scene):
     driver._perform = perform
     await scene.restore(scene.points()[0], driver=driver, **into())
 
-    assert held(scene) == TARGET
+    assert attached_disk(scene) == TARGET
     assert len(looks) >= 6
     assert scene.run_row(RUN).state == "Succeeded"
 
@@ -146,7 +146,7 @@ async def test_a_point_of_an_older_generation(scene):
     await scene.restore(scene.points()[1], **into())
     await scene.restore(first, run=AGAIN, target=f"{SOURCE}/vhds/again.vhd", **into(old_disk=TARGET))
 
-    assert held(scene) == f"{SOURCE}/vhds/again.vhd"
+    assert attached_disk(scene) == f"{SOURCE}/vhds/again.vhd"
     assert scene.blob(f"{SOURCE}/vhds/again.vhd").content() == content
     assert len({point.generation for point in scene.points()}) == 4
     await scene.back_up()
@@ -201,7 +201,7 @@ async def test_a_managed_disk_takes_the_place_of_another(scene):
     scene.machines.add(VM, MachineDisk("old", old, managed=True, lun=0))
     await scene.restore(scene.points()[0], **into(managed_disk=new, adopt=False, old_disk=old))
 
-    assert held(scene) == new
+    assert attached_disk(scene) == new
     assert (scene.machines.disks[new].run, scene.machines.disks[new].sku) == (RUN, "Premium_LRS")
     assert scene.machines.machines[VM].at(0).name == "new"
     registration = scene.catalogue.rows["vm", "registration"].value
@@ -250,7 +250,7 @@ async def test_an_os_disk_is_of_the_security_type_of_its_machine(scene):
 
     made = scene.machines.disks[new]
     assert (made.security_type, made.generation, made.os_type) == ("TrustedLaunch", "V2", "Linux")
-    assert held(scene, None) == new
+    assert attached_disk(scene, None) == new
 
 
 async def test_a_managed_disk_through_an_account_whose_id_is_not_known(scene):
@@ -263,7 +263,7 @@ async def test_a_managed_disk_through_an_account_whose_id_is_not_known(scene):
     with pytest.raises(RestoreFailedError, match=r"AccountIdMissing.*SOURCE_ACCOUNT_IDS"):
         await scene.restore(scene.points()[0], **into(managed_disk=new, adopt=False, old_disk=old))
 
-    assert (new in scene.machines.disks, held(scene)) == (False, old)
+    assert (new in scene.machines.disks, attached_disk(scene)) == (False, old)
 
 
 @pytest.mark.parametrize("other", ["another run's", "of another blob"])
@@ -283,7 +283,7 @@ async def test_a_disk_that_comes_in_between_where_azure_ignores_the_condition(sc
     with pytest.raises(RestoreFailedError, match=r"MachineRefused.*was not made by .* left alone"):
         await scene.restore(scene.points()[0], **into(managed_disk=new, adopt=False, old_disk=old))
 
-    assert held(scene) == old
+    assert attached_disk(scene) == old
 
 
 async def test_by_copy_blob(scene):
@@ -321,7 +321,7 @@ async def test_the_vm_does_not_wait_for_the_promotion(scene):
 
     async def perform(name, request):
         if name == "compare_image" and request["image"]["becomes"] == "head":
-            seen.append(held(scene))
+            seen.append(attached_disk(scene))
         return await scene.perform(name, request)
 
     driver._perform = perform
@@ -366,7 +366,7 @@ async def test_a_restore_into_the_machine_waits_for_a_backup_at_work(scene):
         if name == "report_progress" and request["phase"] == "queued":
             waited.append(on(scene).attention)
             assert scene.blob(TARGET).content() == scene.content(scene.points()[0])
-            assert held(scene) == scene.source().url
+            assert attached_disk(scene) == scene.source().url
             if len(waited) == 3:
                 scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
         return answer
@@ -376,7 +376,7 @@ async def test_a_restore_into_the_machine_waits_for_a_backup_at_work(scene):
 
     assert len(waited) == 3
     assert backup.run in waited[0]
-    assert held(scene) == TARGET
+    assert attached_disk(scene) == TARGET
     assert scene.run_row(RUN).state == "Succeeded"
     assert on(scene).attention == ""
 
@@ -428,7 +428,7 @@ async def test_two_restores_into_one_machine_at_once(scene):
     driver, other = scene.driver(), f"{SOURCE}/vhds/other-restored.vhd"
 
     async def perform(name, request):
-        if name == "own_disk" and held(scene) == scene.source().url:
+        if name == "own_disk" and attached_disk(scene) == scene.source().url:
             await scene.restore(scene.points()[1], run=AGAIN, target=other, **into())
         return await scene.perform(name, request)
 
@@ -438,7 +438,7 @@ async def test_two_restores_into_one_machine_at_once(scene):
     ):
         await scene.restore(scene.points()[0], driver=driver, **into())
 
-    assert held(scene) == other
+    assert attached_disk(scene) == other
     assert scene.catalogue.rows["vm", "registration"].value.source == other
     assert scene.run_row(AGAIN).state == "Succeeded"
     assert scene.rows("pin!") == []
@@ -470,7 +470,7 @@ async def test_the_machine_got_another_disk_since_it_was_asked(scene):
     with pytest.raises(RestoreFailedError, match=r"SlotTaken: .*has .*by-hand\.vhd, expected .*vm\.vhd"):
         await scene.restore(scene.points()[0], **into())
 
-    assert held(scene) == other.source
+    assert attached_disk(scene) == other.source
     assert scene.head_row().repoint == ""
 
 
