@@ -736,7 +736,7 @@ GUARDS = (
     Guard("activities/fleet.py", "a turn is given under the version of the row: two lanes never have one disk",
           "await tools.catalogue.put_turns(turns, row.etag)",
           "await tools.catalogue.put_turns(turns, (again := await tools.catalogue.turns()) and again.etag)",
-          ("orchestrations/test_flows.py::test_many_lanes_vie_for_one_row",)),
+          ("orchestrations/test_flows.py::test_many_lanes_compete_for_one_row",)),
     Guard("protocol/turns.py", "a window that is listed late does not take the turns back from a later one",
           "row.value.window >= window", "row.value.window == window",
           ("orchestrations/test_flows.py::test_a_former_window_that_is_listed_late_ends_at_once",)),

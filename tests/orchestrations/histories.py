@@ -1,8 +1,8 @@
-"""Recorded histories: what an orchestration may have behind it when new code arrives, one recording per distinct branch.
+"""Recorded histories: the pasts that an orchestration may have when new code is deployed, one recording per distinct branch.
 
-They are made from what the other tests run: `make record` lets the Durable SDK replay beside every orchestration of theirs, and
-keeps the smallest histories that take all branches between them. A file per `defaultVersion` of host.json; a file stays until
-no run of its version can be alive.
+They are made from the orchestrations that the other tests run: `make record` lets the Durable SDK replay beside each of them,
+and keeps the smallest histories that together take all branches. There is a file per `defaultVersion` of host.json; a file
+stays until no run of its version can be alive.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ CODE = [
 ]
 """The orchestrators, and the rules that say their next steps."""
 RETURNS = ("RETURN_VALUE", "RETURN_CONST")
-"""Where a function ends in earnest: a yield and an exception are told to a tracer as returns too."""
+"""Instructions that really end a function: a tracer sees a yield and an exception as returns too."""
 
 ADVICE = """
-Runs that are under way while this code is deployed would end so, and fail. Next:
+Runs that are in progress while this code is deployed would end so, and fail. Next:
   - if the change can do without another order of calls and without another ending, make it so that the histories replay;
   - else keep the old way for instances that began with it (`if context.version == "{version}"` around both ways), raise
     `defaultVersion` in host.json, and record the new way by `make record`. The old recordings stay until no run of that version
@@ -48,7 +48,7 @@ Runs that are under way while this code is deployed would end so, and fail. Next
 
 
 def fault(recording, version):
-    """Why today's code does not go through the recording as the code it was made with did; empty when it does."""
+    """Say why today's code does not replay the recording as its original code did; empty when it does."""
     orchestrate = ORCHESTRATORS.get(recording.orchestrator)
     if orchestrate is None:
         return f"{recording.orchestrator}: no orchestrator has this name any more.{ADVICE.format(version=version)}"
@@ -77,14 +77,14 @@ SCHEDULED = {EventType.TASK_SCHEDULED, EventType.SUB_CREATED, EventType.TIMER_CR
 
 
 def episodes(events):
-    """The history as each of its episodes saw it: what was written before, and what arrived for it."""
+    """Yield each episode of the history: the events written before it, and those that arrived for it."""
     begins = [position for position, item in enumerate(events) if item["EventType"] == EventType.ORCHESTRATOR_STARTED]
     for begin, end in pairwise([*begins, len(events)]):
         yield events[:begin], [item for item in events[begin:end] if item["EventType"] not in SCHEDULED]
 
 
 def differing(recording):
-    """What an episode asks for, and what instead when it runs again later; empty when all ask for the same in both lives."""
+    """Name the first episode that makes other requests when it runs again later; empty when all make the same ones."""
     for past, arrived in episodes(recording.events):
         later = [{**one, "Timestamp": format_time(parse_time(one["Timestamp"]) + LATER)} for one in arrived]
         first, second = (_actions(recording, [*past, *new]) for new in (arrived, later))
@@ -94,7 +94,7 @@ def differing(recording):
 
 
 def _actions(recording, events):
-    """What the last episode asks for, and how it ends: all but times."""
+    """The last episode's requests and its end, without times."""
     played = replayed(ORCHESTRATORS[recording.orchestrator], recording.instance, events)
     request = {number: (one.kind, one.name, one.instance, one.input) for number, one in played.scheduled.items()}
     end = played.ending
@@ -109,10 +109,10 @@ def _timeless(value):
 
 
 def arcs(recording):
-    """The branches a replay of the whole recording takes: (file, line, the line after it), where the negated first line of a
-    function is outside of it.
+    """The branches that a replay of the whole recording takes, each as (file, line, next line).
 
-    Coverage's own tracers lose generators that are resumed by an exception.
+    The negated first line of a function stands for its outside. Coverage's own tracers lose generators that are resumed by an
+    exception.
     """
     taken = set()
 
@@ -144,7 +144,7 @@ def arcs(recording):
 
 
 def unseen(taken):
-    """The branches of the orchestrators' functions, and the lines, that none of those `taken` is or leads to."""
+    """The branches and lines of the orchestrators' functions that none of the `taken` branches covers."""
     by_file, files = defaultdict(list), {path.name: str(path) for path in CODE}
     for name, *arc in taken:
         by_file[files[name]].append(tuple(arc))
@@ -180,7 +180,7 @@ def load(file):
 
 
 def smallest(recordings, known):
-    """The recordings that are needed, besides what is `known`, to take every branch that any of them takes."""
+    """The recordings that are needed, besides the `known` branches, to take every branch that any of them takes."""
     unique = {
         str([one.orchestrator, *((item["EventType"], item.get("Result")) for item in one.events)]): one for one in recordings
     }
@@ -202,7 +202,7 @@ def smallest(recordings, known):
 
 
 def main():
-    """Add what is missing to the recordings of today's version. The status is 1 when today's code breaks one of them."""
+    """Add the missing recordings of today's version. The status is 1 when today's code breaks one of them."""
     file = FOLDER / f"{VERSION}.jsonl.gz"
     recordings = load(file)
     broken = next(filter(None, (fault(one, VERSION) for one in recordings)), "")
@@ -210,9 +210,9 @@ def main():
         print(broken)
         return 1
     Driver.recorded = []
-    # This one asks for what is about to be recorded.
-    asking = f"--ignore={Path(__file__).parent / 'test_recorded_histories.py'}"
-    if pytest.main(["-q", "--durations=0", asking, "tests/activities", "tests/orchestrations"]):
+    # This test requires the recordings that are about to be made.
+    excluded = f"--ignore={Path(__file__).parent / 'test_recorded_histories.py'}"
+    if pytest.main(["-q", "--durations=0", excluded, "tests/activities", "tests/orchestrations"]):
         return 1
     new = smallest(Driver.recorded, {arc for one in recordings for arc in arcs(one)})
     FOLDER.mkdir(exist_ok=True)

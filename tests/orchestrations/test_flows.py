@@ -1,4 +1,4 @@
-"""Orchestrators stepped by hand: what they ask for, what they retry, what they give up on."""
+"""Orchestrators stepped by hand: the steps they call, the faults they retry, and those that end them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scene():
 
 
 def failing(scene, step, outcomes):
-    """A driver whose `step` answers, or raises, from `outcomes` before it really runs."""
+    """A driver whose `step` returns or raises each of `outcomes` before it really runs."""
     driver, left = scene.driver(), list(outcomes)
 
     async def perform(name, request):
@@ -53,8 +53,8 @@ async def run(scene, driver, **fields):
 
 
 @pytest.mark.parametrize("step", ["begin_backup", "plan_transfer", "apply_shard", "commit_point", "finish_run"])
-async def test_a_fault_that_may_pass_is_tried_again(scene, step):
-    """With durable timers in between, and counted for the operator."""
+async def test_a_transient_fault_is_retried(scene, step):
+    """Durable timers lie between the attempts, and the retries are counted for the operator."""
     driver = failing(scene, step, ["ServiceUnavailable", "ServiceUnavailable"])
     output = await run(scene, driver)
 
@@ -65,7 +65,7 @@ async def test_a_fault_that_may_pass_is_tried_again(scene, step):
 
 
 async def test_the_snapshot_rate_of_premium_blobs_is_waited_out(scene, monkeypatch):
-    """One snapshot in ten minutes: trying sooner is in vain; the wait is shorter than what makes a run dead."""
+    """One snapshot is allowed in ten minutes: earlier attempts are in vain, and the wait is too short to make a run dead."""
     snapshot, refused = scene.blobs.snapshot, []
 
     async def limited(blob, metadata, guard=None):
@@ -82,13 +82,13 @@ async def test_the_snapshot_rate_of_premium_blobs_is_waited_out(scene, monkeypat
     assert timedelta(minutes=10) <= driver._waited < HEARTBEAT_MAX
 
 
-async def test_a_crashed_activity_is_tried_again(scene):
+async def test_a_crashed_activity_is_retried(scene):
     output = await run(scene, failing(scene, "verify_head", [RuntimeError("worker gone")]))
 
     assert output["state"] == "Succeeded"
 
 
-async def test_a_fault_that_stays_fails_the_run_visibly(scene):
+async def test_a_lasting_fault_fails_the_run_visibly(scene):
     driver = failing(scene, "apply_shard", ["ServiceUnavailable"] * 9)
     with pytest.raises(BackupFailedError, match="ServiceUnavailable: told"):
         await run(scene, driver)
@@ -98,7 +98,7 @@ async def test_a_fault_that_stays_fails_the_run_visibly(scene):
     assert scene.head_row().owner is None
 
 
-async def test_a_final_fault_is_not_tried_again(scene):
+async def test_a_final_fault_is_not_retried(scene):
     driver = failing(scene, "apply_shard", ["AccessDenied"])
     with pytest.raises(BackupFailedError, match="AccessDenied"):
         await run(scene, driver)
@@ -106,7 +106,7 @@ async def test_a_final_fault_is_not_tried_again(scene):
     assert driver._waited.total_seconds() == 0
 
 
-async def test_only_what_failed_in_a_wave_is_repeated(scene):
+async def test_only_the_failed_calls_of_a_wave_are_repeated(scene):
     scene.with_limits(shard_bytes_max=512)
     driver = failing(scene, "apply_shard", ["ServiceUnavailable"])
     await run(scene, driver, wave=3)
@@ -115,8 +115,8 @@ async def test_only_what_failed_in_a_wave_is_repeated(scene):
     assert sorted(shards) == [0, 1, 2]
 
 
-async def test_a_crash_in_a_wave_is_no_fault_of_the_others(scene):
-    """What has ended well is not done again."""
+async def test_a_crash_in_a_wave_does_not_repeat_the_others(scene):
+    """Calls that have ended well are not repeated."""
     scene.with_limits(shard_bytes_max=512)
     driver = failing(scene, "apply_shard", [RuntimeError("worker gone")])
     await run(scene, driver, wave=3)
@@ -134,8 +134,8 @@ async def fleet(scene, driver=None, **fields):
     return await (driver or scene.driver()).run("backup_fleet", request, "fleet.20260101T120000Z")
 
 
-async def test_a_fleet_answers_counts(scene):
-    """Not what each disk has answered: of thousands that would be megabytes."""
+async def test_a_fleet_returns_counts(scene):
+    """The fleet does not return each disk's answer: for thousands of disks that would be megabytes."""
     scene.protect("other")
     assert await fleet(scene) == {"window": FLEET.window, "runs": {"Succeeded": 2}}
     assert await fleet(scene) == {"window": FLEET.window, "runs": {"ended": 2}}
@@ -164,8 +164,8 @@ def begun(driver):
 
 
 @pytest.mark.parametrize(("disks", "lanes", "executions"), [(12, 3, 4), (17, 1, 3), (34, 2, 5)])
-async def test_many_disks_have_their_turns_longest_first(scene, disks, lanes, executions):
-    """All are backed up once, also where a lane continues as new; the lanes' first ones are the longest."""
+async def test_many_disks_are_backed_up_longest_first(scene, disks, lanes, executions):
+    """Each disk is backed up once, also where a lane continues as new; the lanes begin with the longest disks."""
     names = many(scene, disks)
     driver = scene.driver()
     output = await fleet(scene, driver, lanes=lanes)
@@ -179,8 +179,8 @@ async def test_many_disks_have_their_turns_longest_first(scene, disks, lanes, ex
         assert scene.rows("window!", disk) == [f"{disk}.20260101T120000Z.timer"]
 
 
-async def test_who_had_no_turn_in_the_window_before_comes_first(scene):
-    """However short; and who is still at work comes last, and takes a lane's place."""
+async def test_a_disk_that_missed_the_previous_window_comes_first(scene):
+    """Such a disk comes first however short it is. A disk whose backup is still running comes last, and takes a lane's place."""
     names = many(scene, 8)
     former = "2025-12-31T12:00:00+00:00"
     del scene.catalogue.rows["vm", run_key("vm.20251231T120000Z.timer")]
@@ -194,7 +194,7 @@ async def test_who_had_no_turn_in_the_window_before_comes_first(scene):
     assert (listed["disks"], listed["lanes"]) == (8, 1)
 
 
-async def test_a_failing_disk_of_a_lane_stops_no_other_of_it(scene):
+async def test_a_failing_disk_of_a_lane_does_not_stop_the_lanes_other_disks(scene):
     names = many(scene, 6)
     del scene.blobs.blobs[scene.source("disk02")]
     with pytest.raises(FleetFailedError, match="1 of 6 failed: disk02: "):
@@ -203,8 +203,8 @@ async def test_a_failing_disk_of_a_lane_stops_no_other_of_it(scene):
     assert {disk for disk in names if not scene.points(disk)} == {"disk02"}
 
 
-async def test_a_lane_that_crashes_is_named_and_the_others_do_its_disks(scene):
-    """All but the one that it had: nobody says what became of that."""
+async def test_a_crashed_lane_is_named_and_the_others_back_up_its_disks(scene):
+    """All its disks but the current one are backed up: the current one's outcome is unknown."""
     names = many(scene, 6)
     driver = scene.driver()
 
@@ -220,8 +220,8 @@ async def test_a_lane_that_crashes_is_named_and_the_others_do_its_disks(scene):
     assert begun(driver) == names[1:]
 
 
-async def test_a_lane_that_begins_anew_loses_no_disk(scene):
-    """A repeated episode of the fleet has begun it twice: it has its latest disk again, then those after it."""
+async def test_a_lane_that_starts_twice_loses_no_disk(scene):
+    """A repeated episode of the fleet has started the lane twice: it gets its latest disk again, then those after it."""
     names = many(scene, 6)
     driver, calls = scene.driver(), []
 
@@ -239,7 +239,7 @@ async def test_a_lane_that_begins_anew_loses_no_disk(scene):
     assert all(len(scene.points(disk)) == 1 for disk in names)
 
 
-async def test_each_answer_that_is_lost_is_asked_for_again(scene):
+async def test_a_lost_answer_is_requested_again(scene):
     """A turn is given once, whether its delivery is repeated or its answer is lost."""
     names = many(scene, 9)
     driver, lost = scene.driver(), set()
@@ -259,7 +259,7 @@ async def test_each_answer_that_is_lost_is_asked_for_again(scene):
 
 
 async def test_the_next_window_ends_the_turns_of_this_one(scene):
-    """What had none is told, and comes first in the next one; what is at work goes on."""
+    """Disks without a turn are reported, and come first in the next window; backups in progress continue."""
     names = many(scene, 9)
     driver, begins = scene.driver(), []
 
@@ -281,7 +281,9 @@ async def test_the_next_window_ends_the_turns_of_this_one(scene):
 
 
 async def test_a_small_window_ends_the_turns_of_a_large_one(scene):
-    """Its disks all begin in it: backed up again for the window before, they would have two restore points at once."""
+    """The small window's disks all begin in it. Another backup for the previous window would give them two restore points at
+    once.
+    """
     many(scene, 9)
     driver, begins = scene.driver(), []
 
@@ -341,8 +343,8 @@ async def test_a_former_window_that_is_listed_late_ends_at_once(scene):
 
 
 @pytest.mark.parametrize("lost", ["row", "order", "altered"])
-async def test_turns_that_are_gone_end_the_window_visibly(scene, lost):
-    """What was begun goes on; nobody guesses who comes next."""
+async def test_lost_turns_end_the_window_visibly(scene, lost):
+    """Backups in progress continue; the order of the remaining disks is not guessed."""
     many(scene, 4)
     driver = scene.driver()
 
@@ -362,8 +364,8 @@ async def test_turns_that_are_gone_end_the_window_visibly(scene, lost):
         await fleet(scene, driver, lanes=2)
 
 
-async def test_many_lanes_vie_for_one_row():
-    """Each has a disk of its own all the same, in whatever order their requests arrive."""
+async def test_many_lanes_compete_for_one_row():
+    """Each lane still gets a disk of its own, in whatever order their requests arrive."""
     rng = random.Random(20261128)
 
     async def late(_):
@@ -388,8 +390,8 @@ async def test_many_lanes_vie_for_one_row():
     assert sorted(given) == sorted(names)
 
 
-async def test_disks_that_were_never_backed_up_come_by_their_size(scene):
-    """And first, what cannot be looked at or read: it fails soon, or takes long."""
+async def test_disks_that_were_never_backed_up_are_ordered_by_size(scene):
+    """Disks that cannot be read come first: each fails soon, or takes long."""
     for pages, disk in ((64, "large"), (8, "small"), (8, "gone"), (8, "damaged")):
         scene.protect(disk, pages)
     del scene.blobs.blobs[scene.source("gone")]

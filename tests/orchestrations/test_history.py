@@ -28,7 +28,7 @@ NAME = "a-disk-with-a-name-as-long-as-names-may-be-" + "x" * 20
 
 
 def stub(name, request):
-    """What each activity would answer for a full copy of a disk in shards of 1 GiB."""
+    """The answer of each activity for a full copy of a disk in shards of 1 GiB."""
     answers = {
         "begin_backup": {"state": "go", "epoch": 7, "source": f"https://account.blob.core.windows.net/vhds/{NAME}.vhd", "kind": "full",
                   "reason": "first backup", "generation": 7, "head": f"{NAME}/000007-{NAME}.20260101T000000Z.timer/disk.vhd"},
@@ -62,8 +62,8 @@ def slow(name, request, calls):
     return {"value": value, "fault": None}
 
 
-def test_a_slow_service():
-    """Shards that have to be called again and again count as calls: the history stays as small."""
+def test_a_slow_service_keeps_the_history_small():
+    """Repeated calls of a shard count as calls: the history stays as small."""
     request = BackupRequest(disk=NAME, run=f"{NAME}.20260101T000000Z.timer", trigger="timer", wave=16)
     instance = ReplayedInstance(
         backup_disk, request.model_dump(mode="json"), request.run, lambda: datetime(2026, 1, 1, tzinfo=UTC), "slow"
@@ -81,7 +81,7 @@ def test_a_slow_service():
     assert sum(calls.values()) < 11 * len(calls) + 50 * instance.executions
 
 
-def test_an_eight_tebibyte_disk():
+def test_the_history_of_an_eight_tebibyte_disk_stays_small():
     """Every execution's history is below 64 KiB, and every shard is applied exactly once."""
     request = BackupRequest(disk=NAME, run=f"{NAME}.20260101T000000Z.timer", trigger="timer", wave=16)
     instance = ReplayedInstance(
@@ -124,7 +124,7 @@ def replayed(orchestrate, request, name):
     return instance
 
 
-def test_a_restored_image_of_eight_tebibytes():
+def test_the_history_of_a_restored_image_of_eight_tebibytes_stays_small():
     image = ImageCopy(
         actor=BY, source=f"{NAME}/000007-{RUN}/disk.vhd", target=SNAPSHOT, destination=BY.source.replace(".vhd", "-restored.vhd"),
         becomes="disk", kind="restored", generation=0, size=DISK_BYTES_MAX,
@@ -142,8 +142,8 @@ def test_a_restored_image_of_eight_tebibytes():
 
 
 @pytest.mark.parametrize("what", ["repoint", "wait"])
-def test_a_restore_that_waits_for_days(what):
-    """An outage of the resource manager, or a backup of a huge disk: hundreds of looks, a small history at any time."""
+def test_the_history_of_a_restore_that_waits_for_days_stays_small(what):
+    """An outage of Resource Manager, or a backup of a huge disk, means hundreds of reads and a small history at any time."""
     looks, largest = 0, 0
     if what == "repoint":
         instance = replayed(

@@ -1,4 +1,4 @@
-"""Ways through a restore's orchestrations that its parts seldom bring about: what each says, and what it still asks for."""
+"""Branches of a restore's orchestrations that run seldom: their messages, and the steps that they still call."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ USUAL = {
     "discard_image": {"left": ""},
     "store_change": {"change": "vm/machine.json", "old_disk": OLD},
 }
-LOOKED = {"done": False, "move": "none", "holds": "old", "power": "running"}
+INSPECTED = {"done": False, "move": "none", "holds": "old", "power": "running"}
 LOST = Fault(code="ServiceUnavailable", message="no answer", retryable=True)
 REFUSED = Fault(code="MachineRefused", message="not this one", retryable=False)
 
 
 class Foreign:
-    """What the host answers when it takes the answer of another call for this one's."""
+    """The answer of another call, which the host mistakes for this call's answer."""
 
     def __init__(self, answer):
         self.answer = answer
 
 
 class Script:
-    """Steps that answer what they are told to: a value, a fault, or one after the other of a list, whose last stays."""
+    """Steps with scripted answers: a value, a fault, or a list of these in order, whose last one repeats."""
 
     def __init__(self, orchestrators=None, **answers):
         self.answers = {**USUAL, **answers}
@@ -103,8 +103,8 @@ def answers(output):
     return orchestration
 
 
-def ends_in_turn(context):
-    """An orchestration that ends as the script's `end` says."""
+def ends_as_scripted(context):
+    """An orchestration that ends with the script's next answer for `end`."""
     return (yield context.call_activity("end", {}))
 
 
@@ -119,8 +119,8 @@ def delivery(**fields):
 # -- copying --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_copy_of_many_shards_goes_on_as_new():
-    """In order, each once, and the image is opened once."""
+async def test_a_copy_of_many_shards_continues_as_new():
+    """The copy runs each shard once and in order, and opens the image once."""
     shards = 2 * CALLS_PER_EXECUTION + 1
     script = Script(plan_transfer={**USUAL["plan_transfer"], "shards": shards})
     output = await script.run("copy_image", image_copy())
@@ -132,7 +132,7 @@ async def test_a_copy_of_many_shards_goes_on_as_new():
     assert script.driver.executions == 3
 
 
-async def test_a_copy_that_the_service_gave_up():
+async def test_a_copy_that_the_service_gave_up_fails_with_the_services_reason():
     script = Script(
         start_copy={"copy_id": "1"}, check_copy={"status": "failed", "done": 3, "total": 512, "why": "source throttled"}
     )
@@ -144,7 +144,7 @@ async def test_a_copy_that_the_service_gave_up():
     assert "take_over_copy" not in script.names()
 
 
-async def test_a_copy_by_the_service_that_is_canceled():
+async def test_a_canceled_copy_by_the_service_is_aborted():
     pending = {"status": "pending", "done": 3, "total": 512}
     script = Script(start_copy={"copy_id": "1"}, check_copy=pending, report_progress={"percent": 1, "cancel": True})
     output = await script.run("copy_image", image_copy(full_copy="blob"))
@@ -156,8 +156,8 @@ async def test_a_copy_by_the_service_that_is_canceled():
 # -- delivering -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_managed_disk_that_is_never_complete():
-    """Half an hour, then an end that says where to look; the machine is not touched."""
+async def test_a_managed_disk_that_is_never_complete_fails_the_delivery():
+    """The delivery fails after half an hour and says where to look; the machine is not touched."""
     script = Script(import_disk={"done": False})
     output = await script.run("deliver_disk", delivery(managed_disk="/disks/new", repoint=True))
 
@@ -167,8 +167,8 @@ async def test_a_managed_disk_that_is_never_complete():
     assert not {"own_disk", "store_change", "move_machine"} & set(script.names())
 
 
-async def test_another_restore_was_faster():
-    """The registration moved between the copy and the machine's turn: the machine is left alone."""
+async def test_a_restore_that_another_one_overtook_fails():
+    """The registration moved between the copy and the change of the machine: the machine is left alone."""
     script = Script(own_disk={**OWNED, "source": OTHER})
     output = await script.run("deliver_disk", delivery(repoint=True, adopt=True))
 
@@ -177,8 +177,8 @@ async def test_another_restore_was_faster():
     assert "store_change" not in script.names()
 
 
-async def test_the_failure_itself_is_told_when_it_cannot_be_noted():
-    """Not being able to stop the other half is no second failure."""
+async def test_a_failure_is_reported_even_when_it_cannot_be_recorded():
+    """A failed attempt to stop the other half is no second failure."""
     script = Script({"copy_image": answers({"state": "failed", "fault": REFUSED.model_dump()})}, record_failure=REFUSED)
     output = await script.run("deliver_disk", delivery())
 
@@ -195,9 +195,9 @@ def change(**fields):
     return RepointRequest(**{"actor": BY, "change": "vm/machine.json", "goal": "new", **fields})
 
 
-async def test_a_machine_that_cannot_be_seen_is_looked_at_until_it_can():
-    """Going back is refused, and whether it has its old disk is not known: it does not end before that is known, and what may
-    be in flight is shut out.
+async def test_a_machine_that_cannot_be_read_is_read_until_it_can_be():
+    """The undo is refused, and the machine's disk is unknown: the change does not end before the disk is known. Requests still
+    in flight are fenced.
     """
     old = {"done": True, "move": "none", "holds": "old", "power": "running"}
     script = Script(move_machine=REFUSED, inspect_machine=[REFUSED, REFUSED, old, old])
@@ -207,11 +207,11 @@ async def test_a_machine_that_cannot_be_seen_is_looked_at_until_it_can():
     assert "not this one; going back: not this one" in output["fault"]["message"]
     assert script.names().count("inspect_machine") == 4
     assert script.names().count("fence_machine") == 1
-    told = [one["attention"] for one in script.inputs("report_progress")]
-    assert any("cannot be seen" in words for words in told), told
+    reported = [one["attention"] for one in script.inputs("report_progress")]
+    assert any("cannot be seen" in words for words in reported), reported
 
 
-async def test_a_report_that_is_lost_does_not_stop_the_change():
+async def test_a_lost_progress_report_does_not_stop_the_change():
     done = {"done": True, "move": "none", "holds": "new", "power": "running"}
     script = Script(report_progress=LOST, move_machine=done)
     output = await script.run("repoint_machine", change())
@@ -220,7 +220,7 @@ async def test_a_report_that_is_lost_does_not_stop_the_change():
     assert output["fault"] is None
 
 
-async def test_settling_waits_for_a_machine_that_is_being_changed():
+async def test_completing_an_interrupted_change_waits_while_the_machine_is_being_changed():
     done = {"done": True, "move": "none", "holds": "old", "power": "running"}
     script = Script(move_machine=[WAITS, WAITS, done], inspect_machine={**WAITS, "holds": "old"})
     output = await script.run("repoint_machine", change(goal=""))
@@ -230,8 +230,8 @@ async def test_settling_waits_for_a_machine_that_is_being_changed():
     assert script.inputs("close_change")[0]["goal"] == "old"
 
 
-async def test_settling_does_not_wait_for_ever():
-    """The run that asked fails visibly; the change stays unsettled for the next one."""
+async def test_completing_an_interrupted_change_does_not_wait_for_ever():
+    """The waiting run fails visibly; the change stays open for the next run."""
     script = Script(move_machine=WAITS, inspect_machine=WAITS)
     output = await script.run("repoint_machine", change(goal=""))
 
@@ -241,8 +241,8 @@ async def test_settling_does_not_wait_for_ever():
     assert "close_change" not in script.names()
 
 
-async def test_settling_where_azure_refuses_to_go_on():
-    """It has one of its disks: that is its end state."""
+async def test_an_interrupted_change_that_azure_refuses_to_continue_ends_with_the_present_disk():
+    """The machine has one of its two disks: that is the end state."""
     script = Script(move_machine=REFUSED, inspect_machine={**WAITS, "holds": "new", "done": True})
     output = await script.run("repoint_machine", change(goal=""))
 
@@ -250,7 +250,7 @@ async def test_settling_where_azure_refuses_to_go_on():
     assert script.inputs("close_change")[0]["goal"] == "new"
 
 
-async def test_a_long_queue_goes_on_as_new():
+async def test_a_long_queue_continues_as_new():
     waiting = {"state": "waiting", "busy": "vm.20260102T000000Z.timer"}
     script = Script(own_disk=[*[waiting] * 60, OWNED])
     output = await script.run("wait_for_disk", WaitRequest(actor=BY))
@@ -259,7 +259,7 @@ async def test_a_long_queue_goes_on_as_new():
     assert script.driver.executions == 3
 
 
-async def test_a_former_change_that_cannot_be_settled_ends_the_wait():
+async def test_an_interrupted_change_that_cannot_be_completed_ends_the_wait():
     unsettled = {"state": "unsettled", "epoch": 9, "repoint": "vm/machine.json"}
     script = Script(own_disk=unsettled, fence_machine=REFUSED)
     output = await script.run("wait_for_disk", WaitRequest(actor=BY))
@@ -268,12 +268,12 @@ async def test_a_former_change_that_cannot_be_settled_ends_the_wait():
     assert output["fault"]["message"] == "not this one"
 
 
-async def test_changes_that_are_never_settled_end_the_wait():
-    """Each is settled by a child with an id of its own, in all executions; then it fails visibly."""
+async def test_changes_that_are_never_completed_end_the_wait():
+    """Each change is completed by a child with an id of its own, in all executions; then the wait fails visibly."""
     unsettled = {"state": "unsettled", "epoch": 9, "repoint": "vm/machine.json"}
     waiting = {"state": "waiting", "busy": "vm.20260102T000000Z.timer"}
-    script = Script(own_disk=[unsettled, *[waiting] * 30, unsettled], move_machine={**LOOKED, "done": True}, close_change={})
-    script.answers["inspect_machine"] = LOOKED
+    script = Script(own_disk=[unsettled, *[waiting] * 30, unsettled], move_machine={**INSPECTED, "done": True}, close_change={})
+    script.answers["inspect_machine"] = INSPECTED
     begun, perform = [], script.driver.run
 
     async def run(name, request, instance, seed=""):
@@ -301,8 +301,8 @@ async def restored(script, **fields):
     return script.inputs("finish_restore")[-1]
 
 
-async def test_a_delivery_that_breaks_beside_the_machine():
-    """Terminated in the portal, no machine in it: nothing needs to be settled."""
+async def test_a_broken_delivery_without_a_machine_discards_the_image():
+    """The delivery was terminated in the portal, and no machine is part of it: there is no change to complete."""
     script = Script({"deliver_disk": answers(RuntimeError("terminated"))})
     end = await restored(script)
 
@@ -312,7 +312,7 @@ async def test_a_delivery_that_breaks_beside_the_machine():
     assert len(script.inputs("discard_image")) == 1
 
 
-async def test_a_broken_delivery_whose_machine_cannot_be_owned():
+async def test_a_broken_delivery_whose_disk_cannot_be_owned_reports_an_unknown_machine():
     """The machine's state is not known, and the end says so."""
     script = Script(
         {"deliver_disk": answers(RuntimeError("terminated")), "wait_for_disk": answers({"fault": REFUSED.model_dump()})}
@@ -325,7 +325,7 @@ async def test_a_broken_delivery_whose_machine_cannot_be_owned():
     assert "VM web-1 is settled by the next run that owns the disk; look at it" in end["end"], end["end"]
 
 
-async def test_a_promotion_that_breaks():
+async def test_a_broken_promotion_commits_no_point():
     delivered = {"state": "success", "etag": '"1"', "sealed": True, "snapshot": SNAPSHOT}
     script = Script({"deliver_disk": answers(delivered), "copy_image": answers(RuntimeError("terminated"))})
     end = await restored(script, adopt=True)
@@ -335,7 +335,7 @@ async def test_a_promotion_that_breaks():
     assert "commit_point" not in script.names()
 
 
-async def test_canceled_in_the_queue_before_the_adoption():
+async def test_a_cancel_in_the_queue_before_the_adoption_keeps_the_complete_disk():
     """The disk is complete and stays; the registration does too."""
     delivered = {"state": "success", "etag": '"1"'}
     parts = {"deliver_disk": answers(delivered), "copy_image": answers(COPIED), "wait_for_disk": answers({"canceled": True})}
@@ -354,8 +354,8 @@ async def test_a_half_made_disk_that_cannot_be_removed_is_named():
     assert NEW in end["end"], end["end"]
 
 
-async def test_a_change_of_the_machine_that_breaks():
-    """Terminated in the portal: nobody says what the machine has, so the end does not say that it was not touched."""
+async def test_a_broken_change_of_the_machine_does_not_claim_an_untouched_machine():
+    """The change was terminated in the portal: the machine's disk is unknown, so the end does not say that it was not touched."""
     machine = answers(RuntimeError("terminated"))
     script = Script({"copy_image": answers(COPIED), "repoint_machine": machine})
     end = await restored(script, repoint=True)
@@ -367,7 +367,7 @@ async def test_a_change_of_the_machine_that_breaks():
 
 
 async def test_an_end_that_cannot_be_written_fails_the_orchestration():
-    """It is not begun again: the watch, or the next run of the disk, ends the run."""
+    """The step is not repeated: the watch, or the next run of the disk, ends the run."""
     delivered = {"state": "success", "etag": '"1"', "sealed": True}
     script = Script({"deliver_disk": answers(delivered)}, finish_restore=REFUSED)
     with pytest.raises(Exception, match="MachineRefused: not this one"):
@@ -385,7 +385,7 @@ async def test_an_end_that_cannot_be_written_fails_the_orchestration():
     ids=["a timer", "a child", "another step"],
 )
 async def test_a_step_that_another_call_answered_is_called_again(foreign):
-    """Its own answer is dropped by the host, so that it would wait for ever; what the other one said is not believed."""
+    """The host drops the step's own answer, so it would wait for ever; the other call's answer is not used."""
     script = Script(open_image=[Foreign(foreign), {"etag": '"1"'}])
     output = await script.run("copy_image", image_copy())
 
@@ -394,7 +394,7 @@ async def test_a_step_that_another_call_answered_is_called_again(foreign):
     assert script.names().count("open_image") == 2
 
 
-async def test_a_step_that_says_which_it_is_is_believed():
+async def test_an_answer_that_names_its_own_step_is_accepted():
     own = Foreign({"value": {"etag": '"1"'}, "fault": None, "step": "open_image"})
     script = Script(open_image=own)
     output = await script.run("copy_image", image_copy())
@@ -402,8 +402,8 @@ async def test_a_step_that_says_which_it_is_is_believed():
     assert (output["state"], output["retries"]) == ("success", 0)
 
 
-async def test_a_child_that_another_call_answered_is_begun_again():
-    script = Script({"copy_image": ends_in_turn}, end=[Foreign({"percent": 50}), Foreign({"state": "canceled"})])
+async def test_a_child_that_another_call_answered_is_started_again():
+    script = Script({"copy_image": ends_as_scripted}, end=[Foreign({"percent": 50}), Foreign({"state": "canceled"})])
     output = await script.run("deliver_disk", delivery())
 
     assert output["state"] == "canceled"
@@ -418,9 +418,9 @@ async def test_a_child_that_is_never_answered_fails_the_caller():
     assert output["fault"]["message"] == f"copy_image of {RUN}: answered 3 times with what is not its own"
 
 
-async def test_a_delivery_that_another_call_answered_is_begun_again():
+async def test_a_delivery_that_another_call_answered_is_started_again():
     delivered = {"state": "success", "etag": '"1"', "sealed": True, "snapshot": SNAPSHOT}
-    script = Script({"deliver_disk": ends_in_turn}, end=[Foreign(None), Foreign(delivered)])
+    script = Script({"deliver_disk": ends_as_scripted}, end=[Foreign(None), Foreign(delivered)])
     output = await restored(script)
 
     assert output["state"] == "Succeeded"
@@ -428,8 +428,8 @@ async def test_a_delivery_that_another_call_answered_is_begun_again():
 
 
 @pytest.mark.parametrize("canceled", [True, False])
-async def test_a_copy_that_was_ended_before_its_answer_was_heard(canceled):
-    """An earlier life of the instance ended the copy for a cancel: that is the end of this one too, else it has failed."""
+async def test_a_copy_that_was_aborted_before_its_answer_arrived(canceled):
+    """A previous run of the episode aborted the copy because of a cancel: this run is canceled too. Without a cancel it fails."""
     seen = {"status": "aborted", "done": 0, "total": 512}
     script = Script(start_copy={"copy_id": "1"}, check_copy=seen, report_progress={"percent": 50, "cancel": canceled})
     end = await script.run("copy_blob", CopyBlobRequest(image=IMAGE), f"{RUN}~b1")
@@ -441,8 +441,8 @@ async def test_a_copy_that_was_ended_before_its_answer_was_heard(canceled):
 # -- rebuilds and housekeeping ---------------------------------------------------------------------------------------------
 
 
-async def test_a_rebuild_of_many_disks_goes_on_as_another_execution():
-    """Its history stays small, and nothing is counted twice."""
+async def test_a_rebuild_of_many_disks_continues_as_new():
+    """The history stays small, and nothing is counted twice."""
     disks = [f"d{number:03d}" for number in range(201)]
     script = Script(
         list_rebuild_disks=[{"disks": disks, "more": False}, {"disks": disks[200:], "more": False}],
@@ -456,8 +456,8 @@ async def test_a_rebuild_of_many_disks_goes_on_as_another_execution():
     assert [one["after"] for one in script.inputs("list_rebuild_disks")] == ["", "d199"]
 
 
-async def test_what_was_found_for_another_disk_is_no_answer():
-    """A second life may be answered by what the first one asked for: it asks again."""
+async def test_a_rebuild_result_for_another_disk_is_not_accepted():
+    """A repeated episode may receive the answer to a former request: it calls the step again."""
     mine = {"disk": "vm", "part": 1, "state": "unchanged", "digest": "", "below": ""}
     script = Script(
         list_rebuild_disks={"disks": ["vm"], "more": False},

@@ -1,4 +1,4 @@
-"""Runs that are under way at an upgrade go on: today's code replays what yesterday's code left, branch by branch."""
+"""Runs that are in progress at an upgrade continue: today's code replays the histories of yesterday's code, branch by branch."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ RECORDED = [(file.name.split(".")[0], one) for file in sorted(FOLDER.glob("*.jso
     ("version", "recording"),
     [pytest.param(*one, id=f"{one[0]}-{number}-{one[1].orchestrator}") for number, one in enumerate(RECORDED)],
 )
-def test_a_run_of_before_goes_on(version, recording):
-    """The same calls in the same order to the same end, and every activity that may be queued is still understood."""
-    told = fault(recording, version)
-    if told:
-        pytest.fail(told, pytrace=False)
+def test_a_run_of_a_former_version_continues(version, recording):
+    """The replay makes the same calls in the same order to the same end, and every queued activity is still understood."""
+    problem = fault(recording, version)
+    if problem:
+        pytest.fail(problem, pytrace=False)
     for name, request in recording.calls:
         BY_NAME[name].takes.model_validate(request)
 
 
-def test_a_name_goes_one_version_after_its_last_use():
-    """The version before today's may have runs under way, so its histories are kept; what no kept one calls is needed no more."""
+def test_a_former_name_is_removed_one_version_after_its_last_use():
+    """The previous version may have runs in progress, so its histories are kept; a name that no kept history calls is removed."""
     kept = {version for version, _ in RECORDED}
     called = {
         (version, item["Name"])
@@ -54,7 +54,7 @@ def test_a_renamed_step_is_called_by_the_name_of_the_orchestrations_version():
 
 
 def test_an_answer_is_known_by_any_name_of_its_step():
-    """What the former version's activities answered is in histories under the name they had."""
+    """Histories contain the former version's answers under the names that its activities had."""
     step = replace(STEPS[0], name="newest", former=(("1", "oldest"),))
     said = StepOutcome(value={}, step="oldest")
 
@@ -63,15 +63,17 @@ def test_an_answer_is_known_by_any_name_of_its_step():
 
 
 def test_every_branch_of_the_orchestrators_is_recorded():
-    """For the version that begins now: a branch without a recording could break unseen."""
+    """Each branch of the present version has a recording: without one a later change could break it unseen."""
     missing = unseen(set().union(*(arcs(one) for version, one in RECORDED if version == VERSION)))
 
-    assert not missing, "no recorded history goes there; write a test that does, then `make record`:\n" + "\n".join(missing)
+    assert not missing, "no recorded history takes this branch; write a test that does, then `make record`:\n" + "\n".join(
+        missing
+    )
 
 
 @pytest.mark.parametrize("gone", ["clean_up_disks", "repoint_machine"])
 def test_a_branch_without_a_recording_is_named(gone):
-    """Seen from the other side: the histories of one orchestrator are left out."""
+    """Counter-check: without the histories of one orchestrator, its branches are named."""
     missing = unseen(set().union(*(arcs(one) for _, one in RECORDED if one.orchestrator != gone)))
 
     assert [one for one in missing if f"{gone}.py, {gone}: line" in one]
@@ -86,7 +88,7 @@ def backup():
 
 @pytest.mark.parametrize("what", ["another call", "another ending", "a call more", "another name", "an answer it cannot read"])
 def test_an_incompatible_change_says_what_to_do(what):
-    """Seen from the other side: a history that the code cannot have made."""
+    """Counter-check: a history that the code cannot have made fails with advice."""
     version, recording = backup()
     events = copy.deepcopy(recording.events)
     calls = [item for item in events if item["EventType"] == EventType.TASK_SCHEDULED]
@@ -101,13 +103,13 @@ def test_an_incompatible_change_says_what_to_do(what):
     else:
         answer = next(item for item in events if item["EventType"] == EventType.TASK_COMPLETED)
         answer["Result"] = '{"value": {"unknown": 1}, "fault": null}'
-    told = fault(replace(recording, events=events), version)
+    problem = fault(replace(recording, events=events), version)
 
-    assert "raise\n    `defaultVersion` in host.json" in told
+    assert "raise\n    `defaultVersion` in host.json" in problem
     assert {
         "another call": "previous execution scheduled a activity task with sequence ID 0 and name 'begin_otherwise'",
         "another ending": "where it had ended as Failed",
         "a call more": "it waits for activity finish_",
         "another name": "no orchestrator has this name any more",
         "an answer it cannot read": "Non-Deterministic workflow detected",
-    }[what] in told
+    }[what] in problem

@@ -1,4 +1,4 @@
-"""An episode whose history was not written runs a second time, later: it asks for the same as the first time."""
+"""An episode whose history was not written runs a second time, later: it makes the same requests as the first time."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ SOURCES = {path.name: ast.parse(path.read_text()) for path in sorted(Path(orches
 
 
 @pytest.mark.parametrize("number", [pytest.param(n, id=f"{n}-{one.orchestrator}") for n, one in enumerate(RECORDED)])
-def test_every_episode_asks_for_the_same_at_another_moment(number):
-    """The same activities, sub-orchestrations and timers with the same inputs and ids, and the same end.
+def test_a_repeated_episode_makes_the_same_requests_at_another_moment(number):
+    """A repeated episode schedules the same activities, sub-orchestrations and timers with the same inputs and ids, and the
+    same end.
 
-    When a timer fires, the custom status, and the figures in `histories.TIMES` may differ.
+    The times of timers, the custom status, and the figures in `histories.TIMES` may differ.
     """
     assert not differing(RECORDED[number])
 
 
 @pytest.mark.parametrize("planted", ["a lease by chance", "a child's id by the clock", "the time in an input"])
-def test_what_depends_on_the_moment_is_found(planted, monkeypatch):
-    """Seen from the other side: three ways to write it wrong."""
+def test_an_orchestration_that_depends_on_the_moment_is_found(planted, monkeypatch):
+    """Counter-check: three ways to write an orchestration wrong are found."""
     if planted == "a child's id by the clock":
 
         def child(self, purpose, attempt=1):
             return f"{self.context.instance_id}~{purpose}{attempt}-{self.context.current_utc_datetime:%H%M}"
 
         monkeypatch.setattr(restore_disk._Restore, "_child", child)
-        suspects = [one for one in RECORDED if one.orchestrator == "restore_disk" and begun_by(one)]
+        suspects = [one for one in RECORDED if one.orchestrator == "restore_disk" and children_of(one)]
     else:
         made = backup_disk._Backup.__init__
 
@@ -78,7 +79,7 @@ def called(node, name):
 
 
 @pytest.mark.parametrize("file", SOURCES)
-def test_no_orchestration_asks_for_chance_or_a_clock(file):
+def test_no_orchestration_uses_chance_or_a_clock(file):
     for node in ast.walk(SOURCES[file]):
         names = {getattr(node, "attr", ""), getattr(node, "id", "")}
         assert not names & FORBIDDEN, f"{file}:{node.lineno}: {names}"
@@ -107,18 +108,19 @@ def test_the_time_of_an_episode_is_for_timers_and_for_people():
 # -- sub-orchestrations --------------------------------------------------------------------------------------------------
 
 
-def begun_by(recording):
+def children_of(recording):
     """Name and id of each child."""
     return [(one["Name"], one["InstanceId"]) for one in recording.events if one["EventType"] == EventType.SUB_CREATED]
 
 
-def test_a_child_lives_under_an_id_of_its_parent_and_of_nobody_else():
-    """The extension's, which is the execution's and the number of the call; or its parent's id, a letter for the purpose, a number
-    for the attempt; but a fleet's backups, whose runs nobody else names.
+def test_a_childs_id_derives_from_its_parents_id():
+    """A child's id is the extension's, made of the execution and the number of the call, or extends its parent's id.
+
+    An extended id adds a letter for the purpose and a number for the attempt. A fleet's backups have the ids of their runs.
     """
     begun = Counter()
     for recording in RECORDED:
-        children = begun_by(recording)
+        children = children_of(recording)
         execution = recording.events[1]["OrchestrationInstance"]["ExecutionId"]
         assert len(set(children)) == len({instance for _, instance in children}), "one id for two of its children"
         for name, instance in children:
@@ -132,13 +134,13 @@ def test_a_child_lives_under_an_id_of_its_parent_and_of_nobody_else():
     assert min(begun["extension"], begun["parent"]) > 0
 
 
-def asked_for(node):
-    """The arguments of a call that begins a child."""
+def child_arguments(node):
+    """The arguments of a call that starts a child."""
     return node.args if any(called(node, name) for name in ("call_sub_orchestrator", "sub_orchestration", "Child")) else []
 
 
-def test_only_what_begins_once_names_its_children():
-    """A parent that may itself be a child may be begun twice: the children of both lives need different ids."""
+def test_only_an_orchestration_that_starts_once_names_its_children():
+    """A parent that may itself be a child may be started twice: the children of both runs need different ids."""
     naming = {
         file
         for file, tree in SOURCES.items()
@@ -149,5 +151,7 @@ def test_only_what_begins_once_names_its_children():
     started_from_outside = {"restore_disk.py", "backup_fleet.py"}
 
     assert naming == started_from_outside
-    begun = {ast.unparse(argument) for tree in SOURCES.values() for node in ast.walk(tree) for argument in asked_for(node)}
+    begun = {
+        ast.unparse(argument) for tree in SOURCES.values() for node in ast.walk(tree) for argument in child_arguments(node)
+    }
     assert not begun & {f"{file.removesuffix('.py')}.NAME" for file in started_from_outside}

@@ -1,4 +1,4 @@
-"""The waves that copy a plan's shards: each shard once, whatever the calls get done in their time, and none waits for a slow one."""
+"""The waves that copy a plan's shards: each shard is copied once at any speed, and none waits for a slow one."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PUTS = 100
 
 
 class Storage:
-    """What was done of each shard, and the calls that did it: each has so many requests' worth of time."""
+    """The requests done of each shard, and the calls that did them: each call has time for so many requests."""
 
     def __init__(self):
         self.puts, self.waves, self.reports, self.executions = {}, [], [], 1
 
     def answer(self, request, time):
-        """As the step: shards one after another while there is time, and at least one request."""
+        """The answer of the step: it does shards one after another while there is time, and at least one request."""
         before, time = 0, max(time, 1)
         for shards_before, shard in enumerate([request["shard"], *request["then"]]):
             had = self.puts.get(shard, 0)
@@ -45,7 +45,7 @@ class Storage:
         return {"value": value, "fault": None}
 
     def copied(self, shards, calls, times):
-        """The sum that is answered once all shards are done; each wave gets the time of its calls from `times`."""
+        """The total after all shards are done; each wave gets the time of its calls from `times`."""
         progress = CopyProgress()
 
         def report(counts):
@@ -89,7 +89,9 @@ class Storage:
 
 @given(st.integers(0, 300), st.integers(1, 16), st.randoms(use_true_random=False))
 def test_each_shard_is_done_once(shards, calls, random):
-    """Through any number of executions, whatever each call gets done; and as many calls as there may be are at work."""
+    """Each shard is done once, through any number of executions and at any speed of the calls. No more calls than allowed run
+    at a time.
+    """
     storage = Storage()
     applied = storage.copied(shards, calls, lambda count: [random.choice([1, 60, 250, 10**6]) for _ in range(count)])
 
@@ -102,10 +104,10 @@ def test_each_shard_is_done_once(shards, calls, random):
 @pytest.mark.parametrize("slow", [1, 5, 50])
 @pytest.mark.parametrize("shards", [40, 41, 333])
 def test_a_slow_call_keeps_no_other_waiting(shards, slow):
-    """One of four calls is on a worker that gets hardly anything done: the others take over what it leaves.
+    """One of four calls is on a worker that gets hardly anything done: the others take over its shards.
 
-    The calls are at work as long as the shards take at their speeds, and one shard of the slow call more, at most; in waves of a
-    shard for each call they would be for each of its shards.
+    The calls are at work as long as the shards take at their speeds, plus at most one shard of the slow call. Waves of one
+    shard for each call would last as long as all shards of the slow call.
     """
     storage, fast = Storage(), 250
     storage.copied(shards, 4, lambda count: [slow, fast, fast, fast][:count])
@@ -114,8 +116,8 @@ def test_a_slow_call_keeps_no_other_waiting(shards, slow):
     assert len(storage.waves) <= least + PUTS / slow + 2
 
 
-def test_a_call_has_shards_enough_for_its_time():
-    """Where shards are done as fast as they can be: many of them in one wave."""
+def test_a_fast_call_gets_many_shards_in_one_wave():
+    """Fast calls copy many shards in one wave."""
     storage = Storage()
     storage.copied(64, 4, lambda count: [10**6] * count)
 

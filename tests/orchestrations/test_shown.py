@@ -1,4 +1,4 @@
-"""What orchestrators show: a failed activity's text is cut, and only one function sets a custom status."""
+"""The status that orchestrators show: a failed activity's text is cut, and only one function sets a custom status."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from backup_core.orchestrations.calls import StepFailedError, attempt, show, sub
 from backup_core.steps.backup import LIST_DISKS, FleetPage
 
 LONG = "Activity function 'list_disks' failed:  MemoryError: \n " + '{"$type": "System.Exception"}' * 400
-ASKED = FleetPage(window="2026-11-28T00:00:00Z")
+PAGE = FleetPage(window="2026-11-28T00:00:00Z")
 
 
 class Context:
-    """Takes every call; what is yielded is answered by the test."""
+    """An orchestration context that accepts every call; the test answers what is yielded."""
 
     version, instance_id = "1", "run"
 
@@ -32,9 +32,9 @@ class Context:
         self.shown = shown
 
 
-def test_a_crashed_activity_is_told_in_a_bounded_text():
+def test_a_crashed_activitys_error_is_cut():
     """The extension's text has kilobytes of a .NET exception behind it."""
-    flow = attempt(Context(), LIST_DISKS, [ASKED])
+    flow = attempt(Context(), LIST_DISKS, [PAGE])
     next(flow)
     with pytest.raises(StopIteration) as ended:
         flow.throw(Exception(LONG))
@@ -43,8 +43,8 @@ def test_a_crashed_activity_is_told_in_a_bounded_text():
     assert outcome.fault.message == LONG[: FAILURE_CHARS_MAX - 1] + CUT
 
 
-def test_a_failed_child_is_told_in_a_bounded_text():
-    flow = sub_orchestration(Context(), "copy_image", ASKED, FleetPage)
+def test_a_failed_childs_error_is_cut():
+    flow = sub_orchestration(Context(), "copy_image", PAGE, FleetPage)
     next(flow)
     with pytest.raises(StepFailedError) as failed:
         flow.throw(Exception(LONG))
@@ -61,7 +61,7 @@ def test_a_status_that_is_too_long_is_cut():
 
 
 def test_nothing_else_sets_a_custom_status():
-    """Or one could be too long."""
+    """Only `show` sets a custom status, since any other one could be too long."""
     sources = {file.name: file.read_text() for file in Path(orchestrations.__path__[0]).glob("*.py")}
 
     assert [name for name, text in sources.items() if ".set_custom_status(" in text] == ["calls.py"]
