@@ -24,6 +24,7 @@ from azure.storage.blob.aio import BlobServiceClient, ExponentialRetry
 from backup_core.adapters.answers import code_of
 from backup_core.adapters.authority import Authority, BearerAuthority, KeyAuthority, SharedSasAuthority
 from backup_core.adapters.catalogue import TableCatalogue
+from backup_core.adapters.credentials import Credential
 from backup_core.adapters.documents import AzureDocuments
 from backup_core.adapters.journal import LogJournal
 from backup_core.adapters.machines import RETRY_AFTER_MAX, AzureMachines, ShortRetries
@@ -49,7 +50,6 @@ from backup_core.protocol.tools import Custody, Limits, Tools
 from backup_core.steps.messages import Duty
 
 if TYPE_CHECKING:
-    from azure.core.credentials_async import AsyncTokenCredential
     from azure.core.pipeline import PipelineResponse
 
     from backup_core.settings import Settings
@@ -171,13 +171,15 @@ class _SignIn:
             "restore": settings.restore_client_id,
         }
         self._clients = {identity: client or common for identity, client in clients.items()}
-        self._credentials: dict[str, AsyncTokenCredential] = {}
+        self._credentials: dict[str, Credential] = {}
 
-    def token(self, identity: Identity) -> AsyncTokenCredential:
+    def token(self, identity: Identity) -> Credential:
         """The identity's credential; identities with the same client share it."""
         client = self._clients[identity]
         if client not in self._credentials:
-            self._credentials[client] = ManagedIdentityCredential(client_id=client) if client else DefaultAzureCredential()
+            patience = {**_PATIENCE, "raw_response_hook": _drop_long_retry_after}
+            found = ManagedIdentityCredential(client_id=client, **patience) if client else DefaultAzureCredential(**patience)
+            self._credentials[client] = Credential(found, client)
         return self._credentials[client]
 
     def _secret(self, identity: Identity, endpoint: str) -> tuple[str, str]:
@@ -344,13 +346,18 @@ def build(settings: Settings) -> Services:
     return Services(api, toolboxes, stores, closing)
 
 
+_PAUSES = {"Retry-After": 1, "retry-after-ms": 1000, "x-ms-retry-after-ms": 1000}
+"""The headers by which the SDK waits before it retries, and how many of their units are a second."""
+
+
 def _drop_long_retry_after(response: PipelineResponse[Any, Any]) -> None:
-    """Remove a long Retry-After from an answer of the table service: the SDK would wait as long. Its short pauses stay; a
-    longer wait is for durable timers.
+    """Remove a long Retry-After from an answer of the table service or the identity endpoint: the SDK would wait as long. Its
+    short pauses stay; a longer wait is for durable timers.
     """
     headers = response.http_response.headers
-    if not (text := headers.get("Retry-After", "0")).isdigit() or int(text[:9]) > RETRY_AFTER_MAX:
-        del headers["Retry-After"]
+    for name, units in _PAUSES.items():
+        if not (text := headers.get(name, "0")).isdigit() or int(text[:9]) > RETRY_AFTER_MAX * units:
+            del headers[name]
 
 
 def _account(endpoint: str, credential: Any) -> BlobServiceClient:  # noqa: ANN401  one of the SDK's several credential types

@@ -1,0 +1,85 @@
+"""Tokens of the app's identities, and what it means when there is none."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError, ServiceResponseError
+from azure.identity import CredentialUnavailableError
+
+from backup_core.domain.errors import AccessDeniedError, BackupError, ServiceUnavailableError
+from backup_core.domain.redaction import redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from azure.core.credentials import AccessToken, AccessTokenInfo
+    from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
+
+_NO_IDENTITY = (
+    "assign the identity to the app, and give its client id in MANAGED_IDENTITY_CLIENT_ID, or in the setting of its duty "
+    "(docs/security.md)"
+)
+
+
+class Credential:
+    """An identity's credential for the SDK's clients and the data path, whose failures are the project's errors.
+
+    The SDK's own say nothing of a storage account or of Resource Manager, but would be read as an answer of theirs.
+    """
+
+    def __init__(self, credential: ManagedIdentityCredential | DefaultAzureCredential, client: str) -> None:
+        """Tokens come from `credential`; `client` is the identity's client id, empty for the app's default."""
+        self._credential, self._client = credential, client
+
+    async def get_token(self, *scopes: str, **options: Any) -> AccessToken:  # noqa: ANN401  the SDK's own options
+        """A token for the scopes. Raises ServiceUnavailableError and AccessDeniedError."""
+        with self._translated(scopes):
+            return await self._credential.get_token(*scopes, **options)
+
+    async def get_token_info(self, *scopes: str, **options: Any) -> AccessTokenInfo:  # noqa: ANN401  the SDK's own options
+        """A token, and when it is to be renewed. Raises as `get_token`."""
+        with self._translated(scopes):
+            return await self._credential.get_token_info(*scopes, **options)
+
+    async def close(self) -> None:
+        """Close the credential's connections."""
+        await self._credential.close()
+
+    async def __aenter__(self) -> Self:
+        """Open nothing."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close the credential's connections."""
+        await self.close()
+
+    @contextmanager
+    def _translated(self, scopes: tuple[str, ...]) -> Iterator[None]:
+        what = f"get a token for {' '.join(scopes)} as {f'client {self._client}' if self._client else 'the app'}"
+        try:
+            yield
+        except HttpResponseError as error:
+            raise _fault(error, what) from None
+        except (ServiceRequestError, ServiceResponseError) as error:
+            message = f"{what}: the identity endpoint did not answer ({type(error).__name__}); temporary failure"
+            raise ServiceUnavailableError(message) from None
+
+
+def _fault(error: HttpResponseError, what: str) -> BackupError:
+    """By the answer's status. Where the SDK keeps no answer, a retry may help: one too many costs less than a run."""
+    status = error.status_code or 0
+    if isinstance(error, CredentialUnavailableError) and not status:
+        return AccessDeniedError(f"{what}: the app has no identity ({_line(error)}); {_NO_IDENTITY}")
+    if not status and isinstance(error, ClientAuthenticationError):
+        return ServiceUnavailableError(f"{what}: there is none ({_line(error)}); temporary failure, if the app has an identity")
+    said = f"{what}: the identity endpoint answered {status} ({_line(error)})"
+    # A token that does not come with 200 is as little an answer as none.
+    if status < 300 or status in (408, 410, 429) or status >= 500:
+        return ServiceUnavailableError(f"{said}; temporary failure")
+    return AccessDeniedError(f"{said}; {_NO_IDENTITY}")
+
+
+def _line(error: HttpResponseError) -> str:
+    return redacted(error.message.strip().partition("\n")[0][:300]) or "no reason given"
