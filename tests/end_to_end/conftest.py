@@ -1,4 +1,4 @@
-"""What the tests of this folder share says what it found, as they do."""
+"""Assertion messages for helpers: pytest rewrites the assertions of the module that these tests share."""
 
 from __future__ import annotations
 

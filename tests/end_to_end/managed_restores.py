@@ -1,4 +1,4 @@
-"""Restores to managed disks: what the tests of imports and those of uploads begin with, do and look at alike."""
+"""Shared setups, acts and checks of the tests that restore to managed disks, by imports and by uploads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLACES = {
     "opening it": {"method": "POST", "path": "beginGetAccess"},
     "putting the new disk in": {"method": "PATCH", "path": "virtualMachines", "skip": 1},
 }
-"""Where a restore is when the host dies: while this request is under way."""
+"""The request of a restore that is in progress when the host dies, by its place."""
 
 
 def into_its_machine(disk, **body):
@@ -53,8 +53,8 @@ def converted(platform, name, size, rng):
     return disk
 
 
-def goes_on_as(former, run, rng):
-    """The managed disk that a restore has made and adopted: its next backup is an increment, and every point is what it was."""
+def backs_up_as(former, run, rng):
+    """Adopt the managed disk that a restore has made: its next backup is an increment, and every point keeps its content."""
     disk = ManagedDisk.adopted(former, run)
     disk.write(MIB, rng.randbytes(8 * PAGE))
     increment = disk.back_up()
@@ -64,7 +64,10 @@ def goes_on_as(former, run, rng):
 
 
 def an_os_disk_is_exchanged(platform, machines, name, size, rng):
-    """Deallocated, exchanged, started again, at a controller that only some disks support; the next backup is an increment."""
+    """Restore an OS disk into its machine: the machine is deallocated, gets the disk and starts again.
+
+    The machine has a controller that only some disks support; the next backup is an increment.
+    """
     disk = Disk(platform, name, size + PAGE)
     disk.write(size, vhd_footer(size))
     disk.protect()
@@ -78,13 +81,16 @@ def an_os_disk_is_exchanged(platform, machines, name, size, rng):
 
     assert run["state"] == "Succeeded", run
     assert (machines.source(name, "os"), machines.power(name)) == (run["restore"]["managedDisk"], "running")
-    goes_on_as(disk, run, rng).close()
+    backs_up_as(disk, run, rng).close()
     machines.delete(name)
     disk.close()
 
 
 def restored_twice(disk, rng, body):
-    """Byte for byte; each goes on with an increment, the former disk keeps its last snapshot, and nothing is open. The two runs."""
+    """Restore a disk twice, byte for byte, and return the two runs.
+
+    After each restore an increment follows, the former disk keeps its last snapshot, and nothing is open.
+    """
     platform, runs, present = disk.platform, [], disk
     for _ in range(2):
         point = rng.choice(sorted(present.moments))
@@ -107,7 +113,10 @@ def restored_twice(disk, rng, body):
 
 
 def refused_leaves_nothing(disk, fault, body):
-    """The machine has its old disk, which is backed up incrementally; of the new one there is no snapshot and no access."""
+    """Show that after a refused restore the machine keeps its old disk, which is backed up incrementally.
+
+    Of the new disk there is no snapshot and no access.
+    """
     platform, machines = disk.platform, disk.platform.machines
     machines.faults(fault)
     run = platform.restore(disk.name, body(disk, restorePoint=min(disk.moments)))
@@ -125,13 +134,14 @@ def refused_leaves_nothing(disk, fault, body):
 
 
 def all_snapshots(disk):
-    """Of the disk, and of those that restores have made of it."""
+    """The snapshots of the disk, and of the disks that restores have made of it."""
     return [one for one in disk.platform.machines.snapshots() if one["name"].startswith(f"pk-{disk.name}-")]
 
 
 def killed_at_each(platform, name, size, rng, places, body, **switches):
-    """The host dies with each request on its way, comes back, and the restore goes on: adopted once, nothing left open. `switches`
-    are those of the stand-in for Resource Manager.
+    """Kill the host at each request in turn: the restarted host completes the restore, adopted once, with nothing left open.
+
+    `switches` are those of the stand-in for Resource Manager.
     """
     machines = platform.machines
     disk = ManagedDisk(platform, name, size).protect()
@@ -150,16 +160,16 @@ def killed_at_each(platform, name, size, rng, places, body, **switches):
         ended = platform.wait(run)
         platform.host.settled(run)
 
-        told = f"seed {SEED}, killed while {place}: {ended}"
-        assert ended["state"] == "Succeeded", told
+        details = f"seed {SEED}, killed while {place}: {ended}"
+        assert ended["state"] == "Succeeded", details
         new = ManagedDisk.adopted(disk, ended)
-        assert machines.source(disk.name, 0) == new.id, told
-        assert machines.open(disk.name) == [], told
-        assert len(new.snapshots()) == 1, told
+        assert machines.source(disk.name, 0) == new.id, details
+        assert machines.open(disk.name) == [], details
+        assert len(new.snapshots()) == 1, details
         disk.close()
         disk = new
         disk.disturb(rng, 2)
-        assert disk.back_up()["kind"] == "incremental", told
+        assert disk.back_up()["kind"] == "incremental", details
     disk.check_every_point()
     machines.delete(disk.name)
     disk.close()

@@ -1,5 +1,7 @@
-"""Restores to managed disks that backups go on from, through the real function_app.py, with the stand-in for Resource Manager. The
-disks are smaller than Azure takes an upload of, or a blob is named: they are imported.
+"""Restores to managed disks that backups then continue with, through the real function_app.py.
+
+The stand-in for Resource Manager answers. The disks are smaller than Azure accepts for an upload, or are made from a blob's
+name: they are imported.
 """
 
 from __future__ import annotations
@@ -41,15 +43,15 @@ def test_a_page_blob_becomes_a_managed_disk_without_losing_a_point(blob_disk, pl
     assert [one["properties"]["diskState"] for one in disk.snapshots()] == ["Unattached"]
     disk.check_every_point()
     disk.close()
-    restores.goes_on_as(blob_disk, run, rng).close()
+    restores.backs_up_as(blob_disk, run, rng).close()
 
 
-def test_an_os_disk(platform, calm, machines, name, rng):
+def test_an_os_disk_is_restored_by_import(platform, calm, machines, name, rng):
     restores.an_os_disk_is_exchanged(platform, machines, name, 2 * MIB, rng)
 
 
 def imported(disk, **body):
-    """Restore a managed disk into its machine; the page blob between goes to the source account."""
+    """Restore a managed disk into its machine by import; the intermediate page blob lies in the source account."""
     target = {"kind": "managedDisk", "account": disk.platform.storage.source.blobs, "container": "vhds"}
     return into_its_machine(disk, target=target, **body)
 
@@ -65,7 +67,7 @@ def managed_disk(platform, calm, machines, name, rng):
 
 @pytest.mark.parametrize("footer", ["constant", "differs"])
 def test_a_managed_disk_is_restored_to_another_twice(managed_disk, machines, rng, footer):
-    """By way of a page blob each time."""
+    """Each restore uses an intermediate page blob."""
     machines.switch(footer=footer)
     runs = restores.restored_twice(managed_disk, rng, imported)
 
@@ -84,8 +86,8 @@ def test_what_is_refused_leaves_nothing(managed_disk, place):
     restores.refused_leaves_nothing(managed_disk, REFUSALS[place], imported)
 
 
-def test_a_damaged_export_of_the_new_disk(managed_disk, platform, calm, machines):
-    """Its snapshot cannot be read: no machine gets the disk, and nothing is left of it."""
+def test_a_new_disk_whose_export_is_damaged_is_discarded(managed_disk, platform, calm, machines):
+    """The new disk's snapshot cannot be read: no machine gets the disk, and nothing is left of it."""
     disk = managed_disk
     calm.faults({"verb": "GET blob", "url": "/md-local/", "status": 403, "code": "AuthorizationFailure", "times": 99})
     run = platform.restore(disk.name, imported(disk, restorePoint=min(disk.moments)))

@@ -1,4 +1,4 @@
-"""Backups through the real function_app.py under the host, against the emulator: bytes decide."""
+"""Backups through the real function_app.py under the host, against the emulator, compared byte for byte."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ MIB = 1024 * 1024
 @pytest.mark.parametrize("kind", ["writes", "content"])
 @pytest.mark.parametrize("any_disk", ["server", "stream", "two_workers"], indirect=True)
 def test_seeded_rounds_of_random_changes(any_disk, calm, rng, kind):
-    """Rounds of random writes and clears: every kept snapshot equals the disk at its moment, under both kinds of diff,
-    both ways the bytes may take, and with each step in either of two processes.
+    """After rounds of random writes and clears every kept snapshot equals the disk at its moment.
+
+    Both kinds of diff and both ways to copy are used, with each step in either of two processes.
     """
     disk = any_disk
     calm.switch(diff=kind)
@@ -47,7 +48,7 @@ def test_an_empty_diff_commits_a_point_and_transfers_nothing(disk, calm):
 
 
 def test_more_than_ten_thousand_ranges(platform, calm, name):
-    """The diff goes on past the service's limit for one answer."""
+    """The diff continues past the service's limit for one answer."""
     disk = Disk(platform, name, 24 * MIB).protect()
     disk.write(0, b"\5" * disk.size)
     disk.back_up()
@@ -81,7 +82,7 @@ def _container_sas(account):
 
 
 def test_bytes_travel_once_and_nothing_is_listed_per_chunk(any_disk, calm):
-    """Requests of an increment: one put per chunk (and one read when streaming), one clear per cleared range, listings by the
+    """An increment sends one put per chunk (and one read when streaming) and one clear per cleared range. Listings go by the
     window only.
     """
     disk = any_disk
@@ -109,7 +110,9 @@ def test_bytes_travel_once_and_nothing_is_listed_per_chunk(any_disk, calm):
 
 @pytest.mark.parametrize("kind", ["writes", "content"])
 def test_small_gaps_are_copied_along(any_disk, calm, kind):
-    """A hundred changes with gaps of twice their size are one put; what is told is the diff, and nothing more is allocated."""
+    """A hundred changes with gaps of twice their size are one put; the diff is reported without gaps, and nothing more is
+    allocated.
+    """
     disk = any_disk
     calm.switch(diff=kind)
     disk.write(0, b"\1" * 2 * MIB)
@@ -142,7 +145,7 @@ def test_growth_end_to_end(disk, calm, ends):
 
 
 def test_a_busy_service_costs_retries_not_bytes(any_disk, calm, rng):
-    """503, resets, lost replies and truncated bodies on the data path: the run still succeeds, the point is right."""
+    """The run succeeds despite 503, resets, lost replies and truncated bodies on the data path, and the point is right."""
     disk = any_disk
     disk.disturb(rng, 10)
     disk.back_up()
@@ -183,7 +186,7 @@ def _refused_and_streamed(disk, calm):
 
 
 def test_a_diff_that_times_out_is_halved(platform, calm, name):
-    """A window too fragmented for the service's time is asked for in halves; ranges at the cuts are still one."""
+    """A window too fragmented for the service's time limit is requested in halves; ranges across a cut are joined again."""
     disk = Disk(platform, name, 512 * MIB)
     disk.content = None  # too large to keep: the ranges are compared
     disk.protect()
@@ -248,12 +251,12 @@ def test_a_full_backup_by_copy_blob(calm, tmp_path, name, rng):
         path = f"/runtime/webhooks/durabletask/instances/{waits['instanceId']}?showHistory=true&showHistoryOutput=true"
         seen = platform.host.call("GET", path).text + platform.host.log.read_text()
         assert "check_copy" in seen
-        assert "sig=" not in seen, "the signature it copies with is made inside the activity and told to nobody"
+        assert "sig=" not in seen, "the signature it copies with is made inside the activity and appears nowhere else"
         disk.service.close()
 
 
 def test_a_service_at_its_limits_slows_a_backup_and_fails_none(any_disk, calm, rng):
-    """A page blob's limits, in small: most requests are refused at first, all come through, and the point is right."""
+    """With a page blob's limits in small, most requests are refused at first. All succeed at last, and the point is right."""
     disk = any_disk
     disk.write(0, rng.randbytes(6 * MIB))
     for number in range(60):
@@ -280,7 +283,7 @@ def test_a_vhd_with_an_infinite_lease_is_backed_up(disk):
 
 @pytest.fixture
 def daily(calm, tmp_path):
-    """A platform of its own whose windows are long: two firings fall into one."""
+    """A platform of its own whose windows are long: two firings belong to one window."""
     with Platform(tmp_path, storage=calm, settings={"CATALOGUE_TABLE": "daily", "BACKUP_SCHEDULE": "0 0 0 1 1 *"}) as running:
         yield running
 
@@ -304,7 +307,7 @@ def test_a_timer_fired_twice_has_one_effect(daily, name):
 
 
 def test_a_timer_that_fires_early_loses_no_window(calm, tmp_path, name):
-    """Half a second early and on time in turn: each window has its fleet and its run, none is served twice."""
+    """The timer fires half a second early and on time in turn: each window has one fleet and one run."""
     every = timedelta(seconds=5)
     settings = {"CATALOGUE_TABLE": "early", "BACKUP_SCHEDULE": "*/5 * * * * *", EARLY: "0,0.5"}
     with Platform(tmp_path, storage=calm, settings=settings, timers="schedule") as platform:
@@ -322,7 +325,7 @@ def test_a_timer_that_fires_early_loses_no_window(calm, tmp_path, name):
 
 
 def test_one_broken_disk_stops_no_other(daily, name):
-    """A disk whose source is gone fails visibly, in words; its neighbour has its point; the window shows red."""
+    """A disk whose source is gone fails visibly, with a message; its neighbour has its point; the window shows red."""
     good, bad = Disk(daily, name, MIB).protect(), Disk(daily, f"{name}x", MIB).protect()
     good.write(0, b"\1" * PAGE)
     bad.blob.delete_blob()
@@ -355,7 +358,7 @@ def test_instance_ids_and_custom_status_can_be_read(disk, platform):
 
 
 def test_activities_delivered_late_change_nothing(disk, platform, calm, rng):
-    """Each recorded call of an ended run comes again after the next run has ended: it bounces, nothing differs."""
+    """Each recorded call of an ended run is delivered again after the next run has ended: it is refused, and nothing changes."""
     import asyncio  # noqa: PLC0415
 
     from backup_core import bootstrap  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Each identity with the rights of its role in infra/roles.json, and no more: as signatures, which the emulator enforces."""
+"""The rights of each identity's role in infra/roles.json, and no more: as signatures, which the emulator enforces."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RIGHTS = {
     "delete": {"delete": True},
 }
 """What a data action permits, as permissions of a signature."""
-HELD = {
+ROLE_OF_KEY = {
     "source@source": "source",
     "writer@backup": "writer",
     "retention@backup": "retention",
@@ -52,7 +52,7 @@ def keys(calm):
         )
 
     accounts = {"source": calm.source, "backup": calm.backup}
-    return {held: signed(accounts[held.partition("@")[2]], role) for held, role in HELD.items()} | {"state": calm.state.key}
+    return {key: signed(accounts[key.partition("@")[2]], role) for key, role in ROLE_OF_KEY.items()} | {"state": calm.state.key}
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def platform(calm, machines, tmp_path, keys):
 
 
 def test_backups_prune_and_restore_each_with_their_own_rights(platform, name):
-    """The whole of it: full, increments, a retention that deletes, a restore into the machine, an increment after it."""
+    """The whole cycle works: full, increments, a retention that deletes, a restore into the machine, an increment after it."""
     disk = Disk(platform, name, MIB)
     vm = platform.machines.make(name, data={0: platform.disk_url(f"{name}.vhd")})
     platform.protect(name, f"{name}.vhd", retention={"keepLast": 2}, machine={"vm": vm, "lun": 0})
@@ -87,7 +87,7 @@ def test_backups_prune_and_restore_each_with_their_own_rights(platform, name):
 
 
 async def test_no_identity_can_do_more(calm, keys, name):
-    """Backups delete no backup and write to no source; retention writes to no source; each refusal changes nothing."""
+    """Backups cannot delete a backup or write to a source; retention cannot write to a source; each refusal changes nothing."""
     services = bootstrap.build(
         settings_for(
             calm, HEADS_CONTAINER=name, PLANS_CONTAINER=f"{name}p", CATALOGUE_TABLE=name, DEVELOPMENT_KEYS=json.dumps(keys)
@@ -129,10 +129,10 @@ async def test_no_identity_can_do_more(calm, keys, name):
 
 
 def test_retention_and_restore_in_an_app_of_their_own(calm, machines, tmp_path, keys, name):
-    """From the same package, each with half of the functions and of the identities: backups in one, restores in the other."""
+    """Two apps from the same package have half of the functions and identities each: one makes backups, the other restores."""
     off = json.loads((REPOSITORY / "infra" / "switches.json").read_text())
     common = {"CATALOGUE_TABLE": "twoapps", "PRUNE_AFTER_BACKUP": "false"}
-    held = {who: keys[who] for who in ("source@source", "writer@backup", "state")}
+    backup_keys = {who: keys[who] for who in ("source@source", "writer@backup", "state")}
     # What custody does as the backups' owner, it does under its restore identity.
     others = {who: keys[who] for who in ("restore@source", "restore@backup", "retention@source", "retention@backup", "state")}
     others |= {"source@source": keys["restore@source"], "writer@backup": keys["restore@backup"]}
@@ -142,7 +142,7 @@ def test_retention_and_restore_in_an_app_of_their_own(calm, machines, tmp_path, 
         settings = {**common, **switched, "DEVELOPMENT_KEYS": json.dumps(signed)}
         return Platform(tmp_path / which, storage=calm, machines=machines, settings=settings)
 
-    with app("backup", held) as platform, app("custody", others) as custody:
+    with app("backup", backup_keys) as platform, app("custody", others) as custody:
         disk = Disk(platform, name, MIB)
         vm = machines.make(name, data={0: platform.disk_url(f"{name}.vhd")})
         platform.protect(name, f"{name}.vhd", retention={"keepLast": 2}, machine={"vm": vm, "lun": 0})

@@ -1,4 +1,4 @@
-"""The nightly timer, on real parts: it looks at every disk, and old orchestrations are forgotten."""
+"""The nightly timer, on real parts: it cleans up every disk and deletes the histories of old orchestrations."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ spec.loader.exec_module(module)
 class Clock(datetime):
     @classmethod
     def now(cls, zone):
-        told = pathlib.Path({told!r})
-        return datetime.fromisoformat(told.read_text()) if told.exists() else datetime.now(zone)
+        pretended = pathlib.Path({pretended!r})
+        return datetime.fromisoformat(pretended.read_text()) if pretended.exists() else datetime.now(zone)
 
 module.datetime = Clock
 app = module.app
 """
-"""The app, whose timers take for "now" what the file `told` says."""
+"""The app, whose timers read the present time from the file `pretended`."""
 
 
 @pytest.fixture
 def own(calm, tmp_path):
-    """A platform whose catalogue and backups are its own; what "now" is can be told."""
+    """A platform with a catalogue and backups of its own, whose present time can be set."""
     settings = {"CATALOGUE_TABLE": "house", "HEADS_CONTAINER": "househeads", "PLANS_CONTAINER": "houseplans"}
     app = tmp_path / "app"
     app.mkdir()
     shutil.copy(REPOSITORY / "host.json", app)
     (app / "function_app.py").write_text(
-        PRETENDING.format(file=str(REPOSITORY / "function_app.py"), told=str(tmp_path / "now"))
+        PRETENDING.format(file=str(REPOSITORY / "function_app.py"), pretended=str(tmp_path / "now"))
     )
     with Platform(tmp_path, storage=calm, settings=settings, app=app) as running:
         yield running, tmp_path
 
 
-def test_a_night(own, name):
-    """Nothing young goes; the history of a run that began HISTORY_DAYS ago does, that of one that began later does not."""
+def test_a_night_deletes_only_old_histories(own, name):
+    """The history of a run that began HISTORY_DAYS ago is deleted; that of a later run stays, and so do all other young things."""
     platform, folder = own
     disk = Disk(platform, name, MIB).protect()
     disk.write(0, b"\1" * PAGE)
@@ -73,8 +73,8 @@ def test_a_night(own, name):
     disk.service.close()
 
 
-def test_without_the_backups_own_prune_points_go_at_night(own, name):
-    """PRUNE_AFTER_BACKUP=false, as for an app whose identity may not delete backups."""
+def test_without_pruning_by_backups_points_expire_at_night(own, name):
+    """With PRUNE_AFTER_BACKUP=false, as for an app whose identity may not delete backups, the night deletes expired points."""
     platform, folder = own
     settings = {"CATALOGUE_TABLE": "house", "HEADS_CONTAINER": "househeads", "PLANS_CONTAINER": "houseplans"}
     with Platform(folder / "other", storage=platform.storage, settings={**settings, "PRUNE_AFTER_BACKUP": "false"}) as unpruned:

@@ -21,8 +21,9 @@ def puts(storage):
 
 @pytest.mark.parametrize(("workers", "kills"), [(1, 6), (2, 3)])
 def test_kills_at_seeded_offsets(calm, tmp_path, rng, workers, kills):
-    """Each time: some puts were accepted, the host, or one of two workers, dies and comes back, and the run ends with one
-    point, byte for byte.
+    """A backup survives the death of the host, or of one of two workers, after some puts were accepted.
+
+    The run ends with one point, byte for byte.
     """
     settings = {
         "BACKUP_SCHEDULE": EVERY_SECOND, "CATALOGUE_TABLE": f"kills{workers}", "IN_FLIGHT": "2", "WAVE_SHARDS": "2",
@@ -70,13 +71,14 @@ BACKUP_PLACES = {
     "closing": {"method": "POST", "path": "endGetAccess"},
     "dropping the former snapshot": {"method": "DELETE", "path": "snapshots/pk-"},
 }
-"""Where a managed disk's backup is when the host dies: while this request is under way."""
+"""The request of a managed disk's backup that is in progress when the host dies, by its place."""
 
 
 @pytest.mark.parametrize(("workers", "kills"), [(1, 10), (2, 3)])
 def test_a_kill_at_each_place_of_a_managed_disks_backup(calm, machines, tmp_path, rng, workers, kills):
-    """The host, or one of two workers at some of the places, dies and comes back: one point more, byte for byte; one snapshot is
-    left, and no access to it.
+    """A managed disk's backup survives the death of the host, or of one of two workers at some of the places.
+
+    There is one point more, byte for byte; one snapshot is left, and no access to it.
     """
     settings = {
         "BACKUP_SCHEDULE": EVERY_SECOND, "CATALOGUE_TABLE": f"managedkills{workers}", "IN_FLIGHT": "2",
@@ -123,13 +125,14 @@ PLACES = {
     "taking the old disk out": {"method": "PATCH", "path": "virtualMachines"},
     "putting the new disk in": {"method": "PATCH", "path": "virtualMachines", "skip": 1},
 }
-"""Where a restore is when the host dies: while this request is under way."""
+"""The request of a restore that is in progress when the host dies, by its place."""
 
 
 @pytest.mark.parametrize(("workers", "kills"), [(1, 8), (2, 3)])
 def test_a_kill_at_seeded_places_of_a_restore(calm, machines, tmp_path, rng, workers, kills):
-    """The host, or one of two workers, dies with the request on its way, comes back, and the restore goes on: the machine has
-    the point, byte for byte, once; the next backup is an increment.
+    """A restore survives the death of the host, or of one of two workers, while a request is in progress.
+
+    The machine has the point, byte for byte, once; the next backup is an increment.
     """
     settings = {
         "BACKUP_SCHEDULE": EVERY_SECOND, "CATALOGUE_TABLE": f"restorekills{workers}", "IN_FLIGHT": "2",

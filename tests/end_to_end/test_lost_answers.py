@@ -1,7 +1,7 @@
-"""Requests are carried out and their answers lost: of blobs every one once, of tables many. What is sent again, by the SDK, the data
-path or the orchestrator, finds done what it asks for: backups and a restore do their work as if nothing had been.
+"""Requests are carried out and their answers lost: of blobs every answer once, of tables many.
 
-In this process, so that the orchestrators' pauses cost no time; adapters, SDKs and emulator are the real ones.
+The SDK, the data path or the orchestrator sends the request again and finds its work done: backups and a restore end as usual.
+All runs in this process, so that the orchestrators' pauses cost no time; adapters, SDKs and emulator are the real ones.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ TABLES = ["PUT table", "POST table"]
 
 
 def losing(verb, passing):
-    """Rules by which an answer to the verb is lost after so many that are not: of several rules one at a time counts."""
+    """Rules that lose an answer to the verb after so many kept ones; one of several rules counts at a time."""
     return [{"verb": verb, "loseReply": True, "skip": passing()} for _ in range(100)]
 
 
@@ -62,7 +62,7 @@ async def services(calm, machines, name, monkeypatch):
 
 
 class App:
-    """One disk, its runs, and what it held at each restore point."""
+    """One disk, its runs, and its content at each restore point."""
 
     def __init__(self, services, source, name):
         self.services, self.tools = services, services.api.tools
@@ -90,7 +90,7 @@ class App:
         await self.run("backup_disk", BackupRequest(disk=self.name, run=self.new_run(), trigger="http", full=False))
 
     async def restore(self, point, target):
-        """The point, into the machine."""
+        """Restore the point into the machine."""
         slot, run = Slot(machine_id(self.name), 0), self.new_run()
         wanted = Restoring(point.point, target, slot=slot, repoint=True, adopt=True, old_disk=self.source.url)
         row = Run(
@@ -113,7 +113,7 @@ class App:
 
 
 async def test_lost_answers(services, platform, calm, machines, name, rng):
-    """A full backup, two increments, a restore into the machine, and an increment of its new disk."""
+    """A full backup, two increments, a restore into the machine, and an increment of its new disk end as usual."""
     with platform.blobs(calm.source) as client:
         disks = client.get_container_client(DISKS_CONTAINER)
         app = App(services, disks.get_blob_client(f"{name}.vhd"), name)

@@ -1,4 +1,4 @@
-"""What a backup of a managed disk costs, beside a page blob's; and what it leaves when it is canceled, or answers are lost."""
+"""The cost of a managed disk's backup, compared with a page blob's, and what a cancel or lost answers leave behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def managed(platform, machines, name):
 
 
 def histories(host, run):
-    """What is stored of each instance of the run."""
+    """The stored history of each instance of the run."""
     query = "?showHistory=true&showHistoryOutput=true"
     found = host.family(run)
     return [host.call("GET", f"/runtime/webhooks/durabletask/instances/{one['instanceId']}{query}").text for one in found]
@@ -35,7 +35,10 @@ def closed(disk):
 
 
 def test_an_increments_requests_are_those_of_a_page_blob(managed, platform, machines, calm):
-    """To the blobs; and to Resource Manager two snapshot changes, two grants and two ends of access at most."""
+    """An increment sends a page blob's requests to the blobs, and few to Resource Manager.
+
+    They are two snapshot changes, two grants and two ends of access at most.
+    """
     blob = Disk(platform, f"{managed.name}b", 16 * MIB).protect()
     sent = {}
     for disk in (managed, blob):
@@ -51,27 +54,28 @@ def test_an_increments_requests_are_those_of_a_page_blob(managed, platform, mach
         sent[disk] = {verb: counts.get(verb, {}).get("requests", 0) for verb in ("PUT page-from-url", "PUT page", "PUT clear")}
         assert (run["kind"], run["bytesTotal"]) == ("incremental", 9 * MIB)
         if disk is managed:
-            asked = machines.control("GET")["requests"]
+            requests = machines.control("GET")["requests"]
         disk.check_every_point()
 
     assert sent[managed] == sent[blob] == {"PUT page-from-url": 3, "PUT page": 0, "PUT clear": 1}
-    of_snapshots = [one for one in asked if f"/pk-{managed.name}-" in one]
+    of_snapshots = [one for one in requests if f"/pk-{managed.name}-" in one]
     changes = Counter(one.partition(" ")[0] for one in of_snapshots if not one.endswith("Access"))
     ends = Counter(one.rpartition("/")[2] for one in of_snapshots if one.endswith("Access"))
     assert (changes["PUT"], changes["DELETE"]) == (1, 1)
     assert (ends["beginGetAccess"], ends["endGetAccess"]) == (2, 2)
-    assert [one for one in asked if "Access" in one and one not in of_snapshots] == [], "access to a disk in use"
+    assert [one for one in requests if "Access" in one and one not in of_snapshots] == [], "access to a disk in use"
     assert closed(managed)
     blob.close()
 
 
-@pytest.mark.parametrize("asks", ["true", "false"])
-def test_more_than_ten_thousand_ranges(calm, machines, tmp_path, name, asks):
-    """Far apart, close together, and cleared; in answers of the size that is asked for, or of the service's own. The histories stay
-    small.
+@pytest.mark.parametrize("supported", ["true", "false"])
+def test_more_than_ten_thousand_ranges(calm, machines, tmp_path, name, supported):
+    """Ranges are far apart, close together, and cleared; answers have the requested size, or the service's own.
+
+    The histories stay small.
     """
-    calm.switch(diff="content", **({} if asks == "true" else {"exports": {"maxresults": "refused"}}))
-    own = {"CATALOGUE_TABLE": f"ranges{asks}", "EXPORT_MAXRESULTS": asks, "GAP_RATIO": "1"}
+    calm.switch(diff="content", **({} if supported == "true" else {"exports": {"maxresults": "refused"}}))
+    own = {"CATALOGUE_TABLE": f"ranges{supported}", "EXPORT_MAXRESULTS": supported, "GAP_RATIO": "1"}
     settings, apart, close, cleared = {"BACKUP_SCHEDULE": EVERY_SECOND, **own}, 1000, 9000, 40
     with Platform(tmp_path, storage=calm, machines=machines, settings=settings) as platform:
         disk = ManagedDisk(platform, name, 18 * MIB).protect()
@@ -92,7 +96,7 @@ def test_more_than_ten_thousand_ranges(calm, machines, tmp_path, name, asks):
 
 
 def newest(disk):
-    """The newest restore point's bytes, in pieces: the emulator sends no blob whole that lies in so many parts."""
+    """The newest restore point's bytes, read in pieces: the emulator sends no whole blob that lies in so many parts."""
     platform, point, piece = disk.platform, disk.points()[0], MIB // 4
     with platform.blobs(platform.storage.backup) as client:
         heads = platform.settings["HEADS_CONTAINER"]
@@ -107,11 +111,11 @@ SENT = {
     "verifying": {"verb": "GET blob", "url": "/md-local/", "skip": 2},  # the plan reads both footers
     "committing": {"verb": "PUT snapshot"},
 }
-"""What a run has on its way in the phase, and none before."""
+"""A request that a run sends in the phase, and not before."""
 
 
 def canceled_in(disk, phase):
-    """A run that is canceled while what it sends in the phase is on its way; its end."""
+    """Cancel a run while its request of the phase is in progress; return its end."""
     platform, storage = disk.platform, disk.platform.storage
     if phase in SENT:
         storage.faults({**SENT[phase], "delayMs": 1000})
@@ -119,7 +123,7 @@ def canceled_in(disk, phase):
 
     def is_there():
         shown = platform.api("GET", f"/runs/{run}").json()
-        assert shown["state"] in ("NotStarted", "Running"), f"{shown['state']} without having come to {phase}"
+        assert shown["state"] in ("NotStarted", "Running"), f"{shown['state']} without having reached {phase}"
         return not storage.control("GET")["faults"][0]["times"] if phase in SENT else shown["phase"] == phase
 
     awaited(is_there, f"phase {phase}")
@@ -130,8 +134,10 @@ def canceled_in(disk, phase):
 
 
 def test_a_cancel_in_every_phase(platform, machines, calm, name):
-    """Which is too late once the point is being committed. Each time nothing stays open; the next backup is an increment, and each
-    point, of a target that was finished by a later run too, is the disk of its snapshot's moment.
+    """A cancel in any phase leaves nothing open; it is too late once the point is being committed.
+
+    The next backup is an increment. Each point equals the disk at its snapshot's moment, also when a later run finished its
+    target.
     """
     disk = ManagedDisk(platform, name, 8 * MIB, sku={"name": "PremiumV2_LRS"}).protect()
     disk.write(0, b"\1" * MIB)
@@ -173,12 +179,13 @@ CHANGES = [
     {"method": "POST", "path": "endGetAccess"},
     {"method": "DELETE", "path": "snapshots/pk-"},
 ]
-"""What a run asks Resource Manager for."""
+"""A run's requests to Resource Manager."""
 
 
 def test_lost_and_late_answers(managed, machines, calm, rng):
-    """Of two changes at Resource Manager, and of a put: carried out, and late or not at all said to be. The increment is the disk
-    all the same; nothing stays open, and the next one leaves one snapshot, besides what Azure itself calls failed.
+    """An increment is right although two changes at Resource Manager, and a put, are answered late or never.
+
+    Nothing stays open. The next run leaves one snapshot, besides those that Azure itself calls failed.
     """
     managed.write(0, b"\1" * 6 * MIB)
     managed.back_up()
@@ -189,16 +196,16 @@ def test_lost_and_late_answers(managed, machines, calm, rng):
     calm.faults({"verb": "PUT page-from-url", "loseReply": True})
     run = managed.back_up()
 
-    told = f"seed {SEED}, lost {lost}: {run}"
-    assert run["kind"] == "incremental", told
-    assert run["retries"] > 0, told
+    details = f"seed {SEED}, lost {lost}: {run}"
+    assert run["kind"] == "incremental", details
+    assert run["retries"] > 0, details
     left = [*machines.control("GET")["switches"]["faults"], *calm.control("GET")["faults"]]
-    assert [one["times"] for one in left] == [0] * 3, told
-    assert closed(managed), told
+    assert [one["times"] for one in left] == [0] * 3, details
+    assert closed(managed), details
     machines.reset()
     calm.reset()
     managed.write(0, b"\3" * PAGE)
-    assert managed.back_up()["bytesTotal"] == PAGE, told
+    assert managed.back_up()["bytesTotal"] == PAGE, details
     managed.check_every_point()
-    assert closed(managed), told
-    assert [one["properties"]["provisioningState"] for one in managed.snapshots()].count("Succeeded") == 1, told
+    assert closed(managed), details
+    assert [one["properties"]["provisioningState"] for one in managed.snapshots()].count("Succeeded") == 1, details

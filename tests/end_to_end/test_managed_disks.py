@@ -1,4 +1,4 @@
-"""Managed disks as sources, through the real function_app.py: what a running machine writes into them, bytes decide."""
+"""Managed disks as sources, through the real function_app.py, compared byte for byte with a running machine's writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def managed(platform, machines, name):
 
 
 def test_a_managed_disk_of_a_running_machine(managed, platform, calm):
-    """A full backup and an increment, both equal to the disk of their moment; then nothing is open, and one snapshot is left."""
+    """A full backup and an increment equal the disk of their moment; then nothing is open, and one snapshot is left."""
     managed.write(0, b"\1" * MIB)
     full = managed.back_up()
     managed.write(5 * MIB, b"\2" * 8 * PAGE)
@@ -43,7 +43,7 @@ def test_a_managed_disk_of_a_running_machine(managed, platform, calm):
     ],
 )
 def test_seeded_rounds_of_random_changes(request, machines, calm, rng, name, kind, footer, host):
-    """Every kept restore point is the disk of its moment, byte for byte; never more than two snapshots of it."""
+    """Every kept restore point is the disk of its moment, byte for byte; there are never more than two snapshots of it."""
     calm.switch(diff=kind)
     machines.switch(footer=footer)
     disk = ManagedDisk(request.getfixturevalue(host), name, 16 * MIB).protect()
@@ -60,7 +60,7 @@ def test_seeded_rounds_of_random_changes(request, machines, calm, rng, name, kin
 
 
 def test_an_unwritten_disk_transfers_nothing(managed, calm):
-    """And takes two snapshots, two grants and as many revokes at most."""
+    """The backup takes two snapshots, two grants and as many revokes at most."""
     managed.back_up()
     calm.reset()
     run = managed.back_up()
@@ -83,8 +83,8 @@ def test_growth(managed, machines, footer):
     managed.check_every_point()
 
 
-def test_a_disk_made_anew_by_its_name(managed, platform, machines):
-    """A full backup in a new generation; the former disk's point stays as it is, and its snapshot goes."""
+def test_a_new_disk_of_the_same_name_gets_a_full_backup(managed, platform, machines):
+    """The full backup begins a new generation; the former disk's point stays as it is, and its snapshot is deleted."""
     managed.write(0, b"\1" * MIB)
     managed.back_up()
     platform.managed_disk(managed.name, data_bytes=16 * MIB)
@@ -131,7 +131,7 @@ def test_a_private_disk_is_streamed(platform, machines, calm, name):
 
 
 def test_a_point_is_restored_to_a_page_blob(managed, platform, calm):
-    """Which is a fixed VHD, equal to the disk of that moment; the managed disk and its machine are not touched."""
+    """The page blob is a fixed VHD, equal to the disk of that moment; the managed disk and its machine are not touched."""
     managed.write(0, b"\1" * MIB)
     managed.back_up()
     content = bytes(managed.content)
@@ -152,7 +152,7 @@ def test_a_point_is_restored_to_a_page_blob(managed, platform, calm):
 
 
 def test_no_address_of_an_export_is_anywhere_but_in_its_request(managed, platform, calm, machines):
-    """Not in histories, rows, documents, metadata, tags, answers or logs: of good runs, and of runs whose reading is refused."""
+    """No history, row, document, metadata, tag, answer or log has it: of good runs, and of runs whose read is refused."""
     managed.write(0, b"\1" * MIB)
     managed.back_up()
     managed.write(0, b"\2" * MIB)
@@ -182,8 +182,8 @@ def test_no_address_of_an_export_is_anywhere_but_in_its_request(managed, platfor
     assert len(histories) >= 2
 
 
-def test_two_disks_of_which_one_is_broken(managed, platform, machines, calm):
-    """Side by side: the broken one fails by its name, the other gets its point, and nothing stays open."""
+def test_a_broken_managed_disk_does_not_stop_another(managed, platform, machines, calm):
+    """The broken disk fails under its name, the other disk gets its point, and nothing stays open."""
     broken = ManagedDisk(platform, f"{managed.name}b", 16 * MIB).protect()
     managed.write(0, b"\1" * MIB)
     machines.faults(

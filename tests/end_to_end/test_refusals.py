@@ -1,4 +1,4 @@
-"""What the service may answer instead of a diff or a snapshot: each with its own consequence, nothing else changed."""
+"""Refused diffs and snapshots: each answer of the service has its own consequence, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def backed_up(disk):
 
 @pytest.mark.parametrize(("status", "code"), REFUSALS)
 def test_a_refused_diff_is_a_full_backup(backed_up, calm, status, code):
-    """In a new generation, with the reason; never "nothing changed"."""
+    """The full backup begins a new generation and records the reason; it is never taken for "nothing changed"."""
     calm.faults({"verb": "GET pagelist", "url": "prevsnapshot", "status": status, "code": code})
     run = backed_up.back_up()
 
@@ -38,7 +38,7 @@ def test_a_refused_diff_is_a_full_backup(backed_up, calm, status, code):
 
 
 @pytest.mark.parametrize(("status", "code"), [(409, "SystemInUse"), (500, "OperationTimedOut"), (503, "ServerBusy")])
-def test_a_busy_service_is_asked_again(backed_up, calm, status, code):
+def test_a_request_to_a_busy_service_is_retried(backed_up, calm, status, code):
     calm.faults({"verb": "GET pagelist", "url": "prevsnapshot", "status": status, "code": code, "times": 2})
 
     assert backed_up.back_up()["kind"] == "incremental"
@@ -49,7 +49,7 @@ def test_a_busy_service_is_asked_again(backed_up, calm, status, code):
     ("status", "code"), [(409, "SomethingNew"), (400, "InvalidHeaderValue"), (403, "AuthorizationFailure")]
 )
 def test_an_unknown_answer_is_a_visible_failure(backed_up, calm, status, code):
-    """Neither a full backup nor an empty diff: the run is red and says what was answered; points and head are as they were."""
+    """There is no full backup and no empty diff: the run fails and reports the answer; points and head are as they were."""
     before = backed_up.points()
     calm.faults({"verb": "GET pagelist", "url": "prevsnapshot", "status": status, "code": code, "times": 9})
     with pytest.raises(RunFailedError, match=f"{status} {code}"):
@@ -61,8 +61,8 @@ def test_an_unknown_answer_is_a_visible_failure(backed_up, calm, status, code):
     backed_up.check_every_point()
 
 
-def test_premium_a_hundred_snapshots(backed_up, calm):
-    """A visible failure that says what to do; points as they were."""
+def test_a_premium_blob_with_a_hundred_snapshots_fails_visibly(backed_up, calm):
+    """The error says what to do; points are as they were."""
     before = backed_up.points()
     calm.faults({"verb": "PUT snapshot", "url": backed_up.name, "status": 409, "code": "SnapshotCountExceeded"})
     with pytest.raises(RunFailedError, match=r"SnapshotLimit.*delete those nobody needs"):
@@ -72,8 +72,8 @@ def test_premium_a_hundred_snapshots(backed_up, calm):
     assert backed_up.back_up()["kind"] == "incremental"
 
 
-def test_premium_a_snapshot_that_cannot_be_read(calm, streaming, name):
-    """Told as what it is, not as a broken transfer."""
+def test_a_premium_snapshot_that_cannot_be_read_is_reported_as_such(calm, streaming, name):
+    """The error is not that of a broken transfer."""
     from tests.disk import Disk  # noqa: PLC0415
 
     disk = Disk(streaming, name, 1024 * 1024).protect()

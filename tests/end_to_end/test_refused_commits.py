@@ -1,8 +1,9 @@
-"""Each commit of each orchestrator of each kind of run refused in turn, in one run one of each orchestrator at most: what the episode
-sent goes out, and it runs again, at another moment.
+"""Each commit of each orchestrator is refused in turn, for each kind of run: the episode's messages are sent, and it runs
+again.
 
-Afterwards all is as if nothing had been: the run succeeded, the bytes are right, nothing is left over, the next run goes on.
-What the first episode sent comes at a random moment: at once, or, its activities, when the run has long ended.
+In one run at most one commit of each orchestrator is refused. Afterwards nothing differs from an undisturbed run: it succeeded,
+the bytes are right, nothing is left behind, and the next run succeeds. The first episode's messages arrive at a random moment:
+at once, or, for its activities, long after the run has ended.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ RESTORING = ("restore_disk", "deliver_disk", "wait_for_disk", "copy_image", "sna
 
 
 def refusal(rng, instances, commit, orchestrator=""):
-    """A rule of devhost/functions/faults.py; without a name of any orchestrator."""
+    """A rule of devhost/functions/faults.py; without a name it applies to any orchestrator."""
     rule = {"fault": "refuseCommit", "instances": instances, "skip": commit, "name": orchestrator}
     return {**rule, "seconds": rng.uniform(0.0, 0.5), "late": rng.random() < 0.5}
 
 
 def each_commit(platform, rng, disk_for, begin, orchestrators=("",)):
-    """Yield (disk, run, the rules it was disturbed by) of each run, ended, until none of the orchestrators had so many commits."""
+    """Yield each ended run as (disk, run, its rules), until no orchestrator had so many commits."""
     commit, refused = 0, 0
     while True:
         disks = [disk_for(commit + number) for number in range(SIDE_BY_SIDE)]
@@ -88,11 +89,11 @@ def test_backups(calm, machines, tmp_path, rng, source):
             return platform.api("POST", f"/disks/{disk.name}/backups").json()["id"]
 
         for disk, run, rule in each_commit(platform, rng, disk_for, begin):
-            told = f"seed {SEED}, {rule}: {run}"
-            assert (run["state"], run["kind"]) == ("Succeeded", "incremental"), told
+            details = f"seed {SEED}, {rule}: {run}"
+            assert (run["state"], run["kind"]) == ("Succeeded", "incremental"), details
             (point,) = run["restorePoints"]
             disk.moments[point] = bytes(disk.content)
-            assert len(disk.source_snapshots()) == 1, told
+            assert len(disk.source_snapshots()) == 1, details
         for disk in disks:
             disk.check_every_point()
             disk.close()
@@ -100,7 +101,7 @@ def test_backups(calm, machines, tmp_path, rng, source):
 
 
 def test_restores_into_a_machine(calm, machines, tmp_path, rng):
-    """To a page blob, with repoint: the machine has the point, which is adopted once; the next backup is an increment."""
+    """The machine has the point on a page blob, which is adopted once; the next backup is an increment."""
     with own_platform(calm, machines, tmp_path, "refusedrestores") as platform:
         disks = []
         for number in range(SIDE_BY_SIDE):
@@ -120,13 +121,13 @@ def test_restores_into_a_machine(calm, machines, tmp_path, rng):
             return platform.api("POST", f"/disks/{disk.name}/restores", body).json()["id"]
 
         for disk, run, rule in each_commit(platform, rng, lambda commit: disks[commit % SIDE_BY_SIDE], begin, RESTORING):
-            told = f"seed {SEED}, {rule}: {run}"
-            assert run["state"] == "Succeeded", told
+            details = f"seed {SEED}, {rule}: {run}"
+            assert run["state"] == "Succeeded", details
             url = machines.source(disk.name, 0)
-            assert url == run["restore"]["target"], told
+            assert url == run["restore"]["target"], details
             disk.moved(url)
             disk.lease = machines.lease(url)
-            assert disk.read() == disk.moments[disk.request], told
+            assert disk.read() == disk.moments[disk.request], details
             (adopted,) = run["restorePoints"]
             disk.moments[adopted] = disk.moments[disk.request]
             disk.content = bytearray(disk.moments[adopted])
@@ -141,7 +142,7 @@ def test_restores_into_a_machine(calm, machines, tmp_path, rng):
 
 @pytest.mark.parametrize(("method", "size"), [("import", MIB), ("upload", 20 * MIB)])
 def test_restores_to_managed_disks(calm, machines, tmp_path, rng, method, size):
-    """One managed disk each, in the machine, byte for byte, adopted once; the next backup is an increment."""
+    """Each restore puts one managed disk into the machine, byte for byte, adopted once; the next backup is an increment."""
     with own_platform(calm, machines, tmp_path, f"refused{method}", DISK_RESTORE=method) as platform:
 
         def disk_for(commit):
@@ -159,16 +160,16 @@ def test_restores_to_managed_disks(calm, machines, tmp_path, rng, method, size):
 
         machines.switch(import_signs=True)
         for disk, run, rule in each_commit(platform, rng, disk_for, begin, RESTORING):
-            told = f"seed {SEED}, {rule}: {run}"
-            assert run["state"] == "Succeeded", told
-            assert (run["restore"]["target"] == run["restore"]["managedDisk"]) == (method == "upload"), told
+            details = f"seed {SEED}, {rule}: {run}"
+            assert run["state"] == "Succeeded", details
+            assert (run["restore"]["target"] == run["restore"]["managedDisk"]) == (method == "upload"), details
             new = ManagedDisk.adopted(disk, run)
-            assert machines.source(disk.name, 3) == new.id, told
-            assert new.content[:size] == disk.content[:size], told
+            assert machines.source(disk.name, 3) == new.id, details
+            assert new.content[:size] == disk.content[:size], details
             # G16: two deliveries at once may take one each; none is open.
-            assert {one["properties"]["diskState"] for one in new.snapshots()} == {"Unattached"}, told
+            assert {one["properties"]["diskState"] for one in new.snapshots()} == {"Unattached"}, details
             new.write(0, rng.randbytes(PAGE))
-            assert new.back_up()["kind"] == "incremental", told
+            assert new.back_up()["kind"] == "incremental", details
             new.check_every_point()
             machines.delete(disk.name)
             new.close()
@@ -176,9 +177,11 @@ def test_restores_to_managed_disks(calm, machines, tmp_path, rng, method, size):
         nothing_differs(platform)
 
 
-def test_what_a_former_life_has_begun_comes_late(calm, machines, tmp_path, rng):
-    """The delivery of a restore is begun twice, and the copy that its former life began arrives after the present life's: that
-    one is heard of all the same. Under one id it was replaced, and the restore waited for ever: so on the real extension.
+def test_a_late_child_of_a_repeated_episode_does_not_stop_the_restore(calm, machines, tmp_path, rng):
+    """A repeated episode starts a restore's delivery twice, and the first delivery's copy arrives after the second's.
+
+    Its end is received all the same. Under one id the late copy would replace the other, and the restore would wait for ever:
+    so on the real extension.
     """
     with own_platform(calm, machines, tmp_path, "latechild") as platform:
         disk = Disk(platform, "latechild", 4 * MIB).protect()
@@ -194,7 +197,7 @@ def test_what_a_former_life_has_begun_comes_late(calm, machines, tmp_path, rng):
 
         assert run["state"] == "Succeeded", f"seed {SEED}: {run}"
         assert [rule["times"] for rule in platform.host.rules()] == [0, 0]
-        assert [one["runtimeStatus"] for one in begun] == ["Completed"] * 2, "both lives' copies went their way"
+        assert [one["runtimeStatus"] for one in begun] == ["Completed"] * 2, "the copies of both deliveries completed"
         disk.moved(run["restore"]["target"])
         assert disk.read() == disk.moments[point]
         disk.check_every_point()
@@ -202,8 +205,8 @@ def test_what_a_former_life_has_begun_comes_late(calm, machines, tmp_path, rng):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_everything_twice(calm, machines, tmp_path, rng, workers):
-    """Every episode on two workers at once, every activity by two, every message twice: a backup and a restore end as usual."""
+def test_repeated_episodes_activities_and_messages_change_nothing(calm, machines, tmp_path, rng, workers):
+    """A backup and a restore end as usual with every episode on two workers, every activity by two, and every message twice."""
     settings = {"DEVHOST_INVISIBLE_SECONDS": "2"}
     with own_platform(calm, machines, tmp_path, f"twice{workers}", workers=workers, **settings) as platform:
         disk = Disk(platform, f"twice{workers}", 4 * MIB)
@@ -236,14 +239,15 @@ def test_everything_twice(calm, machines, tmp_path, rng, workers):
 
 
 def windows(instances):
-    """Those of windows, without their lanes."""
+    """The instances of windows, without their lanes."""
     return [one for one in instances if "~" not in one["instanceId"]]
 
 
 @pytest.mark.parametrize("active", [4, 2])
-def test_a_timers_fleet_of_four_disks(calm, machines, tmp_path, rng, active):
-    """In each window one of the fleet's, of its lanes' and of each disk's: every disk has one point more, and the window ended
-    well.
+def test_a_fleet_of_four_disks_survives_refused_commits(calm, machines, tmp_path, rng, active):
+    """In each window one commit of the fleet, of its lanes and of each disk is refused.
+
+    Every disk has one point more, and the window ended well.
     """
     with own_platform(calm, machines, tmp_path, f"refusedfleet{active}", ACTIVE_DISKS=str(active)) as platform:
         disks = [Disk(platform, f"fleeting{active}{number}", 4 * MIB).protect() for number in range(4)]
@@ -266,12 +270,12 @@ def test_a_timers_fleet_of_four_disks(calm, machines, tmp_path, rng, active):
             hit = any(not rule["times"] for rule in platform.host.rules())
             platform.host.faults()
 
-            told = f"seed {SEED}, window {window}, {own}"
-            assert {one["runtimeStatus"] for one in fleets} == {"Completed"}, f"{told}: {fleets}"
+            details = f"seed {SEED}, window {window}, {own}"
+            assert {one["runtimeStatus"] for one in fleets} == {"Completed"}, f"{details}: {fleets}"
             for disk in disks:
                 (fresh,) = {point["id"] for point in disk.points()} - known[disk.name]
                 disk.moments[fresh] = bytes(disk.content)
-                assert len(disk.source_snapshots()) == 1, told
+                assert len(disk.source_snapshots()) == 1, details
         assert window > 3
         assert len(fleets) == window + (2 * window if active == 2 else 0), "lanes for few disks, or none for many"
         for disk in disks:
@@ -281,7 +285,7 @@ def test_a_timers_fleet_of_four_disks(calm, machines, tmp_path, rng, active):
 
 
 def test_rebuilds(calm, machines, tmp_path, rng):
-    """Of disks that have lost their rows: each comes back as it was, and its next backup is an increment."""
+    """Disks that have lost their rows get them back exactly, and their next backup is an increment."""
     with own_platform(calm, machines, tmp_path, "refusedrebuilds") as platform:
         disks = [Disk(platform, f"rebuilt{number}", 4 * MIB).protect() for number in range(3)]
         for disk in disks:
@@ -296,9 +300,9 @@ def test_rebuilds(calm, machines, tmp_path, rng):
             rebuilt, hit_too = rebuild_disturbed(platform, rng, commit, dryRun=False, planHash=plan["planHash"])
             hit, commit = hit or hit_too, commit + 1
 
-            told = f"seed {SEED}, commit {commit - 1}: {plan}, {rebuilt}"
-            assert (plan["state"], rebuilt["state"]) == ("Succeeded", "Succeeded"), told
-            assert {disk.name: disk.points() for disk in disks} == points, told
+            details = f"seed {SEED}, commit {commit - 1}: {plan}, {rebuilt}"
+            assert (plan["state"], rebuilt["state"]) == ("Succeeded", "Succeeded"), details
+            assert {disk.name: disk.points() for disk in disks} == points, details
             nothing_differs(platform)
         assert commit > 3
         for disk in disks:
@@ -309,7 +313,7 @@ def test_rebuilds(calm, machines, tmp_path, rng):
 
 
 def rebuild_disturbed(platform, rng, commit, **request):
-    """A rebuild, and whether it came to the commit that is refused."""
+    """A rebuild with one refused commit, and whether that commit was reached."""
     platform.host.faults(refusal(rng, "catalogue.", commit))
     rebuilt = platform.rebuild(**request)
     platform.host.settled("catalogue.")
@@ -320,7 +324,7 @@ def rebuild_disturbed(platform, rng, commit, **request):
 
 
 def forget(platform, disks):
-    """Somebody removes the rows of these disks' protection from the catalogue."""
+    """Remove the rows of these disks' protection from the catalogue."""
     credential = AzureNamedKeyCredential(platform.storage.state.name, platform.storage.state.key)
     with TableServiceClient(platform.storage.state.tables, credential=credential) as tables:
         table = tables.get_table_client(platform.settings["CATALOGUE_TABLE"])
@@ -330,8 +334,8 @@ def forget(platform, disks):
                     table.delete_entity(row)
 
 
-def test_the_nights_work(calm, machines, tmp_path, rng):
-    """What is to go goes, once; what is kept stays."""
+def test_a_night_deletes_once_what_has_expired(calm, machines, tmp_path, rng):
+    """Expired points are deleted once; the others stay."""
     with own_platform(calm, machines, tmp_path, "refusedhouse", PRUNE_AFTER_BACKUP="false") as platform:
         disks = [Disk(platform, f"nightly{number}", MIB) for number in range(2)]
         for disk in disks:

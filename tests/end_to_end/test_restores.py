@@ -34,8 +34,8 @@ def attached(platform, calm, machines, name, rng):
     disk.service.close()
 
 
-def test_into_the_machine_and_on_with_an_increment(attached, platform, machines, rng):
-    """Dry run, restore of the first point, the machine reads it, the guest writes, the next backup is an increment."""
+def test_a_restore_into_the_machine_is_followed_by_an_increment(attached, platform, machines, rng):
+    """After a dry run the first point is restored; the machine reads it, the guest writes, and the next backup is an increment."""
     disk = attached
     first = disk.points()[-1]
     request = {"restorePoint": first["id"], "repoint": True}
@@ -55,8 +55,8 @@ def test_into_the_machine_and_on_with_an_increment(attached, platform, machines,
     disk.check_every_point()
 
 
-def test_an_os_disk_of_a_machine(platform, calm, machines, name, rng):
-    """Deallocated, its VHD exchanged, started again: everything said in words."""
+def test_an_os_disk_is_restored_into_its_machine(platform, calm, machines, name, rng):
+    """The machine is deallocated, its VHD exchanged, and the machine started again; each phase is reported."""
     disk = Disk(platform, name, 4 * MIB)
     vm = machines.make(name, os=platform.disk_url(f"{name}.vhd"))
     machine = {"vm": vm, "lun": "os"}
@@ -77,8 +77,8 @@ def test_an_os_disk_of_a_machine(platform, calm, machines, name, rng):
     disk.service.close()
 
 
-def test_a_machine_that_does_not_start_any_more(platform, calm, machines, name, rng):
-    """Public Azure since 2026-03-31: the change is undone, and the error says why the machine is off."""
+def test_a_change_is_undone_when_the_machine_does_not_start(platform, calm, machines, name, rng):
+    """In public Azure since 2026-03-31: the change is undone, and the error says why the machine is off."""
     disk = Disk(platform, name, MIB)
     vm = machines.make(name, os=platform.disk_url(f"{name}.vhd"))
     machine = {"vm": vm, "lun": "os"}
@@ -96,7 +96,7 @@ def test_a_machine_that_does_not_start_any_more(platform, calm, machines, name, 
 
 
 def test_a_managed_disk_is_swapped_in(platform, calm, machines, name, rng, tmp_path):
-    """A fixed VHD becomes a managed disk in the machine; not adopted, the disk is shown as unprotected from then on, in words."""
+    """A fixed VHD becomes a managed disk in the machine; it is not adopted, so the disk is then reported as unprotected."""
     disk = Disk(platform, name, MIB + 512)
     disk.write(MIB, vhd_footer(MIB))
     disk.protect()
@@ -127,8 +127,8 @@ def test_a_managed_disk_is_swapped_in(platform, calm, machines, name, rng, tmp_p
     disk.service.close()
 
 
-def test_to_a_new_disk_only(attached, platform, machines, rng):
-    """Nothing of the protection changes: what is written to the live disk is in the next point."""
+def test_a_restore_to_a_new_disk_leaves_the_protection_alone(attached, platform, machines, rng):
+    """A write to the live disk is in the next point."""
     disk = attached
     before = platform.api("GET", f"/disks/{disk.name}").json()
     point = disk.points()[0]
@@ -149,7 +149,7 @@ def test_to_a_new_disk_only(attached, platform, machines, rng):
 
 
 def test_bytes_travel_once(attached, platform, calm):
-    """Requests of a restore: allocated ranges only, once per copy, none through the worker; what is compared is read apart."""
+    """A restore copies allocated ranges only, once per copy, and none through the worker; reads to compare are counted apart."""
     disk = attached
     point = disk.points()[-1]
     calm.reset()
@@ -166,8 +166,8 @@ def test_bytes_travel_once(attached, platform, calm):
     assert 0 <= counts["GET blob"]["bytesOut"] - 4 * plan["allocatedBytes"] < 20_000
 
 
-def test_a_disk_that_grew_since(attached, platform, machines, rng):
-    """An older point is smaller than the live disk: the machine gets the disk as it was then."""
+def test_an_older_point_of_a_disk_that_grew_is_restored_in_its_size(attached, platform, machines, rng):
+    """The older point is smaller than the live disk: the machine gets the disk as it was then."""
     disk = attached
     point = disk.points()[0]
     disk.blob.resize_blob(20 * MIB, lease=disk.lease)
@@ -178,8 +178,10 @@ def test_a_disk_that_grew_since(attached, platform, machines, rng):
     assert disk.read() == disk.moments[point["id"]]
 
 
-def test_an_outage_of_the_resource_manager(attached, platform, machines):
-    """Between the two changes of the machine: the run goes on asking for attention, and ends well when Azure answers again."""
+def test_a_restore_survives_an_outage_of_resource_manager(attached, platform, machines):
+    """The outage begins between the two changes of the machine: the run asks for attention, and ends well when Azure answers
+    again.
+    """
     disk = attached
     machines.faults({"method": "PATCH", "path": disk.name, "status": 503, "code": "ServerBusy", "times": 9999, "skip": 1})
     run = platform.api("POST", f"/disks/{disk.name}/restores", {"repoint": True}).json()["id"]
@@ -195,7 +197,7 @@ def test_an_outage_of_the_resource_manager(attached, platform, machines):
 
 @pytest.mark.parametrize("code", ["AcquireDiskLeaseFailed", "PropertyChangeNotAllowed"])
 def test_a_refused_change_is_undone(attached, platform, machines, code):
-    """The new disk is refused after it was accepted: the old one is back, its lease too, and backups go on."""
+    """The new disk is refused after it was accepted: the old disk and its lease are back, and backups continue."""
     disk, url = attached, attached.blob.url.partition("?")[0]
     machines.faults({"method": "PATCH", "path": disk.name, "code": code, "operation": True, "skip": 1})
     run = platform.restore(disk.name, {"repoint": True})
@@ -210,8 +212,8 @@ def test_a_refused_change_is_undone(attached, platform, machines, code):
     disk.check_every_point()
 
 
-def test_a_real_lease_on_the_new_disk(attached, platform, machines, calm):
-    """Somebody leases the restored blob just before it is attached."""
+def test_a_leased_new_disk_is_not_attached(attached, platform, machines, calm):
+    """A third party leases the restored blob just before it is attached."""
     disk = attached
     machines.faults({"method": "PATCH", "path": disk.name, "operation": True, "held": True})
     run = platform.api(
@@ -229,8 +231,8 @@ def test_a_real_lease_on_the_new_disk(attached, platform, machines, calm):
     lease.release()
 
 
-def test_a_machine_that_is_gone_while_it_is_asked(attached, platform, machines, calm):
-    """Deleted between the validation and the change: the run fails in words, the disk is complete and named."""
+def test_a_restore_fails_visibly_when_its_machine_is_deleted(attached, platform, machines, calm):
+    """The machine is deleted between validation and change: the error says so, and names the complete disk."""
     disk = attached
     calm.faults({"verb": "PUT page-from-url", "delayMs": 1500, "times": 1})
     run = platform.api("POST", f"/disks/{disk.name}/restores", {"repoint": True}).json()["id"]
@@ -284,7 +286,7 @@ def test_a_repeated_request_is_one_restore(attached, platform):
 
 
 def test_a_restore_waits_for_a_backup_and_says_so(attached, platform, machines, calm, rng):
-    """The new disk is made meanwhile; the machine gets it once the backup has ended; both end well."""
+    """The new disk is made during the backup; the machine gets it after the backup has ended; both end well."""
     disk = attached
     disk.write(0, rng.randbytes(9 * MIB))
     calm.faults({"verb": "PUT page-from-url", "url": "heads", "delayMs": 2500, "times": 1})
@@ -301,7 +303,7 @@ def test_a_restore_waits_for_a_backup_and_says_so(attached, platform, machines, 
 
 
 def test_restored_disks_by_copy_blob(calm, machines, tmp_path, name, rng):
-    """FULL_COPY=blob: the service copies both by itself, for a while; the machine's disk and the next increment are right."""
+    """With FULL_COPY=blob the service itself copies both disks; the machine's disk and the next increment are right."""
     settings = {"FULL_COPY": "blob", "CATALOGUE_TABLE": "blobrestore", "BACKUP_SCHEDULE": EVERY_SECOND}
     with Platform(tmp_path, storage=calm, machines=machines, settings=settings) as platform:
         disk = Disk(platform, name, 8 * MIB).protect()
@@ -325,8 +327,8 @@ def test_restored_disks_by_copy_blob(calm, machines, tmp_path, name, rng):
         disk.service.close()
 
 
-def test_streamed_and_to_another_account(calm, machines, tmp_path, name, rng):
-    """COPY_MODE=stream, a target in another account of the allow-list, adopted by hand: increments go on there."""
+def test_a_streamed_restore_to_another_account_is_followed_by_increments(calm, machines, tmp_path, name, rng):
+    """COPY_MODE is stream, and the target, in another account of the allow-list, is adopted by hand."""
     settings = {
         "COPY_MODE": "stream", "CATALOGUE_TABLE": "elsewhere", "BACKUP_SCHEDULE": EVERY_SECOND,
         "SOURCE_ACCOUNTS": f"{calm.source.blobs} {calm.state.blobs}",
@@ -356,7 +358,7 @@ def test_streamed_and_to_another_account(calm, machines, tmp_path, name, rng):
 
 
 def test_a_point_is_restored_with_the_source_and_the_registration_gone(attached, platform, calm, machines, name):
-    """The disk blob is deleted, the rows are lost and rebuilt: point named, target given, bytes equal."""
+    """The disk blob is deleted, and the rows are lost and rebuilt: with a named point and target the bytes are equal."""
     disk = attached
     point = disk.points()[0]
     machines.delete(disk.name)
@@ -371,7 +373,7 @@ def test_a_point_is_restored_with_the_source_and_the_registration_gone(attached,
 
 
 def test_no_secret_in_a_restore(attached, platform, machines, calm):
-    """Histories of all its orchestrations, rows, answers and logs: no key, no signature."""
+    """The histories of all its orchestrations, its rows, answers and logs have no key and no signature."""
     run = platform.restore(attached.name, {"repoint": True})
     platform.host.settled(run["id"])
     found = platform.host.family(run["id"])

@@ -1,4 +1,4 @@
-"""The account keys are canaries: they, and any signature made with them, appear nowhere a person or a table could see."""
+"""The account keys are canaries: no place that a person or a table could show has them, or a signature made with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.disk import PAGE, dump
 
 
 def test_no_secret_in_history_status_logs_rows_or_answers(disk, platform, calm):
-    """After good and failed runs and refused requests: no key, no signature, no system key."""
+    """After good and failed runs and refused requests there is no key, no signature and no system key."""
     disk.write(0, b"\1" * PAGE)
     run = disk.back_up()
     answers = [

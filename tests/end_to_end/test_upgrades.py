@@ -1,4 +1,4 @@
-"""An upgrade in the middle of a run: the old code is stopped, newer code with renamed steps goes on with the same hub."""
+"""An upgrade in the middle of a run: the old code is stopped, and newer code with renamed steps continues with the same hub."""
 
 from __future__ import annotations
 
@@ -44,22 +44,22 @@ def newer(tmp_path_factory):
 
 
 def called(platform, instance):
-    """The activities that the instance's history has calls of."""
+    """The activities that the instance's history records as completed."""
     path = f"/runtime/webhooks/durabletask/instances/{instance}"
     shown = platform.host.call("GET", path, params={"showHistory": "true"}).json()
     return [one["FunctionName"] for one in shown["historyEvents"] if one["EventType"] == "TaskCompleted"]
 
 
 def upgrade_at(platform, step, newer):
-    """Stop the old code while the answer of a step is held back, once that is so; start the newer code."""
-    awaited(lambda: not platform.host.rules()[0]["times"], f"the answer of {step} is held back")
+    """Stop the old code once the answer of a step is delayed; start the newer code."""
+    awaited(lambda: not platform.host.rules()[0]["times"], f"the answer of {step} is delayed")
     platform.host.stop()
     platform.host.deploy(newer)
     platform.host.start()
 
 
-def hold(platform, step):
-    """Hold back the answer of a step's next call: the orchestration waits there."""
+def delay_answer(platform, step):
+    """Delay the answer of a step's next call: the orchestration waits there."""
     platform.host.faults({"fault": "holdAnswer", "name": step, "times": 1, "seconds": 3})
 
 
@@ -76,20 +76,20 @@ RESTORE = ["begin_restore", "open_image", "own_disk", "seal_image", "adopt_head"
 
 
 def some(rng, steps):
-    """The renamed ones, and another of the seed's choice."""
+    """The renamed steps, and another step of the seed's choice."""
     renamed = [former for _, former, _ in RENAMED.values() if former in steps]
     return [*renamed, rng.choice([step for step in steps if step not in renamed])]
 
 
-def test_a_backup_goes_on_under_newer_code(calm, tmp_path, rng, newer):
-    """At the renamed step, and before or after it: one point, byte for byte. Later backups call it by its new name."""
+def test_a_backup_continues_under_newer_code(calm, tmp_path, rng, newer):
+    """The upgrade at any step leads to one point, byte for byte. Later backups call a renamed step by its new name."""
     for number, step in enumerate(some(rng, BACKUP)):
         settings = {"CATALOGUE_TABLE": f"upgrade{number}"}
         with Platform(tmp_path / step, storage=calm, settings=settings) as platform:
             disk = Disk(platform, f"upgraded{number}", 2 * MIB).protect()
             disk.disturb(rng, 10)
             content = bytes(disk.content)
-            hold(platform, step)
+            delay_answer(platform, step)
             run = platform.api("POST", f"/disks/{disk.name}/backups").json()["id"]
             upgrade_at(platform, step, newer)
             ended = platform.wait(run)
@@ -107,8 +107,8 @@ def test_a_backup_goes_on_under_newer_code(calm, tmp_path, rng, newer):
             disk.service.close()
 
 
-def test_a_restore_goes_on_under_newer_code(calm, machines, tmp_path, rng, newer):
-    """At the renamed steps, and before or after them: the machine has the point's bytes, and backups go on as increments."""
+def test_a_restore_continues_under_newer_code(calm, machines, tmp_path, rng, newer):
+    """The upgrade at any step leaves the point's bytes in the machine, and backups continue as increments."""
     for number, step in enumerate(some(rng, RESTORE)):
         name = f"reupgraded{number}"
         settings = {"CATALOGUE_TABLE": f"reupgrade{number}"}
@@ -122,7 +122,7 @@ def test_a_restore_goes_on_under_newer_code(calm, machines, tmp_path, rng, newer
             disk.back_up()
             disk.disturb(rng, 3)
             platform.host.settled(f"{name}.")
-            hold(platform, step)
+            delay_answer(platform, step)
             run = platform.api("POST", f"/disks/{name}/restores", {"repoint": True}).json()["id"]
             upgrade_at(platform, step, newer)
             ended = platform.wait(run)

@@ -33,14 +33,14 @@ def disk(uploading, calm, machines, name, rng):
 
 
 def made_of(platform, run):
-    """What the managed disk of a restore holds."""
+    """The content of a restore's managed disk."""
     with platform.managed_content(run["restore"]["managedDisk"]) as blob:
         return blob.download_blob().readall()
 
 
 @pytest.mark.parametrize("footer", ["constant", "differs"])
 def test_a_managed_disk_is_restored_to_another_twice(disk, machines, rng, footer):
-    """No blob is made beside it."""
+    """No intermediate blob is made."""
     machines.switch(footer=footer, upload_signs=footer == "differs")
     runs = restores.restored_twice(disk, rng, into_its_machine)
 
@@ -48,7 +48,7 @@ def test_a_managed_disk_is_restored_to_another_twice(disk, machines, rng, footer
 
 
 def test_a_page_blob_becomes_a_managed_disk_by_an_upload(uploading, calm, machines, name, rng):
-    """Not adopted, then adopted: the machine has the point's bytes either way."""
+    """The machine has the point's bytes whether the disk is adopted or not."""
     disk = restores.converted(uploading, name, SIZE, rng)
     point = max(disk.moments)
     alone = uploading.restore(name, {"target": {"kind": "managedDisk"}, "machine": {"vm": machine_id(name), "lun": LUN}})
@@ -59,12 +59,12 @@ def test_a_page_blob_becomes_a_managed_disk_by_an_upload(uploading, calm, machin
     assert run["state"] == "Succeeded", run
     assert made_of(uploading, run) == disk.moments[point]
     assert machines.source(name, LUN) == run["restore"]["managedDisk"]
-    restores.goes_on_as(disk, run, rng).close()
+    restores.backs_up_as(disk, run, rng).close()
     machines.delete(name)
     disk.close()
 
 
-def test_an_os_disk(uploading, calm, machines, name, rng):
+def test_an_os_disk_is_restored_by_upload(uploading, calm, machines, name, rng):
     restores.an_os_disk_is_exchanged(uploading, machines, name, SIZE, rng)
 
 

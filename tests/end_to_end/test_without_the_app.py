@@ -1,4 +1,4 @@
-"""The handbook's way to restore a point with this app gone, call by call, by nothing but the storage service."""
+"""The handbook's manual restore with this app gone, call by call, through nothing but the storage service."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def option(command, name):
     return command[command.index(name) + 1]
 
 
-def test_the_lines_are_those_the_test_follows():
-    """Each names what the calls below use."""
+def test_the_handbooks_lines_name_the_calls_of_this_test():
+    """Each line names what the calls below use."""
     listing, tomorrow, signing, copying, looking, copied = (
         shlex.split(re.sub(r"^SAS=\$\((.*)\)$", r"\1", line)) for line in commands()
     )
@@ -53,7 +53,7 @@ def test_the_lines_are_those_the_test_follows():
     assert "properties.copy.status" in option(looking, "--query")
 
 
-def test_each_point_comes_back_by_storage_calls_alone(disk, calm, name, rng):
+def test_each_point_is_restored_by_storage_calls_alone(disk, calm, name, rng):
     """List with snapshots and metadata, sign, copy, wait, check: byte for byte, and nothing existing is overwritten."""
     for _ in range(3):
         disk.disturb(rng, 6)
@@ -85,7 +85,7 @@ def test_each_point_comes_back_by_storage_calls_alone(disk, calm, name, rng):
 
 
 def here(line, calm):
-    """A line for this emulator: signed with keys, since nobody signs in here, and with its addresses. All else as it stands."""
+    """The line for this emulator: signed with keys, since nobody signs in here, and with its addresses."""
     for account, own in (("BACKUP", calm.backup), ("SOURCE", calm.source)):
         line = line.replace(f'--auth-mode login --account-name "${account}"', f"--connection-string '{own.connection_string}'")
         line = line.replace(
@@ -99,8 +99,8 @@ def here(line, calm):
     not AZ.exists() or not AZCOPY.exists(), reason="the Azure CLI and AzCopy were not run: `make cloud` installs them"
 )
 @pytest.mark.timeout(300)
-def test_each_point_comes_back_by_the_command_lines_themselves(disk, calm, rng, tmp_path):
-    """The real Azure CLI and the real AzCopy: list, sign, copy, look; byte for byte, and nothing existing is overwritten."""
+def test_each_point_is_restored_by_the_handbooks_command_lines(disk, calm, rng, tmp_path):
+    """The real Azure CLI and the real AzCopy list, sign, copy and check: byte for byte, and nothing existing is overwritten."""
     disk.disturb(rng, 6)
     disk.back_up()
     listing, tomorrow, signing, copying, looking, copied = (here(line, calm) for line in commands())
