@@ -1,4 +1,4 @@
-"""Gaps copied along: whatever the diff and the page maps are, the changes are copied exactly and no gap that must not be."""
+"""Coalescing of gaps: for any diff and page maps, the changes are copied exactly, and only permitted gaps are copied along."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ async def each(items):
         yield item
 
 
-async def cut(changes, held=(), gap_max=128 * KIB):
-    """The requests, where both sides hold `held`."""
+async def cut(changes, shared=(), gap_max=128 * KIB):
+    """The requests for a diff when the pages of `shared` exist on both sides."""
 
-    async def holds(gap):
-        return any(one.start <= gap.start and gap.end <= one.end for one in held)
+    async def is_shared(gap):
+        return any(one.start <= gap.start and gap.end <= one.end for one in shared)
 
-    return [one async for one in coalesced(each(changes), gap_max, holds)]
+    return [one async for one in coalesced(each(changes), gap_max, is_shared)]
 
 
 EVERYTHING = [ByteRange(0, 1 << 40)]
@@ -43,7 +43,7 @@ UNIT = 8 * KIB
 
 @st.composite
 def diffs(draw):
-    """Ascending changes that do not touch one of their own kind, some larger than a put; and what both sides hold."""
+    """Ascending changes that do not touch one of their own kind, some larger than a put; and the ranges that exist on both sides."""
     at, changes = draw(st.integers(0, 3)) * UNIT, []
     for _ in range(draw(st.integers(0, 14))):
         size = draw(st.sampled_from([1, 2, 3, 15, 16, 17, 300, 512, 513, 700])) * UNIT
@@ -54,8 +54,8 @@ def diffs(draw):
         changes.append(DiffRange(ByteRange(at + gap, at + gap + size), clear))
         at += gap + size
     edges = sorted(draw(st.sets(st.integers(0, at // UNIT + 2), max_size=8)))
-    held = [ByteRange(a * UNIT, b * UNIT) for a, b in zip(edges[::2], edges[1::2], strict=False)]
-    return changes, EVERYTHING if draw(st.booleans()) else held
+    shared = [ByteRange(a * UNIT, b * UNIT) for a, b in zip(edges[::2], edges[1::2], strict=False)]
+    return changes, EVERYTHING if draw(st.booleans()) else shared
 
 
 LARGEST = st.sampled_from([2 * UNIT, 15 * UNIT, 16 * UNIT, 512 * KIB])
@@ -66,9 +66,9 @@ def pages(ranges):
 
 
 @given(diffs(), LARGEST)
-async def test_changes_are_copied_exactly_and_gaps_only_where_they_may_be(diff, gap_max):
-    changes, held = diff
-    found = await cut(changes, held, gap_max)
+async def test_changes_are_copied_exactly_and_gaps_only_where_permitted(diff, gap_max):
+    changes, shared = diff
+    found = await cut(changes, shared, gap_max)
     puts, clears = [one.range for one in found if not one.cleared], [one.range for one in found if one.cleared]
     must = pages(one.range for one in changes if not one.cleared)
     gaps = pages(puts) - must
@@ -76,7 +76,7 @@ async def test_changes_are_copied_exactly_and_gaps_only_where_they_may_be(diff, 
     assert must <= pages(puts)
     assert clears == [one.range for one in changes if one.cleared], "clears are as they were"
     assert not pages(puts) & pages(clears)
-    assert all(any(one.start <= gap < one.end for one in held) for gap in gaps)
+    assert all(any(one.start <= gap < one.end for one in shared) for gap in gaps)
     assert sum(one.unchanged_bytes for one in found) == len(gaps) * UNIT
     assert all(one.range.size <= PUT_BYTES_MAX for one in found if not one.cleared)
     assert all(a.range.end <= b.range.start for a, b in itertools.pairwise(found))
@@ -84,41 +84,41 @@ async def test_changes_are_copied_exactly_and_gaps_only_where_they_may_be(diff, 
 
 @given(diffs(), LARGEST)
 async def test_each_gap_saves_a_request(diff, gap_max):
-    changes, held = diff
-    found = await cut(changes, held, gap_max)
+    changes, shared = diff
+    found = await cut(changes, shared, gap_max)
     least = [DiffRange(one.range, one.cleared) for change in changes for one in requests(change)]
     starts = {one.range.start for one in least}
     joins = sum(sum(start in starts for start in range(one.range.start, one.range.end, UNIT)) - 1 for one in found)
 
     assert len(found) == len(least) - joins
     assert all(one.unchanged_bytes == 0 or one.range.start in starts for one in found)
-    assert await cut(changes, held, 0) == [Request(one.range, one.cleared) for one in least], "0 is off"
+    assert await cut(changes, shared, 0) == [Request(one.range, one.cleared) for one in least], "0 is off"
 
 
 @given(diffs(), LARGEST, st.data())
-async def test_what_is_begun_again_after_any_request_is_cut_as_before(diff, gap_max, data):
-    """A shard goes on from its cursor, and shards are cut between requests: both list only what comes after."""
-    changes, held = diff
-    found = await cut(changes, held, gap_max)
+async def test_a_shard_that_resumes_after_any_request_is_cut_as_before(diff, gap_max, data):
+    """A shard resumes from its cursor, and shards are cut between requests; both list only the changes that follow."""
+    changes, shared = diff
+    found = await cut(changes, shared, gap_max)
     if not found:
         return
     done = data.draw(st.integers(1, len(found)))
     at = found[done - 1].range.end
     rest = [DiffRange(ByteRange(max(one.range.start, at), one.range.end), one.cleared) for one in changes if one.range.end > at]
 
-    assert await cut(rest, held, gap_max) == found[done:]
+    assert await cut(rest, shared, gap_max) == found[done:]
 
 
 @given(diffs(), LARGEST)
-async def test_what_may_have_been_rewritten_is_known_to_the_verification(diff, gap_max):
-    changes, held = diff
+async def test_the_verification_covers_every_page_that_may_have_been_rewritten(diff, gap_max):
+    changes, shared = diff
     may = pages([one async for one in with_gaps(each(changes), gap_max)])
 
-    assert pages(one.range for one in await cut(changes, held, gap_max)) <= may
+    assert pages(one.range for one in await cut(changes, shared, gap_max)) <= may
 
 
 @pytest.mark.parametrize(
-    ("changes", "held", "count"),
+    ("changes", "shared", "count"),
     [
         ([written(0, 4 * KIB), written(12 * KIB, 4 * KIB)], EVERYTHING, 1),
         ([written(0, 4 * KIB), written(12 * KIB, 4 * KIB)], [ByteRange(0, 8 * KIB)], 2),
@@ -129,13 +129,13 @@ async def test_what_may_have_been_rewritten_is_known_to_the_verification(diff, g
         ([written(0, MIB), written(MIB + 128 * KIB + PAGE, MIB)], EVERYTHING, 2),
     ],
 )
-async def test_examples(changes, held, count):
-    """Held by both; not across a clear; within a put; where a gap costs less than a request."""
-    assert len(await cut(changes, held)) == count
+async def test_examples(changes, shared, count):
+    """A gap is copied only if both sides have it, within one put, not across a clear, and if that saves time."""
+    assert len(await cut(changes, shared)) == count
 
 
 def random_dirt(share):
-    """So many of the 4-KiB pages of an allocated disk changed at random."""
+    """Random changes to a share of the 4-KiB pages of an allocated disk."""
     rng, count = random.Random(5), 200_000
     dirty = sorted(rng.sample(range(count), int(share * count)))
     runs, start = [], dirty[0]
@@ -147,7 +147,7 @@ def random_dirt(share):
 
 
 def seconds(count, size):
-    """Of a standard page blob."""
+    """The time that so many requests and bytes take on a standard page blob."""
     return max(count / 500, size / (60 * MIB))
 
 
@@ -160,8 +160,8 @@ def largest(changes, ratio, saved_min=64):
 
 
 @pytest.mark.parametrize(("share", "goal"), [(0.01, 0.65), (0.05, 0.30), (0.2, 0.2)])
-async def test_random_dirt_takes_a_part_of_the_time(share, goal):
-    """As many extra bytes allowed as it takes: 5 % of dirt in at most 0.30 of the time is the project's goal."""
+async def test_coalescing_random_changes_takes_a_fraction_of_the_time(share, goal):
+    """With unlimited extra bytes, 5 % of random changes takes at most 0.30 of the time: the project's goal."""
     changes = random_dirt(share)
     found = await cut(changes, EVERYTHING, largest(changes, 1e9))
 
@@ -169,7 +169,7 @@ async def test_random_dirt_takes_a_part_of_the_time(share, goal):
     assert seconds(len(found), sum(one.range.size for one in found)) <= goal * plain
 
 
-async def test_within_the_default_budget_it_still_takes_less():
+async def test_coalescing_within_the_default_budget_still_saves_time():
     changes = random_dirt(0.05)
     found = await cut(changes, EVERYTHING, largest(changes, 2.0))
     changed = sum(one.range.size for one in changes)
@@ -178,8 +178,8 @@ async def test_within_the_default_budget_it_still_takes_less():
     assert sum(one.unchanged_bytes for one in found) <= 2 * changed
 
 
-def test_a_diff_that_waits_for_bytes_copies_no_gap():
-    """Nor one with few gaps, nor with a budget of nothing."""
+def test_a_diff_that_is_limited_by_bytes_copies_no_gap():
+    """A diff with few gaps, or a budget of zero, copies none either."""
     large = [written(number * 2 * MIB, MIB) for number in range(100)]
     small = [written(number * 16 * KIB, 4 * KIB) for number in range(65)]
 

@@ -1,4 +1,4 @@
-"""The retention that custody applies: never one that keeps less than it knows, before the delay is over."""
+"""Custody applies a retention that keeps fewer points only after a delay."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -16,19 +16,19 @@ RETENTIONS = some.none() | some.builds(Retention, some.integers(1, 50), some.int
 
 
 def keeps(retention, number, days):
-    """Whether a point that is the number-th newest and so many days old stays."""
+    """Whether the retention keeps a point that is the number-th newest and so many days old."""
     return retention is None or number <= retention.keep_last or days < retention.min_age_days
 
 
 @given(RETENTIONS, RETENTIONS, some.integers(1, 60), some.integers(0, 60))
-def test_what_either_keeps_stays(one, other, number, days):
+def test_a_point_that_either_retention_keeps_is_kept(one, other, number, days):
     both = keeps_more(one, other)
     assert keeps(both, number, days) >= (keeps(one, number, days) or keeps(other, number, days))
 
 
 @given(some.lists(some.tuples(some.timedeltas(timedelta(), timedelta(days=6, hours=23)), RETENTIONS), max_size=8))
-def test_nothing_is_kept_less_long_until_the_delay_is_over(calls):
-    """Whatever is registered meanwhile, in whatever order."""
+def test_no_point_is_kept_for_less_time_until_the_delay_is_over(calls):
+    """The delay applies to every sequence of registrations."""
     record, now = CustodyRecord(applied=LONG), NOW
     for after, registered in sorted(calls, key=lambda call: call[0]):
         now = NOW + after
@@ -36,7 +36,7 @@ def test_nothing_is_kept_less_long_until_the_delay_is_over(calls):
         assert keeps_more(record.applied, LONG) == record.applied
 
 
-def test_a_shorter_one_is_applied_after_the_delay_and_a_longer_one_at_once():
+def test_a_shorter_retention_is_applied_after_the_delay_and_a_longer_one_at_once():
     seen = followed(CustodyRecord(applied=LONG), SHORT, NOW, LIMITS)
     assert (seen.applied, seen.shorter, seen.since) == (LONG, SHORT, NOW)
     assert followed(seen, SHORT, NOW + timedelta(days=6, hours=23), LIMITS) == seen
@@ -51,11 +51,11 @@ def test_the_delay_begins_anew_with_another_retention():
     assert followed(other, SHORT, NOW + timedelta(days=8), LIMITS).applied == LONG
 
 
-def test_undoing_it_in_time_leaves_nothing():
+def test_a_shorter_retention_that_is_undone_in_time_has_no_effect():
     seen = followed(CustodyRecord(applied=LONG), SHORT, NOW, LIMITS)
     assert followed(seen, LONG, NOW + timedelta(days=3), LIMITS) == CustodyRecord(applied=LONG)
 
 
 @pytest.mark.parametrize("registered", [SHORT, LONG])
-def test_a_disk_that_is_not_known_keeps_everything_at_first(registered):
+def test_an_unknown_disk_keeps_everything_at_first(registered):
     assert followed(CustodyRecord(), registered, NOW, LIMITS).applied is None

@@ -1,4 +1,4 @@
-"""What a run does with a disk, case by case: every doubt is a full backup that says why, never "nothing changed"."""
+"""The choice of full or incremental backup, case by case: every doubt leads to a full backup that says why."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ INTERRUPTED = replace(FOUND, mark=DIRTY, target_exists=True)
         (replace(FOUND, mark=replace(MARK, state="verified")), ""),
     ],
 )
-def test_what_can_be_trusted_is_built_upon(found, target):
+def test_a_trusted_head_is_the_base_of_an_increment(found, target):
     decision = decide(HEAD, SOURCE, found, full_requested=False)
 
     assert (decision.kind, decision.finish_target, decision.automatic) == ("incremental", target, False)
@@ -52,8 +52,8 @@ def test_what_can_be_trusted_is_built_upon(found, target):
         ({}, replace(INTERRUPTED, head_unchanged=False), "the backup blob was changed by somebody else"),
     ],
 )
-def test_what_cannot_be_trusted_is_copied_whole(head, found, reason):
-    """Counted as one that nobody asked for; the third in a row waits for a person."""
+def test_a_head_that_cannot_be_trusted_leads_to_a_full_backup(head, found, reason):
+    """The full backup counts as automatic; the third in a row waits for a person."""
     row = replace(HEAD, **head)
     decision = decide(row, SOURCE, found, full_requested=False)
 
@@ -75,8 +75,8 @@ def test_what_cannot_be_trusted_is_copied_whole(head, found, reason):
         ),
     ],
 )
-def test_a_full_backup_with_a_reason_of_its_own_counts_for_nothing(head, found, full, reason):
-    """However many automatic ones there were before."""
+def test_a_full_backup_with_another_reason_is_not_counted_as_automatic(head, found, full, reason):
+    """The count of automatic full backups does not matter."""
     decision = decide(replace(head, automatic_fulls=2), SOURCE, found, full_requested=full)
 
     assert (decision.kind, decision.reason, decision.automatic) == ("full", reason, False)

@@ -1,4 +1,4 @@
-"""Who of a window's disks has which turn: the order, and the row that the lanes share, against many lanes in made-up time."""
+"""The order of a window's disks, and the row that lanes share: simulated with many lanes and a fake clock."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ candidates = st.lists(
 
 
 def played(seconds, lanes, disturb=None):
-    """The places in the order that they were given, and when the last disk was done. `disturb` may ask once more, or anew."""
+    """The places in the order of their turns, and the time when the last disk was done. `disturb` may repeat or restart a request."""
     turns = Turns.first("window", "digest", len(seconds), lanes, NOW)
     given, now = [], 0.0
     idle = [(0.0, lane, 0) for lane in range(lanes)]
@@ -57,7 +57,7 @@ def played(seconds, lanes, disturb=None):
 
 @given(durations, st.integers(1, 64))
 def test_each_disk_has_one_turn_in_its_order(seconds, active):
-    """However many lanes, and whatever each disk takes."""
+    """The order is kept for any number of lanes and any durations."""
     lanes = lanes_for(len(seconds), 0, active)
 
     assert lanes <= active
@@ -65,8 +65,8 @@ def test_each_disk_has_one_turn_in_its_order(seconds, active):
 
 
 @given(durations, st.integers(1, 16), st.data())
-def test_a_lane_that_asks_again_or_begins_anew_loses_no_disk(seconds, active, data):
-    """What was asked before is answered as it was; one that begins anew has its latest disk again, and goes on from there."""
+def test_a_lane_that_repeats_its_request_or_restarts_loses_no_disk(seconds, active, data):
+    """A repeated request gets the same answer; a lane that restarts gets its latest disk again, and continues from there."""
 
     def again(turns, turn, lane, number):
         if turn and data.draw(st.booleans()):
@@ -79,7 +79,7 @@ def test_a_lane_that_asks_again_or_begins_anew_loses_no_disk(seconds, active, da
 
 @given(durations, st.integers(1, 16))
 def test_longest_first_takes_at_most_four_thirds_of_the_shortest_time(seconds, active):
-    """The shortest is at least the longest disk, the lanes' mean, and the two shortest of the longest that must share a lane."""
+    """Lower bounds of the shortest time: the longest disk, the lanes' mean, the two shortest disks that must share a lane."""
     seconds, lanes = sorted(seconds, reverse=True), lanes_for(len(seconds), 0, active)
     least = max(seconds[0], sum(seconds) / lanes, sum(seconds[lanes - 1 : lanes + 1]) if len(seconds) > lanes else 0.0)
 
@@ -87,8 +87,8 @@ def test_longest_first_takes_at_most_four_thirds_of_the_shortest_time(seconds, a
 
 
 @given(candidates)
-def test_the_order_is_of_all_disks_and_says_who_comes_first(some):
-    """Not those at work; of the others who waited; of these the longest. The same whatever the order they are listed in."""
+def test_the_order_contains_all_disks_sorted_by_priority(some):
+    """Disks without a run come first, then those that waited, then the longest. The order of the input does not matter."""
     order, by_name = in_order(some), {one.disk: one for one in some}
 
     assert sorted(order) == sorted(by_name)
@@ -103,15 +103,15 @@ def test_the_order_is_of_all_disks_and_says_who_comes_first(some):
 
 
 @given(st.integers(1, 10_000), st.integers(0, 200), st.integers(1, 64))
-def test_disks_still_at_work_take_lanes_of_the_next_window_but_never_all(disks, at_work, active):
-    lanes = lanes_for(disks, at_work, active)
+def test_disks_with_a_run_in_progress_take_lanes_of_the_next_window_but_never_all(disks, in_progress, active):
+    lanes = lanes_for(disks, in_progress, active)
 
     assert 1 <= lanes <= min(disks, active)
-    assert lanes + at_work <= active or lanes <= math.ceil(active / 4)
-    assert lanes == min(disks, active) or at_work > 0
+    assert lanes + in_progress <= active or lanes <= math.ceil(active / 4)
+    assert lanes == min(disks, active) or in_progress > 0
 
 
-def test_a_shorter_window_leaves_nobody_out_for_ever():
+def test_a_short_window_skips_no_disk_for_ever():
     """Forty disks where a window has time for thirty: each has its turn at least every other window."""
     waited, served = set(), []
     for _ in range(6):
@@ -139,18 +139,18 @@ def past(minutes, kind="incremental", **fields):
         ([], 8),
     ],
 )
-def test_a_disk_is_expected_to_take_what_it_took(runs, minutes):
-    """Its increments, in the middle; else any backup that succeeded; else its size at a page blob's limit, here 8 minutes."""
+def test_the_duration_of_a_disk_is_estimated_from_its_past_runs(runs, minutes):
+    """The estimate is the median increment, else any successful backup, else the size at a page blob's limit, here 8 minutes."""
     assert expected_seconds(runs, int(480 * BLOB_RATES.bytes)) == pytest.approx(60 * minutes)
 
 
-def test_what_nobody_knows_is_taken_for_long():
+def test_an_unknown_duration_is_assumed_to_be_long():
     assert expected_seconds([]) == math.inf
     assert in_order([Candidate("long", 1e9), Candidate("unknown")])[0] == "unknown"
 
 
-def test_who_waits():
-    """Those whose turn is to come, and those that were given to a lane just now. One that was given long ago, and has no run, does
+def test_which_disks_count_as_waiting():
+    """Disks whose turn is to come wait, and disks that a lane got just now. A disk that a lane got long ago, and that has no run, does
     not: it was forgotten.
     """
     turns = Turns.first("window", "digest", 6, 2, NOW)
@@ -162,7 +162,7 @@ def test_who_waits():
 
 
 def test_many_disks_have_fewer_shards_each():
-    """As many activities in all, so that no run waits for a worker until it is taken for dead."""
+    """The total of activities stays the same, so that no run waits for a worker until it counts as dead."""
     assert [shards_beside(4, active) for active in (0, 1, 16, 17, 32, 50, 64)] == [4, 4, 4, 3, 2, 1, 1]
     durable = json.loads((Path(__file__).parents[2] / "host.json").read_text())["extensions"]["durableTask"]
     for active in range(1, ACTIVE_SHARDS_MAX + 1):
@@ -170,8 +170,8 @@ def test_many_disks_have_fewer_shards_each():
         assert waits < HEARTBEAT_MAX.total_seconds() / 2
 
 
-def test_so_many_disks_side_by_side_fill_an_account():
-    """By bytes as by requests; one less would not."""
+def test_the_number_of_parallel_disks_is_the_least_that_uses_an_account_fully():
+    """The number uses the account's bytes and requests fully; one disk less would not."""
     assert ACTIVE_DISKS <= ACTIVE_SHARDS_MAX
     assert (ACTIVE_DISKS - 1) * BLOB_RATES.bytes < ACCOUNT_RATES.bytes <= ACTIVE_DISKS * BLOB_RATES.bytes
     assert ACTIVE_DISKS * BLOB_RATES.requests >= ACCOUNT_RATES.requests

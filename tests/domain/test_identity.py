@@ -1,4 +1,4 @@
-"""Ids of actors: the same in every life of an instance, another for everybody else, never too long."""
+"""Ids of leases and children: the same in every execution of an instance, different for all others, never too long."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ WINDOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LONGEST = http_run_id("d" * 63, WINDOW, "0123abcd")
 
 
-def test_a_lease_is_the_instances_own():
-    """The same in every life; another for another instance, purpose or run, wherever the parts are divided."""
+def test_a_lease_id_is_unique_to_its_instance():
+    """A lease id is the same in every execution, and different for another instance, purpose or run."""
     of = [
         (instance, purpose, run)
         for instance in ("vm.1", "vm", "vm.2")
@@ -31,13 +31,13 @@ def test_a_lease_is_the_instances_own():
     assert all(str(UUID(lease)) == lease for lease in leases)
 
 
-def test_a_lease_stays_what_it_is_in_later_versions():
-    """A run in flight would otherwise find its disk owned by another orchestration of itself."""
+def test_lease_ids_do_not_change_between_versions():
+    """With another lease id a run in progress would find its disk owned by another orchestration of itself."""
     assert lease_id("vm.20260101T120000Z.timer", "run", "vm.20260101T120000Z.timer") == "b63e1bbf-a134-5d6f-853f-589d309487a1"
 
 
 def test_no_two_children_share_an_id():
-    """Three generations of every purpose: all differ, none is an id that is started from outside, all fit."""
+    """Ids of three generations of every purpose differ, fit, and are never ids that are started from outside."""
     assert len({purpose[0] for purpose in get_args(ChildPurpose)}) == len(get_args(ChildPurpose))
     family, ids = [LONGEST, LONGEST[1:]], set()
     for attempts in (range(1, 10), (1, 9), (1, 11, 999)):
@@ -55,13 +55,13 @@ def test_no_two_children_share_an_id():
 
 
 def test_an_id_that_is_too_long_is_refused():
-    """Before it is asked for: the extension would not say which."""
+    """The id is refused before it is sent: the extension's error would not name it."""
     with pytest.raises(ValueError, match="has 101 characters, 100 are allowed"):
         child_id("x" * 98, "blob")
 
 
-def test_what_is_started_from_outside_never_looks_like_a_child():
-    """Runs by the timer and by a call, fleets and houses: none has the sign of a child, and no two kinds meet."""
+def test_an_id_that_is_started_from_outside_never_looks_like_a_child():
+    """No id of a run, fleet or housekeeping has the sign of a child, and no two kinds collide."""
     started = [
         timer_run_id("fleet", WINDOW),
         http_run_id("house", WINDOW, "0123abcd"),

@@ -13,7 +13,7 @@ ALL = [*OWN, *BACK, *ABANDONED]
 ENDS = [one.before for one in ALL if one.step == "end"]
 
 
-def test_what_is_explored_is_what_begins():
+def test_the_exploration_starts_from_every_initial_state():
     for first, goal in zip(CHANGE.starts, ("new", "old", None), strict=True):
         assert first == replace(start(goal), moves_left=LEFT)
     assert start("new").moves_left == machine_change.MOVES_PER_EXECUTION
@@ -22,9 +22,9 @@ def test_what_is_explored_is_what_begins():
     assert {state.end for state in ENDS} == {None, *machine_change.End.__args__}
 
 
-def test_no_end_with_neither_disk():
-    """A run goes on until the machine has a disk, or until it may not act. Only a change that an abandoned run left is kept
-    stored, with the failure of whoever asked.
+def test_no_final_state_leaves_the_machine_without_a_disk():
+    """A run continues until the machine has a disk, or until it loses the right to act. Only a change that an abandoned run left is kept
+    stored, and the run that tried to settle it fails.
     """
     without = [state for state in ENDS if state.holds == "nothing"]
 
@@ -41,7 +41,7 @@ def test_no_change_is_closed_while_the_machine_has_neither_disk():
 
 
 def test_a_change_is_closed_at_its_end():
-    """But for a new disk of one's own, which waits for its adoption, and for what another run resolves."""
+    """A change is closed at its end, except a run's own new disk, which waits for adoption, and a change another run resolves."""
     for one in ALL:
         if one.after and one.after.end and not one.before.end:
             waits = one.after.end in ("lost", "unresolved") or (one.after.holds == "new" and not one.before.abandoned)
@@ -49,7 +49,7 @@ def test_a_change_is_closed_at_its_end():
             assert one.after.end != "reached" or one.after.holds == one.after.goal
 
 
-def test_a_move_that_shows_no_effect_is_waited_for():
+def test_the_run_waits_for_a_move_that_shows_no_effect_yet():
     for one in [*OWN, *BACK, *ABANDONED]:
         if one.step == "move" and isinstance(one.result, Seen) and not one.result.reached:
             again = one.result.move in ("wait", one.before.last)
@@ -62,14 +62,14 @@ def test_an_abandoned_change_is_left_to_the_next_run_when_azure_does_not_answer(
             assert one.after.end == "unresolved", one
 
 
-def test_no_move_towards_the_new_disk_after_the_goal_turned_back():
+def test_no_move_towards_the_new_disk_once_the_goal_is_the_old_disk():
     for one in ALL:
         if one.before.goal == "old" and one.after:
             assert one.after.goal == "old", one
 
 
-def test_a_turn_is_told_or_was_asked_for():
-    """A life of the instance that begins again learns of it there."""
+def test_a_rollback_is_reported_or_was_requested():
+    """A later execution of the instance reads the rollback there."""
     turns = [one for one in OWN if one.after and one.before.goal != one.after.goal]
 
     assert {(one.step, one.result, next_step(one.after)) for one in turns} == {
@@ -79,7 +79,7 @@ def test_a_turn_is_told_or_was_asked_for():
 
 
 def test_the_old_disk_counts_once_nothing_is_in_flight():
-    """It is fenced, and read back by a move after that."""
+    """The old disk is fenced first, and a later move reads it back."""
     for state in (state for state in ENDS if state.goal == "old" and state.end == "reached"):
         assert state.fenced
         assert state.holds == "old"
@@ -95,14 +95,14 @@ def test_a_step_that_failed_and_may_succeed_later_is_repeated_after_a_pause():
             assert next_step(one.after) == "pause", one
 
 
-def test_every_move_follows_a_sign_of_life():
-    """Through an outage, too: else the run would be taken for dead."""
+def test_every_move_follows_a_heartbeat():
+    """Heartbeats continue through an outage; otherwise the run would count as dead."""
     assert all(one.before.reported for one in OWN if one.step == "move")
     moved = [one.after for one in [*OWN, *BACK] if one.step == "move" and not one.after.end]
     assert not any(state.reported for state in moved)
 
 
-def test_a_cancel_turns_back_and_never_ends_it():
+def test_a_cancel_rolls_back_and_never_ends_the_change():
     canceled = [one for one in OWN if one.result == "cancel"]
 
     assert {one.before.goal for one in canceled} == {"new", "old"}
@@ -110,7 +110,7 @@ def test_a_cancel_turns_back_and_never_ends_it():
 
 
 def test_an_abandoned_change_is_fenced_before_it_is_looked_at():
-    """It goes on with the new disk exactly where that is there: the registration follows then."""
+    """The change continues with the new disk only where the machine has it; the registration then follows."""
     for one in ABANDONED:
         if one.step in ("look", "move"):
             assert one.before.fenced

@@ -1,4 +1,4 @@
-"""What a new managed disk takes over from the one whose place it takes."""
+"""The properties that a new managed disk takes over from the disk it replaces."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def made(former=FORMER, lun=0, size=GIB + PAGE, **fields):
     return replacement("/new", "run", URL, size, machine(**fields), lun, former)
 
 
-def test_a_data_disk_is_as_its_former_one():
-    """In the machine's zone; without security type, which only OS disks have."""
+def test_a_data_disk_has_the_properties_of_its_former_disk():
+    """The new data disk is in the machine's zone, and has no security type, which only OS disks have."""
     assert made() == replace(FORMER, disk="/new", state="", run="run", source=URL, zones=("2",))
 
 
-def test_an_os_disk_has_what_the_machine_has():
+def test_an_os_disk_has_the_security_type_and_generation_of_the_machine():
     disk = made(lun=None)
 
     assert (disk.os_type, disk.generation, disk.security_type) == ("Linux", "V2", "TrustedLaunch")
     assert made(lun=None, security_type="Standard").security_type == "", "Standard is said by saying nothing"
 
 
-def test_an_os_disk_supports_what_its_former_one_did():
-    """Else a machine with such a disk controller or processor does not take it; a data disk needs to support nothing."""
+def test_an_os_disk_supports_the_same_hardware_as_its_former_disk():
+    """Without this support a machine with such a disk controller or processor rejects the disk; a data disk needs none."""
     nvme = (("architecture", "Arm64"), ("diskControllerTypes", "SCSI, NVMe"))
 
     assert made(replace(FORMER, capabilities=nvme), lun=None).capabilities == nvme
@@ -60,8 +60,8 @@ def test_an_os_disk_supports_what_its_former_one_did():
     assert made(former=None, lun=None).capabilities == ()
 
 
-def test_a_disk_that_asked_for_a_sign_in_to_be_read_does_not_any_more():
-    """Said before it happens: this app reads and writes the new one by its address alone."""
+def test_a_disk_that_required_sign_in_for_export_no_longer_does():
+    """The plan warns of the change: this app reads and writes the new disk by its SAS address alone."""
     (words,) = differences(replace(FORMER, access_auth=SIGN_IN), made(replace(FORMER, access_auth=SIGN_IN)))
 
     assert "dataAccessAuthMode" in words
@@ -69,8 +69,8 @@ def test_a_disk_that_asked_for_a_sign_in_to_be_read_does_not_any_more():
     assert differences(replace(FORMER, access_auth="None"), made()) == []
 
 
-def test_the_guest_state_of_trusted_launch_is_not_given_back():
-    """Of an OS disk, and said before it happens; a data disk has none."""
+def test_the_guest_state_of_trusted_launch_is_not_restored():
+    """The plan warns that an OS disk loses its guest state; a data disk has none."""
     (words,) = differences(None, made(former=None, lun=None))
 
     assert "guest state" in words
@@ -94,8 +94,8 @@ def test_a_zone_redundant_disk_is_in_no_zone(sku, zones):
 
 
 @pytest.mark.parametrize("sku", ["UltraSSD_LRS", "PremiumV2_LRS"])
-def test_what_is_not_imported_to_is_premium_instead(sku):
-    """And that is said; its tier is not one of premium disks."""
+def test_a_disk_type_that_cannot_be_imported_becomes_premium(sku):
+    """The plan warns of it; the former tier is not kept, because premium disks have other tiers."""
     former = replace(FORMER, sku=sku, tier="")
     disk = made(former)
 
@@ -125,6 +125,6 @@ def test_the_tier_of_a_premium_disk_is_kept_unless_the_disk_becomes_larger(forme
     )
 
 
-def test_encryption_without_a_set_is_azures_own():
-    """Its word need not be said, and would be refused with some kinds of disk."""
+def test_encryption_without_a_set_is_azures_default():
+    """The default encryption is not sent: Azure would refuse it for some kinds of disk."""
     assert made(replace(FORMER, encryption="EncryptionAtRestWithPlatformKey", encryption_set="")).encryption == ""

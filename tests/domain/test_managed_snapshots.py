@@ -1,4 +1,4 @@
-"""The rules for managed disks as sources: names, what a run may take for its own, what can be compared, what is refused."""
+"""The rules for managed disks as sources: names, ownership of snapshots, comparable snapshots, refusals."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_all_spellings_of_a_disk_are_one(spelling):
     ["/", "/subscriptions/x", f"{ID}/", f"{ID}?api-version=1", ID.replace("disks", "snapshots"), f"{ID} ", f"{GROUP}", ID + "x" * 80,
      ID.replace("Compute", "Storage"), f"https://host{ID}"],
 )  # fmt: skip
-def test_what_is_no_disk_is_refused(text):
+def test_an_id_that_names_no_disk_is_refused(text):
     with pytest.raises(ValueError, match=r"expected /subscriptions|account"):
         parse_source(text, ("https://source.test",), (GROUP.lower(),))
 
@@ -74,8 +74,8 @@ def test_a_page_blob_is_named_by_its_url():
     assert source_kind(str(found)) == "pageBlob"
 
 
-def test_marks_fit_into_tags():
-    """50 of 256 characters; read back they name the run, of this disk alone."""
+def test_run_metadata_fits_into_tags():
+    """The tags fit 50 of 256 characters; read back, they name the run for this disk only."""
     longest = DiskAddress(SUBSCRIPTION, "g" * 90, "d" * 80)
     marks = source_snapshot_metadata(
         Site(Deployment("a" * 24 + "/" + "t" * 63), longest), "v" * 63, f"{'v' * 63}.20260105T030405Z.timer"
@@ -92,8 +92,8 @@ def test_marks_fit_into_tags():
 
 
 @given(st.text("abcz09-", min_size=1, max_size=63), st.integers(0, 500), st.sampled_from(["timer", "0000abcd"]))
-def test_names_are_short_fit_and_the_same_in_every_repeat(disk, number, tail):
-    """No other run, disk or deployment has the same: a request for a name that exists would take over what is another's."""
+def test_snapshot_names_are_valid_short_and_repeatable(disk, number, tail):
+    """No other run, disk or deployment has the same name: a request with an existing name would change another's snapshot."""
 
     def named(run=f"{disk}.20260105T030405Z.{tail}", at=DISK, number=number, deployment="backup/pagekeeper"):
         return snapshot_name(at, source_snapshot_metadata(Site(Deployment(deployment), at), disk, run), number)
@@ -105,7 +105,7 @@ def test_names_are_short_fit_and_the_same_in_every_repeat(disk, number, tail):
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("text", "expected"),
     [
         ("2026-11-28T14:58:00.1234567+00:00", "2026-11-28T14:58:00.1234567Z"),
         ("2026-11-28T14:58:00.123Z", "2026-11-28T14:58:00.1230000Z"),
@@ -113,22 +113,22 @@ def test_names_are_short_fit_and_the_same_in_every_repeat(disk, number, tail):
         ("2026-11-28T14:58:00.123456789Z", "2026-11-28T14:58:00.1234567Z"),
     ],
 )
-def test_a_snapshots_id_is_its_time(told, expected):
-    assert snapshot_id(told) == expected
+def test_a_snapshots_id_is_its_time(text, expected):
+    assert snapshot_id(text) == expected
     assert is_snapshot_id(expected)
 
 
-@pytest.mark.parametrize("told", ["", "now", "2026-11-28T14:58:00.1+01:00", "2026-11-28 14:58:00Z"])
-def test_what_is_no_time_is_no_id(told):
+@pytest.mark.parametrize("text", ["", "now", "2026-11-28T14:58:00.1+01:00", "2026-11-28 14:58:00Z"])
+def test_text_that_is_no_time_gives_no_id(text):
     with pytest.raises(ValueError, match="not a time"):
-        snapshot_id(told)
+        snapshot_id(text)
 
 
-# -- what a run takes for its own -------------------------------------------------------------------------------------------
+# -- which snapshots a run may use as its own -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected_text"),
     [
         ({}, ""),
         ({"snapshot": "2026-01-05T02:59:06.0000000Z"}, ""),
@@ -142,15 +142,15 @@ def test_what_is_no_time_is_no_id(told):
         ({"tags": {}}, "tags"),
     ],
 )
-def test_only_what_the_run_has_just_asked_for_is_its_own(change, told):
+def test_only_the_snapshot_that_the_run_has_just_requested_is_its_own(change, expected_text):
     words = strangeness(replace(TAKEN, **change), DISK, "unique", TAGS, RUN)
 
-    assert bool(words) == bool(told)
-    assert not words or (told in words[0] and "expected" in words[0] and "found" in words[0])
+    assert bool(words) == bool(expected_text)
+    assert not words or (expected_text in words[0] and "expected" in words[0] and "found" in words[0])
 
 
 @pytest.mark.parametrize(
-    ("base", "taken", "told"),
+    ("base", "taken", "expected_text"),
     [
         ({}, {}, ""),
         ({}, {"size": 2 * GIB + 512}, ""),
@@ -163,11 +163,11 @@ def test_only_what_the_run_has_just_asked_for_is_its_own(change, told):
         ({"size": 4 * TIB + GIB + 512}, {"size": 5 * TIB + 512}, ""),
     ],
 )
-def test_what_can_be_compared(base, taken, told):
+def test_which_snapshots_can_be_compared(base, taken, expected_text):
     why = diff_refusal(replace(TAKEN, **taken), replace(TAKEN, **base))
 
-    assert told in why
-    assert bool(why) == bool(told)
+    assert expected_text in why
+    assert bool(why) == bool(expected_text)
 
 
 def test_without_its_base_nothing_is_compared():
@@ -201,7 +201,7 @@ def test_azures_own_hosts_are_read(host):
         "",
     ],
 )
-def test_nothing_is_sent_elsewhere_and_no_signature_told(url):
+def test_no_request_goes_to_another_host_and_no_signature_is_disclosed(url):
     why = export_fault(url, HOSTS, local=False)
 
     assert why
@@ -222,7 +222,7 @@ def attached(source=ID, lun=0, **model):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected_text"),
     [
         ({}, ""),
         ({"size_bytes": 8191 * GIB}, ""),
@@ -235,11 +235,11 @@ def attached(source=ID, lun=0, **model):
         ({"security_type": "TrustedLaunch"}, ""),
     ],
 )
-def test_disks_that_cannot_be_protected(change, told):
-    """Each says what was found and expected, and what to do."""
+def test_disks_that_cannot_be_protected(change, expected_text):
+    """Each refusal says what was found and expected, and what to do."""
     found = faults(replace(FIT, **change), machine(attached()), "")
 
-    assert (told in found[0] and "expected" in found[0]) if told else not found
+    assert (expected_text in found[0] and "expected" in found[0]) if expected_text else not found
 
 
 def test_an_ephemeral_disk_and_a_confidential_machines_are_refused():
@@ -258,7 +258,7 @@ def test_the_snapshot_group_is_of_the_disks_subscription():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected_text"),
     [
         ({"network_access": "AllowPrivate", "disk_access": "access-1"}, "access-1"),
         ({"public_access": "Disabled"}, "private endpoint"),
@@ -266,15 +266,15 @@ def test_the_snapshot_group_is_of_the_disks_subscription():
         ({"guest_encrypted": True}, "Azure Disk Encryption"),
     ],
 )
-def test_what_is_better_known_before(change, told):
+def test_limits_of_a_later_restore_are_listed(change, expected_text):
     (words,) = warnings(replace(FIT, **change), machine(attached()))
 
-    assert told in words
+    assert expected_text in words
     assert warnings(FIT, machine(attached())) == []
     assert warnings(replace(FIT, security_type="TrustedLaunch"), None) == [], "a data disk has no guest state"
 
 
-def test_other_disks_of_the_machine_are_of_other_moments():
+def test_snapshots_of_other_disks_of_the_machine_have_other_times():
     (words,) = warnings(FIT, machine(attached(), attached("other", 1), attached("os", None)))
 
     assert "2 more disks" in words

@@ -45,7 +45,7 @@ def iter_after(schedule, moment):
 
 
 def occurrences(schedule, start, count, *, seconds_kept=False):
-    """As the recordings have them; with `seconds_kept`, those of the recorded version's fault."""
+    """The next occurrences, as recorded; with `seconds_kept`, those that the recorded version's bug gives."""
     found, moment = [], start
     if seconds_kept:
         kept = next((one for one in schedule.fields[0] if one > start.second), 0)
@@ -63,7 +63,7 @@ def occurrences(schedule, start, count, *, seconds_kept=False):
 
 
 @pytest.mark.parametrize("recorded", RECORDED, ids=lambda one: repr(one["expression"]))
-def test_it_is_read_as_the_real_library_reads_it(recorded):
+def test_expressions_are_parsed_as_the_real_library_parses_them(recorded):
     if recorded["canonical"] is None:
         with pytest.raises(NotNcrontabError):
             parse(recorded["expression"])
@@ -109,8 +109,8 @@ def test_the_recordings_are_all_there():
         ("*,5/7,3-4 0 2 * * *", "* 0 2 * * *"),
     ],
 )
-def test_corners_that_are_read(expression, canonical):
-    """By the public source of the library, where no recording shows them."""
+def test_unusual_expressions_are_accepted(expression, canonical):
+    """Unusual expressions are accepted by the library's public source; no recording shows them."""
     assert parse(expression).canonical == canonical
 
 
@@ -125,7 +125,7 @@ def test_corners_that_are_read(expression, canonical):
         "\u0661 0 2 * * *", "0\u00a00 2 * * *", "0 0 2 * * 1-MON-", "0 0 2 * * *;", "*\n", "@every 5m", "0 0 2 * * 1L", "0 0 2 L-3 * *",
     ],
 )  # fmt: skip
-def test_corners_that_are_refused(expression):
+def test_unusual_expressions_are_refused(expression):
     with pytest.raises(NotNcrontabError):
         parse(expression)
 
@@ -137,7 +137,7 @@ def test_six_fields_are_expected(found):
 
 
 @pytest.mark.parametrize(
-    ("expression", "told"),
+    ("expression", "expected_text"),
     [
         ("0 0 2 * * FRI-MON", "weekday 'FRI-MON' runs backwards: the host reverses it, into Monday to Friday"),
         ("0 0 22-2 * * *", "hour '22-2' runs backwards: the host reverses it, into 2 to 22"),
@@ -147,12 +147,12 @@ def test_six_fields_are_expected(found):
         ("0 0 2 * * MON,3/0", "weekday '3/0' has a step of 0: the host takes it for 1, every value from Wednesday to Saturday"),
     ],
 )
-def test_a_pitfall_says_what_it_would_mean(expression, told):
-    assert [told in one for one in parse(expression).pitfalls] == [True]
+def test_a_pitfall_says_what_it_would_mean(expression, expected_text):
+    assert [expected_text in one for one in parse(expression).pitfalls] == [True]
 
 
 @pytest.mark.parametrize("expression", ["0 0 */12 * * *", "0 0 2 * * MON-FRI", "5-5 0-59/61 0/5 1-31/2 * *", "0 0 2 * * 0-6"])
-def test_what_reads_as_it_looks_has_no_pitfall(expression):
+def test_an_expression_that_means_what_it_seems_has_no_pitfall(expression):
     assert parse(expression).pitfalls == ()
 
 
@@ -214,7 +214,7 @@ def is_due(sets, moment):
 @settings(deadline=None)
 @given(expressions(), moments)
 def test_occurrences_are_due_and_nothing_between_them_is(drawn, moment):
-    """Against the model: day by day for the date, then second by second of that day."""
+    """Occurrences agree with the model: day by day for the date, then second by second of that day."""
     expression, sets = drawn
     schedule = parse(expression)
     assert [set(found) for found in schedule.fields] == sets
@@ -240,7 +240,7 @@ def test_occurrences_are_due_and_nothing_between_them_is(drawn, moment):
 
 @settings(deadline=None)
 @given(expressions(), moments)
-def test_back_and_forth_meet(drawn, moment):
+def test_next_and_previous_occurrences_are_consistent(drawn, moment):
     """The occurrence before the next one is not after the moment, and the one after the last is not before it."""
     schedule = parse(drawn[0])
     try:
@@ -272,7 +272,7 @@ def test_the_end_of_february_over_a_century():
                 look(datetime(2026, 1, 1, tzinfo=UTC))
 
 
-def test_the_turn_of_a_year_and_the_calendars_ends():
+def test_the_turn_of_a_year_and_the_ends_of_the_calendar():
     yearly = parse("59 59 23 31 12 *")
     assert yearly.after(at("2026-12-31T23:59:58")) == at("2026-12-31T23:59:59")
     assert yearly.after(at("2026-12-31T23:59:59")) == at("2027-12-31T23:59:59")

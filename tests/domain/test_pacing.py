@@ -1,4 +1,4 @@
-"""The pace of requests: the rule by itself, then against a service in made-up time that refuses what is above its limits."""
+"""The pace of requests: the rule by itself, then against a simulated service that refuses requests above its limits."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SMALL, LARGE = 8192, 4 * MIB
 
 
 def sent(pace, count, size, now=0.0):
-    """Send `count` requests, each as soon as it is due; when the last one went."""
+    """Send `count` requests, each as soon as it is due; returns when the last was sent."""
     for _ in range(count):
         now = max(now, pace.due)
         pace, _ = pace.admit(now, size)
     return now
 
 
-def test_small_requests_go_at_the_rate_of_requests_and_large_ones_at_that_of_bytes():
+def test_small_requests_are_sent_at_the_request_rate_and_large_requests_at_the_byte_rate():
     assert sent(Pace(BLOB_RATES), 5001, SMALL) == pytest.approx(10 - CREDIT_SECONDS)
     assert sent(Pace(BLOB_RATES), 151, LARGE) == pytest.approx(10 - CREDIT_SECONDS)
     assert sent(Pace(BLOB_RATES, share=0.5), 5001, SMALL) == pytest.approx(20 - CREDIT_SECONDS)
@@ -55,7 +55,7 @@ def test_a_refusal_cuts_once_for_all_that_were_sent_before_it():
     assert again.on_refused(Admission(1.2, SMALL, pressed=True), 1.3).share == pytest.approx(CUT * CUT)
 
 
-def test_only_a_request_that_was_pressed_for_time_makes_the_pace_grow():
+def test_only_a_request_that_the_pace_delayed_raises_the_pace():
     pace = Pace(BLOB_RATES)
 
     assert pace.on_success(Admission(0.0, SMALL, pressed=False)) == pace
@@ -64,7 +64,7 @@ def test_only_a_request_that_was_pressed_for_time_makes_the_pace_grow():
     assert not idle.pressed
 
 
-def test_retry_after_stops_everything_for_so_long_and_no_longer_than_a_request_lives():
+def test_retry_after_delays_all_requests_for_at_most_the_life_of_a_request():
     admission = Admission(0.0, SMALL, pressed=True)
 
     assert Pace(BLOB_RATES).on_refused(admission, 1.0, 7.0).due == 8.0
@@ -73,8 +73,8 @@ def test_retry_after_stops_everything_for_so_long_and_no_longer_than_a_request_l
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([0, SMALL, LARGE])), max_size=300))
-def test_whatever_is_answered_the_pace_neither_stops_nor_runs_away(answers):
-    """And the next request is never due later than its size, at the slowest pace, explains."""
+def test_the_pace_stays_within_bounds_for_any_answers(answers):
+    """For any answers, the next request is due no later than its size at the slowest pace explains."""
     pace, now = Pace(BLOB_RATES), 0.0
     for good, size in answers:
         now = max(now, pace.due)
@@ -89,7 +89,7 @@ def test_whatever_is_answered_the_pace_neither_stops_nor_runs_away(answers):
 
 @dataclass
 class Simulated:
-    """A page blob with token buckets, and processes with a pace each that share it. Time is made up; the seed is fixed."""
+    """A page blob with token buckets, and processes with a pace each that share it. Time is simulated; the seed is fixed."""
 
     processes: int
     in_flight: int
@@ -167,7 +167,7 @@ def test_one_process_reaches_the_limit_and_is_hardly_refused(in_flight, sizes):
 
 
 @pytest.mark.parametrize("processes", [2, 4, 8])
-def test_processes_that_share_a_blob_find_their_parts_of_its_limit(processes):
+def test_processes_that_share_a_blob_converge_to_shares_of_its_limit(processes):
     """Small requests; with large ones, 15 a second for all of them, each learns more slowly."""
     used, refused = Simulated(processes, 16, (SMALL,)).run()
     assert used >= 0.95
@@ -178,8 +178,8 @@ def test_processes_that_share_a_blob_find_their_parts_of_its_limit(processes):
 
 
 @pytest.mark.parametrize(("capacity", "settled"), [(0.25, 5.0), (3.0, 70.0)])
-def test_other_limits_than_the_documented_ones_are_found(capacity, settled):
-    """Down within seconds; up, as for a premium blob, within about a minute."""
+def test_the_pace_converges_to_limits_other_than_documented(capacity, settled):
+    """The pace falls within seconds; it rises, as for a premium blob, within about a minute."""
     used, refused = Simulated(1, 128, (SMALL,), capacity=capacity, settled=settled, seconds=settled + 30).run()
 
     assert used >= 0.95

@@ -16,7 +16,7 @@ from backup_core.domain.ranges import MIB, PAGE, PUT_BYTES_MAX, ByteRange, DiffR
 
 @st.composite
 def page_maps(draw, pages=200):
-    """Ascending, disjoint ranges of pages; some touch."""
+    """Ascending, disjoint ranges of pages, some of them adjacent."""
     cuts = sorted(draw(st.sets(st.integers(0, pages), max_size=40)))
     ranges = [ByteRange(a * PAGE, b * PAGE) for a, b in pairwise(cuts)]
     return [one for one in ranges if draw(st.booleans())]
@@ -32,7 +32,7 @@ async def streamed(items):
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 0), (512, 0), (-512, 512), (1, 512), (0, 513)])
-def test_what_is_no_range_is_refused(start, end):
+def test_an_invalid_range_is_refused(start, end):
     with pytest.raises(ValueError, match="not a non-empty range"):
         ByteRange(start, end)
 
@@ -65,7 +65,7 @@ def test_one_sided_ranges_are_the_symmetric_difference(left, right):
 
 
 @given(page_maps(), page_maps())
-def test_two_maps_beside_each_other_tell_of_each_page_whose_it_is(left, right):
+def test_comparing_two_maps_assigns_each_page_to_its_sides(left, right):
     async def collect():
         return [one async for one in mapped(streamed(left), streamed(right))]
 
@@ -97,7 +97,7 @@ def test_a_plan_covers_the_diff_within_its_bounds(ranges, cleared, bytes_pages, 
 @pytest.mark.parametrize("large", [0.0, 0.02, 1.0])
 @pytest.mark.parametrize("count", [4500, 9000, 20_000, 70_000])
 def test_shards_cost_about_the_same(large, count):
-    """Of requests and of bytes, whichever fills them more: the largest has at most 15 % more than their mean."""
+    """The largest shard has at most 15 % more than the mean, in requests or bytes, whichever is the limit."""
     bytes_max, requests_max, rng = 1024 * MIB, 4096, random.Random(count)
     planner, at = Planner(bytes_max, requests_max), 0
     for _ in range(count):
@@ -125,7 +125,7 @@ def regions(rng):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_shards_of_a_mixed_diff_cost_about_the_same(seed):
-    """Also where one part of the disk is bound by bytes, the next by requests, and one by both in turn."""
+    """Shards are balanced also where one part of the disk is limited by bytes, the next by requests, another by both."""
     bytes_max, requests_max = 1024 * MIB, 4096
     planner = Planner(bytes_max, requests_max)
     for one in regions(random.Random(seed)):
@@ -137,8 +137,8 @@ def test_shards_of_a_mixed_diff_cost_about_the_same(seed):
 
 
 @given(st.sets(st.integers(0, 99), max_size=60), st.integers(0, 200), st.integers(1, 16))
-def test_shards_are_dealt_evenly(open_, more, calls):
-    """Each once, the first ones first; no call is left out while there are shards."""
+def test_shards_are_distributed_evenly(open_, more, calls):
+    """Each shard is given once, in order; no call stays empty while there are shards."""
     left = [*sorted(open_), *range(100, 100 + more)]
     hands = dealt(sorted(open_), 100, 100 + more, calls)
 
@@ -156,7 +156,7 @@ def test_a_disk_that_fills_its_shards_has_no_more_of_them():
 
 
 def test_a_plan_counts_the_least_requests():
-    """One per started 4 MiB of a written range, one per cleared range."""
+    """A plan counts one request per started 4 MiB of a written range, and one per cleared range."""
     planner = Planner(1024 * PUT_BYTES_MAX, 10_000)
     planner.feed(DiffRange(ByteRange(0, 2 * PUT_BYTES_MAX + PAGE), cleared=False))
     planner.feed(DiffRange(ByteRange(3 * PUT_BYTES_MAX, 500 * PUT_BYTES_MAX), cleared=True))

@@ -32,7 +32,7 @@ def machine(request, has, power="running", state="Succeeded"):
 
 
 def after(request, at, move, goal):
-    """The machine once the move has happened."""
+    """The machine after the move has happened."""
     wanted = request.new if goal == "new" else request.old
     match move:
         case "deallocate":
@@ -58,7 +58,7 @@ def after(request, at, move, goal):
     goal=st.sampled_from(["new", "old"]),
 )
 def test_every_state_leads_to_the_goal(lun, stop, was_running, has, power, state, goal):
-    """In a few moves, whatever interrupted the ones before; a machine that is to be off meanwhile runs again at the end."""
+    """Every state reaches the goal in a few moves, after any interruption; a machine that was stopped runs again at the end."""
     request = change(lun, was_running=was_running, stop=stop)
     assume(lun is not None or has != "nothing")  # no machine is without its OS disk
     at, moves = machine(request, has, power, state), []
@@ -82,8 +82,8 @@ def test_a_third_disk_is_left_alone(goal):
         next_move(request, machine(request, "other"), goal)
 
 
-def test_a_refused_change_is_not_taken_for_done():
-    """The model has the new disk, but the machine's last change failed: it is sent again."""
+def test_a_refused_change_does_not_count_as_done():
+    """When the model has the new disk but the machine's last change failed, the change is sent again."""
     request = change()
 
     assert next_move(request, machine(request, "new", state="Failed"), "new") == "attach"
@@ -92,8 +92,8 @@ def test_a_refused_change_is_not_taken_for_done():
 
 @pytest.mark.parametrize("has", ["old", "new", "nothing", "other"])
 @pytest.mark.parametrize(("power", "state"), [("running", "Updating"), ("changing", "Succeeded")])
-def test_a_machine_that_is_being_changed_is_waited_for(has, power, state):
-    """Whatever it shows meanwhile may not be what it has at the end."""
+def test_the_run_waits_while_the_machine_is_being_changed(has, power, state):
+    """The state shown during a change may differ from the final state."""
     request = change()
     assert next_move(request, machine(request, has, power, state), "new") == "wait"
 
@@ -133,7 +133,7 @@ def test_ids_of_managed_disks_compare_without_case():
         ("https://a.test/vhds/web.vhd", "https://a.test:444/vhds/web.vhd", False),
     ],
 )
-def test_a_vhd_is_known_by_its_host_and_path(one, other, same):
+def test_vhds_are_compared_by_host_and_path(one, other, same):
     """Machines made long ago name their VHDs by http."""
     left, right = (MachineDisk("d", url, managed=False, lun=0) for url in (one, other))
     assert left.is_(right) is same

@@ -18,7 +18,7 @@ DISCARDS = ("discard_disk", "discard_head", "discard_snapshot")
 
 
 def step_states(step):
-    """Every state in which it is the next step."""
+    """Every state in which `step` is the next step."""
     found = [one.before for one in RESTORES if one.step == step]
     assert found, step
     return found
@@ -31,7 +31,7 @@ def test_every_step_is_taken(rule, module):
 
 @pytest.mark.parametrize("rule", [RESTORE, DELIVERY, CHANGE], ids=["restore", "delivery", "change"])
 def test_every_order_of_results_comes_to_an_end(rule):
-    """No state is met twice on any way: what may go on for days is counted, and continues as a new execution."""
+    """No path meets a state twice: loops that may take days are counted, and continue as a new execution."""
     ways = {}
     for one in transitions(rule):
         ways.setdefault(one.before, set()).update([] if one.after is None else [one.after])
@@ -46,7 +46,7 @@ def test_every_order_of_results_comes_to_an_end(rule):
 
 
 def test_every_path_ends_in_finish():
-    """Once, and nothing comes after it. Only a run that had ended before has nothing to finish."""
+    """Every path has `finish` once, as its last step. Only a run that had ended before has nothing to finish."""
     for one in RESTORES:
         if one.step == "end":
             assert (one.before.end == "ended") != ("finish" in one.before.done)
@@ -75,7 +75,7 @@ def test_nothing_is_adopted_unless_both_copies_are_proved_and_the_disk_is_owned(
         assert state.owned
         assert state.sealed
         assert state.snapshotted or not state.wanted.imports
-        assert "report" in state.done, "a cancel was asked about"
+        assert "report" in state.done, "the cancel request was read"
     for state in step_states("commit"):
         assert {"adopt_head", "take_backup"} <= state.done
 
@@ -89,7 +89,7 @@ def test_the_snapshot_of_the_new_disk_is_taken_under_ownership():
 
 
 def test_a_managed_disk_is_snapshotted_before_a_machine_has_it():
-    """Only then does the snapshot equal the restore point. One that is not adopted gets none."""
+    """Only then does the snapshot equal the restore point. A disk that is not adopted gets no snapshot."""
     for state in delivery_states("store_change"):
         assert ("snapshot_disk" in state.done) == (state.adopts and state.managed)
     for state in delivery_states("snapshot_disk"):
@@ -99,7 +99,7 @@ def test_a_managed_disk_is_snapshotted_before_a_machine_has_it():
 
 
 def test_a_snapshot_that_is_not_adopted_is_removed_after_the_head():
-    """A commit that is still under way would name it."""
+    """A commit that is still in progress would name the snapshot."""
     assert all("discard_head" in state.done for state in step_states("discard_snapshot"))
     assert not any("commit" in state.done for state in step_states("discard_snapshot"))
     for state in step_states("finish"):
@@ -107,7 +107,7 @@ def test_a_snapshot_that_is_not_adopted_is_removed_after_the_head():
             assert ("discard_snapshot" in state.done) != ("commit" in state.done)
 
 
-def test_success_is_what_was_asked_for():
+def test_a_successful_restore_did_what_was_requested():
     for state in step_states("finish"):
         if state.end == "Succeeded":
             assert state.sealed
@@ -143,8 +143,8 @@ def test_a_committed_head_is_never_discarded():
     assert not any("commit" in state.done for state in step_states("discard_head"))
 
 
-def test_what_is_unfinished_is_removed_unless_it_cannot_be_known():
-    """A step that aborts the rest says that nobody may act for the run, or that nothing can be written."""
+def test_an_unfinished_target_is_removed_unless_its_state_is_unknown():
+    """A step that aborts the rest means that the run lost its right to act, or that no row can be written."""
     for state in step_states("finish"):
         if state.copied and not state.aborted:
             assert state.sealed or "discard_disk" in state.done
@@ -152,7 +152,7 @@ def test_what_is_unfinished_is_removed_unless_it_cannot_be_known():
 
 
 def test_a_crashed_delivery_is_stopped_before_anything_else():
-    """What is alive of it is told to end; where it may be changing a machine, it may not act any more either."""
+    """Live parts of the delivery get a request to end; if it may be changing a machine, its right to act is revoked too."""
     for one in RESTORES:
         if one.before.copied and one.before.copied.delivered == "crashed" and one.step not in ("record_failure", "recover"):
             assert one.before.aborted or "record_failure" in one.before.done or one.step == "end"
@@ -161,13 +161,13 @@ def test_a_crashed_delivery_is_stopped_before_anything_else():
     assert not any(state.copied.delivered == "crashed" for state in step_states("report"))
 
 
-def test_a_cancel_is_heard_until_the_machine_has_the_new_disk():
+def test_a_cancel_takes_effect_until_the_machine_has_the_new_disk():
     for state in step_states("report"):
         ended = after(state, "report", "canceled").end
         assert ended == ("Succeeded" if state.copied.holds else "Canceled")
 
 
-def test_a_failure_beside_decides_only_where_the_delivery_succeeded():
+def test_a_failure_of_the_other_copy_decides_only_if_the_delivery_succeeded():
     started = after(disk_restore.State(), "begin", BeginBackupResult(repoints=False, adopts=True))
 
     assert after(started, "copy", Copied("success", "failed")).end == "Failed"
@@ -190,7 +190,7 @@ def test_a_disk_is_used_only_once_it_is_complete():
         assert "import_disk" in state.done or not state.imports
 
 
-def test_success_of_a_delivery_is_all_that_was_wanted():
+def test_a_successful_delivery_did_everything_that_was_requested():
     for state in delivery_states("end"):
         if state.end == "success":
             assert ("repoint" in state.done) == state.repoints
@@ -198,13 +198,13 @@ def test_success_of_a_delivery_is_all_that_was_wanted():
             assert ("seal" in state.done) == (state.repoints or state.managed or not state.adopts)
 
 
-def test_a_failed_delivery_tells_the_others_and_a_canceled_one_does_not():
+def test_a_failed_delivery_records_its_failure_and_a_canceled_delivery_does_not():
     for state in delivery_states("end"):
         assert ("record_failure" in state.done) == (state.end in ("failed", "timed_out"))
 
 
-def test_no_delivery_leaves_between_the_two_disks():
-    """A cancel is heard for the last time before the machine is touched, and not there by a life that follows one that has."""
+def test_no_delivery_ends_while_the_machine_has_neither_disk():
+    """A cancel takes effect at the latest before the first change of the machine, and not after a change in an earlier execution."""
     for one in DELIVERIES:
         if one.result in ("canceled", "stopped"):
             touched = "repoint" in one.before.done or (one.before.resumed and one.step == "report_repointing")

@@ -1,4 +1,4 @@
-"""Rules of restores: VHD footers, tiers, estimates, names, ids, and the words of an end state."""
+"""Rules of restores: VHD footers, tiers, estimates, names, ids, and the description of an end state."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from tests.domain.test_rules import POINT
 RUN = "web.20261125T120000Z.0123abcd"
 
 
-def test_a_fixed_vhd_of_whole_mebibytes_is_fine():
+def test_a_fixed_vhd_of_whole_mebibytes_is_accepted():
     assert vhd_faults(vhd_footer(7 * MIB), 7 * MIB + 512) == []
 
 
 def summed(footer):
-    """The footer with the checksum that it should have."""
+    """The footer with its correct checksum."""
     return footer[:64] + struct.pack(">I", ~sum(footer[:64] + footer[68:]) & 0xFFFFFFFF) + footer[68:]
 
 
@@ -56,13 +56,13 @@ def summed(footer):
         (lambda f: vhd_footer(8 * MIB), "footer says 8388608 bytes, it has 7340032"),
     ],
 )
-def test_what_is_wrong_with_a_footer_is_told(damage, said):
+def test_each_fault_of_a_footer_is_reported(damage, said):
     (fault,) = vhd_faults(damage(vhd_footer(7 * MIB)), 7 * MIB + 512)
 
     assert said in fault
 
 
-def test_an_unaligned_vhd_is_told():
+def test_an_unaligned_vhd_is_reported():
     assert vhd_faults(vhd_footer(7 * MIB + 512), 7 * MIB + 1024) == ["its 7340544 bytes are not whole mebibytes"]
 
 
@@ -91,7 +91,7 @@ def test_estimates_are_ranges_with_a_basis(copied, requests, past):
     assert found.basis
 
 
-def test_past_restores_are_a_better_basis_than_limits():
+def test_an_estimate_prefers_past_restores_to_limits():
     known = estimate(100 * MIB, 25, 0, [(50 * MIB, 10.0), (50 * MIB, 25.0)])
 
     assert (known.low, known.high) == (20, 51)
@@ -117,7 +117,7 @@ def test_names_are_unique_to_the_run_and_allowed():
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1, max_size=300), st.integers(1, 5))
 def test_names_do_not_grow_from_restore_to_restore(stem, times):
-    """As they are sent, too: a name of letters that a URL has to encode."""
+    """Names that a URL has to encode do not grow either, in the form that is sent."""
     name = first = restored_blob_name(f"{stem}.vhd", RUN)
     for number in range(times):
         name = restored_blob_name(name, f"web.20261125T12000{number}Z.0123abc{number}")
@@ -127,15 +127,15 @@ def test_names_do_not_grow_from_restore_to_restore(stem, times):
     assert name.partition("-restored-2")[0] == first.partition("-restored-2")[0]
 
 
-def test_a_stamp_names_its_run_again():
+def test_a_stamp_identifies_its_run():
     assert run_of_stamp("web", stamp_of(RUN)) == RUN
     for wrong in ("", "x", stamp_of(RUN)[:-1], "20261325120000" + "0" * 8, stamp_of(RUN) + "0", "²" * 22):
         assert run_of_stamp("web", wrong) is None
 
 
 @pytest.mark.parametrize("letter", ["a", "д", "磁", "🖴", " ", "%"])
-def test_lengths_are_those_that_are_sent(letter):
-    """A name that a URL has to encode grows: it must fit the source of a copy, and the metadata of a head and a snapshot."""
+def test_length_limits_apply_to_the_encoded_name(letter):
+    """An encoded name is longer; it must fit the source of a copy, and the metadata of a head and a snapshot."""
     account = "https://account.blob.core.windows.net"
 
     def parsed(length):
@@ -156,8 +156,8 @@ def test_lengths_are_those_that_are_sent(letter):
         parsed(longest + 1)
 
 
-def test_an_account_whose_name_goes_on_is_another():
-    """What begins like an allowed account is not in it, be the rest of it a container by chance."""
+def test_an_account_name_with_an_allowed_prefix_is_another_account():
+    """An account that only begins like an allowed account is refused, even if the rest looks like a container."""
     allowed = ("https://account.blob.core.windows.net", "http://127.0.0.1:10000/account")
     for account in allowed:
         with pytest.raises(ValueError, match="not one this app may read"):
@@ -183,7 +183,7 @@ def test_resource_ids():
     "text", ["", "/", "web", VM + "/", VM + "/x", VM.replace("1111-", "zzzz-", 1), VM + "?x", VM + "\n", VM.replace("/web", "/we b"),
              VM.replace("Compute", "Network"), "https://evil.example" + VM, VM.replace("rg-1", ".."), VM.replace("rg-1", "a/b")]
 )  # fmt: skip
-def test_what_is_no_machine_id(text):
+def test_invalid_machine_ids_are_refused(text):
     assert not MACHINE_ID.fullmatch(text)
 
 
@@ -252,5 +252,5 @@ def test_what_is_no_machine_id(text):
         (RestoreEnd(point="p", target="t", complete=True, follows=True), "the next one is full"),
     ],
 )
-def test_end_states_are_said_in_words(end, words):
+def test_end_states_are_described_in_words(end, words):
     assert words in end_words(end)

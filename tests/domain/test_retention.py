@@ -1,4 +1,4 @@
-"""Which restore points expire: a rule over values, checked by examples and by everything it must never do."""
+"""The rule that selects expired restore points, checked by examples and by everything it must never do."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def reasons(points, retention, *, pair=None, pinned=()):
     }
 
 
-def test_the_newest_so_many_and_the_young_are_kept():
+def test_the_newest_points_and_young_points_are_kept():
     points = [point(hours) for hours in (0, 12, 24, 36, 48, 60)]
     decided = reasons(points, Retention(2, min_age_days=2), pair=pair_of(points[0]))
 
@@ -45,7 +45,7 @@ def test_the_newest_so_many_and_the_young_are_kept():
     assert decided[60][1] == "it is older than 2 days and not one of the newest 2"
 
 
-def test_what_is_in_doubt_is_kept():
+def test_a_point_in_doubt_is_kept():
     points = [
         point(-5), point(0), point(50), point(60), point(70, state="quarantined"), point(80, state="lost"),
         point(90, state="deleting"), point(100),
@@ -62,8 +62,8 @@ def test_what_is_in_doubt_is_kept():
     assert {hours for hours, (expires, _) in decided.items() if expires} == {0, 90, 100}
 
 
-def test_a_new_source_pushes_no_point_of_the_former_one_out():
-    """Counted apart for ninety days after the change; then together, so that they do not stay for ever."""
+def test_points_of_a_new_source_do_not_expire_points_of_the_former_source():
+    """Each source's points are counted apart for ninety days after the change, then together, so that none is kept for ever."""
     points = [replace(point(hours), source="new" if hours < 30 else "former") for hours in (0, 12, 36, 48, 60)]
 
     def expired(changed_days_ago):
@@ -74,16 +74,16 @@ def test_a_new_source_pushes_no_point_of_the_former_one_out():
     assert expired(90) == [one.point for one in points[1:]]
 
 
-def test_a_point_of_the_future_is_kept():
-    """Some clock is wrong: which one, nobody knows."""
+def test_a_point_dated_in_the_future_is_kept():
+    """A date in the future means that some clock is wrong, and nobody knows which."""
     decided = reasons([point(-9), point(-5), point(-1), point(30)], Retention(1))
 
     assert [reason for _, reason in decided.values()][:3] == ["it is the newest", *["it is dated in the future"] * 2]
     assert decided[30][0]
 
 
-def test_a_point_of_the_present_second_is_not_of_the_future():
-    """The service tells the time in whole seconds; its snapshots are named more finely."""
+def test_a_point_of_the_present_second_is_not_in_the_future():
+    """The service reports the time in whole seconds; names of snapshots have a finer time."""
 
     def of(moment):
         taken = f"2026-11-22T12:00:{moment}Z"
@@ -110,8 +110,8 @@ states = st.sampled_from(["available", "lost", "quarantined", "deleting"])
     st.integers(0, 24),
     st.sets(st.integers(0, 24), max_size=5),
 )
-def test_what_must_never_expire(made, keep, days, pair, pins):
-    """The newest that can be restored, the common pair, points in use, of the future, young ones, what is not available."""
+def test_protected_points_never_expire(made, keep, days, pair, pins):
+    """These never expire: the newest restorable point, the common pair, and points in use, of the future, young or not available."""
     points = [replace(point(hours), state=state) for hours, state in made]
     pinned = {points[one].point for one in pins if one < len(points)}
     common = pair_of(points[pair]) if pair < len(points) else None

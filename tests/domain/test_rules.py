@@ -63,7 +63,7 @@ def test_newer_points_and_runs_sort_first(one, other):
         assert run_key(timer_run_id("vm", newer)) < run_key(timer_run_id("vm", older))
 
 
-def test_points_a_tick_apart_sort_too():
+def test_points_a_tick_apart_sort_correctly():
     moment = datetime(2026, 1, 1, tzinfo=UTC)
 
     assert point_key(point_id(snapshot_of(moment, 1))) < point_key(point_id(snapshot_of(moment, 0)))
@@ -86,7 +86,7 @@ def test_only_plain_ids_are_disk_ids(text):
 
 
 @pytest.mark.parametrize("text", ["", "a\n", "-a", "a_b", "a.b", "A", "a" * 64])
-def test_what_is_no_disk_id(text):
+def test_invalid_disk_ids_are_refused(text):
     assert not is_disk_id(text)
 
 
@@ -99,8 +99,8 @@ def test_marks_survive_metadata():
 
 
 @pytest.mark.parametrize("lost", ["schema", "disk", "generation", "epoch", "run", "state", "source", "target", "size", "kind"])
-def test_incomplete_marks_are_none(lost):
-    """A mark this version did not write whole proves nothing."""
+def test_an_incomplete_mark_is_ignored(lost):
+    """A mark that was not written whole by this version proves nothing."""
     metadata = to_metadata(MARK, HEAD)
     del metadata[f"pagekeeper_{lost}"]
 
@@ -111,7 +111,7 @@ def test_incomplete_marks_are_none(lost):
     ("name", "value"),
     [("state", "done"), ("size", "big"), ("schema", "2"), ("blob", "backup/heads/rescued.vhd"), ("deployment", "backup/other")],
 )
-def test_strange_marks_are_none(name, value):
+def test_an_unknown_mark_is_ignored(name, value):
     assert from_metadata(to_metadata(MARK, HEAD) | {f"pagekeeper_{name}": value}, HEAD) is None
 
 
@@ -126,7 +126,7 @@ POINT = described(
 
 
 def test_points_survive_metadata():
-    """A backup snapshot says everything of its point; where it lies is told by where it lies."""
+    """A backup snapshot says everything of its point; except its address, which is the snapshot's own."""
     for point in (POINT, described(replace(POINT, automatic_fulls=2, previous_source_snapshot="2025-01-01T00:00:00.0000001Z"))):
         carried = to_point_metadata(point, HEAD)
 
@@ -141,13 +141,13 @@ def test_points_survive_metadata():
     "fields", [{"kind": "mirrored"}, {"disk": "../x"}, {"point": "20251231T0000000000000Z"}, {"source_snapshot": "now"}]
 )
 def test_a_description_that_no_version_of_this_app_writes(fields):
-    """Whole, with a digest that fits: still no point, since nothing could be done with it."""
+    """A complete description with a correct digest is still no point when no version of this app writes it."""
     assert from_point_metadata(to_point_metadata(described(replace(POINT, **fields)), HEAD), HEAD, B) is None
 
 
 @pytest.mark.parametrize("name", sorted(set(to_point_metadata(POINT, HEAD)) - {"pagekeeper_deployment"}))
 def test_every_field_of_a_point_counts(name):
-    """One that is missing or another makes the description worthless."""
+    """A missing or changed field makes the description invalid."""
     carried = to_point_metadata(POINT, HEAD)
 
     assert from_point_metadata({key: value for key, value in carried.items() if key != name}, HEAD, B) is None
@@ -191,7 +191,7 @@ def test_percent_stays_within_bounds_and_never_goes_back(phase, done, total, bef
 
 
 def test_a_long_verification_has_its_share():
-    """Two hours of reading after a minute of copying: the percentage, and with it the time left, tells."""
+    """The percentage and the time left show two hours of reading after a minute of copying."""
     begins = verifying_from(copies=100, reads=100_000)
 
     assert (
@@ -245,7 +245,7 @@ def test_secrets_are_redacted(text):
 @pytest.mark.parametrize("times", [0, 1, 2, 3])
 @pytest.mark.parametrize("name", ["sig", "Signature", "code", "AccountKey", "access_token"])
 def test_secrets_are_redacted_however_often_they_are_encoded(times, name):
-    """A URL in a URL, in a header of a URL; what stands beside the secret stays readable."""
+    """Secrets in nested URLs are redacted; the text beside the secret stays readable."""
     text = f"https://a.test/c/b?sv=1&{name}={quote('q+L/zK1SZF', safe='')}&sp=rw"
     for _ in range(times):
         text = quote(text, safe="")
@@ -269,6 +269,6 @@ def test_the_moment_of_a_snapshot_is_its_name(moment):
 
 
 @pytest.mark.parametrize("text", ["", "2026-02-30T00:00:00.0000000Z", "2026-01-01T24:00:00.0000000Z", "2026-01-01T00:00:00Z"])
-def test_what_is_no_snapshots_name_has_no_moment(text):
+def test_text_that_is_no_snapshot_name_has_no_moment(text):
     with pytest.raises(ValueError):  # noqa: PT011  of whichever part
         snapshot_time(text)

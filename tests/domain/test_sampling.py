@@ -55,8 +55,8 @@ page_sets = st.sets(st.integers(0, 399), max_size=120)
 
 
 @given(page_sets, page_sets, st.integers(1, 400), st.text(max_size=5))
-def test_what_is_drawn(allocated, changed, pages, seed):
-    """Against a slow model that holds all blocks: the counts are its counts, each kind has its number, each block lies where it should."""
+def test_drawn_blocks_agree_with_the_model(allocated, changed, pages, seed):
+    """Counts, numbers of each kind and places of blocks agree with a slow model of all blocks."""
     allocated, changed = ({page for page in some if page < pages} for some in (allocated, changed))
     drawn, kept, touched = sample(ranges_of(allocated), ranges_of(changed), pages * PAGE, seed=seed)
     blocks_changed = {page // 4 for page in changed}
@@ -73,7 +73,7 @@ def test_what_is_drawn(allocated, changed, pages, seed):
 
 
 def test_every_block_is_drawn_as_often_as_any_other():
-    """Over many seeds, wherever windows end: no place of the disk is passed over."""
+    """Over many seeds and all window boundaries, no place of the disk is skipped."""
     size, seeds, counts = 100 * BLOCK, 400, [0] * 100
     only_kept = Samples(least=10, most=10, elsewhere=0, block_bytes=BLOCK)
     for seed in range(seeds):
@@ -86,7 +86,7 @@ def test_every_block_is_drawn_as_often_as_any_other():
 
 
 def test_the_reads_of_a_large_disk_are_bounded():
-    """8 TiB, whatever is allocated: 3,000 blocks of either kind at most, and a few hundred anywhere. An empty one costs those alone."""
+    """A disk of 8 TiB needs at most 3,000 blocks of either kind and a few hundred anywhere; an empty disk needs only those."""
     size, samples = 8 * 1024 * GIB, Samples()
     whole, _, _ = sample([ByteRange(0, size)], [], size, samples=samples, window=64 * GIB)
     both, _, _ = sample([ByteRange(0, size)], [ByteRange(0, size // 2)], size, samples=samples, window=64 * GIB)
@@ -100,7 +100,7 @@ def test_the_reads_of_a_large_disk_are_bounded():
 
 
 def test_the_chance_to_find_damage_is_the_documented_one():
-    """300 samples and 1 % of damage, 3,000 and 0.1 %: 95 %."""
+    """The chance is 95 % with 300 samples and 1 % of damage, or with 3,000 and 0.1 %."""
     for population, share in ((20_000, 0.01), (10_000_000, 0.001)):
         drawn = Samples().of(population, 0.001)
         assert 1 - math.exp(drawn * math.log(1 - share)) >= 0.95

@@ -1,4 +1,4 @@
-"""Settings: everything wrong is told at once; no secret is."""
+"""Settings: all errors are reported at once, and no secret is disclosed."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def test_good_settings():
     assert (settings.heads_container, settings.wave_shards, settings.development) == ("heads", 4, False)
 
 
-def test_everything_missing_is_told_at_once():
-    told = faults({})
+def test_all_missing_settings_are_reported_at_once():
+    reported = faults({})
 
-    assert "6 faults" in told
-    assert all(f"{name}: not set" in told for name in GOOD)
+    assert "6 faults" in reported
+    assert all(f"{name}: not set" in reported for name in GOOD)
 
 
-def test_everything_wrong_and_contradictory_is_told_at_once():
-    told = faults(
+def test_all_wrong_and_contradictory_settings_are_reported_at_once():
+    reported = faults(
         {
             "BACKUP_SCHEDULE": "every day",
             "SOURCE_ACCOUNTS": "https://same.blob.core.windows.net http://plain.blob.core.windows.net nonsense https://u:p@x.test https://y.test?sig=canary",
@@ -65,8 +65,8 @@ def test_everything_wrong_and_contradictory_is_told_at_once():
         "CATALOGUE_TABLE: expected a table name", "WAVE_SHARDS", "DEVELOPMENT_KEYS is set without DEVELOPMENT",
         "both set; expected one way to sign in",
     ):  # fmt: skip
-        assert part in told, part
-    assert "canary" not in told
+        assert part in reported, part
+    assert "canary" not in reported
 
 
 @pytest.mark.parametrize("keys", ["{", "[]", '"x"', '{"a": 5}'])
@@ -76,7 +76,7 @@ def test_malformed_keys(keys):
 
 @pytest.mark.parametrize("name", ["BACKUP_SCHEDULE", "WATCH_SCHEDULE", "HOUSEKEEPING_SCHEDULE"])
 @pytest.mark.parametrize(
-    ("schedule", "told"),
+    ("schedule", "warning"),
     [
         ("0 0 */12 * *", "expected an NCRONTAB expression of six fields"),
         ("0 0 2 * * 7", "weekday '7': expected values from 0 to 6"),
@@ -87,13 +87,13 @@ def test_malformed_keys(keys):
         ("0 0 2 30 2 *", "the schedule '0 0 2 30 2 *' is never due"),
     ],
 )
-def test_a_schedule_that_would_surprise_is_refused(name, schedule, told):
-    """With what the host would have made of it."""
-    assert f"{name}: {told}" in faults({**GOOD, name: schedule})
+def test_a_schedule_that_would_surprise_is_refused(name, schedule, warning):
+    """The refusal says how the host would have read the schedule."""
+    assert f"{name}: {warning}" in faults({**GOOD, name: schedule})
 
 
 @pytest.mark.parametrize("schedule", ["0 0 2 * * MON-FRI", "0 0 2 29 2 1", "0 0 2 1-7 * SUN", "0 0 22-23,0-2 * * *"])
-def test_a_schedule_that_reads_as_it_looks_is_taken(schedule):
+def test_a_schedule_that_means_what_it_seems_is_accepted(schedule):
     assert load({**GOOD, "BACKUP_SCHEDULE": schedule}).backup_schedule == schedule
 
 
@@ -115,7 +115,7 @@ def test_http_is_for_loopback_in_development_only():
     ],
 )
 def test_an_account_has_one_name(spelling):
-    """Whatever the spelling, its blobs are claimed under one; twice in the list, or as source and backup, it is refused."""
+    """All spellings of an account are one name; an account listed twice, or as both source and backup, is refused."""
     assert load({**GOOD, "SOURCE_ACCOUNTS": spelling}).source_accounts == ("https://one.blob.core.windows.net",)
     assert "names https://one.blob.core.windows.net twice" in faults(
         {**GOOD, "SOURCE_ACCOUNTS": f"https://one.blob.core.windows.net {spelling}"}
@@ -134,7 +134,7 @@ def test_keys_do_not_show():
 
 
 def test_the_sample_names_every_setting_and_no_other():
-    """And its defaults are the code's."""
+    """The sample names every setting, with the defaults of the code."""
     values = json.loads(SAMPLE_SETTINGS.read_text())["Values"]
     of_the_host = {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsStorage"}
 
@@ -153,8 +153,8 @@ def test_the_sample_names_every_setting_and_no_other():
         assert values[name.upper()] == str(Settings.model_fields[name].default)
 
 
-def test_the_app_refuses_to_start_with_words():
-    """The real function_app.py with an empty environment: the list, and no traceback of the fifth kind."""
+def test_the_app_refuses_to_start_with_a_readable_list():
+    """With an empty environment the real function_app.py prints the list of faults, and no chain of tracebacks."""
     ended = subprocess.run(
         [sys.executable, "-c", "import function_app"],
         cwd=REPOSITORY,
@@ -181,13 +181,13 @@ def test_the_ids_of_source_accounts_are_matched_by_name():
     assert account_ids(load(GOOD)) == {}
 
 
-def test_ids_that_are_none_or_of_other_accounts():
+def test_invalid_ids_and_ids_of_other_accounts_are_refused():
     assert "SOURCE_ACCOUNT_IDS: expected ids such as" in faults({**GOOD, "SOURCE_ACCOUNT_IDS": "one"})
     assert "is the id of no account of SOURCE_ACCOUNTS" in faults({**GOOD, "SOURCE_ACCOUNT_IDS": ID.format("three")})
 
 
 def test_former_catalogues():
-    """Table names know no case."""
+    """Table names do not distinguish upper and lower case."""
     assert load({**GOOD, "FORMER_CATALOGUES": "lost/Pagekeeper old/table"}).former_catalogues == (
         "lost/pagekeeper",
         "old/table",
@@ -195,7 +195,7 @@ def test_former_catalogues():
     assert "FORMER_CATALOGUES: expected account/table" in faults({**GOOD, "FORMER_CATALOGUES": "pagekeeper"})
 
 
-def test_the_records_of_custody_lie_where_no_other_app_writes():
+def test_custody_requires_an_account_that_no_other_app_writes():
     custody = {**GOOD, "CUSTODY_ACCOUNT": "https://custody.blob.core.windows.net", "PRUNE_AFTER_BACKUP": "false"}
     assert load(custody).custody_account == "https://custody.blob.core.windows.net"
     assert "CUSTODY_ACCOUNT" in faults({**custody, "CUSTODY_ACCOUNT": GOOD["BACKUP_ACCOUNT"] + "/"})

@@ -1,4 +1,4 @@
-"""What is shown is bounded, and says that it was cut."""
+"""The status shown is bounded, and says when it was cut."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ values = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["disk", "phase", "points", "end", "why"]) | st.text(max_size=20), values, max_size=12))
 def test_no_status_is_too_long(status):
-    """Whatever is told, and a status that fits is shown as it is."""
+    """Every status is bounded, and a status that fits is shown unchanged."""
     shown = bounded(status)
 
     assert size(shown) <= STATUS_BYTES_MAX
@@ -35,7 +35,7 @@ def test_no_status_is_too_long(status):
 
 
 def test_a_cut_can_be_seen():
-    """Of a text its beginning, of a list how much more there is."""
+    """A cut text keeps its beginning; a cut list says how many items are missing."""
     shown = bounded({"phase": "done", "end": "failed: " + "x" * 9000, "points": [str(n) for n in range(500)]})
 
     assert shown["phase"] == "done"
@@ -46,22 +46,22 @@ def test_a_cut_can_be_seen():
 
 
 def test_more_is_cut_when_that_is_not_enough():
-    """Many long texts: each is cut further, and what is short stays."""
+    """Of many long texts, each is cut further; short texts stay whole."""
     shown = bounded({"phase": "done", **{f"name{n}": "é" * 5000 for n in range(12)}})
 
     assert shown["phase"] == "done"
     assert all(shown[f"name{n}"] == "é" * 99 + CUT for n in range(12))
 
 
-def test_what_cannot_be_cut_to_fit_is_left_out():
-    """Too many names: the phase is still shown."""
+def test_a_part_that_cannot_be_cut_to_fit_is_omitted():
+    """With too many names, the phase is still shown."""
     shown = bounded({"phase": "copying", **{f"name {n}": n for n in range(2000)}})
 
     assert shown == {"phase": "copying", "cut": "the rest is too long to be shown"}
 
 
 def test_failures_are_named_up_to_a_bound():
-    """The first ones in full length or shortened, and how many more there are."""
+    """The first failures are named, in full or cut, with the number of the others."""
     assert shortened("x" * FAILURE_CHARS_MAX) == "x" * FAILURE_CHARS_MAX
     assert named(["a: it broke", "b" * 9000]) == "a: it broke; " + "b" * (FAILURE_CHARS_MAX - 1) + CUT
     assert named([f"disk{n}" for n in range(25)]) == "; ".join(f"disk{n}" for n in range(NAMED_MAX)) + "; and 5 more"

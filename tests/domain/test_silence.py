@@ -1,4 +1,4 @@
-"""When a run is dead: later than anything that a living one may be silent for."""
+"""The time after which a silent run counts as dead: longer than any silence of a living run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from devhost.platform import REPOSITORY
 PAUSE, STEP, USUAL = (timedelta(seconds=each) for each in (PAUSE_SECONDS_MAX, STEP_SECONDS_MAX, STEP_SECONDS_USUAL))
 
 
-def test_a_crash_stands_still_for_as_long_as_the_host_hides_messages():
+def test_a_crashed_run_pauses_for_as_long_as_the_host_hides_messages():
     provider = json.loads((REPOSITORY / "host.json").read_text())["extensions"]["durableTask"]["storageProvider"]
 
     for name in ("controlQueueVisibilityTimeout", "workItemQueueVisibilityTimeout"):
@@ -29,8 +29,8 @@ def test_a_crash_stands_still_for_as_long_as_the_host_hides_messages():
         assert timedelta(hours=hours, minutes=minutes, seconds=seconds) == STANDSTILL_MAX
 
 
-def test_a_living_run_is_not_taken_for_dead():
-    """Whatever it waits for between two signs of life, and through crashes."""
+def test_a_living_run_never_counts_as_dead():
+    """No wait between two heartbeats is longer, with crashes included."""
     assert PAUSE + STEP + STANDSTILL_MAX + STEP <= HEARTBEAT_MAX, "one crash in the longest step"
     assert PAUSE + 4 * USUAL + 3 * STANDSTILL_MAX < HEARTBEAT_MAX, "three crashes in usual ones"
     premium = timedelta(seconds=SnapshotRateError.wait_seconds)
@@ -38,7 +38,7 @@ def test_a_living_run_is_not_taken_for_dead():
     assert sum(PAUSES, timedelta()) + (len(PAUSES) + 1) * USUAL + STANDSTILL_MAX < HEARTBEAT_MAX, "all attempts of a step"
 
 
-def test_what_goes_on_for_long_says_so_in_time():
+def test_long_operations_send_heartbeats_in_time():
     assert Limits.shard_seconds == Limits.verify_seconds == STEP_SECONDS_USUAL
     assert deliver_disk.IMPORT_PAUSE < PAUSE
     assert max(PAUSES) < PAUSE

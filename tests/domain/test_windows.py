@@ -1,4 +1,4 @@
-"""Windows: the due time that a firing is meant for, whenever it comes."""
+"""Windows: the due time that a timer firing belongs to, early, on time or late."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def at(text, day=28):
 
 
 @pytest.mark.parametrize(
-    ("schedule", "told", "moment", "window"),
+    ("schedule", "reported", "moment", "window"),
     [
-        # The trigger tells the due time: on time, early, late.
+        # The trigger reports the due time: on time, early, late.
         (TWICE_A_DAY, "2026-11-28T12:00:00+00:00", at("12:00:00.003"), at("12:00:00")),
         (TWICE_A_DAY, "2026-11-28T12:00:00+00:00", at("11:59:59.996"), at("12:00:00")),
         (TWICE_A_DAY, "2026-11-28T12:00:00Z", at("11:59:58.7"), at("12:00:00")),
@@ -33,12 +33,12 @@ def at(text, day=28):
         (EVERY_SECOND, "2026-11-28T12:00:00+00:00", at("12:00:02.4"), at("12:00:00")),
         (EVERY_SECOND, "2026-11-28T12:00:00+00:00", at("11:59:58.7"), at("12:00:00")),
         (EVERY_MINUTE, "2026-11-28T12:00:00+00:00", at("11:59:00"), at("12:00:00")),
-        # It tells a time that is far: fired by hand, late for hours, after windows that were missed.
+        # It reports a distant time: fired by hand, late for hours, after windows that were missed.
         (TWICE_A_DAY, "2026-11-29T00:00:00+00:00", at("12:20:00"), at("12:00:00")),
         (TWICE_A_DAY, "2026-11-28T12:00:00+00:00", at("14:00:00"), at("12:00:00")),
         (TWICE_A_DAY, "2026-11-25T00:00:00+00:00", at("14:00:00"), at("12:00:00")),
         (EVERY_MINUTE, "2026-11-28T12:00:00+00:00", at("12:01:00.1"), at("12:01:00")),
-        # It tells nothing: a near due time that is to come counts, if none that has come is nearer.
+        # It reports nothing: the nearest due time counts, past or near in the future.
         (TWICE_A_DAY, "", at("11:59:59.996"), at("12:00:00")),
         (TWICE_A_DAY, "", at("11:59:00"), at("12:00:00")),
         (TWICE_A_DAY, "", at("11:58:59.9"), at("00:00:00")),
@@ -48,7 +48,7 @@ def at(text, day=28):
         (EVERY_SECOND, "", at("12:00:00.4"), at("12:00:00")),
         (EVERY_SECOND, "", at("12:00:00.6"), at("12:00:01")),
         (EVERY_SECOND, "", at("12:00:00.5"), at("12:00:00")),
-        # What is no time is nothing told.
+        # A reported text that is no time counts as nothing reported.
         (TWICE_A_DAY, "0001-01-01T00:00:00+00:00", at("11:59:59.996"), at("12:00:00")),
         (TWICE_A_DAY, "0001-01-01T00:00:00+01:00", at("11:00:00"), at("00:00:00")),
         (TWICE_A_DAY, "0001-01-01T00:00:00", at("11:00:00"), at("00:00:00")),
@@ -57,13 +57,13 @@ def at(text, day=28):
         (TWICE_A_DAY, "None", at("11:00:00"), at("00:00:00")),
     ],
 )
-def test_a_firing_serves_the_window_it_is_meant_for(schedule, told, moment, window):
-    assert window_fired(schedule, told, moment) == window
+def test_a_firing_serves_the_window_it_is_meant_for(schedule, reported, moment, window):
+    assert window_fired(schedule, reported, moment) == window
 
 
 @pytest.mark.parametrize("early", [timedelta(0), timedelta(milliseconds=4), timedelta(seconds=1.3)])
 def test_no_window_is_lost_or_served_twice_by_early_firings(early):
-    """A day of firings, each early or on time in turn: each window once, whether or not the trigger tells it."""
+    """A day of early and punctual firings serves each window once, whether or not the trigger reports the due time."""
     due = [at("00:00:00") + number * timedelta(minutes=15) for number in range(96)]
     fired = [moment - early * (number % 2) for number, moment in enumerate(due)]
 

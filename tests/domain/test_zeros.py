@@ -13,13 +13,13 @@ AT = 5 * MIB
 
 
 def pieces(data, size=None):
-    """What becomes of the part, as offsets in it."""
+    """The puts and clears that a part becomes, as offsets in it."""
     part = ByteRange(AT, AT + (len(data) if size is None else size))
     return [(one.range.start - AT, one.range.end - AT, one.cleared) for one in without_zeros(data, part)]
 
 
 def made(size, *zeros):
-    """Ones with zeros from … to."""
+    """Bytes of ones with zeros in the given ranges."""
     data = bytearray(b"\x01") * size
     for start, end in zeros:
         data[start:end] = bytes(end - start)
@@ -48,14 +48,14 @@ def test_only_whole_pages_are_cleared():
     assert pieces(data) == [(0, start, False), (start, end, True), (end, MIB, False)]
 
 
-def test_what_a_buffer_holds_behind_the_part_does_not_count():
+def test_bytes_of_the_buffer_after_the_part_do_not_count():
     assert pieces(made(PUT_BYTES_MAX, (PAGE, PUT_BYTES_MAX)), PAGE) == [(0, PAGE, False)]
     assert pieces(made(PUT_BYTES_MAX, (0, PAGE)), PAGE) == [(0, PAGE, True)]
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_pieces_cover_the_part_and_tell_the_truth(seed):
-    """Random runs: what is cleared is zeros and as long as it can be; what is written holds no long run."""
+def test_pieces_cover_the_part_and_classify_its_bytes_correctly(seed):
+    """In random data, each cleared piece is a maximal run of zeros, and no written piece contains a long run."""
     rng = random.Random(seed)
     cuts = sorted(rng.sample(range(PUT_BYTES_MAX // PAGE), rng.randint(2, 12)))
     data = made(PUT_BYTES_MAX, *((a * PAGE, b * PAGE) for a, b in zip(cuts[::2], cuts[1::2], strict=False)))
