@@ -26,13 +26,13 @@ class AzureDocuments:
 
     async def put_if_absent(self, name: str, text: str) -> bool:
         """Put Blob with If-None-Match: *."""
-        try:
-            await self._container.upload_blob(name, text.encode(), match_condition=MatchConditions.IfMissing)
-        except HttpResponseError as error:
-            if code_of(error) == "BlobAlreadyExists":
+        with translated(f"store document {name}"):
+            try:
+                await self._container.upload_blob(name, text.encode(), match_condition=MatchConditions.IfMissing)
+            except HttpResponseError as error:
+                if code_of(error) != "BlobAlreadyExists":
+                    raise
                 return False
-            with translated(f"store document {name}"):
-                raise
         return True
 
     async def put(self, name: str, text: str) -> None:
@@ -42,14 +42,14 @@ class AzureDocuments:
 
     async def get(self, name: str) -> str | None:
         """Get Blob."""
-        try:
-            stream = await self._container.download_blob(name)
-            content: bytes = await stream.readall()
-        except HttpResponseError as error:
-            if code_of(error) == "BlobNotFound":
+        with translated(f"read document {name}"):
+            try:
+                stream = await self._container.download_blob(name)
+                content: bytes = await stream.readall()
+            except HttpResponseError as error:
+                if code_of(error) != "BlobNotFound":
+                    raise
                 return None
-            with translated(f"read document {name}"):
-                raise
         return content.decode()
 
     async def listed(self, prefix: str) -> AsyncIterator[ListedDocument]:

@@ -129,13 +129,13 @@ class AzurePageBlobs:
 
     async def release_lease(self, blob: BlobAddress, lease: str) -> None:
         """Lease Blob, release; not holding it is success."""
-        try:
-            await BlobLeaseClient(self._client(blob), lease_id=lease).release()
-        except HttpResponseError as error:
-            if error.status_code == 404 or code_of(error) in _NOT_HELD:
-                return  # no blob, no lease, or another's: there is nothing of ours to release
-            with translated(f"release the lease of {blob}"):
-                raise
+        with translated(f"release the lease of {blob}"):
+            try:
+                await BlobLeaseClient(self._client(blob), lease_id=lease).release()
+            except HttpResponseError as error:
+                # No blob, no lease, or another's: there is nothing of ours to release.
+                if error.status_code != 404 and code_of(error) not in _NOT_HELD:
+                    raise
 
     async def start_copy(
         self,
@@ -174,13 +174,12 @@ class AzurePageBlobs:
 
     async def abort_copy(self, blob: BlobAddress, copy_id: str) -> None:
         """Abort Copy Blob."""
-        try:
-            await self._client(blob).abort_copy(copy_id)
-        except HttpResponseError as error:
-            if error.status_code == 404 or code_of(error) == "NoPendingCopyOperation":
-                return
-            with translated(f"abort the copy onto {blob}"):
-                raise
+        with translated(f"abort the copy onto {blob}"):
+            try:
+                await self._client(blob).abort_copy(copy_id)
+            except HttpResponseError as error:
+                if error.status_code != 404 and code_of(error) != "NoPendingCopyOperation":
+                    raise
 
     async def set_metadata(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard) -> str:
         """Set Blob Metadata under lease and If-Match."""
@@ -254,13 +253,12 @@ class AzurePageBlobs:
         if not is_snapshot_id(snapshot):
             message = f"{blob}: {snapshot!r} is not a snapshot id; nothing was deleted"
             raise UnexpectedAnswerError(message)
-        try:
-            await self._client(blob, snapshot).delete_blob()
-        except HttpResponseError as error:
-            if error.status_code == 404:
-                return
-            with translated(f"delete snapshot {snapshot} of {blob}"):
-                raise
+        with translated(f"delete snapshot {snapshot} of {blob}"):
+            try:
+                await self._client(blob, snapshot).delete_blob()
+            except HttpResponseError as error:
+                if error.status_code != 404:
+                    raise
 
     async def allocated(self, blob: BlobAddress, snapshot: str, window: ByteRange) -> AsyncIterator[ByteRange]:
         """Get Page Ranges over the window."""

@@ -1,0 +1,100 @@
+"""Every request of the storage adapters to a service that is not there, and to one that breaks the connection.
+
+The data path (`copy_streamed`, `read`, listings) retries by itself: tests/ports/test_transport.py has its broken connections.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer, unused_port
+from azure.core.credentials import AzureSasCredential
+from azure.storage.blob.aio import BlobServiceClient
+
+from backup_core.adapters.documents import AzureDocuments
+from backup_core.adapters.page_blobs import AzurePageBlobs
+from backup_core.domain.errors import HostUnknownError, ServiceUnavailableError
+from backup_core.domain.naming import BlobAddress
+from backup_core.ports import Guard
+
+SNAPSHOT = "2026-11-29T00:00:00.0000000Z"
+GUARD = Guard("11111111-2222-3333-4444-555555555555", '"0x1"')
+DATA_PATH = {"allocated", "diff", "read", "copy_streamed", "copy_from_url", "clear", "start_copy"}
+"""Of these, `start_copy` signs its source by the data path, and sends as `start_copy_of`."""
+
+BLOBS = {
+    "properties": lambda blobs, blob: blobs.properties(blob, SNAPSHOT),
+    "create": lambda blobs, blob: blobs.create(blob, 512, 0, {}),
+    "delete_own": lambda blobs, blob: blobs.delete_own(blob, GUARD),
+    "may_write": lambda blobs, blob: blobs.may_write(blob.account, blob.container),
+    "acquire_lease": lambda blobs, blob: blobs.acquire_lease(blob, GUARD.lease),
+    "break_lease": lambda blobs, blob: blobs.break_lease(blob),
+    "release_lease": lambda blobs, blob: blobs.release_lease(blob, GUARD.lease),
+    "start_copy_of": lambda blobs, blob: blobs.start_copy_of("copy", "https://x/y?sig=z", blob, {}, "", ""),
+    "abort_copy": lambda blobs, blob: blobs.abort_copy(blob, GUARD.lease),
+    "set_metadata": lambda blobs, blob: blobs.set_metadata(blob, {}, GUARD),
+    "set_sequence_number": lambda blobs, blob: blobs.set_sequence_number(blob, 1, GUARD),
+    "resize": lambda blobs, blob: blobs.resize(blob, 512, GUARD),
+    "snapshot": lambda blobs, blob: blobs.snapshot(blob, {}),
+    "snapshots": lambda blobs, blob: blobs.snapshots(blob),
+    "folders": lambda blobs, blob: blobs.folders(blob.account, blob.container),
+    "listed": lambda blobs, blob: blobs.listed(blob.account, blob.container, ""),
+    "delete_snapshot": lambda blobs, blob: blobs.delete_snapshot(blob, SNAPSHOT),
+}
+DOCUMENTS = {
+    "put_if_absent": lambda documents: documents.put_if_absent("plan.json", "{}"),
+    "put": lambda documents: documents.put("plan.json", "{}"),
+    "get": lambda documents: documents.get("plan.json"),
+    "listed": lambda documents: documents.listed("plan"),
+    "delete": lambda documents: documents.delete("plan.json"),
+}
+
+
+@pytest.fixture(params=["nobody listens", "the connection breaks"])
+async def account(request):
+    """A client of an account whose requests get no answer, without the SDK's own retries."""
+
+    async def broken(received):
+        received.transport.abort()
+        return web.Response()
+
+    server = TestServer(web.Application())
+    server.app.router.add_route("*", "/{path:.*}", broken)
+    async with server:
+        port = unused_port() if request.param == "nobody listens" else server.port
+        url = f"http://127.0.0.1:{port}/account"
+        async with BlobServiceClient(url, credential=AzureSasCredential("sig=secret"), retry_total=0) as client:
+            yield client
+
+
+def public(adapter):
+    return {name for name, _ in inspect.getmembers(adapter, inspect.isfunction) if not name.startswith("_")}
+
+
+async def ended(call):
+    """The call's end; a listing's first entry."""
+    await (anext(call) if inspect.isasyncgen(call) else call)
+
+
+def test_every_request_is_tried():
+    assert set(BLOBS) | DATA_PATH == public(AzurePageBlobs)
+    assert set(DOCUMENTS) == public(AzureDocuments)
+
+
+@pytest.mark.parametrize("name", BLOBS)
+async def test_a_request_of_a_blob_without_an_answer_is_a_temporary_failure(account, name):
+    blob = BlobAddress(account.url.rstrip("/"), "vhds", "disk.vhd")
+    blobs = AzurePageBlobs({blob.account: account}, None, None)
+
+    with pytest.raises(ServiceUnavailableError, match=r"no answer .*; temporary failure") as failed:
+        await ended(BLOBS[name](blobs, blob))
+
+    assert not isinstance(failed.value, HostUnknownError)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+async def test_a_request_of_a_document_without_an_answer_is_a_temporary_failure(account, name):
+    with pytest.raises(ServiceUnavailableError, match=r"no answer .*; temporary failure"):
+        await ended(DOCUMENTS[name](AzureDocuments(account, "plans")))
