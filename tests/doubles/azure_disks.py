@@ -77,7 +77,7 @@ class Operation:
     ended: bool = True
 
     async def result(self) -> Described | None:
-        """What it brings. Raises TimeoutError for one that takes longer than anybody waits."""
+        """The operation's result. Raises TimeoutError for one that takes longer than anybody waits."""
         if not self.ended:
             raise TimeoutError
         return self.outcome
@@ -126,7 +126,7 @@ class MemoryCloud:
     # -- snapshots as resources ---------------------------------------------------------------------------------------------
 
     def all(self) -> list[Taken]:
-        """Every snapshot there is, by whomever it was taken."""
+        """Every snapshot that exists, whoever took it."""
         for address, blob in self.blobs.disks.items():
             known = {one.at for one in self._taken.values() if one.disk == address}
             for at in blob.snapshots.keys() - known:
@@ -143,7 +143,7 @@ class MemoryCloud:
         return disk.snapshots.get(taken.at) if disk else None
 
     def content(self, taken: Taken) -> Blob:
-        """What was taken."""
+        """The snapshot's content."""
         found = self._content(taken)
         assert found
         return found
@@ -153,7 +153,7 @@ class MemoryCloud:
         return [one for one in self.all() if parse_resource_id(one.id).group.lower() == group.lower()]
 
     def named(self, group: str, name: str) -> Taken:
-        """One by its name. Raises 404."""
+        """The snapshot with this name. Raises 404."""
         found = next((one for one in self.in_group(group) if one.name == name), None)
         return found or refuse(404, "ResourceNotFound", f"The Resource 'Microsoft.Compute/snapshots/{name}' was not found.")
 
@@ -208,7 +208,7 @@ class MemoryCloud:
         return made
 
     def make_the_rest(self) -> None:
-        """What takes long comes to its end."""
+        """Complete the slow operations."""
         for one in self.all():
             if one.state == "Creating":
                 self._make(one, self.blobs.disks[one.disk])
@@ -224,7 +224,7 @@ class MemoryCloud:
             frozen.percent, frozen.failure = 0, self.blobs.fill_failure
 
     def fill(self, percent: int) -> None:
-        """In the background, what is unfinished is filled by so much more."""
+        """Copy so much more of each unfinished snapshot in the background."""
         for one in self.all():
             found = self._content(one)
             if found and found.percent < 100 and not found.failure:
@@ -253,11 +253,11 @@ class MemoryCloud:
     # -- access -------------------------------------------------------------------------------------------------------------
 
     def granted(self, taken: Taken) -> bool:
-        """Whether it is open."""
+        """Whether the snapshot is open."""
         return bool(taken.url) and self.now < taken.until
 
     def grant(self, taken: Taken, seconds: int) -> str:
-        """Open it; its export's URL."""
+        """Open the snapshot; return its export's URL."""
         found = self.content(taken) if taken.at else None
         if found is None or found.percent < 100:
             refuse(409, "OperationNotAllowed", f"Access to {taken.name} cannot be granted: it is not complete.")
@@ -279,7 +279,9 @@ class MemoryCloud:
         taken.url = ""
 
     def exported(self, url: str, disk: Source, snapshot: str, what: str) -> Blob:
-        """What is behind an export's URL. Raises AccessDeniedError for one that has expired, or was ended or interrupted."""
+        """The snapshot behind an export's URL. Raises AccessDeniedError for a URL that has expired, or was ended or
+        interrupted.
+        """
         if itself := self.uploads.behind(url, what, write=False):
             if (itself[0], "") != (disk, snapshot):
                 self.misread = self.misread or f"disk {itself[0]} was read as {snapshot} of {disk}"
@@ -294,7 +296,7 @@ class MemoryCloud:
         return self.content(found)
 
     def copied(self, url: str, disk: Source, snapshot: str, what: str) -> Blob:
-        """The same, for another service that is to copy it. Raises CopySourceRefusedError."""
+        """The snapshot behind a URL, for another service that is to copy it. Raises CopySourceRefusedError."""
         try:
             return self.exported(url, disk, snapshot, what)
         except AccessDeniedError:

@@ -83,7 +83,7 @@ class MemoryExports:
                 raise fault_of(403, "AuthenticationFailed", f"of another family: {export.previous_url}", what, snapshot=True)
             if before.size - PAGE <= self._cloud.boundary < now.size - PAGE:
                 raise fault_of(409, "SnapshotsAcrossFourTebibytes", "", what, snapshot=True)
-            changes = self._blobs.told_changes(before, now)
+            changes = self._blobs.reported_changes(before, now)
             if not self._cloud.footer_in_diff:
                 changes = {page: how for page, how in changes.items() if (page + 1) * PAGE not in (before.size, now.size)}
         ranges = merged(changes, window, now.size)

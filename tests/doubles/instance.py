@@ -19,7 +19,7 @@ VERSION: str = json.loads((Path(__file__).parents[2] / "host.json").read_text())
 
 @dataclass(eq=False)
 class Task:
-    """Something an orchestrator asked for."""
+    """A call that an orchestrator has scheduled."""
 
     kind: str
     name: str = ""
@@ -28,9 +28,9 @@ class Task:
     fire_at: datetime | None = None
     children: list[Task] = field(default_factory=list)
     number: int = -1
-    """Counts the tasks of an execution in the order they were asked for; answers are addressed to it."""
+    """The task's number in its execution, in the order of the calls; answers are addressed to it."""
     execution: str = ""
-    """The execution that asked: an answer to any other is dropped."""
+    """The execution that made the call: an answer to any other is dropped."""
     sent: bool = False
     """For the engine: its message is out, or its timer is set."""
     done: bool = False
@@ -40,11 +40,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Unwritten:
-    """What an episode did whose history was never written: its messages are out all the same."""
+    """The messages and the end of an episode whose history was never written: its messages are sent all the same."""
 
     tasks: list[Task]
     ended: bool = False
-    """Whether it ended its instance: then whoever waits is told `output` or `error`."""
+    """Whether the episode ended its instance: then the parent receives `output` or `error`."""
     output: Any = None
     error: Exception | None = None
 
@@ -73,11 +73,11 @@ class DrivenContext:
         return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
 
     def call_activity(self, name: str, input_: Any) -> Task:  # noqa: ANN401  any JSON
-        """Ask for an activity."""
+        """Schedule an activity."""
         return Task("activity", name, input_)
 
     def call_sub_orchestrator(self, name: str, input_: Any, instance_id: str = "") -> Task:  # noqa: ANN401  any JSON
-        """Ask for a sub-orchestration."""
+        """Schedule a sub-orchestration."""
         return Task("sub", name, input_, instance_id)
 
     def task_all(self, tasks: list[Task]) -> Task:
@@ -89,7 +89,7 @@ class DrivenContext:
         return Task("timer", fire_at=fire_at)
 
     def set_custom_status(self, status: Any) -> None:  # noqa: ANN401  any JSON
-        """What the portal shows."""
+        """Accept the status that the portal would show."""
         json.dumps(status)
         self.custom_status = status
 
@@ -99,7 +99,7 @@ class DrivenContext:
 
 
 class Instance(Protocol):
-    """What the simulation does with an orchestration, however it is run. Each call is an episode."""
+    """An orchestration as the simulation runs it. Each call is an episode."""
 
     id: str
 
@@ -109,26 +109,27 @@ class Instance(Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether it has."""
+        """Whether the instance has ended."""
 
     @property
     def output(self) -> Any:  # noqa: ANN401  any JSON
-        """What it ended with."""
+        """The instance's output."""
 
     @property
     def error(self) -> Exception | None:
-        """What it failed with."""
+        """The instance's error."""
 
     def begin(self) -> None:
         """Run the first episode."""
 
     def settle(self, task: Task, result: Any = None, error: Exception | None = None) -> None:  # noqa: ANN401  any JSON
-        """Give a task its result or failure, and go on as far as that leads. The first answer to a number counts, whoever
-        asked; one to a task that is yet to be asked for is kept for it.
+        """Deliver a task's result or failure, and run until the next open task.
+
+        The first answer to a number counts, whichever episode made the call. An answer to a future task is kept for it.
         """
 
     def rehearse(self, task: Task | None = None, result: Any = None, error: Exception | None = None) -> Unwritten:  # noqa: ANN401  any JSON
-        """What the episode that `settle` (or `begin`, without a task) would run asks for now. The instance stays as it is: the
+        """The calls that the episode of `settle` (or of `begin`, without a task) makes now. The instance stays as it is: the
         episode's commit was refused.
         """
 
@@ -143,7 +144,7 @@ class Answer:
 
 
 class Execution:
-    """A generator from its input on: what it has asked for, by number, and how it ended."""
+    """A generator from its input on: its calls, by number, and its end."""
 
     def __init__(self, orchestrate: Any, input_: Any, instance_id: str, name: str) -> None:  # noqa: ANN401  a generator function, any JSON
         self.name, self._input = name, input_
@@ -157,7 +158,7 @@ class Execution:
 
     @property
     def next_input(self) -> Any:  # noqa: ANN401  any JSON
-        """What it continues as new with."""
+        """The input with which it continues as new."""
         return self._context.next_input if self.ended and self.error is None else None
 
     def play(self, moment: datetime, answer: Answer | None) -> None:
@@ -235,17 +236,17 @@ class DirectInstance:
 
     @property
     def ended(self) -> bool:
-        """Whether it has."""
+        """Whether the instance has ended."""
         return self._execution.ended
 
     @property
     def output(self) -> Any:  # noqa: ANN401  any JSON
-        """What it ended with."""
+        """The instance's output."""
         return self._execution.output
 
     @property
     def error(self) -> Exception | None:
-        """What it failed with."""
+        """The instance's error."""
         return self._execution.error
 
     def begin(self) -> None:
@@ -253,15 +254,15 @@ class DirectInstance:
         self._episode(None)
 
     def settle(self, task: Task, result: Any = None, error: Exception | None = None) -> None:  # noqa: ANN401  any JSON
-        """Give a task its result or failure; the generator goes on when nothing it waits for is open."""
+        """Deliver a task's result or failure; the generator continues when no task that it waits for is open."""
         answer = self._answer(task, result, error)
         if answer:
             self._episode(answer)
-        elif self._yet_to_be_asked(task):
+        elif self._is_early(task):
             self._early.append((task, result, error))
 
     def rehearse(self, task: Task | None = None, result: Any = None, error: Exception | None = None) -> Unwritten:  # noqa: ANN401  any JSON
-        """What the episode would ask for now; the instance stays as it is."""
+        """The calls that the episode would make now; the instance stays as it is."""
         answer = self._answer(task, result, error) if task else None
         if task and not answer:
             return Unwritten([])
@@ -295,5 +296,5 @@ class DirectInstance:
             return None
         return Answer(task.number, json.loads(json.dumps(result)), Exception(str(error)) if error else None)
 
-    def _yet_to_be_asked(self, task: Task) -> bool:
+    def _is_early(self, task: Task) -> bool:
         return task.execution == self._execution.name and not self.ended and task.number >= len(self._execution.request)

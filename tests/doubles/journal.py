@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 class MemoryJournal:
-    """Keeps what was told, in order."""
+    """A journal that keeps the events in order."""
 
     def __init__(self) -> None:
-        """Nothing was told yet."""
+        """An empty journal."""
         self.events: list[Event] = []
 
     def write(self, event: Event) -> None:

@@ -40,7 +40,7 @@ class MemoryMachines:
         self.ignores_condition = False
         """A request for a disk to upload to that is there takes it over: it has the tags of the later one."""
         self.slow = False
-        """Changes stay under way until `finish`."""
+        """Changes stay in progress until `finish`."""
         self.denied: set[str] = set()
         """Actions that are not permitted, as far as it is asked."""
         self._going: dict[str, Machine] = {}
@@ -66,7 +66,7 @@ class MemoryMachines:
         self.machines[vm] = replace(machine, disks=disks, etag=self._etag())
 
     def finish(self, vm: str) -> None:
-        """End what is under way."""
+        """Complete the changes in progress."""
         if vm in self._going:
             self.machines[vm] = replace(self._going.pop(vm), etag=self._etag())
 
@@ -123,7 +123,7 @@ class MemoryMachines:
     def _idle(self, vm: str) -> Machine:
         machine = self._found(vm)
         if machine.state not in ("Succeeded", "Failed"):
-            message = f"VM {vm}: another operation is under way"
+            message = f"VM {vm}: another operation is in progress"
             raise MachineBusyError(message)
         return machine
 
@@ -152,29 +152,31 @@ class MemoryMachines:
         if found.etag != machine.etag:
             message = f"VM {machine.vm} was changed in between"
             raise MachineChangedError(message)
-        held = found.at(lun)
+        present = found.at(lun)
         if lun is None and disk is None:
             message = f"VM {machine.vm}: an OS disk cannot be taken out"
             raise MachineRefusedError(message)
-        if lun is not None and held and disk and not held.is_(disk):
+        if lun is not None and present and disk and not present.is_(disk):
             message = f"PropertyChangeNotAllowed: the disk at LUN {lun} of {machine.vm} cannot be changed in place"
             raise MachineRefusedError(message)
-        if lun is None and held and disk and not held.is_(disk) and found.power != "deallocated":
+        if lun is None and present and disk and not present.is_(disk) and found.power != "deallocated":
             message = f"OperationNotAllowed: the OS disk of {machine.vm} is in use"
             raise MachineRefusedError(message)
         self._refuse_attachment(found, lun, disk)
-        if disk and not (held and held.is_(disk)):
+        if disk and not (present and present.is_(disk)):
             self._lease(found, disk)
-        if held and not (disk and held.is_(disk)):
-            self._release(found, held)
+        if present and not (disk and present.is_(disk)):
+            self._release(found, present)
         others = tuple(one for one in found.disks if one.lun != lun)
         done = self._changed(replace(found, disks=(*others, disk) if disk else others, state="Succeeded"))
         await self._world.after("put_disk")
         return done
 
     def _refuse_attachment(self, machine: Machine, lun: int | None, disk: MachineDisk | None) -> None:
-        """What Azure refuses, as the emulator does (devhost/arm/refusals.py): managed disks mixed with page blobs, a disk of
-        another machine or zone, an OS disk of another security type.
+        """Refuse an attachment that Azure refuses, as the emulator does (devhost/arm/refusals.py).
+
+        Refused are managed disks mixed with page blobs, a disk of another machine or zone, and an OS disk of another security
+        type.
         """
         if disk and any(one.managed != disk.managed for one in machine.disks if one.lun != lun):
             message = "OperationNotAllowed: Addition of a managed disk to a VM with blob based disks is not supported."
@@ -296,7 +298,7 @@ class MemoryMachines:
         return ""
 
     async def permitted(self, resource: str, actions: Sequence[str]) -> dict[str, bool]:
-        """Whatever a test says."""
+        """The permissions that the test has set."""
         await self._world.before("permitted")
         parse_resource_id(resource)
         return {action: action not in self.denied for action in actions}

@@ -87,7 +87,7 @@ class Blob:
         return b"".join(self.pages.get(page, BLANK) for page in range(part.start // PAGE, part.end // PAGE))
 
     def holds(self, other: Blob) -> bool:
-        """Whether both hold the same bytes."""
+        """Whether both blobs have the same bytes."""
         return self.size == other.size and (self.pages == other.pages or self.content() == other.content())
 
 
@@ -130,7 +130,7 @@ class MemoryPageBlobs:
         self.unreachable: set[str] = set()
         """Accounts whose blobs other accounts cannot read: Put Page From URL is refused."""
         self.closed: set[tuple[str, str]] = set()
-        """Containers in which this app may not write, as far as it asks."""
+        """Containers in which the app's own check finds no right to write."""
         self.undeletable: dict[str, type[BackupError]] = {}
         """Accounts in which nothing can be deleted, and what the service says: an immutability policy, a right taken away."""
         self.refused_deletions = 0
@@ -189,7 +189,7 @@ class MemoryPageBlobs:
         return made
 
     def grow_disk(self, disk: DiskAddress, size: int) -> None:
-        """The managed disk has so many bytes from now on. No diff tells that its footer has moved."""
+        """The managed disk has so many bytes from now on. No diff reports that its footer has moved."""
         found = self.disks[disk]
         self.cloud.fail_unfinished(disk)
         end = found.pages.pop(found.size // PAGE - 1)
@@ -227,7 +227,7 @@ class MemoryPageBlobs:
         found.arriving, found.etag = None, self._etag()
 
     def can_arrive(self, blob: BlobAddress) -> bool:
-        """Whether what a pending copy reads can still be read."""
+        """Whether the source of a pending copy can still be read."""
         url = self.blobs[blob].copied_from
         return not url or any(one.url == url and self.cloud.granted(one) for one in self.cloud.all())
 
@@ -252,7 +252,7 @@ class MemoryPageBlobs:
             raise HostUnknownError(message)
 
     def refuse_deletion(self, account: str) -> None:
-        """Raise what the account says while nothing can be deleted in it."""
+        """Raise the account's error while nothing can be deleted in it."""
         self._reach(account)
         if account in self.undeletable:
             self.refused_deletions += 1
@@ -342,12 +342,12 @@ class MemoryPageBlobs:
         await self._world.after("delete_own")
 
     async def may_write(self, account: str, container: str) -> bool:
-        """Whatever a test says."""
+        """Whether the test permits writes."""
         await self._world.before("may_write")
         return (account, container) not in self.closed
 
     async def acquire_lease(self, blob: BlobAddress, lease: str) -> None:
-        """Hold the lease."""
+        """Acquire the lease."""
         await self._world.before("acquire_lease")
         found = self._settled(blob)
         if found.lease not in ("", lease):
@@ -365,7 +365,7 @@ class MemoryPageBlobs:
         await self._world.after("break_lease")
 
     async def release_lease(self, blob: BlobAddress, lease: str) -> None:
-        """Let go of the lease."""
+        """Release the lease."""
         await self._world.before("release_lease")
         self._reach(blob.account)
         found = self.blobs.get(blob)
@@ -595,14 +595,14 @@ class MemoryPageBlobs:
         if before.created != found.created:
             message = f"{blob}: overwritten since {previous}"
             raise DiffRefusedError(message, "BlobOverwritten")
-        changes = self.told_changes(before, found)
+        changes = self.reported_changes(before, found)
         ranges = merged(changes, window, min(before.size, found.size) if self.diffs_end else found.size)
         await self._world.after("diff")
         for one in ranges:
             yield one
 
-    def told_changes(self, before: Blob, now: Blob) -> dict[int, bool]:
-        """What a diff says; now and then it hides something."""
+    def reported_changes(self, before: Blob, now: Blob) -> dict[int, bool]:
+        """The changes that a diff reports; now and then it hides one."""
         changes = self._changes(before, now)
         hidden = next((page for page, cleared in changes.items() if not cleared and page not in before.pages), None)
         if self.lies and hidden is not None:

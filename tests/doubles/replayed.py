@@ -70,7 +70,7 @@ class ReplayedInstance:
 
     @property
     def executions(self) -> int:
-        """How many there were, with the one at work."""
+        """The number of executions, the present one included."""
         return len(self.past) + (not self.ended)
 
     @property
@@ -150,7 +150,7 @@ class ReplayedInstance:
         self._dispatch([self._answer(task, result, None) for task, result in results])
 
     def rehearse(self, task: Task | None = None, result: Any = None, error: Exception | None = None) -> Unwritten:  # noqa: ANN401  any JSON
-        """What the episode would ask for now; the instance stays as it is."""
+        """The calls that the episode would make now; the instance stays as it is."""
         if task is None:
             arrived = self._started(self._execution, self._input)
         elif any(one.number == task.number for one in self.waiting) and task.execution == self._execution:
@@ -173,7 +173,7 @@ class ReplayedInstance:
 
 
 def _tasks(replay: Replay, execution: str) -> list[Task]:
-    """What a replay has scheduled beyond its history."""
+    """The tasks that a replay has scheduled beyond its history."""
     tasks = []
     for number, scheduled in sorted(replay.scheduled.items()):
         input_ = None if scheduled.kind == "timer" else _plain(scheduled.input)
@@ -223,7 +223,7 @@ class ShadowedInstance(DirectInstance):
         return self._shadow.past if self._shadow else []
 
     def settle(self, task: Task, result: Any = None, error: Exception | None = None) -> None:  # noqa: ANN401  any JSON
-        """Give both the end of the task: the shadow once all it waits for has ended, as it goes on at a first failure."""
+        """Give both the end of the task: the shadow once all it waits for has ended, as it continues at a first failure."""
         if self._shadow and task in self.waiting:
             twin = next((one for one in self._shadow.waiting if _same(one, task) and one not in self._told), None)
             if twin is None:

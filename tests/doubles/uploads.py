@@ -59,15 +59,15 @@ class MemoryUploads:
 
     def state(self, address: DiskAddress) -> str:
         """The disk's state, in Azure's word."""
-        disk, held = self._cloud.blobs.disks[address], self.holder(address)
+        disk, user = self._cloud.blobs.disks[address], self.holder(address)
         if disk.upload == "ActiveUpload" and self.ready_when_expired and not self.granted(address):
             return "ReadyToUpload"
         if disk.upload:
             return disk.upload
         if self.granted(address):
             return "ActiveSAS"
-        if held:
-            return "Reserved" if held[1] == "deallocated" else "Attached"
+        if user:
+            return "Reserved" if user[1] == "deallocated" else "Attached"
         return "Unattached"
 
     def granted(self, address: DiskAddress) -> bool:

@@ -1,4 +1,4 @@
-"""What the in-memory ports share: the service's clock, and the gate every call goes through."""
+"""The in-memory ports' common parts: the service's clock, and the gate that every call passes."""
 
 from __future__ import annotations
 

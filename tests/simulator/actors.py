@@ -54,7 +54,7 @@ ACTS_ON_MANAGED = (
 ACTS = ("break lease", "delete S", "overwrite", "grow", "shrink", "alter head", "change machine")
 """What strangers do."""
 FOOTER = b"conectix".ljust(PAGE, b"\x55")
-"""What somebody else has uploaded so far: Azure would end that upload."""
+"""A third party's unfinished upload: Azure would end it."""
 UNREADABLE_DOCUMENT = f'{{"disk": "{BYSTANDER}", "verification": "by newer means"}}'
 
 
@@ -64,7 +64,7 @@ def snapshot_name(moment: datetime) -> str:
 
 
 class Actors:
-    """What they do to a stage, each act by itself."""
+    """The acts of all these on a stage, each act by itself."""
 
     def __init__(self, stage: Stage) -> None:
         """Act on `stage`."""
@@ -121,11 +121,11 @@ class Actors:
             stage.count("run canceled")
             stage.note(f"!! {run.run} canceled")
             canceled = cancellation(stage.catalogue.rows[DISK, key], stage.world.now, stage.world.now)
-            # As if the call had died before it told.
+            # As if the call had died before it answered.
             stage.store(replace(canceled, unreported=canceled.ended_for_good), key)
 
-    def ask_for_restore(self, *, undisturbed: bool = False) -> Run | None:
-        """An operator asks for a restore; its row, or None when there is nothing to restore. An `undisturbed` one goes where
+    def request_restore(self, *, undisturbed: bool = False) -> Run | None:
+        """An operator requests a restore; its row, or None when there is nothing to restore. An `undisturbed` one goes where
         nothing is, and into the machine only while that uses the disk that is backed up.
         """
         stage = self.stage
@@ -235,8 +235,10 @@ class Actors:
             stage.blobs.fill_failure = "" if stage.blobs.fill_failure else "the source disk was resized"
 
     def foreign_snapshot(self) -> None:
-        """Somebody else takes a snapshot that names a run of ours: of a disk onto which one of ours was copied back, so that it
-        inherits, or as another deployment, whose runs have the same names.
+        """Somebody else takes a snapshot that names a run of ours.
+
+        It is of a disk onto which a snapshot of ours was copied back, so that it inherits the metadata. Or it is of another
+        deployment, whose runs have the same names.
         """
         stage, at = self.stage, self.stage.source
         source = stage.blobs.blobs[at]
@@ -302,7 +304,7 @@ class Actors:
             stage.catalogue.damaged.add((BYSTANDER, what))
 
     def mend(self) -> None:
-        """What could not be read of this disk can be read again: the newer version is back."""
+        """Unreadable rows and documents of this disk can be read again: the newer version is back."""
         damaged = self.stage.catalogue.damaged
         damaged -= {row for row in damaged if row[0] == DISK}
 
@@ -398,20 +400,20 @@ class Actors:
             stage.count(f"copy ends: {'success' if success else 'failed'}")
             stage.blobs.end_copy(at, "success" if success else "failed")
 
-    def snapshots_come_to_be(self) -> None:
-        """What has taken long is there."""
+    def finish_slow_snapshots(self) -> None:
+        """Complete the snapshots whose creation takes long."""
         self.stage.blobs.cloud.make_the_rest()
         self.stage.learn()
 
-    def services_settle(self) -> None:
+    def complete_snapshots(self) -> None:
         """Azure takes snapshots again, and fills those that it has not given up."""
         self.stage.blobs.cloud.limit_reached, self.stage.blobs.fill_failure = 0, ""
         self.stage.blobs.cloud.lasting = 0
-        self.snapshots_come_to_be()
+        self.finish_slow_snapshots()
         self.stage.blobs.cloud.fill(100)
 
-    def machine_settles(self) -> None:
-        """A change of the machine that is under way comes to its end."""
+    def complete_machine_changes(self) -> None:
+        """Complete the machine's change in progress."""
         for vm in self.stage.machines.going:
             self.stage.machines.finish(vm)
 

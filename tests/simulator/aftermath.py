@@ -1,5 +1,5 @@
 # Long: one check after another, of one end.
-"""What must go right after every disturbance: an undisturbed backup, restore, telling, housekeeping and rebuild."""
+"""The acts that must succeed after every disturbance: an undisturbed backup, restore, report, housekeeping and rebuild."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Aftermath:
         actors: Actors,
         come_to_rest: Callable[[], Awaitable[None]],
     ) -> None:
-        """`come_to_rest` returns once everything under way has ended."""
+        """`come_to_rest` returns once everything in progress has ended."""
         self.actors = actors
         self.stage, self.starts, self.invariants, self._come_to_rest = stage, starts, invariants, come_to_rest
         self.rng, self.world = stage.rng, stage.world
@@ -64,10 +64,10 @@ class Aftermath:
         if self.stage.unreadable:
             self.actors.blind_bystander()
             await self._must_back_up_beside_the_unreadable()
-        await self._must_tell()
+        await self._must_report_ends()
         if self.stage.failing:
-            await self._must_tidy_all_else()
-        await self._must_tidy()
+            await self._must_do_all_other_duties()
+        await self._must_clean_up()
         if self.stage.failing:
             await self._must_forget_nothing()
         self.invariants.check_few()
@@ -103,7 +103,7 @@ class Aftermath:
         self.invariants.violated("invariant 19: undisturbed runs go on failing")
 
     async def _must_restore(self) -> None:
-        """After every disturbance an undisturbed restore does what it was asked for, and the next backup is of its disk."""
+        """After every disturbance an undisturbed restore does what was requested, and the next backup is of its disk."""
         row = self.starts.undisturbed_restore()
         if row is None:
             return
@@ -115,24 +115,25 @@ class Aftermath:
         self.invariants.check_rest()
         await self._must_back_up()
 
-    async def _must_tell(self) -> None:
-        """After every disturbance the end of each run is told: by its writer, a repeat of its last step, or the watch."""
+    async def _must_report_ends(self) -> None:
+        """After every disturbance the end of each run is reported: by its writer, a repeat of its last step, or the watch."""
         stage = self.stage
         self.world.pass_time(timedelta(hours=2))  # orchestrators' clocks are wrong by an hour at most
         runs = [run for run in await stage.catalogue.runs(DISK, RUNS_LOOKED_AT) if run.ended_for_good]
-        stage.count("ends told by the watch", sum(run.unreported for run in runs))
+        stage.count("ends reported by the watch", sum(run.unreported for run in runs))
         await watch(stage.tools, "0 0 */12 * * *", self.world.now)
         if stage.unreadable:
             await self._must_show_all_others()
-        told = Counter(one.run for one in stage.journal.events if isinstance(one, RunEnded))
+        reported = Counter(one.run for one in stage.journal.events if isinstance(one, RunEnded))
         for run in runs:
-            if not told[run.run]:
-                self.invariants.violated(f"invariant 20: run {run.run} ended as {run.state}, and nobody was told")
-        stage.count("ends told again", sum(times - 1 for times in told.values()))
+            if not reported[run.run]:
+                self.invariants.violated(f"invariant 20: run {run.run} ended as {run.state}, and the end was not reported")
+        stage.count("ends reported again", sum(times - 1 for times in reported.values()))
 
-    async def _must_tidy(self) -> None:
-        """After every disturbance an undisturbed night leaves the disk the claim of its source alone, and a true copy of its
-        registration beside the backups.
+    async def _must_clean_up(self) -> None:
+        """An undisturbed night leaves the disk the claim of its source alone, after every disturbance.
+
+        It also leaves a true copy of the disk's registration beside the backups.
         """
         stage = self.stage
         self.world.pass_time(timedelta(days=2))
@@ -141,12 +142,12 @@ class Aftermath:
         claims = [claim.value for claim in await stage.catalogue.claims(DISK)]
         if set(claims) - {stage.registration.source}:
             self.invariants.violated(
-                f"invariant 21: the disk holds the claims of {claims}, its source is {stage.registration.source}"
+                f"invariant 21: the disk has the claims of {claims}, its source is {stage.registration.source}"
             )
         self.invariants.check_closed("the night", of_any_disk=True)
-        self.invariants.check_said()
-        if stage.told_policy() != stage.registration:
-            self.invariants.violated(f"invariant 21: the copy of the registration is behind: {stage.told_policy()}")
+        self.invariants.check_logged()
+        if stage.policy_copy() != stage.registration:
+            self.invariants.violated(f"invariant 21: the copy of the registration is behind: {stage.policy_copy()}")
 
     async def _must_rebuild(self) -> None:
         """Rows that are lost come back exactly; what else is found is a verified image that was never committed."""
@@ -189,11 +190,11 @@ class Aftermath:
             self.invariants.violated(f"invariant 23: window of {run}: no restore point beside a disk that cannot be read")
 
     async def _must_show_all_others(self) -> None:
-        """The watch tells of this disk, and names the other with its row; so do the lists."""
+        """The watch reports this disk, and names the other with its row; so do the lists."""
         what, events = self.stage.unreadable_of_bystander, self.stage.journal.events
         seen = next(one for one in reversed(events) if isinstance(one, FleetSeen))
         if not any(isinstance(one, DiskSeen) and one.disk == DISK for one in events):
-            self.invariants.violated("invariant 23: the watch told nothing of the disk that can be read")
+            self.invariants.violated("invariant 23: the watch did not report the disk that can be read")
         if what == "document":
             return
         if seen.unseen != 1 or not self._is_named(seen.why):
@@ -245,7 +246,7 @@ class Aftermath:
 
     # -- cleanings that fail --------------------------------------------------------------------------------------------------
 
-    async def _must_tidy_all_else(self) -> None:
+    async def _must_do_all_other_duties(self) -> None:
         """A night in which nothing can be deleted in the accounts does every duty that can be done."""
         stage = self.stage
         run = f"{DISK}.20251230T000000Z.0000abcd"
@@ -313,7 +314,7 @@ class Aftermath:
     # -- long lists ------------------------------------------------------------------------------------------------------------
 
     def _must_have_ended_long_lists(self) -> None:
-        """What has expired is gone, however much it was, but for what somebody uses, and the newest of each source."""
+        """All expired points are gone, however many they were, but those in use, and the newest of each source."""
         stage = self.stage
         assert stage.retention
         newest = sorted((one for one in stage.points().values() if one.state == "available"), key=lambda one: one.point)

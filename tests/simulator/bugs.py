@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def _long_histories() -> AbstractContextManager[object]:
-    """What shows late in a history shows in a longer one: restores at their machine, takeovers, strangers on the head."""
+    """Late faults show in a longer history: restores at their machine, takeovers, strangers on the head."""
     return patch.object(simulation, "STEPS_PER_HISTORY", 600)
 
 
@@ -140,7 +140,7 @@ def commit_without_verifying() -> Iterator[None]:
 
 @contextmanager
 def source_snapshot_deleted_before_commit() -> Iterator[None]:
-    """The old source snapshot goes as soon as the new backup snapshot is there."""
+    """The old source snapshot is deleted as soon as the new backup snapshot is there."""
     commit = points.commit_point
 
     async def hasty(toolbox: Tools, request: Any) -> Any:  # noqa: ANN401  as the function it replaces
@@ -155,14 +155,14 @@ def source_snapshot_deleted_before_commit() -> Iterator[None]:
 
 @contextmanager
 def unconditional_commit() -> Iterator[None]:
-    """Rows are written whatever their version, and nobody asks who owns the disk before a commit."""
+    """Rows are written whatever their version, and the disk's ownership is not checked before a commit."""
     with patch.object(MemoryCatalogue, "_check", lambda *_: None), patch.object(points, "require_ownership", _any_owner):
         yield
 
 
 @contextmanager
 def altered_head_is_trusted() -> Iterator[None]:
-    """Nobody looks whether a stranger changed the head between two runs."""
+    """No check finds that a stranger changed the head between two runs."""
 
     async def trust(*_: object) -> bool:
         return True
@@ -178,7 +178,7 @@ def altered_head_is_trusted() -> Iterator[None]:
 
 @contextmanager
 def cursor_ahead_of_its_puts() -> Iterator[None]:
-    """How far a shard came is stored when requests are sent, not when they are answered."""
+    """A shard's progress is stored when requests are sent, not when they are answered."""
     start = shards._Copying._start  # noqa: SLF001  the guard to be removed
 
     def hasty(copying: Any, piece: Any) -> None:  # noqa: ANN401  as the method it replaces
@@ -248,7 +248,7 @@ def prune_of_the_newest() -> Iterator[None]:
 
 @contextmanager
 def prune_ignoring_pins() -> Iterator[None]:
-    """Nobody asks whether a point is in use."""
+    """No check finds that a point is in use."""
 
     async def always(*_: object) -> bool:
         return True
@@ -309,7 +309,7 @@ def metadata_trusted_after_an_aborted_copy() -> Iterator[None]:
 
 @contextmanager
 def repoint_not_undone() -> Iterator[None]:
-    """What fails on the way to the new disk ends there, wherever the machine is then."""
+    """A failure on the way to the new disk ends there, wherever the machine is then."""
     rule = machine_change.after
 
     def giving_up(state: Any, step: Any, result: Any) -> Any:  # noqa: ANN401  as the function it replaces
@@ -364,7 +364,7 @@ def sweep_of_an_interrupted_target() -> AbstractContextManager[None]:
 
 
 def sweep_of_the_living() -> AbstractContextManager[None]:
-    """Nobody asks whether a run is over, or has the disk, nor how old what it left is."""
+    """No check finds that a run is still alive or has the disk, nor how old its remains are."""
     needed = cleanup.Cleanup._may_be_needed  # noqa: SLF001  the guard to be weakened
 
     async def always(*_: object) -> bool:
@@ -377,7 +377,7 @@ def sweep_of_the_living() -> AbstractContextManager[None]:
 
 
 def sweep_of_what_metadata_names() -> AbstractContextManager[None]:
-    """A snapshot goes for the run that its metadata name, be it recorded or not."""
+    """A snapshot is deleted for the run that its metadata name, be it recorded or not."""
 
     async def always(*_: object) -> bool:
         return True
@@ -387,14 +387,14 @@ def sweep_of_what_metadata_names() -> AbstractContextManager[None]:
 
 @contextmanager
 def marks_of_any_deployment() -> Iterator[None]:
-    """What another deployment wrote counts as this one's."""
+    """The marks of another deployment count as this one's."""
     with patch.object(Deployment, "wrote", lambda *_: True):
         yield
 
 
 @contextmanager
 def sweep_of_blobs_with_snapshots() -> Iterator[None]:
-    """Every backup blob but the head counts as half-made, and goes with its snapshots."""
+    """Every backup blob but the head counts as half-made, and is deleted with its snapshots."""
     delete = MemoryPageBlobs.delete_own
     listed = MemoryPageBlobs.listed
 
@@ -412,7 +412,7 @@ def sweep_of_blobs_with_snapshots() -> Iterator[None]:
 
 @contextmanager
 def ends_emitted_by_their_writer_only() -> Iterator[None]:
-    """The watch does not look for ends that nobody told."""
+    """The watch does not look for unreported ends."""
 
     async def nothing(*_: object) -> None:
         return
@@ -423,7 +423,7 @@ def ends_emitted_by_their_writer_only() -> Iterator[None]:
 
 @contextmanager
 def half_moved_registrations_stay() -> Iterator[None]:
-    """Housekeeping does not look at registrations: what a restore that died half way has moved stays half moved."""
+    """Housekeeping does not look at registrations: one that a dead restore has half moved stays half moved."""
 
     async def nothing(*_: object) -> None:
         return

@@ -60,7 +60,7 @@ def main(seeds: int, first: int, one: int | None) -> int:
         counts.update(report.counts)
         if report.violation:
             violations.append(report)
-            print(f"VIOLATION seed {report.seed}: {report.violation}; make simulate SEED={report.seed} tells it", flush=True)
+            print(f"VIOLATION seed {report.seed}: {report.violation}; `make simulate SEED={report.seed}` shows it", flush=True)
         if made % 5000 == 0:
             print(f"  {made:,} histories, {len(violations)} violations", file=sys.stderr, flush=True)
     print(summary(counts, made, time.monotonic() - began))

@@ -1,10 +1,11 @@
 # Long: one state machine, as the host's was recorded.
-"""What Durable Functions does with orchestrations and activities, as it was recorded from Microsoft's own extension.
+"""Durable Functions' treatment of orchestrations and activities, as it was recorded from Microsoft's own extension.
 
 An episode's messages go out before its history is written. When that is refused (its worker died, or another one has the
 partition), the episode runs again from the same history, at once or minutes later, and both sets of messages are delivered: at
-the same time, or one of them after everything has ended. The first answer to a number is taken, whoever asked; the other is
-dropped. A child that is begun again under the id of a living one replaces it: its history is gone, its activities go on.
+the same time, or one of them after everything has ended. The first answer to a number is taken, whichever episode made the
+call; the other is dropped. A child that is begun again under the id of a living one replaces it: its history is gone, its
+activities run on.
 """
 
 from __future__ import annotations
@@ -56,12 +57,12 @@ class Call:
     process: str = ""
     """Where it runs. What a process keeps of managed disks is its own, and goes with it."""
     held_until: int = 0
-    """Step before which nothing it sent arrives: a request may be under way for a long time."""
+    """Step before which nothing it sent arrives: a request may be in flight for a long time."""
 
 
 @dataclass(eq=False)
 class Message:
-    """What is under way, and arrives at a step of the history or once it is visible."""
+    """A message in flight, which arrives at a step of the history or once it is visible."""
 
     deliver: Callable[[], None]
     due: float
@@ -195,7 +196,7 @@ class Engine:
             self.messages.append(Message(deliver, self._when(), begins_child_of=begins))
         if unwritten.ended and instance in self.children:
             parent, waited = self.children[instance]
-            self.stage.count("ends told that were never written")
+            self.stage.count("unwritten ends reported")
             self._post(lambda: self._arrives(parent, waited, unwritten.output, unwritten.error), self._when())
         minutes = self.rng.choice(INVISIBLE if self.stage.gentle or self.rng.random() < 0.9 else INVISIBLE_LONG)
         due = self.step + self.rng.choice([1, 1, self.rng.randrange(1, 100)])
@@ -211,7 +212,7 @@ class Engine:
     # -- messages -----------------------------------------------------------------------------------------------------------
 
     def turn(self) -> None:
-        """Pass on what has ended, and send what was asked for, as far as that leads."""
+        """Deliver the results that are ready, and send the calls that follow from them."""
         now = self.world.now
         for call in [call for call in self.calls if call.work and call.work.done()]:
             self.calls.remove(call)
@@ -241,7 +242,7 @@ class Engine:
             self.world.pass_time(max(timedelta(), min(hidden) - self.world.now))
 
     def deliver_last(self) -> bool:
-        """Deliver something that is under way still, when nothing else is left to do; False when nothing is."""
+        """Deliver a message still in flight, when nothing else is left to do; False when there is none."""
         if any(message.visible for message in self.messages):
             self.wait_for_visibility()
         elif self.messages:

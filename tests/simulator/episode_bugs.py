@@ -46,13 +46,13 @@ def one_child_id_for_two() -> Iterator[None]:
 
 @contextmanager
 def one_child_id_in_all_lives() -> Iterator[None]:
-    """Every child is named after its parent and its kind: what a former life has begun replaces what this one waits for."""
+    """Every child is named after its parent and its kind: a former episode's child replaces the one this episode waits for."""
     call = DrivenContext.call_sub_orchestrator
 
     def named(self: DrivenContext, name: str, input_: Any, instance_id: str = "") -> Task:  # noqa: ANN401  any JSON
         return call(self, name, input_, instance_id or f"{self.instance_id}~{name}")
 
-    with patch.object(DrivenContext, "call_sub_orchestrator", named), _children_begun_twice():
+    with patch.object(DrivenContext, "call_sub_orchestrator", named), _children_started_twice():
         yield
 
 
@@ -71,19 +71,19 @@ def answer_taken_twice() -> Iterator[None]:
         yield
 
 
-def _children_begun_twice() -> AbstractContextManager[object]:
-    """A second life seldom begins at the moment that matters: let most children have one."""
+def _children_started_twice() -> AbstractContextManager[object]:
+    """A repeated episode seldom starts at the moment that matters: let most children have one."""
     return patch.object(engine, "REFUSED_WITH_CHILDREN", 0.9)
 
 
 @contextmanager
 def own_finished_image_is_a_stranger() -> Iterator[None]:
-    """That an image was proved is not looked up: a second life finds a blob without the run's mark, and fails the run."""
+    """No step looks whether an image was proved: a repeated step finds a blob without the run's mark, and fails the run."""
 
     async def unknown(*_: object) -> None:
         return
 
-    with ExitStack() as patches, _children_begun_twice():
+    with ExitStack() as patches, _children_started_twice():
         for module in (copies, images, verification):
             patches.enter_context(patch.object(module, "proof", unknown))
         yield
@@ -91,13 +91,13 @@ def own_finished_image_is_a_stranger() -> Iterator[None]:
 
 @contextmanager
 def own_closed_image_is_a_fence() -> Iterator[None]:
-    """That a shard is done is not looked up: a second life writes to the blob that was closed for its comparison."""
+    """No step looks whether a shard is done: a repeated step writes to the blob that was closed for its comparison."""
     stored = shards._stored  # noqa: SLF001  the guard to be removed
 
     async def no_end(tools: Any, name: str, shard: Any) -> Any:  # noqa: ANN401  as the function it replaces
         return None if name.endswith("-end.json") else await stored(tools, name, shard)
 
-    with patch.object(shards, "_stored", no_end), _children_begun_twice():
+    with patch.object(shards, "_stored", no_end), _children_started_twice():
         yield
 
 

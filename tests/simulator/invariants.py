@@ -1,5 +1,5 @@
 # Long: every invariant beside the others, by what it is about.
-"""What must hold after every step of a history.
+"""The invariants that must be true after every step of a history.
 
  1. The head stays, and each restore point's backup snapshot with it, equal to the point's source snapshot.
  2. The app never deletes the source snapshot of the common pair.
@@ -7,19 +7,19 @@
  4. The app never deletes the target of an interrupted run.
  5. No two runs have the same lease id.
  6. The common pair is the newest restore point.
- 7. A restore point comes once for each source snapshot, stays as it is, and goes only when it was marked as deleting.
+ 7. A restore point comes once for each source snapshot, stays as it is, and is removed only when it was marked as deleting.
  8. The metadata of a backup snapshot describes its whole restore point, and a rebuild brings lost rows back exactly.
  9. A run that has ended keeps its state.
 10. A restore never touches what was there before it.
 11. A restore that succeeded, or that gave a machine its disk, made a complete disk that equals its restore point.
 12. A machine never ends without a disk, or with one that is gone.
-13. What was adopted holds what was restored.
+13. An adopted disk has the content that was restored.
 14. Retention deletes no point that the registration's retention keeps, that is in use, or that belongs to the common pair.
 15. A run that succeeded has a restore point, and the machine's disk is the one that is backed up.
 16. Lost, late and repeated requests fail no run, and neither does an episode that runs twice: in gentle histories.
 17. No orchestration waits for ever, and each run ends.
 18. What others took of a disk is neither deleted nor taken for a run's own, whatever its metadata say.
-19. At the end an undisturbed backup brings a point equal to the disk, and an undisturbed restore does what it was asked for.
+19. At the end an undisturbed backup brings a point equal to the disk, and an undisturbed restore does what was requested.
 20. The end of each run is reported.
 21. After an undisturbed night the disk claims its own source alone, and the copy of its registration is true.
 22. Each window for which its timer fired, early, late or twice, has one run, and no other moment has any.
@@ -29,7 +29,7 @@
 26. Nothing is copied that the source does not hold, and no gap in the diff that the head does not hold.
 27. The signature of an export is in no history, row, document, event, status or line of a log.
 28. An undisturbed run leaves no access to its managed disk's snapshots open, and a night none to any, nor to a disk itself.
-29. What a run reads of a managed disk is its snapshot of that disk, taken after the run was asked for.
+29. What a run reads of a managed disk is its snapshot of that disk, taken after the run was requested.
 30. Of a managed disk a run takes one snapshot, never two runs at work have one each, and a night leaves three at most.
 31. A managed disk whose upload has ended is never open for writing again.
 """
@@ -74,7 +74,7 @@ class Invariants:
         self.leases: dict[str, str] = {}
         self.ended: dict[str, str] = {}
         self.restored: dict[str, bytes] = {}
-        """What each restore point held, by id: also after it has expired."""
+        """The content of each restore point, by id: also after it has expired."""
         self.attached: set[str] = set()
         """Disks the machine has had."""
         self.uploaded: dict[Source, datetime] = {}
@@ -106,7 +106,7 @@ class Invariants:
             self._check_managed()
 
     def violated(self, what: str) -> NoReturn:
-        """Say so."""
+        """Raise the violation."""
         raise ViolationError(what)
 
     # -- points -----------------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ class Invariants:
         self.restored[point.point] = content
         origin = point.reason.removeprefix("restored from ")
         if point.kind == "restored" and not stage.same(content, self.restored[origin]):
-            self.violated(f"invariant 13: restore point {point.point} does not hold what {origin} held")
+            self.violated(f"invariant 13: restore point {point.point} does not have the content of {origin}")
 
     def _check_expired(self, point: RestorePoint, points: dict[str, RestorePoint]) -> None:
         """A point may only go when the disk has a retention and enough newer ones stay, the common pair's among them."""
@@ -244,7 +244,7 @@ class Invariants:
             self.violated(f"invariant 13: restore {run.run} succeeded without adopting its disk")
 
     def check_windows(self, begun: Collection[str]) -> None:
-        """Once nothing is under way: `begun` are the orchestrations that were started from outside."""
+        """Compare windows and runs at rest: `begun` are the orchestrations that were started from outside."""
         runs = Counter(run.window for _, run in self.stage.runs() if run.window)
         for window in self.stage.windows:
             if fleet_instance_id(moment_of(window)) not in begun:
@@ -255,7 +255,7 @@ class Invariants:
             self.violated(f"invariant 22: runs for windows {other}, for which no timer fired")
 
     def check_ended(self, waiting: Sequence[Instance]) -> None:
-        """Once nothing is under way, nothing waits, and where no run may fail each has ended."""
+        """At rest nothing waits, and where no run may fail each has ended."""
         for one in waiting:
             self.violated(f"invariant 17: {one.id} waits for ever: {[task.name or task.kind for task in one.waiting]}")
         for _, run in self.stage.runs() if self.stage.gentle else ():
@@ -265,7 +265,7 @@ class Invariants:
     # -- managed disks ----------------------------------------------------------------------------------------------------
 
     def _check_managed(self) -> None:
-        """What a run takes for its snapshot is its own, and no signature is anywhere."""
+        """A run's snapshot is its own, and no signature is anywhere."""
         stage = self.stage
         if misread := stage.blobs.cloud.misread:
             self.violated(f"invariant 29: {misread}")
@@ -275,16 +275,16 @@ class Invariants:
             for taken in run.source_snapshots:
                 at, origin = stage.origins.get(taken, (None, None))
                 if at and origin and run_of_source_snapshot(origin.metadata, stage.tools.site(at)) != run.run:
-                    self.violated(f"invariant 29: run {run.run} goes on with snapshot {taken}, which is another's")
+                    self.violated(f"invariant 29: run {run.run} continues with snapshot {taken}, which is another's")
                 if snapshot_time(taken) < run.created - CLOCK_SKEW:
-                    self.violated(f"invariant 29: run {run.run} goes on with snapshot {taken}, taken before it was asked for")
+                    self.violated(f"invariant 29: run {run.run} continues with snapshot {taken}, taken before it was requested")
         at_work = {run.run for _, run in stage.runs() if not run.ended_for_good}
         needed = self._needed()
         if len(takers := {run for name, run in self._own(stage.source) if name not in needed and run in at_work}) > 1:
             self.violated(f"invariant 30: runs {sorted(takers)} have a snapshot of the disk each, and none has ended")
 
     def _check_uploads(self) -> None:
-        """What was closed stays closed to writers."""
+        """Closed uploads stay closed to writers."""
         for at, disk in self.stage.blobs.disks.items():
             if disk.create_option == UPLOAD and not disk.upload:
                 self.uploaded[at] = disk.created
@@ -317,8 +317,9 @@ class Invariants:
                     self.early = self.early or ViolationError(f"invariant 30: run {run} had {had[0]}, and took {name}")
 
     def check_closed(self, after: str, *, of_any_disk: bool = False) -> None:
-        """Once nothing is under way: nothing is open that this app has opened. A request for access to a former source that
-        comes late is closed by the night, or expires.
+        """At rest this app has left nothing open.
+
+        A request for access to a former source that comes late is closed by the night, or expires.
         """
         stage = self.stage
         of = set(stage.blobs.disks) if of_any_disk else {stage.source}
@@ -330,8 +331,8 @@ class Invariants:
         if left := [at.id for at, one in disks.items() if one.pages.get(one.size // PAGE - 1, b"").startswith(b"conectix")]:
             self.violated(f"invariant 28: access to {left} themselves is open after {after}")
 
-    def check_said(self) -> None:
-        """Once nothing is under way: nothing that is stored has a signature in it."""
+    def check_logged(self) -> None:
+        """At rest no stored or logged text has a signature in it."""
         stage = self.stage
         for said in ([row.value for row in stage.catalogue.rows.values()], stage.documents.texts, stage.journal.events):
             stage.hear(said)
@@ -359,7 +360,7 @@ class Invariants:
                 self.violated(f"invariant 10: a restore touched {disk}, which was somebody else's")
 
     def _check_foreign(self, points: dict[str, RestorePoint]) -> None:
-        """What others took of a disk is neither deleted nor taken for a run's own, whatever its metadata say."""
+        """Snapshots that others took of a disk are neither deleted nor taken for a run's own, whatever their metadata say."""
         for at, name in self.stage.foreign:
             if name not in self.stage.blobs.blobs[at].snapshots and name not in self.stage.deleted_by_others:
                 self.violated(f"invariant 18: the app deleted snapshot {name} of {at}, which somebody else took")
@@ -370,12 +371,12 @@ class Invariants:
     def _check_machine(self) -> None:
         """No end state leaves the machine without a disk, and what is shown as protected is what the machine uses."""
         stage = self.stage
-        head, held = stage.head, stage.machine.at(stage.lun)
-        if held is None and not (head and head.repoint):
+        head, attached = stage.head, stage.machine.at(stage.lun)
+        if attached is None and not (head and head.repoint):
             self.violated("invariant 12: the machine has no disk, and nobody is at work on that")
-        if held and held.source not in self.attached:
-            self.attached.add(held.source)
-            self._check_attached(held.source)
+        if attached and attached.source not in self.attached:
+            self.attached.add(attached.source)
+            self._check_attached(attached.source)
 
     def _check_attached(self, source: str) -> None:
         """A disk that a machine has just been given is the whole restore point; its guest has written nothing yet."""
@@ -392,18 +393,18 @@ class Invariants:
             self.violated(f"invariant 11: the machine was given {source}, which is not restore point {wanted.point}")
 
     def check_rest(self) -> None:
-        """What holds once nothing is under way any more."""
+        """Check the state at rest: nothing is in progress any more."""
         stage = self.stage
-        head, held = stage.head, stage.machine.at(stage.lun)
+        head, attached = stage.head, stage.machine.at(stage.lun)
         if stage.machine_changed_by_others or (head and head.repoint):
             return
-        if held is None or not held.source.startswith((SOURCE, GROUP)):
+        if attached is None or not attached.source.startswith((SOURCE, GROUP)):
             self.violated("invariant 12: the machine has no disk at rest")
-        if not stage.adopted_by_hand and held.source != stage.registration.source:
-            self.violated(f"invariant 15: the machine uses {held.source}, backed up is {stage.registration.source}")
-        blob = stage.blob(held.source)
+        if not stage.adopted_by_hand and attached.source != stage.registration.source:
+            self.violated(f"invariant 15: the machine uses {attached.source}, backed up is {stage.registration.source}")
+        blob = stage.blob(attached.source)
         if blob is None:
-            self.violated(f"invariant 12: the machine uses {held.source}, which is gone")
+            self.violated(f"invariant 12: the machine uses {attached.source}, which is gone")
 
 
 def moment_of(window: str) -> datetime:

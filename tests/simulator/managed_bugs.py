@@ -46,7 +46,7 @@ def access_left_to_expire() -> Iterator[None]:
 
 @contextmanager
 def signature_in_the_error() -> Iterator[None]:
-    """What a refused export says is told as it is."""
+    """The message of a refused export is reported unredacted."""
     with ExitStack() as patches:
         for module in (answers, managed_disks, redaction):
             patches.enter_context(patch.object(module, "redacted", str))
@@ -92,9 +92,9 @@ def any_snapshot_of_the_name() -> Iterator[None]:
 
 @contextmanager
 def footer_left_to_the_service() -> Iterator[None]:
-    """A diff is believed to tell of footers as well."""
+    """A diff is believed to report footers as well."""
 
-    async def as_told(
+    async def as_reported(
         self: AzureManagedDisks, disk: DiskAddress, snapshot: str, previous: str, window: ByteRange
     ) -> AsyncIterator[DiffRange]:
         taken, base = await self._facts(disk, snapshot), await self._found(disk, previous)
@@ -105,13 +105,13 @@ def footer_left_to_the_service() -> Iterator[None]:
             yield one
 
     original = AzureManagedDisks.diff
-    with patch.object(AzureManagedDisks, "diff", as_told):
+    with patch.object(AzureManagedDisks, "diff", as_reported):
         yield
 
 
 @contextmanager
 def diff_across_the_boundary() -> Iterator[None]:
-    """What the rules refuse to compare is asked for all the same: other disks, other families, across 4 TiB."""
+    """A diff is requested that the rules refuse: of other disks, other families, or across 4 TiB."""
     with patch.object(managed_disks, "diff_refusal", lambda *_: ""):
         yield
 
@@ -133,7 +133,7 @@ def refused_access_is_final() -> Iterator[None]:
 
 @contextmanager
 def unfilled_snapshot_is_read() -> Iterator[None]:
-    """What Azure fills in the background counts as complete."""
+    """A snapshot that Azure still fills in the background counts as complete."""
     described = managed_disks._snapshot  # noqa: SLF001  the guard to be removed
 
     with patch.object(managed_disks, "_snapshot", lambda found: replace(described(found), percent=100)):

@@ -51,7 +51,7 @@ NEVER = 10**9
 HURRY = 0.02
 """How much less a port call waits for the scheduler in the steps that remove a thousand restore points."""
 LATE_MANAGED = frozenset({"snapshot", "grant"})
-"""The same of managed disks: a snapshot that is taken after everything, access that nobody asked for any more."""
+"""The same of managed disks: a snapshot that is taken after everything, access that nobody requested any more."""
 MACHINE_CALLS = frozenset({"put_disk", "deallocate", "start"})
 
 
@@ -99,10 +99,10 @@ class Simulation:
             await opened
 
     def _gate(self, name: str, stage: str) -> asyncio.Future[None] | None:
-        """What the port call has to wait for, if it waits for the scheduler."""
+        """The gate at which the port call waits, if it waits for the scheduler."""
         call = caller.get(None)
         if call is None:
-            return None  # the simulation itself asks
+            return None  # the simulation itself calls
         if self.rng.random() > _worth(call.task.name, name, stage) * (HURRY if call.task.name in self.hurried else 1):
             return None
         gate = Gate(call, name, stage, asyncio.get_running_loop().create_future())
@@ -173,7 +173,7 @@ class Simulation:
             (0.2 * harsh, actors.pin),
             (0.1 * harsh, actors.unpin),
             (0.5, lambda: actors.copies_arrive(well=not harsh)),
-            (0.8, actors.machine_settles),
+            (0.8, actors.complete_machine_changes),
             (0.6, engine.duplicate),
             (50 if ready else 0, lambda: self._open_gate(ready)),
             (disturb if ready else 0, lambda: self._disturb_gate(ready)),
@@ -182,7 +182,7 @@ class Simulation:
             (0.5 * harsh * self.stage.inherits, actors.foreign_snapshot),
             (0.6 * self.stage.unreadable, actors.damage),
             (0.6 * self.stage.unreadable, actors.mend),
-            (0.5 * self.stage.managed, actors.snapshots_come_to_be),
+            (0.5 * self.stage.managed, actors.finish_slow_snapshots),
             (1.5 * self.stage.failing, actors.refuse_cleaning),
             (20 * self.stage.pile_is_due, actors.pile_up),
         ]
@@ -199,7 +199,7 @@ class Simulation:
         kinds = ["unavailable", "worker crash", "zombie", "refused", "unknown 409"]
         refused, unknown = (0, 0) if self.stage.gentle else (5 if pool is changes else 1, 1)
         kind = self.rng.choices(kinds, (5, 5, 5, refused, unknown))[0]
-        # A put that outlives its run is what fences are for: requests under way are lost there first.
+        # A put that outlives its run is what fences are for: requests in flight are lost there first.
         puts = [gate for gate in pool if gate.stage == "before" and gate.name in self.late_calls]
         gate = self.rng.choice(puts if kind == "zombie" and puts else pool)
         self.stage.count(f"{kind} {gate.stage} effect")
@@ -233,13 +233,13 @@ class Simulation:
             self.engine.fire(*self.rng.choice(timers))
 
     async def come_to_rest(self) -> None:
-        """No more disturbance: everything under way ends."""
+        """Stop the disturbances, and let everything in progress end."""
         engine, stage = self.engine, self.stage
         engine.quiet = True
         stage.blobs.lies = 0
         stage.blobs.gone.clear()
         self.actors.mend()
-        self.actors.services_settle()
+        self.actors.complete_snapshots()
         for _ in range(20_000):
             engine.step += 1
             await self._settled()
@@ -249,13 +249,13 @@ class Simulation:
             elif any(blob.arriving for blob in stage.blobs.blobs.values()):
                 self.actors.copies_arrive(well=True)
             elif stage.machines.going:
-                self.actors.machine_settles()
+                self.actors.complete_machine_changes()
             elif timers := engine.timers():
                 engine.fire(*self.rng.choice(timers))
             elif not engine.calls and not engine.deliver_last():
                 break
         else:
-            message = "invariant 17: the runs under way never end"
+            message = "invariant 17: the runs in progress never end"
             raise ViolationError(message)
         self.invariants.check(everything=True)
         self.invariants.check_ended(engine.instances)
@@ -288,7 +288,7 @@ _READS = frozenset({"pins"}) | frozenset(
 
 @cache
 def _worth(step: str, name: str, stage: str) -> float:
-    """How often a port call waits for the scheduler: effects always, their replies often, reads and progress seldom."""
+    """The chance that a port call waits for the scheduler: effects always, their replies often, reads and progress seldom."""
     if step == "report_progress":
         return 0.05
     if name in _READS:

@@ -87,7 +87,7 @@ class ViolationError(Exception):
 
 @dataclass
 class ReportProgress:
-    """What a history came to."""
+    """The report of a history: its counts, trace and first violation."""
 
     seed: int
     counts: Counter[str] = field(default_factory=Counter)
@@ -137,7 +137,7 @@ class WatchedPageBlobs(MemoryPageBlobs):
                 self.copied_needlessly = self.copied_needlessly or f"page {page} of {head}"
 
 
-class _Ear(logging.Handler):
+class _LogHandler(logging.Handler):
     """Passes each line of a log on."""
 
     def __init__(self, hear: Callable[[object], None]) -> None:
@@ -149,16 +149,16 @@ class _Ear(logging.Handler):
 
 
 class Known:
-    """What is known to be true of a history, whatever the app believes."""
+    """The truth about a history, whatever the app believes."""
 
     def __init__(self) -> None:
         """Nothing has happened yet."""
         self.truth: dict[str, bytes] = {}
-        """What each source snapshot holds."""
+        """The content of each source snapshot."""
         self.origins: dict[str, tuple[DiskAddress, Blob]] = {}
         """Each snapshot of a managed disk as it was taken."""
         self.leaked = ""
-        """What was heard with the signature of an export in it."""
+        """The texts that contained the signature of an export."""
         self.pins: list[tuple[str, str]] = []
         """(point, run) of every pin ever set."""
         self.deleted_by_others: set[str] = set()
@@ -183,7 +183,7 @@ class Stage(Known):
     """Everything a history happens to. All choices come from its seed."""
 
     def __init__(self, seed: int, before: Gate, after: Gate, *, keep_trace: bool) -> None:
-        """`before` and `after` are asked around each effect of a port call."""
+        """`before` and `after` are called around each effect of a port call."""
         super().__init__()
         self.seed, self.rng = seed, random.Random(seed)  # noqa: S311  replayable choices
         self.report, self._keep_trace = ReportProgress(seed), keep_trace
@@ -234,7 +234,7 @@ class Stage(Known):
             self._choose_services()
 
     def _choose_services(self) -> None:
-        """What Azure may do with managed disks in either way."""
+        """Choose how Azure treats managed disks, where it may do either."""
         cloud, rng = self.blobs.cloud, self.rng
         cloud.boundary = BOUNDARY
         cloud.private = self.full_copy == "pages" and rng.random() < 0.3
@@ -293,7 +293,7 @@ class Stage(Known):
 
     @property
     def source(self) -> Source:
-        """What is backed up."""
+        """The source of the backups."""
         return self.address(self.registration.source)
 
     @property
@@ -312,7 +312,7 @@ class Stage(Known):
         """Whether the disk is to have many points, and has the first."""
         return self.long and not self.pile and self.head is not None and self.head.pair is not None
 
-    def told_policy(self) -> Registration | None:
+    def policy_copy(self) -> Registration | None:
         """The copy of the registration beside the backups."""
         stored = self.documents.texts.get(registration_name(DISK))
         return REGISTRATION.validate_json(stored) if stored else None
@@ -338,7 +338,7 @@ class Stage(Known):
         return self.blobs.disks.get(address) if isinstance(address, DiskAddress) else self.blobs.blobs.get(address)
 
     def address(self, url: str) -> Source:
-        """What a URL or id names: there are few, and they are looked for in every step."""
+        """The address that a URL or id names: there are few, and each step looks for them."""
         if url not in self._addresses:
             self._addresses[url] = self.tools.source(url)
         return self._addresses[url]
@@ -364,12 +364,12 @@ class Stage(Known):
         return self.same(self.content(point), self.blobs.blobs[self.source].content())
 
     def same(self, one: bytes, other: bytes) -> bool:
-        """Whether both hold the same: of a managed disk but for the footer, which may differ in each snapshot."""
+        """Whether both have the same content: a managed disk's footer is ignored, since it may differ in each snapshot."""
         end = len(one) - PAGE * self.managed
         return len(one) == len(other) and one[:end] == other[:end]
 
     def learn(self) -> None:
-        """What each source snapshot holds, as soon as it exists."""
+        """Record the content of each source snapshot, as soon as it exists."""
         blobs = [blob for address, blob in self.blobs.blobs.items() if address.account == SOURCE]
         for blob in [*blobs, *self.blobs.disks.values()]:
             for name, snapshot in blob.snapshots.items():
@@ -391,7 +391,7 @@ class Stage(Known):
             yield
             return
         log, disabled = logging.getLogger("pagekeeper"), logging.root.manager.disable
-        handler, log.propagate = _Ear(self.hear), False
+        handler, log.propagate = _LogHandler(self.hear), False
         logging.disable(logging.NOTSET)
         log.addHandler(handler)
         try:

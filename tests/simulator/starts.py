@@ -1,4 +1,4 @@
-"""What people and timers start: backups, restores, housekeeping."""
+"""The orchestrations that people and timers start: backups, restores, housekeeping."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Starts:
         self._start(run, window=window, full=full, skew=timedelta(minutes=self.rng.choice([0, 0, 60, -60])))
 
     def _moment(self, otherwise: datetime) -> datetime:
-        """What the run that comes next is named by. A managed disk's has come: no snapshot is older than its run."""
+        """The moment that names the next run. A managed disk's has come: no snapshot is older than its run."""
         if not self.stage.managed:
             return otherwise
         if self._moment_of.get(self._runs) is None:
@@ -84,21 +84,21 @@ class Starts:
 
     def _fired(self, schedule: str) -> Iterator[tuple[datetime, datetime]]:
         """The timer's next due time comes: for each time it fires, the moment that the app takes it for, and the due time.
-        It fires early, in time or late, now and then once more, and tells when it was due, when it is due next, or nothing.
+        It fires early, in time or late, now and then once more; it reports when it was due, when it is due next, or nothing.
         """
         world = self.world
         due = next_window(schedule, max(world.now, self._due.get(schedule, world.now)))
         self._due[schedule] = due
         off = self.rng.choice([*EARLY, timedelta(), timedelta(milliseconds=20), timedelta(minutes=4)])
-        told = self.rng.choice([due.isoformat(), next_window(schedule, due).isoformat(), ""])
+        reported = self.rng.choice([due.isoformat(), next_window(schedule, due).isoformat(), ""])
         self.stage.count("timers fired early" if off < timedelta() else "timers fired")
         world.pass_time(max(timedelta(), due + off - world.now))
         self.stage.note(f"-- the timer that was due at {due} fires")
-        yield window_fired(schedule, told, world.now), due
+        yield window_fired(schedule, reported, world.now), due
         if self.rng.random() < 0.3:
             self.stage.count("timer fired twice")
             world.pass_time(max(timedelta(), due - world.now))
-            yield window_fired(schedule, told, world.now), due
+            yield window_fired(schedule, reported, world.now), due
 
     def undisturbed_backup(self, *, full: bool) -> str:
         """A backup after everything; its run."""
@@ -158,16 +158,16 @@ class Starts:
         self.engine.start("clean_up_disks", request, house, timedelta(), f"{self.stage.seed}:{house}")
 
     def restore(self) -> None:
-        """A restore that an operator asks for."""
+        """A restore that an operator requests."""
         if sum(one.id.endswith(".0000abcd") for one in self.engine.at_work()) >= 2:
             return
-        row = self.actors.ask_for_restore()
+        row = self.actors.request_restore()
         if row:
             self._start_restore(row)
 
     def undisturbed_restore(self) -> Run | None:
         """A restore after everything; its row, or None when there is nothing to restore."""
-        row = self.actors.ask_for_restore(undisturbed=True)
+        row = self.actors.request_restore(undisturbed=True)
         if row:
             self._start_restore(row)
         return row

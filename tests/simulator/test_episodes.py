@@ -46,7 +46,9 @@ def request(task):
 
 
 def test_a_refused_episode_runs_again_at_another_moment(begun):
-    """It asks for the same under the same numbers; what depends on its time differs; until then nothing has happened."""
+    """The repeated episode makes the same calls under the same numbers. Values that depend on its time differ; before it
+    nothing has happened.
+    """
     instance = begun(two_steps)
     (first,) = instance.waiting
 
@@ -60,7 +62,7 @@ def test_a_refused_episode_runs_again_at_another_moment(begun):
     assert ghost.input["uuid"] != second.input["uuid"]
 
 
-def test_the_first_answer_is_taken_whoever_asked(begun):
+def test_the_first_answer_to_a_number_is_taken(begun):
     """A refused episode's answer counts for the call with its number; the other one is dropped, and a third."""
     instance = begun(two_steps)
     (first,) = instance.waiting
@@ -78,8 +80,8 @@ def test_the_first_answer_is_taken_whoever_asked(begun):
     assert instance.output == {"first": 1, "second": "ghost's"}
 
 
-def test_an_answer_waits_for_its_question(begun):
-    """What a refused episode asked for may be answered before the episode has run again."""
+def test_an_early_answer_waits_for_its_call(begun):
+    """A call of a refused episode may be answered before the episode has run again."""
     instance = begun(two_steps)
     (first,) = instance.waiting
     (ghost,) = instance.rehearse(first, 1).tasks
@@ -91,7 +93,7 @@ def test_an_answer_waits_for_its_question(begun):
     assert [task.kind for task in instance.waiting] == ["timer"]
 
 
-def test_an_end_that_was_never_written_is_told(begun):
+def test_an_end_that_was_never_written_is_reported(begun):
     instance = begun(two_steps)
     for answer in (1, 2):
         (task,) = instance.waiting

@@ -30,7 +30,7 @@ BUG_SEEDS = range(50_501, 62_501)
 """Any stretch would do; in this one the rarest bugs are met soon."""
 BUGS = BACKUP_BUGS | RESTORE_BUGS
 FAILS_GOOD_RUNS = {"refused versions are not looked into", "cursor ahead of its puts"}
-"""What shows by a run that fails without a reason; every other bug has to do harm."""
+"""Bugs that show by a run that fails without a reason; every other bug has to do harm."""
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +42,9 @@ def quiet():
 
 @pytest.mark.timeout(900)
 def test_no_violation_in_five_thousand_histories():
-    """Both kinds of diff, all ways to copy, backups beside restores, crashes at every call, strangers, skew: the invariants hold
-    after every step.
+    """The invariants are true after every step of all histories.
+
+    They have both kinds of diff, all ways to copy, backups beside restores, crashes at every call, strangers and clock skew.
     """
     counts, violations = Counter(), []
     print(f"seeds 0 to {HISTORIES - 1}")
@@ -85,7 +86,7 @@ def test_no_violation_in_five_thousand_histories():
         "sub-orchestrations",
         "commits refused",
         "answers delivered twice",
-        "ends told that were never written",
+        "unwritten ends reported",
         "living orchestrations replaced",
         "starts refused",
         "fleets",
@@ -94,7 +95,7 @@ def test_no_violation_in_five_thousand_histories():
         "points pinned",
         "points expired",
         "rebuilds",
-        "ends told by the watch",
+        "ends reported by the watch",
         *(f"swept: {what}" for what in ("snapshots", "blobs", "documents", "pins")),
         *(f"restores succeeded: {how}" for how in ("repoint", "adopt", "plain")),
         "restores onto the live disk",
@@ -122,7 +123,7 @@ def test_no_violation_in_five_thousand_histories():
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_each_planted_bug_is_caught(bug):
-    """One guard removed: some history shows it."""
+    """Some history shows each removed guard."""
     with BUGS[bug]():
         for seed in BUG_SEEDS:
             worth = seed % REPLAYED_EVERY and (seed % BACKUPS_ONLY_EVERY == 0) == (bug in BACKUP_BUGS)
@@ -147,7 +148,7 @@ def test_each_planted_bug_of_trouble_is_caught(bug):
 
 @pytest.mark.parametrize("bug", MANAGED_BUGS)
 def test_each_planted_bug_of_managed_disks_is_caught(bug):
-    """By a history of one; what the adapter itself does wrong shows too, since it is the real one."""
+    """A history of a managed disk shows each bug; the adapter's own faults show too, since it is the real one."""
     with MANAGED_BUGS[bug]():
         for seed in BUG_SEEDS:
             if seed % REPLAYED_EVERY and seed % MANAGED_EVERY in MANAGED and (violation := simulate(seed).violation):
@@ -158,7 +159,7 @@ def test_each_planted_bug_of_managed_disks_is_caught(bug):
 
 @pytest.mark.parametrize("bug", EPISODE_BUGS)
 def test_each_planted_bug_of_repeated_episodes_is_caught(bug):
-    """What only a second life shows is shown by a history in which no run may fail."""
+    """Bugs that only a repeated episode shows are caught by a history in which no run may fail."""
     with EPISODE_BUGS[bug]():
         for seed in BUG_SEEDS:
             worth = seed % REPLAYED_EVERY and seed % GENTLE_EVERY == GENTLE and seed % REPEATS_EVERY < REPEATS

@@ -48,7 +48,7 @@ def windows_by_the_second() -> AbstractContextManager[object]:
 
 
 def unreadable_disk_stops_the_window() -> AbstractContextManager[object]:
-    """Who lists a window's disks reads each registration, and gives up at the first that cannot be read."""
+    """The list of a window's disks reads each registration, and ends at the first that cannot be read."""
 
     async def is_stopped(tools: Tools, disk: str) -> bool:
         row = await tools.catalogue.registration(disk)
@@ -79,7 +79,7 @@ def unreadable_disk_stops_the_rebuild() -> AbstractContextManager[object]:
 
 
 def cleaning_fails_the_run() -> AbstractContextManager[object]:
-    """What fails after the commit is a fault of the run as any other."""
+    """A failure after the commit fails the run like any other."""
 
     def strict(_: Any, __: str, duty: Any) -> Any:  # noqa: ANN401  as the method it replaces
         yield from duty
@@ -99,7 +99,7 @@ def failed_duty_ends_the_night() -> AbstractContextManager[object]:
 
 @contextmanager
 def failed_deletion_is_forgotten() -> Iterator[None]:
-    """The row of an expired point goes although its backup snapshot could not be deleted."""
+    """The row of an expired point is deleted although its backup snapshot could not be deleted."""
     delete = MemoryPageBlobs.delete_snapshot
 
     async def silent(self: MemoryPageBlobs, blob: BlobAddress, snapshot: str) -> None:
