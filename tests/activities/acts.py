@@ -1,4 +1,4 @@
-"""What happens on the stage: backups and restores that die, fail or are canceled at a place, and what is looked at afterwards."""
+"""Helpers of the tests: backups and restores that die, fail or are canceled at a step, and checks of the result."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ async def cancel(scene, run):
 
 
 async def canceled_before(scene, step, **fields):
-    """A run that is asked to end just before `step`; its output."""
+    """Cancel a run just before `step`; return its id and output."""
     request, driver = scene.request(**fields), scene.driver()
     step_input = False
 
@@ -194,7 +194,7 @@ def failing(scene, step, fault, times=99, skip=0):
 
 
 async def stopped_before(scene, step, count=1, **fields):
-    """A restore whose worker dies just before it comes to `step` for the `count`th time, and is never heard of again."""
+    """A restore whose worker dies just before it reaches `step` for the `count`th time, and never runs again."""
     request, driver, left = scene.restore_request(scene.points()[0], **(fields or into())), scene.driver(), [count]
 
     async def perform(name, step_input):
@@ -211,7 +211,7 @@ async def stopped_before(scene, step, count=1, **fields):
 
 
 def sane(scene):
-    """What must hold once nothing is at work any more: whatever happened."""
+    """Assert what must be true once no run is at work, whatever happened."""
     assert attached_disk(scene) is not None, "the machine has a disk"
     assert scene.catalogue.rows["vm", "registration"].value.source == attached_disk(scene), (
         "backups are of the disk the machine uses"

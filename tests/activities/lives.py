@@ -1,7 +1,7 @@
-"""Orchestrations as Microsoft's extension runs them when commits are refused: activities that run twice or late, and children that
-are begun a second time, in place of the first one or after its end.
+"""Orchestrations as Microsoft's extension runs them when commits are refused.
 
-Instances go on side by side, one task at a time in the order in which it was asked for, so that a disturbance has a number.
+Activities run twice or late. Children are begun a second time, in place of the first one or after its end.
+Instances run side by side, one task at a time in the order in which it was scheduled, so that a disturbance has a number.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Life:
     parent: tuple[Life, object] | None
     instance: DirectInstance
     request: dict[int, object] = field(default_factory=dict)
-    """The tasks it has asked for, by identity."""
+    """The tasks it has scheduled, by identity."""
 
 
 @dataclass
@@ -41,8 +41,8 @@ class Call:
 
 
 class Hub:
-    """All instances of a run. Each task that ends is a moment, numbered from 0; `disturb(hub, life, task)` is asked at each what
-    becomes of it, and is nothing for an undisturbed run.
+    """All instances of a run. Each task that ends is a moment, numbered from 0; `disturb(hub, life, task)` decides at each how
+    the task ends; an undisturbed run has none.
     """
 
     def __init__(self, scene, disturb=None):
@@ -82,7 +82,7 @@ class Hub:
         return self.begin(life.name, life.input, life.id, life.parent)
 
     def lives_on(self, life):
-        """Whether nothing has replaced it."""
+        """Whether no later life has replaced this one."""
         return self.lives[life.id] is life
 
     def _ask(self, life):
@@ -122,7 +122,7 @@ class Hub:
             if self._disturb:
                 await self._disturb(self, life, task)
             else:
-                await self.go_on(life, task)
+                await self.carry_out(life, task)
             self.moment += 1
         instance = self.lives[first.id].instance
         assert instance.ended
@@ -130,7 +130,7 @@ class Hub:
             raise instance.error
         return instance.output
 
-    async def go_on(self, life, task, before_its_answer=None):
+    async def carry_out(self, life, task, before_its_answer=None):
         """Do the task as if nothing had happened; what is to happen before its answer arrives happens then."""
         match task.kind:
             case "timer":
@@ -156,7 +156,7 @@ def delivered_again(*, second_counts):
 
     async def disturb(hub, life, task):
         if task.kind != "activity":
-            await hub.go_on(life, task)
+            await hub.carry_out(life, task)
             return
         first = await hub.deliver(task.name, task.input)
         second = await hub.deliver(task.name, task.input)
@@ -166,11 +166,11 @@ def delivered_again(*, second_counts):
 
 
 def delivered_side_by_side(*, second_counts):
-    """Every activity runs twice at the same time, each going on by one request in turn."""
+    """Every activity runs twice at the same time, each continuing by one request in turn."""
 
     async def disturb(hub, life, task):
         if task.kind != "activity":
-            await hub.go_on(life, task)
+            await hub.carry_out(life, task)
             return
         ends = await asyncio.gather(*(hub.deliver(task.name, task.input) for _ in range(2)))
         hub.settle(life, task, *ends[1 if second_counts else 0])
@@ -179,19 +179,20 @@ def delivered_side_by_side(*, second_counts):
 
 
 def delivered_late():
-    """At each moment, everything that has run before runs once more; nobody hears its answers."""
+    """At each moment, everything that has run before runs once more; its answers are dropped."""
 
     async def disturb(hub, life, task):
         for call in list(hub.calls):
             await hub.scene.perform(call.name, json.loads(json.dumps(call.input)))
-        await hub.go_on(life, task)
+        await hub.carry_out(life, task)
 
     return disturb
 
 
 def child_begun_again(moment, child, *, orphans_late):
-    """At the moment, after the effect of what is done then and before its answer, the child that was begun as the `child`th is
-    begun again. What it had asked for is still done: before what its second life asks for, or after everything.
+    """Begin the `child`th child again at the moment, after the effect of that moment's task and before its answer.
+
+    The tasks of its first life are still done: before those of its second life, or after everything.
     """
 
     async def disturb(hub, life, task):
@@ -206,6 +207,6 @@ def child_begun_again(moment, child, *, orphans_late):
 
             hub.late.append(later)
         else:
-            await hub.go_on(life, task, again)
+            await hub.carry_out(life, task, again)
 
     return disturb

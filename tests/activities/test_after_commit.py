@@ -35,7 +35,7 @@ async def scene():
 
 
 async def backed_up(scene, refuse):
-    """One run, whose steps `refuse` may answer by a fault; its row, and the steps that were asked for."""
+    """One run, whose steps `refuse` may answer by a fault; its row, and the steps that were called."""
     request, driver, asked_for = scene.request(), scene.driver(), []
 
     async def perform(name, step_input):
@@ -88,8 +88,8 @@ async def test_a_lease_that_cannot_be_released(scene, error):
 
     assert row.state == "Succeeded"
     assert scene.head_row().owner is None
-    (told,) = [one for one in scene.journal.events if isinstance(one, RunWarned)]
-    assert str(error) in told.message
+    (warning,) = [one for one in scene.journal.events if isinstance(one, RunWarned)]
+    assert str(error) in warning.message
     scene.blobs.release_lease = release
     await scene.back_up()
     assert scene.points()[-1].kind == "incremental"

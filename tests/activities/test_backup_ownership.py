@@ -1,4 +1,4 @@
-"""Who may write a head: runs beside each other, runs that died, and everything delivered twice or late."""
+"""Ownership of a head: runs beside each other, runs that died, and steps delivered twice or late."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def test_an_interrupted_target_is_finished_first_then_a_fresh_one(scene):
 
 
 async def test_a_late_put_of_the_first_target_does_not_reach_the_second(scene):
-    """A run that finishes an interrupted target goes on under the same lease: the epoch alone shuts its own past out."""
+    """A run that finishes an interrupted target continues under the same lease: the epoch alone fences off its earlier requests."""
     await scene.back_up()
     scene.write(6, 61, 62)
     await stop_before(scene, "verify_head")
@@ -166,7 +166,7 @@ async def test_full_verification_reads_every_allocated_byte(scene):
 
 
 async def test_a_long_verification_is_resumed(scene):
-    """Time's up after each window: maps and content go on where they were, and the digest is the same."""
+    """Time's up after each window: maps and content continue where they were, and the digest is the same."""
     await scene.back_up()
     ticks = iter(range(0, 10**9, 1000))
     scene.tools = replace(scene.tools, monotonic=lambda: float(next(ticks)))
@@ -294,7 +294,7 @@ async def test_a_write_that_arrives_late_is_refused_by_the_service_itself(scene)
 
 
 async def test_a_lease_that_is_taken_once_more_while_it_is_broken(scene):
-    """By a late delivery of the former owner: the new one goes on until it has it."""
+    """By a late delivery of the former owner: the new one tries until it has it."""
     await scene.back_up()
     scene.write(6, 61)
     await stop_before(scene, "verify_head")
@@ -315,7 +315,7 @@ async def test_a_lease_that_is_taken_once_more_while_it_is_broken(scene):
 
 
 async def test_a_late_begin_breaks_nobodys_lease(scene):
-    """It was the owner when it asked; when it comes to the lease, that is the next run's."""
+    """The run was the owner when it checked; when it reaches the lease, the next run has that."""
     await scene.back_up()
     scene.write(6, 61)
     request, acquire = scene.request(), scene.blobs.acquire_lease

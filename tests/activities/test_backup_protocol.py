@@ -55,7 +55,7 @@ async def test_an_empty_diff_commits_a_point_and_transfers_nothing(scene):
 
 
 async def test_metadata_describes_each_point(scene):
-    """What is on the backup snapshot is enough to know the point: with digests that fit."""
+    """The metadata of a backup snapshot is enough to know the point, with matching digests."""
     await scene.back_up()
     scene.write(3, 7)
     await scene.back_up()
@@ -193,7 +193,7 @@ async def test_progress_never_goes_back_and_ends_at_100(scene):
 
 
 async def test_a_large_transfer_continues_as_new(scene):
-    """History is bounded: after so many shards the instance goes on with an empty one, and the result is the same."""
+    """History is bounded: after so many shards the instance continues with an empty one, and the result is the same."""
     scene.protect("big", pages=200)
     for page in range(0, 200, 2):
         scene.write(page, 1 + page % 250, disk="big")

@@ -17,7 +17,7 @@ STEP = "take_backup_snapshot"
 
 
 async def about_to_take():
-    """A disk with two restore points, and what the step is asked for in the run that makes the third."""
+    """A disk with two restore points, and the step's input in the run that makes the third."""
     stage = Scene()
     stage.protect()
     for value in (1, 2):
@@ -39,7 +39,7 @@ async def about_to_take():
 
 
 class Turns:
-    """Who comes to a request before its turn waits there."""
+    """A delivery that reaches a request before its turn waits there."""
 
     def __init__(self, stage):
         self._gates, self.request, before = {}, {}, stage.world.before
@@ -56,7 +56,7 @@ class Turns:
         stage.world.before = gate
 
     def until(self, delivery, number):
-        """A task of the delivery, an event for when it has come to that request, and one that lets it go on."""
+        """A task of the delivery, an event for its arrival at that request, and one that lets it continue."""
         come, go_on = asyncio.Event(), asyncio.Event()
         task = asyncio.create_task(delivery)
         self._gates[task] = number, come, go_on
@@ -102,7 +102,7 @@ REQUESTS = 10
 
 @pytest.mark.parametrize("first", range(REQUESTS))
 async def test_two_deliveries_at_once_take_the_same(first):
-    """Each stops at any of its requests, the other goes on there; so do both, and a rebuild."""
+    """Each stops at any of its requests, the other continues there; so do both, and a rebuild."""
     for second in range(REQUESTS):
         stage, request = await about_to_take()
         turns = Turns(stage)

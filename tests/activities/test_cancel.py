@@ -89,7 +89,7 @@ async def test_a_dead_run_ends_at_once_and_blocks_nothing(scene):
 
 @pytest.mark.parametrize("canceled", [True, False])
 async def test_a_dead_run_is_ended_by_the_one_that_takes_over(scene, canceled):
-    """Nothing stays Running for ever; what its end was is told."""
+    """Nothing stays Running for ever; its end is reported."""
     request = await stop_before(scene, "verify_head")
     if canceled:
         await cancel(scene, request.run)
@@ -101,23 +101,23 @@ async def test_a_dead_run_is_ended_by_the_one_that_takes_over(scene, canceled):
 
 
 async def test_a_dead_run_does_not_refuse_a_backup(scene):
-    """Asked for by HTTP while the owner is silent for too long: accepted; while it lives: refused with its address."""
+    """A backup is requested by HTTP while the owner is silent for too long: accepted; while it lives: refused with its address."""
 
     async def start(*_):
         return
 
-    async def ask():
+    async def request_backup():
         return await respond(scene.api(), runs.post_backup, Request("https://app.test/api", {"disk": "vm"}, start=start))
 
     request = await stop_before(scene, "verify_head")
-    refused = await ask()
+    refused = await request_backup()
     assert (refused.status, refused.headers["Location"]) == (409, f"https://app.test/api/runs/{request.run}")
     scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
-    assert (await ask()).status == 202
+    assert (await request_backup()).status == 202
 
 
 async def test_a_sign_of_life_at_the_last_moment_counts(scene, monkeypatch):
-    """The run that was taken for dead writes its row just then: it goes on, and the other is skipped."""
+    """The run that was taken for dead writes its row just then: it continues, and the other is skipped."""
     request = await stop_before(scene, "verify_head")
     scene.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     put = scene.catalogue.put_run

@@ -1,4 +1,4 @@
-"""Full backups by one Copy Blob of the service: started once, waited for, checked, taken over; every other end is told."""
+"""Full backups by one Copy Blob of the service: started once, waited for, checked, taken over; every other end is reported."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_a_full_backup_by_copy_blob_then_an_increment(scene):
     (point,) = scene.points()
     assert (point.kind, point.requests, point.write_bytes) == ("full", 1, 32 * PAGE)
     assert scene.content(point) == scene.blobs.blobs[scene.source()].content()
-    assert scene.head_blob().sequence_number == scene.head_row().epoch + 1, "shut before it was compared"
+    assert scene.head_blob().sequence_number == scene.head_row().epoch + 1, "fenced before it was compared"
     assert "pagekeeper_run" in scene.head_blob().metadata
     scene.write(5, 55)
     await scene.back_up(full_copy="blob")
@@ -125,7 +125,7 @@ async def test_a_copy_that_failed_is_begun_again_over_itself(scene):
 
 
 async def once_more(scene, step_input):
-    """Whether another delivery of the step answers the copy that is there, and leaves it as it is."""
+    """Whether another delivery of the step returns the existing copy, and leaves it as it is."""
     blob = scene.blobs.blobs[new_head(scene)]
     before = blob.etag
     answer = await scene.perform("start_copy", step_input)
@@ -192,7 +192,7 @@ async def test_a_failed_copy_that_is_not_this_runs_is_not_begun_over(scene):
 
 @pytest.mark.parametrize("ending", ["pending", "success", "failed"])
 async def test_two_deliveries_that_begin_again_begin_one_copy(scene, ending):
-    """Both find the failed one; the later request names a version that is gone, and its delivery goes on with the other's copy."""
+    """Both find the failed one; the later request names a version that is gone, and its delivery continues with the other's copy."""
     before, answers = scene.world.before, []
     request, driver, begun = scene.request(full_copy="blob"), scene.driver(), []
 
@@ -317,7 +317,7 @@ async def test_every_step_of_it_twice(scene):
 
 
 async def test_two_deliveries_take_over_one_copy(scene):
-    """One reads the blob; the other takes it over and closes it for its comparison; the first goes on with what it finds."""
+    """One reads the blob; the other takes it over and closes it for its comparison; the first continues with the state it finds."""
     answers, before, between = [], scene.world.before, []
 
     async def overtaken(name):
@@ -361,7 +361,7 @@ async def test_a_run_that_died_while_copying_is_taken_over(scene, step):
 
 
 async def test_a_waiting_that_breaks_fails_the_run_visibly(scene):
-    """The sub-orchestration is terminated, or has a fault of its own: the run ends, and lets go of the disk."""
+    """The sub-orchestration is terminated, or has a fault of its own: the run ends, and releases the disk."""
     request, driver = scene.request(full_copy="blob"), scene.driver()
 
     def broken(_):

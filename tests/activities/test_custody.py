@@ -42,12 +42,12 @@ def warnings(scene):
     return [one.message for one in scene.journal.events if one.event == "warning"]
 
 
-async def test_a_shorter_retention_is_told_and_waits(kept):
+async def test_a_shorter_retention_is_reported_and_delayed(kept):
     await clean_up_disk(kept.tools, night(1))
     await clean_up_disk(kept.tools, night(1))
     assert len(kept.points()) == 6
-    (told,) = warnings(kept)
-    assert "keeps less than before: the newest 2 and all of 0 days, instead of everything" in told
+    (warning,) = warnings(kept)
+    assert "keeps less than before: the newest 2 and all of 0 days, instead of everything" in warning
 
     kept.world.pass_time(WEEK)
     assert (await clean_up_disk(kept.tools, night(9))).points == 3
@@ -62,7 +62,7 @@ async def test_a_night_deletes_no_more_than_its_limit(kept):
 
 
 async def test_calls_that_come_twice_at_once_delete_no_more(kept):
-    """Each goes on where the other one waits; so does one that comes late, with more that has expired meanwhile."""
+    """Each continues where the other one waits; so does one that comes late, with more that has expired meanwhile."""
     await clean_up_disk(kept.tools, night(1))
     kept.world.pass_time(WEEK)
 
@@ -122,7 +122,7 @@ async def test_a_row_that_differs_from_its_snapshot_deletes_nothing(kept, field)
 
     assert point.point in {one.point for one in kept.points()}
     assert point.backup_snapshot in kept.blobs.blobs[kept.tools.head(point.head)].snapshots
-    assert any(f"the row of restore point {point.point} differs" in told for told in warnings(kept))
+    assert any(f"the row of restore point {point.point} differs" in warning for warning in warnings(kept))
 
 
 async def test_a_row_that_says_it_is_being_deleted_is_judged_anew(kept):

@@ -21,7 +21,7 @@ def test_a_step_ends_before_its_run_is_taken_for_dead():
 
 
 async def test_a_step_that_hangs_is_a_fault_to_be_retried(monkeypatch):
-    """It is canceled where it is, and told as what may pass."""
+    """It is canceled where it is, and reported as a temporary failure."""
     scene, canceled = Scene(), []
 
     async def hangs(*_):
@@ -37,7 +37,7 @@ async def test_a_step_that_hangs_is_a_fault_to_be_retried(monkeypatch):
 
     assert (fault["code"], fault["retryable"]) == ("ServiceTimedOut", True)
     assert "list_disks: not done within 0.05 s" in fault["message"]
-    assert canceled == [LIST_DISKS.name], "nothing of it goes on"
+    assert canceled == [LIST_DISKS.name], "nothing of it continues"
 
 
 async def test_another_timeout_is_a_fault_of_the_program(monkeypatch):

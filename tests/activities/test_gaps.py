@@ -1,4 +1,4 @@
-"""Unchanged gaps copied along: fewer requests, the same restore point, and told apart from what has changed."""
+"""Unchanged gaps copied along: fewer requests, the same restore point, and distinguished from changes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def test_a_cleared_gap_and_one_that_was_never_written_stay_as_they_are():
 
 
 async def test_a_gap_that_only_one_side_holds_is_not_copied():
-    """A diff by content tells nothing of zeros that were written where nothing was, or cleared where zeros were."""
+    """A diff by content shows no zeros that were written where nothing was, or cleared where zeros were."""
     scene = Scene(diff="content").with_limits(gaps_min=1)
     scene.protect(pages=16)
     scene.write(0, 1, 1, 1, 0, 1, 1, None, 1, 1)
@@ -89,7 +89,7 @@ async def test_a_gap_that_only_one_side_holds_is_not_copied():
 
 
 async def test_shards_cut_gaps_as_the_plan_did_however_often_they_are_called():
-    """Time is always up, so each shard goes on from its cursor again and again; the sums are those of the plan."""
+    """Time is always up, so each shard continues from its cursor again and again; the sums are those of the plan."""
     scene = (await scene_of()).with_limits(shard_bytes_max=20 * PAGE, in_flight=1)
     for page in range(101, 160, 3):
         scene.write(page, None)

@@ -25,7 +25,7 @@ SECRET = "q+L/zK1SZF"
 
 
 async def about_to(scene, step, **fields):
-    """What the step would be given next by a run that died just before it."""
+    """The step's input that a run would send next, had it not died."""
     seen = []
 
     def note(step_input):
@@ -55,7 +55,7 @@ async def test_no_secret_leaves_a_step(scene, monkeypatch, caplog, error):
         with pytest.raises(UnexpectedError) as raised:
             await scene.perform("list_disks", request)
         said, cause = str(raised.value), raised.value.__cause__ or raised.value.__context__
-        assert cause is None, "it would be told with its text"
+        assert cause is None, "it would be reported with its text"
     else:
         said = (await scene.perform("list_disks", request))["fault"]["message"]
 
@@ -105,7 +105,7 @@ async def test_a_new_head_is_not_made_where_something_lies(scene):
 
 
 async def test_a_head_that_was_shortened_is_not_built_upon(scene):
-    """What it lost cannot be told from what it has: the next backup is a full one."""
+    """The lost pages cannot be distinguished from the rest: the next backup is a full one."""
     await scene.back_up()
     blob = scene.head_blob()
     blob.size, blob.etag = 24 * PAGE, '"other"'
@@ -202,7 +202,7 @@ async def test_a_point_of_another_run_is_not_taken_for_ones_own(scene):
 
 
 async def test_a_commit_that_was_decided_on_an_older_head_row_is_refused(scene):
-    """Another run becomes the owner after this one was asked whether it is: the disk stays the other one's."""
+    """Another run becomes the owner after the check that this one is: the disk stays the other one's."""
     request, look = await about_to(scene, "commit_point"), scene.catalogue.point
 
     async def meanwhile(disk, point):
@@ -218,7 +218,7 @@ async def test_a_commit_that_was_decided_on_an_older_head_row_is_refused(scene):
 
 
 async def test_a_run_that_loses_the_disk_while_it_seals_records_nothing(scene, monkeypatch):
-    """The head row is another owner's by then: the version of the head is not this run's to tell."""
+    """The head row is another owner's by then: the version of the head is not this run's to record."""
     request, mark = await about_to(scene, "commit_point"), scene.blobs.set_metadata
 
     async def meanwhile(*changed):
@@ -236,7 +236,7 @@ async def test_a_run_that_loses_the_disk_while_it_seals_records_nothing(scene, m
 
 @pytest.mark.parametrize("mark", ["of another target", "written to"])
 async def test_only_the_verified_head_of_the_point_is_recorded(scene, mark):
-    """What was done to the head after its snapshot is never the version that the next increment starts from."""
+    """A change of the head after its snapshot never becomes the version that the next increment starts from."""
 
     def alter(_):
         at = next(at for at in scene.blobs.blobs if at.container == "heads")
@@ -256,7 +256,7 @@ async def test_only_the_verified_head_of_the_point_is_recorded(scene, mark):
 
 
 async def test_a_registration_that_did_not_move_keeps_its_claim(scene):
-    """Told of a move that did not happen: the source that the disk has stays its own."""
+    """The step's input names a move that did not happen: the source that the disk has stays its own."""
     await complete_move(scene.tools, "vm", str(scene.source()))
 
     assert scene.claims() == {str(scene.source()): "vm"}

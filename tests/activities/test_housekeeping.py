@@ -33,7 +33,7 @@ def cleanup_request(disk="vm", run_days=180):
 
 
 async def cleaned(stage, after=DAY, **fields):
-    """What a call removes after that time."""
+    """The result of a cleanup call after that time."""
     stage.world.pass_time(after)
     return (await clean_up_disk(stage.tools, cleanup_request(**fields))).model_dump(exclude_defaults=True)
 
@@ -187,7 +187,7 @@ def lose_rows(stage, *kinds):
 
 
 async def test_what_is_young_stays_though_its_run_is_not_known(scene):
-    """The row of the run that uses it may be lost, and the run at work: only time tells."""
+    """The row of the run that uses it may be lost, and the run at work: only its age decides."""
     await scene.back_up()
     for _ in range(2):
         request = scene.request()
@@ -384,7 +384,7 @@ async def test_the_snapshot_of_a_silent_owner_stays_until_the_next_run_has_the_d
 
 
 async def test_a_target_that_is_marked_while_housekeeping_looks_stays(scene):
-    """What a run marked before it lost the disk is seen, however late: the mark is read after the owner, for each snapshot."""
+    """A mark that a run set before it lost the disk counts: the mark is read after the owner, for each snapshot."""
     await scene.back_up()
     scene.write(7, 7)
     await stop_before(scene, "apply_shard")
@@ -517,7 +517,7 @@ async def test_points_expire_without_the_backups_own_prune(scene):
 
 @pytest.mark.parametrize("duty", ["pins", "snapshots", "list_documents", "forget_runs", "claims"])
 async def test_a_duty_that_fails_stops_no_other(scene, duty):
-    """What it cannot do is named and told; whatever the others find is removed."""
+    """The failed duty is named and reported; the others remove what they find."""
     for value in range(3):
         scene.write(0, value)
         await scene.back_up(prune=False)
@@ -536,13 +536,13 @@ async def test_a_duty_that_fails_stops_no_other(scene, duty):
     with pytest.raises(CleanupError, match=r"AccessDenied: a lock; remove it; the other duties were done"):
         await cleaned(scene)
 
-    (told,) = [one for one in scene.journal.events if isinstance(one, DiskCleaned)]
-    if duty not in ("pins", "snapshots"):  # retention asks for both too: without them it deletes nothing
-        assert told.points == 2
+    (cleaned_event,) = [one for one in scene.journal.events if isinstance(one, DiskCleaned)]
+    if duty not in ("pins", "snapshots"):  # retention reads both too: without them it deletes nothing
+        assert cleaned_event.points == 2
     if duty != "list_documents":
-        assert told.documents > 0
+        assert cleaned_event.documents > 0
     if duty != "claims":
-        assert told.registrations == 1
+        assert cleaned_event.registrations == 1
     assert {one.run for one in scene.journal.events if isinstance(one, RunWarned)} == {"house.20260105"}
 
 
@@ -553,7 +553,9 @@ async def test_a_duty_that_fails_stops_no_other(scene, duty):
 
 
 async def test_a_registration_that_moved_half_way(restorable, monkeypatch):
-    """A restore died for good right after its commit: a day later the former disk can be registered again, and what a rebuild would
+    """A restore died right after its commit.
+
+    A day later the former disk can be registered again, and what a rebuild would
     go by names the new one.
     """
 
@@ -601,7 +603,7 @@ async def test_a_stopped_protection_claims_nothing(scene):
     assert scene.claims() == {}
 
 
-async def test_bounded_per_call(scene):
+async def test_the_removals_of_one_cleanup_call_are_limited(scene):
     for value in range(3):
         scene.write(0, value)
         await scene.back_up()

@@ -1,5 +1,6 @@
-"""A delivery of a step hangs, anywhere, until another delivery and the next backup are long through; then it goes on. What it does on
-what it learned long ago changes nothing that is wanted; what it learns anew, it may act on.
+"""A delivery of a step hangs anywhere until another delivery and the next backup have ended; then it continues.
+
+Acting on what it read long ago, it changes nothing that is needed. It may act on what it reads anew.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ IN_THE_SLOT = {"a restore into the machine", "a backup that settles a machine"}
 
 
 class Hung(Wire):
-    """The delivery that comes to the request of that number waits there. The step is delivered `again`, or given up with its
+    """The delivery that reaches the request of that number waits there. The step is delivered `again`, or given up with its
     orchestration.
     """
 
     def __init__(self, scene, number, *, again):
         super().__init__(scene)
         self._number, self._again = number, again
-        self._came, self._goes_on, self.delivery = asyncio.Event(), asyncio.Event(), None
+        self._came, self._continues, self.delivery = asyncio.Event(), asyncio.Event(), None
 
     async def perform(self, name, request):
         if self.delivery:
@@ -53,13 +54,13 @@ class Hung(Wire):
         if len(self.request) == self._number:
             self.request.append(name)
             self._came.set()
-            await self._goes_on.wait()
+            await self._continues.wait()
             return await request()
         return await super().send(name, request)
 
     async def go_on(self):
-        """The delivery goes on to its end, whatever that is; nobody wants its answer."""
-        self._goes_on.set()
+        """The delivery runs to its end, whatever that is; nobody wants its answer."""
+        self._continues.set()
         try:
             await self.delivery
         except UnexpectedError as error:

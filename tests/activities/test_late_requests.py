@@ -23,7 +23,7 @@ UNCONDITIONAL = {"break_lease"}
 before, as whatever else takes its lease away does.
 """
 LATER = 12
-"""A request arrives before one of so many others: what a step asks for from its beginning, and the beginning of the next one."""
+"""A request arrives before one of so many others: those of a step from its beginning, and the first of the next one."""
 
 
 class DiedError(Exception):

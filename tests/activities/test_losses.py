@@ -1,4 +1,4 @@
-"""Backup snapshots that somebody else deletes: found by the night, told, marked lost; and what is left is kept."""
+"""Backup snapshots that somebody else deletes: housekeeping finds and reports them and marks them lost; the other points stay."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def scene():
 
 
 def vanish(scene, *gone):
-    """Somebody deletes these points' snapshots; what it takes to have them back."""
+    """Delete these points' snapshots, as a stranger would; return the values that bring them back."""
     heads = [scene.blobs.blobs[scene.tools.head(point.head)].snapshots for point in gone]
     return [
         (snapshots, point.backup_snapshot, snapshots.pop(point.backup_snapshot))
@@ -52,8 +52,8 @@ def reported_losses(scene):
     return [one for one in scene.journal.events if isinstance(one, PointsLost)]
 
 
-async def test_deleted_backups_are_told_and_marked(scene):
-    """Once. They are offered no more; what is there stays as it is, and so does the pair."""
+async def test_deleted_backups_are_reported_and_marked(scene):
+    """The loss is reported once. The points are offered no more; what is there stays as it is, and so does the pair."""
     old = scene.points()
     vanish(scene, old[1], old[2])
     head = scene.head_row()
@@ -152,7 +152,7 @@ async def test_what_a_prune_is_deleting_is_not_lost(scene, part):
 
 
 async def test_what_a_dead_prune_was_deleting_is_not_lost(scene):
-    """Its snapshot is gone, its row says why: the night's own retention ends it, and nobody is told of a loss."""
+    """Its snapshot is gone, its row says why: the night's own retention ends it, and no loss is reported."""
     keep(scene, 4)
     row = await scene.catalogue.mark_deleting(await scene.catalogue.point("vm", scene.points()[0].point))
     vanish(scene, row.value)
@@ -172,8 +172,8 @@ async def test_a_pair_that_was_committed_while_the_night_looked_stays(scene):
     assert states(scene) == ["available"] * 5
 
 
-async def test_a_night_that_dies_before_it_marks_tells_again(scene):
-    """Told twice rather than never."""
+async def test_a_night_that_dies_before_it_marks_reports_again(scene):
+    """A loss is reported twice rather than never."""
     vanish(scene, scene.points()[1])
     mark = scene.catalogue.mark_lost
 
@@ -190,7 +190,7 @@ async def test_a_night_that_dies_before_it_marks_tells_again(scene):
     assert states(scene)[1] == "lost"
 
 
-async def test_bounded_per_call(scene):
+async def test_the_losses_marked_in_one_call_are_limited(scene):
     vanish(scene, *scene.points()[1:4])
     await night(scene)
     scene.with_limits(sweeps_max=1)
@@ -222,7 +222,7 @@ async def test_the_newest_lost_means_the_one_before_counts(scene, source_snapsho
     assert scene.content(scene.points()[-1]) == scene.blobs.blobs[scene.source()].content()
 
 
-async def test_all_lost(scene):
+async def test_after_all_points_are_lost_the_next_backup_begins_anew(scene):
     """No point is shown, and the next backup begins anew."""
     vanish(scene, *scene.points())
     await night(scene)
@@ -234,8 +234,8 @@ async def test_all_lost(scene):
     assert scene.content(scene.points()[-1]) == scene.blobs.blobs[scene.source()].content()
 
 
-async def test_a_run_that_has_the_disk_keeps_its_pair(scene):
-    """It makes a newer one; should it die, the next run, or the next night after it, goes on from what is there."""
+async def test_a_run_that_owns_the_disk_keeps_its_pair(scene):
+    """It makes a newer one; should it die, the next run, or the next night after it, continues from the points that exist."""
     scene.write(7, 7)
     await stop_before(scene, "apply_shard")
     head = scene.head_row()

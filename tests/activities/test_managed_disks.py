@@ -1,4 +1,4 @@
-"""What backups do for managed disks alone: waiting until a snapshot is filled, ending what was opened, disks made anew or grown."""
+"""Backups of managed disks: they wait until a snapshot is filled and end each access; disks made anew or grown."""
 
 from __future__ import annotations
 
@@ -96,7 +96,9 @@ def copied_by_two_processes(scene, place):
 
 @pytest.mark.parametrize("place", ["grant", "start_copy"])
 async def test_two_processes_that_copy_at_once_copy_the_disk(scene, place):
-    """The one's access ends while the other's copy reads by it, or before its own has begun: the failed copy is begun again, and
+    """Two copies at once fill one disk correctly.
+
+    The one's access ends while the other's copy reads by it, or before its own has begun: the failed copy is begun again, and
     whose copy is there already is used.
     """
     request, driver = scene.request(full_copy="blob"), copied_by_two_processes(scene, place)
@@ -361,7 +363,7 @@ async def test_a_footer_that_differs_is_backed_up(scene):
 
 
 async def test_a_lost_catalogue_comes_back_from_the_backups(scene):
-    """Which name the managed disk; the next backup is an increment again."""
+    """The backups name the managed disk; the next backup is an increment again."""
     await scene.back_up()
     scene.write(3, 4)
     await scene.back_up()

@@ -22,7 +22,7 @@ NIGHT = CleanUpDisk(disk="vm", actor="house.20260105", lease="00000000-0000-0000
 
 
 async def a_night(stage, days=2):
-    """What the housekeeping of a later night warned of."""
+    """The warnings of a later night's housekeeping."""
     stage.world.pass_time(timedelta(days=days))
     await clean_up_disk(stage.tools, NIGHT)
     return [one for one in stage.journal.events if isinstance(one, RunWarned)][-1].message
@@ -51,13 +51,13 @@ async def test_snapshots_that_inherit_our_metadata_stay(scene):
         run_of_source_snapshot(scene.blobs.blobs[scene.source()].snapshots[one].metadata, scene.tools.site(scene.source()))
         for one in theirs
     ]
-    assert names == [run] * 3, "nothing in the metadata tells them from ours"
+    assert names == [run] * 3, "nothing in the metadata distinguishes them from ours"
     scene.write(1, 1)
     await scene.back_up()
 
-    told = await a_night(scene)
+    warnings = await a_night(scene)
     assert set(theirs) <= snapshots(scene)
-    assert told.count(f"it names run {run}") == 3
+    assert warnings.count(f"it names run {run}") == 3
     await a_night(scene, days=400)
     assert set(theirs) <= snapshots(scene), "nor when the row of that run is gone"
 
@@ -160,9 +160,9 @@ async def test_a_copy_of_a_head_is_not_an_abandoned_head(scene):
     scene.blobs.put(rescued, 512)
     scene.blobs.copy_over(scene.tools.head(point.head), "", rescued)
 
-    told = await a_night(scene)
+    warnings = await a_night(scene)
     assert rescued in scene.blobs.blobs
-    assert rescued.name in told
+    assert rescued.name in warnings
 
 
 async def test_a_snapshot_that_inherited_a_description_is_no_restore_point(scene):
@@ -226,7 +226,7 @@ def beside(stage):
 
 
 async def test_two_deployments_on_one_disk_leave_each_other_alone(scene):
-    """Same disk, same id, same runs by name: each goes on from its own snapshots, and deletes its own."""
+    """Same disk, same id, same runs by name: each continues from its own snapshots, and deletes its own."""
     other = beside(scene)
     for value in range(3):
         for each in (scene, other):
@@ -257,7 +257,7 @@ async def test_a_snapshot_of_another_deployment_is_not_the_runs_own(scene):
 
 
 async def test_what_a_former_catalogue_wrote_counts_as_ones_own(scene):
-    """After a rebuild into a new catalogue backups go on as increments, once it is said whose work they go on with."""
+    """After a rebuild into a new catalogue backups continue as increments, once a run is named whose work they continue."""
     await scene.back_up()
     for known, kind in ((frozenset({"backup/pagekeeper"}), "incremental"), (frozenset(), "full")):
         scene.tools = replace(scene.tools, deployment=Deployment("backup/renewed", known))

@@ -22,8 +22,10 @@ async def nothing():
 
 
 def overtaken(scene, step, port, method, meanwhile=nothing):
-    """A driver whose `step` is delivered twice: one comes to its first call of the method, then the other runs to its end, whose
-    answer counts; then what happens `meanwhile`, and the slower one goes on.
+    """A driver whose `step` is delivered twice, where the faster delivery overtakes the slower one.
+
+    The slower one reaches its first call of the method. Then the faster one runs to its end, and its answer counts; `meanwhile`
+    happens; and the slower one continues.
     """
     driver, answers = scene.driver(), []
 
@@ -104,7 +106,7 @@ async def test_a_head_is_marked_verified_once(scene):
 
 @pytest.mark.parametrize("method", ["snapshot", "set_metadata"])
 async def test_a_disk_is_sealed_once(restorable, method):
-    """The slower one is refused, for the lease is let go of: it finds done what it was to do."""
+    """The slower one is refused, for the lease is released: it finds done what it was to do."""
     driver = overtaken(restorable, "seal_image", restorable.blobs, method)
     await restorable.restore(restorable.points()[0], driver, adopt=True)
 
@@ -114,7 +116,7 @@ async def test_a_disk_is_sealed_once(restorable, method):
 
 
 async def test_a_shard_that_is_refused_because_it_was_done_is_done(restorable):
-    """The slower one comes to write when the faster one has done the shard, and the image was fence_off for its comparison."""
+    """The slower one comes to write when the faster one has done the shard, and the image was fenced off for its comparison."""
     driver, slower = restorable.driver(), []
     copy = restorable.blobs.copy_from_url
 
@@ -142,7 +144,7 @@ async def test_a_shard_that_is_refused_because_it_was_done_is_done(restorable):
 
 
 async def test_no_way_forward_once_it_was_turned_back_from(restorable):
-    """The machine has its old disk again and the change is not settled yet: what was asked for before comes late, and anew."""
+    """The machine has its old disk again and the change is not settled yet: the earlier request arrives late, and anew."""
     driver, late = restorable.driver(), []
 
     async def perform(name, request):

@@ -199,7 +199,7 @@ async def test_a_half_written_head_is_not_built_upon(scene):
 
 @pytest.mark.parametrize(("name", "value"), [("state", "verified"), ("target", "2020-01-01T00:00:00.0000000Z")])
 async def test_a_head_whose_mark_is_not_of_the_newest_point_is_not_built_upon(scene, name, value):
-    """Not committed, or for another snapshot, though its content is the point's: some run has not come to its end there."""
+    """Not committed, or for another snapshot, though its content is the point's: some run has not ended there."""
     scene.head_blob().metadata[f"pagekeeper_{name}"] = value
     lose(scene, "head")
     await rebuild(scene)
@@ -330,7 +330,7 @@ async def test_what_was_found_is_listed_by_page(scene):
 
 
 async def test_one_rebuild_at_a_time(scene):
-    """Another is refused while one is at work, told where to follow that one; one that is dead is ended by the next."""
+    """Another is refused while one is at work, with the address of that one; one that is dead is ended by the next."""
     first, _ = await accepted_rebuild(scene)
     status, refused = await call(scene, catalogue.post_rebuild)
     assert (status, refused["error"]["code"]) == (409, "RebuildRunning")
@@ -358,7 +358,7 @@ async def test_a_rebuild_that_was_replaced_writes_nothing(scene):
 
 
 async def test_a_rebuild_is_canceled_between_two_disks(scene):
-    """What it has brought back stays; a second cancel changes nothing; one that has succeeded is not canceled."""
+    """The rows that it has brought back stay; a second cancel changes nothing; one that has succeeded is not canceled."""
     for number in range(9):
         scene.protect(f"disk{number}")
         await scene.back_up(f"disk{number}")

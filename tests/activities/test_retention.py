@@ -37,7 +37,7 @@ def backup_snapshots(scene):
 
 
 async def test_the_end_of_a_backup_prunes(scene):
-    """What is kept keeps its bytes; the run says what it deleted; the next backup is an increment."""
+    """Each point that is kept keeps its bytes; the run says what it deleted; the next backup is an increment."""
     old = scene.points()
     contents = {point.point: scene.content(point) for point in old}
     driver = await scene.back_up()

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.slow
 
 
 def seen(stage):
-    """What is there after everything, by name: all but times, versions, and names made of times."""
+    """The final state by name, without times, versions, and names made of times."""
     head = stage.head_row()
     registration = stage.rows("registration")[0]
     there = {
@@ -112,7 +112,7 @@ async def a_night_by_copy(stage):
 
 
 async def adopt(stage):
-    """A restore whose disk no machine gets, and from which the backups go on."""
+    """A restore whose disk no machine gets, and from which the backups continue."""
     await stage.restore(stage.points()[0], adopt=True)
     assert stage.rows("registration")[0].source == TARGET
 
@@ -125,7 +125,7 @@ async def restore_by_copy(stage):
 
 
 def answering(stage, answer):
-    """Let `answer(name, asked)` answer in place of a step, where it has one."""
+    """Let `answer(name, request)` answer in place of a step, where it has one."""
     perform = stage.perform
 
     async def answered(name, request):
@@ -139,7 +139,7 @@ def fault(code):
 
 
 def canceling(stage, step, run):
-    """Somebody asks the run to end just before the first delivery of the step."""
+    """Cancel the run just before the first delivery of the step."""
     perform, request = stage.perform, []
 
     async def performed(name, input_):
@@ -173,7 +173,7 @@ async def cancel_a_copy(stage):
 
 
 def as_it_was(stage):
-    """The machine has its old disk, the backups go on with it, and nothing is held."""
+    """The machine has its old disk, the backups continue with it, and nothing is owned or leased."""
     assert attached_disk(stage) == stage.rows("registration")[0].source == str(stage.source())
     assert (stage.rows("pin!"), stage.head_row().owner, stage.head_row().repoint) == ([], None, "")
 
@@ -347,7 +347,7 @@ async def test_everything_once_more_after_the_end(way):
 @pytest.mark.parametrize("way", EVERY)
 async def test_a_child_begins_again(way):
     """Each child of the run at each moment after it began: while it lives, and its first life is forgotten, or after its end. What
-    the first life has under way goes on at once, or after everything, in turn.
+    the first life has in progress continues at once, or after everything, in turn.
     """
     expected, undisturbed = await lived(way)
     faults = []
@@ -356,7 +356,7 @@ async def test_a_child_begins_again(way):
             try:
                 stage, _ = await lived(way, child_begun_again(moment, child, orphans_late=(moment + child) % 2 == 0))
                 as_if_nothing_had_been(stage, expected)
-            except (Exception, AssertionError, pytest.fail.Exception) as error:  # all of them are told together
+            except (Exception, AssertionError, pytest.fail.Exception) as error:  # all of them are reported together
                 faults.append(f"{life.id} again at {moment}: {error}")
     assert not faults, "\n".join(faults)
 

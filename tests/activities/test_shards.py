@@ -1,4 +1,4 @@
-"""Copying a shard: what a crash repeats, where a call that ran out of time goes on, and which way the bytes take."""
+"""Copying a shard: what a crash repeats, where a call that ran out of time continues, and which way the bytes take."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ async def test_a_slow_store_holds_the_copying_back():
 
 
 async def test_a_shard_that_runs_out_of_time_is_called_again_from_there():
-    """No request is repeated, progress is told in between, and every call comes further even when time is always up."""
+    """No request is repeated, progress is reported in between, and every call comes further even when time is always up."""
     scene = scene_of()
     ticks = iter(range(0, 10**9, 1000))
     scene.tools = replace(scene.tools, monotonic=lambda: float(next(ticks)))
@@ -266,7 +266,7 @@ async def test_a_call_of_several_shards_that_is_repeated_answers_the_same():
 
 
 async def test_a_call_whose_run_loses_the_disk_begins_no_further_shard():
-    """What the service would refuse is not even sent, and a managed disk that is uploaded has no fence."""
+    """No request is sent that the service would refuse; a managed disk that is uploaded has no fence."""
     scene, answers = many_shards(), []
     put = scene.documents.put_if_absent
 
@@ -294,19 +294,19 @@ async def test_a_call_whose_run_loses_the_disk_begins_no_further_shard():
 
 async def test_a_call_of_an_earlier_version_is_of_one_shard():
     """It was sent before the deployment, and its answer is read by the code before or after it."""
-    scene, asked = many_shards(), []
+    scene, shards = many_shards(), []
 
     async def perform(name, request):
         if name != "apply_shard":
             return await scene.perform(name, request)
         answer = await scene.perform(name, {key: value for key, value in request.items() if key != "then"})
-        asked.append(request["shard"])
+        shards.append(request["shard"])
         assert (answer["value"]["shards_before"], answer["value"]["before"]["puts"]) == (0, 0)
         return {**answer, "value": {key: answer["value"][key] for key in ("applied", "at", "done")}}
 
     await run(scene, perform, wave=4)
 
-    assert asked == list(range(PAGES // 2 // 10))
+    assert shards == list(range(PAGES // 2 // 10))
     assert scene.points()[0].requests == PAGES // 2
 
 
@@ -328,7 +328,7 @@ async def test_a_finished_shard_that_is_called_again_does_nothing():
 
 
 async def test_small_shards_store_no_cursor():
-    """What fits into a wave stores only that it is done."""
+    """A shard that fits into one wave stores only that it is done."""
     scene = Scene()
     scene.protect()
     scene.write(0, 1, None, 2)
@@ -359,7 +359,7 @@ async def test_streamed_bytes_are_told():
 
 
 async def test_auto_falls_back_and_remembers():
-    """A source that the backup account cannot read is asked a few times at once, then for an hour no more."""
+    """A source that the backup account cannot read is tried a few times at once, then not for an hour."""
     scene = scene_of()
     now = 0.0
     scene.tools = replace(scene.tools, copying=copy_route.Copying(scene.blobs, "auto", lambda: now))

@@ -1,4 +1,4 @@
-"""What the app tells of itself: each phase and each end once, whatever is repeated; how disks stand, by the catalogue."""
+"""Events that the app emits: each phase and each end once, whatever is repeated; the status of disks, from the catalogue."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ SCHEDULE = "0 0 */12 * * *"
 BACKUP_PHASES = ["preparing", "snapshot", "planning", "copying", "verifying", "committing", "cleaning"]
 
 
-def told(stage, run):
-    """What was told of the run: phases, and its end."""
+def emitted(stage, run):
+    """The phases and the ends that were emitted for the run."""
     of_run = [one for one in stage.journal.events if isinstance(one, PhaseBegun | RunEnded) and one.run == run]
     return [one.phase for one in of_run if isinstance(one, PhaseBegun)], [one for one in of_run if isinstance(one, RunEnded)]
 
 
 @pytest.mark.parametrize("times", [1, 2])
-async def test_a_backup_tells_each_phase_and_its_end_once(scene, times):
+async def test_a_backup_emits_each_phase_and_its_end_once(scene, times):
     """Also when every step is delivered twice."""
 
     async def perform(name, step_input):
@@ -47,7 +47,7 @@ async def test_a_backup_tells_each_phase_and_its_end_once(scene, times):
     driver._perform = perform
     await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
 
-    phases, ends = told(scene, request.run)
+    phases, ends = emitted(scene, request.run)
     assert phases == BACKUP_PHASES
     assert [(end.state, end.operation, end.kind, end.points, end.code) for end in ends] == [
         ("Succeeded", "backup", "full", 1, "")
@@ -55,32 +55,32 @@ async def test_a_backup_tells_each_phase_and_its_end_once(scene, times):
     assert ends[0].bytes_done == 6 * 512 + scene.footer_bytes
 
 
-async def test_a_failed_a_skipped_and_a_canceled_run_tell_their_ends(scene):
+async def test_failed_skipped_and_canceled_runs_emit_their_ends(scene):
     scene.lose_source()
     with pytest.raises(BackupFailedError):
         await scene.back_up()
-    assert [(end.state, end.code, end.severity) for end in told(scene, scene.rows("run!")[0].run)[1]] == [
+    assert [(end.state, end.code, end.severity) for end in emitted(scene, scene.rows("run!")[0].run)[1]] == [
         ("Failed", "BlobMissing", "error")
     ]
 
     scene.protect("other")
     working = await stop_before(scene, "plan_transfer", disk="other")
     await scene.back_up("other", run="other.20260101T000009Z.timer")
-    skipped = told(scene, "other.20260101T000009Z.timer")[1]
+    skipped = emitted(scene, "other.20260101T000009Z.timer")[1]
     assert [(end.state, end.severity) for end in skipped] == [("Skipped", "warning")]
     assert "was at work" in skipped[0].message
 
     scene.world.pass_time(HEARTBEAT_MAX + timedelta(seconds=1))
     await scene.back_up("other", run="other.20260101T000010Z.timer")
-    assert [end.code for end in told(scene, working.run)[1]] == ["Abandoned"]
+    assert [end.code for end in emitted(scene, working.run)[1]] == ["Abandoned"]
 
     scene.protect("third")
     run, _ = await canceled_before(scene, "plan_transfer", disk="third")
-    assert [end.state for end in told(scene, run)[1]] == ["Canceled"]
+    assert [end.state for end in emitted(scene, run)[1]] == ["Canceled"]
 
 
-async def test_an_end_is_told_once_though_the_catalogue_fails_in_between(scene):
-    """The row says that the run has ended, the points for its churn cannot be read: the repeat of the step tells."""
+async def test_an_end_is_emitted_once_though_the_catalogue_fails_in_between(scene):
+    """The row says that the run has ended, the points for its churn cannot be read: the repeat of the step emits the end."""
     await scene.back_up()
     scene.write(0, 9)
     points, failures = scene.catalogue.points, [ServiceUnavailableError("away")]
@@ -94,12 +94,12 @@ async def test_an_end_is_told_once_though_the_catalogue_fails_in_between(scene):
     run = (await scene.back_up()).output["run"]
 
     assert not failures
-    assert [end.state for end in told(scene, run)[1]] == ["Succeeded"]
+    assert [end.state for end in emitted(scene, run)[1]] == ["Succeeded"]
     assert not scene.run_row(run).unreported
 
 
-async def test_an_end_whose_writer_died_is_told_by_the_watch_once(scene):
-    """When the run would be taken for dead: until then the writer may be about to tell."""
+async def test_the_watch_emits_once_an_end_whose_writer_died(scene):
+    """When the run would be taken for dead: until then the writer may be about to emit it."""
     run = (await scene.back_up()).output["run"]
     scene.journal.events.clear()
     key = run_key(run)
@@ -107,16 +107,16 @@ async def test_an_end_whose_writer_died_is_told_by_the_watch_once(scene):
     scene.catalogue.rows["vm", key] = replace(row, value=replace(row.value, unreported=True))
     late = HEARTBEAT_MAX // timedelta(minutes=1)
     await watched(scene, minutes=late - 1)
-    assert not told(scene, run)[1]
+    assert not emitted(scene, run)[1]
 
     await watched(scene, minutes=2)
-    assert [end.state for end in told(scene, run)[1]] == ["Succeeded"]
+    assert [end.state for end in emitted(scene, run)[1]] == ["Succeeded"]
     await watched(scene, minutes=late)
-    assert not told(scene, run)[1]
+    assert not emitted(scene, run)[1]
 
 
-async def test_a_takeover_goes_on_though_another_told_the_same_end(scene):
-    """The note on the dead run's row is the other one's: that is no sign of life."""
+async def test_a_takeover_continues_though_another_run_emitted_the_same_end(scene):
+    """The other run changed the dead run's row, which is no sign of life."""
     await stop_before(scene, "verify_head")
     scene.world.pass_time(HEARTBEAT_MAX + timedelta(seconds=1))
     put, raced = scene.catalogue.put_run, []
@@ -133,10 +133,10 @@ async def test_a_takeover_goes_on_though_another_told_the_same_end(scene):
     assert driver.output["state"] == "Succeeded"
 
 
-async def test_a_restore_tells_its_phases_and_that_it_asks_for_attention(restorable):
+async def test_a_restore_emits_its_phases_and_its_end(restorable):
     await restorable.restore(restorable.points()[0], **into())
 
-    phases, ends = told(restorable, RUN)
+    phases, ends = emitted(restorable, RUN)
     assert phases == ["preparing", "copying", "verifying", "repointing", "promoting", "adopting"]
     assert [(end.state, end.operation, end.kind) for end in ends] == [("Succeeded", "restore", "")]
 
@@ -145,7 +145,7 @@ async def test_a_failed_restore_is_an_error(restorable):
     with pytest.raises(RestoreFailedError):
         await restorable.restore(restorable.points()[0], driver=failing(restorable, "seal_image", FINAL))
 
-    assert [(end.state, end.code, end.severity) for end in told(restorable, RUN)[1]] == [("Failed", FINAL["code"], "error")]
+    assert [(end.state, end.code, end.severity) for end in emitted(restorable, RUN)[1]] == [("Failed", FINAL["code"], "error")]
 
 
 # -- lines ----------------------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def test_a_line_is_json_with_the_declared_fields_and_no_secret(caplog):
 
 
 def test_a_field_is_not_taken_for_a_secret_by_its_name():
-    """Whatever is told under any name arrives: alerts and workbook read codes."""
+    """Each field arrives unchanged, whatever its name: alerts and the workbook read codes."""
     for kind in EVENTS:
         event = kind(**{field.name: f"a-{field.name}" for field in fields(kind)})
         assert json.loads(event.line.removeprefix(PREFIX)) == {"event": kind.event, "version": __version__, **asdict(event)}
@@ -183,7 +183,7 @@ def test_events_have_names_of_their_own():
 
 
 async def watched(stage, **after):
-    """What a watch tells now, or so much later."""
+    """The events that a watch emits now, or after that time: one for each disk, and the fleet's."""
     stage.journal.events.clear()
     stage.world.pass_time(timedelta(**after))
     fleet = await watch(stage.tools, SCHEDULE, stage.world.now)
@@ -210,22 +210,22 @@ async def test_a_disk_whose_windows_were_missed_is_overdue(scene):
     assert (seen["vm"].overdue, seen["vm"].severity, fleet.overdue) == (True, "warning", 1)
 
 
-async def test_a_window_in_which_no_run_began_is_told(scene):
-    """Half an hour after the window, until a backup begins; windows are at midnight and noon."""
+async def test_a_window_in_which_no_run_began_is_reported(scene):
+    """The report comes half an hour after the window and stays until a backup begins; windows are at midnight and noon."""
     await scene.back_up()
     night = scene.world.now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
 
-    async def told_at(moment):
+    async def window_at(moment):
         scene.world.pass_time(moment - scene.world.now)
         (seen, _) = await watched(scene)
         return seen["vm"].window_without_run, seen["vm"].severity, seen["vm"].overdue
 
     scene.world.pass_time(night - timedelta(hours=1) - scene.world.now)
     await scene.back_up()
-    assert await told_at(night + timedelta(minutes=29, seconds=59)) == ("", "info", False)
-    assert await told_at(night + timedelta(minutes=30)) == (night.isoformat(), "warning", False)
+    assert await window_at(night + timedelta(minutes=29, seconds=59)) == ("", "info", False)
+    assert await window_at(night + timedelta(minutes=30)) == (night.isoformat(), "warning", False)
     await scene.back_up()
-    assert await told_at(night + timedelta(minutes=45)) == ("", "info", False)
+    assert await window_at(night + timedelta(minutes=45)) == ("", "info", False)
 
 
 @pytest.mark.parametrize("window", [0, 12])
@@ -261,14 +261,14 @@ async def test_no_run_is_expected_of_a_disk_that_is_newer_or_stopped(scene):
     [
         (2, "ended", 31, "wait"),
         (2, "at work", 120, "wait"),
-        (2, "ended", 62, "are told"),
-        (2, "silent", 120, "are told"),
-        (2, "", 31, "are told"),
-        (5, "ended", 31, "are told"),
+        (2, "ended", 62, "are reported"),
+        (2, "silent", 120, "are reported"),
+        (2, "", 31, "are reported"),
+        (5, "ended", 31, "are reported"),
     ],
 )
 async def test_a_disk_whose_turn_is_to_come_is_not_late(scene, lanes, run, minutes, others):
-    """As long as any run of the window shows that it continues. One that has had its turn and has no run is forgotten, and told."""
+    """As long as any run of the window shows that it continues. One that has had its turn and has no run was forgotten, and is reported."""
     for disk in ("a", "b", "c", "d"):
         scene.protect(disk)
     noon = scene.world.now.replace(hour=12, minute=0, second=0, microsecond=0)
@@ -284,8 +284,8 @@ async def test_a_disk_whose_turn_is_to_come_is_not_late(scene, lanes, run, minut
     scene.world.pass_time(moment - scene.world.now)
 
     seen, _ = await watched(scene)
-    told = {"b"} if others == "wait" else {"a", "b", "c", "d", "vm"} - ({"a"} if run else set())
-    assert {disk for disk, one in seen.items() if one.window_without_run} == told
+    reported = {"b"} if others == "wait" else {"a", "b", "c", "d", "vm"} - ({"a"} if run else set())
+    assert {disk for disk, one in seen.items() if one.window_without_run} == reported
 
 
 async def test_turns_of_a_former_window_excuse_nobody(scene):
@@ -302,7 +302,7 @@ async def test_turns_of_a_former_window_excuse_nobody(scene):
     assert seen["vm"].window_without_run == noon.isoformat()
 
 
-async def test_turns_that_cannot_be_read_excuse_nobody_and_are_told(scene):
+async def test_turns_that_cannot_be_read_excuse_nobody_and_are_reported(scene):
     scene.protect("a")
     noon = scene.world.now.replace(hour=12, minute=0, second=0, microsecond=0)
     scene.world.pass_time(noon - scene.world.now)
@@ -320,7 +320,7 @@ async def test_turns_that_cannot_be_read_excuse_nobody_and_are_told(scene):
 @pytest.mark.parametrize("claimed", [True, False])
 @pytest.mark.parametrize("lost", [1, 2])
 async def test_a_disk_whose_row_is_lost_counts_as_unseen(scene, lost, claimed):
-    """Its registration beside the backups tells of it. That of a disk whose protection was stopped has its row."""
+    """Its registration beside the backups shows it. That of a disk whose protection was stopped has its row."""
     scene.protect("web")
     await scene.back_up()
     await scene.back_up(disk="web")
@@ -340,7 +340,7 @@ async def test_a_disk_whose_row_is_lost_counts_as_unseen(scene, lost, claimed):
     assert "POST /api/catalogue/rebuild" in fleet.why
 
 
-async def test_backups_that_cannot_be_listed_are_told(scene):
+async def test_backups_that_cannot_be_listed_are_reported(scene):
     await scene.back_up()
 
     async def folders(*_):
@@ -365,7 +365,7 @@ async def test_a_disk_that_failed_says_how(scene):
     assert (seen["vm"].last_status, seen["vm"].last_code) == ("Failed", "BlobMissing")
 
 
-async def test_a_run_nothing_is_heard_of(scene):
+async def test_the_seconds_since_the_last_heartbeat_are_reported(scene):
     await stop_before(scene, "apply_shard")
     seen, _ = await watched(scene, minutes=5)
     assert (seen["vm"].at_work != "", seen["vm"].silent_seconds) == (True, 0)
@@ -409,7 +409,7 @@ async def test_a_restore_that_asks_for_attention_is_seen(restorable):
     assert (await watched(restorable))[0]["vm"].attention == "Azure is out"
 
 
-async def test_a_disk_that_cannot_be_read_is_told_with_its_reason_and_stops_no_other(scene):
+async def test_a_disk_that_cannot_be_read_is_reported_with_its_reason_and_stops_no_other(scene):
     scene.protect("other")
     registration = scene.catalogue.registration
 
@@ -426,7 +426,7 @@ async def test_a_disk_that_cannot_be_read_is_told_with_its_reason_and_stops_no_o
     assert fleet.severity == "warning"
 
 
-async def test_a_catalogue_that_does_not_answer_tells_nothing(scene):
+async def test_no_event_is_emitted_when_the_catalogue_does_not_answer(scene):
     """Silence is what raises the alarm: a fleet line would be a green light that is not true."""
 
     async def broken():
@@ -441,7 +441,7 @@ async def test_a_catalogue_that_does_not_answer_tells_nothing(scene):
 # -- rules ------------------------------------------------------------------------------------------------------------------
 
 
-async def test_churn_is_told_beside_what_is_usual(scene):
+async def test_churn_is_the_ratio_to_the_usual_amount(scene):
     """Newest first: an increment's bytes over the median of those before it, fulls left out."""
     await scene.back_up()
     point = scene.points()[0]
@@ -457,17 +457,17 @@ async def test_churn_is_told_beside_what_is_usual(scene):
     assert churn_ratio([]) is None
 
 
-async def test_the_end_of_an_increment_tells_its_churn(scene):
+async def test_the_end_of_an_increment_reports_its_churn(scene):
     await scene.back_up()
     for value in range(4):
         scene.write(0, value + 10)
         driver = await scene.back_up()
-    ends = told(scene, driver.output["run"])[1]
+    ends = emitted(scene, driver.output["run"])[1]
 
     assert [end.churn_ratio for end in ends] == [0.0]
 
 
-def test_what_is_left_is_told_from_what_was_taken(scene):
+def test_the_remaining_time_is_estimated_from_the_time_taken(scene):
     start = scene.world.now
     assert eta_seconds(start, start + timedelta(seconds=60), 20) == 240
     assert eta_seconds(start, start + timedelta(seconds=60), 4) is None

@@ -33,7 +33,7 @@ def stream(scene):
 
 
 def reads_of(scene):
-    """How often which bytes of the source, and of others, are read from now on."""
+    """Counts of the reads of each range from now on, of the source and of other blobs."""
     found, read = [], scene.blobs.read
 
     async def noted(blob, snapshot, part):
@@ -56,7 +56,7 @@ async def test_a_backup_and_its_restored_disk_are_never_larger_than_the_source(d
     restored = scene.blob(f"{SOURCE}/vhds/restored.vhd")
     assert scene.content(point) == restored.content() == source.content()
     assert set(restored.pages) == set(scene.head_blob().pages) == set(source.pages) - set(range(5, 5 + RUN))
-    assert (point.requests, point.write_bytes) == (1, (RUN + 12) * PAGE), "the point tells what changed"
+    assert (point.requests, point.write_bytes) == (1, (RUN + 12) * PAGE), "the point shows what changed"
 
 
 async def test_zeros_over_data_are_cleared():
@@ -126,7 +126,7 @@ async def test_zeros_that_are_new_are_read_whole():
 
 
 async def test_data_where_the_base_had_zeros_is_found_by_the_samples():
-    """A diff that tells nothing of it: as likely found as any other page that it hides."""
+    """A diff that hides the page: it is found as likely as any other page that a diff hides."""
     scene = scene_of()
     await scene.back_up()
     scene.write(7, 9)

@@ -1,4 +1,4 @@
-"""Every kind of run, with what is there before it; and the wire between the app and its services, on which requests can be held."""
+"""Every kind of run, with what is there before it; and the wire between the app and its services, on which requests can be delayed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.scene import PAGE, VM, Scene
 
 
 class Wire:
-    """The way from the app to the services: `asked` are the requests so far, by name. What becomes of one is for subclasses."""
+    """The way from the app to the services: `request` lists the requests sent, by name. Subclasses decide the fate of each."""
 
     def __init__(self, scene):
         self.request = []
@@ -85,7 +85,7 @@ async def grown():
 
 
 async def interrupted():
-    """A run died in the middle: the next finishes its target, then goes on with one of its own."""
+    """A run died in the middle: the next finishes its target, then continues with one of its own."""
     stage = await backed_up()
     await stop_before(stage, "verify_head")
     stage.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
@@ -119,7 +119,7 @@ async def with_a_managed_disk():
 
 
 async def with_a_vhd():
-    """What can be uploaded: Azure looks at the footer when the upload ends."""
+    """A disk that can be uploaded: Azure checks the footer when the upload ends."""
     stage = await never_backed_up()
     stage.blobs.poke(stage.source(), 31, [FOOTER])
     return await _with_a_managed_disk(stage)
@@ -178,7 +178,7 @@ async def restore_the_os_disk(stage):
 
 
 async def adopt_a_managed_disk(stage):
-    """Imported, compared, given to the machine: backups go on from it, incrementally."""
+    """Imported, compared, given to the machine: backups continue from it, incrementally."""
     stage.machines.signs = True
     await stage.restore(stage.points()[0], **into(managed_disk=NEW, old_disk=OLD))
     assert attached_disk(stage) == NEW

@@ -1,4 +1,4 @@
-"""Restores to managed disks that backups go on from: the first snapshot, the footer, what is left when it fails anywhere."""
+"""Restores to managed disks that backups continue from: the first snapshot, the footer, what is left when it fails anywhere."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ async def test_a_failure_at_each_step(stage, step):
 
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_cancel_at_each_step(stage, step):
-    """Heard until the machine is touched; later the restore is brought to its end."""
+    """A cancel counts until the machine is touched; later the restore is completed."""
     before = attached_disk(stage)
     driver = before_step(stage, step, lambda _: cancel(stage, RUN))
     await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
@@ -232,7 +232,7 @@ async def test_a_snapshot_that_the_clocks_call_older_is_not_adopted(stage):
 
 
 async def test_a_commit_whose_answer_was_lost_keeps_its_snapshot(stage):
-    """The restore is told that it failed; the restore point stands, and the next backup is an increment on it."""
+    """The restore receives a failure; the restore point stands, and the next backup is an increment on it."""
     driver, perform = stage.driver(), stage.perform
 
     async def lost(name, request):
@@ -312,7 +312,7 @@ async def test_a_disk_that_differs_is_not_adopted_by_hand(stage):
     nothing_is_left(stage)
 
 
-async def test_a_long_comparison_goes_on_step_by_step(stage):
+async def test_a_long_comparison_continues_step_by_step(stage):
     stage.with_limits(verify_seconds=-1.0, window_bytes=8 * PAGE)
     driver = stage.driver()
     await stage.restore(stage.points()[0], driver=driver, **stage.wanted)

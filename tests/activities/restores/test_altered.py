@@ -1,4 +1,4 @@
-"""What somebody else writes into the catalogue or beside the backups while a run is at work: nothing is done by it."""
+"""Rows and documents that somebody else alters while a run is at work: no run acts on them."""
 
 from __future__ import annotations
 

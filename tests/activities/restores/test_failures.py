@@ -1,4 +1,4 @@
-"""What goes wrong in a restore: it ends in a declared state, says so, and no restore point has changed."""
+"""Failures in a restore: it ends in a declared state, reports it, and no restore point has changed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_a_step_that_fails_leaves_a_declared_end_state(scene, step):
 
 
 @pytest.mark.parametrize("step", STEPS_OF_A_RESTORE)
-async def test_a_fault_that_may_pass_is_waited_out(scene, step):
+async def test_a_temporary_fault_is_waited_out(scene, step):
     driver = failing(scene, step, {"code": "ServiceUnavailable", "retryable": True}, times=2)
     await scene.restore(scene.points()[0], driver=driver, **into())
 
@@ -81,13 +81,13 @@ async def test_a_fault_that_may_pass_is_waited_out(scene, step):
 
 @pytest.mark.parametrize("moves", [0, 1, 2])
 async def test_an_outage_of_the_resource_manager_is_outlasted(scene, moves):
-    """For hours, before, between and after the two changes: the run keeps its state, asks for attention, and goes on."""
+    """For hours, before, between and after the two changes: the run keeps its state, asks for attention, and continues."""
     driver = failing(scene, "move_machine", {"code": "ServiceUnavailable", "retryable": True}, times=60, skip=moves)
-    inner, asked_for = driver._perform, []
+    inner, attention = driver._perform, []
 
     async def perform(name, request):
         if name == "report_progress" and request["attention"]:
-            asked_for.append(request["attention"])
+            attention.append(request["attention"])
             assert scene.run_row(RUN).state == "Running"
         return await inner(name, request)
 
@@ -96,8 +96,8 @@ async def test_an_outage_of_the_resource_manager_is_outlasted(scene, moves):
 
     assert scene.run_row(RUN).state == "Succeeded"
     assert attached_disk(scene) == TARGET
-    assert "nothing is lost; the run continues as soon as Azure answers" in asked_for[0]
-    assert len(asked_for) > 5
+    assert "nothing is lost; the run continues as soon as Azure answers" in attention[0]
+    assert len(attention) > 5
     assert on(scene).attention == ""
 
 
@@ -124,8 +124,8 @@ async def test_a_refused_disk_is_undone(scene):
     assert scene.points()[-1].kind == "incremental"
 
 
-async def test_when_neither_disk_can_be_attached_it_never_ends(scene):
-    """No end state without a disk: it asks for attention until somebody lets it; then the old disk is back."""
+async def test_a_restore_does_not_end_while_neither_disk_can_be_attached(scene):
+    """No end state without a disk: it asks for attention until Azure accepts a disk; then the old disk is back."""
     real, attempts = scene.machines.put_disk, []
 
     async def put_disk(machine, lun, disk):
@@ -143,7 +143,7 @@ async def test_when_neither_disk_can_be_attached_it_never_ends(scene):
     assert attached_disk(scene) == scene.source().url
 
 
-async def test_a_version_conflict_is_looked_at_again(scene):
+async def test_after_a_version_conflict_the_machine_is_read_again(scene):
     """Somebody changes the machine between reading and writing: nothing is overwritten, the next look decides."""
     real, raced = scene.machines.put_disk, []
 
@@ -161,7 +161,7 @@ async def test_a_version_conflict_is_looked_at_again(scene):
 
 
 @pytest.mark.parametrize("moment", ["before", "between"])
-async def test_somebody_gives_the_machine_a_third_disk(scene, moment):
+async def test_a_third_disk_that_somebody_attached_stays(scene, moment):
     """It is left with it; backups stay with the old one; the run says so."""
     real, other = scene.machines.machine, MachineDisk("x", f"{SOURCE}/vhds/os.vhd", managed=False, lun=0)
     calls = []
@@ -183,7 +183,7 @@ async def test_somebody_gives_the_machine_a_third_disk(scene, moment):
     assert (scene.head_row().owner, scene.head_row().repoint) == (None, "")
 
 
-async def test_a_vm_that_is_gone(scene):
+async def test_a_restore_into_a_deleted_vm_fails(scene):
     del scene.machines.machines[VM]
     with pytest.raises(RestoreFailedError, match="MachineNotFound"):
         await scene.restore(scene.points()[0], **into())
@@ -192,16 +192,16 @@ async def test_a_vm_that_is_gone(scene):
     assert scene.head_row().owner is None
 
 
-async def test_a_vm_of_another_group(scene):
-    """The allow-list is looked at once more where it counts."""
+async def test_a_vm_outside_the_allowed_groups_is_refused(scene):
+    """The allow-list is checked again before the machine is changed."""
     other = VM.replace("resourceGroups/web", "resourceGroups/payroll")
     scene.machines.machines[other] = scene.machines.machines[VM]
     with pytest.raises(RestoreFailedError, match=r"MachineRefused.*MACHINE_GROUPS"):
         await scene.restore(scene.points()[0], repoint=True, adopt=True, slot=Slot(other, 0))
 
 
-async def test_a_target_that_left_the_allow_list(scene):
-    """Looked at once more where it counts: the restore fails in words, ends its row and lets go."""
+async def test_a_target_that_left_the_allow_list_fails_the_restore(scene):
+    """The allow-list is checked again: the restore fails with a message, ends its row and releases the disk."""
     with pytest.raises(RestoreFailedError, match=r"SourceUnfit: .*gone\.test.*SOURCE_ACCOUNTS"):
         await scene.restore(scene.points()[0], target="https://gone.test/vhds/x.vhd", **into())
 
@@ -311,7 +311,7 @@ async def test_a_copy_that_stays_pending_can_be_canceled(scene):
     assert not any("restore-" in at.name for at in scene.blobs.blobs)
 
 
-async def test_an_unreachable_source_account(scene):
+async def test_an_unreachable_source_account_fails_the_restore(scene):
     """It cannot be written: the restore fails in words, and nothing else has changed."""
     contents = contents_of(scene)
     real = scene.blobs.create
@@ -330,8 +330,8 @@ async def test_an_unreachable_source_account(scene):
     assert scene.rows("pin!") == []
 
 
-async def test_a_stranger_on_the_promoted_head(scene):
-    """What was proved is what is adopted, to the version."""
+async def test_a_promoted_head_that_was_changed_after_its_proof_is_not_adopted(scene):
+    """The restore adopts exactly the version of the head that was proved."""
     driver, inner = scene.driver(), scene.perform
 
     async def perform(name, request):
@@ -347,7 +347,7 @@ async def test_a_stranger_on_the_promoted_head(scene):
     assert scene.catalogue.rows["vm", "registration"].value.source == attached_disk(scene) == TARGET
 
 
-async def test_a_new_disk_that_another_disk_has_claimed(scene):
+async def test_a_new_disk_that_another_registration_claimed_is_not_adopted(scene):
     driver, inner = scene.driver(), scene.perform
 
     async def perform(name, request):

@@ -102,7 +102,7 @@ async def test_a_closed_change_moves_nothing(scene):
 
 
 async def test_another_restores_change_is_left_to_it(scene):
-    """The head row names the change that is under way; whoever calls for another one moves nothing, and does not look as if."""
+    """The head row names the change in progress; a request for another change moves nothing, and does not report success."""
     driver = await stopped_before(scene, "move_machine", 2)
     move = next(request for name, request, _ in driver.calls if name == "move_machine")
     row = scene.catalogue.rows["vm", "head"]
@@ -158,7 +158,7 @@ def test_only_machines_of_the_allow_list_are_changed(scene):
 
 @pytest.mark.parametrize("becomes", ["disk", "head"])
 async def test_nothing_the_copying_sent_lands_in_what_is_compared(scene, becomes):
-    """A put under the run's own lease, still under way when the comparison begins, is refused by the blob."""
+    """A put under the run's own lease, still in flight when the comparison begins, is refused by the blob."""
     driver, refused = scene.driver(), []
 
     async def perform(name, request):
@@ -273,10 +273,10 @@ async def copied_only(scene):
     return next(request for name, request, _ in driver.calls if name == "open_image")
 
 
-@pytest.mark.parametrize("why", ["its restore has ended", "somebody else holds it"])
+@pytest.mark.parametrize("why", ["its restore has ended", "somebody else leases it"])
 async def test_an_image_is_discarded_by_its_restore_alone(scene, why):
     image = await copied_only(scene)
-    if why == "somebody else holds it":
+    if why == "somebody else leases it":
         scene.blob(TARGET).lease = "00000000-0000-0000-0000-000000000009"
     else:
         await scene.catalogue.unpin(scene.rows("pin!")[0])
@@ -309,7 +309,7 @@ async def test_a_disk_of_unknown_origin_is_not_sealed(scene):
 
 
 async def test_a_head_is_not_discarded_while_its_machine_is_to_be_settled(scene):
-    """The ownership, which a commit needs, cannot be given up before: so a commit may still be under way."""
+    """The ownership, which a commit needs, cannot be given up before: so a commit may still be in progress."""
     driver = await stopped_before(scene, "commit_point")
     (head,) = [request for name, request, _ in driver.calls if name == "open_image" and request["becomes"] == "head"]
     owner = scene.head_row().owner
@@ -357,7 +357,7 @@ async def test_only_the_restore_itself_notes_its_failure(scene):
 
 @pytest.mark.parametrize("fields", [into(), {"adopt": True}], ids=["into the machine", "adopted alone"])
 async def test_a_commit_that_hangs_makes_no_point_of_a_head_that_is_discarded(scene, fields):
-    """Another delivery of it failed for good, so the restore fails and removes its head; right after that the hung one goes on."""
+    """Another delivery of it failed for good, so the restore fails and removes its head; right after that the hung one continues."""
     commit, delete, hung = scene.catalogue.commit, scene.blobs.delete_own, []
 
     async def hangs(*request, **changed):
@@ -395,7 +395,7 @@ async def test_a_pending_copy_that_cannot_be_watched_is_ended_and_removed(scene)
 
 
 async def test_work_beside_a_failed_one_ends_at_its_next_report(scene):
-    """The machine's disk cannot be made: nobody goes on copying a head for it."""
+    """The machine's disk cannot be made: no run continues to copy a head for it."""
     driver, inner, head = scene.driver(), scene.perform, []
 
     async def perform(name, request):
@@ -437,7 +437,7 @@ async def test_the_promotion_does_not_disturb_what_the_run_shows(scene):
 
 
 async def test_a_head_whose_number_a_stranger_raised_stops_no_restore(scene):
-    """It cannot be shut any more, and nothing is built upon it: the restore begins a generation of its own."""
+    """It can no longer be fenced, and nothing is built upon it: the restore begins a generation of its own."""
     scene.head_blob().sequence_number = 4711
     await scene.restore(scene.points()[0], **into())
 
@@ -497,7 +497,7 @@ async def test_a_cancel_of_an_adoption_before_it_begins(scene):
 
 
 async def test_a_cancel_while_it_waits_for_the_disk(scene):
-    """The backup at work goes on; the new disk is removed, the machine was not touched."""
+    """The backup in progress continues; the new disk is removed, the machine was not touched."""
     backup = await stop_before(scene, "verify_head")
     machine = scene.machines.machines[VM]
     driver = scene.driver()

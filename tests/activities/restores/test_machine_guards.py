@@ -34,7 +34,7 @@ from tests.scene import PAGE, SOURCE, VM
 
 
 async def test_a_cancel_before_the_first_move_leaves_the_machine_as_it_was(scene):
-    """But for its version: an earlier life may have sent something, which is shut out."""
+    """But for its version: an earlier execution may have sent a request, which is fenced off."""
     machine = scene.machines.machines[VM]
     driver = scene.driver()
 
@@ -94,7 +94,7 @@ async def test_a_cancel_just_after_the_machine_has_its_disk_is_too_late_for_it(s
 
 
 async def test_a_move_that_shows_no_effect_is_waited_for_and_asks_for_attention(scene):
-    """Azure says done and nothing changes: no hot loop, and somebody is told."""
+    """Azure says done and nothing changes: no hot loop, and the run asks for attention."""
     real, vain, words = scene.machines.put_disk, [], []
 
     async def put_disk(machine, lun, disk):

@@ -105,11 +105,11 @@ async def test_a_machine_that_cannot_be_settled_fails_the_backup_visibly(scene):
 async def test_every_phase_can_be_canceled(scene, step):
     """Points unchanged, pin released, half-made blobs removed, machine untouched or put back; too late once it is adopted."""
     contents = contents_of(scene)
-    driver, asked_for = scene.driver(), []
+    driver, answers = scene.driver(), []
 
     async def perform(name, request):
-        if name == step and not asked_for:
-            asked_for.append((await cancel(scene, RUN))[0])
+        if name == step and not answers:
+            answers.append((await cancel(scene, RUN))[0])
         return await scene.perform(name, request)
 
     driver._perform = perform
@@ -177,7 +177,7 @@ async def test_a_cancel_while_the_head_is_promoted_after_the_machine_has_its_dis
     sane(scene)
 
 
-async def test_every_step_twice(scene):
+async def test_each_step_delivered_twice_changes_nothing_more(scene):
     """Each delivery of a step finds what an earlier one did."""
     driver = scene.driver()
 
@@ -197,7 +197,7 @@ async def test_every_step_twice(scene):
     assert scene.points()[-1].kind == "incremental"
 
 
-async def test_every_step_late(scene):
+async def test_each_step_delivered_late_is_refused(scene):
     """Each recorded call comes again after the restore and another backup have ended: it bounces, nothing differs."""
     done = await scene.restore(scene.points()[0], **into())
     await scene.back_up()
@@ -207,7 +207,7 @@ async def test_every_step_late(scene):
     for name, request, _ in calls:
         answer = await scene.perform(name, request)
         if name not in ("begin_restore", "finish_restore"):
-            # Told as such: the versions and leases that would refuse it too are the second line.
+            # Refused by the check of ownership: the versions and leases that would refuse it too are the second line.
             assert answer["fault"]["code"] == ("RestorePointUnavailable" if name == "own_disk" else "NotOwner"), name
         assert (scene.dump(with_runs=True), scene.machines.machines[VM]) == before, name
 
@@ -232,9 +232,9 @@ async def test_a_change_decided_long_ago_is_refused_by_the_machine(scene):
     assert attached_disk(scene) == scene.source().url
 
 
-async def test_a_delivery_that_hung_decides_nothing_on_what_it_sees_later(scene):
-    """It was the owner, hangs, and goes on when the next run has settled the machine: it must not take what it sees then for the
-    state it was asked to change.
+async def test_a_delivery_that_hung_does_not_act_on_a_machine_that_changed_meanwhile(scene):
+    """The former owner hangs, and continues when the next run has settled the machine. It must not mistake that state for the
+    one that it was to change.
     """
     driver = await stopped_before(scene, "move_machine", 2)
     (request,) = [request for name, request, _ in driver.calls if name == "move_machine"]
@@ -254,7 +254,7 @@ async def test_a_delivery_that_hung_decides_nothing_on_what_it_sees_later(scene)
     sane(scene)
 
 
-async def test_the_delivery_is_terminated_in_the_portal(scene):
+async def test_a_delivery_terminated_in_the_portal_leaves_the_old_disk(scene):
     """Only that orchestration, in the middle of the change: the parent takes the disk anew, and settles the machine."""
     driver, real, moves = scene.driver(), scene.driver().orchestrators["deliver_disk"], []
 

@@ -64,7 +64,7 @@ def nothing_is_open(scene):
 @pytest.mark.parametrize("signs", [False, True])
 async def test_the_next_backup_is_an_increment_and_all_points_stay(stage, signs):
     """The machine has the point's bytes, but for a footer that Azure writes anew; no page blob is made besides the head, and no
-    import is asked for.
+    import is requested.
     """
     stage.blobs.cloud.uploads.signs = signs
     contents, first, blobs = contents_of(stage), stage.points()[0], len(stage.blobs.blobs)
@@ -131,8 +131,8 @@ async def test_a_disk_that_is_not_adopted_is_complete_all_the_same(stage):
 async def test_one_copy_blob_is_for_blobs_only(stage):
     """FULL_COPY=blob makes the head so; the disk is written by pages."""
     request, driver = stage.restore_request(stage.points()[0], **stage.wanted), stage.driver()
-    asked = request.model_copy(update={"full_copy": "blob"})
-    await driver.run("restore_disk", asked.model_dump(mode="json"), asked.run)
+    step_input = request.model_copy(update={"full_copy": "blob"})
+    await driver.run("restore_disk", step_input.model_dump(mode="json"), step_input.run)
 
     assert names(driver).count("start_copy") == 1
     assert "apply_shard" in names(driver)
@@ -245,7 +245,7 @@ async def test_a_disk_that_azure_makes_slowly_is_waited_for(stage):
     sane(stage)
 
 
-async def test_a_long_comparison_goes_on_step_by_step(stage):
+async def test_a_long_comparison_continues_step_by_step(stage):
     stage.with_limits(verify_seconds=-1.0, window_bytes=8 * PAGE)
     driver = stage.driver()
     await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
@@ -278,7 +278,7 @@ async def test_a_failure_at_each_step(stage, step):
 
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_cancel_at_each_step(stage, step):
-    """Heard until the machine is touched; later the restore is brought to its end."""
+    """A cancel counts until the machine is touched; later the restore is completed."""
     before = attached_disk(stage)
     driver = before_step(stage, step, lambda _: cancel(stage, RUN))
     await stage.restore(stage.points()[0], driver=driver, **stage.wanted)
@@ -338,8 +338,8 @@ async def test_the_night_closes_disks_wherever_restores_make_them(groups):
     nothing_is_open(stage)
 
 
-async def test_the_night_closes_what_it_can(stage):
-    """Azure ends no upload that is no VHD, and access to snapshots may be refused for itself: each is named, and the rest is done."""
+async def test_the_night_closes_each_disk_that_azure_lets_it_close(stage):
+    """Azure does not end an upload that is no VHD. Access to snapshots may be refused too: each is named, and the rest is done."""
     spoilt = managed_disk_id(VM, "spoilt")
     for run, disk in ((AGAIN, spoilt), (RUN, NEW)):
         wanted = {"target": disk, "managed_disk": disk, "adopt": False, "run": run}
@@ -359,7 +359,7 @@ async def test_the_night_closes_what_it_can(stage):
 
 
 async def test_a_disk_that_the_night_cannot_close_is_named_until_it_is_deleted(stage):
-    """What can end its access is said each night; once that is done, the night has nothing to say."""
+    """Each night names the action that ends its access; afterwards, the night reports nothing."""
     await stopped_before(stage, "compare_image", **(stage.wanted | {"adopt": False}))
     stage.blobs.poke(address(stage), 32, [b"\1" * PAGE])
     stage.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
@@ -374,14 +374,14 @@ async def test_a_disk_that_the_night_cannot_close_is_named_until_it_is_deleted(s
 
 
 def late_read(stage):
-    """What a late delivery of the comparison does once it has found the restore at work, and the disk unproved."""
+    """Open the disk for reading, as a late delivery of the comparison does that finds the restore at work."""
     stage.blobs.cloud.uploads.grant(address(stage), write=False, seconds=3600)
 
 
 @pytest.mark.parametrize("move", [1, 2, 3])
 @pytest.mark.parametrize("adopt", [True, False])
 async def test_a_disk_that_a_late_comparison_opens_again_is_attached_all_the_same(stage, move, adopt):
-    """Azure attaches none that is open: the access ends first."""
+    """Azure attaches no disk that is open: the access ends first."""
 
     def opens(_):
         if attached_disk(stage) != NEW:
@@ -416,8 +416,8 @@ async def test_a_disk_that_is_opened_again_while_it_is_attached_is_tried_again(s
     nothing_is_open(stage)
 
 
-async def test_a_refused_way_back_is_not_temporary_for_who_reads_the_new_disk(stage, monkeypatch):
-    """The machine refuses the new disk, and once the old one: the second refusal is told as it is."""
+async def test_a_refused_way_back_is_final_whoever_reads_the_new_disk(stage, monkeypatch):
+    """The machine refuses the new disk, and once the old one: the second refusal is reported as it is."""
     before, put_disk, left, codes = attached_disk(stage), stage.machines.put_disk, [1], []
 
     async def refuses(machine, lun, disk):
@@ -537,7 +537,7 @@ async def test_a_disk_that_is_exchanged_before_it_is_compared_is_left_alone(stag
 
 @pytest.mark.parametrize("step", ["compare_image", "seal_image"])
 async def test_a_disk_that_is_made_anew_once_it_was_compared_is_not_used(stage, monkeypatch, step):
-    """It was deleted, and a late delivery of this run has made it once more: it has its tag and name, and nothing of its content."""
+    """The disk was deleted, and a late delivery of this run made it again: it has the tag and name, but no content."""
     compared = verification.compared
 
     def exchange(_=None):

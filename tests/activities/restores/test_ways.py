@@ -1,4 +1,4 @@
-"""Restores over in-memory ports: the new disk equals the point, the machine gets it, backups go on as increments."""
+"""Restores over in-memory ports: the new disk equals the point, the machine gets it, backups continue as increments."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_into_the_machine_and_on_with_an_increment(scene):
 
 
 async def test_without_repoint_and_adopt_nothing_of_the_protection_changes(scene):
-    """The schedule goes on protecting the live disk: what is written to it is in the next point, an increment."""
+    """The schedule continues to protect the live disk: what is written to it is in the next point, an increment."""
     before = (scene.catalogue.rows["vm", "registration"].value, scene.head_row(), scene.claims())
     point = scene.points()[0]
     await scene.restore(point)
@@ -73,7 +73,7 @@ async def test_without_repoint_and_adopt_nothing_of_the_protection_changes(scene
 
 
 async def test_adopt_without_repoint(scene):
-    """The operator exchanges the disk by hand: backups go on from the new one, machines are left alone."""
+    """The operator exchanges the disk by hand: backups continue from the new one, machines are left alone."""
     point = scene.points()[1]
     content = scene.content(point)
     await scene.restore(point, adopt=True)
@@ -87,7 +87,7 @@ async def test_adopt_without_repoint(scene):
     assert scene.content(scene.points()[-1]) == scene.blob(TARGET).content()
 
 
-async def test_an_os_disk(scene):
+async def test_a_restored_os_disk_replaces_the_vms_own(scene):
     """The machine is deallocated, only its VHD is changed, and it runs again."""
     scene.machines.machines.clear()
     scene.blob(scene.source().url).lease = ""
@@ -153,7 +153,7 @@ async def test_a_point_of_an_older_generation(scene):
     assert scene.points()[-1].kind == "incremental"
 
 
-async def test_to_another_account(scene):
+async def test_a_restore_to_another_account_equals_the_point(scene):
     target = f"{OTHER}/vhds/restored.vhd"
     await scene.restore(scene.points()[0], target=target, adopt=True)
 
@@ -226,7 +226,7 @@ TRAITS = {
 
 
 async def test_the_new_managed_disk_is_as_the_former_one(scene):
-    """Encryption, access, tier, and the account that Azure is told."""
+    """Encryption, access, tier, and the account in the request to Azure."""
     old, new = managed_disk_id(VM, "old"), managed_disk_id(VM, "new")
     scene.machines.disks[old] = ManagedDisk(old, "Succeeded", "", 40 * PAGE, sku="Premium_LRS", **TRAITS)
     scene.machines.machines.clear()
@@ -254,7 +254,7 @@ async def test_an_os_disk_is_of_the_security_type_of_its_machine(scene):
 
 
 async def test_a_managed_disk_through_an_account_whose_id_is_not_known(scene):
-    """Refused in words before Azure is asked; the machine keeps its disk."""
+    """The restore is refused with a message before any request to Azure; the machine keeps its disk."""
     old, new = managed_disk_id(VM, "old"), managed_disk_id(VM, "new")
     scene.machines.disks[old] = ManagedDisk(old, "Succeeded", "", 512)
     scene.machines.machines.clear()
@@ -268,7 +268,7 @@ async def test_a_managed_disk_through_an_account_whose_id_is_not_known(scene):
 
 @pytest.mark.parametrize("other", ["another run's", "of another blob"])
 async def test_a_disk_that_comes_in_between_where_azure_ignores_the_condition(scene, other):
-    """What was made is read back: a disk that is not this run's, of this blob, is not attached."""
+    """The new disk is read back: one that another run made, or of another blob, is not attached."""
     old, new = managed_disk_id(VM, "old"), managed_disk_id(VM, "new")
     scene.machines.disks[old] = ManagedDisk(old, "Succeeded", "", 512)
     scene.machines.machines.clear()
@@ -286,7 +286,7 @@ async def test_a_disk_that_comes_in_between_where_azure_ignores_the_condition(sc
     assert attached_disk(scene) == old
 
 
-async def test_by_copy_blob(scene):
+async def test_a_restore_by_copy_blob_copies_no_pages_itself(scene):
     """Both copies by the service: no page through plans, sizes and status looked at, content compared."""
     request, driver = scene.restore_request(scene.points()[0], **into()), scene.driver()
     step_input = request.model_copy(update={"full_copy": "blob"}).model_dump(mode="json")
@@ -307,7 +307,7 @@ async def test_the_tier_somebody_chose_is_kept(scene):
     assert scene.blob(TARGET).tier == "P30"
 
 
-async def test_samples_by_setting(scene):
+async def test_verification_can_be_set_to_samples(scene):
     request, driver = scene.restore_request(scene.points()[0]), scene.driver()
     step_input = request.model_copy(update={"verification": "sampled"}).model_dump(mode="json")
     await driver.run("restore_disk", step_input, request.run)
@@ -330,8 +330,8 @@ async def test_the_vm_does_not_wait_for_the_promotion(scene):
     assert seen[-1] == TARGET
 
 
-async def test_history_stays_small(scene):
-    """Many shards, a long wait for the disk, a machine that takes hours: each orchestration goes on as new in time."""
+async def test_the_history_of_a_restore_is_bounded(scene):
+    """Many shards, a long wait for the disk, a machine that takes hours: each orchestration continues as new in time."""
     scene.with_limits(shard_bytes_max=PAGE)
     await scene.restore(scene.points()[2], **into())
     assert scene.run_row(RUN).state == "Succeeded"
@@ -357,7 +357,7 @@ async def test_two_copies_have_cursors_of_their_own(scene):
 
 
 async def test_a_restore_into_the_machine_waits_for_a_backup_at_work(scene):
-    """It copies meanwhile, says for whom it waits, and goes on by itself."""
+    """It copies meanwhile, names the run it waits for, and continues by itself."""
     backup = await stop_before(scene, "verify_head")
     driver, waited = scene.driver(), []
 
@@ -424,7 +424,7 @@ async def test_a_backup_while_the_machine_is_changed_is_skipped(scene):
 
 
 async def test_two_restores_into_one_machine_at_once(scene):
-    """The second finds the machine with another disk than the one it was asked to replace: it changes nothing."""
+    """The second finds the machine with another disk than the one it was to replace: it changes nothing."""
     driver, other = scene.driver(), f"{SOURCE}/vhds/other-restored.vhd"
 
     async def perform(name, request):
@@ -462,7 +462,7 @@ async def test_two_adoptions_at_once(scene):
     assert scene.blob(TARGET) is None
 
 
-async def test_the_machine_got_another_disk_since_it_was_asked(scene):
+async def test_a_machine_that_got_another_disk_since_the_request_is_not_changed(scene):
     """By hand, with the registration as it was: the disk that was to be replaced is not there any more."""
     other = MachineDisk("x", f"{SOURCE}/vhds/by-hand.vhd", managed=False, lun=0)
     scene.blobs.put(scene.source("by-hand"), 32 * PAGE)
@@ -494,7 +494,7 @@ async def test_retention_leaves_the_point_alone_while_it_is_restored(scene):
 
 
 @pytest.mark.parametrize("state", ["deleting", "lost", "quarantined", None])
-async def test_a_point_that_goes_while_it_is_asked_for(scene, state):
+async def test_a_point_that_disappears_before_its_restore_begins_is_refused(scene, state):
     """Between the call and the beginning: refused in words, nothing else happens."""
     first = scene.points()[0]
     request = scene.restore_request(first, **into())
