@@ -86,7 +86,7 @@ class Hub:
         return self.lives[life.id] is life
 
     def _ask(self, life):
-        """Put what it waits for on the queue, and tell its parent when it has ended."""
+        """Put the tasks it waits for on the queue, and complete its parent's task when it has ended."""
         for task in life.instance.waiting:
             if id(task) not in life.request:
                 life.request[id(task)] = task

@@ -116,7 +116,7 @@ async def test_a_disk_is_sealed_once(restorable, method):
 
 
 async def test_a_shard_that_is_refused_because_it_was_done_is_done(restorable):
-    """The slower one comes to write when the faster one has done the shard, and the image was fenced off for its comparison."""
+    """The slower one begins to write when the faster one has done the shard, and the image was fenced off for its comparison."""
     driver, slower = restorable.driver(), []
     copy = restorable.blobs.copy_from_url
 

@@ -15,8 +15,9 @@ NIGHT = CleanUpDisk(disk="vm", actor="house.20260105", lease="00000000-0000-0000
 
 
 async def machine_with_managed_disk(kind, wanted, *, vhd=False):
-    """A disk of that kind with three restore points, whose machine has a managed disk: the very one, or one that was converted
-    from it. With `vhd` a page blob ends with the footer of one.
+    """A disk of that kind with three restore points, whose machine has a managed disk: that disk, or its conversion.
+
+    With `vhd` a page blob ends with the footer of one.
     """
     scene = Scene(managed=kind == "managed disk")
     if vhd and not scene.managed:
