@@ -415,7 +415,7 @@ async def test_another_copy_onto_the_blob_is_noticed_while_waiting(scene):
     assert scene.blobs.blobs[new_head(scene)].copy.copy_id == "other"
 
 
-async def test_a_waiting_of_before_goes_on_with_the_copy_of_another(scene):
+async def test_an_earlier_wait_continues_with_the_copy_of_another(scene):
     """An orchestration that was begun twice: what one of its lives waited for failed, and the other has begun it again."""
     request, driver, other = scene.request(full_copy="blob"), scene.driver(), []
 

@@ -71,7 +71,7 @@ async def test_a_cleared_gap_and_one_that_was_never_written_stay_as_they_are():
     assert scene.port_calls["clear"] == 2
 
 
-async def test_a_gap_that_only_one_side_holds_is_not_copied():
+async def test_a_gap_allocated_on_one_side_only_is_not_copied():
     """A diff by content shows no zeros that were written where nothing was, or cleared where zeros were."""
     scene = Scene(diff="content").with_limits(gaps_min=1)
     scene.protect(pages=16)

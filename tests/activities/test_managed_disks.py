@@ -209,7 +209,7 @@ async def test_access_that_cannot_be_ended_is_a_warning_and_left_to_the_night(sc
     assert scene.blobs.open == set()
 
 
-async def test_a_fault_that_may_pass_is_tried_again_before_the_disk_is_let_go(scene):
+async def test_a_step_is_tried_again_after_a_temporary_fault_before_the_disk_is_released(scene):
     close, faults = scene.blobs.close_access, [ServiceUnavailableError("busy")]
 
     async def busy(source):
@@ -246,7 +246,7 @@ async def test_a_run_waits_until_its_snapshot_is_filled(scene):
     assert right(scene)
 
 
-async def test_a_snapshot_that_takes_long_goes_on_in_new_executions(scene):
+async def test_a_slow_snapshot_continues_in_new_executions(scene):
     scene.blobs.fill_percent = 2
     driver = await scene.back_up()
 
@@ -343,7 +343,7 @@ async def test_a_disk_made_anew_under_its_name_gets_a_full_backup(scene):
 
 
 @pytest.mark.parametrize("pages", [33, 64])
-async def test_a_disk_that_has_grown_goes_on_incrementally(scene, pages):
+async def test_a_disk_that_has_grown_continues_incrementally(scene, pages):
     await scene.back_up()
     scene.blobs.grow_disk(scene.source(), pages * PAGE)
     scene.write(pages - 1, 7)
@@ -362,7 +362,7 @@ async def test_a_footer_that_differs_is_backed_up(scene):
     assert right(scene)
 
 
-async def test_a_lost_catalogue_comes_back_from_the_backups(scene):
+async def test_a_lost_catalogue_is_rebuilt_from_the_backups(scene):
     """The backups name the managed disk; the next backup is an increment again."""
     await scene.back_up()
     scene.write(3, 4)

@@ -191,7 +191,7 @@ async def test_a_copy_is_taken_over_once(restorable):
     assert restorable.run_row(RUN).state == "Succeeded"
 
 
-async def test_a_disk_that_is_let_go_of_while_it_is_leased_is_free(restorable):
+async def test_a_disk_that_is_released_while_it_is_leased_is_free(restorable):
     """Another delivery completes it between the look and the lease: the machine must be able to take its own."""
     await stopped_before(restorable, "compare_image", adopt=False)
     at, acquire = restorable.tools.image(TARGET), restorable.blobs.acquire_lease
@@ -209,7 +209,7 @@ async def test_a_disk_that_is_let_go_of_while_it_is_leased_is_free(restorable):
     assert restorable.blob(TARGET).lease == ""
 
 
-async def test_a_disk_that_was_let_go_of_is_not_held_again(restorable):
+async def test_a_disk_that_was_released_is_not_leased_again(restorable):
     """A late delivery that still opens it: the machine is about to take its own lease."""
     await restorable.restore(restorable.points()[0])
     actor = Actor(disk="vm", run=RUN, lease="00000000-0000-0000-0000-00000000000b", epoch=0, source="")

@@ -67,7 +67,7 @@ async def test_a_backup_snapshot_that_was_taken_twice_goes_with_its_point(scene)
     assert scene.content(scene.points()[0]) == snapshots[kept.backup_snapshot].content()
 
 
-async def test_without_a_retention_nothing_goes(scene):
+async def test_without_a_retention_nothing_is_deleted(scene):
     row = scene.catalogue.rows["vm", "registration"]
     scene.catalogue.rows["vm", "registration"] = replace(row, value=replace(row.value, retention=None))
     await scene.back_up()
@@ -119,7 +119,7 @@ async def test_a_point_in_use_stays_while_its_run_lives(scene):
     assert oldest.point not in [point.point for point in scene.points()]
 
 
-async def test_an_unpinned_point_goes(scene):
+async def test_an_unpinned_point_is_deleted(scene):
     oldest = scene.points()[0]
     pin = Pin("vm", oldest.point, scene.rows("run!")[0].run)
     await scene.catalogue.pin(pin, await scene.catalogue.point("vm", oldest.point))
@@ -212,7 +212,7 @@ async def test_a_zombie_prunes_nothing(scene):
     assert scene.dump(with_runs=True) == before
 
 
-async def test_a_snapshot_that_cannot_be_deleted_is_told_and_tried_again(scene, monkeypatch):
+async def test_a_snapshot_that_cannot_be_deleted_is_reported_and_tried_again(scene, monkeypatch):
     """The new restore point stays; what was to go is marked, not offered, and gone with the next run."""
     from backup_core.domain.errors import AccessDeniedError  # noqa: PLC0415
 

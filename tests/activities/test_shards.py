@@ -86,7 +86,7 @@ async def test_the_cursor_is_never_ahead_of_what_was_answered():
     assert checked > 5
 
 
-async def test_a_slow_store_holds_the_copying_back():
+async def test_a_slow_store_delays_the_copying():
     """However long a cursor takes to be stored, no more than a wave is ahead of what is stored."""
     scene, sent, ahead = scene_of(), 0, []
 

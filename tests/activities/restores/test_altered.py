@@ -88,7 +88,7 @@ async def test_what_a_dead_restore_left_is_settled_by_its_own_document_only(scen
     sane(scene)
 
 
-async def test_the_machine_is_read_back_by_what_the_run_was_asked_for(scene):
+async def test_the_machine_is_read_back_by_the_runs_own_request(scene):
     """Whatever the steps between answer: a machine with another disk is no success."""
     driver = scene.driver()
 
