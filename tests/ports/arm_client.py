@@ -1,4 +1,4 @@
-"""Managed disks and their snapshots by the real SDK, and export addresses over HTTP: what asks the stand-in."""
+"""Managed disks and their snapshots by the real SDK, and export addresses over HTTP: the stand-in's client."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Azure:
         self.disk = machines.make_disk(name, data_bytes=MIB)
 
     def write(self, data, offset, disk=""):
-        """What a running machine does."""
+        """Write as a running machine does."""
         blob = BlobClient.from_blob_url(self.machines.content(disk or self.disk), self.key)
         blob.upload_page(data, offset, len(data))
         blob.close()

@@ -1,4 +1,4 @@
-"""Which of the project's errors an answer of the service becomes: by status and code together."""
+"""The project's error for each answer of the service, by status and code together."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def by_the_sdk(error):
 @pytest.mark.parametrize(
     "wrapped", [lambda error: error, by_the_sdk, lambda error: by_the_sdk(ClientConnectorDNSError(KEY, error))]
 )
-def test_a_host_name_that_does_not_exist_is_not_waited_for(wrapped):
+def test_a_host_name_that_does_not_exist_is_not_retried(wrapped):
     fault = no_answer(wrapped(gone(socket.EAI_NONAME)), "look at https://a.test/c/b")
 
     assert type(fault) is HostUnknownError
@@ -176,7 +176,7 @@ def test_a_host_name_that_does_not_exist_is_not_waited_for(wrapped):
 
 
 @pytest.mark.parametrize("error", [gone(socket.EAI_AGAIN), ConnectionResetError("sig=abcdefghijklm"), by_the_sdk(None)])
-def test_any_other_silence_may_pass(error):
+def test_any_other_missing_answer_is_temporary(error):
     fault = no_answer(error, "look at https://a.test/c/b")
 
     assert type(fault) is ServiceUnavailableError

@@ -61,8 +61,8 @@ def run_of(number, **fields):
     )
 
 
-async def test_rows_come_back_as_they_went(ports):
-    """Large numbers, times to the microsecond, nested and absent values."""
+async def test_rows_are_read_as_they_were_written(ports):
+    """Large numbers, times to the microsecond, nested and absent values are equal after the read."""
     registration = Registration(DISK, "https://s/c/b", "with 'quotes' and ünicode", NOW, NOW, retention=Retention(7, 30))
     head = Head(
         DISK, epoch=7, owner=Owner("r", "l", 7), source="https://s/c/b", generation=2, head="h", head_etag='"e"',
@@ -135,7 +135,7 @@ async def test_updates_name_their_version(ports):
 
 
 async def test_absent_values_are_forgotten(ports):
-    """An update replaces the row: an owner let go is gone."""
+    """An update replaces the row: a released owner is gone."""
     etag = await ports.catalogue.put_head(Head(DISK, owner=Owner("r", "l", 1)), None)
     await ports.catalogue.put_head(Head(DISK), etag)
 
@@ -426,7 +426,7 @@ async def test_old_requests_are_forgotten(ports):
 
 
 async def test_the_row_of_turns_is_updated_under_its_version(ports):
-    """Of two lanes that ask at the same time one has the disk, and the other looks again."""
+    """When two lanes request a turn at the same time, one gets the disk, and the other reads the row again."""
     assert await ports.catalogue.turns() is None
     turns = Turns.first("20261122T120000Z", "digest", 10_000, 64, NOW)
     etag = await ports.catalogue.put_turns(turns, None)

@@ -97,7 +97,7 @@ async def test_a_token_is_requested_for_the_identity_of_the_duty(endpoint, crede
     ],
 )
 async def test_a_busy_identity_endpoint_is_a_temporary_failure(endpoint, credential, status, headers):
-    """However long it asks to wait: a wait inside a step would outlast the heartbeat of its run."""
+    """The failure is temporary however long the requested wait: a wait inside a step would outlast the heartbeat of its run."""
     endpoint.status, endpoint.headers = status, headers
 
     with pytest.raises(
@@ -162,7 +162,7 @@ async def test_an_app_without_an_identity_is_no_busy_one(fault, kind, words):
 
 
 async def test_no_client_takes_the_failure_for_an_answer_of_its_service(endpoint, credential):
-    """Neither the SDK's client nor the data path, which asks for its tokens itself."""
+    """Neither the SDK's client nor the data path, which requests its tokens itself, does so."""
     endpoint.status = 503
     blob = BlobAddress("https://127.0.0.1:1/account", "vhds", "disk.vhd")
     async with BlobServiceClient(blob.account, credential=credential) as client:

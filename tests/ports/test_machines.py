@@ -1,5 +1,5 @@
-# Long: one port; what it promises in memory and by the adapter stands beside what only the adapter is asked.
-"""What the Machines port promises: in memory, and the adapter with the real SDK against the stand-in for Resource Manager."""
+# Long: one port; the tests of both implementations stand beside those of the adapter alone.
+"""The Machines contract, in memory and by the adapter with the real SDK against the stand-in for Resource Manager."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ async def test_a_data_disk_out_and_another_in(cloud):
 
 
 async def test_the_same_disk_again_is_another_version(cloud):
-    """What fences late changes: even a write that changes nothing gives the machine another version."""
+    """Even a write that changes nothing gives the machine another version, which fences late changes."""
     before = await cloud.port.machine(cloud.vm)
     await cloud.port.put_disk(before, 0, before.at(0))
     after = await cloud.port.machine(cloud.vm)
@@ -297,7 +297,7 @@ async def test_a_change_of_azures_is_looked_at_every_few_seconds(calm):
 
 
 async def test_an_operation_that_outlasts_the_call(calm, machines, name):
-    """It answers that it is not done; the machine shows what is going on, refuses more, and is done in the end."""
+    """The call returns "not done"; the machine shows the change in progress, refuses more changes, and is done in the end."""
     services = bootstrap.build(settings_for(calm, ARM_ENDPOINT=machines.endpoint))
     azure = AzureMachines(services.api.tools.machines._client, wait_seconds=0.3)
     machines.make(name)
@@ -322,8 +322,8 @@ async def test_an_operation_that_outlasts_the_call(calm, machines, name):
 )
 async def test_a_long_retry_after_is_left_to_a_timer(azure, machines, name, status, code, kind):
     """It is not slept out within the call; the run waits that long, but never so long that it would be taken for dead."""
-    for told, waited in (("120", 120), ("86400", 300)):
-        machines.faults({"method": "POST", "path": f"{name}/start", "status": status, "code": code, "retry_after": told})
+    for retry_after, waited in (("120", 120), ("86400", 300)):
+        machines.faults({"method": "POST", "path": f"{name}/start", "status": status, "code": code, "retry_after": retry_after})
         with pytest.raises(kind) as error:
             await azure.start(machine_id(name))
         assert error.value.wait_seconds == waited
@@ -368,7 +368,7 @@ def make_a_machine_that_names_much(machines, name):
 
 
 async def test_a_change_of_a_disk_needs_no_rights_on_what_else_the_machine_names(azure, machines, name):
-    """Only the disks are sent: whoever sends the whole model is asked for rights on all of it. The rest stays as it was."""
+    """Only the disks are sent, since the whole model needs rights on all that it names. The rest stays as it was."""
     make_a_machine_that_names_much(machines, name)
     before = machines.machine(name)
     disk = MachineDisk("d", _a_disk(machines, name, zones=["1"]), managed=True, lun=4)
@@ -545,12 +545,14 @@ async def test_the_account_of_another_blob(azure_cloud, name):
         await azure_cloud.port.import_disk(wanted(azure_cloud, f"{name}-disk"), account_id("another"), "local")
 
 
-@pytest.mark.parametrize("asks", [False, True])
-async def test_an_import_works_whether_or_not_azure_asks_for_the_accounts_keys(azure_cloud, machines, name, asks):
-    """Where it does, the refusal names the action; a role that has it helps."""
-    machines.switch(import_lists_keys=asks)
+@pytest.mark.parametrize("lists_keys", [False, True])
+async def test_an_import_works_whether_or_not_azure_requires_the_right_to_list_the_accounts_keys(
+    azure_cloud, machines, name, lists_keys
+):
+    """When Azure requires it, the refusal names the action; a role that has it helps."""
+    machines.switch(import_lists_keys=lists_keys)
     disk = wanted(azure_cloud, f"{name}-disk")
-    if asks:
+    if lists_keys:
         with pytest.raises(AccessDeniedError, match=r"storageAccounts/listKeys/action.*storageAccounts/source"):
             await azure_cloud.port.import_disk(disk, ACCOUNT, "local")
         machines.switch(actions=["*"])

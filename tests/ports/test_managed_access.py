@@ -1,4 +1,4 @@
-"""Managed disks by Azure Resource Manager: names, what a request for a name that exists brings, and access to exports."""
+"""Managed disks by Azure Resource Manager: names, requests for a name that exists, and access to exports."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def made(calm, machines, name):
 
 
 async def lose_access(managed):
-    """Somebody else ends all access to the disk's snapshots: another process, whose run is at its end."""
+    """A third party ends all access to the disk's snapshots: another process, whose run is at its end."""
     grants = dict(managed.blobs.disks._access._grants)
     await managed.blobs.close_access(managed.disk)
     managed.blobs.disks._access._grants.update(grants)
@@ -85,7 +85,7 @@ async def test_the_name_is_the_runs_and_short(made, machines, name):
 
 
 async def test_two_deliveries_that_saw_none_take_one(made):
-    """Both ask for the same name: the second takes nothing, and finds the first's."""
+    """Both deliveries request the same name: the second takes nothing, and finds the first's snapshot."""
     managed = await made()
     listed_, seen = managed.blobs.disks._listed, asyncio.Barrier(2)
 
@@ -101,7 +101,7 @@ async def test_two_deliveries_that_saw_none_take_one(made):
 
 
 async def test_a_snapshot_of_another_time_under_the_name_is_not_taken_for_the_runs(made):
-    """A request for a name that exists succeeds and takes nothing: its time tells."""
+    """A request for a name that exists succeeds and takes nothing: the snapshot's time shows it."""
     managed = await made()
     with pytest.raises(UnexpectedAnswerError, match="timeCreated: expected none before 2199"):
         await managed.take("vm.21990101T000000Z.timer")
@@ -138,8 +138,8 @@ async def test_a_failed_snapshots_name_is_not_used_again(made, machines):
     assert len(names) == 2
 
 
-async def test_a_snapshot_whose_making_takes_long_is_asked_for_again(made, machines, monkeypatch):
-    """By the same name: none is taken beside it, and none that has no moment yet is used."""
+async def test_a_slow_snapshot_is_requested_again(made, machines, monkeypatch):
+    """The request has the same name: no other snapshot is taken, and none without a moment is used."""
     managed = await made()
     monkeypatch.setattr(sys.modules[type(managed.blobs.disks).__module__], "WAIT_SECONDS", 0.2)
     held = {"method": "PUT", "path": "/snapshots/", "operation": True, "held": True, "times": 1}
@@ -179,7 +179,7 @@ async def test_too_many_in_five_minutes_are_waited_for(made, machines):
         (404, "ResourceGroupNotFound", BackupError),
     ],
 )
-async def test_a_refused_snapshot_is_told_by_its_reason(made, machines, status, code, error):
+async def test_a_refused_snapshot_is_reported_with_its_reason(made, machines, status, code, error):
     managed = await made()
     fault = {"method": "PUT", "path": "/snapshots/", "status": status, "code": code, "times": 9, "retry_after": "60"}
     machines.faults(fault)
@@ -258,7 +258,7 @@ async def test_access_is_granted_anew_at_half_of_its_time(made):
 
 @pytest.mark.parametrize("extends", [True, False])
 async def test_access_that_somebody_ended_is_opened_once_more(made, machines, extends):
-    """Every kind of reading goes on."""
+    """Every kind of read continues."""
     machines.switch(grant_extends=extends)
     managed = await made()
     managed.write(0, 1)
@@ -280,7 +280,7 @@ async def test_access_that_somebody_ended_is_opened_once_more(made, machines, ex
 
 
 async def test_a_copy_that_is_begun_again_opens_nothing(made):
-    """Another grant may end the one that the copy under way reads by."""
+    """Another grant may end the access by which the pending copy reads."""
     managed = await made()
     taken, destination = await managed.take(), BlobAddress(managed.backup, managed.container, "vm/whole.vhd")
     await managed.blobs.start_copy(managed.disk, taken, destination, {})
@@ -368,7 +368,7 @@ async def test_a_snapshot_that_is_gone_is_not_opened_again(made):
         await managed.blobs.read(managed.disk, taken, PART)
 
 
-async def test_readers_go_on_where_a_siblings_deletion_ended_their_access(made, machines):
+async def test_reads_continue_after_a_siblings_deletion_ended_their_access(made, machines):
     managed = await made()
     former, taken = await managed.take(), await managed.take()
     await managed.blobs.read(managed.disk, taken, PART)
@@ -380,7 +380,7 @@ async def test_readers_go_on_where_a_siblings_deletion_ended_their_access(made, 
 
 
 async def test_nothing_is_sent_to_a_host_that_is_not_azures(made, calm):
-    """Of the address no more is told than the host."""
+    """The error names no more of the address than the host."""
     managed = await made(EXPORT_HOSTS="md-*.blob.storage.azure.net")
     taken = await managed.take()
     calm.reset()
@@ -392,7 +392,7 @@ async def test_nothing_is_sent_to_a_host_that_is_not_azures(made, calm):
 
 
 async def test_only_this_deployments_access_is_ended(made):
-    """What another deployment, or another tool, has opened is left open."""
+    """Access that another deployment, or another tool, has opened is left open."""
     managed = await made()
     taken = await managed.take()
     stranger = await managed.blobs.snapshot(managed.disk, {"made": "by hand"})
@@ -415,7 +415,7 @@ async def test_access_that_cannot_be_ended_is_an_error(made, machines, code):
 
 
 async def test_a_private_export_is_streamed(made):
-    """The service takes no copy from it, whoever asks: it is not asked again."""
+    """The service copies nothing from a private export, whoever requests it: the request is not repeated."""
     managed = await made(PRIVATE)
     managed.write(0, 3)
     taken, head = await managed.take(), await managed.head()
@@ -431,21 +431,21 @@ async def test_a_private_export_is_streamed(made):
 # -- what the service may do in either way ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("asks", ["true", "false"])
-async def test_listings_that_refuse_a_page_size(made, calm, asks):
+@pytest.mark.parametrize("page_size", ["true", "false"])
+async def test_listings_that_refuse_a_page_size(made, calm, page_size):
     calm.switch(exports={"maxresults": "refused"})
-    managed = await made(EXPORT_MAXRESULTS=asks)
+    managed = await made(EXPORT_MAXRESULTS=page_size)
     base, taken = await managed.take(), await managed.take()
-    if asks == "true":
+    if page_size == "true":
         with pytest.raises(BackupError):
             await changed(managed.blobs, managed.disk, taken, base)
     else:
         assert await changed(managed.blobs, managed.disk, taken, base) == []
 
 
-@pytest.mark.parametrize("told", [True, False])
-async def test_a_footer_is_told_once_whether_or_not_the_service_tells_it(made, machines, calm, told):
-    calm.switch(exports={"footerInDiff": told})
+@pytest.mark.parametrize("reported", [True, False])
+async def test_a_footer_is_reported_once_whether_or_not_the_service_reports_it(made, machines, calm, reported):
+    calm.switch(exports={"footerInDiff": reported})
     machines.switch(footer="differs")
     managed = await made()
     base, taken = await managed.take(), await managed.take()
@@ -470,7 +470,7 @@ async def test_an_inherited_checksum_is_not_believed_and_the_ranges_own_is(made,
 
 @pytest.mark.parametrize("given", [True, False])
 async def test_a_ranges_checksum_is_left_out_where_it_is_refused(made, calm, given):
-    """It is asked for once; what is read is the same."""
+    """The checksum is requested once; the content read is the same."""
     managed = await made()
     managed.write(0, 3)
     taken = await managed.take()

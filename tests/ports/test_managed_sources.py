@@ -1,4 +1,4 @@
-"""Managed disks as sources: what the PageBlobs port promises of them, in memory and by snapshots and exports of the stand-ins."""
+"""Managed disks as sources: the PageBlobs contract, in memory and by snapshots and exports of the stand-ins."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Managed:
 
     @property
     def open(self):
-        """How many snapshots of the disk are open."""
+        """The number of open snapshots of the disk."""
         if self.kind == "memory":
             return len(self.blobs.open)
         of_disk = {one["id"].lower() for one in self.machines.snapshots() if self.disk.name in str(one).lower()}
@@ -228,7 +228,7 @@ async def test_a_footer_that_differs_is_in_the_diff_whatever_the_service_says(ma
 
 
 async def test_a_disk_that_has_grown(managed):
-    """Where its footer was there is data now, whatever the service says; what follows is allocated or zero."""
+    """The former footer's place has data now, whatever the service says; the pages after it are allocated or zero."""
     managed.write(1, 5)
     base = await managed.take()
     managed.grow(2 * MIB)

@@ -1,4 +1,4 @@
-"""Requests that wait for their turn: apart by account, fair between disks, and through in the end. Time is made up."""
+"""Requests that wait for their turn: separate by account, fair between disks, and all sent in the end. Time is made up."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ async def test_disks_take_turns_at_their_account(time):
     assert abs(seen[DISK] - seen[NEIGHBOUR]) <= 2
 
 
-async def test_retry_after_holds_every_request_to_the_blob(time):
+async def test_retry_after_delays_every_request_to_the_blob(time):
     pacers = Pacers(SLOW, monotonic=time.monotonic)
     (await pacers.leave(DISK, 512)).refused(BUSY, time.now, 9.0)
     waiting = asyncio.create_task(pacers.leave(DISK, 512))
@@ -167,7 +167,10 @@ class Throttled:
 
 
 async def test_a_storm_fails_no_request(monkeypatch):
-    """A service that takes a twentieth of what is documented, for minutes on end: each request comes through, once. Afterwards the pace grows."""
+    """All requests succeed once although for minutes the service takes a twentieth of the documented rate.
+
+    Afterwards the pace grows.
+    """
     clock = Time(monkeypatch)
 
     async def slept(seconds):

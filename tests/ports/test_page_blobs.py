@@ -101,7 +101,7 @@ async def test_writes_and_clears_within_the_fence(ports, head):
 
 @pytest.mark.parametrize("way", ["copy_streamed", "copy_from_url"])
 async def test_pages_are_copied_to_the_same_place(ports, head, way):
-    """Both ways give the same bytes, from the snapshot and not from what the source holds by now."""
+    """Both ways copy the snapshot's bytes, not the source's present ones."""
     address, fence = head
     source, snapshot = await ports.make_source(b"".join(page(number) for number in range(16)))
     await ports.overwrite(source, page(99) * 16)
@@ -198,7 +198,7 @@ async def test_guarded_changes(ports, head):
     [("set_metadata", {"a": "1"}, {"a": "2"}), ("resize", 32 * PAGE, 64 * PAGE), ("set_sequence_number", 9, 10)],
 )
 async def test_a_guarded_change_that_was_made_already(ports, head, change, value, other):
-    """By a request whose answer was lost: asked for again at the old version it is success, and nothing changes any more."""
+    """A repeated request whose first answer was lost succeeds at the old version, and changes nothing any more."""
     address, fence = head
     guard = Guard(fence.lease, (await ports.blobs.properties(address)).etag)
     make = getattr(ports.blobs, change)
@@ -327,8 +327,9 @@ async def test_a_copy_blob_to_a_new_blob(ports):
 
 
 async def test_somebodys_copy_over_a_blob(ports, head):
-    """Content, metadata and sequence number are the source's afterwards; snapshots and lease stay. A leased blob asks for its
-    lease, any other for none: refused, nothing has changed.
+    """Content, metadata and sequence number are the source's afterwards; snapshots and lease stay.
+
+    A leased blob requires its lease, any other blob none: a refusal has changed nothing.
     """
     address, fence = head
     source = ports.address("disk")
@@ -430,8 +431,8 @@ async def test_a_copy_is_begun_over_a_failed_one(ports, request):
         await begin(found.etag)
 
 
-async def test_folders_are_told_once_each(ports):
-    """Whatever sorts between a name and its slash."""
+async def test_each_folder_is_listed_once(ports):
+    """Names that sort between a folder's name and its slash do not matter."""
     for name in ("vm/1/disk.vhd", "vm/2/disk.vhd", "vm-2/1/disk.vhd", "vm2/disk.vhd", "loose.vhd"):
         await ports.make(name)
 
@@ -459,7 +460,7 @@ async def test_listings_of_blobs_and_snapshots(ports, head):
 
 
 async def test_only_ones_own_blob_is_deleted(ports, head):
-    """Under its lease, at its version, with its snapshots; what anybody else holds stays."""
+    """Only a blob under the caller's lease and version is deleted, with its snapshots; a blob under another lease stays."""
     address, fence = head
     await ports.blobs.snapshot(address, {"a": "b"})
     etag = (await ports.blobs.properties(address)).etag
@@ -498,7 +499,7 @@ async def test_an_unleased_blob_is_not_deleted(ports):
     assert await ports.blobs.properties(address) == found
 
 
-async def test_asking_whether_it_may_write_changes_nothing(ports):
+async def test_the_check_for_the_right_to_write_changes_nothing(ports):
     address = await ports.make("here")
     before = [one async for one in ports.blobs.listed(ports.account, ports.container, "")]
 

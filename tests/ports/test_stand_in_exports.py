@@ -1,4 +1,4 @@
-"""How the stand-in grants access to snapshots and uploads, and what the addresses it grants are good for."""
+"""The stand-in's access to snapshots and uploads, and the permissions of the addresses that it grants."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ async def test_siblings_of_a_deleted_snapshot(azure, machines):
 
 
 async def test_the_form_of_an_export_address(azure):
-    """One blob for all snapshots of a disk; the time, the policy and the signature tell them apart, and no expiry is told."""
+    """All snapshots of a disk share one blob; time, policy and signature tell them apart, and no expiry is shown."""
     await azure.take(1)
     await azure.take(2)
     first, second = urlsplit(await azure.grant(1)), urlsplit(await azure.grant(2))
@@ -196,15 +196,17 @@ async def test_nothing_is_written_through_a_sas(azure):
     assert read(url)[2].content == b"\1" * PAGE
 
 
-async def test_what_is_told_of_a_snapshots_blob(azure):
-    """An incremental copy by its headers, with one Content-MD5 for all snapshots: it says nothing of the content."""
+async def test_the_headers_of_a_snapshots_blob(azure):
+    """The blob is an incremental copy by its headers, with one Content-MD5 for all snapshots, which says nothing of the
+    content.
+    """
     await azure.take(1)
     azure.write(b"\1" * PAGE, 0)
     await azure.take(2)
-    told = [answer("HEAD", await azure.grant(number))[2].headers for number in (1, 2)]
+    headers = [answer("HEAD", await azure.grant(number))[2].headers for number in (1, 2)]
 
-    assert told[0]["content-md5"] == told[1]["content-md5"]
-    assert [(one["x-ms-incremental-copy"], one["x-ms-copy-status"], one["x-ms-blob-sequence-number"]) for one in told] == [
+    assert headers[0]["content-md5"] == headers[1]["content-md5"]
+    assert [(one["x-ms-incremental-copy"], one["x-ms-copy-status"], one["x-ms-blob-sequence-number"]) for one in headers] == [
         ("true", "success", "2")
     ] * 2
     assert read(await azure.grant(1), MIB + PAGE)[:2] == (416, "InvalidRange")
@@ -261,7 +263,7 @@ async def test_pages_of_a_diff(azure, calm):
 
 @pytest.mark.parametrize("in_diff", [True, False])
 async def test_footers_that_differ(azure, machines, calm, in_diff):
-    """Between two snapshots of a disk, and whether or not the diff tells of it; they are the same otherwise."""
+    """Footers differ between two snapshots of a disk by a switch, whether or not the diff reports them; else they are the same."""
     await azure.take(1)
     await azure.take(2)
     machines.switch(footer="differs")
@@ -278,7 +280,7 @@ async def test_footers_that_differ(azure, machines, calm, in_diff):
 
 @pytest.mark.parametrize("ends", [False, True])
 async def test_a_disk_that_has_grown(azure, machines, calm, ends):
-    """Where its footer was there is data now; a switch has the diff end where the smaller disk ended."""
+    """The former footer's place has data now; a switch makes the diff end where the smaller disk ended."""
     calm.switch(diffEnds=ends)
     await azure.take(1)
     machines.grow_disk(azure.disk, 2 * MIB)
@@ -428,7 +430,7 @@ async def test_a_disk_that_was_not_made_for_it_is_not_written(azure):
     [("x_ms_lease_id", "11111111-2222-3333-4444-555555555555"), ("x_ms_if_sequence_number_eq", "2"), ("If_Match", "*")],
 )
 async def test_an_upload_takes_no_conditions(upload, header, value):
-    """Whether Azure does is not documented."""
+    """The stand-in refuses conditions; Azure's behaviour is not documented."""
     url = await upload.grant_disk("Write")
     written = {"x_ms_page_write": "update", "x_ms_range": f"bytes=0-{PAGE - 1}", header: value}
 

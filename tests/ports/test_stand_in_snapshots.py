@@ -1,4 +1,4 @@
-"""What the stand-in for Resource Manager does to managed disks and their snapshots, asked by the real SDK."""
+"""The stand-in's managed disks and snapshots, as the real SDK sees them."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ async def test_rights(azure, machines, action, work):
 
 
 async def test_faults(azure, machines):
-    """What a test asks for comes before an effect, or after it."""
+    """A fault that a test requests occurs before an effect, or after it."""
     machines.faults({"method": "PUT", "path": "/snapshots/", "status": 403, "code": "RequestDisallowedByPolicy"})
     await refused(azure.take(), 403, "RequestDisallowedByPolicy")
     await refused(azure.get(), 404, "ResourceNotFound")

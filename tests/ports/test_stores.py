@@ -74,7 +74,7 @@ async def test_a_removed_container_is_made_again(app):
     assert (await perform(app, LIST_BACKED_UP_DISKS, DiskPage(after="")))["value"] == {"disks": [], "more": False}
 
 
-async def test_a_call_is_told_to_repeat(app):
+async def test_a_call_raises_an_error_that_requests_a_retry(app):
     await app.stores._tables.delete_table(app.settings.catalogue_table)
     request = Request("https://app.test/api", {}, {}, b"", {})
     first, again = [await respond(app.api, disks.get_disks, request) for _ in range(2)]
@@ -98,7 +98,7 @@ async def test_what_cannot_be_made_again_is_no_reason_to_retry(app, calm):
     assert (fault["code"], fault["retryable"]) == ("ContainerMissing", False)
 
 
-async def test_a_snapshot_is_asked_for_once(app, calm):
+async def test_a_snapshot_is_requested_once(app, calm):
     """The SDK would repeat a request whose answer was lost, and there would be two."""
     tools = app.api.tools
     blob = tools.head("vm/1/disk.vhd")
@@ -111,7 +111,7 @@ async def test_a_snapshot_is_asked_for_once(app, calm):
 
 
 async def test_a_container_being_deleted_is_not_there(app, calm):
-    """409 as for an existing one: only the code tells them apart."""
+    """The status is 409 as for an existing container: only the code differs."""
     app.stores._ready = False
     calm.faults({"verb": "PUT container", "status": 409, "code": "ContainerBeingDeleted", "times": 9})
     with pytest.raises(ServiceUnavailableError):
@@ -160,7 +160,7 @@ async def test_of_two_first_claims_one_is_refused():
 
 
 async def test_conflicts_are_read_by_their_code(app, calm):
-    """A row, a claim, a document that cannot be written now does not exist for that; a lease that cannot be released is held."""
+    """A row, claim or document that cannot be written now does not exist for that; a lease that cannot be released is taken."""
     tools = app.api.tools
     blob = tools.head("vm/1/disk.vhd")
     await tools.blobs.create(blob, 512, 0, {})
@@ -206,10 +206,10 @@ async def test_an_app_with_custody_keeps_its_records_in_a_container_of_its_own(a
 async def test_a_long_retry_after_of_the_table_service_is_left_to_a_timer(calm, monkeypatch):
     """Waited for inside a step, it would outlast the heartbeat of its run."""
     monkeypatch.setitem(bootstrap._PATIENCE, "retry_backoff_factor", 0)
-    asked = []
+    paths = []
 
     async def busy(request):
-        asked.append(request.path)
+        paths.append(request.path)
         return web.Response(status=503, headers={"Retry-After": "3600", "x-ms-error-code": "ServerBusy"})
 
     server = TestServer(web.Application())
@@ -220,4 +220,4 @@ async def test_a_long_retry_after_of_the_table_service_is_left_to_a_timer(calm, 
             await services.api.tools.catalogue.head("vm")
         await services.close()
 
-    assert len(asked) == 4
+    assert len(paths) == 4

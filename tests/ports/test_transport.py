@@ -1,4 +1,4 @@
-"""The data path against a server that answers as told: retries, budget, Retry-After, lengths, checksums, tokens, signatures."""
+"""The data path against a server with scripted answers: retries, budget, Retry-After, lengths, checksums, tokens, signatures."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SNAPSHOT = "2026-01-01T00:00:00.0000000Z"
 
 
 class Service:
-    """Answers in the order told, then always 206 with the content; remembers what it was asked."""
+    """Answers in the scripted order, then always 206 with the content; remembers the requests."""
 
     def __init__(self):
         self.answers, self.seen = [], []
@@ -55,11 +55,11 @@ class Service:
         )
         self.clock += self.seconds_per_answer
         if self.answers:
-            told = self.answers.pop(0)
-            if told == "reset":
+            answer = self.answers.pop(0)
+            if answer == "reset":
                 request.transport.abort()
                 return web.Response()
-            return told
+            return answer
         if request.method == "PUT":
             return web.Response(status=201)
         return good()
@@ -83,25 +83,25 @@ def refused(status, code="", **headers):
 
 @pytest.fixture
 async def service(monkeypatch):
-    told = Service()
+    running = Service()
     app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", told.handle)
+    app.router.add_route("*", "/{tail:.*}", running.handle)
     sleep = asyncio.sleep
 
     async def noted(seconds, *rest):
-        told.pauses.append(seconds)
-        told.clock += seconds
+        running.pauses.append(seconds)
+        running.clock += seconds
         await sleep(0, *rest)
 
     monkeypatch.setattr(transport_module.asyncio, "sleep", noted)
     async with TestServer(app) as server:
-        told.account = str(server.make_url("/source")).rstrip("/")
-        told.blob = BlobAddress(told.account, "vhds", "disk.vhd")
-        told.head = BlobAddress(told.account, "heads", "a/b.vhd")
-        told.transport = Transport({told.account: SharedSasAuthority(SECRET)}, lambda: told.clock)
-        told.data = PageData(told.transport)
-        yield told
-        await told.transport.close()
+        running.account = str(server.make_url("/source")).rstrip("/")
+        running.blob = BlobAddress(running.account, "vhds", "disk.vhd")
+        running.head = BlobAddress(running.account, "heads", "a/b.vhd")
+        running.transport = Transport({running.account: SharedSasAuthority(SECRET)}, lambda: running.clock)
+        running.data = PageData(running.transport)
+        yield running
+        await running.transport.close()
 
 
 async def test_a_read_is_exact(service):
@@ -144,7 +144,7 @@ async def test_a_write_whose_bytes_were_altered_is_one_request_to_repeat(service
     assert [one.body for one in service.seen] == [GOOD, GOOD]
 
 
-async def test_a_listing_that_breaks_off_is_asked_for_again(service):
+async def test_a_listing_that_breaks_off_is_requested_again(service):
     page = b"<PageList><PageRange><Start>0</Start><End>511</End></PageRange></PageList>"
     service.answers = [BrokenOff(body=page), web.Response(body=page)]
     lists = PageLists(service.transport)
@@ -154,8 +154,9 @@ async def test_a_listing_that_breaks_off_is_asked_for_again(service):
 
 
 async def test_a_request_that_only_times_out_ends_with_its_deadline(service):
-    """The attempts count too: a service that takes half a minute for each refusal is asked a few times, not for a quarter of an
-    hour.
+    """A request that is refused slowly ends after few attempts, not after a quarter of an hour.
+
+    A service that takes half a minute for each refusal uses up the time by its attempts too.
     """
     service.answers, service.seconds_per_answer = [refused(500, "OperationTimedOut") for _ in range(100)], 30.0
     with pytest.raises(ServiceTimedOutError):
@@ -166,7 +167,7 @@ async def test_a_request_that_only_times_out_ends_with_its_deadline(service):
 
 
 @pytest.mark.parametrize("hiccup", [refused(500, "InternalError"), refused(503, "ServerBusy"), refused(429), "reset"])
-async def test_hiccups_are_tried_again(service, hiccup):
+async def test_short_faults_are_retried(service, hiccup):
     service.answers = [hiccup]
     await service.data.clear(service.head, PART, FENCE)
 
@@ -202,7 +203,7 @@ async def test_pauses_grow_and_end_with_the_budget(service):
     assert len(service.seen) == len(service.pauses) + 1
 
 
-async def test_a_request_comes_through_in_the_end(service):
+async def test_a_request_succeeds_in_the_end(service):
     service.answers = [refused(503, "ServerBusy") for _ in range(8)]
     await service.data.clear(service.head, PART, FENCE)
 
@@ -217,14 +218,14 @@ async def test_a_request_comes_through_in_the_end(service):
         (refused(403, "AuthorizationFailure"), AccessDeniedError),
     ],
 )
-async def test_refusals_are_final_and_told_without_the_signature(service, answer, error):
+async def test_refusals_are_final_and_reported_without_the_signature(service, answer, error):
     service.answers = [answer]
-    with pytest.raises(error) as told:
+    with pytest.raises(error) as failure:
         await service.data.clear(service.head, PART, FENCE)
 
     assert len(service.seen) == 1
-    assert SECRET.removeprefix("sig=") not in str(told.value)
-    assert f"clear bytes [512, 1536) of {service.head}" in str(told.value)
+    assert SECRET.removeprefix("sig=") not in str(failure.value)
+    assert f"clear bytes [512, 1536) of {service.head}" in str(failure.value)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 412, 304])
@@ -259,7 +260,7 @@ async def test_buffers_are_used_again_and_not_after_a_failure(service):
     assert {one.body for one in service.seen if one.method == "PUT"} == {GOOD}
 
 
-async def test_a_listing_that_times_out_is_not_asked_for_again_as_it_was(service):
+async def test_a_listing_that_times_out_is_not_repeated_unchanged(service):
     """A small window that times out is tried again; a large one is cut at once (see test_page_lists)."""
     lists = PageLists(service.transport)
     service.answers = [refused(500, "OperationTimedOut") for _ in range(100)]
@@ -306,7 +307,7 @@ async def test_a_disk_of_odd_size_is_halved_too(service):
     assert all(first % 512 == 0 for first, _ in request)
 
 
-async def test_a_listing_goes_on_until_there_is_no_marker(service):
+async def test_a_listing_continues_until_there_is_no_marker(service):
     """An empty page is not the end."""
 
     def page(inside, marker):
@@ -356,7 +357,7 @@ async def test_each_request_has_the_token_of_its_moment(service):
 
 
 async def test_a_delegated_signature_reads_one_snapshot_as_long_as_a_copy_may_take():
-    """Copy Blob takes no token: the identity asks for a key and signs with it, inside the activity."""
+    """Copy Blob takes no token: the identity requests a key and signs with it, inside the activity."""
     request = []
 
     class Account:
@@ -374,7 +375,7 @@ async def test_a_delegated_signature_reads_one_snapshot_as_long_as_a_copy_may_ta
     query = parse_qs(await authority.signed(BlobAddress("https://source.test", "vhds", "d.vhd"), SNAPSHOT))
 
     check_scope(query, COPY_DEADLINE)
-    assert COPY_DEADLINE <= request[0][1] - datetime.now(UTC) <= timedelta(days=7), "more than 7 days cannot be asked for"
+    assert COPY_DEADLINE <= request[0][1] - datetime.now(UTC) <= timedelta(days=7), "a signature cannot last longer than 7 days"
 
 
 async def test_a_local_signature_reads_one_snapshot():

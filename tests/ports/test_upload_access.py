@@ -1,4 +1,4 @@
-"""Uploads by the adapters alone: when write access is granted, renewed, opened once more, and what is said when it has ended."""
+"""Uploads by the adapters alone: write access is granted, renewed and opened once more, and its end is reported."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def write(upload, way):
 
 
 async def elsewhere(upload, act):
-    """What another process does: this one has the URLs that it had."""
+    """The adapters of another process: this one has the URLs that it had."""
     access = upload.blobs.disks._access
     grants = dict(access._grants)
     await act()
@@ -90,7 +90,7 @@ async def test_access_is_granted_anew_at_half_of_its_time(made):
 
 @pytest.mark.parametrize("extends", [True, False])
 async def test_a_disk_that_another_process_opened_is_written_by_both(made, machines, extends):
-    """A second grant is the first, or ends it: then it is asked for once more."""
+    """A second grant is the first, or ends it: then access is requested once more."""
     machines.switch(grant_extends=extends)
     upload = await made()
     for way in WAYS:
@@ -125,7 +125,7 @@ async def test_an_upload_that_another_process_has_ended_is_fenced(made, calm, wa
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_disk_that_is_made_anothers_between_the_look_and_the_grant_is_not_written(made, machines, way):
-    """Where Azure does not refuse to make what is there, a later request takes the disk over: it is looked at after the grant."""
+    """A later request may take over the disk, when Azure does not refuse it: the disk is read after the grant."""
     machines.switch(ignores_if_none_match=True)
     upload = await made()
     upload.disk = replace(upload.disk, run=RUN)
@@ -154,7 +154,7 @@ async def test_an_upload_that_ends_between_the_look_and_the_grant_is_fenced(made
     granted = access._granted
 
     async def late(door, seconds):
-        # As another process does: this one holds the lock.
+        # As another process does: the lock belongs to this one.
         await access.end(door)
         return await granted(door, seconds)
 
@@ -192,7 +192,7 @@ async def test_an_upload_that_ends_between_the_grant_and_the_write_is_fenced(mad
 
 @pytest.mark.parametrize("state", ["ActiveUpload", "ReadyToUpload"])
 async def test_an_upload_whose_access_has_expired(made, machines, state):
-    """It goes on, and ends in the end, whatever Azure calls the disk until then."""
+    """The upload continues, and ends at last, whatever Azure calls the disk until then."""
     machines.switch(upload_expiry="ready" if state == "ReadyToUpload" else "stays")
     upload = await made()
     access = upload.blobs.disks._access
@@ -250,7 +250,7 @@ async def test_a_writer_that_is_refused_twice_fails_visibly(made, calm, caplog, 
 
 
 async def test_access_that_is_granted_without_an_address_is_a_temporary_failure(made, machines):
-    """And is asked for again by the next call."""
+    """The next call requests the access again."""
     machines.switch(unnamed_grants=1)
     upload = await made()
     with pytest.raises(ServiceUnavailableError, match="named no address; temporary failure"):
@@ -308,7 +308,7 @@ async def test_no_address_is_kept_of_a_disk_that_is_closed(made):
 
 
 async def test_nothing_is_written_to_a_host_that_is_not_azures(made, calm):
-    """Of the address no more is told than the host."""
+    """The error names no more of the address than the host."""
     upload = await made(EXPORT_HOSTS="md-*.blob.storage.azure.net")
     calm.reset()
     with pytest.raises(BackupError, match="is not one of the setting EXPORT_HOSTS") as caught:
@@ -319,8 +319,8 @@ async def test_nothing_is_written_to_a_host_that_is_not_azures(made, calm):
 
 
 @pytest.mark.parametrize("taken", [True, False])
-async def test_a_checksum_goes_along_where_the_address_takes_one(made, calm, taken):
-    """One that does not is asked once."""
+async def test_a_checksum_is_sent_where_the_address_takes_one(made, calm, taken):
+    """An address that takes none receives one once."""
     upload = await made()
     calm.reset()
     calm.switch(exports={"uploadMd5": taken})

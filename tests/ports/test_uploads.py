@@ -1,4 +1,4 @@
-"""Managed disks that are made by an upload: what both ports promise of them, in memory and by the stand-ins."""
+"""Managed disks that are made by an upload: the contract of both ports, in memory and by the stand-ins."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Upload:
         return (await self.port.managed_disk(self.disk.id)).disk_state
 
     def content(self):
-        """What the disk holds, whoever has it."""
+        """The disk's content, whoever has the disk."""
         if self.kind == "memory":
             return self.blobs.disks[self.disk].content()
         with BlobClient.from_blob_url(self.stand_in.content(self.disk.id), credential=self.key) as blob:
@@ -185,7 +185,7 @@ async def test_a_disk_is_described_as_the_vhd_it_is(upload):
 
 
 async def test_zeros_and_clears(upload):
-    """What was written before is cleared, and a whole of zeros is never put."""
+    """Former content is cleared, and a put of only zeros is never sent."""
     await upload.make()
     await upload.copy(DATA)
     await upload.blobs.clear(upload.disk, ByteRange(5 * PAGE, 6 * PAGE), FENCE)
@@ -197,8 +197,8 @@ async def test_zeros_and_clears(upload):
     assert await allocated(upload) == [ByteRange(4 * PAGE, 5 * PAGE), FOOTER]
 
 
-async def test_what_has_been_closed_is_never_written_again(upload):
-    """By no way, whoever asks; and whoever has the disk by then, its content stays."""
+async def test_a_closed_upload_is_never_written_again(upload):
+    """No way and no caller can write it; its content stays, whoever has the disk by then."""
     await upload.uploaded()
     for owned in (False, True):
         if owned:
