@@ -1,4 +1,4 @@
-"""Containers on the emulator, and raw requests: what the SDK hides is what is checked here."""
+"""Containers on the emulator, and raw requests, to check what the SDK hides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The launcher: refuses what it was not written for, and its control address does what it says."""
+"""The launcher refuses versions that it was not written for, and its control address works."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class TestControl:
         assert type(broken.value).__name__ in ("ChunkedEncodingError", "ConnectionError", IncompleteReadError.__name__)
 
     def test_limits_answer_503(self, calm, source, blob):
-        """More requests than the bucket holds are refused, as ServerBusy with Retry-After."""
+        """Requests above the bucket's size are refused, as ServerBusy with Retry-After."""
         calm.switch(limits={"requestsPerSecond": 5, "bytesPerSecond": 1_000_000})
         answers = [source.send("HEAD", "disk")[2] for _ in range(20)]
 

@@ -1,4 +1,4 @@
-"""The emulator against a page model: random writes, clears, resizes, snapshots and copies, every listing compared."""
+"""The emulator against a page model: random writes, clears, resizes, snapshots and copies, with every listing compared."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ def test_listings_agree_with_the_model(source, calm, rng, kind):
                 assert set(pages_of(client.list_page_ranges(**window))) == state.allocated(first, last)
 
 
-def test_a_diff_ends_where_it_is_told_to(source, calm):
-    """With its blob, or with the previous snapshot: what a disk has grown by is then in no diff."""
+def test_a_diff_ends_with_the_blob_or_with_the_previous_snapshot(source, calm):
+    """With the second switch, pages by which the disk has grown are in no diff."""
     blob = source.page_blob("disk", 16)
     previous = blob.create_snapshot()["snapshot"]
     blob.resize_blob(32 * PAGE)
@@ -165,7 +165,7 @@ def test_copies_and_promotes_share_nothing_with_their_source(source, rng):
 
 
 def test_more_than_ten_thousand_ranges_come_in_pages(source):
-    """One answer holds at most 10,000 ranges and a marker; following it gives all, once, in order."""
+    """One answer contains at most 10,000 ranges and a marker; following it gives all, once, in order."""
     blob = source.page_blob("disk", 2 * 10_050)
     snapshot = blob.create_snapshot()["snapshot"]
     blob.upload_page(b"\1" * 512 * 2048, 0, 512 * 2048)

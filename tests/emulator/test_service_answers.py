@@ -1,4 +1,4 @@
-"""What the real service was recorded to answer, case by case: status, code and form."""
+"""The emulator answers as the real service was recorded to answer: status, code and form."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class TestDiff:
         assert overwritten[:2] == (409, "BlobOverwritten")
 
     def test_pages_end_in_an_empty_marker(self, source, disk):
-        """NextMarker is there when maxresults was asked for, empty on the last page; never otherwise."""
+        """NextMarker is present only when maxresults was sent, and is empty on the last page."""
         disk.upload_page(b"\2" * PAGE, 8 * PAGE, PAGE)
 
         plain = source.send("GET", "disk", comp="pagelist")[2].text
@@ -128,20 +128,20 @@ class TestWrites:
             assert created[:2] == (400, "InvalidHeaderValue")
 
     def test_fences(self, source, disk):
-        """Lease and sequence number guard every put, with codes that tell them apart."""
+        """Lease and sequence number guard every put, with a code for each."""
         lease = disk.acquire_lease()
         disk.set_sequence_number("max", "7", lease=lease)
-        held = {"x-ms-lease-id": lease.id}
+        with_lease = {"x-ms-lease-id": lease.id}
 
         def code(**headers):
             return source.send("PUT", "disk", put(0, 511, **headers), b"\3" * 512, comp="page")[:2]
 
         assert code() == (412, "LeaseIdMissing")
         assert code(**{"x-ms-lease-id": "00000000-0000-0000-0000-000000000001"}) == (412, "LeaseIdMismatchWithBlobOperation")
-        assert code(**held, **{"x-ms-if-sequence-number-eq": "6"}) == (412, "SequenceNumberConditionNotMet")
-        assert code(**held, **{"x-ms-if-sequence-number-eq": "7"}) == (201, "")
+        assert code(**with_lease, **{"x-ms-if-sequence-number-eq": "6"}) == (412, "SequenceNumberConditionNotMet")
+        assert code(**with_lease, **{"x-ms-if-sequence-number-eq": "7"}) == (201, "")
         lease.release()
-        assert code(**held) == (412, "LeaseNotPresentWithBlobOperation")
+        assert code(**with_lease) == (412, "LeaseNotPresentWithBlobOperation")
 
     def test_a_wrong_checksum_writes_nothing(self, source, disk):
         wrong = base64.b64encode(hashlib.md5(b"else").digest()).decode()
@@ -154,7 +154,7 @@ class TestWrites:
 
 class TestReads:
     def test_ranges(self, source, disk):
-        """A range is clipped at the end; one that begins there, or is asked of an empty blob, is refused with the size."""
+        """A range is clipped at the end; one that begins there, or is read of an empty blob, is refused with the size."""
         source.page_blob("none", 0)
         clipped = source.send("GET", "disk", {"x-ms-range": "bytes=7680-99999"})[2]
 
@@ -318,6 +318,6 @@ class TestSnapshots:
         assert (status, code) == (400, "")
 
 
-def test_strangers_see_nothing(source, disk):
+def test_anonymous_requests_see_nothing(source, disk):
     """An unsigned read of a private blob is answered as if there were none."""
     assert requests.get(disk.url.partition("?")[0], timeout=10).status_code == 404

@@ -14,7 +14,7 @@ ENDED = ("Completed", "Failed", "Terminated")
 
 
 class Sample:
-    """What the tests ask of a host that serves the sample app."""
+    """A client of a host that serves the sample app."""
 
     def __init__(self, folder, timers="demand", **environment):
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ class Sample:
         return awaited(reached, f"the wanted state of {instance}", timeout_seconds=seconds)
 
     def until_notes(self, accept):
-        """Wait for so many notes, or for `accept(notes)`."""
+        """Wait for `accept(notes)`, or for a number of notes."""
         enough = accept if callable(accept) else lambda notes: len(notes) >= accept
         awaited(lambda: enough(self.notes()), "the sample app's notes")
 

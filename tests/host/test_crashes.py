@@ -1,4 +1,4 @@
-"""kill -9 at any moment: the next start goes on, every activity ran at least once, the result is the same."""
+"""After kill -9 at any moment the next start continues, every activity runs at least once, and the result is the same."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_kill_and_resume_at_seeded_moments(tmp_path, rng, attempt):
 
 
 def test_an_activity_killed_in_the_middle_runs_again(tmp_path):
-    """At least once: the work row survives the process that ran it."""
+    """The activity runs at least once, because the work row survives the process that ran it."""
     host = SampleHost(tmp_path)
     try:
         instance = host.begin("fan_out", {"count": 2, "seconds": 0.5})

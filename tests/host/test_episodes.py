@@ -36,7 +36,7 @@ def test_each_commit_refused_in_turn(faulty):
     assert refused >= 8
 
 
-def test_the_messages_of_an_episode_that_never_was_are_delivered(faulty):
+def test_the_messages_of_an_uncommitted_episode_are_delivered(faulty):
     """The activities of both episodes run; the answer that comes first is taken for the call of the second."""
     faulty.faults({"fault": "refuseCommit", "name": "stamped", "seconds": 0.5})
     before = len(faulty.notes())
@@ -47,8 +47,8 @@ def test_the_messages_of_an_episode_that_never_was_are_delivered(faulty):
     assert ended["output"] == first
 
 
-def test_late_messages_of_an_episode_that_never_was(faulty):
-    """Its activities begin when all has ended, and their answers change nothing."""
+def test_late_messages_of_an_uncommitted_episode_change_nothing(faulty):
+    """Activities of the uncommitted episode begin after the end, and their answers change nothing."""
     faulty.faults({"fault": "refuseCommit", "name": "stamped", "late": True})
     before = len(faulty.notes())
     instance = faulty.begin("stamped")
@@ -96,7 +96,7 @@ def test_an_activity_that_is_delivered_again_after_the_end(faulty):
     assert faulty.status(instance).json() == ended
 
 
-def test_an_answer_that_is_held_back_past_the_end(faulty):
+def test_an_answer_that_is_delayed_past_the_end(faulty):
     """The run waits for it, is terminated, and stays so when the answer comes."""
     faulty.faults({"fault": "holdAnswer", "name": "echo", "late": True})
     before = len(faulty.notes())
@@ -113,7 +113,7 @@ def test_an_answer_that_is_held_back_past_the_end(faulty):
 
 
 def test_a_child_on_the_id_of_a_living_instance_replaces_it(host):
-    """Its history is gone and whoever waited for it waits; from outside it is refused."""
+    """The instance's history is lost, and its parent keeps waiting; a start from outside is refused."""
     waiting = host.begin("starts", {"child": "waits", "input": {"seconds": 600}, "id": "taken"})
     host.until("taken", lambda shown: shown["runtimeStatus"] == "Running")
     refused = host.call("POST", "/runtime/webhooks/durabletask/orchestrators/stamped/taken", {})
@@ -138,7 +138,7 @@ def test_a_terminated_parent_leaves_its_child_running(host):
     assert host.until("orphan")["output"] == {"by": "me"}
 
 
-def test_what_a_dead_worker_held_stands_still_for_its_time(tmp_path):
+def test_the_work_of_a_dead_worker_pauses_until_its_message_is_visible(tmp_path):
     invisible = 3.0
     host = SampleHost(tmp_path, DEVHOST_INVISIBLE_SECONDS=f"{invisible:g}")
     try:

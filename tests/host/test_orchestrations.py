@@ -1,4 +1,4 @@
-"""What an orchestration may do, run by the host: results, failures, timers, events, sub-orchestrations, continue-as-new."""
+"""Features of orchestrations under the host: results, failures, timers, events, sub-orchestrations, continue-as-new."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_wrong_management_calls(host, path, body, status):
 
 
 def test_an_incompatible_change_is_reported(tmp_path):
-    """Code that asks for another activity at the same place fails the instance with words that say so."""
+    """Code that calls another activity at the same place fails the instance, with an error that says so."""
     from tests.host.conftest import SampleHost  # noqa: PLC0415
 
     old = SampleHost(tmp_path)
@@ -132,7 +132,7 @@ def test_an_incompatible_change_is_reported(tmp_path):
 
 
 def test_an_instance_keeps_the_version_it_began_with(tmp_path):
-    """An upgrade in the middle of a run: it goes on in the old way; what begins afterwards, also its child, has the new one."""
+    """After an upgrade a running instance continues with the old version; later instances, also its children, use the new one."""
     from tests.host.conftest import SampleHost  # noqa: PLC0415
 
     def goes_on(instance):
@@ -154,7 +154,7 @@ def test_an_instance_keeps_the_version_it_began_with(tmp_path):
 
 
 def test_a_long_list_comes_in_pages(host):
-    """A hundred at a time, as the extension lists; the platform reads on to the end."""
+    """A list comes in pages of a hundred, as from the extension; the platform reads all pages."""
     started = {host.begin("versioned_child", instance=f"page{number}") for number in range(103)}
     answer = host.call("GET", "/runtime/webhooks/durabletask/instances?instanceIdPrefix=page")
 

@@ -1,4 +1,4 @@
-"""What an episode reads of the messages that are visible, and what waits."""
+"""The selection of visible messages that an episode reads, and of those that wait."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def test_the_answer_to_a_call_that_is_not_committed_waits(instance):
 
 
 def test_an_answer_to_a_call_that_no_commit_made_is_read_and_ignored(instance):
-    """Sent before the last commit, which does not hold the call: no episode will make it."""
+    """The answer's call is in no commit, and no later episode will make it."""
     assert read(rows(answer(1, BEFORE)), instance, [STARTED, SCHEDULED]).early == []
 
 
-def test_what_comes_before_the_start_waits_for_it(instance):
+def test_messages_before_the_start_wait_for_it(instance):
     raised = protocol.event(EventType.EVENT_RAISED, Name="go", Input="1")
 
     assert read(rows(raised, answer(0)), instance, []).early == [1, 2]

@@ -50,13 +50,13 @@ def plain(value, key=""):
 
 
 class Asker:
-    """Asks the calls of one scenario, with ids of its own."""
+    """Sends the calls of one scenario, with ids of its own."""
 
     def __init__(self, host):
         self.host, self.prefix = host, f"m{uuid.uuid4().hex[:10]}-"
 
-    def call(self, ask, body=None, raw=None, kind=None):
-        method, path = ask.split(" ", 1)
+    def call(self, request, body=None, raw=None, kind=None):
+        method, path = request.split(" ", 1)
         data = raw if raw is not None else None if body is None else json.dumps(body)
         headers = {"Content-Type": kind or "application/json"} if data is not None else {}
         return self.host.call(method, f"/runtime/webhooks/durabletask/{path}", data=data, headers=headers)
@@ -84,7 +84,7 @@ class Asker:
         return answer.status_code in (200, 202) and kind in [one["EventType"] for one in answer.json().get("historyEvents", [])]
 
     def difference(self, row):
-        """How the answer to one recorded call differs; empty when it does not."""
+        """The difference of the answer from the recorded one, in words; empty when they are equal."""
         row = json.loads(json.dumps(row).replace("MINE-", self.prefix))
         for step in row.get("before", []):
             self.prepare(*step)

@@ -1,4 +1,4 @@
-"""How an answer is played against a history: what only shows below the level of whole orchestrations."""
+"""Replay of answers against a history: behaviour that tests of whole orchestrations cannot show."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_an_instance_ends_only_when_nothing_is_open():
 
 
 def test_retries_take_the_numbers_the_extension_takes():
-    """One for the call, one for the timer before the next; and a last timer that fires at once."""
+    """A retry takes one number for the call and one for the timer before the next; the last timer fires at once."""
     retrying = {**CALL, "actionType": 1, "retryOptions": {"maxNumberOfAttempts": 2, "firstRetryIntervalInMilliseconds": 10}}
     events, numbers = list(STARTED), []
     for number, kind in enumerate(["work", "timer", "work", "timer"]):

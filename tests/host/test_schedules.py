@@ -42,7 +42,7 @@ moments = st.integers(0, 10**9 * 10**6).map(lambda micros: datetime(2024, 1, 1, 
 
 @settings(deadline=None)
 @given(common(), moments)
-def test_the_two_agree(expression, moment):
+def test_both_implementations_agree(expression, moment):
     try:
         played = Schedule(expression).after(moment)
     except CroniterBadDateError:
@@ -65,14 +65,14 @@ def test_the_two_agree(expression, moment):
         "0 60 2 * * *", "\u0661 0 2 * * *",
     ],
 )  # fmt: skip
-def test_what_is_read_differently_is_refused(expression):
-    """NCRONTAB means something else by it than croniter, or one of them nothing."""
+def test_an_expression_that_the_two_read_differently_is_refused(expression):
+    """The refused expression has another meaning in NCRONTAB than in croniter, or one of them rejects it."""
     with pytest.raises(UnplayableScheduleError, match="cannot play the schedule"):
         Schedule(expression)
 
 
 def test_both_day_fields_must_match():
-    """As in NCRONTAB; in cron one of them is enough."""
+    """Both day fields must match, as in NCRONTAB; in cron one of them is enough."""
     friday_the_13th = Schedule("0 0 2 13 * fri").after(datetime(2026, 11, 28, tzinfo=UTC))
 
     assert friday_the_13th == datetime(2027, 8, 13, 2, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Timer functions: on schedule, on demand, early, and once for an occurrence that was missed; each is told its status."""
+"""Timer functions: on schedule, on demand, early, and once for an occurrence that was missed; each firing gets its status."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ TWELVE = datetime(2026, 11, 28, 12, tzinfo=UTC)
 HOURLY = Schedule("0 0 * * * *")
 
 
-def told(host):
-    """What each firing was told, and when it was."""
-    found = [json.loads(note.removeprefix("told ")) for note in host.notes() if note.startswith("told ")]
+def statuses(host):
+    """The status that each firing got, with its time."""
+    found = [json.loads(note.removeprefix("status ")) for note in host.notes() if note.startswith("status ")]
     return [{name: datetime.fromisoformat(text) for name, text in one.items()} for one in found]
 
 
 def test_on_demand(host):
-    """The admin address fires it, as the real host's does; an unknown name is not found."""
+    """The admin address fires the timer, as the real host's does; an unknown name is not found."""
     host.fire("tick")
-    host.until_notes(lambda notes: "tick past_due=False" in notes and told(host))
+    host.until_notes(lambda notes: "tick past_due=False" in notes and statuses(host))
 
-    (status,) = told(host)
+    (status,) = statuses(host)
     assert status["Last"] == status["LastUpdated"] == NEVER
     assert (status["Next"].month, status["Next"].day) == (1, 1)
     assert status["Next"] > status["at"]
@@ -37,7 +37,7 @@ def test_on_demand(host):
 
 
 def test_on_schedule_and_past_due(tmp_path):
-    """It fires when due; an occurrence missed while the host was down is made up for once, marked past due."""
+    """The timer fires when due; an occurrence missed while the host was down is caught up once, marked past due."""
     host = SampleHost(tmp_path, timers="schedule", SAMPLE_SCHEDULE="* * * * * *")
     missed = Status(TWELVE.replace(year=2020), TWELVE.replace(year=2020) + SECOND, TWELVE.replace(year=2020))
     try:
@@ -45,28 +45,28 @@ def test_on_schedule_and_past_due(tmp_path):
         host.kill()
         with sqlite3.connect(tmp_path / "hub.sqlite") as hub:
             hub.execute("UPDATE timer_status SET status=?", (json.dumps(missed.as_json),))
-        before = len(told(host))
+        before = len(statuses(host))
         host.start()
-        host.until_notes(lambda notes: len(told(host)) > before + 1)
+        host.until_notes(lambda notes: len(statuses(host)) > before + 1)
     finally:
         host.stop()
 
     assert host.notes().count("tick past_due=True") == 1
-    late, regular = told(host)[before : before + 2]
+    late, regular = statuses(host)[before : before + 2]
     assert (late["Last"], late["Next"]) == (missed.last, missed.next)
     assert regular["Last"] > missed.next
     assert regular["Next"] == regular["Last"].replace(microsecond=0) + SECOND
 
 
 def test_early_firings_serve_each_due_time_once(tmp_path):
-    """Half a second early, on time, early again: `Next` tells the due time, and none comes twice or is left out."""
+    """Firings come early and on time; `Next` is the due time, and no due time is repeated or skipped."""
     host = SampleHost(tmp_path, timers="schedule", SAMPLE_SCHEDULE="* * * * * *", **{EARLY: "0.5,0"})
     try:
-        host.until_notes(lambda notes: len(told(host)) >= 4)
+        host.until_notes(lambda notes: len(statuses(host)) >= 4)
     finally:
         host.stop()
 
-    firings = told(host)
+    firings = statuses(host)
     assert any(one["at"] < one["Next"] for one in firings)
     assert all(later["Next"] > earlier["Next"] for earlier, later in pairwise(firings))
     for earlier, later in pairwise(firings):
@@ -77,7 +77,7 @@ def test_early_firings_serve_each_due_time_once(tmp_path):
 
 
 def test_the_first_status():
-    """Nothing has fired yet, in the host's spelling of never."""
+    """The status before the first firing has the host's spelling of never."""
     status = first_status(HOURLY, TWELVE + SECOND)
 
     never = "0001-01-01T00:00:00+00:00"

@@ -37,8 +37,8 @@ def test_activities_and_orchestrations_are_divided_among_the_workers(both):
     awaited(divided, "activities and orchestrations in both workers")
 
 
-def test_a_worker_dies_and_the_other_goes_on_with_its_part(both, rng):
-    """What the dead one held is taken up by the living one, which nobody tells of it."""
+def test_a_worker_takes_over_the_work_of_a_dead_worker(both, rng):
+    """The living worker takes over the partitions of the dead one without any notification."""
     instances = [both.begin("rounds", {"waves": 3}) for _ in range(4)]
     long = both.begin("workers", {"count": 8, "seconds": 0.5})
     both.until_notes(rng.randrange(20, 40))
@@ -51,15 +51,15 @@ def test_a_worker_dies_and_the_other_goes_on_with_its_part(both, rng):
 
 
 def test_an_activity_that_takes_longer_than_it_is_invisible_runs_once(both):
-    """Its worker renews it while it lives."""
+    """The worker renews the activity's message while it runs."""
     instance = both.begin("workers", {"count": 4, "seconds": 3.0})
 
     both.until(instance)
     assert len(both.notes()) == 4
 
 
-def test_workers_come_and_go_while_runs_go_on(both, rng):
-    """Partitions move at each of it: a run's episodes are committed by one worker or the other, and once."""
+def test_workers_start_and_stop_while_runs_continue(both, rng):
+    """Partitions move each time; each episode of a run is committed once, by one worker or the other."""
     instances = [both.begin("rounds", {"waves": 6}) for _ in range(4)]
     # Of the 96 notes there are at least: the runs may be over before this looks again.
     for count in sorted(rng.sample(range(4, 90), 3)):
@@ -77,7 +77,7 @@ def partitions_of(hub, now, seconds=9.0):
     return made
 
 
-def test_each_id_is_one_workers_and_a_dead_ones_are_divided_anew(tmp_path):
+def test_each_id_belongs_to_one_worker_and_those_of_a_dead_worker_are_reassigned(tmp_path):
     hub = Hub(tmp_path / "hub.sqlite")
     first = partitions_of(hub, 0.0)
     second = partitions_of(hub, 1.0)
@@ -91,8 +91,8 @@ def test_each_id_is_one_workers_and_a_dead_ones_are_divided_anew(tmp_path):
     hub.close()
 
 
-def test_what_a_living_worker_holds_is_renewed(tmp_path):
-    """And no longer once it has let go of it."""
+def test_leases_of_a_living_worker_are_renewed(tmp_path):
+    """The worker renews its leases, and stops once it has released them."""
     hub = Hub(tmp_path / "hub.sqlite")
     worker = partitions_of(hub, 0.0)
     number = hub.add_work("one", "execution", 0, "activity", None).number
@@ -109,7 +109,7 @@ def test_what_a_living_worker_holds_is_renewed(tmp_path):
 
 
 def test_work_that_another_has_taken_is_neither_taken_nor_forgotten(tmp_path):
-    """Until its time is up; then whoever had it before can no longer finish it."""
+    """Another worker's message is left alone until it expires; then its former worker can no longer finish it."""
     hub = Hub(tmp_path / "hub.sqlite")
     number = hub.add_work("instance", "execution", 0, "activity", None).number
 
@@ -127,7 +127,7 @@ def test_work_that_another_has_taken_is_neither_taken_nor_forgotten(tmp_path):
 
 
 def test_an_episode_is_committed_on_the_history_it_began_with_only(tmp_path):
-    """Another worker's commit, an ended or a replaced instance: each is seen."""
+    """A commit is refused after another worker's commit, and for an ended or replaced instance."""
     hub = Hub(tmp_path / "hub.sqlite")
     hub.create("one", "any", None, None)
     instance = hub.instance("one")

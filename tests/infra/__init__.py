@@ -1,1 +1,1 @@
-"""What can be known of infra/ without the cloud."""
+"""Checks of infra/ that need no cloud."""

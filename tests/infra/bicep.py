@@ -1,4 +1,4 @@
-"""Reads Bicep files as far as the tests ask: what a file declares, and what it refers to."""
+"""Reads Bicep files as far as the tests need: declarations and references."""
 
 from __future__ import annotations
 

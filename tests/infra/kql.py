@@ -1,4 +1,4 @@
-"""The queries of alerts and workbook: what Kusto's language service says of them, the fields they read, what their filters let pass."""
+"""The queries of alerts and workbook: diagnostics of Kusto's language service, the fields that they read, and their filters."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ CHECKER = Path(__file__).parent / "kusto" / "analyse.js"
 
 
 def analysed(queries):
-    """What Microsoft's language service finds wrong with each query, and the columns of its result with their types."""
+    """The faults that Microsoft's language service finds in each query, and the columns of its result with their types."""
     request = json.dumps({"tables": TABLES, "queries": queries})
-    told = subprocess.run([node(), str(CHECKER)], input=request, stdout=subprocess.PIPE, text=True, check=True)
-    return [(one["faults"], one["columns"]) for one in json.loads(told.stdout)]
+    ended = subprocess.run([node(), str(CHECKER)], input=request, stdout=subprocess.PIPE, text=True, check=True)
+    return [(one["faults"], one["columns"]) for one in json.loads(ended.stdout)]
 
 
 def event(query):
@@ -30,23 +30,23 @@ def fields(query):
     return set(re.findall(r"\be\.(\w+)", query)) - {"event"}
 
 
-def lets_pass(query, told):
+def lets_pass(query, fields):
     """Whether the query's filters let an event pass. Raises AssertionError for a filter that this cannot read."""
     for part in query.split(" | ")[2:]:
         if part.startswith("where ") and "{Disk}" not in part:
             condition = part.removeprefix("where ")
-            if not all(_holds(one, told) for one in condition.split(" and ")):
+            if not all(_is_true(one, fields) for one in condition.split(" and ")):
                 return False
     return True
 
 
-def _holds(condition, told):
+def _is_true(condition, fields):
     if match := re.fullmatch(r"isnotempty\(tostring\(e\.(\w+)\)\)", condition):
-        return bool(told[match.group(1)])
+        return bool(fields[match.group(1)])
     match = re.fullmatch(r"(tostring|tolong|tobool|todouble)\(e\.(\w+)\) (==|>) ('\w+'|true|[\d.]+)", condition)
     assert match, condition
     kind, name, sign, literal = match.groups()
-    value = told[name]
+    value = fields[name]
     assert (sign == ">") == (kind in {"tolong", "todouble"}), condition
     if kind == "tobool":
         return value is (literal == "true")

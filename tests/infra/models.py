@@ -1,4 +1,4 @@
-"""What a resource of Azure may have, by the models of Microsoft's own management libraries.
+"""The properties that an Azure resource may have, by the models of Microsoft's own management libraries.
 
 They come in two makes: those made from Swagger carry a table of attributes, those made from TypeSpec annotated fields.
 """
@@ -30,7 +30,7 @@ class Shape:
 
 @dataclass
 class Field:
-    """A named value of an object; `shape` is asked for late, because models refer to each other in circles."""
+    """A named value of an object; `shape` is evaluated late, because models refer to each other in circles."""
 
     shape: Callable[[], Shape]
     read_only: bool = False
@@ -52,15 +52,15 @@ def _shape(cls, models):
 def _of_attributes(cls, models):
     """Dots in a key lead into inner objects that have no class."""
     shape = Shape("object")
-    for attribute, told in cls._attribute_map.items():
-        *path, name = told["key"].replace("\\.", "\0").split(".")
+    for attribute, described in cls._attribute_map.items():
+        *path, name = described["key"].replace("\\.", "\0").split(".")
         inner = shape
         for step in path:
             made = Shape("object")
             inner = inner.fields.setdefault(step, Field(lambda made=made: made)).shape()
         rule = cls._validation.get(attribute, {})
         inner.fields[name.replace("\0", ".")] = Field(
-            lambda type_=told["type"]: _of_name(type_, models), rule.get("readonly", False), rule.get("required", False)
+            lambda type_=described["type"]: _of_name(type_, models), rule.get("readonly", False), rule.get("required", False)
         )
     return shape
 
@@ -76,10 +76,12 @@ def _of_fields(cls, models):
     cls()  # the library fills in its table of fields at the first instance
     hints = typing.get_type_hints(cls, localns={"_models": models})
     shape = Shape("object")
-    for attribute, told in cls._attr_to_rest_field.items():
+    for attribute, described in cls._attr_to_rest_field.items():
         hint = hints[attribute]
         needed = type(None) not in typing.get_args(hint)
-        shape.fields[told._rest_name] = Field(lambda hint=hint: _of_hint(hint, models), told._visibility == ["read"], needed)
+        shape.fields[described._rest_name] = Field(
+            lambda hint=hint: _of_hint(hint, models), described._visibility == ["read"], needed
+        )
     return shape
 
 

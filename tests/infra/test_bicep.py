@@ -1,4 +1,4 @@
-"""Every Bicep file parses, and everything it refers to is there. What Azure says of it only Azure can say."""
+"""Every Bicep file parses, and everything it refers to exists. Only Azure can check the rest."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_name_is_declared_and_every_declaration_used(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_file_that_is_loaded_is_there(path):
+def test_every_file_that_is_loaded_exists(path):
     for declared in load(path).declared:
         if declared.kind == "module":
             assert (path.parent / declared.type).is_file(), f"{path.name}: module {declared.type} is missing"
@@ -46,7 +46,7 @@ def test_every_file_that_is_loaded_is_there(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_modules_get_what_they_ask_for(path):
+def test_modules_get_their_required_parameters(path):
     """Each parameter that has no default is given, none that does not exist, the scope fits, and outputs that are read exist."""
     file = load(path)
     for module in file.of("module").values():
@@ -82,7 +82,7 @@ def test_outputs_of_a_module_under_a_condition_are_read_as_such(path):
 
 
 def dependencies(name, seen=()):
-    """Everything of main.bicep that a module waits for."""
+    """Everything in main.bicep that a module depends on."""
     modules = {**MAIN_FILE.of("module"), **MAIN_FILE.of("var"), **MAIN_FILE.of("resource")}
     found = set()
     for _, other, _ in used(modules[name]):
@@ -92,8 +92,8 @@ def dependencies(name, seen=()):
 
 
 @pytest.mark.parametrize("app", ["app", "custody"])
-def test_no_app_waits_for_anything_at_a_single_source_or_machine_group(app):
-    """One that is gone makes its own part of a deployment fail, and nothing of the app."""
+def test_no_app_depends_on_a_single_source_or_machine_group(app):
+    """A missing group fails its own part of a deployment, and nothing of the app."""
     foreign = {
         name
         for name, one in MAIN_FILE.of("module").items()
@@ -105,8 +105,8 @@ def test_no_app_waits_for_anything_at_a_single_source_or_machine_group(app):
     assert "existing" not in MAIN.read_text(), "a source is looked up"
 
 
-def test_a_site_is_configured_one_thing_after_the_other():
-    """Side by side Azure answers that it cannot acquire the site's lock."""
+def test_parts_of_a_sites_configuration_are_deployed_one_after_another():
+    """For parallel changes, Azure answers that it cannot acquire the site's lock."""
     resources = load(INFRA / "modules" / "app.bicep").of("resource")
     waits = {
         name: re.findall(r"\w+", text(properties(one.body)["dependsOn"])) if "dependsOn" in properties(one.body) else []
@@ -121,7 +121,7 @@ def test_a_site_is_configured_one_thing_after_the_other():
     }
 
 
-def test_private_endpoints_come_one_at_a_time():
+def test_private_endpoints_are_deployed_one_at_a_time():
     endpoints = load(INFRA / "modules" / "endpoints.bicep").of("resource")["endpoints"]
     assert endpoints.decorators["batchSize"] == "1"
 
@@ -144,13 +144,13 @@ def test_plain_resources_with_pinned_versions(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_parameter_says_what_it_is(path):
+def test_every_parameter_has_a_description(path):
     for name, declared in load(path).of("param").items():
         assert declared.decorators.get("description", "").endswith((".", "}.")), f"{path.name}: {name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_no_secret_goes_in_or_out(path):
+def test_no_parameter_or_output_is_a_secret(path):
     """No key is listed, no password is made, no parameter or output is named or filled like one."""
     source = path.read_text()
     for word in ("listKeys", "listAccountSas", "listSecrets", "@secure", "AccountKey", "SharedAccessSignature", "newGuid("):
@@ -161,7 +161,7 @@ def test_no_secret_goes_in_or_out(path):
 
 
 def test_a_planted_fault_is_found(tmp_path):
-    """The checks above look where they say."""
+    """The checks above detect faults that are planted in a copy."""
     broken = tmp_path / "broken.bicep"
     broken.write_text("param a string = \nvar b = [\n")
     with pytest.raises(AssertionError):
@@ -172,7 +172,7 @@ def test_a_planted_fault_is_found(tmp_path):
     ]  # fmt: skip
 
 
-def test_azd_finds_everything():
+def test_azure_yaml_names_the_app_and_the_template():
     """azure.yaml names the app's folder and the template; its parameters are the template's."""
     described = yaml.safe_load((REPOSITORY / "azure.yaml").read_text())
     template = REPOSITORY / described["infra"]["path"] / f"{described['infra']['module']}.bicep"
@@ -213,7 +213,7 @@ def test_accounts_take_identities_only(path, name):
     assert fields["supportsHttpsTrafficOnly"] == "true"
 
 
-def test_backups_are_locked_and_what_is_deleted_can_be_had_back():
+def test_backups_are_locked_and_deleted_blobs_can_be_restored():
     source = (INFRA / "modules" / "backups.bicep").read_text()
     lock = properties(properties(load(INFRA / "modules" / "backups.bicep").of("resource")["lock"].body)["properties"])
     assert text(lock["level"]) == "'CanNotDelete'"
@@ -226,8 +226,8 @@ def test_backups_are_locked_and_what_is_deleted_can_be_had_back():
     assert {"heads", "plans"} <= containers
 
 
-def test_the_package_has_what_the_app_needs_and_nothing_else():
-    """.funcignore, as git would read it."""
+def test_the_package_contains_only_what_the_app_needs():
+    """The package follows .funcignore, read as git would read it."""
     ignored = (REPOSITORY / ".funcignore").read_text().split()
     for name in ("function_app.py", "host.json", "requirements.txt", "backup_core"):
         assert not any(name == line.rstrip("/") for line in ignored), name

@@ -1,4 +1,4 @@
-"""The deployment and the code say the same: settings, roles, functions that are off, host.json."""
+"""The deployment and the code agree on settings, roles, functions that are off, host.json."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def given(module):
 
 @pytest.mark.parametrize("module", ["app", "custody"])
 def test_every_setting_that_is_read_is_set_and_every_one_set_is_read(module):
-    """In custody an identity that is not its own is left out: there the common one is used."""
+    """Custody omits identities that are not its own: it uses the common identity there."""
     elsewhere = {"SOURCE_CLIENT_ID", "WRITER_CLIENT_ID", "RESTORE_CLIENT_ID"} if module == "custody" else set()
 
     assert set(given(module)) - OF_THE_HOST == READ - ONLY_LOCAL - BY_PLATFORM - elsewhere
@@ -58,8 +58,8 @@ def test_the_sample_has_every_setting_and_its_default():
         assert SAMPLE[name.upper()].lower() == default.lower(), name
 
 
-def test_the_deployment_has_the_samples_values():
-    """Where the deployment does not take a value from itself."""
+def test_the_deployment_has_the_values_of_the_sample():
+    """The values agree, except those that the deployment takes from itself."""
     params = {name: text(one.node.children[-1]) for name, one in MAIN.of("param").items() if one.has_default}
     for name, value in given("app").items():
         literal = params.get(value, value)
@@ -90,7 +90,7 @@ ROLES = json.loads((INFRA / "roles.json").read_text())
 PREFIX = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/"
 
 
-def test_the_table_of_roles_is_what_is_deployed():
+def test_the_table_of_roles_agrees_with_the_deployment():
     table = (DOCS / "security.md").read_text().partition("## Signing in")[0]
     rows = re.findall(r"^\| (Pagekeeper [a-z ]+) \| ([^|]+) \| ([^|]+) \|", table, re.MULTILINE)
 
@@ -117,7 +117,7 @@ def test_no_role_has_more_than_its_duty():
         assert not [one for one in ROLES[role]["actions"] if re.search(r"(disks|virtualMachines)/(write|delete)", one)]
 
 
-def test_each_role_is_assigned_where_it_says():
+def test_each_role_is_assigned_at_its_documented_scope():
     """Sources in sourceGrants, backups in backupGrants, machines in their groups; each key of roles.json once or as it says."""
     granted = {name: set(re.findall(r"roles\.outputs\.ids\.(\w+)", text(one.node))) for name, one in MAIN.of("module").items()}
 
@@ -131,7 +131,7 @@ def test_each_role_is_assigned_where_it_says():
 
 
 def test_each_identity_gets_its_own_roles():
-    """A role named for a duty goes to that duty's identity."""
+    """A role that is named for a duty is assigned to that duty's identity."""
     pairs = re.findall(
         r"to: identities\.outputs\.(\w+)\.principalId,?\s+role: roles\.outputs\.ids\.(\w+)", (INFRA / "main.bicep").read_text()
     )
@@ -143,7 +143,7 @@ def test_each_identity_gets_its_own_roles():
     ]  # fmt: skip
 
 
-def test_the_app_roles_are_those_the_code_asks_for():
+def test_the_app_roles_are_those_that_the_code_requires():
     described = json.loads((INFRA / "app-roles.json").read_text())
 
     assert {one["value"] for one in described} == set(access.READER)
@@ -170,7 +170,7 @@ def functions():
 
 
 SHARED = ("backup_core.orchestrations.kit", "backup_core.orchestrations.shard_waves")
-"""What orchestrators have their steps called by."""
+"""The functions by which orchestrators call steps."""
 
 
 def called(name, seen=None):
@@ -189,13 +189,13 @@ def called(name, seen=None):
     return seen
 
 
-def test_functions_that_are_off_exist():
+def test_functions_that_are_switched_off_exist():
     assert not {name for off in OFF.values() for name in off} - functions()
     assert not set(OFF["backup"]) & set(OFF["custody"]), "a function that is off in both runs nowhere"
 
 
 @pytest.mark.parametrize("app", ["backup", "custody"])
-def test_nothing_that_is_off_is_called_by_what_is_on(app):
+def test_no_function_that_is_on_calls_one_that_is_off(app):
     off = set(OFF[app])
     on = [name for name in ORCHESTRATORS if name not in off]
     for name in on:
@@ -204,8 +204,8 @@ def test_nothing_that_is_off_is_called_by_what_is_on(app):
         assert (starter in off) == (started in off), f"{starter} starts {started}"
 
 
-def test_each_app_has_its_half():
-    """Backups in one, retention and restores in the other: nothing is on that the app could only fail at."""
+def test_each_app_runs_the_functions_of_its_duty():
+    """One app backs up, the other prunes and restores: no function is on that the app has no permission for."""
     needed = {
         "backup": called("backup_fleet") | called("rebuild_catalogue"),
         "custody": called("restore_disk") | called("clean_up_disks"),
@@ -244,8 +244,8 @@ def test_each_value_of_host_json_has_its_reason():
         assert len(row.split("|")[3].split()) >= 4, f"{name}: no reason"
 
 
-def test_the_apps_own_lines_pass_the_filter_of_every_function_that_may_write_one():
-    """What the host says of each call is not paid for; what a step, a call or a timer writes is what alerts read. Orchestrators
+def test_the_apps_log_lines_pass_the_filter_of_every_function_that_may_log():
+    """The host's lines for each call are dropped, to save cost; alerts read the lines of steps, calls and timers. Orchestrators
     write nothing.
     """
     levels = HOST["logging"]["logLevel"]
@@ -257,12 +257,12 @@ def test_the_apps_own_lines_pass_the_filter_of_every_function_that_may_write_one
     assert set(levels) == {"Function", "Host.Triggers.DurableTask", *own}
 
 
-def test_what_alerts_read_is_never_sampled():
+def test_log_lines_that_alerts_read_are_never_sampled():
     """A lost line would be an alert that is not raised, or one that is not cleared."""
     sampling = HOST["logging"]["applicationInsights"]["samplingSettings"]
     assert {"Request", "Exception", "Trace"} <= set(sampling["excludedTypes"].split(";"))
 
 
-def test_the_function_key_is_asked_everywhere_but_for_health():
+def test_every_call_but_health_requires_the_function_key():
     assert [route.name for route in ROUTES if route.anonymous] == ["health"]
     assert app_settings.Settings.model_fields["sign_in"].default == "keys"

@@ -53,7 +53,7 @@ KNOWN = dict(leaves(PRINTED))
 
 
 def faults(section):
-    """What of a durableTask section the extension would ignore or refuse."""
+    """The parts of a durableTask section that the extension would ignore or refuse."""
     found = []
     for name, value in leaves(section):
         if name not in KNOWN:
@@ -83,7 +83,7 @@ def test_the_section_is_understood_by_the_extension():
 
 
 @pytest.mark.parametrize(
-    ("section", "told"),
+    ("section", "fault"),
     [
         ({"storageProvider": {"partitioncuont": 16}}, "storageProvider.partitioncuont: not an option"),
         ({"partitionCount": 16}, "partitionCount: not an option"),
@@ -101,9 +101,9 @@ def test_the_section_is_understood_by_the_extension():
         ({"tracing": {"version": "v2"}}, "'v2' is not a value"),
     ],
 )
-def test_what_it_would_ignore_or_refuse_is_refused_here(section, told):
+def test_a_section_that_the_extension_would_ignore_or_refuse_is_refused(section, fault):
     (found,) = faults(section)
-    assert told in found
+    assert fault in found
 
 
 def rows(heading):
@@ -125,13 +125,13 @@ def test_each_value_has_its_reason():
     assert all(len(reason.split()) >= 4 for _, reason in decided.values())
 
 
-def test_what_is_left_at_its_default_is_named():
-    """Every option of the extension is decided or left, with what it is then."""
+def test_options_left_at_their_defaults_are_listed():
+    """Every option of the extension is either set or listed with its default."""
     left = {name: shown(value) for name, value in KNOWN.items() if name not in dict(leaves(DURABLE))}
     assert {name: value for name, (value, _) in rows("Left at the default").items()} == left
 
 
-def test_activities_side_by_side_fit_in_a_worker():
+def test_concurrent_activities_fit_in_a_worker():
     """Requests in flight take at most half of the instance's memory."""
     from backup_core.domain.ranges import MIB, PUT_BYTES_MAX  # noqa: PLC0415
     from backup_core.settings import Settings  # noqa: PLC0415
@@ -141,7 +141,7 @@ def test_activities_side_by_side_fit_in_a_worker():
     assert DURABLE["maxConcurrentActivityFunctions"] * in_flight <= memory / 2
 
 
-def test_nothing_is_judged_dead_while_its_messages_may_still_be_hidden():
+def test_no_run_counts_as_dead_while_its_messages_may_still_be_hidden():
     from backup_core.domain.ending import HEARTBEAT_MAX  # noqa: PLC0415
 
     for queue in ("controlQueue", "workItemQueue"):

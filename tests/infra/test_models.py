@@ -1,4 +1,4 @@
-"""What the templates deploy is what Microsoft's own management libraries could send: names, values, and nothing missing."""
+"""The templates deploy only what Microsoft's own management libraries could send: known names, valid values, nothing missing."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ MODELS = {
     "Microsoft.Web/sites/basicPublishingCredentialsPolicies": "web:CsmPublishingCredentialsPoliciesEntity",
 }
 READ = {"Microsoft.Storage/storageAccounts": "storage:StorageAccount"}
-"""Where what comes back has a model of its own."""
+"""Resources whose response has a model of its own."""
 BICEPS_OWN = {"name", "parent", "scope", "dependsOn"}
 """Properties of a resource's address, or of the language."""
 
 
 def resources(file):
-    """Each resource that is made, not only referred to, with its type; the type of a setting has its name in it."""
+    """Each resource that is created, not only referred to, with its type; the type of a setting has its name in it."""
     for one in file.of("resource").values():
         if not any(part.type == "existing" for part in one.node.children):
             type_ = one.type.partition("@")[0]
@@ -96,7 +96,7 @@ def alternatives(node):
 
 
 def faults(node, shape, file, where):
-    """What of an expression the shape does not allow."""
+    """The parts of an expression that the shape does not allow."""
     if others := alternatives(node):
         for one in others:
             yield from faults(one, shape, file, where)
@@ -156,7 +156,7 @@ def test_every_resource_fits_its_model(path):
 
 
 @pytest.mark.parametrize(
-    ("module", "was", "planted", "told"),
+    ("module", "was", "planted", "fault"),
     [
         ("app", "httpsOnly: true", "httpOnly: true", "site.properties.httpOnly: no such property"),
         ("app", "httpsOnly: true", "httpsOnly: 'true'", "site.properties.httpsOnly: string 'true', expected boolean"),
@@ -175,17 +175,17 @@ def test_every_resource_fits_its_model(path):
         ("state", "primaryEndpoints.blob", "primaryEndpoint.blob", "answers with no primaryEndpoint"),
     ],
 )  # fmt: skip
-def test_a_planted_fault_is_told(tmp_path, module, was, planted, told):
-    """Seen from the other side: the resource is none that the library could send."""
+def test_a_planted_fault_is_reported(tmp_path, module, was, planted, fault):
+    """The check reports a resource that the library could not send."""
     source = (INFRA / "modules" / f"{module}.bicep").read_text()
     assert was in source
     broken = tmp_path / "broken.bicep"
     broken.write_text(source.replace(was, planted, 1))
 
-    assert [one for one in all_faults(File(broken)) if told in one], list(all_faults(File(broken)))
+    assert [one for one in all_faults(File(broken)) if fault in one], list(all_faults(File(broken)))
 
 
-def test_what_main_allows_is_what_the_module_may_say():
+def test_values_that_main_allows_are_those_that_the_module_allows():
     """A parameter's values are followed from main into the module that uses them."""
     backups = load(INFRA / "modules" / "backups.bicep")
     sku = properties(properties(backups.of("resource")["account"].body)["sku"])["name"]

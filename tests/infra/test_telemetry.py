@@ -1,4 +1,4 @@
-"""Workbook and alerts read what the app writes: names, filters, and both against what a run on the platform really told."""
+"""Workbook and alerts read what the app logs: names, filters, and both against the log of a real run on the platform."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ QUERIES = [*((one["name"], one["query"]) for one in ALERTS), *workbook_queries()
 
 
 @pytest.mark.parametrize(("name", "query"), QUERIES)
-def test_a_query_names_only_what_is_written(name, query):
+def test_a_query_names_only_fields_that_are_logged(name, query):
     assert query.startswith(kql.BEGIN_BACKUP)
     assert f"'{PREFIX}'" in kql.BEGIN_BACKUP
     assert len(PREFIX) == 11, "substring(message, 11) takes the line behind the prefix"
@@ -42,7 +42,7 @@ def test_a_query_names_only_what_is_written(name, query):
 
 @pytest.fixture(scope="module")
 def understood():
-    """What the language service says of each query, by name; parameters are as the portal fills them in."""
+    """The language service's diagnostics of each query, by name; parameters are as the portal fills them in."""
     assert len(dict(QUERIES)) == len(QUERIES)
     filled = [query.replace("{Disk}", "'web', 'db'").replace("{rpoSeconds}", str(26 * HOUR)) for _, query in QUERIES]
     return dict(zip([name for name, _ in QUERIES], kql.analysed(filled), strict=True))
@@ -56,7 +56,7 @@ def test_a_query_is_understood_by_microsofts_language_service(name, understood):
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["name"])
-def test_an_alert_counts_by_what_its_query_brings(alert, understood):
+def test_an_alert_uses_columns_of_its_querys_result(alert, understood):
     """The service takes the time of a row from `timestamp`, and its dimension from a column of text."""
     _, columns = understood[alert["name"]]
     assert columns["timestamp"] == "datetime"
@@ -67,16 +67,16 @@ CHARTS = [item for item in WORKBOOK["items"] if item["content"].get("visualizati
 
 
 @pytest.mark.parametrize("item", CHARTS, ids=lambda item: item["name"])
-def test_a_chart_has_what_it_draws(item, understood):
-    """A time, a number, and a name for each line of it."""
+def test_a_chart_has_the_columns_that_it_draws(item, understood):
+    """A chart's query has a time, a number, and a name for each line."""
     kinds = set(understood[item["name"]][1].values())
     assert {"datetime", "string"} < kinds
     assert kinds & {"long", "real"}
     assert f"render {item['content']['visualization']}" in item["content"]["query"]
 
 
-def test_a_broken_query_is_told():
-    """Seen from the other side."""
+def test_faults_of_broken_queries_are_reported():
+    """The language service reports a fault for each broken query."""
     broken = {
         "traces | wher message == 'a'": "Query operator expected",
         "trace | take 1": "does not refer to any known table",
@@ -85,11 +85,11 @@ def test_a_broken_query_is_told():
         "traces | where tostring(message) > 5": "not defined for the operand types string and long",
         "traces | project kind = message": "needs to be bracketed",
     }
-    for (faults, _), told in zip(kql.analysed([*broken]), broken.values(), strict=True):
-        assert [one for one in faults if told in one], (told, faults)
+    for (faults, _), expected in zip(kql.analysed([*broken]), broken.values(), strict=True):
+        assert [one for one in faults if expected in one], (expected, faults)
 
 
-def test_what_must_be_watched_is():
+def test_every_event_that_must_be_watched_has_an_alert():
     assert {one["name"] for one in ALERTS} == {
         "window-missed", "no-run-began", "run-failed", "run-warning", "rpo-over-limit", "verification-mismatch", "quarantine", "unprotected", "stuck", "attention",
         "churn", "app-silent", "disks-unseen", "points-lost",
@@ -100,7 +100,7 @@ def test_what_must_be_watched_is():
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["name"])
-def test_each_alert_says_what_to_do_first(alert):
+def test_each_alert_names_the_first_thing_to_do(alert):
     assert alert["firstMove"].startswith("First: ")
     assert alert["firstMove"].endswith(f"docs/alerts.md#{alert['name']}")
     assert alert["severity"] in range(5)
@@ -150,21 +150,21 @@ QUIET = [
 ]
 
 
-def line_of(kind, told):
-    """What the log says of the event, as a query gets it."""
-    event = next(one for one in EVENTS if one.event == kind)(**told)
+def line_of(kind, fields):
+    """The log line of the event, as a query gets it."""
+    event = next(one for one in EVENTS if one.event == kind)(**fields)
     return json.loads(event.line.removeprefix(PREFIX))
 
 
-def raised(kind, told):
+def raised(kind, fields):
     queries = {
         one["name"]: one["query"].replace("{rpoSeconds}", str(26 * HOUR)) for one in ALERTS if one["operator"] == "GreaterThan"
     }
-    return {name for name, query in queries.items() if kql.event(query) == kind and kql.lets_pass(query, told)}
+    return {name for name, query in queries.items() if kql.event(query) == kind and kql.lets_pass(query, fields)}
 
 
 @pytest.mark.parametrize(("name", "kind", "change"), WRONG)
-def test_an_alert_hears_what_it_is_for(name, kind, change):
+def test_an_alert_fires_for_its_events(name, kind, change):
     assert set(change) <= BY_NAME[kind]
     assert set(HEALTHY[kind]) == BY_NAME[kind]
     allowed = {name, "run-failed"} if kind == "run" and change.get("state") == "Failed" else {name}
@@ -174,15 +174,15 @@ def test_an_alert_hears_what_it_is_for(name, kind, change):
 @pytest.mark.parametrize(
     ("name", "kind", "change"), [("all is well", "disk", {}), ("all is well", "run", {}), ("all is well", "fleet", {}), *QUIET]
 )
-def test_no_alert_without_a_reason(name, kind, change):
+def test_no_alert_fires_without_a_reason(name, kind, change):
     assert raised(kind, line_of(kind, HEALTHY[kind] | change)) == set(), name
 
 
-def test_every_alert_was_heard():
+def test_every_alert_was_seen_to_fire():
     assert {name for name, *_ in WRONG} | {"app-silent"} == {one["name"] for one in ALERTS}
 
 
-def test_silence_is_heard_by_the_absence_of_a_watch():
+def test_a_missing_watch_raises_an_alert():
     silent = next(one for one in ALERTS if one["name"] == "app-silent")
 
     assert (kql.event(silent["query"]), silent["operator"], silent["threshold"], silent["window"]) == (

@@ -1,4 +1,4 @@
-"""Breaks one guard of the product at a time, in a copy of the checkout, and runs the tests that must notice.
+"""Breaks one guard of the product at a time, in a copy of the checkout, and runs the tests that must fail.
 
 Exits with 1 when a fault was noticed by no test, or when one that is listed as such was noticed.
 """
@@ -72,7 +72,7 @@ def _write(path: Path, source: str) -> None:
 
 
 def tested(copy: Path, tests: Iterable[str]) -> tuple[bool, str]:
-    """Whether the tests pass in the copy, and what they said. Raises RuntimeError when they did not come to a verdict."""
+    """Whether the tests pass in the copy, and their output. Raises RuntimeError when they did not come to a verdict."""
     with tempfile.TemporaryFile("w+") as said:
         sys.stdout.flush()
         child = os.fork()
@@ -89,7 +89,7 @@ def tested(copy: Path, tests: Iterable[str]) -> tuple[bool, str]:
 
 
 def _pytest(copy: Path, tests: Iterable[str], said: int) -> int:
-    """What pytest exits with, in this process, which from here on has nothing of the checkout in it."""
+    """Pytest's exit code, in this process, which from here on imports nothing from the checkout."""
     for stream in (sys.stdout, sys.stderr):
         os.dup2(said, stream.fileno())
     os.chdir(copy)
@@ -103,8 +103,8 @@ def _pytest(copy: Path, tests: Iterable[str], said: int) -> int:
 
 
 def run(guards: Sequence[Guard]) -> int:
-    """Break each of the guards; tell of each, then the numbers. What the command exits with."""
-    began, told, wrong = time.monotonic(), [], []
+    """Break each of the guards and print the result of each, then the numbers; returns the exit code."""
+    began, accepted, wrong = time.monotonic(), [], []
     for name in THEIRS:
         importlib.import_module(name)
     with scratch() as copy:
@@ -119,16 +119,16 @@ def run(guards: Sequence[Guard]) -> int:
             if survived != bool(guard.survives):
                 wrong.append(guard)
             elif survived:
-                told.append(guard)
-    for guard in told:
+                accepted.append(guard)
+    for guard in accepted:
         print(f"no test can notice: {guard.file}: {guard.protects}: {guard.survives}")
     for guard in wrong:
         what = "is listed as one that no test can notice, and was noticed by" if guard.survives else "was not noticed by"
         words = f"WRONG: {guard.file}: {guard.protects}: {guard.instead!r} for {guard.text!r} {what} {' '.join(guard.tests)}"
         print(words, file=sys.stderr)
-    noticed = len(guards) - len(told) - len(wrong)
+    noticed = len(guards) - len(accepted) - len(wrong)
     print(
-        f"{len(guards)} guards broken: {noticed} noticed, {len(told)} that no test can notice, {len(wrong)} wrong; "
+        f"{len(guards)} guards broken: {noticed} noticed, {len(accepted)} that no test can notice, {len(wrong)} wrong; "
         f"{time.monotonic() - began:.0f} s"
     )
     return 1 if wrong else 0

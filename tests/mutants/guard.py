@@ -1,4 +1,4 @@
-"""A guard of the product as a value: what stands in the code, how to break it, and which test must then fail."""
+"""A guard of the product as a value: its text in the code, how to break it, and the tests that must then fail."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Guard:
-    """What stands in a file exactly once as `text` is broken by putting `instead` there."""
+    """A guard is broken by replacing `text`, which occurs exactly once in the file, by `instead`."""
 
     file: str
     """Below backup_core."""
     protects: str
-    """What is true because of it, in words that no other guard of the file has."""
+    """The property that the guard ensures, in words that no other guard of the file has."""
     text: str
     instead: str
     tests: tuple[str, ...]

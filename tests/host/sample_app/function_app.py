@@ -67,13 +67,13 @@ def workers(context):
 
 @app.orchestration_trigger(context_name="context")
 def stamped(context):
-    """What each of its episodes calls things differs: the clock is in it."""
+    """Each episode sends another input, because it contains the clock."""
     return (yield context.call_activity("echo", {"text": context.current_utc_datetime.isoformat()}))
 
 
 @app.orchestration_trigger(context_name="context")
 def starts(context):
-    """Starts the child that it is asked for, under the id that it is asked for."""
+    """Starts the requested child under the requested id."""
     request = context.get_input()
     return (yield context.call_sub_orchestrator(request["child"], request["input"], request["id"]))
 
@@ -153,7 +153,7 @@ def fails(context):
 
 @app.orchestration_trigger(context_name="context")
 def changes(context):
-    """Its second version asks for something else at the same place: an incompatible deployment."""
+    """Its second version calls another activity at the same place: an incompatible deployment."""
     yield context.call_activity("square" if VERSION == "1" else "slow_square", {"n": 1})
     yield context.wait_for_external_event("go")
     return VERSION
@@ -161,7 +161,7 @@ def changes(context):
 
 @app.orchestration_trigger(context_name="context")
 def versioned(context):
-    """It asks what `changes` asks, and keeps the old way for instances that started with it."""
+    """It makes the calls of `changes`, and keeps the old way for instances that started with it."""
     yield context.call_activity("square" if context.version == "1" else "slow_square", {"n": 1})
     yield context.wait_for_external_event("go")
     child = yield context.call_sub_orchestrator("versioned_child")
@@ -176,7 +176,7 @@ def versioned_child(context):
 @app.timer_trigger(schedule="%SAMPLE_SCHEDULE%", arg_name="timer", run_on_startup=False)
 async def tick(timer: func.TimerRequest) -> None:
     note(f"tick past_due={timer.past_due}")
-    note("told " + json.dumps({"at": dt.datetime.now(dt.UTC).isoformat(), **timer.schedule_status}))
+    note("status " + json.dumps({"at": dt.datetime.now(dt.UTC).isoformat(), **timer.schedule_status}))
 
 
 @app.route(route="start/{name}/{instance?}", methods=["POST"])
