@@ -39,7 +39,7 @@ CASES = ((1, 1), (100, 1), (100, 4), (10_000, 1), (10_000, 4))
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """What its next backup copies, and what is known of the last ones."""
+    """One disk: the bytes and requests of its next backup, and its past runs."""
 
     name: str
     bytes: float
@@ -142,7 +142,7 @@ def played(order: Sequence[Disk], active: int = ACTIVE_DISKS, steps: float = STE
 
 @dataclass(frozen=True)
 class Figures:
-    """What one case came to, in seconds."""
+    """The result of one case, in seconds."""
 
     disks: int
     accounts: int
@@ -183,7 +183,7 @@ def picture(window: Played, points: int = 720) -> bytes:
 
 
 def section(cases: Sequence[Figures], others: Sequence[tuple[str, Figures]]) -> Section:
-    """How near windows come to the shortest time possible."""
+    """The section that compares windows with the shortest time possible."""
     how = f"""
         Written by `make fleet`, in simulated time: seeded disks of 32 GiB to 4 TiB, of which a window copies some 0.7 % in
         pieces of 32 to 512 KiB; five past runs of each, most of which took up to 1.5 times as long or as short; the order and

@@ -1,4 +1,4 @@
-"""What an increment without any change asks of storage and tables: each request, with its reason."""
+"""Count the requests to storage and tables of an increment without any change, each with its reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How near the copying comes to a page blob's limits: the real steps against a server that refuses what is above them."""
+"""Measure the copying against a page blob's limits: the real steps against a server that refuses what is above them."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ async def measured(seconds: float) -> list[Reached]:
 
 
 def section(found: list[Reached], seconds: float) -> Section:
-    """How near the limits were reached."""
+    """The section that compares the copying with a page blob's limits."""
     how = f"""
         A page blob takes 500 requests/s and 60 MiB/s: here are the real steps that plan and copy, by Put Page From URL, against
         a server on loopback that keeps nothing, answers each request after {LATENCY_SECONDS * 1000:g} ms, and refuses what is
@@ -138,7 +138,7 @@ def section(found: list[Reached], seconds: float) -> Section:
 
 
 def picture(found: list[Reached]) -> str:
-    """How much of the binding limit each diff has used."""
+    """A bar for each diff: the share of the binding limit that it has used."""
     bars = [Bar(f"{one.diff}, {one.shards} shards", one.used, one.met) for one in found]
     return drawn(PICTURED, bars, USED_LEAST, f"goal: {USED_LEAST:.0%}")
 

@@ -17,7 +17,7 @@ hold within one run, counts hold anywhere.
 
 @dataclass(frozen=True)
 class Section:
-    """What one measurement has to say."""
+    """The title, the text and the verdict of one measurement."""
 
     title: str
     text: str

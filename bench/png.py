@@ -24,7 +24,7 @@ _GLYPHS = {
 
 @dataclass(frozen=True)
 class Curve:
-    """What is drawn in one part of the picture."""
+    """A titled curve, drawn in one part of the picture."""
 
     title: str
     values: Sequence[float]

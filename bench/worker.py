@@ -147,7 +147,7 @@ def server(folder: str = "") -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Took:
-    """What a process took."""
+    """The time and memory that a process took."""
 
     cpu: float
     seconds: float

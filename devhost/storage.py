@@ -52,8 +52,8 @@ def node() -> str:
 
 
 class Storage(Served):
-    """Five accounts: `source` for the disks, `backup` for the backups, `state` for the catalogue, `host` for the host, and
-    `exports`, which holds the contents of managed disks and belongs to Azure itself: no setting names it.
+    """Five accounts: `source`, `backup`, `state`, `host` and `exports`. They are for the disks, the backups, the catalogue, the
+    host, and the contents of managed disks. `exports` belongs to Azure itself: no setting names it.
 
     Requests to `host` are not counted, and disturbed only by a fault whose `url` begins with `/host/`.
     """

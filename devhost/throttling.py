@@ -1,5 +1,5 @@
-"""A page blob's limits, and nothing else of one: a server that answers puts and clears as fast as it can up to the limits of a
-standard page blob, and refuses the rest with 503 ServerBusy. It keeps no content.
+"""A server with a page blob's limits, and nothing else of one. It answers puts and clears as fast as it can up to the limits of
+a standard page blob, and refuses the rest with 503 ServerBusy. It keeps no content.
 
 The service's own way to count is not published. Here both limits are token buckets that hold a quarter of a second.
 """

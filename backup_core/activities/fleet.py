@@ -92,7 +92,9 @@ async def _is_stopped(tools: Tools, disk: str) -> bool:
 
 
 async def _candidate(tools: Tools, disk: str, former: str) -> Candidate:
-    """What the disk's place follows from. What cannot be read of it is not known: its run says why."""
+    """The values that decide the disk's place in the order. A value that cannot be read stays unknown: the disk's run reports
+    why.
+    """
     try:
         runs = await tools.catalogue.runs(disk, PAST_RUNS)
         open_ = next((run for run in runs if run.operation == "backup" and run.state == "Running"), None)

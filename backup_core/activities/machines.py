@@ -169,8 +169,9 @@ async def inspect_machine(tools: Tools, request: MoveMachine) -> MoveResult:
 
 
 async def fence_machine(tools: Tools, request: MoveMachine) -> MoveResult:
-    """Write the machine's present disk once more, which gives it another version: a move that was decided before, and is still
-    in flight, is refused from now on. Answers the disk that was written. Nothing is written once the change is closed.
+    """Write the machine's present disk once more, which gives the machine another version. From now on Azure refuses a move
+    that was decided before and is still in flight. Answers the disk that was written. Nothing is written once the change is
+    closed.
     """
     change, machine, closed = await _look_at(tools, request)
     present = machine.at(change.slot.lun)

@@ -42,8 +42,8 @@ async def list_rebuild_disks(tools: Tools, request: RebuildPage) -> RebuildPageR
 
 
 async def rebuild_disk(tools: Tools, request: RebuildDisk) -> RebuildDiskResult:
-    """Compare a part of a disk, and unless it is a dry run restore its rows: exactly as the dry run has shown, or fewer,
-    where that is done already. The findings are stored; a repeat answers them.
+    """Compare a part of a disk, and unless it is a dry run restore its rows. It restores exactly the rows that the dry run has
+    shown, or fewer where some are restored already. The findings are stored; a repeat answers them.
     """
     await _owned(tools, request.rebuild)
     name = rebuilt_name(request.rebuild, request.disk, request.part)

@@ -42,8 +42,9 @@ async def verify_head(tools: Tools, request: VerifyHead) -> ComparisonResult:
 
 
 async def _verify(tools: Tools, request: VerifyHead) -> ComparisonResult:
-    """Compare, and mark the head verified at the end: under the lease and the version that the comparison began with, so that
-    any write in between is noticed. From the first call on, the service refuses writes that this run still has in flight.
+    """Compare the head, and mark it verified at the end. The mark is set under the lease and the version that the comparison
+    began with, so that any write in between is noticed. From the first call on, the service refuses writes that this run still
+    has in flight.
     """
     transfer = request.transfer
     await require_ownership(tools, transfer.actor)

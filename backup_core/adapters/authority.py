@@ -1,4 +1,4 @@
-"""How a request of the data path is authorised: by bearer token in the cloud, by a short-lived SAS locally."""
+"""Authorise requests of the data path: by bearer token in the cloud, by a short-lived SAS locally."""
 
 from __future__ import annotations
 

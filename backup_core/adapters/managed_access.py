@@ -72,7 +72,7 @@ class Grant:
 
 @dataclass(frozen=True)
 class Exporting:
-    """How snapshots are made and exported, by the settings."""
+    """The settings by which snapshots are made and exported."""
 
     snapshot_group: str = ""
     """Id of the resource group that keeps the snapshots; empty is each disk's own."""
@@ -114,7 +114,7 @@ class Door:
 
 
 class Access:
-    """What access this process has been granted."""
+    """The access to disks and snapshots that this process has been granted."""
 
     def __init__(
         self, client: Callable[[str], ComputeManagementClient], exporting: Exporting, monotonic: Callable[[], float]
@@ -202,7 +202,7 @@ async def done(what: str, poller: AsyncLROPoller[T]) -> T:
 
 @contextmanager
 def anew() -> Iterator[None]:
-    """What is done with access that has just been opened anew."""
+    """Raise AccessLostError when access that has just been opened anew is refused."""
     try:
         yield
     except AccessDeniedError as error:

@@ -64,7 +64,7 @@ _LIMIT = frozenset({"SnapshotsLimitReached", "SnapshotLimitReached"})
 
 @contextmanager
 def _taking(what: str) -> Iterator[None]:
-    """What only a request for a snapshot is refused with: the code of some of it is not documented."""
+    """Translate the errors that only a request for a snapshot gets. Azure documents the code of some of them, not of all."""
     try:
         yield
     except HttpResponseError as error:

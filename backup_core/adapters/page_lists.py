@@ -1,4 +1,4 @@
-"""Get Page Ranges, plain and as a diff, read as a stream: an answer of any size costs the memory of one page of ranges.
+"""Get Page Ranges, plain and as a diff, read as a stream. An answer of any size costs the memory of one page of ranges.
 
 The SDK's listing holds the whole answer, and builds objects for every range several times over.
 """

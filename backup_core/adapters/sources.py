@@ -137,7 +137,7 @@ class AzureSources(AzurePageBlobs):
 
 
 def _blob(source: Source) -> BlobAddress:
-    """What an upload is made of: restore points are page blobs."""
+    """The page blob that an upload is made of: restore points are page blobs. Raises UnexpectedAnswerError for others."""
     if isinstance(source, BlobAddress):
         return source
     message = f"managed disk {source}: only a page blob is uploaded to a managed disk; nothing was written"

@@ -99,7 +99,7 @@ class Transport:
         return self._session
 
     def authority(self, account: str) -> Authority:
-        """How requests to the account are authorised."""
+        """The authority that signs requests to the account."""
         return self._authorities[account]
 
     async def send(self, ask: Ask, receive: Receive[T]) -> T:

@@ -28,7 +28,7 @@ PRINCIPAL = "x-ms-client-principal"
 
 @dataclass(frozen=True)
 class Access:
-    """How callers are authenticated."""
+    """The rules by which callers are authenticated."""
 
     by_roles: bool = False
     """Whether callers need a role, besides a key."""

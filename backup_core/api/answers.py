@@ -25,7 +25,7 @@ class CamelCaseAnswer(BaseModel):
 
 
 class RetentionAnswer(CamelCaseAnswer):
-    """Which restore points are kept."""
+    """The rule by which restore points are kept."""
 
     keep_last: int
     min_age_days: int

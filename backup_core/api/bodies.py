@@ -39,7 +39,7 @@ def _without_default(schema: JsonDict) -> None:
 
 
 class RetentionBody(_Body):
-    """Which restore points are kept: the newest `keepLast`, and all that are younger than `minAgeDays`."""
+    """The restore points to keep: the newest `keepLast`, and all that are younger than `minAgeDays`."""
 
     keep_last: int = Field(alias="keepLast", ge=1, le=KEEP_LAST_MAX)
     min_age_days: int = Field(default=0, alias="minAgeDays", ge=0, le=MIN_AGE_DAYS_MAX)

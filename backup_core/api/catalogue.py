@@ -36,7 +36,7 @@ async def post_rebuild(api: Api, request: Request) -> Answer:
 
 
 async def get_rebuild(api: Api, request: Request) -> Answer:
-    """How far a rebuild is, and what it found: disks that differ, are busy, or cannot be read."""
+    """Show a rebuild's progress and its findings: disks that differ, are busy, or cannot be read."""
     known, top = await check_rebuild(api.tools, request.route.get("rebuild", "")), top_of(request)
     after = id_of(request, "after", REBUILT_PART.fullmatch, "part of a disk that a rebuild found")
     found, last = await found_of(api.tools, known.rebuild, after, top)

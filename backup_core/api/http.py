@@ -58,8 +58,8 @@ class Request:
         return f"{self.base}/runs/{run}"
 
     def next_link(self, path: str, after: str | None, *filters: str) -> str | None:
-        """The address of the page after the entry `after`, with the `filters` of this one and nothing else that was sent: a key
-        may have been. None when `after` is None.
+        """The address of the page after the entry `after`, with the `filters` of this one. Nothing else that was sent is in it:
+        a key may have been sent. None when `after` is None.
         """
         if after is None:
             return None

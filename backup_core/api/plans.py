@@ -141,8 +141,8 @@ def warnings(wanted: Restoring) -> list[str]:
 
 
 def next_steps(restore: Restoring) -> list[str]:
-    """Next steps of the operator: to delete the blob that a managed disk was made of, and to change Terraform or Bicep, so that
-    the next apply does not put the old disk back.
+    """Next steps of the operator after the restore. One is to delete the blob that a managed disk was made of. Another is to
+    change Terraform or Bicep, so that the next apply does not put the old disk back.
     """
     slot, needless = restore.slot, []
     if restore.managed_disk and not restore.uploads:

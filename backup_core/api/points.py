@@ -16,8 +16,10 @@ POINT_STATES = (*get_args(PointState), "all")
 
 
 async def get_points(api: Api, request: Request) -> Answer:
-    """List a disk's restore points, newest first, paged by `top` and `after`, taken `from` and before `to`: those that can be
-    restored, or those in another `state`, or `all`.
+    """List a disk's restore points, newest first, paged by `top` and `after`.
+
+    The points were taken `from` and before `to`. By default those are listed that can be restored, else those in another
+    `state`, or `all`.
     """
     disk = disk_of(request)
     await known_registration(api.tools, disk)

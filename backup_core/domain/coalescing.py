@@ -99,9 +99,9 @@ class GapCount:
             self._bytes[index] += gap
 
     def bytes_max(self, count: int, size: int, ratio: float, saved_min: int) -> int:
-        """The largest gap to copy along for a page blob to take the diff soonest: of `count` requests and `size` bytes without
-        any, and at most `ratio` times as many bytes in gaps. 0 where bytes are what it waits for, or where fewer than
-        `saved_min` requests would be saved.
+        """The largest gap to copy along, so that a page blob takes the diff soonest. Without any gap the diff has `count`
+        requests and `size` bytes. Gaps add at most `ratio` times as many bytes. 0 where the bytes limit the copy, or where
+        fewer than `saved_min` requests would be saved.
         """
         best, chosen = max(count / BLOB_RATES.requests, size / BLOB_RATES.bytes), 0
         saved = extra = 0

@@ -39,7 +39,7 @@ End = Literal["success", "canceled", "failed", "timed_out"]
 
 @dataclass(frozen=True)
 class State:
-    """What is known of the delivery, and what it is to do: `adopts`, `imports` or `uploads`, and `repoints`."""
+    """The known state of the delivery, and its tasks: `adopts`, `imports` or `uploads`, and `repoints`."""
 
     adopts: bool
     imports: bool

@@ -44,7 +44,7 @@ MachineHas = Holds | Literal["", "unknown"]
 
 @dataclass(frozen=True)
 class BeginBackupResult:
-    """What is wanted of the restore: the machine is changed, the disk is adopted, a managed disk is imported."""
+    """The tasks of the restore: change the machine, adopt the disk, import a managed disk."""
 
     repoints: bool
     adopts: bool

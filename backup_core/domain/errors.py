@@ -1,6 +1,6 @@
 # Long: every fault is here, so that no two have one code.
-"""Expected failures, each with a class of its own: its stable code, whether a retry can help, and its message
-in the order object, event, expected, found, next move.
+"""Expected failures, each with a class of its own. A class has a stable code, and says whether a retry can help. Its message
+has the order object, event, expected, found, next move.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class AccessDeniedError(BackupError):
 
 
 class AccessLostError(AccessDeniedError):
-    """The signature of an export was refused just after it had been opened anew: another process may have been granted access
+    """The signature of an export was refused just after it had been opened anew. Another process may have been granted access
     meanwhile, which may end that of all others.
     """
 

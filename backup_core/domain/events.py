@@ -29,8 +29,8 @@ class Event:
 
     @property
     def line(self) -> str:
-        """The event as its line in the log, with the app's version, free of secrets: value by value, since in the line a code
-        would look like one.
+        """The event as its line in the log, with the app's version, free of secrets. Each value is redacted by itself: in the
+        whole line a code would look like a secret.
         """
         shown = {name: redacted(value) if isinstance(value, str) else value for name, value in asdict(self).items()}
         fields = {"event": self.event, "version": __version__, **shown}

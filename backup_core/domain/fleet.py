@@ -1,4 +1,4 @@
-"""Which of a window's disks are backed up side by side: in what order they have their turns, and who has which.
+"""Decide which disks of a window are backed up side by side, in what order, and by which lane.
 
 A few lanes work side by side. Each takes the next disk of one order when it is done with its last. With the longest first the
 window takes at most 4/3 of the shortest time possible (list scheduling), and errors of the estimates even out.
@@ -47,8 +47,9 @@ class Candidate:
 
 
 def expected_seconds(past: Sequence[Run], size: int | None = None) -> float:
-    """Seconds that a disk's next backup takes: as the increments among its newest runs, else as its other backups, else as a
-    full copy of `size` bytes at a page blob's limit. Infinity when nothing is known.
+    """Seconds that a disk's next backup is expected to take. This is the median of the increments among its newest runs, else
+    of its other backups. Without any it is the time of a full copy of `size` bytes at a page blob's limit. Infinity when
+    nothing is known.
     """
     took = [
         (run.kind, (run.ended - run.started).total_seconds())
@@ -71,14 +72,17 @@ def in_order(candidates: Iterable[Candidate]) -> list[str]:
 
 
 def lanes_for(disks: int, at_work: int, active: int) -> int:
-    """How many lanes a window gets: as many as leave no more than `active` disks at work, those of former windows included; but
-    NEW_DISKS_MIN of them at least. So disks that take longer than a window keep no other from its turn.
+    """Number of lanes that a window gets, one at most for each of its `disks`. It leaves no more than `active` disks at work,
+    those of former windows included, but is NEW_DISKS_MIN of `active` at least. So disks that take longer than a window keep no
+    other from its turn.
     """
     return min(disks, max(active - at_work, math.ceil(active * NEW_DISKS_MIN)))
 
 
 def shards_beside(shards: int, active: int) -> int:
-    """How many shards of each disk are copied side by side: at most `shards`, and ACTIVE_SHARDS_MAX of all active disks."""
+    """Number of shards of each disk that are copied side by side. At most `shards`, and at most ACTIVE_SHARDS_MAX of all active
+    disks together; at least 1.
+    """
     return max(1, min(shards, ACTIVE_SHARDS_MAX // max(active, 1)))
 
 
@@ -95,7 +99,9 @@ class Turn:
 
 @dataclass(frozen=True)
 class Turns:
-    """Who has which disk of the order of a window: the row that all its lanes share. Each place is given once."""
+    """The turns of a window: the disks of its order that its lanes have been given. All lanes share this row. Each place is
+    given once.
+    """
 
     disk: ClassVar[str] = "!turns"
     """In place of a disk, where the row is kept: there is one, that of the newest window. What a former window has not begun by

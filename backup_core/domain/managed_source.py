@@ -78,7 +78,7 @@ def warnings(disk: ManagedDisk, machine: Machine | None) -> list[str]:
 
 
 def private_export(disk: ManagedDisk) -> list[str]:
-    """What it takes to read a disk that is not exported publicly, in words."""
+    """Warnings for the operator about a disk that is not exported publicly. Empty for one that is."""
     if disk.network_access != "AllowPrivate" and disk.public_access != "Disabled":
         return []
     access = disk.disk_access or "no disk access is named"

@@ -291,7 +291,7 @@ FLEETS = "_fleets/"
 
 
 def fleet_order_name(window: str) -> str:
-    """Where is kept in which order the disks of a window, named by its id, have their turns."""
+    """Name of the document with the order of a window's disks. `window` is the window's id."""
     return f"{FLEETS}{window}.json"
 
 
@@ -439,7 +439,7 @@ SourceKind = Literal["pageBlob", "managedDisk"]
 
 
 def source_kind(source: str) -> SourceKind:
-    """Which kind of source it is, by its URL or resource id."""
+    """The kind of a source, by its URL or resource id."""
     return "managedDisk" if is_resource_id(source) else "pageBlob"
 
 

@@ -119,7 +119,7 @@ class Planner:
         requested = [0, *itertools.accumulate(part.requests for part in self._parts)]
 
         def filled(fill: float) -> list[int]:
-            """Where shards end that each take as many parts as `fill` of the bounds allows."""
+            """The ends of the shards when each takes as many parts as `fill` of the bounds allows."""
             ends = [0]
             while (at := ends[-1]) < len(self._parts):
                 by_bytes = bisect_right(written, written[at] + fill * self.bytes_max, at)

@@ -48,7 +48,7 @@ def verifying_from(copies: int, reads: int) -> int:
 
 
 def is_behind(present: Phase, percent_so_far: int, reported: Phase) -> bool:
-    """Whether a report is of an earlier phase than the run's row shows: it is late, or from a second life of work that was
+    """Whether a report is of an earlier phase than the run's row shows. Then it is late, or from a second life of work that was
     further already. The first of two rounds ends with "cleaning" below 50 percent; after it the phases begin again.
     """
     if present == "done" or (present == "cleaning" and percent_so_far < HALF):
@@ -58,8 +58,8 @@ def is_behind(present: Phase, percent_so_far: int, reported: Phase) -> bool:
 
 
 def hears_of_cancel(present: Phase, percent_so_far: int, reported: Phase) -> bool:
-    """Whether the reporting work gets the request to cancel: not while it is behind, since it would abandon what an earlier
-    life has begun, such as a change of a machine. Once it is as far, it undoes that too.
+    """Whether the reporting work gets the request to cancel. Work that is behind does not get it: it would abandon what an
+    earlier life has begun, such as a change of a machine. Once it is as far, it undoes that too.
     """
     return not is_behind(present, percent_so_far, reported) or (present, reported) == ("undoing", "repointing")
 

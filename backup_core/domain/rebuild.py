@@ -100,8 +100,9 @@ class Compared:
     """Backup snapshots whose description is not whole."""
 
     def part(self, below: str, down_to: str, points_max: int) -> tuple[Compared, str]:
-        """The missing points older than `below`, the newest so many of them or those down to `down_to`, and with the first part
-        all the rest; besides the oldest of these when even older ones are left, else empty.
+        """One part of the findings, and its floor: the oldest point of the part while older ones are left, else empty. The part
+        has missing points older than `below`: the newest `points_max`, or those down to `down_to`. The first part, with an
+        empty `below`, also has all other findings.
         """
         older = [point for point in self.missing if not below or point.source_snapshot < below]
         chosen = [point for point in older if point.source_snapshot >= down_to] if down_to else older[-points_max:]

@@ -103,7 +103,7 @@ class Change:
 
 
 def holds(change: Change, machine: Machine) -> Holds:
-    """Which disk the machine has in the slot."""
+    """The kind of disk that the machine has in the slot."""
     present = machine.at(change.slot.lun)
     if present is None:
         return "nothing"

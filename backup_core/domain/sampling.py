@@ -38,7 +38,7 @@ class Samples:
     """One read. A larger block costs no more requests, and covers more of the disk with as many samples."""
 
     def of(self, population: int, share: float) -> int:
-        """How many of so many blocks are drawn."""
+        """Number of blocks to draw from `population` blocks."""
         return min(population, max(self.least, min(self.most, math.ceil(share * population))))
 
     def reads(self, size: int) -> int:

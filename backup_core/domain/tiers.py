@@ -11,8 +11,8 @@ _GIB_BY_TIER = {
 
 
 def fitting_tier(kept: str, size: int) -> str:
-    """The tier for a restored disk of `size` bytes whose predecessor had the tier `kept` by somebody's choice: that one, or the
-    smallest that fits. Empty stays empty: then the service chooses by size, which always fits.
+    """The tier for a restored disk of `size` bytes whose predecessor had the tier `kept` by somebody's choice. The tier is
+    `kept`, or the smallest that fits. Empty stays empty: then the service chooses by size, which always fits.
     """
     tiers = list(_GIB_BY_TIER)
     if kept not in tiers:

@@ -56,8 +56,8 @@ async def _writes(tools: Tools, target: str) -> Probe:
 
 
 def _links(inputs: RestoreInputs) -> list[tuple[str, str]]:
-    """Permissions needed on other resources: those that the new disk names, and the machine's data disks of other groups, for
-    the list of data disks is sent whole. Actions, each with a resource's id.
+    """Actions that a restore needs on other resources, each with the resource's id. They are the resources that the new disk
+    names, and the machine's data disks of other groups: the list of data disks is sent whole.
     """
     made, slot, machine = inputs.made, inputs.restoring.slot, inputs.machine
     named = [

@@ -96,8 +96,8 @@ class RestoreInputs:
 
     @property
     def hash(self) -> str:
-        """Digest of everything that makes it this restore, and the stamp of its derived names, so that the call
-        that presents the hash derives the same names. At most 64 characters, the limit of `planHash`.
+        """Digest of everything that makes it this restore, and the stamp of its derived names. So the call that presents the
+        hash derives the same names. At most 64 characters, the limit of `planHash`.
         """
         seen = {
             "point": self.point.point,

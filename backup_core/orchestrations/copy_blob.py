@@ -1,5 +1,5 @@
-"""The wait for a Copy Blob of the service: polled by durable timers, begun again when the service ends it as failed, aborted
-when it takes too long or is canceled.
+"""Wait for a Copy Blob of the service, polled by durable timers. A copy that the service ends as failed is begun again. One
+that takes too long, or is canceled, is aborted.
 
 It costs no worker time, and its history stays small: after so many polls it continues as new.
 """

@@ -1,5 +1,5 @@
-"""The new disk of a restore, and the machine that gets it: copied, proved, sealed, imported when it shall be a managed disk,
-then given to the machine under the disk's ownership.
+"""Deliver the new disk of a restore, and give it to the machine. The disk is copied, proved and sealed, and imported when it
+shall be a managed disk. Then the machine gets it, under the disk's ownership.
 """
 
 from __future__ import annotations
@@ -245,5 +245,5 @@ def disk_image(actor: Actor, begun: BeginRestoreResult) -> ImageCopy:
 
 
 def imported_disk(actor: Actor, begun: BeginRestoreResult) -> ImageCopy:
-    """What an imported disk that is adopted has to be: the restore point. `actor` owns the protected disk."""
+    """The image that an adopted imported disk must equal: the restore point. `actor` owns the protected disk."""
     return disk_image(actor, begun).model_copy(update={"destination": begun.new_source})

@@ -35,7 +35,9 @@ def apply_shards(
     report: Callable[[TransferCounts], Flow[None]],
     continue_as_new: Callable[[CopyProgress], NoReturn],
 ) -> Flow[TransferCounts]:
-    """What is applied once all shards are done, from `progress` on. `continue_as_new` leaves the generator."""
+    """Apply all shards that `progress` leaves, and return the counts of all that was applied. `continue_as_new` leaves the
+    generator.
+    """
     calls = 0
     while hands := dealt(progress.open_shards, progress.next_shard, planned.shards, side_by_side):
         if calls >= CALLS_PER_EXECUTION:

@@ -1,5 +1,5 @@
-"""The wait for a snapshot of a managed disk that Azure fills in the background: polled by durable timers, ended when it takes
-too long or is canceled.
+"""Wait for a snapshot of a managed disk that Azure fills in the background, polled by durable timers. The wait ends when it
+takes too long or is canceled.
 """
 
 from __future__ import annotations

@@ -84,8 +84,8 @@ class Guard:
 
 
 class PageBlobs(Protocol):
-    """Page blobs of all accounts this app may use, and managed disks: their snapshots are read as fixed VHDs, and so is what a
-    new disk is made of.
+    """Page blobs of all accounts this app may use, and managed disks. Snapshots of managed disks are read as fixed VHDs, and so
+    is what a new disk is made of.
 
     Methods with a `Source` take both. A managed disk itself is opened only when it was made for an upload, by the run that its
     address names: to be written, until `close_disk` has ended the upload for good, then to be read, while no machine has it.

@@ -42,7 +42,7 @@ class Catalogue(Protocol):
         """Ids of all registered disks, ascending."""
 
     async def turns(self) -> Versioned[Turns] | None:
-        """Who has which disk of the newest window that has more of them than lanes."""
+        """The turns of the newest window that has more disks than lanes."""
 
     async def put_turns(self, turns: Turns, etag: str | None) -> str:
         """Insert (no etag) or update that. Raises RowExistsError, RowChangedError."""
@@ -82,10 +82,9 @@ class Catalogue(Protocol):
         changed: Sequence[Versioned[RestorePoint]] = (),
         registration: Versioned[Registration] | None = None,
     ) -> str:
-        """Insert the points, replace the `changed` ones and the `registration` (values with the versions they were decided
-        on), and insert or update the head row, in one transaction of at most ROWS_PER_COMMIT other rows; returns the head row's
-        ETag.
-        Raises RowExistsError, RowChangedError.
+        """Insert the points and write the head row, in one transaction; returns the head row's ETag. The same transaction
+        replaces the `changed` points and the `registration`: values with the versions they were decided on. It has at most
+        ROWS_PER_COMMIT rows besides the head row, which is inserted or updated. Raises RowExistsError, RowChangedError.
         """
 
     async def point(self, disk: str, point: str) -> Versioned[RestorePoint] | None:
@@ -133,13 +132,14 @@ class Catalogue(Protocol):
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> list[Run]:
-        """Runs newest first, at most `limit`, that come after the run `after` (of any disk) in the order of all runs, in
-        `state` when given, requested in [since, until) to the second.
+        """Runs newest first, at most `limit`, in `state` when given. They come after the run `after` (of any disk) in the order
+        of all runs, and were requested in [since, until) to the second.
         """
 
     async def forget_runs(self, disk: str, before: datetime, limit: int) -> int:
-        """Delete rows of runs that have ended and were requested before then, with the rows of their windows, and requests last
-        changed before then, at most `limit` in all; returns how many. The disk's newest run is kept.
+        """Delete rows of runs that have ended and were requested before that moment; returns how many rows. It also deletes the
+        rows of their windows, and requests last changed before then. At most `limit` rows in all. The disk's newest run is
+        kept.
         """
 
     async def now(self) -> datetime:

@@ -42,9 +42,9 @@ class Machines(Protocol):
         """
 
     async def create_for_upload(self, wanted: ManagedDisk, location: str) -> bool:
-        """Make an empty managed disk as described, without a source, to be written as a VHD of its size and a footer by the
-        PageBlobs port; marked, ended and read back as an imported one. Azure refuses one of a security type other than
-        Standard, and one with both a disk access and an encryption set: those can only be imported.
+        """Make an empty managed disk as described, without a source, to be uploaded to. The PageBlobs port writes it as a VHD
+        of its size and a footer. It is marked, ended and read back as an imported one. Azure refuses one of a security type
+        other than Standard, and one with both a disk access and an encryption set: those can only be imported.
         """
 
     async def permitted(self, resource: str, actions: Sequence[str]) -> dict[str, bool]:

@@ -379,9 +379,9 @@ class Cleanup:
         self.more = self.more or gone >= limit
 
     async def registration(self) -> None:
-        """Release claims of sources that the disk does not have any more, and renew an old copy of its registration: a run died
-        while it moved. A claim is made, or made again, just before the registration follows it: an old one has been followed or
-        not.
+        """Release claims of sources that the disk does not have any more, and renew an old copy of its registration. Both are
+        left when a run dies while it moves the registration. A claim is made, or made again, just before the registration
+        follows it: an old one has been followed or not.
         """
         claims = await self.tools.catalogue.claims(self.request.disk)
         row = await self.tools.catalogue.registration(self.request.disk)

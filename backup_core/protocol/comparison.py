@@ -148,7 +148,7 @@ async def _equal(tools: Tools, image: ImageCopy, piece: ByteRange) -> int:
 
 
 def _end(image: ImageCopy, size: int) -> int:
-    """Where the comparison of an image of that size ends: before the footer of a managed disk, which Azure may write anew. It
-    has been checked by Azure, or there would be no disk.
+    """End of the comparison of an image of `size` bytes. It ends before the footer of a managed disk, which Azure may write
+    anew. Azure has checked the footer, or there would be no disk.
     """
     return size - FOOTER_BYTES if is_resource_id(image.destination) else size

@@ -25,8 +25,9 @@ RECORD, NIGHT = TypeAdapter(CustodyRecord), TypeAdapter(tuple[str, ...])
 
 
 async def prune_in_custody(tools: Tools, registration: Registration, night: str) -> PruneResult:
-    """Delete expired restore points by the retention that custody applies, none younger and no more than its limits say, and
-    none whose row differs from its backup snapshot's own description. It reports what a shorter retention waits for.
+    """Delete expired restore points by the retention that custody applies. It deletes none that is younger than custody's
+    limits say, no more than they allow, and none whose row differs from its backup snapshot's own description. It reports what
+    a shorter retention waits for.
     """
     custody, disk, now = tools.custody, registration.disk, await tools.catalogue.now()
     assert custody is not None  # the caller chooses by it
@@ -47,8 +48,8 @@ async def prune_in_custody(tools: Tools, registration: Registration, night: str)
 
 
 async def _permitted(custody: Custody, old: list[Versioned[RestorePoint]], night: str) -> tuple[str, ...]:
-    """The restore points that the night may delete: decided once, by whichever call is first, so that calls that come twice or
-    late delete no more.
+    """The restore points that the night may delete. The first call decides them, once, so that calls that come twice or late
+    delete no more.
     """
     disk = old[0].value.disk
     name = custody_night_name(disk, night)

@@ -95,8 +95,8 @@ async def end_upload(tools: Tools, disk: str, run: str) -> str:
 
 
 async def require_at_rest(tools: Tools, disk: str, run: str, version: str) -> None:
-    """Raise HeadAlteredError unless the run's managed disk is the one of that version, can be read, and can no longer be
-    written by anybody: uploaded, and no machine's.
+    """Raise HeadAlteredError unless the run's managed disk has that version, can be read, and is at rest. At rest, nobody can
+    write it any more: it is uploaded, and no machine has it.
     """
     # G71: no version tells of a change, but what cannot be written has none.
     found = await made_by(tools, disk, run)
@@ -112,9 +112,10 @@ async def is_open(tools: Tools, disk: str) -> bool:
 
 
 async def seal_upload(tools: Tools, disk: str, run: str, version: str = "") -> None:
-    """End the access to the proved disk, so that a machine can have it: also what a late delivery of the comparison has opened
-    since. One that a machine has already was sealed by an earlier delivery. Raises HeadAlteredError for another one than that
-    of the `version`, where it is known, and ServiceUnavailableError while somebody reads it.
+    """End the access to the proved disk, so that a machine can have it. That includes access that a late delivery of the
+    comparison has opened since. A disk that a machine has already was sealed by an earlier delivery. Raises HeadAlteredError
+    for a disk of another version than `version`, where that is known, and ServiceUnavailableError while somebody reads the
+    disk.
     """
     found = await close_upload(tools, disk, run)
     if found and is_attached(found):

@@ -187,7 +187,9 @@ async def touched(tools: Tools, image: ImageCopy, window: ByteRange) -> AsyncIte
 
 
 def compared_one(tools: Tools, image: ImageCopy) -> tuple[Source, str]:
-    """What is compared with the image's snapshot: what was made, or a snapshot of the disk that was."""
+    """Address and snapshot of the copy that is compared with the image's snapshot. A new disk is compared by a snapshot of it.
+    For any other copy the snapshot is empty.
+    """
     if isinstance(image, NewDisk):
         return tools.image(image.destination), image.snapshot
     return tools.destination(image.destination, image.actor.run), ""

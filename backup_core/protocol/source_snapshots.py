@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 async def take_once(tools: Tools, actor: Actor, disk: Source, guard: Guard | None = None) -> str:
-    """The run's snapshot of the disk, taken by this or an earlier delivery, and recorded in the run's row: later only that row
-    tells it from one that inherited its metadata.
+    """The run's snapshot of the disk, taken by this or an earlier delivery, and recorded in the run's row. Later only that row
+    tells it from a snapshot that inherited its metadata.
     """
     if known := await recorded(tools, actor):
         return min(known)
@@ -107,8 +107,8 @@ async def drop_replaced(tools: Tools, former: RestorePoint, head: Head) -> bool:
 
 
 async def _is_of_disk(tools: Tools, source: Source, point: RestorePoint) -> bool:
-    """Whether the point's source snapshot is there and says itself that a run of the disk took it: a row alone deletes nothing
-    on a source.
+    """Whether the point's source snapshot exists and says itself that a run of the disk took it. A row alone deletes nothing on
+    a source.
     """
     try:
         found = await tools.blobs.properties(source, point.source_snapshot)

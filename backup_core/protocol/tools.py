@@ -150,7 +150,7 @@ class Tools:
         return self.source(place) if "://" in place or is_resource_id(place) else self.head(place)
 
     def destination(self, place: str, run: str) -> Source:
-        """What the run makes an image in: a managed disk that is uploaded, by its resource id, or a blob."""
+        """The place in which the run makes an image: a managed disk that is uploaded, by its resource id, or a blob."""
         return self.upload(place, run) if is_resource_id(place) else self.made_blob(place)
 
     def made_blob(self, place: str) -> BlobAddress:

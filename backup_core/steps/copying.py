@@ -182,7 +182,7 @@ class ShardResult(Message):
 
     @property
     def shards_done(self) -> int:
-        """How many of the shards that the call was given are done: the first ones."""
+        """Number of the call's shards that are done: the first ones of those it was given."""
         return self.shards_before + self.done
 
     @property

@@ -387,7 +387,7 @@ class FinishRestore(Message):
 
 
 def _adopting(request: AdoptHead) -> Duty:
-    """Whose right it takes: the identity of restores may not read an imported disk's snapshots."""
+    """The duty whose identity adopts the head. The identity of restores may not read an imported disk's snapshots."""
     return "backup" if is_resource_id(request.transfer.source) else "restore"
 
 

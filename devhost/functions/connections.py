@@ -1,4 +1,6 @@
-"""Which addresses the app opens connections to or looks up: recorded by the interpreter itself, whatever library asks."""
+"""Record the addresses that the app looks up or opens connections to. The interpreter itself records them, whatever library
+asks.
+"""
 
 from __future__ import annotations
 

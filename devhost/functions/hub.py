@@ -139,7 +139,7 @@ class Hub:
         ).fetchall()
 
     def length(self, instance_id: str) -> int:
-        """How many events the instance's history has."""
+        """Number of events in the instance's history."""
         row = self.db.execute("SELECT MAX(position) AS last FROM history WHERE id=?", (instance_id,)).fetchone()
         return 0 if row["last"] is None else int(row["last"]) + 1
 
@@ -179,7 +179,8 @@ class Hub:
         return instance_id
 
     def queued(self, prefix: str, now: float) -> dict[str, int]:
-        """What is to be done for instances whose ids, or the ids at the top of all their parents, begin with `prefix`.
+        """Number of activities and of messages to be done for instances below `prefix`. An instance is below it when its id, or
+        the id at the top of all its parents, begins with `prefix`.
 
         That is every activity, and each message that is visible or waits for a run's end; no timer that is not due.
         """
