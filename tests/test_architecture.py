@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -22,6 +23,8 @@ from devhost.platform import REPOSITORY
 from devhost.processes import PATIENCE
 
 TIMERS = 4
+FIRST_SENTENCE_WORDS_MAX = 24
+QUESTION_WORDS = {"What", "Who", "Where", "How", "Which", "Whose"}
 
 
 def tracked():
@@ -84,6 +87,30 @@ def test_a_long_file_says_why():
     long = {name for name, text in files.items() if held.match(name) and text.count("\n") > 300}
 
     assert {name for name in long if not files[name].startswith("# Long: ")} == set()
+
+
+def test_a_docstring_opens_with_a_short_statement():
+    """Its first sentence names its subject: it is no question, and has at most 24 words."""
+    roots = {"backup_core", "function_app.py", "bench", "devhost", "tools"}
+    files = {name: one for one in tracked() if (name := one.relative_to(REPOSITORY)).parts[0] in roots and one.suffix == ".py"}
+    assert {name.parts[0] for name in files} == roots
+
+    found = [
+        f"{name}:{line}: {sentence}"
+        for name, file in files.items()
+        for line, sentence in first_sentences(file.read_text())
+        if len(sentence.split()) > FIRST_SENTENCE_WORDS_MAX or re.split(r"\W", sentence)[0] in QUESTION_WORDS
+    ]
+
+    assert not found, "docstrings whose first sentence is a question or too long:\n" + "\n".join(found)
+
+
+def first_sentences(code):
+    """The first sentence of each docstring in the code, with the docstring's line."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    documented = [node for node in ast.walk(ast.parse(code)) if isinstance(node, kinds) and ast.get_docstring(node)]
+    texts = [(node.body[0].lineno, " ".join(ast.get_docstring(node).split())) for node in documented]
+    return [(line, re.split(r"(?<=[.!?;])\s", text)[0]) for line, text in texts]
 
 
 def test_no_file_of_a_machine_is_kept():
