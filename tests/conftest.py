@@ -52,7 +52,7 @@ def rng(request):
 
 
 def described(platform):
-    """Hold every answer of the API that any test gets to what /openapi.json says of it."""
+    """Check every answer of the API that a test gets against its schema in /openapi.json."""
     schema = schemathesis.openapi.from_dict(platform.api("GET", "/openapi.json").json())
     known = [(re.compile(re.sub(r"{\w+}", "[^/]+", path)), path) for path in schema]
     call = platform.api

@@ -1,4 +1,4 @@
-"""Disks on the platform, with a model of what each held when; and everything the platform holds, for "nothing changed"."""
+"""Disks on the platform, with the expected content of each restore point; and a dump of the platform, for "nothing changed"."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PAGE = 512
 
 
 class Disk:
-    """A source blob, kept in step with a bytearray; knows what it held at each restore point."""
+    """A source blob and a bytearray with the same content, which is recorded at each restore point."""
 
     def __init__(self, platform, name, size):
         self.platform, self.name, self.size = platform, name, size
@@ -21,7 +21,7 @@ class Disk:
         self.content = bytearray(size)
         self.moments = {}
         self.lease = None
-        """What the guest writes with, while a machine has the disk."""
+        """The lease id that the guest writes with, while a machine has the disk."""
 
     def protect(self):
         self.platform.protect(self.name, f"{self.name}.vhd")
@@ -66,7 +66,7 @@ class Disk:
         return self.platform.points(self.name)
 
     def check_every_point(self):
-        """Every restore point's snapshot, read back whole, is what the disk held; and there is one for each moment."""
+        """Check that there is a restore point for each backup, and that its snapshot equals the disk's content at that time."""
         points = {point["id"]: point for point in self.points()}
         assert set(points) == set(self.moments)
         with self.platform.blobs(self.platform.storage.backup) as client:
@@ -120,7 +120,7 @@ class ManagedDisk(Disk):
 
     def back_up(self, **options):
         run = self.platform.back_up(self.name, **options)
-        # A run's row ends before the run lets go of the disk.
+        # A run's row ends before the run releases the disk.
         self.platform.host.settled(run["id"])
         # The stand-in may have written another footer just before the snapshot.
         self.content[self.disk_bytes :] = self.blob.download_blob(self.disk_bytes, PAGE).readall()
@@ -136,7 +136,7 @@ class ManagedDisk(Disk):
 
     @classmethod
     def adopted(cls, former, run):
-        """The disk that a restore has made and adopted; every moment of its predecessor's is one of its own."""
+        """The disk that a restore has made and adopted. It keeps the restore points of its predecessor."""
         self = cls.__new__(cls)
         self.platform, self.name, self.lease = former.platform, former.name, None
         self.id = run["restore"]["managedDisk"]

@@ -252,7 +252,7 @@ def _column(value: Any) -> str:
 
 
 def _documents() -> dict[str, Any]:
-    """Where each document lies, and what is in it."""
+    """Each kind of document: its path, and its fields."""
     plan, change = naming.plan_name(DISK, RUN, TAKEN, BASE), naming.repoint_name(DISK, RUN)
     return {
         CLAIM: {"catalogue": "str"},
@@ -278,7 +278,7 @@ def _documents() -> dict[str, Any]:
 
 
 def _metadata() -> dict[str, Any]:
-    """What each kind of blob or snapshot carries, with examples of the values, and the digests in them."""
+    """The metadata of each kind of blob or snapshot, with examples of the values, and the digests in them."""
     site = Site(Deployment("account/table"), BlobAddress("https://account.blob.core.windows.net", "heads", "vm/disk.vhd"))
     point, window = example(RestorePoint), PageMapDigest(PageMapDigest.START)
     window.add(0, 512)

@@ -70,7 +70,7 @@ class Scene:
 
     @property
     def footer_bytes(self):
-        """What is backed up of a disk besides what its guest writes."""
+        """Bytes that a backup copies besides those that the guest writes: the footer of a managed disk."""
         return PAGE if self.managed else 0
 
     def lose_source(self, disk="vm"):
@@ -83,7 +83,7 @@ class Scene:
         return parse_source(f"{GROUP}/providers/Microsoft.Compute/disks/{name}", (), (GROUP.lower(),))
 
     def protect(self, disk="vm", pages=32):
-        """Make the source blob and register it; the blob itself, to write on."""
+        """Make the source blob and register it. Returns the blob, for the test to write on."""
         blob = self.blobs.put(self.source(disk), pages * PAGE)
         if self.managed:
             made = ManagedDisk(str(self.source(disk)), "Succeeded", "", pages * PAGE, network_access="AllowAll")
@@ -111,7 +111,7 @@ class Scene:
         return BackupRequest(disk=disk, run=run, trigger="http", full=full, **fields)
 
     async def back_up(self, disk="vm", **fields):
-        """One run to its end; the driver, with what it called."""
+        """Run a backup to its end. Returns the driver, with the calls that it made."""
         request, driver = self.request(disk, **fields), self.driver()
         driver.output = await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
         return driver
@@ -126,18 +126,18 @@ class Scene:
         return self.machines.add(VM, *disks, used, power=power)
 
     def restore_request(self, point, run="vm.20260102T030405Z.0000abcd", disk="vm", **fields):
-        """The row of a restore that was asked for by HTTP; its request."""
+        """Store the run row of a restore that was requested by HTTP. Returns the input of its orchestration."""
         target = fields.pop("target", f"{SOURCE}/vhds/restored.vhd")
         wanted = Restoring(point.point, target, **fields)
         # No snapshot of a managed disk is older than the run it is taken for.
-        asked = run_moment(run) if wanted.managed_disk else None
-        self.world.pass_time(max(timedelta(), (asked or self.world.now) - self.world.now))
+        requested = run_moment(run) if wanted.managed_disk else None
+        self.world.pass_time(max(timedelta(), (requested or self.world.now) - self.world.now))
         row = Run(disk, run, "NotStarted", "http", full=False, created=self.world.now, operation="restore", restore=wanted)
         self.catalogue._store(row, run_key(run))
         return RestoreRequest(disk=disk, run=run, wanted=digest_of_request(wanted))
 
     async def restore(self, point, driver=None, **fields):
-        """One restore to its end; the driver, with what it called."""
+        """Run a restore to its end. Returns the driver, with the calls that it made."""
         request, driver = self.restore_request(point, **fields), driver or self.driver()
         driver.output = await driver.run("restore_disk", request.model_dump(mode="json"), request.run)
         return driver
@@ -150,7 +150,7 @@ class Scene:
         return Api(self.tools, "0 0 */12 * * *", 4, now=lambda: self.world.now)
 
     def bytes_of(self, source):
-        """What the disk with that URL or resource id holds: of a managed one as it is exported."""
+        """The content of the disk with that URL or resource id; a managed disk's as it is exported."""
         return self.blobs.disks[self.tools.source(source)].content() if source.startswith("/") else self.blob(source).content()
 
     # -- looking ------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The bench of the limits: what its server refuses, what is told of it, and what the page says."""
+"""The benchmark of the limits: its server refuses requests above them, and its page reports the results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from devhost.throttling import BURST_SECONDS, Limited, ThrottlingServer
 GOOD = Reached("small", 4, 10.0, 9.5, 4750, 0.05)
 
 
-def test_a_blob_takes_what_its_limits_allow_and_counts_the_rest():
+def test_a_blob_accepts_requests_within_its_limits_and_counts_the_others():
     blob = Limited()
     burst = int(500 * BURST_SECONDS)
 

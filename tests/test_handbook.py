@@ -34,7 +34,7 @@ LOCAL, API, CLOUD = (
     "# cloud: not run here",
 )
 CHAPTERS = [REPOSITORY / "docs" / f"{name}.md" for name in ("deploy", "operate", "restore", "upgrade", "uninstall")]
-"""With calls of the API, in the order a reader comes to them."""
+"""Pages with calls of the API, in the order of reading."""
 MIB = 1024 * 1024
 
 
@@ -85,7 +85,7 @@ def test_every_call_that_is_named_exists(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_field_that_is_named_exists(page):
-    """In an answer or a body of the API, as a parameter of the deployment, or in host.json, with the options of the Durable extension."""
+    """The name is a field of the API, a parameter of the deployment, or an option of host.json."""
     described = json.dumps(openapi.document(ROUTES, "https://app/api"))
     options = (REPOSITORY / "tests" / "infra" / "recorded" / "durable-options.json").read_text()
     known = set(re.findall(r'"(\w+)": \{', described)) | set(load(REPOSITORY / "infra" / "main.bicep").of("param"))
@@ -101,8 +101,8 @@ def test_every_field_that_is_named_exists(page):
     assert named - known - others == set()
 
 
-def test_the_tour_goes_where_the_code_goes():
-    """Every step of a backup, in their order, each with the file that has its activity."""
+def test_the_tour_lists_the_steps_of_a_backup_in_order():
+    """Each step links to the file that has its activity."""
     rows = re.findall(r"^\| `(\w+)` \| \[\w+\.py\]\(([^)]+)\)", (REPOSITORY / "docs" / "tour.md").read_text(), re.MULTILINE)
     for step, file in rows:
         text = (REPOSITORY / "docs" / file).resolve().read_text()
@@ -186,8 +186,8 @@ def test_cloud_commands_parse(commands):
         assert name in load(REPOSITORY / "infra" / "main.bicep").of("output") or "${" + name in settable, name
 
 
-def test_what_is_listed_after_an_uninstall_is_what_the_app_leaves(platform, name):
-    """The key by which the handbook finds the app's snapshots of a source."""
+def test_the_uninstall_page_finds_the_snapshots_that_the_app_leaves(platform, name):
+    """The page selects snapshots by a metadata key that the app writes on each of them."""
     disk = Disk(platform, name, MIB).protect()
     disk.back_up()
     (key,) = set(re.findall(r"\[\?snapshot && metadata\.(\w+)\]", (REPOSITORY / "docs" / "uninstall.md").read_text()))
@@ -227,7 +227,7 @@ def _plain():
 
 @pytest.mark.timeout(300)
 def test_the_handbooks_calls_of_the_api_work(calm, machines, tmp_path):
-    """In the order a reader comes to them: protect, drill, restore, rebuild, the runbooks, and leaving at the end."""
+    """The calls run in the order of reading: protect, drill, restore, rebuild, the runbooks, and leaving at the end."""
     settings = {"CATALOGUE_TABLE": "handbook", "HEADS_CONTAINER": "handbook", "PLANS_CONTAINER": "handbookplans"}
     with Platform(tmp_path, storage=calm, machines=machines, settings=settings) as platform:
         disk = Disk(platform, "web", MIB)
@@ -352,7 +352,7 @@ def idle(platform):
 
 
 def test_the_handbooks_calls_end_when_they_are_refused(calm, machines, tmp_path):
-    """As pasted into a shell, which goes on after an error: no endless loop, no traceback, and nothing is done unguarded."""
+    """A shell continues after an error in pasted lines: no endless loop, no traceback, and no run is started."""
     settings = {"CATALOGUE_TABLE": "refusals", "HEADS_CONTAINER": "refusals", "PLANS_CONTAINER": "refusalsplans"}
     chapters = of(API, *CHAPTERS)
     with Platform(tmp_path, storage=calm, machines=machines, settings=settings) as platform:
@@ -368,7 +368,7 @@ def test_the_handbooks_calls_end_when_they_are_refused(calm, machines, tmp_path)
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_list_is_listed_whole_and_every_variable_is_set(page):
-    """The CLI's lists end at 5,000 unless told otherwise; what only these pages can know is set in them."""
+    """Without `--num-results` the CLI lists 5,000 blobs at most. Each page sets the variables that only it can know."""
     lines = [line for mark, commands in blocks(page) if mark == CLOUD for line in commands]
     for line in lines:
         assert "blob list" not in line or '--num-results "*"' in line, line

@@ -1,4 +1,4 @@
-"""The list of guards is of today's code and tests, and the mutation run tells a guard that is missed from one that is not."""
+"""The list of guards matches the code and the tests, and the mutation run reports each guard whose fault no test notices."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_guard_is_in_the_code_once_and_its_tests_exist(guard):
 
 
 def test_each_guard_has_words_of_its_own():
-    """By which a failure names it, and ONLY chooses it."""
+    """A failure names the guard by these words, and ONLY selects it by them."""
     assert len({(guard.file, guard.protects) for guard in GUARDS}) == len(GUARDS)
 
 
@@ -39,8 +39,8 @@ def test_a_guard_that_is_not_there_once_is_named(source):
         GUARD.broken(source)
 
 
-def test_the_run_tells_what_was_missed():
-    """One guard whose fault is noticed, one that no test can miss, and one that a test should."""
+def test_the_run_reports_faults_that_no_test_notices():
+    """The run breaks three guards: a test notices the first; no test notices the others, one of which says why."""
     before = (REPOSITORY / GUARD.path).read_text()
     comment = '"""Performance tiers of premium page blobs."""'
     script = f"""
@@ -55,9 +55,9 @@ raise SystemExit(run([guard, missed, replace(missed, protects="harmless", surviv
     ended = subprocess.run(
         [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=200
     )
-    told = [line.split()[0] for line in ended.stdout.splitlines()]
+    verdicts = [line.split()[0] for line in ended.stdout.splitlines()]
 
-    assert told[:3] == ["killed", "SURVIVED", "SURVIVED"], ended
+    assert verdicts[:3] == ["killed", "SURVIVED", "SURVIVED"], ended
     assert "domain/tiers.py: harmless: it is a comment" in ended.stdout
     assert "3 guards broken: 1 noticed, 1 that no test can notice, 1 wrong" in ended.stdout
     assert "WRONG: domain/tiers.py: missed" in ended.stderr

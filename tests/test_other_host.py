@@ -1,4 +1,4 @@
-"""The host's command is a setting, and what the platform gives a host is what the design says."""
+"""The host's command is a setting, and the platform starts each host with the documented command line and storage."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from azure.storage.blob import BlobServiceClient
 from devhost.platform import HOST_COMMAND, REPOSITORY, Platform
 from devhost.processes import Child, ChildFailedError
 
-TELLING = """
+RECORDING_HOST = """
 import json, os, pathlib, sys
-pathlib.Path({told!r}).write_text(json.dumps([sys.argv[1:], os.environ["AzureWebJobsStorage"]]))
+pathlib.Path({record!r}).write_text(json.dumps([sys.argv[1:], os.environ["AzureWebJobsStorage"]]))
 os.execv(sys.executable, [sys.executable, "-m", "devhost.functions", *sys.argv[1:]])
 """
-"""A host that says what it was given, and is the development host from then on."""
+"""A host that records its arguments and its storage account, then becomes the development host."""
 
 
 def test_another_host_serves_the_platform(calm, tmp_path, monkeypatch):
-    """It gets the documented command line, and storage of its own with all three services."""
-    other, told = tmp_path / "another host.py", tmp_path / "told"
-    other.write_text(TELLING.format(told=str(told)))
+    """The host gets the documented command line, and storage of its own with all three services."""
+    other, record = tmp_path / "another host.py", tmp_path / "record"
+    other.write_text(RECORDING_HOST.format(record=str(record)))
     monkeypatch.setenv(HOST_COMMAND, f"{sys.executable} '{other}'")
     with Platform(tmp_path, storage=calm, settings={"CATALOGUE_TABLE": "another"}) as platform:
         assert platform.api("GET", "/health").ok
-        given, connection = json.loads(told.read_text())
+        given, connection = json.loads(record.read_text())
 
     hub = str(tmp_path / "host" / "hub.sqlite")
     assert given == [str(REPOSITORY), "--hub", hub, "--port", "0", "--timers", "demand", "--tied"]
@@ -43,8 +43,7 @@ def test_another_host_serves_the_platform(calm, tmp_path, monkeypatch):
     assert requests.get(f"{queues}?comp=list", timeout=10).headers["Server"].startswith("Azurite-Queue")
 
 
-def test_a_host_that_is_none_is_told(tmp_path, calm, monkeypatch):
-    """Its output is in the error."""
+def test_a_host_that_does_not_start_is_reported_with_its_output(tmp_path, calm, monkeypatch):
     monkeypatch.setenv(HOST_COMMAND, f"{sys.executable} -c 'print(\"no such host\")'")
 
     with pytest.raises(ChildFailedError, match="no such host"):
@@ -52,14 +51,14 @@ def test_a_host_that_is_none_is_told(tmp_path, calm, monkeypatch):
 
 
 def test_a_process_whose_output_ends_before_it_is_ready_has_failed(tmp_path):
-    """Also while it has not ended yet: its exit status comes a moment later."""
+    """The process still runs when its output ends: its exit status comes a moment later."""
     closing = "import os, sys; print('not yet', flush=True); os.close(1); os.close(2); sys.stdin.read()"
     with pytest.raises(ChildFailedError, match="not yet"):
         Child([sys.executable, "-c", closing], tmp_path / "log", folder=tmp_path, environment={}, is_ready=lambda _: False)
 
 
-def test_what_the_host_stores_is_no_request_of_the_app(calm):
-    """Its account is not counted, and disturbed only by a fault that names it."""
+def test_requests_to_the_hosts_own_account_are_not_counted(calm):
+    """A fault applies to the host's account only if it names that account."""
     with TableServiceClient.from_connection_string(calm.host.connection_string, retry_total=0) as tables:
         calm.reset()
         calm.faults({"verb": "GET table", "status": 503, "times": 9})

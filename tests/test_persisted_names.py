@@ -19,7 +19,7 @@ UPDATE = ".venv/bin/python -m tests.persisted_names > tests/persisted_names.json
 
 CHANGED = (
     "Persisted names or types have changed. They may change only with a migration: rows, blobs, histories and scripts that were "
-    "made by the version before have to go on working (CONTRIBUTING.md, Persisted names):"
+    "made by the version before must continue to work (CONTRIBUTING.md, Persisted names):"
 )
 
 
@@ -33,7 +33,7 @@ def flat(value, path=()):
 
 
 def changes(stored, present):
-    """What was stored and is gone or different, and what is new: in words, nothing when both are the same."""
+    """Report the names that are gone, different or new, in words. Empty when both lists are the same."""
     before, after = flat(stored), flat(present)
     lost = [f"{one}: {before[one]!r} is now {after.get(one, 'gone')!r}" for one in before if before[one] != after.get(one)]
     new = [f"{one}: {after[one]!r}" for one in after if one not in before]
@@ -46,24 +46,24 @@ def changes(stored, present):
 
 
 def test_persisted_names_stay():
-    told = changes(json.loads(LIST.read_text()), names())
-    if told:
-        pytest.fail(told, pytrace=False)
+    report = changes(json.loads(LIST.read_text()), names())
+    if report:
+        pytest.fail(report, pytrace=False)
 
 
-def test_a_renamed_field_is_told_with_what_to_do():
+def test_a_renamed_field_is_reported_with_the_action_to_take():
     present = json.loads(LIST.read_text())
     present["steps"]["begin_backup"]["takes"]["holder"] = present["steps"]["begin_backup"]["takes"].pop("lease")
 
-    told = changes(json.loads(LIST.read_text()), present)
+    report = changes(json.loads(LIST.read_text()), present)
 
-    assert "steps / begin_backup / takes / lease: 'str' is now 'gone'" in told
-    assert "steps / begin_backup / takes / holder: 'str'" in told
-    assert "only with a migration" in told
-    assert UPDATE in told
+    assert "steps / begin_backup / takes / lease: 'str' is now 'gone'" in report
+    assert "steps / begin_backup / takes / holder: 'str'" in report
+    assert "only with a migration" in report
+    assert UPDATE in report
 
 
-def test_a_type_that_changes_is_told():
+def test_a_changed_type_is_reported():
     """A number that becomes text, a word that is left out."""
     present = json.loads(LIST.read_text())
     present["rows"]["run"]["columns"]["percent"] = "str"

@@ -43,7 +43,7 @@ def children_of(pid):
 
 
 def command_lines():
-    """Of every process on the machine."""
+    """Yield the command line of every process on the machine."""
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             yield file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -58,7 +58,7 @@ def becomes(condition, seconds=15):
 
 
 def is_running(pid):
-    """Whether there is such a process; one that has ended and waits for its parent to ask is none (a container's first may not)."""
+    """Whether the process runs. A zombie does not count: in a container, the first process may never collect it."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except OSError:
@@ -70,7 +70,7 @@ def gone(pids):
 
 
 class Up:
-    """`python -m devhost up`, and what it said."""
+    """`python -m devhost up`, and its output."""
 
     def __init__(self):
         self.process = subprocess.Popen(
@@ -92,7 +92,7 @@ class Up:
 
 
 def pasted(lines, folder, *more):
-    """What a shell says to lines pasted together."""
+    """Run lines in one shell, as if pasted together. Returns their output."""
     script = "\n".join(["set -u", *lines, *more])
     environment = {**os.environ, "PATH": path_with_curl(folder)}
     return subprocess.run(
@@ -140,7 +140,7 @@ def test_up_twice_with_its_curl_lines(tmp_path):
 
 
 def test_the_demo_proves_its_points(tmp_path):
-    """Exit 0, all points and the restored disk equal, in words; nothing left running; workbook and alerts can read what it told."""
+    """Exit 0, all points and the restored disk equal, in words; nothing left running; workbook and alerts can read its log."""
     if shutil.which("mkfs.ext4", path=os.environ["PATH"] + ":/usr/sbin:/sbin") is None:
         pytest.skip(reason="e2fsprogs is not on this machine: the demo was not run")
     telemetry = tmp_path / "telemetry.jsonl"
@@ -167,16 +167,16 @@ def test_the_demo_proves_its_points(tmp_path):
         for kind, times in kinds.items():
             assert len(re.findall(rf"Z +{kind} +{size}", ended.stdout)) == times, kind
     assert not [line for line in command_lines() if str(tmp_path) in line]
-    told = [json.loads(line) for line in telemetry.read_text().splitlines()]
-    assert Counter(one["event"] for one in told if one["event"] in ("run", "disk", "fleet")) == {
+    logged = [json.loads(line) for line in telemetry.read_text().splitlines()]
+    assert Counter(one["event"] for one in logged if one["event"] in ("run", "disk", "fleet")) == {
         "run": 7,
         "disk": 2,
         "fleet": 1,
     }
     for name, query in QUERIES:
-        for line in told:
+        for line in logged:
             assert line["event"] != kql.event(query) or kql.fields(query) <= set(line), name
-    for line in told:
+    for line in logged:
         if line["event"] in HEALTHY:
             assert raised(line["event"], line) <= {"window-missed"}, "windows of a second are always missed"
 

@@ -54,13 +54,13 @@ def source_of(folder, place):
 
 
 def cited(text):
-    """The guards that comments of the text cite, as `# G7: why` or `# G7, G8: why`, and other mentions as `guard G7` or (G7)."""
+    """The guards that a text cites: in comments as `# G7: why` or `# G7, G8: why`, elsewhere as `guard G7` or (G7)."""
     in_comments = re.findall(r"# ((?:G\d+(?:, )?)+):", text)
     return {one for part in in_comments for one in part.split(", ")} | set(re.findall(r"\b(?:guard |\()(G\d+)\b", text))
 
 
 @pytest.mark.parametrize("place", sorted(set(named("enforced by"))))
-def test_what_enforces_a_guard_exists_and_cites_it(place):
+def test_the_code_that_enforces_a_guard_exists_and_cites_it(place):
     """So that whoever changes the line finds the rule, and the test that must fail."""
     text = source_of("backup_core", place)
 
@@ -76,7 +76,7 @@ def test_a_test_of_a_guard_exists(place):
 
 
 def test_every_guard_has_a_number_a_reason_and_a_test():
-    """In order, without a gap: numbers that are cited must go on meaning the same."""
+    """In order, without a gap: a number that is cited must keep its meaning."""
     assert [row["guard"].split()[0] for row in GUARDS] == [f"G{number}" for number in range(1, len(GUARDS) + 1)]
     for row in GUARDS:
         assert row["guard"].partition(" ")[2], row
@@ -87,9 +87,9 @@ def test_every_guard_has_a_number_a_reason_and_a_test():
 
 
 def test_every_planted_bug_removes_a_guard_that_is_named():
-    told = {bug for row in (*GUARDS, *ASSUMED) for bug in row["planted bug"].split(", ") if bug}
+    listed = {bug for row in (*GUARDS, *ASSUMED) for bug in row["planted bug"].split(", ") if bug}
 
-    assert told == BUGS
+    assert listed == BUGS
 
 
 def test_every_invariant_is_listed_as_the_simulator_has_it():
@@ -106,9 +106,9 @@ def test_every_violation_that_is_named_has_its_number():
     checked = set()
     for module in (invariants, aftermath):
         text = Path(module.__file__).read_text()
-        told = re.findall(r"violated\(\s*f?\"([^\"]*)", text)
-        assert [one for one in told if not re.match(r"invariant \d+: ", one)] == []
-        checked |= {re.match(r"invariant (\d+): ", one)[1] for one in told}
+        messages = re.findall(r"violated\(\s*f?\"([^\"]*)", text)
+        assert [one for one in messages if not re.match(r"invariant \d+: ", one)] == []
+        checked |= {re.match(r"invariant (\d+): ", one)[1] for one in messages}
 
     assert checked == {row["invariant"] for row in INVARIANTS}
 

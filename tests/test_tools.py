@@ -30,7 +30,7 @@ BAD = {
 SKIPPED = {"name": "six", "skip_reason": "Dependency not found on PyPI"}
 
 
-def test_a_known_vulnerability_fails_and_says_what_to_do():
+def test_a_known_vulnerability_fails_with_the_action_to_take():
     status, words = audit.judged(packages(GOOD, BAD, SKIPPED))
 
     assert status == 1
@@ -48,7 +48,7 @@ def test_a_known_vulnerability_fails_and_says_what_to_do():
         ("[]", "broke off"),
     ],
 )
-def test_what_was_not_checked_is_told_loudly(answer, why):
+def test_packages_that_were_not_checked_are_reported_prominently(answer, why):
     status, words = audit.judged(answer)
 
     assert status == 0
@@ -83,8 +83,8 @@ def test_lint_calls_both():
     assert "bandit -q -ll -c pyproject.toml -r backup_core function_app.py bench devhost tools" in lint
 
 
-def test_pre_commit_runs_what_lint_runs():
-    """From this repository alone: nothing of its hooks is fetched from anywhere."""
+def test_pre_commit_runs_the_commands_of_lint():
+    """All hooks are local: nothing is downloaded for them."""
     text = (REPOSITORY / "Makefile").read_text()
     lint = subprocess.run(
         ["make", "-n", "lint", "VENV=.venv"], cwd=REPOSITORY, capture_output=True, text=True, check=True
@@ -100,8 +100,8 @@ def test_pre_commit_runs_what_lint_runs():
     assert next(hook for hook in hooks if hook.startswith("bandit")) in text
 
 
-def test_ci_calls_what_anybody_can_run_on_every_python_that_is_supported():
-    """The oldest that pyproject.toml promises, and all after it."""
+def test_ci_runs_one_public_command_on_every_supported_python():
+    """The oldest is the one that pyproject.toml promises."""
     job = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["test"]
     oldest = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["requires-python"]
 
@@ -115,11 +115,11 @@ def test_ci_calls_what_anybody_can_run_on_every_python_that_is_supported():
 
 
 class Killed(BaseException):
-    """The end of a process, at any moment."""
+    """Raised to end a set-up at any step, like a kill of its process."""
 
 
 class Maker:
-    """Stands for pip and npm: makes files step by step, and dies before the one it is told."""
+    """A stand-in for pip and npm: makes files step by step, and dies before step `dies_at`."""
 
     def __init__(self, dies_at=0, error=Killed):
         self.dies_at, self.error, self.steps = dies_at, error, 0
@@ -140,7 +140,7 @@ class Maker:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """Where an environment is made, of files of this test."""
+    """The folder of the environment, which is made from files of this test."""
     source, packages = tmp_path / "requirements.txt", tmp_path / "package"
     source.write_text("one")
     (packages / "node_modules").mkdir(parents=True)
@@ -258,7 +258,7 @@ def test_a_set_up_that_fails_says_why_and_leaves_nothing(place, monkeypatch, cap
     ("missing", "words"),
     [("ensurepip", "apt-get install python3-venv"), ("sqlite3", "use another by 'make PYTHON=")],
 )
-def test_what_is_missing_is_said_before_anything_is_begun(place, monkeypatch, capsys, tmp_path, missing, words):
+def test_a_missing_module_is_reported_before_the_set_up_begins(place, monkeypatch, capsys, tmp_path, missing, words):
     """On a bare Debian the first set-up stopped half way for want of python3-venv, and every later one for want of pip."""
     real = setup.importlib.util.find_spec
     monkeypatch.setattr(setup.importlib.util, "find_spec", lambda name: None if name == missing else real(name))
@@ -269,7 +269,7 @@ def test_what_is_missing_is_said_before_anything_is_begun(place, monkeypatch, ca
     assert (maker.steps, list(tmp_path.glob(".venv*"))) == (0, [])
 
 
-def test_a_disk_that_is_too_full_is_told_before_anything_is_begun(place, monkeypatch, capsys):
+def test_a_full_disk_is_reported_before_the_set_up_begins(place, monkeypatch, capsys):
     monkeypatch.setattr(setup, "SPACE_BYTES", 10**18)
 
     assert made(monkeypatch, place, Maker()) == 1

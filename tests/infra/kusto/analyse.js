@@ -1,5 +1,5 @@
-// Reads {"tables": {name: "(column: type, ...)"}, "queries": [...]} from stdin; writes for each query what is wrong with it, and the
-// columns of its result with their types.
+// Reads {"tables": {name: "(column: type, ...)"}, "queries": [...]} from stdin. Writes for each query its errors, and the columns of
+// its result with their types.
 "use strict";
 
 require("@kusto/language-service-next/bridge.min.js");
@@ -18,8 +18,8 @@ function analysed(query, globals) {
   return { faults, columns: Object.fromEntries(columns) };
 }
 
-const asked = JSON.parse(require("fs").readFileSync(0, "utf8"));
-const tables = Object.entries(asked.tables).map(([name, columns]) => Symbols.TableSymbol.From(columns).WithName(name));
+const input = JSON.parse(require("fs").readFileSync(0, "utf8"));
+const tables = Object.entries(input.tables).map(([name, columns]) => Symbols.TableSymbol.From(columns).WithName(name));
 // The constructors of a library translated from C# are numbered: this one takes name, other name, tables, whether there may be more.
 const globals = GlobalState.Default.WithDatabase(new Symbols.DatabaseSymbol.$ctor3("app", null, tables, false));
-process.stdout.write(JSON.stringify(asked.queries.map((query) => analysed(query, globals))));
+process.stdout.write(JSON.stringify(input.queries.map((query) => analysed(query, globals))));
