@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.conftest import SEED
 
 INVISIBLE = {1: "0.5", 2: "2"}
-"""Seconds until another worker takes the messages of a dead one. A living worker must renew its messages within this time."""
+"""The visibility timeout of messages in seconds, by number of workers. With two, the living one must renew its messages in time."""
 
 
 def killed_while(platform, place, request, begin, states=("NotStarted", "Running")):

@@ -1,4 +1,4 @@
-"""What must agree: steps and registrations, sample settings and their page, the packages shipped and the files kept."""
+"""Lists that must agree: steps and registrations, sample settings and their page, packages that are shipped, files that are tracked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the bench says of an idle increment is counted anew, and the other sections judge by their goals."""
+"""The requests of an idle increment are counted anew and compared with the page; the other sections judge by their goals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.platform
 
 
 async def test_the_page_lists_every_request_of_an_increment_without_changes(calm):
-    """One by one, none unexplained: `make bench` writes it again when the protocol asks more or less."""
+    """Each request has a reason. When the protocol changes, `make bench` writes the page again."""
     found = idle.section(await idle.increment(calm))
 
     assert page([found]).partition("## ")[2] in PAGE.read_text()

@@ -93,12 +93,12 @@ class Hub:
                 self.queue.append((life, task))
         if life.instance.ended and life.parent and self.lives_on(life):
             above, call = life.parent
-            self.settle(above, call, json.loads(json.dumps(life.instance.output)), life.instance.error)
+            self.complete_task(above, call, json.loads(json.dumps(life.instance.output)), life.instance.error)
 
-    def settle(self, life, task, result=None, error=None):
+    def complete_task(self, life, task, result=None, error=None):
         """Give a task its end, unless its instance was replaced."""
         if self.lives_on(life):
-            life.instance.settle(task, result, error)
+            life.instance.complete_task(task, result, error)
             self._ask(life)
 
     async def deliver(self, name, request):
@@ -145,7 +145,7 @@ class Hub:
         if before_its_answer:
             before_its_answer()
         if end:
-            self.settle(life, task, *end)
+            self.complete_task(life, task, *end)
 
 
 # -- what is done to a run -------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def delivered_again(*, second_counts):
             return
         first = await hub.deliver(task.name, task.input)
         second = await hub.deliver(task.name, task.input)
-        hub.settle(life, task, *(second if second_counts else first))
+        hub.complete_task(life, task, *(second if second_counts else first))
 
     return disturb
 
@@ -173,7 +173,7 @@ def delivered_side_by_side(*, second_counts):
             await hub.carry_out(life, task)
             return
         ends = await asyncio.gather(*(hub.deliver(task.name, task.input) for _ in range(2)))
-        hub.settle(life, task, *ends[1 if second_counts else 0])
+        hub.complete_task(life, task, *ends[1 if second_counts else 0])
 
     return disturb
 

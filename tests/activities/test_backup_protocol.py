@@ -142,7 +142,7 @@ def drop_source_snapshot(scene):
         (drop_source_snapshot, "the previous source snapshot is gone"),
     ],
 )
-async def test_what_cannot_be_trusted_becomes_a_full_backup(scene, disturb, reason):
+async def test_a_state_that_cannot_be_trusted_leads_to_a_full_backup(scene, disturb, reason):
     """Never "nothing changed": a new generation, with the reason in words."""
     await scene.back_up()
     disturb(scene)
@@ -179,7 +179,7 @@ async def test_a_head_changed_only_in_its_version_is_still_the_base(scene):
     assert scene.points()[-1].kind == "incremental"
 
 
-async def test_progress_never_goes_back_and_ends_at_100(scene):
+async def test_progress_never_decreases_and_ends_at_100(scene):
     scene.with_limits(shard_bytes_max=PAGE, shard_seconds=-1.0)
     driver = await scene.back_up(wave=2)
     percents = [answer["value"]["percent"] for name, _, answer in driver.calls if name == "report_progress"]

@@ -76,7 +76,7 @@ async def test_calls_that_come_twice_at_once_delete_no_more(kept):
     assert len(kept.points()) == 3
 
 
-async def test_what_a_former_night_was_permitted_is_kept_no_longer(kept):
+async def test_the_permission_of_a_former_night_is_deleted(kept):
     await clean_up_disk(kept.tools, night(1))
     kept.world.pass_time(WEEK)
     await clean_up_disk(kept.tools, night(9))
@@ -92,7 +92,7 @@ async def test_a_call_of_a_night_that_is_past_deletes_nothing(kept):
     assert len(kept.points()) == 3
 
 
-async def test_what_is_young_by_the_services_time_stays_whatever_its_row_says(kept):
+async def test_a_point_that_is_young_by_the_services_time_is_kept_whatever_its_row_says(kept):
     """Somebody who writes rows has made it old."""
     await clean_up_disk(kept.tools, night(1))
     kept.world.pass_time(WEEK)

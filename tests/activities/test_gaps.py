@@ -106,7 +106,7 @@ async def test_shards_cut_gaps_as_the_plan_did_however_often_they_are_called():
     assert point.write_bytes == (PAGES // 4 + 13) * PAGE
 
 
-async def test_a_disk_that_has_grown_copies_no_gap_of_what_is_new():
+async def test_a_disk_that_has_grown_copies_no_gap_of_its_new_part():
     scene = await scene_of()
     scene.blobs.blobs[scene.source()].size += 64 * PAGE
     scene.write(PAGES + 1, 4, None, 4, None, 4)

@@ -143,7 +143,7 @@ async def test_a_head_that_is_not_this_runs_becomes_no_point(scene, step, words,
     assert not any(blob.snapshots for at, blob in scene.blobs.blobs.items() if at.container == "heads")
 
 
-async def test_what_was_compared_is_what_is_marked_verified(scene, monkeypatch):
+async def test_only_the_version_that_was_compared_is_marked_verified(scene, monkeypatch):
     """A page is written right after it was compared: the comparison finds nothing, the head's version does."""
     await scene.back_up()
     scene.write(3, 4)
@@ -331,7 +331,7 @@ async def test_a_young_blob_stays(scene):
 
 
 @pytest.mark.parametrize("why", ["another orchestration", "another run meanwhile"])
-async def test_only_the_owner_lets_go(scene, monkeypatch, why):
+async def test_only_the_owner_releases_the_disk(scene, monkeypatch, why):
     """Another orchestration of the same run has other leases; another run may become the owner at the last moment."""
     await scene.back_up()
     request = await stop_before(scene, "verify_head")

@@ -65,7 +65,7 @@ async def test_a_disk_in_good_order_keeps_everything_but_plans(scene):
 
 
 @pytest.mark.parametrize("step", ["plan_transfer", "open_head", "apply_shard", "verify_head", "take_backup_snapshot"])
-async def test_what_an_interrupted_increment_needs_stays(scene, step):
+async def test_the_snapshots_that_an_interrupted_increment_needs_are_kept(scene, step):
     """Weeks later the next run still finishes the recorded target first, and its point is right."""
     await scene.back_up()
     scene.write(7, 7, None, 9)
@@ -186,7 +186,7 @@ def lose_rows(stage, *kinds):
         del stage.catalogue.rows[key]
 
 
-async def test_what_is_young_stays_though_its_run_is_not_known(scene):
+async def test_young_snapshots_are_kept_though_their_run_is_not_known(scene):
     """The row of the run that uses it may be lost, and the run at work: only its age decides."""
     await scene.back_up()
     for _ in range(2):
@@ -241,7 +241,7 @@ async def replaced_source(scene):
     return former
 
 
-async def test_a_former_sources_last_snapshot_goes_when_its_deletion_failed(scene):
+async def test_a_former_sources_last_snapshot_is_deleted_by_a_later_night(scene):
     """A later night looks for it by its exact time, and for nothing else on a disk that is not this one's any more."""
     former = await replaced_source(scene)
     theirs = await scene.blobs.snapshot(scene.source(), {})
@@ -354,7 +354,7 @@ async def failed_after_snapshot(stage):
     await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
 
 
-async def test_the_snapshot_of_a_failed_run_goes_after_a_day(scene):
+async def test_the_snapshot_of_a_failed_run_is_deleted_after_a_day(scene):
     await scene.back_up()
     kept = snapshots(scene)
     with pytest.raises(BackupFailedError):
@@ -404,7 +404,7 @@ async def test_a_target_that_is_marked_while_housekeeping_looks_stays(scene):
 
 
 @pytest.mark.parametrize("step", ["apply_shard", "verify_head"])
-async def test_a_half_made_first_head_goes_with_its_lease_of_a_dead_run(scene, step):
+async def test_an_unfinished_first_head_is_deleted_despite_the_lease_of_a_dead_run(scene, step):
     await stop_before(scene, step)
     assert len(heads(scene)) == 1
 

@@ -80,7 +80,7 @@ async def test_a_snapshot_that_is_back_makes_its_point_available_again(scene):
     assert states(scene) == ["available"] * 5
 
 
-async def test_what_only_the_listing_lacks_is_not_lost(scene):
+async def test_a_point_that_only_the_listing_lacks_is_not_lost(scene):
     """A listing that is short, for whatever reason: each is looked up once more."""
     listed = scene.blobs.listed
 
@@ -108,7 +108,7 @@ async def test_a_container_that_cannot_be_listed_is_an_error(scene, error):
     assert states(scene) == ["available"] * 5
 
 
-async def test_a_container_that_goes_while_points_are_looked_up_is_an_error(scene):
+async def test_a_container_that_is_deleted_during_the_check_is_an_error(scene):
     vanish(scene, *scene.points()[:2])
 
     async def gone(*_):
@@ -121,7 +121,7 @@ async def test_a_container_that_goes_while_points_are_looked_up_is_an_error(scen
 
 
 @pytest.mark.parametrize("part", ["mark_deleting", "delete_snapshot", "delete_point"])
-async def test_what_a_prune_is_deleting_is_not_lost(scene, part):
+async def test_a_point_that_a_prune_is_deleting_is_not_lost(scene, part):
     """It may be anywhere: marked, its snapshot gone, its row gone."""
     keep(scene, 3)
     at = scene.points()[0]
@@ -151,7 +151,7 @@ async def test_what_a_prune_is_deleting_is_not_lost(scene, part):
     assert at.point not in {point.point for point in scene.points()}, "the night's own retention ends what the other one began"
 
 
-async def test_what_a_dead_prune_was_deleting_is_not_lost(scene):
+async def test_a_point_that_a_dead_prune_was_deleting_is_not_lost(scene):
     """Its snapshot is gone, its row says why: the night's own retention ends it, and no loss is reported."""
     keep(scene, 4)
     row = await scene.catalogue.mark_deleting(await scene.catalogue.point("vm", scene.points()[0].point))

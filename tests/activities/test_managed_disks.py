@@ -53,7 +53,7 @@ def right(scene):
 # -- access ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_run_ends_what_it_has_opened_and_keeps_one_snapshot(scene):
+async def test_a_run_ends_its_export_access_and_keeps_one_snapshot(scene):
     for value in range(3):
         scene.write(value, 40 + value)
         await scene.back_up()
@@ -149,7 +149,7 @@ async def test_a_failed_run_leaves_nothing_open(scene):
     assert scene.blobs.open == set()
 
 
-async def test_what_a_dead_run_left_open_is_ended_by_the_night_or_the_next_run(scene):
+async def test_the_export_access_of_a_dead_run_is_ended_by_the_night_or_the_next_run(scene):
     """Not while it lives: it reads."""
     await scene.back_up()
     scene.write(6, 61)
@@ -305,7 +305,7 @@ async def test_a_fault_that_comes_while_the_run_waits_ends_it(scene):
     assert scene.head_row().owner is None
 
 
-async def test_a_snapshot_that_came_to_be_after_its_run_had_ended_goes(scene):
+async def test_a_snapshot_that_appeared_after_its_run_had_ended_is_deleted(scene):
     """A request for it was late: no row names it, and its name alone says whose it is. One with another name stays."""
     with pytest.raises(BackupFailedError):
         await failing(scene, "take_source_snapshot", FINAL).run("backup_disk", scene.request().model_dump(mode="json"), "first")

@@ -63,8 +63,8 @@ async def test_snapshots_that_inherit_our_metadata_stay(scene):
 
 
 @pytest.mark.parametrize("scene", ["writes", "content"], indirect=True)
-async def test_a_snapshot_of_ours_is_told_from_those_that_inherited(scene):
-    """A failed run's own goes by its exact time, also when its metadata has been copied onto the disk."""
+async def test_an_own_snapshot_is_distinguished_from_inherited_marks(scene):
+    """A failed run's own snapshot is deleted by its exact time, even if its metadata was copied onto the disk."""
     await scene.back_up()
     await stop_before(scene, "plan_transfer")
     (ours,) = snapshots(scene) - {scene.head_row().pair.source_snapshot}
@@ -105,7 +105,7 @@ async def test_a_run_continues_with_its_own_snapshot_or_none(scene):
 
 
 @pytest.mark.parametrize("scene", ["writes", "content"], indirect=True)
-async def test_only_the_oldest_is_recorded_of_what_names_the_run(scene):
+async def test_only_the_oldest_snapshot_that_names_the_run_is_recorded(scene):
     """The first delivery died before it recorded its snapshot; that was copied onto the disk, and inherited, before the second."""
     await scene.back_up()
     put, died = scene.catalogue.put_run, []
@@ -256,7 +256,7 @@ async def test_a_snapshot_of_another_deployment_is_not_the_runs_own(scene):
     assert scene.points()[0].source_snapshot != other.points()[0].source_snapshot
 
 
-async def test_what_a_former_catalogue_wrote_counts_as_ones_own(scene):
+async def test_marks_of_a_former_catalogue_count_as_ones_own(scene):
     """After a rebuild into a new catalogue backups continue as increments, once a run is named whose work they continue."""
     await scene.back_up()
     for known, kind in ((frozenset({"backup/pagekeeper"}), "incremental"), (frozenset(), "full")):

@@ -261,7 +261,7 @@ async def test_a_real_run_needs_its_dry_run(scene):
     assert scene.dump(with_runs=True) == before
 
 
-async def test_only_what_the_dry_run_has_shown_is_carried_out(scene):
+async def test_a_rebuild_restores_only_the_rows_of_its_dry_run(scene):
     """A row that is lost after the dry run stays lost, its disk is named, and the others come back."""
     scene.protect("other")
     await scene.back_up("other")
@@ -281,7 +281,7 @@ async def test_only_what_the_dry_run_has_shown_is_carried_out(scene):
     assert (len(scene.points("other")), len(scene.points())) == (1, there)
 
 
-async def test_what_was_brought_back_meanwhile_is_no_hindrance(scene):
+async def test_rows_that_were_restored_since_the_dry_run_stop_no_rebuild(scene):
     """Of a rebuild that died in the middle: the same dry run is carried out by another one."""
     before = values(scene)
     lose(scene, "point!", "head")
@@ -313,7 +313,7 @@ async def test_disks_and_points_come_in_slices(scene, limit):
     assert values(scene) == before
 
 
-async def test_what_was_found_is_listed_by_page(scene):
+async def test_the_findings_of_a_rebuild_are_listed_by_page(scene):
     for number in range(3):
         scene.protect(f"disk{number}")
         await scene.back_up(f"disk{number}")

@@ -52,7 +52,7 @@ async def test_the_end_of_a_backup_prunes(scene):
     assert scene.points()[-1].kind == "incremental"
 
 
-async def test_a_backup_snapshot_that_was_taken_twice_goes_with_its_point(scene):
+async def test_a_backup_snapshot_that_was_taken_twice_is_deleted_with_its_point(scene):
     """Two deliveries at once may both have taken one; the other would keep the blob, and bring the point back in a rebuild."""
     snapshots = scene.blobs.blobs[scene.tools.head(scene.points()[0].head)].snapshots
     for number, point in enumerate(scene.points()):
@@ -83,7 +83,7 @@ async def test_more_than_one_call_deletes(scene):
     assert len(scene.points()) == 2
 
 
-async def test_a_head_is_listed_once_for_all_that_goes_with_one_call(scene, monkeypatch):
+async def test_a_prune_lists_each_head_once(scene, monkeypatch):
     """However many points expire: a head with thousands of them is megabytes of listing."""
     keep(scene, 1)
     listings, listed = [], scene.blobs.snapshots

@@ -65,7 +65,7 @@ async def test_a_crash_inside_a_shard_repeats_no_more_than_a_wave(crash_at):
     assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
 
 
-async def test_the_cursor_is_never_ahead_of_what_was_answered():
+async def test_the_cursor_is_never_ahead_of_the_acknowledged_writes():
     """Whatever is stored as done is on the head at that moment."""
     scene = scene_of()
     checked = 0
@@ -198,7 +198,7 @@ async def test_no_call_waits_for_the_slowest_shard_of_another():
     assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
 
 
-async def test_calls_that_run_out_of_time_are_dealt_what_is_left():
+async def test_the_rest_of_a_call_that_runs_out_of_time_is_distributed_anew():
     """Each ends one shard or a part of it; the rest is dealt anew, nothing is done twice, and the sums are the plan's."""
     scene = many_shards()
     ticks = iter(range(0, 10**9, 1000))
@@ -350,7 +350,7 @@ async def test_by_default_no_byte_passes_the_worker():
     assert scene.port_calls["write"] == 0
 
 
-async def test_streamed_bytes_are_told():
+async def test_streamed_bytes_are_reported():
     scene = scene_of(copy_mode="stream")
     await run(scene)
 

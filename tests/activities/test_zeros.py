@@ -137,7 +137,7 @@ async def test_data_where_the_base_had_zeros_is_found_by_the_samples():
 
 
 @pytest.mark.parametrize(("side", "verification"), [("source", "sampled"), ("backup", "sampled"), ("backup", "full")])
-async def test_what_one_side_alone_has_is_proved_piece_by_piece_within_the_time(side, verification):
+async def test_one_sided_data_is_proved_piece_by_piece_within_the_time(side, verification):
     """Forty lone pages in one window, and time for one each: every call comes further, and none is read twice."""
     lone = range(0, 80, 2)
     scene = Scene(copy_mode="stream").with_limits(batch_reads=1, samples=NO_SAMPLES)

@@ -152,7 +152,7 @@ async def back_up_and_prune(stage):
     assert [point.state for point in stage.points()].count("available") == 1
 
 
-async def back_up_and_settle(stage):
+async def back_up_and_settle_the_change(stage):
     await stage.back_up()
     sane(stage)
 
@@ -205,7 +205,7 @@ async def adopt_an_upload(stage):
 
 WAYS = {
     "a backup that prunes": (keeping_one, back_up_and_prune, None),
-    "a backup that settles a machine": (between_two_disks, back_up_and_settle, 3),
+    "a backup that settles a machine": (between_two_disks, back_up_and_settle_the_change, 3),
     "a restore of the OS disk": (with_an_os_disk, restore_the_os_disk, 2),
     "a restore to a managed disk": (with_a_managed_disk, restore_to_a_managed_disk, 1),
     "a restore to a managed disk that is adopted": (with_a_managed_disk, adopt_a_managed_disk, 2),

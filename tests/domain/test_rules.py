@@ -184,7 +184,7 @@ def test_page_map_digests_do_not_depend_on_how_ranges_are_cut(pages, cut):
     st.integers(0, 10**6),
     st.integers(0, 10**7),
 )
-def test_percent_stays_within_bounds_and_never_goes_back(phase, done, total, before, rounds, copies, reads):
+def test_percent_stays_within_bounds_and_never_decreases(phase, done, total, before, rounds, copies, reads):
     value = percent(phase, done, total, before, rounds_left=rounds, verifying=verifying_from(copies, reads))
 
     assert before <= value <= 99

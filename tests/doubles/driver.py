@@ -46,7 +46,7 @@ class Driver:
         instance.begin()
         while not instance.ended:
             for task in list(instance.waiting):
-                await self._settle(instance, task)
+                await self._complete_task(instance, task)
         self.executions += instance.executions
         stand_in = not self.orchestrators[name].__module__.startswith("backup_core.")
         if self.recorded is not None and isinstance(instance, ShadowedInstance) and not stand_in:
@@ -55,7 +55,7 @@ class Driver:
             raise instance.error
         return json.loads(json.dumps(instance.output))
 
-    async def _settle(self, instance: DirectInstance, task: Task) -> None:
+    async def _complete_task(self, instance: DirectInstance, task: Task) -> None:
         result, error = None, None
         try:
             match task.kind:
@@ -70,4 +70,4 @@ class Driver:
                     self.calls.append((task.name, request, result))
         except Exception as raised:  # noqa: BLE001  failures reach an orchestrator as plain exceptions with text
             error = Exception(f"{type(raised).__name__}: {raised}")
-        instance.settle(task, result, error)
+        instance.complete_task(task, result, error)

@@ -122,16 +122,14 @@ class Instance(Protocol):
     def begin(self) -> None:
         """Run the first episode."""
 
-    def settle(self, task: Task, result: Any = None, error: Exception | None = None) -> None:  # noqa: ANN401  any JSON
+    def complete_task(self, task: Task, result: Any = None, error: Exception | None = None) -> None:  # noqa: ANN401  any JSON
         """Deliver a task's result or failure, and run until the next open task.
 
         The first answer to a number counts, whichever episode made the call. An answer to a future task is kept for it.
         """
 
     def rehearse(self, task: Task | None = None, result: Any = None, error: Exception | None = None) -> Unwritten:  # noqa: ANN401  any JSON
-        """The calls that the episode of `settle` (or of `begin`, without a task) makes now. The instance stays as it is: the
-        episode's commit was refused.
-        """
+        """The calls that the next episode of `complete_task` would make, or of `begin` without a task. Changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +251,7 @@ class DirectInstance:
         """Run the first episode."""
         self._episode(None)
 
-    def settle(self, task: Task, result: Any = None, error: Exception | None = None) -> None:  # noqa: ANN401  any JSON
+    def complete_task(self, task: Task, result: Any = None, error: Exception | None = None) -> None:  # noqa: ANN401  any JSON
         """Deliver a task's result or failure; the generator continues when no task that it waits for is open."""
         answer = self._answer(task, result, error)
         if answer:
@@ -288,7 +286,7 @@ class DirectInstance:
             self._execution.play(moment, None)
         early, self._early = self._early, []
         for kept in early:
-            self.settle(*kept)
+            self.complete_task(*kept)
 
     def _answer(self, task: Task, result: Any, error: Exception | None) -> Answer | None:  # noqa: ANN401  any JSON
         """The answer, when the task's number is open."""

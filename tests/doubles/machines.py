@@ -42,8 +42,8 @@ class MemoryMachines:
         self.slow = False
         """Changes stay in progress until `finish`."""
         self.denied: set[str] = set()
-        """Actions that are not permitted, as far as it is asked."""
-        self._going: dict[str, Machine] = {}
+        """Actions that `permitted` reports as not permitted."""
+        self._changing: dict[str, Machine] = {}
         blobs.cloud.uploads.holder = self._holder
 
     # -- what tests and third parties do ------------------------------------------------------------------------------
@@ -67,13 +67,13 @@ class MemoryMachines:
 
     def finish(self, vm: str) -> None:
         """Complete the changes in progress."""
-        if vm in self._going:
-            self.machines[vm] = replace(self._going.pop(vm), etag=self._etag())
+        if vm in self._changing:
+            self.machines[vm] = replace(self._changing.pop(vm), etag=self._etag())
 
     @property
-    def going(self) -> list[str]:
+    def changing(self) -> list[str]:
         """Machines that are being changed."""
-        return list(self._going)
+        return list(self._changing)
 
     # -- helpers --------------------------------------------------------------------------------------------------------
 
@@ -130,8 +130,8 @@ class MemoryMachines:
     def _changed(self, machine: Machine) -> bool:
         """The machine as it will be: at once, or after a while."""
         if self.slow:
-            under_way = replace(self.machines[machine.vm], state="Updating", etag=self._etag())
-            self.machines[machine.vm], self._going[machine.vm] = under_way, machine
+            updating = replace(self.machines[machine.vm], state="Updating", etag=self._etag())
+            self.machines[machine.vm], self._changing[machine.vm] = updating, machine
             return False
         self.machines[machine.vm] = replace(machine, etag=self._etag())
         return True

@@ -113,7 +113,7 @@ class ReplayedInstance:
         if ending is None:
             early, self._early = self._early, []
             for kept in early:
-                self.settle(*kept)
+                self.complete_task(*kept)
             return
         self.past.append(Recording(self._orchestrate.__name__, self.id, events, self._calls, ending))
         if ending.status == "ContinuedAsNew":
@@ -136,7 +136,7 @@ class ReplayedInstance:
         self._calls.append((task.name, task.input))
         return protocol.event(EventType.TASK_SCHEDULED, task.number, Name=task.name, Version="", Input=None)
 
-    def settle(self, task: Task, result: Any = None, error: Exception | None = None) -> None:  # noqa: ANN401  any JSON
+    def complete_task(self, task: Task, result: Any = None, error: Exception | None = None) -> None:  # noqa: ANN401  any JSON
         """Append the task's end to the history and replay. A second one is there too, and the SDK leaves it."""
         if task.execution != self._execution or self.ended:
             return
@@ -222,7 +222,7 @@ class ShadowedInstance(DirectInstance):
         """The ended executions of the shadow; none when the two went different ways."""
         return self._shadow.past if self._shadow else []
 
-    def settle(self, task: Task, result: Any = None, error: Exception | None = None) -> None:  # noqa: ANN401  any JSON
+    def complete_task(self, task: Task, result: Any = None, error: Exception | None = None) -> None:  # noqa: ANN401  any JSON
         """Give both the end of the task: the shadow once all it waits for has ended, as it continues at a first failure."""
         if self._shadow and task in self.waiting:
             twin = next((one for one in self._shadow.waiting if _same(one, task) and one not in self._told), None)
@@ -233,8 +233,8 @@ class ShadowedInstance(DirectInstance):
                 if len(self.waiting) == 1:
                     ends, self._ends = sorted(self._ends, key=lambda end: end[2] is not None), []
                     for end in ends:
-                        self._shadow.settle(*end)
-        super().settle(task, result, error)
+                        self._shadow.complete_task(*end)
+        super().complete_task(task, result, error)
 
     @property
     def _told(self) -> list[Task]:

@@ -82,7 +82,7 @@ REFUSALS = restores.REFUSALS | {
 
 
 @pytest.mark.parametrize("place", REFUSALS)
-def test_what_is_refused_leaves_nothing(managed_disk, place):
+def test_a_refused_restore_leaves_no_disk(managed_disk, place):
     restores.refused_leaves_nothing(managed_disk, REFUSALS[place], imported)
 
 

@@ -78,7 +78,7 @@ REFUSALS = restores.REFUSALS | {
 
 
 @pytest.mark.parametrize("place", REFUSALS)
-def test_what_is_refused_leaves_nothing_open(disk, place):
+def test_a_refused_upload_leaves_no_access_open(disk, place):
     restores.refused_leaves_nothing(disk, REFUSALS[place], into_its_machine)
 
 

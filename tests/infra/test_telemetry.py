@@ -108,7 +108,7 @@ def test_each_alert_names_the_first_thing_to_do(alert):
     assert (alert["every"], alert["window"]) in {("PT15M", "PT30M"), ("PT15M", "PT1H")}
 
 
-# -- does each alert hear what it is for, and nothing else? ---------------------------------------------------------------
+# -- does each alert fire on its own events, and on no others? ------------------------------------------------------------
 
 HEALTHY = {
     "disk": {

@@ -173,7 +173,7 @@ async def test_a_blob_that_somebody_leases_cannot_be_attached(cloud):
         await cloud.port.put_disk(machine, 0, MachineDisk("twice", f"{cloud.url}os.vhd", managed=False, lun=0))
 
 
-async def test_what_is_not_there(cloud, name):
+async def test_a_missing_machine_is_an_error_and_a_missing_disk_is_none(cloud, name):
     other = machine_id(f"{name}-none")
     for call in (cloud.port.machine(other), cloud.port.deallocate(other), cloud.port.start(other)):
         with pytest.raises(MachineMissingError):
@@ -210,7 +210,7 @@ async def test_a_managed_disk_of_a_vhd(cloud, name):
         ("a premium disk of the second kind", "PremiumV2_LRS"),
     ],
 )
-async def test_what_azure_does_not_import(cloud, name, what, words):
+async def test_an_import_that_azure_refuses_makes_no_disk(cloud, name, what, words):
     """Nothing is made."""
     fields = {
         "a zone-redundant disk in a zone": {"sku": "Premium_ZRS", "zones": ("1",)},
@@ -225,7 +225,7 @@ async def test_what_azure_does_not_import(cloud, name, what, words):
     assert await cloud.port.managed_disk(disk.disk) is None
 
 
-async def test_permissions(cloud):
+async def test_the_permitted_actions_are_returned(cloud):
     actions = ["Microsoft.Compute/virtualMachines/write", "Microsoft.Compute/virtualMachines/start/action"]
     assert await cloud.port.permitted(cloud.vm, actions) == dict.fromkeys(actions, True)
 
@@ -305,10 +305,10 @@ async def test_an_operation_that_outlasts_the_call(calm, machines, name):
     before = await azure.machine(machine_id(name))
 
     assert await azure.put_disk(before, 3, None) is False
-    under_way = await azure.machine(machine_id(name))
-    assert under_way.state == "Updating"
+    updating = await azure.machine(machine_id(name))
+    assert updating.state == "Updating"
     with pytest.raises(MachineBusyError):
-        await azure.put_disk(under_way, 3, None)
+        await azure.put_disk(updating, 3, None)
     machines.reset()
     while (await azure.machine(machine_id(name))).state == "Updating":
         pass
@@ -367,7 +367,7 @@ def make_a_machine_that_names_much(machines, name):
     )
 
 
-async def test_a_change_of_a_disk_needs_no_rights_on_what_else_the_machine_names(azure, machines, name):
+async def test_a_change_of_a_disk_needs_no_rights_on_other_resources_of_the_machine(azure, machines, name):
     """Only the disks are sent, since the whole model needs rights on all that it names. The rest stays as it was."""
     make_a_machine_that_names_much(machines, name)
     before = machines.machine(name)
@@ -504,7 +504,7 @@ IMPORTED = {"state": "Succeeded", "disk_state": "Unattached", "create_option": "
 """What Azure adds to a disk."""
 
 
-async def test_everything_that_is_asked_of_a_disk_is_what_it_has(azure_cloud, name):
+async def test_an_imported_disk_has_every_requested_trait(azure_cloud, name):
     disk = wanted(azure_cloud, f"{name}-disk", **TRAITS)
     await azure_cloud.port.import_disk(disk, ACCOUNT, "local")
     found = await azure_cloud.port.managed_disk(disk.disk)
@@ -514,7 +514,7 @@ async def test_everything_that_is_asked_of_a_disk_is_what_it_has(azure_cloud, na
 
 
 @pytest.mark.parametrize("trait", ["encryption_set", "disk_access"])
-async def test_rights_on_what_a_disk_names(azure_cloud, name, trait):
+async def test_a_missing_right_on_a_resource_of_the_disk_is_reported(azure_cloud, name, trait):
     """A key or an access in another group: Azure says what is missing."""
     far = TRAITS[trait].replace("resourceGroups/demo", "resourceGroups/far")
     disk = wanted(azure_cloud, f"{name}-disk", **{**TRAITS, trait: far})
@@ -610,7 +610,7 @@ async def test_an_os_disk_has_to_support_the_machines_disk_controller(azure_clou
     machines.delete(name)
 
 
-async def test_what_is_asked_for_beside_a_disks_address_is_read(azure_cloud, machines, name):
+async def test_the_access_mode_of_a_disk_is_read(azure_cloud, machines, name):
     disk = machines.make_disk(name, data_bytes=MIB, properties={"dataAccessAuthMode": SIGN_IN})
 
     assert (await azure_cloud.port.managed_disk(disk)).access_auth == SIGN_IN
@@ -633,7 +633,7 @@ def _patched(machines, name, storage):
     return requests.patch(f"{machines.endpoint}{machine_id(name)}", json=body, timeout=9)
 
 
-async def test_what_a_disk_was_made_from_does_not_go_with_attaching_it(azure, machines, name):
+async def test_the_origin_of_a_disk_is_not_sent_when_it_is_attached(azure, machines, name):
     """Azure says it of a data disk that was made with the machine, and refuses it of one that is attached."""
     made_from = {"id": f"{GROUP}/providers/Microsoft.Compute/snapshots/s"}
     disk = {"lun": 2, "name": "d", "createOption": "Copy", "caching": "None", "sourceResource": made_from}
@@ -650,7 +650,7 @@ async def test_what_a_disk_was_made_from_does_not_go_with_attaching_it(azure, ma
 # -- only the adapter: versions, permissions ----------------------------------------------------------------------------------
 
 
-async def test_what_else_the_machine_says_of_a_disk_comes_back_with_it(azure, machines, name, calm):
+async def test_the_other_settings_of_a_disk_are_kept_when_it_is_attached_again(azure, machines, name, calm):
     """deleteOption, writeAcceleratorEnabled and what Azure will add: kept by the old disk and by what takes its place."""
     machines.control("PUT", "machines", {"id": machine_id(name), "storageProfile": {"dataDisks": [
         {"lun": 2, "name": "d", "createOption": "Attach", "caching": "ReadWrite", "deleteOption": "Detach", "diskSizeGB": 7,

@@ -148,7 +148,7 @@ async def test_a_disk_and_its_snapshot_as_they_are(managed):
     assert managed.open == 0, "who only looks opens nothing"
 
 
-async def test_what_is_missing_has_its_own_error(managed, name):
+async def test_a_missing_disk_or_snapshot_has_its_own_error(managed, name):
     gone = parse_source(disk_id(f"{name}-gone"), (), (GROUP.lower(),))
     with pytest.raises(BlobMissingError):
         await managed.blobs.properties(gone)
@@ -187,7 +187,7 @@ async def test_a_disk_that_was_not_uploaded_is_never_opened_itself(managed):
     assert managed.open == 0
 
 
-async def test_the_footer_belongs_to_what_is_allocated(managed):
+async def test_the_footer_is_listed_as_allocated(managed):
     managed.write(3, 7, 7)
     taken = await managed.take()
 
@@ -200,7 +200,7 @@ async def test_the_footer_belongs_to_what_is_allocated(managed):
     assert (await managed.blobs.read(managed.disk, taken, ByteRange(MIB, MIB + PAGE))).startswith(b"conectix")
 
 
-async def test_diffs(managed):
+async def test_a_diff_lists_the_written_and_cleared_ranges(managed):
     """Written and cleared ranges interleaved, cut at the window, and nothing of a footer that is the same."""
     managed.write(0, 1, 1, 1, 1)
     base = await managed.take()

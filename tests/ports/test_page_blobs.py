@@ -60,7 +60,7 @@ async def test_create_describes_and_refuses_a_second(ports):
     assert await ports.blobs.properties(address) == found
 
 
-async def test_what_is_missing_has_its_own_error(ports):
+async def test_a_missing_blob_or_snapshot_has_its_own_error(ports):
     address = await ports.make("there")
     with pytest.raises(BlobMissingError):
         await ports.blobs.properties(ports.address("nowhere"))
@@ -71,7 +71,7 @@ async def test_what_is_missing_has_its_own_error(ports):
     assert await ports.blobs.snapshots(ports.address("nowhere")) == []
 
 
-async def test_leases(ports):
+async def test_a_lease_is_exclusive_until_it_is_broken_and_released(ports):
     """Acquiring one's own lease again is success; another's is refused; broken and released, it is free."""
     address, mine, other = await ports.make("leased"), str(uuid.uuid4()), str(uuid.uuid4())
     await ports.blobs.break_lease(address)
@@ -251,7 +251,7 @@ async def test_only_a_snapshot_id_is_deleted(ports, snapshot):
     assert (await ports.blobs.properties(address)).size == 16 * PAGE
 
 
-async def test_diffs(ports, head):
+async def test_a_diff_lists_the_written_and_cleared_ranges(ports, head):
     """Written and cleared ranges between two snapshots, to the base, and inside a window."""
     address, fence = head
     await ports.write(address, 0, page(1) * 8, fence)

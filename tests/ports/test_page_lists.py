@@ -66,7 +66,7 @@ def test_ranges_are_cut_at_the_window():
         b"{}",
     ],
 )
-def test_what_is_not_a_page_list_is_refused(body):
+def test_an_answer_that_is_no_page_list_is_refused(body):
     """A cut-off or strange answer is an error, never a short list."""
     with pytest.raises(UnexpectedAnswerError, match=r"list x: .*nothing was assumed"):
         parse(body)

@@ -225,7 +225,7 @@ async def test_both_snapshots_of_a_diff_have_to_be_open(azure):
     assert listed(new, base)[:2] == (403, "AuthenticationFailed")
 
 
-async def test_what_is_no_diff_of_a_managed_disk(azure, machines):
+async def test_requests_that_are_no_diff_of_a_managed_disk_are_refused(azure, machines):
     """The previous snapshot by the parameter of page blobs; another disk's; a newer one."""
     await azure.take(1)
     await azure.take(2)
@@ -313,7 +313,7 @@ async def test_no_diff_across_four_tebibytes(azure, machines):
 
 
 @pytest.mark.parametrize("policy", ["AllowAll", "AllowPrivate"])
-async def test_what_is_copied_out(azure, calm, policy):
+async def test_put_page_from_url_reads_an_export_address(azure, calm, policy):
     """Put Page From URL reads an export address; one for private access it refuses, and only to be read it is good."""
     azure.write(b"\1" * PAGE, 0)
     await azure.take(1, network_access_policy=policy)
@@ -358,7 +358,7 @@ def put(url, offset, data):
     return answer("PUT", f"{url}&comp=page", data, **written)
 
 
-async def test_an_upload(upload, machines):
+async def test_a_disk_is_unusable_until_its_upload_ends(upload, machines):
     """Ready, active, then a disk like another; until then nothing can be done with it."""
     shown = await upload.client.disks.get(RESOURCES, upload.name)
     assert (shown.disk_state, shown.disk_size_bytes) == ("ReadyToUpload", None)
@@ -399,7 +399,7 @@ async def test_an_upload_that_is_no_vhd(upload):
 
 
 @pytest.mark.parametrize("reads", [False, True])
-async def test_who_may_write_a_disk_reads_it_by_a_switch_alone(upload, calm, reads):
+async def test_a_write_grant_reads_the_disk_only_if_the_switch_is_on(upload, calm, reads):
     """Nobody knows whether Azure allows that."""
     calm.switch(exports={"uploadReads": reads})
     url = await upload.grant_disk("Write")
@@ -408,7 +408,7 @@ async def test_who_may_write_a_disk_reads_it_by_a_switch_alone(upload, calm, rea
     assert read(url)[:2] == ((206, "") if reads else (403, "AuthorizationPermissionMismatch"))
 
 
-async def test_what_has_been_uploaded_is_written_no_more(upload):
+async def test_an_uploaded_disk_rejects_writes(upload):
     """Neither by what was granted before, nor by a grant for reading; and there is none for writing."""
     before = await upload.grant_disk("Write")
     put(before, MIB, vhd_footer(MIB))
@@ -457,7 +457,7 @@ async def test_an_upload_whose_end_fails_has_not_ended(upload, machines):
     await upload.revoke_disk()
 
 
-async def test_what_is_not_done_to_an_upload(upload):
+async def test_an_upload_address_rejects_every_other_operation(upload):
     """Read only, made, deleted, labelled, leased."""
     await refused(upload.grant_disk("Read"), 409, "OperationNotAllowed", "upload")
     url = await upload.grant_disk("Write")

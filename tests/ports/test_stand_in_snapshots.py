@@ -116,7 +116,7 @@ async def test_a_disk_made_again_by_its_name(azure, machines):
     assert listed(new, base)[:2] == (403, "AuthenticationFailed")
 
 
-async def test_what_no_snapshot_is_taken_of(azure, machines):
+async def test_a_snapshot_of_an_invalid_source_is_refused(azure, machines):
     elsewhere = ComputeManagementClient(Nobody(), "another", base_url=machines.endpoint, credential_scopes=["local"],
                                         authentication_policy=SansIOHTTPPolicy(), retry_total=0)  # fmt: skip
     async with elsewhere:

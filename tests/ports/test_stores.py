@@ -90,7 +90,7 @@ async def test_a_document_is_not_missing_because_its_container_is(app):
         await app.api.tools.documents.get("vm/plan.json")
 
 
-async def test_what_cannot_be_made_again_is_no_reason_to_retry(app, calm):
+async def test_a_container_that_cannot_be_made_again_is_not_retryable(app, calm):
     await app.stores._containers.delete_container(app.settings.heads_container)
     calm.faults({"verb": "PUT container", "status": 403, "code": "AuthorizationPermissionMismatch", "times": 9})
     fault = (await perform(app, LIST_BACKED_UP_DISKS, DiskPage(after="")))["fault"]

@@ -342,7 +342,7 @@ async def test_pages_that_are_altered_on_their_way_are_sent_again(made, calm):
     assert upload.content() == CONTENT
 
 
-async def test_what_is_read_back_is_opened_once_more(made):
+async def test_the_access_of_an_uploaded_disk_is_opened_once_more(made):
     """Reads and listings go on where somebody has ended their access."""
     upload = await made()
     await upload.copy(DATA)

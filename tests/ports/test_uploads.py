@@ -133,7 +133,7 @@ async def allocated(upload, window=None):
 
 
 @pytest.mark.parametrize("way", ["copy_streamed", "copy_from_url"])
-async def test_an_upload(upload, way):
+async def test_an_uploaded_disk_becomes_ready_and_reads_as_the_restore_point(upload, way):
     """Ready, active, then a disk like another, which reads as the restore point."""
     assert await upload.make() is True
     found = await upload.port.managed_disk(upload.disk.id)
@@ -167,7 +167,7 @@ TRAITS = {
 }
 
 
-async def test_everything_that_is_asked_of_a_disk_is_what_it_has(upload):
+async def test_an_uploaded_disk_has_every_requested_trait(upload):
     await upload.make(**TRAITS)
     found = await upload.port.managed_disk(upload.disk.id)
     added = {"state": "Succeeded", "disk_state": "ReadyToUpload", "create_option": "Upload", "encryption": found.encryption}
@@ -271,7 +271,7 @@ async def test_nothing_is_done_with_a_disk_that_is_open(upload):
     assert await upload.state() == "Attached"
 
 
-async def test_what_there_is_not_to_close(upload):
+async def test_closing_a_disk_without_an_open_upload_changes_nothing(upload):
     """A disk that is not there, one that was never written, one that is closed."""
     await upload.blobs.close_disk(upload.disk)
     await upload.make()
@@ -310,7 +310,7 @@ async def test_an_upload_that_has_to_end_is_refused_where_nothing_was_written(up
     assert await upload.state() == "Unattached"
 
 
-async def test_what_is_not_there_is_not_written(upload):
+async def test_a_write_to_a_missing_disk_is_an_error(upload):
     for way in ("copy_streamed", "copy_from_url"):
         with pytest.raises(BlobMissingError):
             await upload.copy(DATA, way)
@@ -337,7 +337,7 @@ async def test_what_is_not_there_is_not_written(upload):
         ),
     ],
 )
-async def test_what_azure_does_not_make_for_an_upload(upload, fields, words):
+async def test_a_disk_that_azure_refuses_to_make_for_an_upload_is_an_error(upload, fields, words):
     """Nothing is made."""
     with pytest.raises(MachineRefusedError, match=words):
         await upload.make(**fields)

@@ -361,7 +361,7 @@ class Actors:
     def _change_machine(self) -> None:
         """Another version of the machine; rarely another disk where the restored one was to go."""
         stage = self.stage
-        if VM in stage.machines.going:
+        if VM in stage.machines.changing:
             return
         if stage.managed or self.rng.random() < 0.8:
             stage.machines.change(VM, *stage.machine.disks)
@@ -414,7 +414,7 @@ class Actors:
 
     def complete_machine_changes(self) -> None:
         """Complete the machine's change in progress."""
-        for vm in self.stage.machines.going:
+        for vm in self.stage.machines.changing:
             self.stage.machines.finish(vm)
 
     def pass_time(self) -> None:

@@ -58,7 +58,7 @@ class Aftermath:
         await self._must_back_up()
         if self.stage.pile and not self.stage.failing:
             self._must_have_ended_long_lists()
-        self.invariants.check_rest()
+        self.invariants.check_at_rest()
         if self.stage.restores:
             await self._must_restore()
         if self.stage.unreadable:
@@ -112,7 +112,7 @@ class Aftermath:
         if ended.state != "Succeeded":
             self.invariants.violated(f"invariant 19: an undisturbed restore {ended.state}: {ended.error}")
         self.stage.adopted_by_hand = self.stage.adopted_by_hand or not (row.restore and row.restore.repoint)
-        self.invariants.check_rest()
+        self.invariants.check_at_rest()
         await self._must_back_up()
 
     async def _must_report_ends(self) -> None:

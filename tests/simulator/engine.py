@@ -174,7 +174,7 @@ class Engine:
         if task is None:
             instance.begin()
         else:
-            instance.settle(task, result, error)
+            instance.complete_task(task, result, error)
 
     def _may_refuse(self) -> bool:
         if not self.stage.repeats or self.quiet:
@@ -273,7 +273,7 @@ class Engine:
         """Deliver an activity."""
         self._begun += 1
         call = Call(instance, task, self.world.now, zombie=zombie, process=f"worker {self._begun % 2}")
-        self.stage.hear(task.input)
+        self.stage.search_for_signatures(task.input)
         context = contextvars.copy_context()
         context.run(caller.set, call)
         work = run_step(BY_NAME[task.name], lambda _: self.stage.tools, task.input)
@@ -285,7 +285,7 @@ class Engine:
         if call.work.cancelled():
             return
         error = call.work.exception()
-        self.stage.hear(error or call.work.result())
+        self.stage.search_for_signatures(error or call.work.result())
         if call.zombie:
             return
         if isinstance(error, WorkerCrashError):

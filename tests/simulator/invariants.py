@@ -335,7 +335,7 @@ class Invariants:
         """At rest no stored or logged text has a signature in it."""
         stage = self.stage
         for said in ([row.value for row in stage.catalogue.rows.values()], stage.documents.texts, stage.journal.events):
-            stage.hear(said)
+            stage.search_for_signatures(said)
         if stage.leaked:
             self.violated(f"invariant 27: a signature was found in {stage.leaked}")
 
@@ -392,7 +392,7 @@ class Invariants:
         if wanted and (blob is None or not self.stage.same(blob.content(), self.restored[wanted.point])):
             self.violated(f"invariant 11: the machine was given {source}, which is not restore point {wanted.point}")
 
-    def check_rest(self) -> None:
+    def check_at_rest(self) -> None:
         """Check the state at rest: nothing is in progress any more."""
         stage = self.stage
         head, attached = stage.head, stage.machine.at(stage.lun)

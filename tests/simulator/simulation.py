@@ -133,7 +133,10 @@ class Simulation:
     async def run(self) -> ReportProgress:
         """Make the history; the report carries the first violation."""
         try:
-            with self.stage.listening(), patch.object(managed_snapshots, "DIFF_BOUNDARY", self.stage.blobs.cloud.boundary):
+            with (
+                self.stage.searching_the_log(),
+                patch.object(managed_snapshots, "DIFF_BOUNDARY", self.stage.blobs.cloud.boundary),
+            ):
                 await self._history()
         except ViolationError as violation:
             self.stage.report.violation = str(violation)
@@ -248,7 +251,7 @@ class Simulation:
                 self._open_gate(self.gates)
             elif any(blob.arriving for blob in stage.blobs.blobs.values()):
                 self.actors.copies_arrive(well=True)
-            elif stage.machines.going:
+            elif stage.machines.changing:
                 self.actors.complete_machine_changes()
             elif timers := engine.timers():
                 engine.fire(*self.rng.choice(timers))

@@ -138,14 +138,14 @@ class WatchedPageBlobs(MemoryPageBlobs):
 
 
 class _LogHandler(logging.Handler):
-    """Passes each line of a log on."""
+    """Passes each line of the log to `read`."""
 
-    def __init__(self, hear: Callable[[object], None]) -> None:
+    def __init__(self, read: Callable[[object], None]) -> None:
         super().__init__()
-        self._hear = hear
+        self._read = read
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._hear(self.format(record))
+        self._read(self.format(record))
 
 
 class Known:
@@ -379,19 +379,19 @@ class Stage(Known):
             for name in disk.snapshots.keys() - self.origins.keys():
                 self.origins[name] = at, copy.copy(disk.snapshots[name])
 
-    def hear(self, said: object) -> None:
-        """Something is stored, shown or written to the log: of managed disks it is looked through for signatures."""
+    def search_for_signatures(self, said: object) -> None:
+        """Search a text that was stored, shown or logged for signatures of managed disks. Records the first."""
         if self.managed and not self.leaked and SIGNATURE in (text := str(said)):
             self.leaked = text[max(0, text.index(SIGNATURE) - 80) :][:100]
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Hear what is logged, where that matters."""
+    def searching_the_log(self) -> Iterator[None]:
+        """Search each logged line for signatures while the block runs, if the disks are managed."""
         if not self.managed:
             yield
             return
         log, disabled = logging.getLogger("pagekeeper"), logging.root.manager.disable
-        handler, log.propagate = _LogHandler(self.hear), False
+        handler, log.propagate = _LogHandler(self.search_for_signatures), False
         logging.disable(logging.NOTSET)
         log.addHandler(handler)
         try:

@@ -54,7 +54,7 @@ def test_a_refused_episode_runs_again_at_another_moment(begun):
 
     unwritten = instance.rehearse(first, 1)
     assert instance.waiting == [first]
-    instance.settle(first, 1)
+    instance.complete_task(first, 1)
 
     (ghost,), (second,) = unwritten.tasks, instance.waiting
     assert request(ghost) == request(second)
@@ -67,14 +67,14 @@ def test_the_first_answer_to_a_number_is_taken(begun):
     instance = begun(two_steps)
     (first,) = instance.waiting
     (ghost,) = instance.rehearse(first, 1).tasks
-    instance.settle(first, 1)
+    instance.complete_task(first, 1)
     (second,) = instance.waiting
 
-    instance.settle(ghost, "ghost's")
-    instance.settle(second, "own")
-    instance.settle(first, 2)
+    instance.complete_task(ghost, "ghost's")
+    instance.complete_task(second, "own")
+    instance.complete_task(first, 2)
     (timer,) = instance.waiting
-    instance.settle(timer)
+    instance.complete_task(timer)
 
     assert instance.ended
     assert instance.output == {"first": 1, "second": "ghost's"}
@@ -86,9 +86,9 @@ def test_an_early_answer_waits_for_its_call(begun):
     (first,) = instance.waiting
     (ghost,) = instance.rehearse(first, 1).tasks
 
-    instance.settle(ghost, "early")
+    instance.complete_task(ghost, "early")
     assert instance.waiting == [first]
-    instance.settle(first, 1)
+    instance.complete_task(first, 1)
 
     assert [task.kind for task in instance.waiting] == ["timer"]
 
@@ -97,7 +97,7 @@ def test_an_end_that_was_never_written_is_reported(begun):
     instance = begun(two_steps)
     for answer in (1, 2):
         (task,) = instance.waiting
-        instance.settle(task, answer)
+        instance.complete_task(task, answer)
     (timer,) = instance.waiting
 
     unwritten = instance.rehearse(timer)
@@ -112,13 +112,13 @@ def test_answers_to_another_execution_are_dropped(begun):
     instance = begun(starts_over, {"times": 0})
     (first,) = instance.waiting
     (ghost,) = instance.rehearse(first).tasks
-    instance.settle(first)
+    instance.complete_task(first)
     (again,) = instance.waiting
 
-    instance.settle(ghost)
-    instance.settle(first)
+    instance.complete_task(ghost)
+    instance.complete_task(first)
     assert instance.waiting == [again]
     assert ghost.input == again.input == {"times": 1}
-    instance.settle(again)
+    instance.complete_task(again)
 
     assert (instance.ended, instance.output) == (True, "over")

@@ -72,7 +72,7 @@ async def test_a_change_that_lay_there_before_is_not_taken_for_the_runs_own(scen
     assert scene.dump(with_runs=True) == before
 
 
-async def test_what_a_dead_restore_left_is_settled_by_its_own_document_only(scene):
+async def test_a_change_of_a_dead_restore_is_settled_by_its_own_document_only(scene):
     """It died between the two disks, and then somebody exchanged the disk that it would go back to."""
     await stopped_before(scene, "move_machine", 2)
     genuine = scene.documents.texts[CHANGE]

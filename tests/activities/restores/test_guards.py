@@ -157,7 +157,7 @@ def test_only_machines_of_the_allow_list_are_changed(scene):
 
 
 @pytest.mark.parametrize("becomes", ["disk", "head"])
-async def test_nothing_the_copying_sent_lands_in_what_is_compared(scene, becomes):
+async def test_a_late_write_of_the_copying_does_not_change_the_compared_image(scene, becomes):
     """A put under the run's own lease, still in flight when the comparison begins, is refused by the blob."""
     driver, refused = scene.driver(), []
 
@@ -413,7 +413,7 @@ async def test_work_beside_a_failed_one_ends_at_its_next_report(scene):
     assert not any("restore-" in at.name for at in scene.blobs.blobs)
 
 
-async def test_the_promotion_does_not_disturb_what_the_run_shows(scene):
+async def test_the_promotion_does_not_change_the_run_that_is_shown(scene):
     """Phase and numbers are those of the machine's disk; the head beside it only gives signs of life."""
     driver, seen = scene.driver(), []
 

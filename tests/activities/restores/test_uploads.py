@@ -307,7 +307,7 @@ async def test_a_restore_that_dies_at_each_step_leaves_nothing_open(stage, step)
     everything_kept(stage, contents)
 
 
-async def test_the_night_leaves_alone_what_a_restore_at_work_uploads(stage):
+async def test_the_night_keeps_the_access_of_a_restore_that_uploads(stage):
     await stopped_before(stage, "compare_image", **stage.wanted)
     assert stage.blobs.open_disks == {address(stage)}
     await clean_up_disk(stage.tools, NIGHT)
@@ -315,7 +315,7 @@ async def test_the_night_leaves_alone_what_a_restore_at_work_uploads(stage):
     assert stage.blobs.open_disks == {address(stage)}
 
 
-async def test_the_night_leaves_alone_what_an_operator_exports(stage):
+async def test_the_night_keeps_the_access_of_an_operators_export(stage):
     """A disk that a restore has completed is its owner's."""
     await stage.restore(stage.points()[0], target=NEW, managed_disk=NEW, slot=Slot(VM, 0))
     stage.blobs.cloud.uploads.grant(address(stage), write=False, seconds=3600)

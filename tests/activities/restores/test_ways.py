@@ -267,7 +267,7 @@ async def test_a_managed_disk_through_an_account_whose_id_is_not_known(scene):
 
 
 @pytest.mark.parametrize("other", ["another run's", "of another blob"])
-async def test_a_disk_that_comes_in_between_where_azure_ignores_the_condition(scene, other):
+async def test_a_disk_made_by_others_meanwhile_is_kept_though_azure_ignores_the_condition(scene, other):
     """The new disk is read back: one that another run made, or of another blob, is not attached."""
     old, new = managed_disk_id(VM, "old"), managed_disk_id(VM, "new")
     scene.machines.disks[old] = ManagedDisk(old, "Succeeded", "", 512)
