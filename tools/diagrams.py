@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from backup_core.domain.disk_restore import BeginBackupResult, Copied
+from backup_core.domain.disk_restore import Copied, RestoreGoals
 from backup_core.domain.machine_change import Seen
 from tools.rules import CHANGE, DELIVERY, RESTORE, Rule, transitions
 
@@ -69,7 +69,7 @@ def _id(box: str) -> str:
 
 def _result_words(result: Any) -> str:  # noqa: ANN401  any rule's result
     match result:
-        case BeginBackupResult():
+        case RestoreGoals():
             return "begun"
         case Copied():
             return result.delivered if result.delivered != "success" else f"head {result.promoted or 'not wanted'}"

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any, get_args
 
 from backup_core.domain import disk_delivery, disk_restore, machine_change
-from backup_core.domain.disk_restore import BeginBackupResult, Copied, MachineHas, Part
+from backup_core.domain.disk_restore import Copied, MachineHas, Part, RestoreGoals
 from backup_core.domain.machine_change import Seen
 from backup_core.domain.repoint import Holds, Move
 
@@ -57,7 +57,7 @@ def restore_results(state: disk_restore.State, step: disk_restore.Step) -> Itera
     match step:
         case "begin":
             yield from (
-                BeginBackupResult(repoints=repoints, adopts=adopts, imports=imports)
+                RestoreGoals(repoints=repoints, adopts=adopts, imports=imports)
                 for repoints, adopts, imports in product((True, False), repeat=3)
             )
             yield from ("ended", "failed")
@@ -73,7 +73,7 @@ def restore_results(state: disk_restore.State, step: disk_restore.Step) -> Itera
             yield from ("done", "failed")
 
 
-def delivered(wanted: BeginBackupResult) -> Iterator[Copied]:
+def delivered(wanted: RestoreGoals) -> Iterator[Copied]:
     """Every way in which both copies may end: each end of the delivery's rule, or a crash, beside each end of the head."""
     promoted: tuple[Part | None, ...] = get_args(Part) if wanted.adopts else (None,)
     yield from (Copied("crashed", one, holds="unknown" if wanted.repoints else "") for one in promoted)

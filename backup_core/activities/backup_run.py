@@ -61,7 +61,7 @@ async def begin_backup(tools: Tools, request: BeginBackup) -> BeginBackupResult:
     # G1: the ownership is written before anything else.
     taken = await take_ownership(tools, request.disk, request.run, request.lease)
     if not isinstance(taken, Owner):
-        return await _go(tools, request, registration, taken.value)
+        return await _decide(tools, request, registration, taken.value)
     if taken.run == request.run:
         return BeginBackupResult(state="ended", why=f"another orchestration of run {request.run} is at work")
     return await _skip(tools, request, taken)
@@ -115,7 +115,7 @@ async def _skip(tools: Tools, request: BeginBackup, owner: Owner) -> BeginBackup
 # -- owned: fence, look, decide -----------------------------------------------------------------------------------
 
 
-async def _go(tools: Tools, request: BeginBackup, registration: Registration, head: Head) -> BeginBackupResult:
+async def _decide(tools: Tools, request: BeginBackup, registration: Registration, head: Head) -> BeginBackupResult:
     epoch, pair, owner = head.epoch, head.pair, Owner(request.run, request.lease, head.epoch)
     if head.repoint:
         return BeginBackupResult(
@@ -151,7 +151,7 @@ async def _go(tools: Tools, request: BeginBackup, registration: Registration, he
     )
     if mark is None or mark.run != request.run:
         return begun
-    return await _going_on(tools, request, begun, mark if _is_own(mark, request.run, epoch) else None)
+    return await _repeat_decision(tools, request, begun, mark if _is_own(mark, request.run, epoch) else None)
 
 
 def _is_own(mark: HeadMark | None, run: str, epoch: int) -> bool:
@@ -159,7 +159,9 @@ def _is_own(mark: HeadMark | None, run: str, epoch: int) -> bool:
     return mark is not None and (mark.run, mark.epoch) == (run, epoch)
 
 
-async def _going_on(tools: Tools, request: BeginBackup, begun: BeginBackupResult, mark: HeadMark | None) -> BeginBackupResult:
+async def _repeat_decision(
+    tools: Tools, request: BeginBackup, begun: BeginBackupResult, mark: HeadMark | None
+) -> BeginBackupResult:
     """The decision of the run's earlier life once more: each step finds its own work done. `mark` is the work in progress
     on the head in its present epoch, if any; the target that it finished before is a restore point of its own.
     """

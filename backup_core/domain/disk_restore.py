@@ -43,8 +43,8 @@ MachineHas = Holds | Literal["", "unknown"]
 
 
 @dataclass(frozen=True)
-class BeginBackupResult:
-    """The tasks of the restore: change the machine, adopt the disk, import a managed disk."""
+class RestoreGoals:
+    """The goals of a restore besides the new disk: change the machine, adopt the disk, import a managed disk."""
 
     repoints: bool
     adopts: bool
@@ -70,14 +70,14 @@ class Copied:
     holds: MachineHas = ""
 
 
-Result: TypeAlias = BeginBackupResult | Copied | Literal["done", "ended", "canceled", "failed"]
+Result: TypeAlias = RestoreGoals | Copied | Literal["done", "ended", "canceled", "failed"]
 
 
 @dataclass(frozen=True)
 class State:
     """The state of the restore."""
 
-    wanted: BeginBackupResult | None = None
+    wanted: RestoreGoals | None = None
     copied: Copied | None = None
     done: frozenset[Step] = frozenset()
     """The steps after the copies that were done."""
@@ -135,7 +135,7 @@ def _adopting(state: State) -> Step:
     return next(step for step in steps if step not in state.done)
 
 
-def _cleaning_up(state: State, holds: MachineHas, wanted: BeginBackupResult) -> Step:
+def _cleaning_up(state: State, holds: MachineHas, wanted: RestoreGoals) -> Step:
     committed = "commit" in state.done
     if holds == "new" and not committed and "close_change" not in state.done:
         # The machine writes to the new disk from now on, so backups must be of that one, restore point or none.
@@ -152,7 +152,7 @@ def _cleaning_up(state: State, holds: MachineHas, wanted: BeginBackupResult) -> 
 
 def after(state: State, step: Step, result: Result) -> State:
     """The state once the step had that result."""
-    if isinstance(result, BeginBackupResult):
+    if isinstance(result, RestoreGoals):
         return replace(state, wanted=result)
     if isinstance(result, Copied):
         return replace(state, copied=result, end=_end(result))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backup_core.domain.disk_restore import BeginBackupResult, Copied, State, after, next_step
+from backup_core.domain.disk_restore import Copied, RestoreGoals, State, after, next_step
 from backup_core.domain.ending import CANCELED
 from backup_core.domain.identity import child_id, lease_id
 from backup_core.domain.naming import restored_head_name
@@ -143,7 +143,7 @@ class _Restore:
             self.why = begun.why
             return "ended"
         self.begun = begun
-        return BeginBackupResult(repoints=begun.repoint, adopts=begun.adopt, imports=bool(begun.managed_disk))
+        return RestoreGoals(repoints=begun.repoint, adopts=begun.adopt, imports=bool(begun.managed_disk))
 
     # -- the two copies -------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from backup_core.domain import disk_delivery, disk_restore
-from backup_core.domain.disk_restore import BeginBackupResult, Copied, after, next_step
+from backup_core.domain.disk_restore import Copied, RestoreGoals, after, next_step
 from tools.diagrams import DOCUMENT, document
 from tools.rules import CHANGE, DELIVERY, RESTORE, transitions
 
@@ -168,7 +168,7 @@ def test_a_cancel_takes_effect_until_the_machine_has_the_new_disk():
 
 
 def test_a_failure_of_the_other_copy_decides_only_if_the_delivery_succeeded():
-    started = after(disk_restore.State(), "begin", BeginBackupResult(repoints=False, adopts=True))
+    started = after(disk_restore.State(), "begin", RestoreGoals(repoints=False, adopts=True))
 
     assert after(started, "copy", Copied("success", "failed")).end == "Failed"
     assert after(started, "copy", Copied("canceled", "failed")).end == "Canceled"
