@@ -24,7 +24,7 @@ from backup_core.domain.metadata import from_metadata, restoring_run
 from backup_core.domain.naming import DiskAddress, point_id
 from backup_core.ports import Guard
 from backup_core.protocol.images import hold_own, kept_tier
-from backup_core.protocol.managed_disks import made_by, made_once, seal_upload, wanted_disk
+from backup_core.protocol.managed_disks import made_by, make_disk_once, seal_upload, wanted_disk
 from backup_core.protocol.marks import is_own, metadata_of
 from backup_core.protocol.proofs import give_up, proof
 from backup_core.protocol.rights import require_right_to_act
@@ -74,7 +74,7 @@ async def _open_upload(tools: Tools, image: ImageCopy) -> OpenResult:
         requested = True
 
     # G19: created only where nothing is.
-    found = await made_once(tools, disk, run, "", make)
+    found = await make_disk_once(tools, disk, run, "", make)
     if found is None or found.state != "Succeeded":
         state = f"is {found.state}" if found else "is not there"
         message = f"managed disk {disk} {state} after it was asked for, expected Succeeded; temporary failure"

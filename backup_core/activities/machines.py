@@ -21,7 +21,7 @@ from backup_core.domain.records import Slot
 from backup_core.domain.repoint import Change, Machine, holds, next_move, same_disk
 from backup_core.protocol.documents import held_document, read_document, store_once
 from backup_core.protocol.machines import change_of, replaced_disk
-from backup_core.protocol.managed_disks import is_open, made_once, seal_upload, wanted_disk
+from backup_core.protocol.managed_disks import is_open, make_disk_once, seal_upload, wanted_disk
 from backup_core.protocol.registrations import complete_move, prepare_move
 from backup_core.protocol.rights import require_ownership, require_right_to_act
 from backup_core.steps.messages import Nothing
@@ -52,7 +52,7 @@ async def import_disk(tools: Tools, request: ImportDisk) -> ImportResult:
         wanted, location = await wanted_disk(tools, disk, run, target, size, request.slot)
         await tools.machines.import_disk(wanted, tools.account_id(blob), location)
 
-    found = await made_once(tools, disk, run, target, make)
+    found = await make_disk_once(tools, disk, run, target, make)
     return ImportResult(done=found is not None and found.state == "Succeeded")
 
 

@@ -274,13 +274,13 @@ class TableCatalogue:
 
     async def mark_deleting(self, row: Versioned[RestorePoint]) -> Versioned[RestorePoint]:
         """Update the state."""
-        return await self._marked(row, "deleting")
+        return await self._mark(row, "deleting")
 
     async def mark_lost(self, row: Versioned[RestorePoint]) -> Versioned[RestorePoint]:
         """Update the state."""
-        return await self._marked(row, "lost")
+        return await self._mark(row, "lost")
 
-    async def _marked(self, row: Versioned[RestorePoint], state: PointState) -> Versioned[RestorePoint]:
+    async def _mark(self, row: Versioned[RestorePoint], state: PointState) -> Versioned[RestorePoint]:
         marked = replace(row.value, state=state)
         etag = await self._put(marked, point_key(marked.point), row.etag)
         return replace(row, value=marked, etag=etag)

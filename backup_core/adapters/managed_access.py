@@ -134,7 +134,7 @@ class Access:
         for key in [key for key in self._grants if key[0] == resource]:
             del self._grants[key]
 
-    async def opened(
+    async def open(
         self,
         door: Door,
         look: Callable[[], Awaitable[object]],
@@ -156,13 +156,13 @@ class Access:
             if refused or looks_first:
                 self._grants.pop(door.key, None)
                 await look()
-            granted = await self._granted(door, seconds)
+            granted = await self._grant_access(door, seconds)
             # G62: what was granted may be another one, made under the name after the last look.
             await look()
             self._grants[door.key] = granted
             return granted
 
-    async def _granted(self, door: Door, seconds: int) -> Grant:
+    async def _grant_access(self, door: Door, seconds: int) -> Grant:
         what = f"open {door.words} for {'reading' if door.access == 'Read' else 'writing'}"
         begun = self._monotonic()
         with translated(what, door.kind):

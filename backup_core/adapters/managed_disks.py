@@ -149,28 +149,28 @@ class AzureManagedDisks:
 
     # -- access ---------------------------------------------------------------------------------------------------------
 
-    async def _opened(self, disk: DiskAddress, snapshot: str, refused: Grant | None = None, seconds: int = 0) -> Grant:
+    async def _open(self, disk: DiskAddress, snapshot: str, refused: Grant | None = None, seconds: int = 0) -> Grant:
         """Access to the snapshot, or to the disk itself."""
         if not snapshot:
-            return await self.uploads.opened_to_read(disk, refused)
+            return await self.uploads.open_to_read(disk, refused)
         facts = await self._facts(disk, snapshot)
-        return await self._access.opened(self._door(disk, facts), lambda: self._found(disk, snapshot), refused, seconds)
+        return await self._access.open(self._door(disk, facts), lambda: self._found(disk, snapshot), refused, seconds)
 
     def _door(self, disk: DiskAddress, snapshot: DiskSnapshot) -> Door:
         words = f"snapshot {snapshot.name} of managed disk {disk}"
         return Door(snapshot.id, words, disk.subscription, self._group(disk), snapshot.name)
 
-    async def _exported(self, disk: DiskAddress, snapshot: str, act: Callable[[str], Awaitable[T]], seconds: int = 0) -> T:
+    async def _act_on_export(self, disk: DiskAddress, snapshot: str, act: Callable[[str], Awaitable[T]], seconds: int = 0) -> T:
         """The result of `act` for the snapshot's export URL. A refused URL is opened once more: access may have expired,
         been ended, or been lost for a while when a sibling was deleted.
         """
-        grant = await self._opened(disk, snapshot, seconds=seconds)
+        grant = await self._open(disk, snapshot, seconds=seconds)
         try:
             return await act(grant.url)
         except CopySourceKindError:
             raise
         except (AccessDeniedError, CopySourceRefusedError):
-            again = await self._opened(disk, snapshot, grant, seconds)
+            again = await self._open(disk, snapshot, grant, seconds)
         with anew():
             return await act(again.url)
 
@@ -319,8 +319,8 @@ class AzureManagedDisks:
         if window is None:
             return
         position, again = window.start, False
-        grant = await self._opened(disk, snapshot)
-        before = await self._opened(disk, previous) if previous else None
+        grant = await self._open(disk, snapshot)
+        before = await self._open(disk, previous) if previous else None
         while True:
             export = Export(grant.url, before.url if before else "", self._exporting.whole_pages)
             try:
@@ -331,15 +331,15 @@ class AzureManagedDisks:
                 if again:
                     raise lost(error) from None
                 again = True
-                grant = await self._opened(disk, snapshot, refused=grant)
-                before = await self._opened(disk, previous, refused=before) if previous else None
+                grant = await self._open(disk, snapshot, refused=grant)
+                before = await self._open(disk, previous, refused=before) if previous else None
                 if position < window.end:
                     continue
             return
 
     async def read(self, disk: DiskAddress, snapshot: str, part: ByteRange) -> bytes:
         """Get Blob of the export, with a range."""
-        return await self._exported(disk, snapshot, lambda url: self._data.read(disk, snapshot, part, url))
+        return await self._act_on_export(disk, snapshot, lambda url: self._data.read(disk, snapshot, part, url))
 
     async def copy_streamed(
         self, source: DiskAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, *, keep_zeros: bool = False
@@ -349,13 +349,13 @@ class AzureManagedDisks:
         async def streamed(url: str) -> None:
             await self._data.stream(source, snapshot, part, head, fence, keep_zeros=keep_zeros, export=url)
 
-        await self._exported(source, snapshot, streamed)
+        await self._act_on_export(source, snapshot, streamed)
 
     async def copy_from_url(self, source: DiskAddress, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence) -> None:
         """Put Page From URL, of the export."""
-        await self._exported(source, snapshot, lambda url: self._data.fetched(source, snapshot, part, head, fence, url))
+        await self._act_on_export(source, snapshot, lambda url: self._data.fetch(source, snapshot, part, head, fence, url))
 
-    async def copied_whole(
+    async def begin_whole_copy(
         self,
         source: DiskAddress,
         snapshot: str,
@@ -376,7 +376,7 @@ class AzureManagedDisks:
         # G66: only while there is none.
         await look()
         try:
-            return await self._exported(source, snapshot, begun, int(SIGNED_LIFETIME.total_seconds()))
+            return await self._act_on_export(source, snapshot, begun, int(SIGNED_LIFETIME.total_seconds()))
         except CopySourceKindError:
             raise
         except CopySourceRefusedError as error:

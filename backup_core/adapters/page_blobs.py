@@ -184,20 +184,20 @@ class AzurePageBlobs:
     async def set_metadata(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard) -> str:
         """Set Blob Metadata under lease and If-Match."""
         change = self._client(blob).set_blob_metadata(dict(metadata), **_guarded(guard))
-        return await self._changed(blob, f"mark {blob}", change, lambda found: found.metadata == metadata)
+        return await self._change(blob, f"mark {blob}", change, lambda found: found.metadata == metadata)
 
     async def set_sequence_number(self, blob: BlobAddress, number: int, guard: Guard) -> str:
         """Set Blob Properties with action update, under lease and If-Match."""
         change = self._client(blob).set_sequence_number(SequenceNumberAction.UPDATE, str(number), **_guarded(guard))
         what = f"set the sequence number of {blob} to {number}"
-        return await self._changed(blob, what, change, lambda found: found.sequence_number == number)
+        return await self._change(blob, what, change, lambda found: found.sequence_number == number)
 
     async def resize(self, blob: BlobAddress, size: int, guard: Guard) -> str:
         """Set Blob Properties with a content length, under lease and If-Match."""
         change = self._client(blob).resize_blob(size, **_guarded(guard))
-        return await self._changed(blob, f"resize {blob} to {size}", change, lambda found: found.size == size)
+        return await self._change(blob, f"resize {blob} to {size}", change, lambda found: found.size == size)
 
-    async def _changed(
+    async def _change(
         self, blob: BlobAddress, what: str, change: Awaitable[Mapping[str, Any]], so: Callable[[BlobProperties], bool]
     ) -> str:
         """The ETag after a change under If-Match. The SDK sends a request again whose answer was lost; the second is refused

@@ -101,9 +101,9 @@ class PageData:
         """Have the head's account fetch the range itself. The source is authorised apart, for reading this snapshot only."""
         query, authorised = await self._transport.authority(source.account).as_source(source, snapshot)
         url = f"{source.url}?snapshot={quote(snapshot, safe='')}" + (f"&{query}" if query else "")
-        await self.fetched(source, snapshot, part, head, fence, url, authorised)
+        await self.fetch(source, snapshot, part, head, fence, url, authorised)
 
-    async def fetched(
+    async def fetch(
         self,
         source: Source,
         snapshot: str,

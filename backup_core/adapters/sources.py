@@ -49,7 +49,7 @@ class AzureSources(AzurePageBlobs):
         if isinstance(source, BlobAddress):
             return await super().start_copy(source, snapshot, destination, metadata, tier, over)
         what = f"copy {source} {snapshot} to {destination}"
-        return await self.disks.copied_whole(
+        return await self.disks.begin_whole_copy(
             source,
             snapshot,
             lambda: self._require_at(destination, over),

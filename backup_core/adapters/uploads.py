@@ -50,7 +50,7 @@ class AzureUploads:
 
     # -- access ---------------------------------------------------------------------------------------------------------
 
-    async def opened_to_read(self, disk: DiskAddress, refused: Grant | None = None) -> Grant:
+    async def open_to_read(self, disk: DiskAddress, refused: Grant | None = None) -> Grant:
         """Read access to the disk itself. Raises ManagedDiskRefusedError."""
 
         async def look() -> None:
@@ -59,12 +59,12 @@ class AzureUploads:
                 message = f"managed disk {disk}: {fault}; nothing was opened; look who uses it, and restore again"
                 raise ManagedDiskRefusedError(message)
 
-        return await self._access.opened(_door(disk), look, refused, looks_first=True)
+        return await self._access.open(_door(disk), look, refused, looks_first=True)
 
-    async def _opened_to_write(self, disk: DiskAddress, refused: Grant | None = None) -> Grant:
+    async def _open_to_write(self, disk: DiskAddress, refused: Grant | None = None) -> Grant:
         door = _door(disk, writes=True)
         try:
-            return await self._access.opened(door, lambda: self._require_upload(disk), refused, looks_first=True)
+            return await self._access.open(door, lambda: self._require_upload(disk), refused, looks_first=True)
         except ManagedDiskRefusedError:
             # The upload may have ended after the look.
             await self._require_upload(disk)
@@ -80,11 +80,11 @@ class AzureUploads:
         """Has an act done with the URL by which the disk is written; a refused one is opened once more."""
 
         async def onto(act: Callable[[str], Awaitable[None]]) -> None:
-            grant = await self._opened_to_write(disk)
+            grant = await self._open_to_write(disk)
             try:
                 return await act(grant.url)
             except REFUSALS:
-                again = await self._opened_to_write(disk, refused=grant)
+                again = await self._open_to_write(disk, refused=grant)
             try:
                 return await act(again.url)
             except REFUSALS as error:
@@ -102,7 +102,7 @@ class AzureUploads:
             if ends and (await self._disk(disk)).disk_state == READY:
                 # Ended by somebody else by then, or another's, it has ended.
                 with suppress(FencedError):
-                    await self._opened_to_write(disk)
+                    await self._open_to_write(disk)
             async with self._access.lock(disk.id):
                 self._access.forget(disk.id)
                 found = await self._disk(disk)

@@ -30,7 +30,7 @@ async def post_restore(api: Api, request: Request) -> Answer:
     body = parsed(request, RestoreBody)
     request_id = RequestId(repeatability_key(request), digest_of(f"restore {disk} {body.model_dump_json()}"))
     starter = api.starter(request)
-    if not body.dry_run and (known := await starter.repeated(disk, request_id)):
+    if not body.dry_run and (known := await starter.resume_repeated(disk, request_id)):
         return accepted(api, request, known)
     run = replace(starter.new_run(disk), operation="restore")
     planned = run_of_stamp(disk, (body.plan_hash or "")[DIGEST_LENGTH:]) or run.run

@@ -29,7 +29,7 @@ async def post_backup(api: Api, request: Request) -> Answer:
     body = parsed(request, BackupBody)
     request_id = RequestId(repeatability_key(request), digest_of(f"backup {disk} {body.model_dump_json()}"))
     starter = api.starter(request)
-    if run := await starter.repeated(disk, request_id):
+    if run := await starter.resume_repeated(disk, request_id):
         return accepted(api, request, run)
     await check_backup_possible(api.tools, disk)
     return accepted(api, request, await starter.begin(starter.new_run(disk, full=body.kind == "full"), request_id))

@@ -61,8 +61,11 @@ class RunStarter:
         name = http_run_id(disk, now, secrets.token_hex(4))
         return Run(disk=disk, run=name, state="NotStarted", trigger="http", full=full, created=now)
 
-    async def repeated(self, disk: str, request: RequestId) -> Run | None:
-        """The run that this request began before; None for a new request. Raises RefusedError if the key is of another one."""
+    async def resume_repeated(self, disk: str, request: RequestId) -> Run | None:
+        """Resume the run that this request began before; None for a new request.
+
+        Raises RefusedError if the key is of another one.
+        """
         known = await self.tools.catalogue.request(disk, request.key) if request.key else None
         return await self._resume(known, request) if known else None
 

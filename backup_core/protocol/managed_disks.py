@@ -34,7 +34,7 @@ async def wanted_disk(
     return replacement(disk, run, source, size, machine, place.lun, former), machine.location
 
 
-async def made_once(
+async def make_disk_once(
     tools: Tools, disk: str, run: str, source: str, make: Callable[[], Awaitable[object]]
 ) -> ManagedDisk | None:
     """The run's managed disk as it is read back, made by `make` where there is none; None while Azure does not show it. Raises

@@ -60,7 +60,7 @@ async def expired_points(
         trusts_deleting=trusts_deleting,
     )  # fmt: skip
     if any(verdict.expires and verdict.point.state == "available" for verdict in decided):
-        await _seen(tools, [verdict.point for verdict in decided if verdict.counts])
+        await _require_snapshots(tools, [verdict.point for verdict in decided if verdict.counts])
     by_id = {row.value.point: row for row in rows}
     return [by_id[verdict.point.point] for verdict in reversed(decided) if verdict.expires]
 
@@ -77,7 +77,7 @@ async def delete_points(
     return gone
 
 
-async def _seen(tools: Tools, points: list[RestorePoint]) -> None:
+async def _require_snapshots(tools: Tools, points: list[RestorePoint]) -> None:
     """Raise unless the backup snapshot of each exists."""
 
     async def each() -> AsyncIterator[RestorePoint]:

@@ -78,7 +78,7 @@ class Disks:
             except HttpResponseError:
                 return  # somebody broke it, or the blob is gone
 
-    async def imported(self, url: str, disk: str, contents: Contents) -> int:
+    async def import_vhd(self, url: str, disk: str, contents: Contents) -> int:
         """Copy a VHD as the content of the managed disk with this unique id; returns its bytes without the footer.
 
         Raises RefusedError for what is no fixed VHD.

@@ -88,7 +88,7 @@ class ManagedDisks:
         creation, unique = inside.get("creationData") or {}, inside["uniqueId"]
         contents = self._cloud.contents
         if creation.get("sourceUri"):
-            inside["diskSizeBytes"] = await self._cloud.disks.imported(creation["sourceUri"], unique, contents)
+            inside["diskSizeBytes"] = await self._cloud.disks.import_vhd(creation["sourceUri"], unique, contents)
             if self._cloud.switches.import_signs:
                 await contents.sign(unique)
         elif creation.get("createOption") == "Upload":
@@ -159,7 +159,9 @@ class ManagedDisks:
         made = _complete(wanted["id"], body)
         inside = made["properties"]
         if "from" in wanted:
-            inside["diskSizeBytes"] = await self._cloud.disks.imported(wanted["from"], inside["uniqueId"], self._cloud.contents)
+            inside["diskSizeBytes"] = await self._cloud.disks.import_vhd(
+                wanted["from"], inside["uniqueId"], self._cloud.contents
+            )
         else:
             inside["diskSizeBytes"] = wanted["bytes"]
             await self._cloud.contents.make(inside["uniqueId"], wanted["bytes"])

@@ -57,7 +57,7 @@ class MemoryExports:
         """Put Page, clear."""
         await self._blobs.put_pages("clear", blob, part, None, fence)
 
-    async def fetched(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, url: str) -> None:
+    async def fetch(self, source: Source, snapshot: str, part: ByteRange, head: BlobAddress, fence: Fence, url: str) -> None:
         """Put Page From URL."""
         await self._world.before("copy_from_url")
         what = f"have fetched {part} of {source} {snapshot} for {head}"

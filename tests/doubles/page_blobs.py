@@ -391,7 +391,9 @@ class MemoryPageBlobs:
         async def begin(url: str = "") -> str:
             return await self._start_copy(source, snapshot, destination, metadata, tier, over, url)
 
-        return await (self.managed.copied_whole(source, snapshot, look, begin) if isinstance(source, DiskAddress) else begin())
+        return await (
+            self.managed.begin_whole_copy(source, snapshot, look, begin) if isinstance(source, DiskAddress) else begin()
+        )
 
     async def _start_copy(
         self,

@@ -40,13 +40,13 @@ async def made(calm, machines, name):
             stack.push_async_callback(managed.services.close)
             stack.callback(managed.content.close)
             disks, managed.granted = managed.blobs.disks, []
-            granted = disks._access._granted
+            granted = disks._access._grant_access
 
             async def counted(door, seconds):
                 managed.granted += [(at, seconds) for (_, at), one in disks._known.items() if one.id == door.id]
                 return await granted(door, seconds)
 
-            disks._access._granted = counted
+            disks._access._grant_access = counted
             return managed
 
         yield make

@@ -37,13 +37,13 @@ async def made(calm, machines, name):
             stack.callback(machines.delete, name)
             stack.push_async_callback(upload.services.close)
             access, upload.granted = upload.blobs.disks._access, []
-            granted = access._granted
+            granted = access._grant_access
 
             async def counted(door, seconds):
                 upload.granted.append((door.access, seconds))
                 return await granted(door, seconds)
 
-            access._granted = counted
+            access._grant_access = counted
             await upload.make()
             return upload
 
@@ -130,13 +130,13 @@ async def test_a_disk_that_is_made_anothers_between_the_look_and_the_grant_is_no
     upload = await made()
     upload.disk = replace(upload.disk, run=RUN)
     access = upload.blobs.disks._access
-    granted = access._granted
+    granted = access._grant_access
 
     async def taken_over(*args):
         await upload.make(run="another")
         return await granted(*args)
 
-    access._granted = taken_over
+    access._grant_access = taken_over
     with pytest.raises(FencedError, match=f"expected one made by run {RUN}, found one made by another"):
         await write(upload, way)
 
@@ -151,14 +151,14 @@ async def test_an_upload_that_ends_between_the_look_and_the_grant_is_fenced(made
     await upload.copy(DATA)
     await upload.copy(FOOTER)
     access.forget(upload.disk.id)
-    granted = access._granted
+    granted = access._grant_access
 
     async def late(door, seconds):
         # As another process does: the lock belongs to this one.
         await access.end(door)
         return await granted(door, seconds)
 
-    access._granted = late
+    access._grant_access = late
     with pytest.raises(FencedError, match="its upload has ended"):
         await write(upload, way)
 
@@ -174,7 +174,7 @@ async def test_an_upload_that_ends_between_the_grant_and_the_write_is_fenced(mad
     await upload.copy(DATA)
     await upload.copy(FOOTER)
     access.forget(upload.disk.id)
-    granted = access._granted
+    granted = access._grant_access
 
     async def early(door, seconds):
         grant = await granted(door, seconds)
@@ -183,7 +183,7 @@ async def test_an_upload_that_ends_between_the_grant_and_the_write_is_fenced(mad
         await access.end(door)
         return grant
 
-    access._granted, before = early, len(upload.granted)
+    access._grant_access, before = early, len(upload.granted)
     with pytest.raises(FencedError, match="its upload has ended"):
         await write(upload, way)
 

@@ -119,13 +119,13 @@ def diff_across_the_boundary() -> Iterator[None]:
 @contextmanager
 def refused_access_is_final() -> Iterator[None]:
     """Access that has expired, or was ended, is not opened once more."""
-    opened = AzureManagedDisks._opened  # noqa: SLF001  the guard to be removed
+    opened = AzureManagedDisks._open  # noqa: SLF001  the guard to be removed
 
     async def once(self: AzureManagedDisks, disk: DiskAddress, snapshot: str, refused: Any = None, seconds: int = 0) -> Any:  # noqa: ANN401  as the method it replaces
         return refused or await opened(self, disk, snapshot, None, seconds)
 
     with (
-        patch.object(AzureManagedDisks, "_opened", once),
+        patch.object(AzureManagedDisks, "_open", once),
         patch.object(managed_access, "AccessLostError", AccessDeniedError),
     ):
         yield
