@@ -9,7 +9,7 @@ INVISIBLE = {1: "0.5", 2: "2"}
 
 
 def killed_while(platform, place, request, begin, states=("NotStarted", "Running")):
-    """Begin a run, kill the host while the request is in flight, and start the host again. Returns the run's id.
+    """Begin a run, kill the host, or one of its workers, while the request is in flight, and start it again. Returns the run's id.
 
     A request with a `method` is sent to Resource Manager, any other to storage. Until the kill, the run is in one of the `states`.
     """

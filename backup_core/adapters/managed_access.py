@@ -202,7 +202,7 @@ async def done(what: str, poller: AsyncLROPoller[T]) -> T:
 
 @contextmanager
 def anew() -> Iterator[None]:
-    """Raise AccessLostError when access that has just been opened anew is refused."""
+    """Raise AccessLostError when the signature of access that has just been opened anew is refused."""
     try:
         yield
     except AccessDeniedError as error:

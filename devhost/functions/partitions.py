@@ -1,4 +1,4 @@
-"""Divide the hub's work among its workers, and hold what a worker holds while it lives.
+"""Divide the hub's work among its workers, and renew the work that a worker has taken while it lives.
 
 The instances, and the activities, are divided among the living workers by their ids. When a worker joins or dies the division
 changes, and for a moment two may run the same instance: the conditional commit lets one of them win.

@@ -172,7 +172,7 @@ async def test_no_way_forward_once_it_was_turned_back_from(restorable):
 
 
 async def test_a_copy_is_taken_over_once(restorable):
-    """Later the number is the one by which it was fence_off for its comparison: it is not set back."""
+    """Later the sequence number is the one that fenced the copy off for its comparison: it is not set back."""
     taken = []
     driver = before_step(restorable, "seal_image", lambda _: restorable.perform("take_over_copy", taken[0]))
     perform = driver._perform

@@ -211,7 +211,7 @@ def test_answers_end_with_a_newline(platform):
 
 
 async def test_health_is_checked_at_most_once_in_some_seconds(scene):
-    """However many strangers request_of, and nothing of anybody's is listed."""
+    """However many strangers ask, the stores are checked once, and nothing of anybody's is listed."""
     api, moments = scene.api(), [0.0]
     api = replace(api, tools=replace(api.tools, monotonic=lambda: moments[0]))
     answers = await asyncio.gather(*(respond(api, catalogue.get_health, request_of()) for _ in range(50)))

@@ -79,7 +79,7 @@ def test_a_lane_that_repeats_its_request_or_restarts_loses_no_disk(seconds, acti
 
 @given(durations, st.integers(1, 16))
 def test_longest_first_takes_at_most_four_thirds_of_the_shortest_time(seconds, active):
-    """Lower bounds of the shortest time: the longest disk, the lanes' mean, the two shortest disks that must share a lane."""
+    """Lower bounds of the shortest time: the longest disk, the lanes' mean, the two shortest of the `lanes` + 1 longest."""
     seconds, lanes = sorted(seconds, reverse=True), lanes_for(len(seconds), 0, active)
     least = max(seconds[0], sum(seconds) / lanes, sum(seconds[lanes - 1 : lanes + 1]) if len(seconds) > lanes else 0.0)
 

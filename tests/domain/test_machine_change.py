@@ -69,7 +69,7 @@ def test_no_move_towards_the_new_disk_once_the_goal_is_the_old_disk():
 
 
 def test_a_rollback_is_reported_or_was_requested():
-    """A later execution of the instance reads the rollback there."""
+    """The goal turns back by a requested cancel, or by a final refusal, which is recorded for later executions of the instance."""
     turns = [one for one in OWN if one.after and one.before.goal != one.after.goal]
 
     assert {(one.step, one.result, next_step(one.after)) for one in turns} == {

@@ -126,7 +126,7 @@ POINT = described(
 
 
 def test_points_survive_metadata():
-    """A backup snapshot says everything of its point; except its address, which is the snapshot's own."""
+    """A backup snapshot says everything of its point except its address, which is the snapshot's own."""
     for point in (POINT, described(replace(POINT, automatic_fulls=2, previous_source_snapshot="2025-01-01T00:00:00.0000001Z"))):
         carried = to_point_metadata(point, HEAD)
 

@@ -119,7 +119,7 @@ def test_listings_agree_with_the_model(source, calm, rng, kind):
 
 
 def test_a_diff_ends_with_the_blob_or_with_the_previous_snapshot(source, calm):
-    """With the second switch, pages by which the disk has grown are in no diff."""
+    """With the switch `diffEnds`, pages by which the disk has grown are in no diff; without it they are."""
     blob = source.page_blob("disk", 16)
     previous = blob.create_snapshot()["snapshot"]
     blob.resize_blob(32 * PAGE)

@@ -82,7 +82,7 @@ def some(rng, steps):
 
 
 def test_a_backup_continues_under_newer_code(calm, tmp_path, rng, newer):
-    """The upgrade at any step leads to one point, byte for byte. Later backups call a renamed step by its new name."""
+    """An upgrade at a renamed step, or at another, leads to one point, byte for byte. Later backups call a renamed step by its new name."""
     for number, step in enumerate(some(rng, BACKUP)):
         settings = {"CATALOGUE_TABLE": f"upgrade{number}"}
         with Platform(tmp_path / step, storage=calm, settings=settings) as platform:
@@ -108,7 +108,7 @@ def test_a_backup_continues_under_newer_code(calm, tmp_path, rng, newer):
 
 
 def test_a_restore_continues_under_newer_code(calm, machines, tmp_path, rng, newer):
-    """The upgrade at any step leaves the point's bytes in the machine, and backups continue as increments."""
+    """An upgrade at a renamed step, or at another, leaves the point's bytes in the machine, and backups continue as increments."""
     for number, step in enumerate(some(rng, RESTORE)):
         name = f"reupgraded{number}"
         settings = {"CATALOGUE_TABLE": f"reupgrade{number}"}

@@ -314,7 +314,7 @@ async def test_no_diff_across_four_tebibytes(azure, machines):
 
 @pytest.mark.parametrize("policy", ["AllowAll", "AllowPrivate"])
 async def test_put_page_from_url_reads_an_export_address(azure, calm, policy):
-    """Put Page From URL reads an export address; one for private access it refuses, and only to be read it is good."""
+    """Put Page From URL reads an export address; it refuses one for private access, which can only be read."""
     azure.write(b"\1" * PAGE, 0)
     await azure.take(1, network_access_policy=policy)
     azure.write(b"\2" * PAGE, 0)

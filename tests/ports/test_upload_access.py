@@ -320,7 +320,7 @@ async def test_nothing_is_written_to_a_host_that_is_not_azures(made, calm):
 
 @pytest.mark.parametrize("taken", [True, False])
 async def test_a_checksum_is_sent_where_the_address_takes_one(made, calm, taken):
-    """An address that takes none receives one once."""
+    """An address that takes no checksum gets one once, then none."""
     upload = await made()
     calm.reset()
     calm.switch(exports={"uploadMd5": taken})

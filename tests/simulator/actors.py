@@ -64,7 +64,7 @@ def snapshot_name(moment: datetime) -> str:
 
 
 class Actors:
-    """The acts of all these on a stage, each act by itself."""
+    """The acts of everybody but the app on a stage, each act by itself."""
 
     def __init__(self, stage: Stage) -> None:
         """Act on `stage`."""

@@ -13,13 +13,13 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from tests.simulator.simulation import simulate
-from tests.simulator.stage import ReportProgress
+from tests.simulator.stage import Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
-def histories(seeds: Iterable[int], processes: int | None = None) -> Iterator[ReportProgress]:
+def histories(seeds: Iterable[int], processes: int | None = None) -> Iterator[Report]:
     """The reports of all seeds, in any order."""
     with multiprocessing.get_context("spawn").Pool(processes or os.cpu_count(), _quiet) as pool:
         yield from pool.imap_unordered(simulate, seeds, chunksize=20)
@@ -53,7 +53,7 @@ def main(seeds: int, first: int, one: int | None) -> int:
         print("\n".join(report.trace))
         print(f"seed {one}: {report.violation or 'no violation'}")
         return 1 if report.violation else 0
-    began, counts, made, violations = time.monotonic(), Counter[str](), 0, list[ReportProgress]()
+    began, counts, made, violations = time.monotonic(), Counter[str](), 0, list[Report]()
     print(f"seeds {first} to {first + seeds - 1}", flush=True)
     for report in histories(range(first, first + seeds)):
         made += 1

@@ -33,7 +33,7 @@ from tests.simulator.actors import Actors
 from tests.simulator.aftermath import Aftermath
 from tests.simulator.engine import Engine, caller
 from tests.simulator.invariants import Invariants
-from tests.simulator.stage import ReportProgress, Stage, ViolationError
+from tests.simulator.stage import Report, Stage, ViolationError
 from tests.simulator.starts import Starts
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Simulation:
 
     # -- the history ------------------------------------------------------------------------------------------------
 
-    async def run(self) -> ReportProgress:
+    async def run(self) -> Report:
         """Make the history; the report carries the first violation."""
         try:
             with (
@@ -299,7 +299,7 @@ def _worth(step: str, name: str, stage: str) -> float:
     return 1.0 if stage == "before" else 0.5
 
 
-def simulate(seed: int, *, keep_trace: bool = False) -> ReportProgress:
+def simulate(seed: int, *, keep_trace: bool = False) -> Report:
     """Make the history of `seed`."""
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(_NoFiles())) as runner:
         return runner.run(Simulation(seed, keep_trace=keep_trace).run())

@@ -86,7 +86,7 @@ class ViolationError(Exception):
 
 
 @dataclass
-class ReportProgress:
+class Report:
     """The report of a history: its counts, trace and first violation."""
 
     seed: int
@@ -186,7 +186,7 @@ class Stage(Known):
         """`before` and `after` are called around each effect of a port call."""
         super().__init__()
         self.seed, self.rng = seed, random.Random(seed)  # noqa: S311  replayable choices
-        self.report, self._keep_trace = ReportProgress(seed), keep_trace
+        self.report, self._keep_trace = Report(seed), keep_trace
         self.world = InMemoryServices(before, after)
         self._addresses: dict[str, Source] = {}
         self.replayed = seed % REPLAYED_EVERY == 0
