@@ -104,15 +104,17 @@ def call(context: Context, step: Step[RequestT, ResultT], request: RequestT, ret
     return answers[0]
 
 
-def wave(context: Context, step: Step[RequestT, ResultT], request: Sequence[RequestT], retries: Retries) -> Flow[list[ResultT]]:
+def wave(
+    context: Context, step: Step[RequestT, ResultT], requests: Sequence[RequestT], retries: Retries
+) -> Flow[list[ResultT]]:
     """The results of the step for each input, side by side; only failed calls are retried. Raises StepFailedError with the
     first fault.
     """
-    answers: list[ResultT | None] = [None] * len(request)
+    answers: list[ResultT | None] = [None] * len(requests)
     pauses = iter(PAUSES)
     while True:
         open_ = [position for position, answer in enumerate(answers) if answer is None]
-        outcomes = yield from attempt(context, step, [request[position] for position in open_])
+        outcomes = yield from attempt(context, step, [requests[position] for position in open_])
         faults = []
         for position, outcome in zip(open_, outcomes, strict=True):
             if outcome.fault:
@@ -191,9 +193,9 @@ def answer_of(answers: type[ResultT], raw: Any) -> ResultT | None:  # noqa: ANN4
         return None
 
 
-def attempt(context: Context, step: Step[Any, Any], request: Sequence[Message]) -> Flow[list[StepOutcome]]:
+def attempt(context: Context, step: Step[Any, Any], requests: Sequence[Message]) -> Flow[list[StepOutcome]]:
     """The outcome of the step for each input, side by side, without retries. A crash of one does not fail the others."""
-    tasks = [context.call_activity(step.name_for(context.version), one.model_dump(mode="json")) for one in request]
+    tasks = [context.call_activity(step.name_for(context.version), one.model_dump(mode="json")) for one in requests]
     ends = yield from all_ended(context, tasks)
     return [
         StepOutcome(fault=Fault(code="Unexpected", message=end.why, retryable=True))

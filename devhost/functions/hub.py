@@ -184,13 +184,13 @@ class Hub:
 
         That is every activity, and each message that is visible or waits for a run's end; no timer that is not due.
         """
-        request = {
+        rows_by_kind = {
             "work": self.db.execute("SELECT id FROM work"),
             "messages": self.db.execute("SELECT id FROM messages WHERE visible_at<=? OR late IS NOT NULL", (now,)),
         }
         return {
             what: sum(row["id"].startswith(prefix) or self.root(row["id"]).startswith(prefix) for row in rows)
-            for what, rows in request.items()
+            for what, rows in rows_by_kind.items()
         }
 
     def rules(self) -> list[tuple[int, str]]:

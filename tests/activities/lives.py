@@ -27,7 +27,7 @@ class Life:
     id: str
     parent: tuple[Life, object] | None
     instance: DirectInstance
-    request: dict[int, object] = field(default_factory=dict)
+    tasks: dict[int, object] = field(default_factory=dict)
     """The tasks it has scheduled, by identity."""
 
 
@@ -88,8 +88,8 @@ class Hub:
     def _ask(self, life):
         """Put the tasks it waits for on the queue, and complete its parent's task when it has ended."""
         for task in life.instance.waiting:
-            if id(task) not in life.request:
-                life.request[id(task)] = task
+            if id(task) not in life.tasks:
+                life.tasks[id(task)] = task
                 self.queue.append((life, task))
         if life.instance.ended and life.parent and self.lives_on(life):
             above, call = life.parent

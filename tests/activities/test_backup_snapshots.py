@@ -42,13 +42,13 @@ class Turns:
     """A delivery that reaches a request before its turn waits there."""
 
     def __init__(self, stage):
-        self._gates, self.request, before = {}, {}, stage.world.before
+        self._gates, self.requests, before = {}, {}, stage.world.before
 
         async def gate(name):
             task = asyncio.current_task()
-            self.request.setdefault(task, []).append(name)
+            self.requests.setdefault(task, []).append(name)
             number, come, go_on = self._gates.get(task, (-1, None, None))
-            if len(self.request[task]) - 1 == number:
+            if len(self.requests[task]) - 1 == number:
                 come.set()
                 await go_on.wait()
             await before(name)
@@ -127,8 +127,8 @@ async def test_those_are_all_requests():
     first, second = [turns.until(stage.perform(STEP, request), -1)[0] for _ in range(2)]
     await asyncio.gather(first, second)
 
-    assert len(turns.request) == 2
-    assert max(map(len, turns.request.values())) <= REQUESTS
+    assert len(turns.requests) == 2
+    assert max(map(len, turns.requests.values())) <= REQUESTS
 
 
 async def test_a_lost_answer_takes_no_second_one():

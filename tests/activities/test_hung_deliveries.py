@@ -51,8 +51,8 @@ class Hung(Wire):
         return await super().perform(name, request)
 
     async def send(self, name, request):
-        if len(self.request) == self._number:
-            self.request.append(name)
+        if len(self.requests) == self._number:
+            self.requests.append(name)
             self._came.set()
             await self._continues.wait()
             return await request()
@@ -106,7 +106,7 @@ async def test_a_delivery_that_hangs(way, again):
     wire = Wire(stage)
     await act(stage)
 
-    for number, name in enumerate(wire.request):
+    for number, name in enumerate(wire.requests):
         try:
             await check(way, number, again=again)
         except Exception as error:

@@ -46,9 +46,9 @@ class Late(Wire):
         return await super().perform(name, request)
 
     async def send(self, name, request):
-        number = len(self.request)
+        number = len(self.requests)
         if number == self._lost:
-            self.request.append(name)
+            self.requests.append(name)
             self._on_its_way = request
             raise DiedError
         if self._on_its_way and number == self._lost + 1 + self._after:
@@ -66,7 +66,7 @@ async def test_a_request_that_arrives_late(way):
     wire = Wire(stage)
     await act(stage)
 
-    for number, name in enumerate(wire.request):
+    for number, name in enumerate(wire.requests):
         for after in range(LATER if name not in READS | UNCONDITIONAL else 0):
             stage = await begin()
             contents = contents_of(stage)

@@ -17,10 +17,10 @@ from tests.scene import PAGE, VM, Scene
 
 
 class Wire:
-    """The way from the app to the services: `request` lists the requests sent, by name. Subclasses decide the fate of each."""
+    """The way from the app to the services: `requests` lists those sent, by name. Subclasses decide the fate of each."""
 
     def __init__(self, scene):
-        self.request = []
+        self.requests = []
         ports = {name: _Port(getattr(scene.tools, name), self) for name in ("blobs", "catalogue", "documents", "machines")}
         scene.tools = replace(scene.tools, copying=Copying(ports["blobs"], "auto", lambda: 0.0), **ports)
         self._perform, scene.perform = scene.perform, self.perform
@@ -31,7 +31,7 @@ class Wire:
 
     async def send(self, name, request):
         """One request, by the name of the port's method."""
-        self.request.append(name)
+        self.requests.append(name)
         return await request()
 
 

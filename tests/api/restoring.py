@@ -25,10 +25,10 @@ def give_managed_disk(scene):
 
 class Starts:
     def __init__(self):
-        self.request = []
+        self.requests = []
 
     async def __call__(self, name, instance, request):
-        self.request.append((name, instance, request))
+        self.requests.append((name, instance, request))
 
 
 async def post(scene, body=None, *, key="", disk="vm", start=None):
@@ -47,5 +47,5 @@ async def refused(scene, body, status, code, **options):
 
     assert (answer[0], answer[1].get("error", {}).get("code")) == (status, code), answer[1]
     assert scene.dump(with_runs=True) == before
-    assert start.request == []
+    assert start.requests == []
     return answer[1]["error"]

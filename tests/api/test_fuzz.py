@@ -66,7 +66,7 @@ class Proxy:
     """A proxy that receives each request that leaves the machine, from clients that honour HTTPS_PROXY. It forwards nothing and only counts."""
 
     def __init__(self):
-        self.request = []
+        self.requests = []
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -77,7 +77,7 @@ class Proxy:
                 connection, _ = self._listening.accept()
             except OSError:
                 return
-            self.request.append(connection.recv(200))
+            self.requests.append(connection.recv(200))
             connection.close()
 
     def close(self):
@@ -301,12 +301,12 @@ def test_no_request_was_sent_to_any_other_host(fire):
     storage, machines = fire.platform.storage, fire.platform.machines
     known = {url.split("/")[2] for url in (storage.source.blobs, storage.state.tables, machines.endpoint, fire.base)}
     recorded = [json.loads(line) for line in fire.connections.read_text().splitlines()]
-    request = {f"{host}:{port}" for what, host, port in recorded if what == "connect"}
+    contacted = {f"{host}:{port}" for what, host, port in recorded if what == "connect"}
 
-    assert request <= known
-    assert request, "the recorder works"
+    assert contacted <= known
+    assert contacted, "the recorder works"
     assert {host for what, host, _ in recorded if what == "look up"} <= {"127.0.0.1"}
-    assert fire.proxy.request == []
+    assert fire.proxy.requests == []
 
 
 def test_the_real_disk_is_as_it_was(fire):

@@ -63,7 +63,7 @@ async def test_a_restore_does_what_its_dry_run_said(kind, lun, small, named, set
     starts = Starts()
     status, shown, _ = await post(stage, body | {"planHash": plan["planHash"]}, start=starts)
     assert status == 202, shown
-    ((name, instance, request),) = starts.request
+    ((name, instance, request),) = starts.requests
     made = stage.port_calls
     await stage.driver().run(name, request, instance)
 

@@ -37,7 +37,7 @@ async def test_a_restore_is_accepted_and_runs(scene):
     assert "must have unmounted" in shown["restore"]["warnings"][0]
     assert "2026-03-31" in shown["restore"]["warnings"][1]
     assert any(f'vhd_uri = "{shown["restore"]["target"]}"' in step for step in shown["restore"]["nextSteps"])
-    ((name, instance, body),) = start.request
+    ((name, instance, body),) = start.requests
     assert (name, instance) == ("restore_disk", shown["id"])
     await scene.driver().run(name, body, instance)
     request = Request("https://app.test/api", {"run": shown["id"]})
@@ -114,7 +114,7 @@ async def test_a_dry_run_shows_the_whole_plan_and_changes_nothing(scene):
 
     assert status == 200
     assert scene.dump(with_runs=True) == before
-    assert start.request == []
+    assert start.requests == []
     allocated = 4 * PAGE
     assert (plan["allocatedBytes"], plan["bytesToCopy"], plan["logicalBytes"]) == (allocated, 2 * allocated, 32 * PAGE)
     assert 0 < plan["expectedSeconds"]["low"] <= plan["expectedSeconds"]["high"]

@@ -187,7 +187,7 @@ async def test_permissions_on_data_disks_of_other_groups_are_checked(vhd):
     vhd.machines.machines[VM] = replace(vhd.machines.machines[VM], disks=(old, *others))
     _, shown, _ = await post(vhd, MANAGED | {"dryRun": True})
 
-    request = [one["action"] for one in shown["permissions"]]
-    assert [one for one in request if one.startswith("Microsoft.Compute/disks/write on ")] == [
+    actions = [one["action"] for one in shown["permissions"]]
+    assert [one for one in actions if one.startswith("Microsoft.Compute/disks/write on ")] == [
         f"Microsoft.Compute/disks/write on {far}"
     ]

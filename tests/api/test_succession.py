@@ -27,10 +27,10 @@ async def scene():
 
 class Starts:
     def __init__(self):
-        self.request = []
+        self.requests = []
 
     async def __call__(self, name, instance, request):
-        self.request.append((name, instance, request))
+        self.requests.append((name, instance, request))
 
 
 async def call(scene, handler, body=None, *, start=None, **route):
@@ -87,8 +87,8 @@ async def test_nothing_of_the_former_disk_protects_the_new_one(scene):
     assert [shown[key] for key in ("newestRestorePoint", "lastSuccess", "rpoSeconds", "lastStatus", "overdue")] == [
         None, None, None, None, False,
     ]  # fmt: skip
-    assert [name for name, _, _ in start.request] == ["backup_disk"]
-    scene.catalogue.rows = {key: row for key, row in scene.catalogue.rows.items() if start.request[0][1] not in key[1]}
+    assert [name for name, _, _ in start.requests] == ["backup_disk"]
+    scene.catalogue.rows = {key: row for key, row in scene.catalogue.rows.items() if start.requests[0][1] not in key[1]}
     scene.world.pass_time(timedelta(hours=25))
     assert (await call(scene, disks.get_disk))[1]["overdue"] is True
     driver = await scene.back_up()

@@ -148,7 +148,7 @@ class Execution:
         self.name, self._input = name, input_
         self._context = DrivenContext(input_, instance_id, name)
         self._generator = orchestrate(self._context)
-        self.request: list[Task] = []
+        self.calls: list[Task] = []
         self.waiting: list[Task] = []
         self.ended = False
         self.output: Any = None
@@ -165,7 +165,7 @@ class Execution:
         if answer is None:
             self._advance(None)
             return
-        task = self.request[answer.number]
+        task = self.calls[answer.number]
         task.done, task.result, task.error = True, answer.result, answer.error
         self.waiting.remove(task)
         if not self.waiting:
@@ -195,9 +195,9 @@ class Execution:
 
     def _number(self, task: Task) -> None:
         if task.number < 0:
-            task.number, task.execution = len(self.request), self.name
+            task.number, task.execution = len(self.calls), self.name
             task.instance = task.instance or f"{task.execution}:{task.number}"
-            self.request.append(task)
+            self.calls.append(task)
 
     def _joined(self) -> Task:
         task = self._current
@@ -267,13 +267,13 @@ class DirectInstance:
         twin, moment = self._fresh(self._input, self._execution.name), self._clock()
         for episode in self._history:
             twin.play(*episode)
-        known = len(twin.request)
+        known = len(twin.calls)
         twin.play(moment, answer)
-        tasks = twin.request[known:]
+        tasks = twin.calls[known:]
         while twin.next_input is not None:
             twin = self._fresh(twin.next_input, f"{twin.name}, unwritten at {moment}")
             twin.play(moment, None)
-            tasks += twin.request
+            tasks += twin.calls
         return Unwritten(tasks, twin.ended, twin.output, twin.error)
 
     def _episode(self, answer: Answer | None) -> None:
@@ -295,4 +295,4 @@ class DirectInstance:
         return Answer(task.number, json.loads(json.dumps(result)), Exception(str(error)) if error else None)
 
     def _is_early(self, task: Task) -> bool:
-        return task.execution == self._execution.name and not self.ended and task.number >= len(self._execution.request)
+        return task.execution == self._execution.name and not self.ended and task.number >= len(self._execution.calls)

@@ -71,8 +71,8 @@ def test_an_os_disk_is_restored_into_its_machine(platform, calm, machines, name,
     assert machines.power(name) == "running"
     assert "OS disk of VM" in run["restore"]["endState"]
     assert run["restore"]["downtimeSeconds"] >= 0
-    request = [one.rpartition("/")[2] for one in machines.control("GET")["requests"] if one.startswith("POST")]
-    assert request == ["deallocate", "start"]
+    actions = [one.rpartition("/")[2] for one in machines.control("GET")["requests"] if one.startswith("POST")]
+    assert actions == ["deallocate", "start"]
     machines.delete(name)
     disk.service.close()
 

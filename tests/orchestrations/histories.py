@@ -96,9 +96,9 @@ def differing(recording):
 def _actions(recording, events):
     """The last episode's requests and its end, without times."""
     played = replayed(ORCHESTRATORS[recording.orchestrator], recording.instance, events)
-    request = {number: (one.kind, one.name, one.instance, one.input) for number, one in played.scheduled.items()}
+    requests = {number: (one.kind, one.name, one.instance, one.input) for number, one in played.scheduled.items()}
     end = played.ending
-    return request, end and (end.status, _timeless(json.loads(end.output or "null")) if end.status == "Completed" else end.output,
+    return requests, end and (end.status, _timeless(json.loads(end.output or "null")) if end.status == "Completed" else end.output,
                            _timeless(end.next_input))  # fmt: skip
 
 

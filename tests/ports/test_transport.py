@@ -285,9 +285,9 @@ async def test_a_window_that_times_out_is_halved(service):
     found = [
         one.range async for one in PageLists(service.transport).ranges(service.blob, SNAPSHOT, "", ByteRange(0, 256 * mib))
     ]
-    request = [one.headers["x-ms-range"] for one in service.seen]
+    listed = [one.headers["x-ms-range"] for one in service.seen]
 
-    assert request == [
+    assert listed == [
         f"bytes=0-{256 * mib - 1}", f"bytes=0-{128 * mib - 1}",
         f"bytes=0-{64 * mib - 1}", f"bytes={64 * mib}-{128 * mib - 1}", f"bytes={128 * mib}-{256 * mib - 1}",
     ]  # fmt: skip
@@ -301,10 +301,10 @@ async def test_a_disk_of_odd_size_is_halved_too(service):
     found = [one async for one in PageLists(service.transport).ranges(service.blob, SNAPSHOT, "old", ByteRange(0, size))]
 
     assert found == []
-    request = [tuple(map(int, one.headers["x-ms-range"].removeprefix("bytes=").split("-"))) for one in service.seen[1:]]
-    assert [first for first, _ in request] == [0, *(last + 1 for _, last in request[:-1])]
-    assert request[-1][1] == size - 1
-    assert all(first % 512 == 0 for first, _ in request)
+    listed = [tuple(map(int, one.headers["x-ms-range"].removeprefix("bytes=").split("-"))) for one in service.seen[1:]]
+    assert [first for first, _ in listed] == [0, *(last + 1 for _, last in listed[:-1])]
+    assert listed[-1][1] == size - 1
+    assert all(first % 512 == 0 for first, _ in listed)
 
 
 async def test_a_listing_continues_until_there_is_no_marker(service):
@@ -358,13 +358,13 @@ async def test_each_request_has_the_token_of_its_moment(service):
 
 async def test_a_delegated_signature_reads_one_snapshot_as_long_as_a_copy_may_take():
     """Copy Blob takes no token: the identity requests a key and signs with it, inside the activity."""
-    request = []
+    periods = []
 
     class Account:
         account_name = "source"
 
         async def get_user_delegation_key(self, start, expiry):
-            request.append((start, expiry))
+            periods.append((start, expiry))
             key = UserDelegationKey()
             key.signed_oid = key.signed_tid = "00000000-0000-0000-0000-000000000000"
             key.signed_start, key.signed_expiry = f"{start:%Y-%m-%dT%H:%M:%SZ}", f"{expiry:%Y-%m-%dT%H:%M:%SZ}"
@@ -375,7 +375,7 @@ async def test_a_delegated_signature_reads_one_snapshot_as_long_as_a_copy_may_ta
     query = parse_qs(await authority.signed(BlobAddress("https://source.test", "vhds", "d.vhd"), SNAPSHOT))
 
     check_scope(query, COPY_DEADLINE)
-    assert COPY_DEADLINE <= request[0][1] - datetime.now(UTC) <= timedelta(days=7), "a signature cannot last longer than 7 days"
+    assert COPY_DEADLINE <= periods[0][1] - datetime.now(UTC) <= timedelta(days=7), "a signature cannot last longer than 7 days"
 
 
 async def test_a_local_signature_reads_one_snapshot():
