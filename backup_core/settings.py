@@ -48,102 +48,130 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backup_schedule: str
-    """NCRONTAB of six fields, UTC: when the timer backs up every disk. Read as the host reads it: `domain/ncrontab.py`."""
+    """NCRONTAB, six fields, UTC; `0 0 */12 * * *` is every 12 hours; both day fields must match. Refused at the start:
+    what is never due, and what the host would read otherwise than it looks (`FRI-MON`, a step of 0).
+    """
     watch_schedule: str
-    """The same: when it emits the status of each disk."""
+    """The same: when the app writes to its log how each disk stands, for alerts; `0 */15 * * * *` is every 15 minutes."""
     housekeeping_schedule: str
-    """The same: when it removes leftovers of runs."""
+    """The same: when the app removes what runs have left behind; `0 30 3 * * *` is each night."""
     source_accounts: tuple[str, ...]
-    """Blob endpoints whose disks may be protected, separated by spaces."""
+    """Blob endpoints whose disks may be protected, separated by spaces: the allow-list."""
     backup_account: str
-    """Blob endpoint of the account that keeps the backups; must not be a source account."""
+    """Blob endpoint that keeps the backups; never one of the sources."""
     catalogue_account: str
-    """Table endpoint of the account that keeps the catalogue."""
+    """Table endpoint that keeps the catalogue."""
     heads_container: str = "heads"
+    """Container of the backup blobs."""
     plans_container: str = "plans"
+    """Container of the runs' plans."""
     catalogue_table: str = "pagekeeper"
+    """The table; with the account it is the deployment's identity. The two containers belong to one catalogue, and
+    refuse an app with another.
+    """
     former_catalogues: tuple[str, ...] = ()
-    """Catalogues, as account/table and separated by spaces, that are lost or retired for good. This app takes over their
-    containers and snapshots: for a rebuild into another table or account.
+    """`account/table` of catalogues, separated by spaces, that are lost or retired for good. This app takes over their
+    containers and snapshots.
     """
     managed_identity_client_id: str = ""
-    """Client id of the user-assigned identity; empty uses the environment's default credential."""
+    """Client id of the user-assigned identity; empty uses the app's default credential."""
     source_client_id: str = ""
-    """Client id of the identity that reads and snapshots sources for backups; empty is the one above, as for the next three."""
+    """Client id of the identity that reads and snapshots sources for backups: see [Roles](security.md#roles); empty is
+    `MANAGED_IDENTITY_CLIENT_ID`, as for the next three.
+    """
     writer_client_id: str = ""
-    """The one that writes backups and the catalogue."""
+    """That of the identity that writes backups and the catalogue."""
     retention_client_id: str = ""
-    """The one that deletes what is not needed any more."""
+    """That of the identity that deletes what is not needed any more."""
     restore_client_id: str = ""
-    """The one that writes restored disks and changes machines."""
+    """That of the identity that writes restored disks and changes machines."""
     wave_shards: int = Field(default=4, ge=1, le=16)
-    """Shards of one disk copied side by side."""
+    """Parts of one disk copied side by side, 1 to 16; of many disks fewer, so that a window copies 64 parts at a time
+    at most.
+    """
     active_disks: int = Field(default=ACTIVE_DISKS, ge=1, le=ACTIVE_SHARDS_MAX)
-    """Disks of a window backed up side by side into the backup account. Of many, fewer shards are copied of each."""
+    """Disks of a window backed up side by side, 1 to 64: as many page blobs at their limit as fill the 25 Gbit/s of the
+    backup account (40 fill its requests). Others have their turn, longest first, as one is done.
+    """
     copy_mode: CopyMode = "auto"
-    """`server`: the backup account fetches changed pages itself. `stream`: they pass through this app. `auto`: by the backup
-    account where it can read the source, else through the app.
+    """How changed pages travel. `server`: the backup account fetches them itself (Put Page From URL), none passes the
+    app. `stream`: through the app. `auto`: `server` where the backup account can read the source, else `stream`.
     """
     full_copy: FullCopy = "pages"
-    """How a full backup is copied: page by page, or by one Copy Blob of the service, which costs no worker time."""
+    """How full backups are copied: `pages` as increments are, allocated ranges only; `blob` by one Copy Blob of the
+    service, which costs no worker time.
+    """
     in_flight: int = Field(default=16, ge=1, le=64)
-    """Requests at a time within one shard."""
+    """Requests at a time within one part, 1 to 64."""
     gap_ratio: float = Field(default=GAP_RATIO, ge=0, le=100)
-    """Unchanged bytes that are copied along to save requests, for each changed byte, at most; 0 copies none."""
+    """How many unchanged bytes a backup may copy along for each changed one, where small gaps between changes cost more
+    requests than bytes, 0 to 100; `0` copies none. The price is in [cost and limits](cost-and-limits.md).
+    """
     blob_requests_per_second: int = Field(default=int(BLOB_RATES.requests), ge=1, le=100_000)
-    """The pace at which requests to one blob begin, as for the next three; what the service takes is found from there."""
+    """The pace at which a worker begins to send requests to one blob, the documented limit of a standard page blob.
+    What the service takes is found from there, up and down; a large premium blob is found sooner from its own limit.
+    """
     blob_mib_per_second: int = Field(default=int(BLOB_RATES.bytes / MIB), ge=1, le=100_000)
+    """The same for the bytes."""
     account_requests_per_second: int = Field(default=int(ACCOUNT_RATES.requests), ge=1, le=1_000_000)
+    """The same for one account: the default limit of a standard account in most regions."""
     account_mib_per_second: int = Field(default=int(ACCOUNT_RATES.bytes / MIB), ge=1, le=1_000_000)
+    """The same for the bytes: 25 Gbit/s."""
     restore_verification: Verification = "full"
-    """How much of a restored image is compared with its restore point: every allocated byte, or samples."""
+    """How much of a restored disk is compared with its restore point: `full`, every allocated byte; `sampled`."""
     source_account_ids: tuple[str, ...] = ()
-    """Resource ids of accounts of SOURCE_ACCOUNTS, separated by spaces, in any order: a restore that imports a managed disk
-    needs that of the account it goes through; one that uploads it needs none.
+    """Resource ids of accounts of `SOURCE_ACCOUNTS`, separated by spaces: Azure imports a VHD as a managed disk only
+    with its account's id. A restore that has a managed disk imported through an account that is not named here is
+    refused before it begins; one that uploads it (`DISK_RESTORE`) needs no account.
     """
     disk_restore: DiskRestore = "upload"
-    """How a restore makes a managed disk: `upload` writes it, and needs no storage account; `import` has Azure make it of a
-    page blob. A call that names that blob's place imports in either case.
+    """How a restore makes a managed disk: `upload` writes it, and needs no storage account; `import` has Azure make it
+    of a page blob, as always when the call names that blob's place.
     """
     machine_groups: tuple[str, ...] = ()
-    """Resource groups whose virtual machines may be given restored disks, by resource id, separated by spaces; empty: none."""
+    """Ids of the resource groups whose VMs may be given restored disks, separated by spaces; empty: none."""
     disk_groups: tuple[str, ...] = ()
-    """Resource groups whose managed disks may be protected, by resource id, separated by spaces; empty: none."""
+    """Ids of the resource groups whose managed disks may be protected, separated by spaces: their allow-list; empty: none."""
     snapshot_group: str = ""
-    """Resource group that keeps the snapshots of managed disks, by resource id; empty: each disk's own. It must be in the
-    disks' subscription.
+    """Id of the resource group that keeps the snapshots of managed disks, of the disks' own subscription; empty: each
+    disk's own group.
     """
     snapshot_access_seconds: int = Field(default=7200, ge=600, le=86400)
-    """How long access to a snapshot of a managed disk is granted for; a run that takes longer has it granted anew."""
+    """How long a run is granted access to a snapshot of a managed disk, 600 to 86400; one that takes longer has it
+    granted anew at half of that.
+    """
     export_hosts: tuple[str, ...] = EXPORT_HOSTS
-    """Patterns of the hosts that exports of managed disks are read from, separated by spaces: Azure's own."""
+    """Patterns of the hosts that exports of managed disks are read from, separated by spaces; nothing is sent to another."""
     export_maxresults: bool = True
-    """Whether listings of exports ask for pages of 10,000 ranges. Set to false where the service refuses that."""
+    """Whether listings of exports ask for pages of 10,000 ranges; `false` where the service refuses that."""
     arm_endpoint: str = "https://management.azure.com"
     """Azure Resource Manager; another one in national clouds."""
     history_days: int = Field(default=30, ge=1, le=3650)
-    """How long Durable Functions keeps the history of an orchestration that has ended."""
+    """Days that Durable Functions keeps the history of an orchestration that has ended, 1 to 3650."""
     run_days: int = Field(default=180, ge=7, le=3650)
-    """How long the catalogue keeps a run that has ended; restore points are kept by their retention."""
+    """Days that the catalogue keeps a run that has ended, 7 to 3650."""
     prune_after_backup: bool = True
-    """Whether a backup deletes its disk's expired restore points. If not, only housekeeping does."""
+    """Whether a backup deletes what its disk's retention no longer keeps; `false`: only housekeeping does."""
     custody_account: str = ""
-    """Blob endpoint of an account that only an app with custody of the backups can write to; its records are kept there. Empty
-    in an app that also backs up.
+    """Blob endpoint of an account that only an app with [custody of the backups](security.md#roles) can write to, with
+    `PRUNE_AFTER_BACKUP=false`; its records are in the container `custody` there.
     """
     custody_days: int = Field(default=7, ge=1, le=365)
-    """With CUSTODY_ACCOUNT: how long a shorter retention waits until it is applied, and how old a restore point is at least
-    when it is deleted.
+    """With `CUSTODY_ACCOUNT`: days that a shorter retention waits until it is applied, and that a restore point is kept
+    at least, 1 to 365.
     """
     custody_deletions: int = Field(default=24, ge=1, le=1000)
-    """With CUSTODY_ACCOUNT: restore points of one disk that one night deletes at most."""
+    """With `CUSTODY_ACCOUNT`: restore points of one disk that one night deletes at most, 1 to 1000."""
     sign_in: Literal["keys", "entra"] = "keys"
-    """How callers are authenticated: by function keys, or besides by Entra ID with app roles."""
+    """How callers are known: `keys`, by function key; `entra`: besides by Entra ID, with [roles of the
+    app](security.md#signing-in). `WEBSITE_AUTH_ENABLED`, which App Service sets itself, must then say that its sign-in
+    is on.
+    """
     development: bool = False
-    """Allows http on loopback and account keys. Never set in the cloud."""
+    """Allows http on loopback and keys; never in the cloud."""
     development_keys: dict[str, SecretStr] = Field(default_factory=dict)
-    """JSON object: account name to account key or SAS, or `identity@account` for one of the four duties. Only with
-    `development`.
+    """JSON of account name to account key or SAS, or of `identity@account` for one of the four duties; only with
+    `DEVELOPMENT`.
     """
 
     website_auth_enabled: bool = False

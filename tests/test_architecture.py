@@ -21,6 +21,7 @@ from backup_core.settings import Settings
 from backup_core.steps import BY_NAME, STEPS
 from devhost.platform import REPOSITORY
 from devhost.processes import PATIENCE
+from tools import settings_page
 
 TIMERS = 4
 FIRST_SENTENCE_WORDS_MAX = 24
@@ -51,10 +52,12 @@ def test_error_codes_are_unique():
     assert len({one.code for one in classes}) == len(classes)
 
 
-def test_every_setting_is_described():
-    page = (REPOSITORY / "docs" / "settings.md").read_text()
+def test_the_table_of_settings_is_made_from_the_settings():
+    text = settings_page.PAGE.read_text()
 
-    assert [name.upper() for name in Settings.model_fields if f"`{name.upper()}`" not in page] == []
+    assert settings_page.page(text) == text, "run: python -m tools.settings_page"
+    assert set(settings_page.meanings()) == set(Settings.model_fields)
+    assert [name for name, meaning in settings_page.meanings().items() if not meaning] == []
 
 
 def test_runtime_dependencies_are_pinned_with_hashes():
