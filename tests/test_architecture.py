@@ -21,7 +21,7 @@ from backup_core.settings import Settings
 from backup_core.steps import BY_NAME, STEPS
 from devhost.platform import REPOSITORY
 from devhost.processes import PATIENCE
-from tools import settings_page
+from tools import api_page, settings_page
 
 TIMERS = 4
 FIRST_SENTENCE_WORDS_MAX = 24
@@ -58,6 +58,13 @@ def test_the_table_of_settings_is_made_from_the_settings():
     assert settings_page.page(text) == text, "run: python -m tools.settings_page"
     assert set(settings_page.meanings()) == set(Settings.model_fields)
     assert [name for name, meaning in settings_page.meanings().items() if not meaning] == []
+
+
+def test_the_table_of_calls_is_made_from_the_api():
+    text = api_page.PAGE.read_text()
+
+    assert api_page.page(text) == text, "run: python -m tools.api_page"
+    assert all(f"| `{route.method} /api/{route.path}` |" in text for route in ROUTES)
 
 
 def test_runtime_dependencies_are_pinned_with_hashes():

@@ -28,7 +28,10 @@ HEALTH_PROBE = "pagekeeper-health-probe"
 
 
 async def post_rebuild(api: Api, request: Request) -> Answer:
-    """Compare the catalogue with the blobs, and bring it back where it differs: first as a dry run, then with its hash."""
+    """Compare the catalogue with the blobs, and bring it back where it differs: first as a dry run, then with its hash.
+
+    409 while a rebuild is at work.
+    """
     body = parsed(request, RebuildBody)
     rebuild = await begin_rebuild(api.tools, request.start, api.now(), body.plan_hash, dry_run=body.dry_run)
     headers = {"Operation-Location": _url(request, rebuild.rebuild), "Retry-After": RETRY_AFTER_SECONDS}
@@ -45,7 +48,10 @@ async def get_rebuild(api: Api, request: Request) -> Answer:
 
 
 async def post_rebuild_cancel(api: Api, request: Request) -> Answer:
-    """Ask a rebuild to end. What it has brought back stays."""
+    """Request a rebuild to end. What it has brought back stays.
+
+    409 when it has ended otherwise.
+    """
     known = await check_rebuild(api.tools, request.route.get("rebuild", ""))
     await cancel_rebuild(api.tools, known)
     if known.state == "Canceled":

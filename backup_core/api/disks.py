@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 
 
 async def put_disk(api: Api, request: Request) -> Answer:
-    """Protect a disk, or change its registration; back it up for the first time if asked."""
+    """Protect a disk, or change its registration; back it up for the first time if that is requested.
+
+    Without `retention` every restore point is kept. `machine` is the VM that a restore repoints by default. A disk that has
+    restore points of another source is refused (409), unless `followsOn` says that the new source takes its place.
+    """
     disk = disk_of(request)
     body = parsed(request, DiskBody)
     wish = RegistrationWish(
@@ -76,7 +80,11 @@ def _machine(api: Api, request: DiskBody) -> Slot | None:
 
 
 async def get_disk(api: Api, request: Request) -> Answer:
-    """Show a disk."""
+    """Show a disk.
+
+    The answer has its newest restore point and that point's age (`rpoSeconds`), how the last run ended, the next backup,
+    whether it is `overdue`, and the run at work.
+    """
     return answer(200, await _shown(api, request, (await known_registration(api.tools, disk_of(request))).value))
 
 

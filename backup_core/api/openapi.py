@@ -58,6 +58,7 @@ def _operation(route: Route) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.name,
         "summary": route.summary,
+        "description": route.description,
         "parameters": [_parameter(one) for one in route.parameters],
         "responses": {str(status): _response(model) for status, model in route.answers.items()}
         | {"default": {"description": "Refused or failed; nothing was changed.", "content": _content(ErrorEnvelope)}},

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 
 async def post_restore(api: Api, request: Request) -> Answer:
-    """Restore a disk to a restore point, or show what that would do. Repeated under the same key it is the same restore."""
+    """Restore a disk to a restore point, or with `dryRun` show the plan.
+
+    Repeated under the same key it is the same restore.
+    """
     disk = disk_of(request)
     body = parsed(request, RestoreBody)
     request_id = RequestId(repeatability_key(request), digest_of(f"restore {disk} {body.model_dump_json()}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,12 @@ class Route:
     @property
     def summary(self) -> str:
         """The first line of the handler's docstring."""
-        return (self.handler.__doc__ or "").strip().partition("\n")[0]
+        return inspect.cleandoc(self.handler.__doc__ or "").partition("\n")[0]
+
+    @property
+    def description(self) -> str:
+        """The rest of the handler's docstring, in one line; empty when there is none."""
+        return " ".join(inspect.cleandoc(self.handler.__doc__ or "").partition("\n")[2].split())
 
 
 _TEXT = {"type": "string"}

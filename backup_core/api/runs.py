@@ -24,7 +24,10 @@ RUN_STATES = get_args(RunState)
 
 
 async def post_backup(api: Api, request: Request) -> Answer:
-    """Back a disk up now. Repeated under the same key it is the same run."""
+    """Back a disk up now.
+
+    The `kind` `full` forces a full backup. Repeated under the same key it is the same run. 409 while a run is at work.
+    """
     disk = disk_of(request)
     body = parsed(request, BackupBody)
     request_id = RequestId(repeatability_key(request), digest_of(f"backup {disk} {body.model_dump_json()}"))
@@ -66,13 +69,19 @@ def accepted(api: Api, request: Request, run: Run) -> Answer:
 
 
 async def get_run(api: Api, request: Request) -> Answer:
-    """Show a run."""
+    """Show a run.
+
+    The answer has its state, phase, percent, bytes, retries, error and `warnings`, and how many requests verified it.
+    """
     run = (await known_run(api.tools, request.route.get("run", ""))).value
     return answer(200, run_shown(run, api.now()), {} if run.ended_for_good else {"Retry-After": RETRY_AFTER_SECONDS})
 
 
 async def post_cancel(api: Api, request: Request) -> Answer:
-    """Ask a run to end. One that nobody is at work on ends at once."""
+    """Request a run to end.
+
+    One that nobody is at work on ends at once. 409 when it has ended otherwise.
+    """
     row = await known_run(api.tools, request.route.get("run", ""))
     needed = "Restore.Operator" if row.value.operation == "restore" else "Backup.Operator"
     if request.roles is not None and needed not in request.roles:
@@ -86,7 +95,10 @@ async def post_cancel(api: Api, request: Request) -> Answer:
 
 
 async def get_runs(api: Api, request: Request) -> Answer:
-    """List runs, newest first, of one `disk` or all, in one `state` or all, created at `from` or later and before `to`."""
+    """List runs, newest first, of one `disk` or all, in one `state` or all, created at `from` or later and before `to`.
+
+    Disks whose rows cannot be read are named in `unreadable`, as in the list of disks.
+    """
     top, state = top_of(request), word_of(request, "state", RUN_STATES)
     after = id_of(request, "after", disk_of_run, "run id")
     disk = id_of(request, "disk", is_disk_id, "disk id")
