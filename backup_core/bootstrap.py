@@ -178,8 +178,8 @@ class _SignIn:
         client = self._clients[identity]
         if client not in self._credentials:
             patience = {**_PATIENCE, "raw_response_hook": _drop_long_retry_after}
-            found = ManagedIdentityCredential(client_id=client, **patience) if client else DefaultAzureCredential(**patience)
-            self._credentials[client] = Credential(found, client)
+            inner = ManagedIdentityCredential(client_id=client, **patience) if client else DefaultAzureCredential(**patience)
+            self._credentials[client] = Credential(inner, client)
         return self._credentials[client]
 
     def _secret(self, identity: Identity, endpoint: str) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from backup_core.steps import BY_NAME, STEPS
 from devhost.platform import REPOSITORY
 from devhost.processes import PATIENCE
 from tools import api_page, settings_page
+from tools.tables import with_rows
 
 TIMERS = 4
 FIRST_SENTENCE_WORDS_MAX = 24
@@ -64,7 +65,19 @@ def test_the_table_of_calls_is_made_from_the_api():
     text = api_page.PAGE.read_text()
 
     assert api_page.page(text) == text, "run: python -m tools.api_page"
-    assert all(f"| `{route.method} /api/{route.path}` |" in text for route in ROUTES)
+    assert [route.name for route in ROUTES if f"| `{route.method} /api/{route.path}` |" not in text] == []
+
+
+@pytest.mark.parametrize("text", ["no table", "| a | b |\n|---|---|\n" * 2])
+def test_a_page_without_its_one_table_is_refused(text):
+    with pytest.raises(ValueError, match="expected one"):
+        with_rows(text, ("a", "b"), [("1", "2")])
+
+
+def test_rows_replace_those_of_the_table_alone():
+    text = "before\n| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |\n\n| 5 |\n"
+
+    assert with_rows(text, ("a", "b"), [("x|y", "")]) == "before\n| a | b |\n|---|---|\n| x\\|y |  |\n\n| 5 |\n"
 
 
 def test_runtime_dependencies_are_pinned_with_hashes():

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from backup_core.api.openapi import document
 from backup_core.api.routes import ROUTES
+from tools.tables import with_rows
 
 PAGE = Path(__file__).parent.parent / "docs" / "api.md"
-_TABLE = re.compile(r"(?<=\| call \| does \| takes \| answers \|\n\|---\|---\|---\|---\|\n)(?:\|.*\n)+")
 
 
 def page(text: str) -> str:
@@ -21,17 +20,17 @@ def page(text: str) -> str:
         for path, operations in api["paths"].items()
         for method, operation in operations.items()
     ]
-    return _TABLE.sub(lambda _: "".join(rows), text, count=1)
+    return with_rows(text, ("call", "does", "takes", "answers"), rows)
 
 
-def _row(call: str, operation: dict[str, Any], schemas: dict[str, Any]) -> str:
+def _row(call: str, operation: dict[str, Any], schemas: dict[str, Any]) -> tuple[str, str, str, str]:
     taken = [one["name"] for one in operation["parameters"] if one["in"] != "path"]
     if body := operation.get("requestBody"):
         model = body["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
         taken += schemas[model]["properties"]
     statuses = ", ".join(status for status in operation["responses"] if status != "default")
     does = f"{operation['summary']} {operation['description']}".strip()
-    return f"| `{call}` | {does} | {', '.join(f'`{name}`' for name in taken)} | {statuses} |\n"
+    return f"`{call}`", does, ", ".join(f"`{name}`" for name in taken), statuses
 
 
 if __name__ == "__main__":

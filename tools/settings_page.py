@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 import textwrap
 from pathlib import Path
-from typing import Any
 
 from backup_core.settings import Settings
+from tools.tables import with_rows
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 BY_PLATFORM = frozenset({"website_auth_enabled", "website_hostname"})
 """App Service sets these itself: they are no settings of an operator's."""
-_TABLE = re.compile(r"(?<=\| setting \| default \| meaning \|\n\|---\|---\|---\|\n)(?:\|.*\n)+")
 
 
 def meanings() -> dict[str, str]:
@@ -34,19 +32,19 @@ def default(name: str) -> str:
     one = Settings.model_fields[name]
     if one.is_required():
         return "required"
-    value: Any = one.get_default(call_default_factory=True)
-    text = " ".join(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value or "")
-    return f"`{text}`" if text else "empty"
+    value = one.get_default(call_default_factory=True)
+    if value in ("", (), {}):
+        return "empty"
+    if isinstance(value, tuple):
+        value = " ".join(value)
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 def page(text: str) -> str:
     """The page with the table as `Settings` has it now."""
-    rows = [
-        f"| `{name.upper()}` | {default(name)} | {meaning} |\n"
-        for name, meaning in meanings().items()
-        if name not in BY_PLATFORM
-    ]
-    return _TABLE.sub(lambda _: "".join(rows), text, count=1)
+    shown = {name: meaning for name, meaning in meanings().items() if name not in BY_PLATFORM}
+    rows = [(f"`{name.upper()}`", default(name), meaning) for name, meaning in shown.items()]
+    return with_rows(text, ("setting", "default", "meaning"), rows)
 
 
 if __name__ == "__main__":

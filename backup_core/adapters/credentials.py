@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError, ServiceResponseError
+from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
 from azure.identity import CredentialUnavailableError
 
 from backup_core.domain.errors import AccessDeniedError, BackupError, ServiceUnavailableError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from azure.core.credentials import AccessToken, AccessTokenInfo
     from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
 
-_NO_IDENTITY = (
+_ASSIGN = (
     "assign the identity to the app, and give its client id in MANAGED_IDENTITY_CLIENT_ID, or in the setting of its duty "
     "(docs/security.md)"
 )
@@ -63,22 +63,23 @@ class Credential:
         except HttpResponseError as error:
             raise _fault(error, what) from None
         except (ServiceRequestError, ServiceResponseError) as error:
-            message = f"{what}: the identity endpoint did not answer ({type(error).__name__}); temporary failure"
+            message = (
+                f"{what}: the identity endpoint did not answer ({type(error).__name__}); temporary failure; if it stays, look "
+                "at the app's page Identity, and restart the app"
+            )
             raise ServiceUnavailableError(message) from None
 
 
 def _fault(error: HttpResponseError, what: str) -> BackupError:
-    """By the answer's status. Where the SDK keeps no answer, a retry may help: one too many costs less than a run."""
+    """By the answer's status. Without one a retry may help: one retry too many costs less than a run."""
+    if isinstance(error, CredentialUnavailableError):
+        return AccessDeniedError(f"{what}: the app has no identity ({_line(error)}); {_ASSIGN}")
     status = error.status_code or 0
-    if isinstance(error, CredentialUnavailableError) and not status:
-        return AccessDeniedError(f"{what}: the app has no identity ({_line(error)}); {_NO_IDENTITY}")
-    if not status and isinstance(error, ClientAuthenticationError):
-        return ServiceUnavailableError(f"{what}: there is none ({_line(error)}); temporary failure, if the app has an identity")
-    said = f"{what}: the identity endpoint answered {status} ({_line(error)})"
-    # A token that does not come with 200 is as little an answer as none.
+    said = f"{what}: the identity endpoint gave {f'answer {status}' if status else 'no token'} ({_line(error)})"
+    # An answer of 200 without a token is none.
     if status < 300 or status in (408, 410, 429) or status >= 500:
-        return ServiceUnavailableError(f"{said}; temporary failure")
-    return AccessDeniedError(f"{said}; {_NO_IDENTITY}")
+        return ServiceUnavailableError(f"{said}; temporary failure; if it stays, {_ASSIGN}")
+    return AccessDeniedError(f"{said}; {_ASSIGN}")
 
 
 def _line(error: HttpResponseError) -> str:

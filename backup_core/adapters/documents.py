@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from azure.core import MatchConditions
-from azure.core.exceptions import HttpResponseError
 from azure.storage.blob.aio import BlobServiceClient
 
-from backup_core.adapters.answers import code_of
-from backup_core.adapters.page_blobs import translated
+from backup_core.adapters.page_blobs import accepted, translated
 from backup_core.domain.errors import BlobMissingError
 from backup_core.ports import ListedDocument
 
@@ -26,14 +24,10 @@ class AzureDocuments:
 
     async def put_if_absent(self, name: str, text: str) -> bool:
         """Put Blob with If-None-Match: *."""
-        with translated(f"store document {name}"):
-            try:
-                await self._container.upload_blob(name, text.encode(), match_condition=MatchConditions.IfMissing)
-            except HttpResponseError as error:
-                if code_of(error) != "BlobAlreadyExists":
-                    raise
-                return False
-        return True
+        with translated(f"store document {name}"), accepted("BlobAlreadyExists"):
+            await self._container.upload_blob(name, text.encode(), match_condition=MatchConditions.IfMissing)
+            return True
+        return False
 
     async def put(self, name: str, text: str) -> None:
         """Put Blob."""
@@ -42,15 +36,11 @@ class AzureDocuments:
 
     async def get(self, name: str) -> str | None:
         """Get Blob."""
-        with translated(f"read document {name}"):
-            try:
-                stream = await self._container.download_blob(name)
-                content: bytes = await stream.readall()
-            except HttpResponseError as error:
-                if code_of(error) != "BlobNotFound":
-                    raise
-                return None
-        return content.decode()
+        with translated(f"read document {name}"), accepted("BlobNotFound"):
+            stream = await self._container.download_blob(name)
+            content: bytes = await stream.readall()
+            return content.decode()
+        return None
 
     async def listed(self, prefix: str) -> AsyncIterator[ListedDocument]:
         """List Blobs."""

@@ -47,6 +47,16 @@ def translated(what: str, *, snapshot: bool = False) -> Iterator[None]:
         raise no_answer(error, what) from None
 
 
+@contextmanager
+def accepted(*codes: str, status: int = 0) -> Iterator[None]:
+    """End without an error when the service refuses with one of the codes, or that status: then there is nothing to do."""
+    try:
+        yield
+    except HttpResponseError as error:
+        if error.status_code != status and code_of(error) not in codes:
+            raise
+
+
 class AzurePageBlobs:
     """The PageBlobs port on Azure Storage."""
 
@@ -120,22 +130,14 @@ class AzurePageBlobs:
 
     async def break_lease(self, blob: BlobAddress) -> None:
         """Lease Blob, break, at once."""
-        try:
-            with translated(f"break the lease of {blob}"):
-                await BlobLeaseClient(self._client(blob)).break_lease(lease_break_period=0)
-        except UnexpectedAnswerError as error:
-            if "LeaseNotPresentWithLeaseOperation" not in str(error):
-                raise
+        with translated(f"break the lease of {blob}"), accepted("LeaseNotPresentWithLeaseOperation"):
+            await BlobLeaseClient(self._client(blob)).break_lease(lease_break_period=0)
 
     async def release_lease(self, blob: BlobAddress, lease: str) -> None:
         """Lease Blob, release; not holding it is success."""
-        with translated(f"release the lease of {blob}"):
-            try:
-                await BlobLeaseClient(self._client(blob), lease_id=lease).release()
-            except HttpResponseError as error:
-                # No blob, no lease, or another's: there is nothing of ours to release.
-                if error.status_code != 404 and code_of(error) not in _NOT_HELD:
-                    raise
+        # No blob, no lease, or another's: there is nothing of ours to release.
+        with translated(f"release the lease of {blob}"), accepted(*_NOT_HELD, status=404):
+            await BlobLeaseClient(self._client(blob), lease_id=lease).release()
 
     async def start_copy(
         self,
@@ -174,12 +176,8 @@ class AzurePageBlobs:
 
     async def abort_copy(self, blob: BlobAddress, copy_id: str) -> None:
         """Abort Copy Blob."""
-        with translated(f"abort the copy onto {blob}"):
-            try:
-                await self._client(blob).abort_copy(copy_id)
-            except HttpResponseError as error:
-                if error.status_code != 404 and code_of(error) != "NoPendingCopyOperation":
-                    raise
+        with translated(f"abort the copy onto {blob}"), accepted("NoPendingCopyOperation", status=404):
+            await self._client(blob).abort_copy(copy_id)
 
     async def set_metadata(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard) -> str:
         """Set Blob Metadata under lease and If-Match."""
@@ -253,12 +251,8 @@ class AzurePageBlobs:
         if not is_snapshot_id(snapshot):
             message = f"{blob}: {snapshot!r} is not a snapshot id; nothing was deleted"
             raise UnexpectedAnswerError(message)
-        with translated(f"delete snapshot {snapshot} of {blob}"):
-            try:
-                await self._client(blob, snapshot).delete_blob()
-            except HttpResponseError as error:
-                if error.status_code != 404:
-                    raise
+        with translated(f"delete snapshot {snapshot} of {blob}"), accepted(status=404):
+            await self._client(blob, snapshot).delete_blob()
 
     async def allocated(self, blob: BlobAddress, snapshot: str, window: ByteRange) -> AsyncIterator[ByteRange]:
         """Get Page Ranges over the window."""

@@ -19,13 +19,14 @@ from backup_core.steps import BY_NAME
 from backup_core.steps.messages import Step
 from devhost.platform import REPOSITORY, SAMPLE_SETTINGS
 from tests.infra.bicep import load, properties, text, walk
+from tools import settings_page
 
 INFRA = REPOSITORY / "infra"
 MAIN = load(INFRA / "main.bicep")
 SAMPLE = json.loads(SAMPLE_SETTINGS.read_text())["Values"]
 READ = {name.upper() for name in Settings.model_fields}
 ONLY_LOCAL = {"DEVELOPMENT", "DEVELOPMENT_KEYS"}
-BY_PLATFORM = {"WEBSITE_AUTH_ENABLED", "WEBSITE_HOSTNAME"}
+BY_PLATFORM = {name.upper() for name in settings_page.BY_PLATFORM}
 OF_THE_HOST = {"AzureFunctionsJobHost__extensions__durableTask__hubName"}
 DOCS = REPOSITORY / "docs"
 

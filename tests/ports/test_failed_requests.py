@@ -1,4 +1,4 @@
-"""Every request of the storage adapters to a service that is not there, and to one that breaks the connection.
+"""Every request of the storage adapters to a service that is not there, breaks the connection, or refuses.
 
 The data path (`copy_streamed`, `read`, listings) retries by itself: tests/ports/test_transport.py has its broken connections.
 """
@@ -15,7 +15,7 @@ from azure.storage.blob.aio import BlobServiceClient
 
 from backup_core.adapters.documents import AzureDocuments
 from backup_core.adapters.page_blobs import AzurePageBlobs
-from backup_core.domain.errors import HostUnknownError, ServiceUnavailableError
+from backup_core.domain.errors import AccessDeniedError, HostUnknownError, ServiceUnavailableError
 from backup_core.domain.naming import BlobAddress
 from backup_core.ports import Guard
 
@@ -69,6 +69,21 @@ async def account(request):
             yield client
 
 
+@pytest.fixture
+async def refusing():
+    """A client of an account that refuses each request."""
+
+    async def refuse(_):
+        return web.Response(status=403, headers={"x-ms-error-code": "AuthorizationPermissionMismatch"})
+
+    server = TestServer(web.Application())
+    server.app.router.add_route("*", "/{path:.*}", refuse)
+    async with server:
+        url = f"http://127.0.0.1:{server.port}/account"
+        async with BlobServiceClient(url, credential=AzureSasCredential("sig=secret"), retry_total=0) as client:
+            yield client
+
+
 def public(adapter):
     return {name for name, _ in inspect.getmembers(adapter, inspect.isfunction) if not name.startswith("_")}
 
@@ -98,3 +113,17 @@ async def test_a_request_of_a_blob_without_an_answer_is_a_temporary_failure(acco
 async def test_a_request_of_a_document_without_an_answer_is_a_temporary_failure(account, name):
     with pytest.raises(ServiceUnavailableError, match=r"no answer .*; temporary failure"):
         await ended(DOCUMENTS[name](AzureDocuments(account, "plans")))
+
+
+@pytest.mark.parametrize("name", sorted(set(BLOBS) - {"may_write"}))
+async def test_a_refused_request_of_a_blob_is_no_success(refusing, name):
+    blob = BlobAddress(refusing.url.rstrip("/"), "vhds", "disk.vhd")
+
+    with pytest.raises(AccessDeniedError):
+        await ended(BLOBS[name](AzurePageBlobs({blob.account: refusing}, None, None), blob))
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+async def test_a_refused_request_of_a_document_is_no_success(refusing, name):
+    with pytest.raises(AccessDeniedError):
+        await ended(DOCUMENTS[name](AzureDocuments(refusing, "plans")))
