@@ -343,6 +343,7 @@ class _Backup:
             warnings=self.warnings,
             fault=fault,
             heads=self.heads,
+            retries=self.retries.count,
         )
         yield from call(self.context, FINISH_RUN, request, self.retries)
 

@@ -323,6 +323,7 @@ class _Restore:
             downtime_seconds=machine.seconds if machine else None,
             leased=self._leased(),
             owner_lease=self.owner_lease,
+            retries=self.retries.count,
         )
         yield from call(self.context, FINISH_RESTORE, request, self.retries)
         return "done"

@@ -114,6 +114,7 @@ def _ended(run: Run, request: FinishRun | FinishRestore, now: datetime) -> Run:
         run,
         state=request.state,
         ended=now,
+        retries=max(run.retries, request.retries),
         phase="done" if request.state == "Succeeded" else run.phase,
         percent=100 if request.state == "Succeeded" else run.percent,
         points=tuple(request.points),

@@ -302,6 +302,8 @@ class FinishRun(Message):
     fault: Fault | None = None
     heads: list[str] = Field(default_factory=list)
     """Every head the run leased, so that none stays leased, committed or not."""
+    retries: int = 0
+    """All of the run's, those after its last report of progress included."""
 
 
 class BackupCheckpoint(CopyProgress):

@@ -384,6 +384,8 @@ class FinishRestore(Message):
     leased: list[str] = Field(default_factory=list)
     owner_lease: str = ""
     """The lease that owns the disk, when it is not the run's."""
+    retries: int = 0
+    """All of the run's, those after its last report of progress included."""
 
 
 def _adopting(request: AdoptHead) -> Duty:

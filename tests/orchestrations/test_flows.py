@@ -17,6 +17,7 @@ from backup_core.domain.naming import run_key
 from backup_core.domain.records import Run
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.backup_fleet import FleetFailedError
+from backup_core.orchestrations.calls import PAUSES
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.steps.backup import FleetPage, FleetRequest, LaneRequest, TakeTurn
 from tests.doubles.driver import Driver
@@ -60,8 +61,8 @@ async def test_a_transient_fault_is_retried(scene, step):
 
     assert output["state"] == "Succeeded"
     assert driver._waited.total_seconds() >= 25
-    if step in ("apply_shard", "commit_point"):
-        assert scene.rows("run!")[0].retries == 2
+    # Those of the last step are not known to it.
+    assert scene.rows("run!")[0].retries == (0 if step == "finish_run" else 2)
 
 
 async def test_the_snapshot_rate_of_premium_blobs_is_waited_out(scene, monkeypatch):
@@ -94,8 +95,16 @@ async def test_a_lasting_fault_fails_the_run_visibly(scene):
         await run(scene, driver)
 
     (row,) = scene.rows("run!")
-    assert (row.state, row.error.code, row.retries) == ("Failed", "ServiceUnavailable", 0)
+    assert (row.state, row.error.code, row.retries) == ("Failed", "ServiceUnavailable", len(PAUSES))
     assert scene.head_row().owner is None
+
+
+async def test_retries_after_the_last_report_of_progress_are_shown(scene):
+    """The former snapshot is deleted after it."""
+    await run(scene, scene.driver())
+    await run(scene, failing(scene, "drop_previous_snapshot", ["ServiceUnavailable"] * 2))
+
+    assert sorted(row.retries for row in scene.rows("run!")) == [0, 2]
 
 
 async def test_a_final_fault_is_not_retried(scene):

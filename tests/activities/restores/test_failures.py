@@ -157,7 +157,16 @@ async def test_after_a_version_conflict_the_machine_is_read_again(scene):
     await scene.restore(scene.points()[0], **into())
 
     assert attached_disk(scene) == TARGET
-    assert scene.run_row(RUN).retries == 0 or scene.run_row(RUN).state == "Succeeded"
+    assert scene.run_row(RUN).state == "Succeeded"
+
+
+@pytest.mark.parametrize("step", ["seal_image", "adopt_head", "commit_point"])
+async def test_retries_of_a_restore_are_shown_at_its_end(scene, step):
+    """Also those after its last report of progress."""
+    driver = failing(scene, step, {"code": "ServiceUnavailable", "retryable": True}, times=2)
+    await scene.restore(scene.points()[0], driver=driver, **into())
+
+    assert (scene.run_row(RUN).state, scene.run_row(RUN).retries) == ("Succeeded", 2)
 
 
 @pytest.mark.parametrize("moment", ["before", "between"])
