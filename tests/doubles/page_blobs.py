@@ -80,11 +80,16 @@ class Blob:
 
     def content(self) -> bytes:
         """All bytes."""
-        return b"".join(self.pages.get(page, BLANK) for page in range(self.size // PAGE))
+        return self.bytes_of(ByteRange(0, self.size))
 
     def bytes_of(self, part: ByteRange) -> bytes:
         """The bytes of the range."""
-        return b"".join(self.pages.get(page, BLANK) for page in range(part.start // PAGE, part.end // PAGE))
+        data, wanted, pages = bytearray(part.size), range(part.start // PAGE, part.end // PAGE), self.pages
+        # A disk has few pages, or the part is small.
+        for page in pages if len(pages) < len(wanted) else wanted:
+            if page in wanted and page in pages:
+                data[page * PAGE - part.start : (page + 1) * PAGE - part.start] = pages[page]
+        return bytes(data)
 
     def holds(self, other: Blob) -> bool:
         """Whether both blobs have the same bytes."""

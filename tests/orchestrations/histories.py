@@ -36,6 +36,7 @@ CODE = [
     *(Path(rule.__file__) for rule in (disk_delivery, disk_restore, machine_change)),
 ]
 """The orchestrators, and the rules that say their next steps."""
+NAMES = {str(path): path.name for path in CODE}
 RETURNS = ("RETURN_VALUE", "RETURN_CONST")
 """Instructions that really end a function: a tracer sees a yield and an exception as returns too."""
 
@@ -117,19 +118,20 @@ def arcs(recording):
     taken = set()
 
     def enter(frame, _event, _argument):
-        path, outside = Path(frame.f_code.co_filename), -frame.f_code.co_firstlineno
-        if path not in CODE:
+        # Each call of Microsoft's library comes here too.
+        if frame.f_code.co_filename not in NAMES:
             return None
+        name, outside = NAMES[frame.f_code.co_filename], -frame.f_code.co_firstlineno
         resumed = frame.f_lineno != frame.f_code.co_firstlineno
         before = frame.f_lineno if resumed else outside
 
         def within(frame, event, _argument):
             nonlocal before
             if event == "line":
-                taken.add((path.name, before, frame.f_lineno))
+                taken.add((name, before, frame.f_lineno))
                 before = frame.f_lineno
             elif event == "return" and dis.opname[frame.f_code.co_code[frame.f_lasti]] in RETURNS:
-                taken.add((path.name, before, outside))
+                taken.add((name, before, outside))
             return within
 
         return within
