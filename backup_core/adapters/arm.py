@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
+from azure.core.exceptions import DecodeError, HttpResponseError, ServiceRequestError, ServiceResponseError
+from azure.core.pipeline.policies import ContentDecodePolicy
+from azure.core.polling.base_polling import BadStatus, OperationFailed
 
 from backup_core.domain.ending import PAUSE_SECONDS_MAX
 from backup_core.domain.errors import AccessDeniedError, BackupError, ServiceUnavailableError
@@ -16,6 +18,8 @@ from backup_core.domain.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from azure.core.rest import AsyncHttpResponse
 
 WAIT_SECONDS = 90.0
 """The longest wait for a change within a call; an activity must end within minutes."""
@@ -35,7 +39,7 @@ _TEMPORARY = frozenset(
 )
 """An accepted operation failed by Azure's own fault: it ends with the code that a refused request has beside status 500."""
 _GONE = frozenset({"ResourceNotFound", "NotFound", "ResourceGroupNotFound"})
-"""Codes of an accepted operation whose object was missing: it has no status."""
+"""Codes of an accepted operation whose object was missing: no status says so."""
 _LINKED = re.compile(
     r"not have permission to perform action(?:\(s\))? '(?P<action>[^']+)' on the linked scope\(s\) '(?P<resource>[^']+)'"
 )
@@ -83,32 +87,50 @@ def code_of(error: HttpResponseError) -> str:
 
 
 def _fault(error: HttpResponseError, what: str, kind: Kind) -> BackupError:
-    """By status and code: a change that fails after it was accepted has the code alone."""
+    """By status and code: a change that fails after it was accepted has the code alone, in an answer of a good status."""
     status, code = error.status_code or 0, code_of(error)
+    status = status if status >= 300 else 0
     # The whole message decides which advice fits; a line of it is shown.
     # G67: nor may what it quotes hold a signature.
     message = redacted(str(getattr(error.error, "message", "") or error.reason or "no reason given"))
-    said = f"{what}: Azure answered {status} {code or 'without a code'} ({message.strip().partition(chr(10))[0][:900]})"
+    how = f"answered {status}" if status else "did not do it, having accepted it:"
+    said = f"{what}: Azure {how} {code or 'without a code'} ({message.strip().partition(chr(10))[0][:900]})"
     if code == "LinkedAuthorizationFailed":
         # Azure says first, and at length, what is permitted.
         missing = _LINKED.search(message)
         found = f"{missing['action']} on {missing['resource']}" if missing else f"what Azure names ({message[:300]})"
-        return AccessDeniedError(f"{what}: Azure answered {status} {code}: grant the app's identity {found}{kind.again}")
+        return AccessDeniedError(f"{what}: Azure {how} {code}: grant the app's identity {found}{kind.again}")
     if code == "RequestDisallowedByPolicy":
         return kind.refused(f"{said}; an Azure policy forbids it: have an exemption made{kind.again}")
+    if status == 404 and isinstance(error.__cause__, BadStatus):
+        # Its object may be there: Azure answers so for an operation just accepted, too (hashicorp/go-azure-sdk#740).
+        message = f"{said}; Azure does not know the operation that it had accepted; temporary failure"
+        return _waiting(ServiceUnavailableError(message), error)
+    if _is_canceled(error):
+        return _waiting(kind.busy(f"{said}; Azure canceled it for another operation; temporary failure"), error)
     if status == 404 or (not status and code in _GONE):
         return kind.missing(f"{said}; correct the resource id, or its resource group was removed")
     if status == 412 or code == "PreconditionFailed":
         return kind.changed(f"{said}; it was changed by somebody else in between; it is read again")
     if status in (401, 403):
         return AccessDeniedError(f"{said}; grant the app's identity {kind.grant}")
-    if not status and not code:
+    if not status and not code and not isinstance(error.__cause__, OperationFailed):
         return ServiceUnavailableError(f"{what}: no whole answer; temporary failure")
     if status in (408, 429) or status >= 500 or code in _TEMPORARY:
         return _waiting(ServiceUnavailableError(f"{said}; temporary failure"), error)
     if code in _BUSY:
         return _waiting(kind.busy(f"{said}; another operation is in progress; temporary failure"), error)
     return kind.refused(f"{said}; {kind.fitting(code, message)}")
+
+
+def _is_canceled(error: HttpResponseError) -> bool:
+    """Whether the accepted operation ended as canceled, for whatever reason."""
+    if error.response is None or not isinstance(error.__cause__, OperationFailed):
+        return False
+    with suppress(DecodeError):
+        body = ContentDecodePolicy.deserialize_from_http_generics(cast("AsyncHttpResponse", error.response))
+        return isinstance(body, dict) and str(body.get("status", "")).lower() in ("canceled", "cancelled")
+    return False
 
 
 def _waiting(fault: BackupError, error: HttpResponseError) -> BackupError:

@@ -48,6 +48,7 @@ class Operation:
     due: float
     work: asyncio.Task[None]
     error: RefusedError | None = None
+    canceled: bool = False
     result: Resource | None = None
     """Its result, besides the resource."""
 
@@ -56,7 +57,7 @@ class Operation:
         """As Azure names it."""
         if not self.work.done() or time.monotonic() < self.due:
             return "InProgress"
-        return "Failed" if self.error else "Succeeded"
+        return "Canceled" if self.canceled else "Failed" if self.error else "Succeeded"
 
 
 @dataclass
@@ -78,6 +79,8 @@ class Fault:
     """The header of a refusal."""
     held: bool = False
     """The operation stays in progress until the fault is lifted."""
+    canceled: bool = False
+    """The operation ends as canceled."""
 
 
 @dataclass
@@ -152,6 +155,7 @@ class Cloud:
                 await _carry_out(work, injected)
             except RefusedError as refused:
                 self.operations[number].error = refused
+                self.operations[number].canceled = bool(injected and injected.canceled)
                 ended("Failed")
             else:
                 ended("Succeeded")

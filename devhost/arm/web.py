@@ -1,7 +1,7 @@
 """The stand-in's HTTP face: Azure Resource Manager's paths, and a control address for tests.
 
 POST   /__control/faults      [{"method", "path", "status", "code", "message", "times", "skip", "retry_after",
-                                "operation", "after", "held"}]
+                                "operation", "after", "held", "canceled"}]
 POST   /__control/switches    {"operation_seconds", "retired", "actions", "not_actions", "elsewhere", "import_lists_keys", …}
 PUT    /__control/machines    {"id", "storageProfile", "power"}: make or replace a machine, leases and all
 DELETE /__control/machines    {"id"}
@@ -143,7 +143,7 @@ class _Face:
         operation = self.cloud.operations[match["number"]]
         if match["way"] == "operations":
             shown: dict[str, Any] = {"name": operation.number, "status": operation.status}
-            if operation.error and operation.status == "Failed":
+            if operation.error and operation.error.code and operation.status in ("Failed", "Canceled"):
                 shown["error"] = {"code": operation.error.code, "message": str(operation.error)}
             elif operation.result and operation.status == "Succeeded":
                 shown["properties"] = {"output": operation.result}

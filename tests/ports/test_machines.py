@@ -287,6 +287,37 @@ async def test_an_accepted_operation_that_fails_by_azures_own_fault_is_temporary
         await azure.start(machine_id(name))
 
 
+async def test_an_accepted_operation_of_which_nothing_is_left_names_what_is_missing(azure, machines, name):
+    """The answer that says so has the status 200."""
+    machines.faults({"method": "PATCH", "path": name, "code": "ResourceNotFound", "operation": True})
+    with pytest.raises(MachineMissingError, match="having accepted it: ResourceNotFound"):
+        await azure.put_disk(await azure.machine(machine_id(name)), 3, None)
+
+
+@pytest.mark.parametrize("code", ["Canceled", ""])
+async def test_an_accepted_operation_that_azure_cancels_is_temporary(azure, machines, name, code):
+    """Another one took its place."""
+    machines.faults({"method": "PATCH", "path": name, "code": code, "operation": True, "canceled": True})
+    with pytest.raises(MachineBusyError, match="canceled it for another operation; temporary failure"):
+        await azure.put_disk(await azure.machine(machine_id(name)), 3, None)
+
+
+async def test_an_accepted_operation_that_fails_without_a_reason_is_refused(azure, machines, name):
+    """A change of a machine that is refused goes back to the old disk; it is not repeated without end."""
+    machines.faults({"method": "PATCH", "path": name, "code": "", "operation": True})
+    with pytest.raises(MachineRefusedError, match="without a code"):
+        await azure.put_disk(await azure.machine(machine_id(name)), 3, None)
+
+
+async def test_an_operation_that_azure_does_not_know_is_no_missing_machine(azure, machines, name):
+    """Azure answers so for an operation that it has just accepted; the machine is there."""
+    machines.faults({"method": "GET", "path": "/operations/", "status": 404, "code": "ResourceNotFound", "retry_after": "60"})
+    with pytest.raises(ServiceUnavailableError, match="temporary failure") as caught:
+        await azure.start(machine_id(name))
+
+    assert caught.value.wait_seconds == 60
+
+
 async def test_a_change_of_azures_is_looked_at_every_few_seconds(calm):
     """It names no pause itself; the SDK's own is half a minute."""
     services = bootstrap.build(settings_for(calm, ARM_ENDPOINT="https://management.azure.com"))

@@ -414,6 +414,36 @@ async def test_access_that_cannot_be_ended_is_an_error(made, machines, code):
         await managed.blobs.close_access(managed.disk)
 
 
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+async def test_a_request_whose_operation_azure_does_not_know_is_not_taken_for_done(made, machines, method):
+    """Azure answers so for an operation that it has just accepted. The snapshot is there, and perhaps open."""
+    managed = await made()
+    taken = await managed.take()
+    if method == "POST":
+        await managed.blobs.read(managed.disk, taken, PART)
+    machines.faults(
+        {"method": method, "path": "/snapshots/", "code": "InternalError", "operation": True},
+        {"method": "GET", "path": "/operations/", "status": 404, "code": "ResourceNotFound"},
+    )
+    act = managed.blobs.close_access(managed.disk) if method == "POST" else managed.blobs.delete_snapshot(managed.disk, taken)
+    with pytest.raises(ServiceUnavailableError, match="temporary failure"):
+        await act
+
+    assert await managed.blobs.snapshots(managed.disk)
+    await managed.blobs.delete_snapshot(managed.disk, taken)
+    assert (await managed.blobs.snapshots(managed.disk), managed.open) == ([], 0)
+
+
+async def test_an_open_snapshot_that_is_gone_once_its_end_was_accepted_is_closed(made, machines):
+    managed = await made()
+    taken = await managed.take()
+    await managed.blobs.read(managed.disk, taken, PART)
+    machines.faults({"method": "POST", "path": "endGetAccess", "code": "ResourceNotFound", "operation": True, "after": True})
+    await managed.blobs.close_access(managed.disk)
+
+    assert managed.open == 0
+
+
 async def test_a_private_export_is_streamed(made):
     """The service copies nothing from a private export, whoever requests it: the request is not repeated."""
     managed = await made(PRIVATE)
