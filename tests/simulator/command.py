@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 def histories(seeds: Iterable[int], processes: int | None = None) -> Iterator[Report]:
     """The reports of all seeds, in any order."""
-    with multiprocessing.get_context("spawn").Pool(processes or os.cpu_count(), _quiet) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes or os.cpu_count(), quiet) as pool:
         yield from pool.imap_unordered(simulate, seeds, chunksize=20)
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """Log nothing, and collect garbage seldom, in this process."""
     # The product logs each injected fault; the report counts them.
     logging.disable(logging.CRITICAL)
     # Little of what a history makes are cycles, and looking for them in all that was imported takes time.
@@ -47,7 +48,7 @@ def summary(counts: Counter[str], made: int, seconds: float) -> str:
 
 def main(seeds: int, first: int, one: int | None) -> int:
     """Simulate; 0 when no invariant was violated."""
-    _quiet()
+    quiet()
     if one is not None:
         report = simulate(one, keep_trace=True)
         print("\n".join(report.trace))
