@@ -185,7 +185,7 @@ class Cleanup:
         if not self.tools.disk_groups:
             return []  # no managed disk may be read
         registration = await self.tools.catalogue.registration(self.request.disk)
-        named = [(imported_source(run), run) for run in await self._unsuccessful() if run.source_snapshots and not run.points]
+        named = [(imported_source(run), run) for run in await self._unsuccessful() if run.source_snapshots]
         present = registration.value.source if registration else ""
         return [
             (str(self.tools.source(source)), run)

@@ -533,7 +533,7 @@ GUARDS = (
           "if run_of_source_snapshot(found.metadata, tools.site(disk)) != run:", "if False:",
           ("activities/restores/test_adopted_managed_disks.py::test_the_night_deletes_no_snapshot_that_another_took",)),
     Guard("protocol/cleanup.py", "the last snapshot of a disk that was adopted once stays",
-          "if run.source_snapshots and not run.points]", "if run.source_snapshots]",
+          'UNSUCCESSFUL = ("Running", "Failed", "Canceled")', 'UNSUCCESSFUL = ("Running", "Failed", "Canceled", "Succeeded")',
           ("activities/restores/test_adopted_managed_disks.py::test_the_last_snapshot_of_a_disk_that_was_adopted_once_stays",)),
     Guard("protocol/cleanup.py", "the night removes what a dead restore has taken of a disk that it imported",
           "            self.imported_snapshots,\n", "",

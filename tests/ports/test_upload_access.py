@@ -165,28 +165,32 @@ async def test_an_upload_that_ends_between_the_look_and_the_grant_is_fenced(made
     assert upload.content() == CONTENT
 
 
-@pytest.mark.parametrize("grants", [1, 2])
+@pytest.mark.parametrize("openings", [1, 2])
 @pytest.mark.parametrize("way", WAYS)
-async def test_an_upload_that_ends_between_the_grant_and_the_write_is_fenced(made, way, grants):
-    """The first one, or the one after a refusal: then another look says why the second was refused."""
+async def test_an_upload_that_ends_after_access_is_opened_is_fenced(made, way, openings):
+    """Opened first, or once more after a refusal: another look says why the second write was refused."""
     upload = await made()
     access = upload.blobs.disks._access
     await upload.copy(DATA)
     await upload.copy(FOOTER)
     access.forget(upload.disk.id)
-    granted = access._grant_access
+    access_open, opened = access.open, []
 
-    async def early(door, seconds):
-        grant = await granted(door, seconds)
-        if len(upload.granted) - before < grants:
-            return replace(grant, url=grant.url.replace("sig=", "sig=x"))
-        await access.end(door)
+    async def ended_afterwards(door, *arguments, **options):
+        grant = await access_open(door, *arguments, **options)
+        opened.append(grant)
+        if len(opened) < openings:
+            access._grants[door.key] = replace(grant, url=grant.url.replace("sig=", "sig=x"))
+            return access._grants[door.key]
+        if len(opened) == openings:
+            await access.end(door)
         return grant
 
-    access._grant_access, before = early, len(upload.granted)
+    access.open = ended_afterwards
     with pytest.raises(FencedError, match="its upload has ended"):
         await write(upload, way)
 
+    assert len(opened) == 2 if openings == 2 else opened
     assert upload.content() == CONTENT
 
 
