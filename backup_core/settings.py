@@ -80,11 +80,11 @@ class Settings(BaseModel):
     `MANAGED_IDENTITY_CLIENT_ID`, as for the next three.
     """
     writer_client_id: str = ""
-    """That of the identity that writes backups and the catalogue."""
+    """Client id of the identity that writes backups and the catalogue."""
     retention_client_id: str = ""
-    """That of the identity that deletes what is not needed any more."""
+    """Client id of the identity that deletes what is not needed any more."""
     restore_client_id: str = ""
-    """That of the identity that writes restored disks and changes machines."""
+    """Client id of the identity that writes restored disks and changes machines."""
     wave_shards: int = Field(default=4, ge=1, le=16)
     """Parts of one disk copied side by side, 1 to 16; of many disks fewer, so that a window copies 64 parts at a time
     at most.

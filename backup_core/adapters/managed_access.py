@@ -67,7 +67,7 @@ class Grant:
     url: str = field(repr=False)
     renew_at: float
     seconds: int
-    """How long it was granted for."""
+    """Seconds it was granted for."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Door:
     id: str
     """Resource id."""
     words: str
-    """What it is, for messages."""
+    """Its kind in words, for messages."""
     subscription: str
     group: str
     name: str

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 REFUSALS = (AccessDeniedError, BlobMissingError, ContainerMissingError)
-"""What the address of an upload may answer whose access has ended: nobody knows whether its SAS is gone, or all of it."""
+"""Answers of the address of an upload whose access has ended: they leave open whether its SAS is gone, or all of it."""
 
 
 class AzureUploads:

@@ -205,7 +205,7 @@ class RestoreAnswer(CamelCaseAnswer):
     old_disk: str | None
     """The disk that the machine used before; it is kept."""
     needs_attention: str | None
-    """Why a person should look at the run, which continues to retry."""
+    """Reason why a person should look at the run, which continues to retry."""
     end_state: str | None
     """The declared end state, in words."""
     downtime_seconds: int | None

@@ -37,7 +37,7 @@ class CustodyRecord:
     shorter: Retention | None = None
     """A retention of the registration that keeps less, and is not applied yet."""
     since: datetime | None = None
-    """When it was first seen; None when there is none."""
+    """Time at which it was first seen; None when there is none."""
 
 
 def keeps_more(one: Retention | None, other: Retention | None) -> Retention | None:

@@ -15,7 +15,7 @@ class BackupError(Exception):
     retryable: ClassVar[bool] = False
     """Whether a retry of the same call may succeed."""
     wait_seconds: int = 0
-    """How long a retry certainly fails; at most some minutes, which a durable timer waits out."""
+    """Seconds for which a retry certainly fails; at most some minutes, which a durable timer waits out."""
 
 
 # -- the service ----------------------------------------------------------------------------------------------

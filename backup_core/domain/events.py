@@ -186,7 +186,7 @@ class DiskSeen(Event):
     at_work: str
     """The run that has not ended, if any."""
     silent_seconds: int | None
-    """How long its row has not changed."""
+    """Seconds since its row changed last."""
     attention: str
 
     @property

@@ -112,9 +112,9 @@ class Turns:
     digest: str
     """Of the stored order."""
     disks: int
-    """How many it has."""
+    """Number of its disks."""
     begun: int
-    """How many of them were given to a lane: the first."""
+    """Number of disks that were given to a lane: the first."""
     lanes: tuple[Turn, ...]
     """By lane."""
 

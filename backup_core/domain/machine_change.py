@@ -65,7 +65,7 @@ class State:
     unreported: bool = False
     """Whether the reason for the way back has still to be recorded for the other parts of the run."""
     end: End | None = None
-    """How the change ends; None with no moves left: it was never done."""
+    """End of the change; None with no moves left: it was never done."""
     closed: bool = False
     """Whether nothing has to be closed at the end."""
 

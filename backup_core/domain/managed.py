@@ -51,7 +51,7 @@ class ManagedDisk:
     tier: str = ""
     """Performance tier of a premium disk, such as P30."""
     capabilities: tuple[tuple[str, str | bool], ...] = ()
-    """What an OS disk supports, in Azure's words: disk controllers, processors, networking."""
+    """Capabilities of an OS disk, in Azure's words: disk controllers, processors, networking."""
     encryption: str = ""
     """Kind of encryption at rest, in Azure's word; with the two below it decides who can read the disk."""
     encryption_set: str = ""
@@ -62,7 +62,7 @@ class ManagedDisk:
     """Resource id of the disk access whose private endpoints may export it."""
     public_access: str = ""
     access_auth: str = ""
-    """What is asked for beside the address that is granted, in Azure's word (dataAccessAuthMode)."""
+    """Sign-in required beside the address that is granted, in Azure's word (dataAccessAuthMode)."""
     sector_bytes: int = 512
     """Of a logical sector."""
     guest_encrypted: bool = False
@@ -70,9 +70,9 @@ class ManagedDisk:
     machine: str = ""
     """Resource id of the virtual machine that it is attached to."""
     disk_state: str = ""
-    """Who may use it, in Azure's word: ReadyToUpload, ActiveUpload, ActiveSAS, Unattached, Attached, Reserved."""
+    """State of its use, in Azure's word: ReadyToUpload, ActiveUpload, ActiveSAS, Unattached, Attached, Reserved."""
     create_option: str = ""
-    """What it was made by, in Azure's word: Upload, Import, Copy, Empty."""
+    """The way it was made, in Azure's word: Upload, Import, Copy, Empty."""
     unique: str = ""
     """Azure's unique id: a disk that was deleted and made again under its name has another."""
 

@@ -54,7 +54,7 @@ class DiskSnapshot:
     percent: int
     """Percent of it that can be read."""
     failure: str
-    """Why it will never be complete."""
+    """Reason why it will never be complete."""
     disk: str
     """Resource id of its disk, as `DiskAddress` spells it."""
     disk_unique: str

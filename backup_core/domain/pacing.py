@@ -60,11 +60,11 @@ class Pace:
     """The rate that the service seems to accept, as a multiple of `rates`."""
     requests_due: float = _NEVER
     bytes_due: float = _NEVER
-    """When the rate of requests, and that of bytes, allows the next one."""
+    """Time at which the rate of requests, and that of bytes, allows the next one."""
     held_until: float = _NEVER
     """The service has asked for no request before then."""
     cut_at: float = _NEVER
-    """When the share was cut last."""
+    """Time of the last cut of the share."""
 
     @property
     def due(self) -> float:

@@ -81,7 +81,7 @@ class Registration:
     source_since: datetime | None = None
     """When the disk got its present source; None is since it was registered."""
     unprotected: str = ""
-    """Why the machine's present disk is not backed up, in words: its VM was given a managed disk."""
+    """Reason why the machine's present disk is not backed up, in words: its VM was given a managed disk."""
 
     @property
     def since(self) -> datetime:
@@ -126,7 +126,7 @@ class Head:
     automatic_fulls: int = 0
     """Full backups in a row that nobody asked for."""
     doubt: str = ""
-    """Why the head must not be built upon any more: a quarantine, lifted by the commit of a new generation."""
+    """Reason why the head must not be built upon any more: a quarantine, lifted by the commit of a new generation."""
     repoint: str = ""
     """Name of the stored VM change that was begun and neither completed nor undone; the next owner of the disk settles it."""
     repoint_digest: str = ""
@@ -149,7 +149,7 @@ class RestorePoint:
     point: str
     kind: Kind
     reason: str
-    """Why it was this kind."""
+    """Reason for this kind."""
     generation: int
     head: str
     source: str
@@ -167,7 +167,7 @@ class RestorePoint:
     verified: str
     """The extent of the verification, in words."""
     committed: datetime
-    """When its backup snapshot was taken, by the catalogue's clock."""
+    """Time of its backup snapshot, by the catalogue's clock."""
     automatic_fulls: int = 0
     """Full backups in a row that nobody asked for, this one included; 0 when this is none."""
     state: PointState = "available"
@@ -208,11 +208,11 @@ class Restoring:
     old_disk: str = ""
     """The machine's former disk: kept, never deleted."""
     attention: str = ""
-    """Why a person should look at the run, which continues to retry."""
+    """Reason why a person should look at the run, which continues to retry."""
     end: str = ""
     """The declared end state, in words."""
     downtime_seconds: int | None = None
-    """How long the machine was without the disk, or off."""
+    """Seconds for which the machine was without the disk, or off."""
 
     @property
     def uploads(self) -> bool:
@@ -257,7 +257,7 @@ class Run:
     """Snapshots of a disk that the run took, written as soon as it knew of each: only these may be removed as its leftovers."""
     error: RunError | None = None
     cancel_requested: datetime | None = None
-    """When a caller requested the cancel; the run ends at its next report."""
+    """Time at which a caller requested the cancel; the run ends at its next report."""
     unreported: bool = False
     """Whether the run has ended and its end was not emitted yet."""
     operation: Operation = "backup"

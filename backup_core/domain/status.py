@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Protection = Literal["protected", "stopped", "unprotected"]
 CLOCK_TOLERANCE = timedelta(minutes=5)
-"""How far clocks of workers may differ without one of them being wrong."""
+"""Difference between the clocks of two workers that is no fault of either."""
 RUNS_LOOKED_AT = 20
 """Newest runs among which the last one that was not skipped is looked for."""
 

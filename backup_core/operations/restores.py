@@ -90,9 +90,9 @@ class RestoreInputs:
     made: ManagedDisk | None = None
     """The managed disk to be made."""
     unfit: tuple[str, ...] = ()
-    """Why backups cannot continue from it although they would by default, in words."""
+    """Reasons why backups cannot continue from it although they would by default, in words."""
     why_imported: str = ""
-    """Why it is imported although it would be uploaded by default, in words."""
+    """Reason why it is imported although it would be uploaded by default, in words."""
 
     @property
     def hash(self) -> str:

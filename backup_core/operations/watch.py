@@ -32,7 +32,7 @@ class Look:
 
     seen: DiskSeen
     sign: datetime | None
-    """When its run of the present window was last alive; None when there is no such run."""
+    """Last sign of life of its run in the present window; None when there is no such run."""
 
 
 async def watch(tools: Tools, schedule: str, now: datetime) -> FleetSeen:

@@ -57,7 +57,7 @@ class _Change:
         self.state = start(request.goal or None)
         self.power, self.source, self.attention = "", "", request.attention
         self.turned = request.fault
-        """Why the goal is the old disk again."""
+        """Reason why the goal is the old disk again."""
         self.newest = _BUSY
         """The newest failure, or the cancel."""
         self.steps: dict[Step, Callable[[], Flow[Result]]] = {

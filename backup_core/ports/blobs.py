@@ -33,7 +33,7 @@ class BlobProperties:
     percent: int = 100
     """Percent of a snapshot that can be read: Azure fills those of some managed disks in the background."""
     failure: str = ""
-    """Why such a snapshot will never be complete."""
+    """Reason why such a snapshot will never be complete."""
 
 
 @dataclass(frozen=True)

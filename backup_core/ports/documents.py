@@ -16,7 +16,7 @@ class ListedDocument:
 
     name: str
     changed: datetime
-    """When it was last stored, by the service's clock."""
+    """Time at which it was last stored, by the service's clock."""
 
 
 class Documents(Protocol):

@@ -35,7 +35,7 @@ class Survey:
     busy: str = ""
     """The run at work on the disk, whose rows are not changed."""
     unreadable: str = ""
-    """Why the disk's rows or documents cannot be read, and are not changed."""
+    """Reason why the disk's rows or documents cannot be read, and are not changed."""
     adopted: tuple[RestorePoint, ...] = ()
     changed: tuple[Versioned[RestorePoint], ...] = ()
     quarantined: tuple[tuple[Place, str], ...] = ()

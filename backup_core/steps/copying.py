@@ -126,7 +126,7 @@ class CopyBlobRequest(Message):
     """Seconds of the pauses between the polls until now."""
     retries: int = 0
     replaced: int = Field(default=0, exclude_if=lambda number: not number)
-    """How many failed copies were begun over until now."""
+    """Number of failed copies that were begun over until now."""
 
 
 class CopyBlobResult(Message):
@@ -265,7 +265,7 @@ class ReportProgress(Message):
     """The percent at which verifying begins, by the work of this run; 0 where that is not known."""
     retries: int = 0
     attention: str = ""
-    """Why a person should look at the run, which continues to retry."""
+    """Reason why a person should look at the run, which continues to retry."""
     in_parallel: bool = False
     """A heartbeat from work beside the run's main one: it does not change the row's phase and numbers."""
 

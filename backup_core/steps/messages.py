@@ -22,7 +22,7 @@ class Fault(Message):
     message: str
     retryable: bool
     wait_seconds: int = 0
-    """How long a retry certainly fails."""
+    """Seconds for which a retry certainly fails."""
 
 
 class StepOutcome(Message):

@@ -286,7 +286,7 @@ class RepointRequest(ChangeRef):
 
     goal: Literal["new", "old", ""]
     fault: Fault | None = None
-    """Why the goal is the old disk again."""
+    """Reason why the goal is the old disk again."""
     began: str = ""
     retries: int = 0
     attention: str = ""
