@@ -38,7 +38,7 @@ from backup_core.domain.managed_snapshots import (
     snapshot_name,
     strangeness,
 )
-from backup_core.domain.metadata import Site, run_of_source_snapshot
+from backup_core.domain.metadata import Site, own, run_of_source_snapshot
 from backup_core.domain.naming import is_snapshot_id, parse_resource_id, snapshot_time
 from backup_core.domain.ranges import PAGE, ByteRange, DiffRange
 from backup_core.domain.redaction import redacted
@@ -207,7 +207,7 @@ class AzureManagedDisks:
         run = metadata.get("pagekeeper_run", "")
         live = await self._disk(disk)
         inside = live.get("properties", {})
-        alike = [one for one in await self._listed(disk) if dict(one.tags) == dict(metadata)]
+        alike = [one for one in await self._listed(disk) if own(one.tags) == own(metadata)]
         # One that is being made still is asked for again, by its name.
         number = sum(one.failed or bool(one.snapshot) for one in alike)
         name = snapshot_name(disk, metadata, number)

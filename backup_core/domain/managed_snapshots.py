@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from backup_core.domain.metadata import own
 from backup_core.domain.naming import run_moment, snapshot_time
 from backup_core.domain.ranges import GIB, ByteRange
 from backup_core.domain.vhd import FOOTER_BYTES
@@ -95,7 +96,7 @@ def snapshot_name(address: DiskAddress, tags: Mapping[str, str], number: int) ->
     many with those tags there are: the name of one that failed is not used again.
     """
     # G61: another run's or deployment's name would be taken over, not refused.
-    said = [address.id, *(f"{name}={value}" for name, value in sorted(tags.items())), str(number)]
+    said = [address.id, *(f"{name}={value}" for name, value in sorted(own(tags).items())), str(number)]
     return f"pk-{tags.get('pagekeeper_disk', '')[:40]}-{sha256(chr(10).join(said).encode()).hexdigest()[:20]}"
 
 
@@ -115,7 +116,7 @@ def strangeness(found: DiskSnapshot, address: DiskAddress, unique: str, tags: Ma
         "disk": (address.id, found.disk),
         "unique id of the disk": (unique, found.disk_unique),
         "incremental": (True, found.incremental),
-        "tags": (dict(tags), dict(found.tags)),
+        "tags": (own(tags), own(found.tags)),
     }
     words = [f"{name}: expected {expected}, found {there}" for name, (expected, there) in seen.items() if expected != there]
     if not found.snapshot:

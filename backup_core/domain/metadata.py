@@ -192,6 +192,11 @@ def run_of_source_snapshot(metadata: Mapping[str, str], site: Site) -> str:
     return _read("source", metadata, site).get("run", "")
 
 
+def own(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What this app has written of the metadata or tags: others may add to them, as an Azure policy does to each resource's."""
+    return {name: value for name, value in metadata.items() if name.startswith(_PREFIX)}
+
+
 def is_marked(metadata: Mapping[str, str]) -> bool:
     """Whether anything of this app is in the metadata, wherever it was written."""
     return any(name.lower().startswith(_PREFIX) for name in metadata)

@@ -85,7 +85,7 @@ class Snapshots:
             if existing["properties"]["creationData"]["sourceResourceId"].lower() != source.lower():
                 message = "Changing property 'sourceUri' is not allowed."
                 raise ConflictError(message, status=400, code="PropertyChangeNotAllowed")
-            existing["tags"] = copy.deepcopy(body.get("tags") or {})
+            existing["tags"] = {**(body.get("tags") or {}), **self._cloud.switches.policy_tags}
             existing["properties"] |= {name: body["properties"][name] for name in _CHANGEABLE if name in body["properties"]}
             return self.shown(existing), self._cloud.begin(_nothing, lambda _: None, fault)
         disk = self._source(snapshot, body, source)
@@ -176,7 +176,7 @@ class Snapshots:
             "name": snapshot.rpartition("/")[2],
             "type": "Microsoft.Compute/snapshots",
             "location": body["location"],
-            "tags": copy.deepcopy(body.get("tags") or {}),
+            "tags": {**(body.get("tags") or {}), **self._cloud.switches.policy_tags},
             "sku": body.get("sku") or {"name": "Standard_ZRS"},
             "properties": inside,
         }

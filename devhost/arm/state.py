@@ -118,6 +118,8 @@ class Switches:
     """Percent by which a snapshot fills in the background between two reads; 0 stalls it."""
     hidden_looks: int = 0
     """How often a snapshot made anew by a deleted one's name is said to be missing."""
+    policy_tags: dict[str, str] = field(default_factory=dict)
+    """Tags that an Azure policy gives each snapshot and disk (effect `modify`), whatever the request says."""
     snapshots_max: int = 500
     """Of one disk: one more is left in the state Failed."""
     snapshots_per_five_minutes: int = 0

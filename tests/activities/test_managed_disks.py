@@ -30,6 +30,8 @@ from tests.activities.acts import (
 )
 from tests.scene import PAGE, Scene
 
+NO_RUN = "vm.20260101T000000Z.timer"
+"""A run that no row names."""
 NIGHT = CleanUpDisk(disk="vm", actor="house.20260105", lease="00000000-0000-0000-0000-00000000000a", run_days=180)
 
 
@@ -320,6 +322,21 @@ async def test_a_snapshot_that_appeared_after_its_run_had_ended_is_deleted(scene
 
     assert late not in disk(scene).snapshots
     assert set(disk(scene).snapshots) == {theirs, scene.head_row().pair.source_snapshot}
+
+
+async def test_tags_that_a_policy_gives_each_resource_change_nothing(scene):
+    """As Azure's built-in policy does that has resources inherit a tag from their group; late snapshots are still known."""
+    scene.blobs.cloud.policy_tags = {"costCenter": "42"}
+    await scene.back_up()
+    scene.write(1, 77)
+    await scene.back_up()
+    late = await scene.blobs.snapshot(scene.source(), source_snapshot_metadata(scene.tools.site(scene.source()), "vm", NO_RUN))
+    scene.world.pass_time(timedelta(days=2))
+    await clean_up_disk(scene.tools, NIGHT)
+
+    assert [row.kind for row in scene.points()] == ["full", "incremental"]
+    assert right(scene)
+    assert late not in disk(scene).snapshots
 
 
 # -- the disk changes -----------------------------------------------------------------------------------------------------

@@ -140,6 +140,7 @@ def test_text_that_is_no_time_gives_no_id(text):
         ({"incremental": False}, "incremental"),
         ({"tags": {"pagekeeper_run": "vm.20260104T030405Z.timer"}}, "tags"),
         ({"tags": {}}, "tags"),
+        ({"tags": {**TAGS, "costCenter": "42"}}, ""),
     ],
 )
 def test_only_the_snapshot_that_the_run_has_just_requested_is_its_own(change, expected_text):

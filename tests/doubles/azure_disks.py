@@ -99,6 +99,8 @@ class MemoryCloud:
         """Whether a second grant gives the same URL, for longer; else a new one, and the former is refused."""
         self.siblings_denied = False
         """Whether the exports of a family are refused after one of it was deleted, until they are granted again."""
+        self.policy_tags: dict[str, str] = {}
+        """Tags that an Azure policy gives each snapshot, whatever the request says."""
         self.lasting = 0
         """How many snapshots are still to take long to be made."""
         self.footer_in_diff = False
@@ -180,6 +182,7 @@ class MemoryCloud:
 
     def take(self, group: str, name: str, disk: DiskAddress, tags: Mapping[str, str]) -> Taken:
         """A snapshot of that name: one that is there is given the tags, and nothing is taken."""
+        tags = {**tags, **self.policy_tags}
         existing = next((one for one in self.in_group(group) if one.name == name), None)
         if existing and existing.disk != disk:
             refuse(400, "PropertyChangeNotAllowed", "Changing property 'sourceUri' is not allowed.")

@@ -84,6 +84,15 @@ async def test_the_name_is_the_runs_and_short(made, machines, name):
     assert found["properties"]["incremental"] is True
 
 
+async def test_tags_that_a_policy_adds_do_not_make_a_snapshot_a_strangers(made, machines):
+    managed = await made()
+    machines.switch(policy_tags={"costCenter": "42"})
+    taken = [await managed.take(), await managed.take()]
+    listed_ = await managed.blobs.snapshots(managed.disk)
+
+    assert [(one.snapshot, one.named) for one in listed_] == [(one, True) for one in taken]
+
+
 async def test_two_deliveries_that_saw_none_take_one(made):
     """Both deliveries request the same name: the second takes nothing, and finds the first's snapshot."""
     managed = await made()
