@@ -193,7 +193,7 @@ def run_of_source_snapshot(metadata: Mapping[str, str], site: Site) -> str:
 
 
 def own(metadata: Mapping[str, str]) -> dict[str, str]:
-    """What this app has written of the metadata or tags: others may add to them, as an Azure policy does to each resource's."""
+    """The app's own part of the metadata or tags: others may add to them, as an Azure policy does to each resource's."""
     return {name: value for name, value in metadata.items() if name.startswith(_PREFIX)}
 
 
