@@ -18,6 +18,8 @@ STEP_SECONDS_USUAL = 100.0
 """A long step, a shard or a comparison, stops after this time and returns its progress."""
 PAUSE_SECONDS_MAX = 300.0
 """The longest pause between two polls."""
+WAITS_MAX = timedelta(minutes=15)
+"""All pauses between the attempts of a step, however long a service asks it to wait: a run has no heartbeat meanwhile."""
 HEARTBEAT_MAX = timedelta(seconds=PAUSE_SECONDS_MAX + 2 * STEP_SECONDS_MAX) + STANDSTILL_MAX
 """A run whose row has not changed for this long, by the table service's clock, is abandoned: half an hour.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import ValidationError
 
+from backup_core.domain.ending import WAITS_MAX
 from backup_core.domain.shown import bounded, shortened
 from backup_core.steps.messages import Fault, Message, Step, StepOutcome
 
@@ -107,11 +108,11 @@ def call(context: Context, step: Step[RequestT, ResultT], request: RequestT, ret
 def wave(
     context: Context, step: Step[RequestT, ResultT], requests: Sequence[RequestT], retries: Retries
 ) -> Flow[list[ResultT]]:
-    """The results of the step for each input, side by side; only failed calls are retried. Raises StepFailedError with the
-    first fault.
+    """The results of the step for each input, side by side; only failed calls are retried, for as long as a run may be silent.
+    Raises StepFailedError with the first fault.
     """
     answers: list[ResultT | None] = [None] * len(requests)
-    pauses = iter(PAUSES)
+    pauses, waits_left = iter(PAUSES), WAITS_MAX
     while True:
         open_ = [position for position, answer in enumerate(answers) if answer is None]
         outcomes = yield from attempt(context, step, [requests[position] for position in open_])
@@ -125,10 +126,12 @@ def wave(
             return [answer for answer in answers if answer is not None]
         final = next((fault for fault in faults if not fault.retryable), None)
         pause = next(pauses, None)
-        if final or pause is None:
+        longest = timedelta(seconds=max(fault.wait_seconds for fault in faults))
+        # G4: a run that waited on would have no heartbeat, and lose its disk.
+        if final or pause is None or max(pause, longest) > waits_left:
             raise StepFailedError(final or faults[0])
         retries.count += len(faults)
-        longest = timedelta(seconds=max(fault.wait_seconds for fault in faults))
+        waits_left -= max(pause, longest)
         yield context.create_timer(now(context) + max(pause, longest))
 
 

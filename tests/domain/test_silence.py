@@ -11,6 +11,7 @@ from backup_core.domain.ending import (
     STANDSTILL_MAX,
     STEP_SECONDS_MAX,
     STEP_SECONDS_USUAL,
+    WAITS_MAX,
 )
 from backup_core.domain.errors import SnapshotRateError
 from backup_core.orchestrations import deliver_disk
@@ -35,7 +36,10 @@ def test_a_living_run_never_counts_as_dead():
     assert PAUSE + 4 * USUAL + 3 * STANDSTILL_MAX < HEARTBEAT_MAX, "three crashes in usual ones"
     premium = timedelta(seconds=SnapshotRateError.wait_seconds)
     assert premium + 2 * USUAL + 2 * STANDSTILL_MAX < HEARTBEAT_MAX, "two crashes around a premium disk's wait for its snapshot"
-    assert sum(PAUSES, timedelta()) + (len(PAUSES) + 1) * USUAL + STANDSTILL_MAX < HEARTBEAT_MAX, "all attempts of a step"
+    assert max(WAITS_MAX, sum(PAUSES, timedelta())) + (len(PAUSES) + 1) * USUAL + STANDSTILL_MAX < HEARTBEAT_MAX, (
+        "all attempts of a step, whatever waits the service asks for"
+    )
+    assert max(PAUSE, premium) < WAITS_MAX, "one such wait of any service"
 
 
 def test_long_operations_send_heartbeats_in_time():

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 
-from backup_core.domain.ending import HEARTBEAT_MAX
+from backup_core.domain.ending import HEARTBEAT_MAX, PAUSE_SECONDS_MAX, WAITS_MAX
 from backup_core.domain.errors import SnapshotRateError
 from backup_core.domain.fleet import Turns
 from backup_core.domain.naming import run_key
@@ -20,6 +20,7 @@ from backup_core.orchestrations.backup_fleet import FleetFailedError
 from backup_core.orchestrations.calls import PAUSES
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.steps.backup import FleetPage, FleetRequest, LaneRequest, TakeTurn
+from tests.activities import acts
 from tests.doubles.driver import Driver
 from tests.scene import Scene
 
@@ -81,6 +82,17 @@ async def test_the_snapshot_rate_of_premium_blobs_is_waited_out(scene, monkeypat
 
     assert output["state"] == "Succeeded"
     assert timedelta(minutes=10) <= driver._waited < HEARTBEAT_MAX
+
+
+@pytest.mark.parametrize("seconds", [SnapshotRateError.wait_seconds, PAUSE_SECONDS_MAX])
+async def test_waits_that_a_service_asks_for_again_and_again_do_not_make_a_run_dead(scene, seconds):
+    """Meanwhile the run has no heartbeat: it fails by itself, with the reason, before another run would take its disk."""
+    fault = {"code": "SnapshotRate", "retryable": True, "wait_seconds": int(seconds)}
+    driver = acts.failing(scene, "take_source_snapshot", fault)
+    with pytest.raises(BackupFailedError, match="SnapshotRate"):
+        await run(scene, driver)
+
+    assert timedelta(seconds=seconds) <= driver._waited <= WAITS_MAX
 
 
 async def test_a_crashed_activity_is_retried(scene):
