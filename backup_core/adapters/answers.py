@@ -142,7 +142,10 @@ _NAMED: dict[tuple[int, str], tuple[type[BackupError], str]] = {
     ),
     (409, "BlobAlreadyExists"): (BlobExistsError, "nothing was written; use another name"),
     (409, "SnapshotsPresent"): (SnapshotsPresentError, "it was kept; look whose snapshots they are"),
-    (409, "LeaseAlreadyPresent"): (LeaseTakenError, "another lease holds it; look who uses the blob, and release that lease"),
+    **{
+        (409, code): (LeaseTakenError, "another lease holds it; look who uses the blob, and release that lease")
+        for code in ("LeaseAlreadyPresent", "LeaseIsBreakingAndCannotBeAcquired")
+    },
     (412, "ConditionNotMet"): (BlobChangedError, "it was changed in between, nothing was done; look at it again"),
     (409, "CopySourceCannotBeIncrementalCopyBlob"): (
         CopySourceKindError,

@@ -118,8 +118,9 @@ class Transport:
                 total=max(deadline - self._monotonic(), 1), sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS
             )
             try:
-                asking = self._connected().request(ask.method, url, headers=headers, data=ask.body, timeout=left)
-                async with asking as answer:
+                async with self._connected().request(
+                    ask.method, url, headers=headers, data=ask.body, timeout=left, allow_redirects=False
+                ) as answer:
                     if answer.status < 300:
                         received = await receive(answer)
                         leave.succeeded()

@@ -56,6 +56,7 @@ CASES = [
     (404, "SomethingElse", UnexpectedAnswerError),
     (409, "BlobAlreadyExists", BlobExistsError),
     (409, "LeaseAlreadyPresent", LeaseTakenError),
+    (409, "LeaseIsBreakingAndCannotBeAcquired", LeaseTakenError),
     (412, "LeaseIdMissing", FencedError),
     (412, "LeaseIdMismatchWithBlobOperation", FencedError),
     (412, "LeaseLost", FencedError),

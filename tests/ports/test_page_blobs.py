@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 from azure.core.exceptions import HttpResponseError
+from azure.storage.blob.aio import BlobLeaseClient
 
 from backup_core.domain.errors import (
     BlobChangedError,
@@ -87,6 +88,20 @@ async def test_a_lease_is_exclusive_until_it_is_broken_and_released(ports):
     await ports.blobs.release_lease(address, other)
     await ports.blobs.release_lease(address, other)
     await ports.blobs.release_lease(ports.address("nowhere"), other)
+    await ports.blobs.acquire_lease(address, mine)
+
+
+@pytest.mark.parametrize("ports", ["azure"], indirect=True)
+async def test_a_lease_that_somebody_breaks_slowly_is_another_ones(ports):
+    """For up to a minute nobody acquires it, also not its own holder; broken at once, it is free."""
+    address, mine = await ports.make("leased"), str(uuid.uuid4())
+    await ports.blobs.acquire_lease(address, mine)
+    await BlobLeaseClient(ports.blobs._client(address)).break_lease(lease_break_period=60)
+    with pytest.raises(LeaseTakenError):
+        await ports.blobs.acquire_lease(address, mine)
+    with pytest.raises(LeaseTakenError):
+        await ports.blobs.acquire_lease(address, str(uuid.uuid4()))
+    await ports.blobs.break_lease(address)
     await ports.blobs.acquire_lease(address, mine)
 
 

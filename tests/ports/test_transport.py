@@ -228,6 +228,17 @@ async def test_refusals_are_final_and_reported_without_the_signature(service, an
     assert f"clear bytes [512, 1536) of {service.head}" in str(failure.value)
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("act", ["clear", "read"])
+async def test_no_request_is_sent_on_to_another_address(service, status, act):
+    """Neither its bytes nor its signature go to a host that no setting names, and the answer of another one is no success."""
+    service.answers = [web.Response(status=status, headers={"Location": f"{service.account}/elsewhere"})]
+    with pytest.raises(UnexpectedAnswerError):
+        await (service.data.clear(service.head, PART, FENCE) if act == "clear" else service.data.read(service.blob, "", PART))
+
+    assert len(service.seen) == 1
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 412, 304])
 async def test_a_source_the_service_cannot_read(service, status):
     """One code, six statuses: always the same error, never a retry."""
