@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from backup_core.domain import managed_source
 from backup_core.domain.errors import AccessDeniedError, BlobMissingError, HostUnknownError, MachineMissingError
 from backup_core.domain.metadata import is_marked
-from backup_core.domain.naming import BlobAddress
+from backup_core.domain.naming import MACHINE_ID, BlobAddress
 from backup_core.domain.ranges import DISK_BYTES_MAX, PAGE, ByteRange
 from backup_core.domain.shown import shortened
 from backup_core.domain.vhd import FOOTER_BYTES, vhd_faults
@@ -34,7 +34,12 @@ async def _disk_warnings(tools: Tools, address: DiskAddress) -> list[str]:
         message = f"source {address} does not exist; expected a managed disk; correct its resource id"
         raise RefusedError(400, "SourceNotFound", message, "source")
     machine, found = None, []
-    if disk.machine:
+    if disk.machine and not MACHINE_ID.fullmatch(disk.machine):
+        found.append(
+            f"{disk.machine}, which uses the disk, is no virtual machine of its own (an instance of a scale set is none): it "
+            "was not looked at, and no restore gives it its new disk; restore to a page blob, or beside a VM that you name"
+        )
+    elif disk.machine:
         try:
             machine = await tools.machines.machine(disk.machine)
         except AccessDeniedError as error:

@@ -154,6 +154,16 @@ async def test_a_machine_that_may_not_be_read_is_reported(scene):
     assert "could not be read (AccessDenied: grant the role)" in shown["warnings"][0]
 
 
+async def test_a_disk_of_an_instance_of_a_scale_set_is_registered(scene):
+    """Such an instance is no virtual machine of its own: volumes of AKS are attached to them. Nothing is asked of it."""
+    instance = VM.replace("/virtualMachines/", "/virtualMachineScaleSets/nodes/virtualMachines/")
+    describe(scene, machine=instance)
+    status, shown = await put(scene)
+
+    assert (status, len(shown["warnings"])) == (201, 1)
+    assert f"{instance}, which uses the disk, is no virtual machine" in shown["warnings"][0]
+
+
 async def test_a_disk_that_replaces_a_page_blob_keeps_its_points(scene):
     """The first backup of the new source is a full backup of a new generation."""
     scene.managed = False

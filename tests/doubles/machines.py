@@ -139,7 +139,8 @@ class MemoryMachines:
     # -- the port ---------------------------------------------------------------------------------------------------------
 
     async def machine(self, vm: str) -> Machine:
-        """The machine."""
+        """The machine. ValueError for what is no resource id of one, as the adapter has it."""
+        parse_resource_id(vm)
         await self._world.before("machine")
         machine = self._found(vm)
         await self._world.after("machine")
