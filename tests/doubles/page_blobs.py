@@ -79,16 +79,20 @@ class Blob:
     """ReadyToUpload or ActiveUpload, of a managed disk whose upload has not ended."""
 
     def content(self) -> bytes:
-        """All bytes."""
-        return self.bytes_of(ByteRange(0, self.size))
+        """All bytes, of whole pages."""
+        return self._content(range(self.size // PAGE))
 
     def bytes_of(self, part: ByteRange) -> bytes:
         """The bytes of the range."""
-        data, wanted, pages = bytearray(part.size), range(part.start // PAGE, part.end // PAGE), self.pages
+        return self._content(range(part.start // PAGE, part.end // PAGE))
+
+    def _content(self, wanted: range) -> bytes:
+        data = bytearray(len(wanted) * PAGE)
         # A disk has few pages, or the part is small.
-        for page in pages if len(pages) < len(wanted) else wanted:
-            if page in wanted and page in pages:
-                data[page * PAGE - part.start : (page + 1) * PAGE - part.start] = pages[page]
+        for page in self.pages if len(self.pages) < len(wanted) else wanted:
+            if page in wanted and page in self.pages:
+                at = (page - wanted.start) * PAGE
+                data[at : at + PAGE] = self.pages[page]
         return bytes(data)
 
     def holds(self, other: Blob) -> bool:
