@@ -21,7 +21,14 @@ from yarl import URL
 
 from backup_core.adapters.answers import fault_of, no_answer
 from backup_core.adapters.pacing import Pacers
-from backup_core.domain.errors import BackupError, ServiceTimedOutError, ServiceUnavailableError, TransferDamagedError
+from backup_core.domain.errors import (
+    AccessDeniedError,
+    BackupError,
+    HostUnknownError,
+    ServiceTimedOutError,
+    ServiceUnavailableError,
+    TransferDamagedError,
+)
 from backup_core.domain.naming import BlobAddress
 
 if TYPE_CHECKING:
@@ -141,7 +148,7 @@ class Transport:
             pause = self._pause(attempt, retry_after)
             passing = isinstance(fault, (ServiceUnavailableError, TransferDamagedError))
             if not passing or too_long or self._monotonic() + pause > deadline:
-                raise fault from None
+                raise (_without_host(fault) if ask.url and isinstance(fault, HostUnknownError) else fault) from None
             await asyncio.sleep(pause)
         raise AssertionError  # the loop returns or raises
 
@@ -164,6 +171,15 @@ class Transport:
         if (seconds := _seconds(retry_after)) is not None:
             return seconds + self._jitter.uniform(0, PAUSE_SECONDS)
         return self._jitter.uniform(0, min(PAUSE_SECONDS * 2 ** min(attempt, 10), PAUSE_SECONDS_MAX))
+
+
+def _without_host(fault: HostUnknownError) -> AccessDeniedError:
+    """The refusal of an export's address whose host no name server knows. Nobody has misspelt it: its access has ended, or its
+    name is so new that it is not known yet (microsoft/AzureStorageExplorer#6083).
+    """
+    denied = AccessDeniedError(f"{fault}; it is the host of an address that Azure has granted, and perhaps has ended")
+    denied.by_signature = True
+    return denied
 
 
 def _seconds(retry_after: str) -> float | None:

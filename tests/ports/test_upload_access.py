@@ -6,9 +6,14 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import replace
+from socket import EAI_NONAME, gaierror
+from types import SimpleNamespace
 
+import aiohttp
 import pytest
+from aiohttp import ClientConnectorDNSError
 
+from backup_core.adapters import transport
 from backup_core.domain.errors import (
     AccessDeniedError,
     AccessLostError,
@@ -104,6 +109,60 @@ async def test_a_disk_that_another_process_opened_is_written_by_both(made, machi
         await elsewhere(upload, another)
         await write(upload, way)
         assert len(upload.granted) == before + (1 if extends else 2)
+
+
+@pytest.fixture
+def moved(monkeypatch):
+    """Moves the addresses that were granted to a host that no name server knows, or not yet."""
+    unknown = "http://md-impexp-gone.invalid"
+    asked = aiohttp.ClientSession.request
+
+    def request(session, method, url, **options):
+        if str(url).startswith(unknown):
+            raise ClientConnectorDNSError(SimpleNamespace(host=url.host, port=443, ssl=True), gaierror(EAI_NONAME, "unknown"))
+        return asked(session, method, url, **options)
+
+    monkeypatch.setattr(aiohttp.ClientSession, "request", request)
+    monkeypatch.setattr(transport, "REQUEST_SECONDS", 0.5)
+
+    def move(upload):
+        grants = upload.blobs.disks._access._grants
+        for key, one in grants.items():
+            grants[key] = replace(one, url=unknown + one.url.removeprefix("http://"))
+
+    return move
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_upload_whose_host_is_gone_is_fenced(made, moved, way):
+    """Once the access has ended, its host may be gone with it."""
+    upload = await made()
+    await upload.copy(DATA)
+    await upload.copy(FOOTER)
+    await elsewhere(upload, lambda: upload.blobs.close_disk(upload.disk))
+    moved(upload)
+    with pytest.raises(FencedError, match="its upload has ended"):
+        await write(upload, way)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_host_that_is_not_known_is_not_a_misspelt_account(made, moved, way):
+    """The address is requested once more; when its host is not known either, the step is tried later."""
+    upload = await made()
+    await upload.copy(DATA)
+    moved(upload)
+    await write(upload, way)
+    granted = upload.blobs.disks._access._grant_access
+
+    async def unknown(door, seconds):
+        return replace(await granted(door, seconds), url="http://md-impexp-gone.invalid/a?sig=b")
+
+    upload.blobs.disks._access._grant_access = unknown
+    moved(upload)
+    with pytest.raises(AccessLostError, match="no host has that name") as caught:
+        await write(upload, way)
+
+    assert caught.value.retryable
 
 
 @pytest.mark.parametrize("gone", [False, True])
