@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Each process of the tests and of the platform would compile the app anew, and pytest its tests.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test quick style lint up simulate fuzz mutants bench fleet record cloud setup lock format clean
 
