@@ -84,7 +84,7 @@ def private_export(disk: ManagedDisk) -> list[str]:
     access = disk.disk_access or "no disk access is named"
     message = (
         f"{disk.disk} is exported through a private endpoint only ({access}): the app needs a network path to it, and streams "
-        "every byte"
+        "every byte; a disk access of another resource group takes the right Microsoft.Compute/diskAccesses/read on it"
     )
     return [message]
 

@@ -39,6 +39,8 @@ class DiskFace:
             cloud.authorize_linked(body, disk, "Microsoft.Compute/disks/write")
             found, operation = cloud.managed_disks.put(disk, body, if_none_match, fault)
             return web.json_response(found, status=202, headers=following(request, match, operation))
+        if request.method == "GET":
+            cloud.authorize("Microsoft.Compute/disks/read", disk)
         found = cloud.managed_disks.get(disk)
         if request.method == "DELETE":
             cloud.managed_disks.delete(disk)
@@ -55,9 +57,11 @@ class DiskFace:
             return refusal(405, "MethodNotAllowed", request.method)
         cloud.authorize(f"Microsoft.Compute/snapshots/{action}", snapshot)
         if request.method == "PUT":
-            # Azure is taken to ask for this on the disk: both of its roles for backups have it.
+            body = await request.json()
+            # As Azure asks for it on the disk (Azure/OpenShift#186).
             cloud.authorize("Microsoft.Compute/disks/beginGetAccess/action", snapshot)
-            found, operation = cloud.snapshots.put(snapshot, await request.json(), fault)
+            cloud.authorize_linked(body, snapshot, "Microsoft.Compute/snapshots/write")
+            found, operation = cloud.snapshots.put(snapshot, body, fault)
             return web.json_response(found, status=202, headers=following(request, match, operation, both=True))
         if request.method == "GET":
             return web.json_response(cloud.snapshots.get(snapshot))

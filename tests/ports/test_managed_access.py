@@ -24,6 +24,7 @@ from backup_core.domain.errors import (
 )
 from backup_core.domain.naming import BlobAddress
 from backup_core.domain.ranges import ByteRange
+from devhost.machines import GROUP
 from tests.ports.test_managed_sources import FENCE, LAST, PAGE, azure_disk, changed, listed
 
 PART = ByteRange(0, PAGE)
@@ -200,13 +201,21 @@ async def test_a_refused_snapshot_is_reported_with_its_reason(made, machines, st
 
 
 async def test_snapshots_are_exported_from_where_their_disk_is(made, machines, name):
-    managed = await made(
-        {**PRIVATE, "diskAccessId": "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/diskAccesses/a"}
-    )
+    managed = await made({**PRIVATE, "diskAccessId": f"{GROUP}/providers/Microsoft.Compute/diskAccesses/a"})
     await managed.take()
     (found,) = [one["properties"] for one in machines.snapshots() if name in str(one)]
 
     assert (found["networkAccessPolicy"], found["diskAccessId"].rpartition("/")[2]) == ("AllowPrivate", "a")
+
+
+async def test_a_disk_access_of_another_group_takes_a_right_there(made, machines):
+    """The refusal names the action and the resource, and nothing was taken."""
+    far = f"{GROUP}-hub/providers/Microsoft.Compute/diskAccesses/a"
+    managed = await made({**PRIVATE, "diskAccessId": far})
+    with pytest.raises(AccessDeniedError, match=f"grant the app's identity Microsoft.Compute/diskAccesses/read on {far}"):
+        await managed.take()
+
+    assert not [one for one in machines.snapshots() if managed.disk.name in str(one)]
 
 
 async def test_the_snapshot_group_keeps_them(made, machines, name):
