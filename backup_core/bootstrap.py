@@ -63,6 +63,8 @@ _PATIENCE: dict[str, Any] = {"connection_timeout": 10, "read_timeout": 30, "retr
 """Of the SDK's small calls: four attempts of half a minute at most, some two minutes with their pauses. The SDK's own defaults
 take many minutes, in which a run would have no heartbeat.
 """
+_RESOURCE_MANAGER: dict[str, Any] = {"connection_timeout": 10, "read_timeout": 60}
+"""The same for Resource Manager, which answers more slowly. A request of its own is sent three times."""
 CUSTODY_CONTAINER = "custody"
 """In CUSTODY_ACCOUNT."""
 DUTIES: tuple[Duty, ...] = get_args(Duty)
@@ -232,6 +234,7 @@ class _Computes:
                 credential_scopes=[f"{endpoint}/.default"],
                 retry_policy=ShortRetries(retry_total=2),
                 polling_interval=0.2 if local else POLLING_SECONDS,
+                **_RESOURCE_MANAGER,
                 **unsigned,
             )
         return self._clients[subscription]

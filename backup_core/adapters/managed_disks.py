@@ -71,9 +71,12 @@ def _taking(what: str) -> Iterator[None]:
         if code_of(error) in _LIMIT:
             message = f"{what}: a managed disk has 500 incremental snapshots at most; delete those nobody needs"
             raise SnapshotLimitError(message) from None
-        if error.status_code == 409 and code_of(error) == "OperationNotAllowed":
+        words = redacted(str(getattr(error.error, "message", "") or "no reason given"))
+        # A quota that is used up is refused with the same code, now and later.
+        if error.status_code == 409 and code_of(error) == "OperationNotAllowed" and "quota" not in words.lower():
             message = (
-                f"{what}: Azure takes seven snapshots of a disk in five minutes, and fills three at a time; temporary failure"
+                f"{what}: Azure answered 409 OperationNotAllowed ({words[:300]}); it takes seven snapshots of a disk in five "
+                "minutes, and fills three at a time; temporary failure"
             )
             raise SnapshotRateError(message) from None
         raise

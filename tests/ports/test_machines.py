@@ -10,11 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 import requests
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from azure.core.exceptions import HttpResponseError
 
 from backup_core import bootstrap
 from backup_core.adapters.arm import _fault
 from backup_core.adapters.machines import KIND, AzureMachines
+from backup_core.domain.ending import STEP_SECONDS_MAX
 from backup_core.domain.errors import (
     AccessDeniedError,
     MachineBusyError,
@@ -325,6 +328,26 @@ async def test_a_change_of_azures_is_looked_at_every_few_seconds(calm):
 
     assert client._config.polling_interval == bootstrap.POLLING_SECONDS
     await services.close()
+
+
+async def test_a_request_that_resource_manager_does_not_answer_is_given_up_in_time(calm, monkeypatch):
+    """The SDK waits five minutes, three times over: several such steps would outlast the heartbeat of their run."""
+    assert 3 * sum(bootstrap._RESOURCE_MANAGER.values()) < STEP_SECONDS_MAX / 2
+    monkeypatch.setitem(bootstrap._RESOURCE_MANAGER, "read_timeout", 0.1)
+    server, ended = TestServer(web.Application()), asyncio.Event()
+
+    async def never(_):
+        await ended.wait()
+        return web.Response()
+
+    server.app.router.add_route("*", "/{path:.*}", never)
+    async with server:
+        services = bootstrap.build(settings_for(calm, ARM_ENDPOINT=str(server.make_url("/")).rstrip("/")))
+        async with asyncio.timeout(20):
+            with pytest.raises(ServiceUnavailableError, match="no answer"):
+                await services.api.tools.machines.machine(machine_id("vm"))
+        ended.set()
+        await services.close()
 
 
 async def test_an_operation_that_outlasts_the_call(calm, machines, name):

@@ -177,6 +177,16 @@ async def test_too_many_in_five_minutes_are_waited_for(made, machines):
 
     assert caught.value.retryable
     assert caught.value.wait_seconds
+    assert "were taken within 5 minutes: try again later" in str(caught.value), "what Azure says of it"
+
+
+async def test_a_quota_that_is_used_up_is_not_waited_for(made, machines):
+    """Azure refuses it with the code of the rate; an operator has to ask for more."""
+    managed = await made()
+    words = "Operation could not be completed as it results in exceeding approved Snapshots Quota."
+    machines.faults({"method": "PUT", "path": "/snapshots/", "status": 409, "code": "OperationNotAllowed", "message": words})
+    with pytest.raises(ManagedDiskRefusedError, match="ask for more quota in that region"):
+        await managed.take()
 
 
 @pytest.mark.parametrize(
