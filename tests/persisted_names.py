@@ -46,6 +46,7 @@ from backup_core.domain.records import Head, Pin, Registration, RequestKey, Rest
 from backup_core.domain.repoint import Change
 from backup_core.orchestrations.registry import ORCHESTRATORS
 from backup_core.protocol.claims import CLAIM
+from backup_core.protocol.copied import CompleteCopy
 from backup_core.protocol.proofs import ImageEnd
 from backup_core.settings import Settings
 from backup_core.steps import BY_NAME
@@ -264,6 +265,7 @@ def _documents() -> dict[str, Any]:
         naming.cursor_name(plan, 7): shape(Cursor),
         naming.shard_end_name(plan, 7): shape(Cursor),
         naming.image_end_name(DISK, RUN, "disk"): shape(ImageEnd),
+        naming.image_copy_name(DISK, RUN, "disk"): shape(CompleteCopy),
         naming.taking_name(DISK, RUN, TAKEN): {},
         naming.taking_again_name(DISK, RUN, TAKEN): {},
         change: shape(Change),

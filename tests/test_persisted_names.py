@@ -81,7 +81,7 @@ def test_nothing_that_is_stored_is_left_out():
         shape(request, seen=seen)
         if answers:
             shape(answers, seen=seen)
-    for kind in (persisted_names.StepOutcome, persisted_names.ImageEnd, persisted_names.Cursor):
+    for kind in (persisted_names.StepOutcome, persisted_names.ImageEnd, persisted_names.CompleteCopy, persisted_names.Cursor):
         shape(kind, seen=seen)
 
     bases = {base for one in seen for base in one.__mro__}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from backup_core.domain.errors import BlobChangedError, BlobExistsError, CopyFailedError
 from backup_core.ports import Guard
+from backup_core.protocol.copied import copy_of, store_complete
 from backup_core.protocol.images import hold_own, kept_tier
 from backup_core.protocol.marks import is_own, metadata_of
 from backup_core.protocol.proofs import proof
@@ -52,12 +53,13 @@ async def _own_copy(tools: Tools, image: ImageCopy, destination: BlobAddress) ->
     """The copy that this image's blob was made by, and the blob's version. Raises BlobExistsError for any other blob."""
     found = await tools.blobs.properties(destination)
     # G19: an existing blob is used only with this run's own mark.
-    if not is_own(tools, found.metadata, image) or not found.copy:
+    copy = await copy_of(tools, image, found)
+    if not is_own(tools, found.metadata, image) or not copy:
         message = (
             f"{destination} exists, and is no copy that run {image.actor.run} has begun; nothing was written; use another name"
         )
         raise BlobExistsError(message)
-    return found.copy, found.etag
+    return copy, found.etag
 
 
 async def check_copy(tools: Tools, request: CopyRef) -> CheckCopyResult:
@@ -65,7 +67,7 @@ async def check_copy(tools: Tools, request: CopyRef) -> CheckCopyResult:
     await require_right_to_act(tools, request.image.actor)
     if await proof(tools, request.image):
         return CheckCopyResult(status="success", done=request.image.size, total=request.image.size)
-    state = (await tools.blobs.properties(tools.made_blob(request.image.destination))).copy
+    state = await copy_of(tools, request.image, await tools.blobs.properties(tools.made_blob(request.image.destination)))
     if state is None or state.copy_id != request.copy_id:
         return CheckCopyResult(status="failed", done=0, total=request.image.size, why="another copy was made onto the blob")
     return CheckCopyResult(status=state.status, done=state.done_bytes, total=state.total_bytes, why=state.description)
@@ -89,6 +91,8 @@ async def take_over_copy(tools: Tools, request: CopyRef) -> OpenResult:
     destination = tools.made_blob(image.destination)
     # G23: the copy counts by its id, status, size, mark and number, all read back.
     found = await _own_complete_copy(tools, request, destination)
+    # Before the number is set: from then on the service says nothing of the copy.
+    await store_complete(tools, image, request.copy_id)
     await hold_own(tools, destination, image.actor)
     if found.sequence_number not in _numbers(request):
         # The copy took over the source's number, which may be any. Another delivery of this step may have changed it meanwhile;
@@ -108,7 +112,7 @@ async def _own_complete_copy(
 ) -> BlobProperties:
     image = request.image
     found = await tools.blobs.properties(blob)
-    state = found.copy
+    state = await copy_of(tools, image, found)
     wanted = (request.copy_id, "success", image.size)
     seen = (state.copy_id if state else "", state.status if state else "none", found.size)
     if seen != wanted or not is_own(tools, found.metadata, image) or (numbers and found.sequence_number not in numbers):

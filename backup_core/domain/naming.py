@@ -325,6 +325,11 @@ def image_end_name(disk: str, run: str, becomes: str) -> str:
     return f"{disk}/{run}/{becomes}-image.json"
 
 
+def image_copy_name(disk: str, run: str, becomes: str) -> str:
+    """Name of the document that says which Copy Blob the run has seen complete on the image's blob."""
+    return f"{disk}/{run}/{becomes}-copy.json"
+
+
 _GROUP = (
     r"/subscriptions/[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}/resourceGroups/[A-Za-z0-9_()-][A-Za-z0-9_().-]{0,88}"
 )

@@ -16,7 +16,7 @@ const { newEtag } = load("common/utils/utils");
 
 function install() {
   for (const name of ["startCopyFromURL", "copyFromURL", "acquireBlobLease", "setBlobMetadata"]) watch(`Store.${name}`, Store.prototype, name);
-  for (const name of ["abortCopyFromURL", "copyFromURL", "validateCopySource"]) watch(`BlobHandler.${name}`, BlobHandler.prototype, name);
+  for (const name of ["abortCopyFromURL", "copyFromURL", "setHTTPHeaders", "validateCopySource"]) watch(`BlobHandler.${name}`, BlobHandler.prototype, name);
 
   const { startCopyFromURL, copyFromURL, acquireBlobLease, setBlobMetadata } = Store.prototype;
   Store.prototype.startCopyFromURL = async function (context, source, destination, copySource, metadata, tier, options = {}) {
@@ -65,7 +65,13 @@ function install() {
     };
   };
 
-  const { validateCopySource } = BlobHandler.prototype;
+  const { setHTTPHeaders, validateCopySource } = BlobHandler.prototype;
+  BlobHandler.prototype.setHTTPHeaders = async function (options, context) {
+    refusePending(this.metadataStore, context);
+    const answer = await setHTTPHeaders.call(this, options, context);
+    forget(this.metadataStore, context);
+    return answer;
+  };
   BlobHandler.prototype.validateCopySource = async function (copySource, ...rest) {
     refuseLongSource(rest[1], copySource);
     try {
@@ -163,6 +169,16 @@ function end(store, doc, wanted) {
 
 const update = (store, doc) => store.db.getCollection(store.BLOBS_COLLECTION).update(doc);
 
+const OF_COPY = ["copyId", "copySource", "copyStatus", "copyStatusDescription", "copyProgress", "copyCompletionTime"];
+
+/** Set Blob Properties after a concluded copy: no answer has anything of that copy any more (Get Blob Properties, x-ms-copy-id). */
+function forget(store, context) {
+  const at = asBlobContext(context);
+  const doc = document(store, at.account, at.container, at.blob);
+  for (const name of OF_COPY) delete doc.properties[name];
+  update(store, doc);
+}
+
 /** 409 while the blob of this request is the destination of a pending copy. */
 function refusePending(store, context) {
   const at = asBlobContext(context);
@@ -170,4 +186,4 @@ function refusePending(store, context) {
   if (doc && doc.pkPending) throw fail(context, 409, "PendingCopyOperation");
 }
 
-module.exports = { end, install, refusePending };
+module.exports = { end, forget, install, refusePending };

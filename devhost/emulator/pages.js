@@ -4,7 +4,7 @@ const crypto = require("crypto");
 const http = require("http");
 const { load, watch } = require("./azurite");
 const { BLOB_BYTES_MAX, PAGE, PUT_BYTES_MAX, asBlobContext, document, fail, header, invalidHeader, refuseLongSource } = require("./shared");
-const { refusePending } = require("./copies");
+const { forget, refusePending } = require("./copies");
 const { refuseCopySource } = require("./exports");
 const tracking = require("./tracking");
 
@@ -60,12 +60,16 @@ function guardHandlers() {
     refuseSnapshotAddress(context);
     checkSize(context, size);
     refusePending(this.metadataStore, context);
-    return resize.call(this, size, options, context);
+    const answer = await resize.call(this, size, options, context);
+    forget(this.metadataStore, context);
+    return answer;
   };
   PageBlobHandler.prototype.updateSequenceNumber = async function (action, options, context) {
     refuseSnapshotAddress(context);
     refusePending(this.metadataStore, context);
-    return updateSequenceNumber.call(this, action, options, context);
+    const answer = await updateSequenceNumber.call(this, action, options, context);
+    forget(this.metadataStore, context);
+    return answer;
   };
   PageBlobHandler.prototype.uploadPagesFromURL = async function (sourceUrl, sourceRange, length, range, options, context) {
     const [start, end] = await checkedWrite(this, context, 0);

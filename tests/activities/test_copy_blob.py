@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from backup_core.domain.ending import HEARTBEAT_MAX, PAUSE_SECONDS_MAX
+from backup_core.domain.naming import image_copy_name
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.copy_blob import REPLACED_MAX
 from backup_core.ports import CopyState
@@ -26,7 +28,7 @@ def scene():
 
 
 def new_head(scene):
-    return next(address for address, blob in scene.blobs.blobs.items() if address.container == "heads" and blob.copy)
+    return [address for address in scene.blobs.blobs if address.container == "heads"][-1]
 
 
 async def run(scene, looks, ending, **fields):
@@ -82,6 +84,11 @@ async def test_looks_grow_apart_and_history_stays_small(scene):
     assert waits > 90 * PAUSE_SECONDS_MAX * 0.8
     assert names(driver).count("start_copy") == 1
     assert timedelta(seconds=PAUSE_SECONDS_MAX) < HEARTBEAT_MAX / 2
+
+
+async def known_copy(scene, run):
+    """The copy that the run has stored as complete."""
+    return json.loads(await scene.tools.documents.get(image_copy_name("vm", run, "head")))["copy_id"]
 
 
 async def each_copy(scene, *endings):
@@ -316,6 +323,50 @@ async def test_every_step_of_it_twice(scene):
     assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
 
 
+@pytest.mark.parametrize("number", [4711, 1])
+async def test_a_copy_that_was_taken_over_is_known_by_its_id(scene, number):
+    """The number was set, so the service says nothing of the copy any more: late deliveries of all its steps answer as before, also
+    where the source's number was the run's epoch and nothing was set.
+    """
+    scene.blobs.copies_delayed = False
+    scene.blobs.blobs[scene.source()].sequence_number = number
+    request, driver, answers = scene.request(full_copy="blob"), scene.driver(), {}
+
+    async def perform(name, step_input):
+        answer = await scene.perform(name, step_input)
+        if "copy" in name:
+            answers[name] = (step_input, answer)
+        if name == "take_over_copy":
+            for known, (again, first) in answers.items():
+                assert await scene.perform(known, again) == first
+        return answer
+
+    driver._perform = perform
+    output = await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    assert output["state"] == "Succeeded"
+    assert set(answers) == {"start_copy", "check_copy", "take_over_copy"}
+    assert await known_copy(scene, request.run) == answers["start_copy"][1]["value"]["copy_id"]
+
+
+async def test_a_blob_whose_copy_the_service_forgot_is_not_taken_over(scene):
+    """Somebody has set a property of it before this run saw the copy complete: nothing says that it is."""
+    scene.blobs.copies_delayed = False
+    request, driver = scene.request(full_copy="blob"), scene.driver()
+
+    async def perform(name, step_input):
+        if name == "take_over_copy":
+            scene.blobs.blobs[new_head(scene)].copy = None
+            scene.blobs.blobs[new_head(scene)].sequence_number = step_input["image"]["actor"]["epoch"]
+        return await scene.perform(name, step_input)
+
+    driver._perform = perform
+    with pytest.raises(BackupFailedError, match=r"CopyFailed.*found copy  \(none\)"):
+        await driver.run("backup_disk", request.model_dump(mode="json"), request.run)
+
+    assert scene.points() == []
+
+
 async def test_two_deliveries_take_over_one_copy(scene):
     """One reads the blob; the other takes it over and closes it for its comparison; the first continues with the state it finds."""
     answers, before, between = [], scene.world.before, []
@@ -432,4 +483,5 @@ async def test_an_earlier_wait_continues_with_the_copy_of_another(scene):
 
     assert output["state"] == "Succeeded"
     assert scene.port_calls["start_copy"] == 2
-    assert [scene.head_blob().copy.copy_id] == other
+    assert scene.head_blob().copy is None, "the service forgets a copy on whose blob the number was set"
+    assert await known_copy(scene, request.run) == other[0]

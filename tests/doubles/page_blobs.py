@@ -495,6 +495,8 @@ class MemoryPageBlobs:
         self._guarded(address, guard)
         for name, value in values.items():
             setattr(blob, name, value)
+        if "metadata" not in values:
+            blob.copy = None  # Set Blob Properties has the service forget a concluded copy
         blob.etag = self._etag()
         return blob.etag
 
