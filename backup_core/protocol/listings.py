@@ -101,6 +101,7 @@ async def _end(queue: asyncio.Queue[list[T]], batch: list[T]) -> None:
 async def side_by_side(items: AsyncIterator[T], do: Callable[[T], Coroutine[Any, Any, R]], limit: int) -> AsyncIterator[R]:
     """The answer of `do` for each item, as each completes, at most `limit` at a time; the first failure cancels the rest."""
     in_flight: set[asyncio.Task[R]] = set()
+    done: set[asyncio.Task[R]] = set()
     try:
         async for item in items:
             if len(in_flight) >= limit:
@@ -115,7 +116,8 @@ async def side_by_side(items: AsyncIterator[T], do: Callable[[T], Coroutine[Any,
     finally:
         for task in in_flight:
             task.cancel()
-        await asyncio.gather(*in_flight, return_exceptions=True)
+        # Those done as well: one that failed beside the first failure is not asked for, and asyncio would log it as an error.
+        await asyncio.gather(*done, *in_flight, return_exceptions=True)
 
 
 def changed_ranges(tools: Tools, image: ImageCopy, part: ByteRange) -> AsyncIterator[DiffRange]:
