@@ -49,6 +49,9 @@ PINS_MAX = 100_000
 """Pins of one disk that are read at most: each is a restore in progress."""
 
 
+_ROW_GONE = frozenset({"ResourceNotFound", "EntityNotFound"})
+
+
 def _pin_key(pin: Pin) -> str:
     return f"pin!{pin.point}!{pin.run}"
 
@@ -68,8 +71,11 @@ def _translated(what: str) -> Iterator[None]:
     except HttpResponseError as error:
         # A failed transaction answers 202 outside: the code inside decides.
         code = code_of(error)
-        if code == "UpdateConditionNotSatisfied" or error.status_code == 412:
-            message = f"{what}: the row was changed by somebody else in between; nothing was written"
+        # 404: a row that is read may be missing, which is no error; this one was to be changed, and was deleted meanwhile.
+        gone = error.status_code == 404 and code in _ROW_GONE
+        if code == "UpdateConditionNotSatisfied" or error.status_code == 412 or gone:
+            change = "deleted" if gone else "changed"
+            message = f"{what}: the row was {change} by somebody else in between; nothing was written"
             raise RowChangedError(message) from None
         if code == "EntityAlreadyExists":
             message = f"{what}: the row exists already; nothing was written"

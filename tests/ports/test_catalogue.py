@@ -330,6 +330,30 @@ async def test_pins_compete_with_deletion(ports):
     assert await ports.catalogue.pins("other") == []
 
 
+async def test_a_row_that_was_deleted_was_changed(ports):
+    """Whoever has read it before finds another version of it: none. The service answers 404 there, not 412."""
+    deleted = await ports.catalogue.mark_deleting(await committed(ports))
+    await ports.catalogue.delete_point(deleted)
+    head = await ports.catalogue.head(DISK)
+    runs = [replace(run_of(number), state="Succeeded", created=NOW) for number in (1, 2)]
+    etags = [await ports.catalogue.put_run(run, None) for run in runs]
+    assert await ports.catalogue.forget_runs(DISK, NOW + timedelta(days=1), 10) == 1
+
+    for change in (
+        ports.catalogue.put_run(runs[0], etags[0]),
+        ports.catalogue.mark_lost(deleted),
+        ports.catalogue.pin(Pin(DISK, deleted.value.point, run_of(2).run), deleted),
+        ports.catalogue.commit([point_of(2)], Head(DISK), head.etag, changed=[deleted]),
+    ):
+        with pytest.raises(RowChangedError):
+            await change
+
+    assert await ports.catalogue.points(DISK, 10) == []
+    assert await ports.catalogue.pins(DISK) == []
+    assert await ports.catalogue.head(DISK) == head
+    assert await ports.catalogue.run(DISK, runs[0].run) is None
+
+
 async def test_a_request_and_its_run_begin_together(ports):
     request = RequestKey(DISK, "3f2504e0-4f89-41d3-9a0c-0305e82c3301", "digest", run_of(1).run)
     await ports.catalogue.begin_request(run_of(1), request)
