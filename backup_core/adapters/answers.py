@@ -71,7 +71,8 @@ _FENCED = frozenset(
         "SequenceNumberConditionNotMet",
     }
 )
-_MISSING = frozenset({"BlobNotFound", "ResourceNotFound", ""})
+_MISSING = frozenset({"BlobNotFound", "ResourceNotFound"})
+"""The service names what is missing, also to a HEAD (recorded). A 404 without a code is another server's, such as a proxy's."""
 _NO_SUCH_HOST = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 _FIREWALL = (
     "the account's firewall does not admit the app, or the signature does not cover the request: admit the app's network in "

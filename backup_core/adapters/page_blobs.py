@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _NOT_HELD = frozenset({"LeaseIdMismatchWithLeaseOperation", "LeaseNotPresentWithLeaseOperation"})
 """Release Lease: the lease is another's, or there is none."""
+_NO_BLOB = frozenset({"BlobNotFound", "ContainerNotFound"})
 
 
 @contextmanager
@@ -48,12 +49,12 @@ def translated(what: str, *, snapshot: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def accepted(*codes: str, status: int = 0) -> Iterator[None]:
-    """End without an error when the service refuses with one of the codes, or that status: then there is nothing to do."""
+def accepted(*codes: str) -> Iterator[None]:
+    """End without an error when the service refuses with one of the codes: then there is nothing to do."""
     try:
         yield
     except HttpResponseError as error:
-        if error.status_code != status and code_of(error) not in codes:
+        if code_of(error) not in codes:
             raise
 
 
@@ -136,7 +137,7 @@ class AzurePageBlobs:
     async def release_lease(self, blob: BlobAddress, lease: str) -> None:
         """Lease Blob, release; not holding it is success."""
         # No blob, no lease, or another's: there is nothing of ours to release.
-        with translated(f"release the lease of {blob}"), accepted(*_NOT_HELD, status=404):
+        with translated(f"release the lease of {blob}"), accepted(*_NOT_HELD, *_NO_BLOB):
             await BlobLeaseClient(self._client(blob), lease_id=lease).release()
 
     async def start_copy(
@@ -176,7 +177,7 @@ class AzurePageBlobs:
 
     async def abort_copy(self, blob: BlobAddress, copy_id: str) -> None:
         """Abort Copy Blob."""
-        with translated(f"abort the copy onto {blob}"), accepted("NoPendingCopyOperation", status=404):
+        with translated(f"abort the copy onto {blob}"), accepted("NoPendingCopyOperation", *_NO_BLOB):
             await self._client(blob).abort_copy(copy_id)
 
     async def set_metadata(self, blob: BlobAddress, metadata: Mapping[str, str], guard: Guard) -> str:
@@ -251,7 +252,7 @@ class AzurePageBlobs:
         if not is_snapshot_id(snapshot):
             message = f"{blob}: {snapshot!r} is not a snapshot id; nothing was deleted"
             raise UnexpectedAnswerError(message)
-        with translated(f"delete snapshot {snapshot} of {blob}"), accepted(status=404):
+        with translated(f"delete snapshot {snapshot} of {blob}"), accepted("BlobNotFound"):
             await self._client(blob, snapshot).delete_blob()
 
     async def allocated(self, blob: BlobAddress, snapshot: str, window: ByteRange) -> AsyncIterator[ByteRange]:

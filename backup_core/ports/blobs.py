@@ -177,8 +177,8 @@ class PageBlobs(Protocol):
         """
 
     async def delete_snapshot(self, blob: Source, snapshot: str) -> None:
-        """Delete one snapshot; a missing one is success. Refuses an id that is not a snapshot's: that call would hit the
-        base blob.
+        """Delete one snapshot; a missing one is success, a missing container is not: it may be had back, with all its
+        snapshots. Raises ContainerMissingError. Refuses an id that is not a snapshot's: that call would hit the base blob.
         """
 
     def allocated(self, blob: Source, snapshot: str, window: ByteRange) -> AsyncIterator[ByteRange]:

@@ -54,6 +54,7 @@ CASES = [
     (409, "TableBeingDeleted", ServiceUnavailableError),
     (409, "", UnexpectedAnswerError),
     (404, "SomethingElse", UnexpectedAnswerError),
+    (404, "", UnexpectedAnswerError),
     (409, "BlobAlreadyExists", BlobExistsError),
     (409, "LeaseAlreadyPresent", LeaseTakenError),
     (409, "LeaseIsBreakingAndCannotBeAcquired", LeaseTakenError),

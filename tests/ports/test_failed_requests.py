@@ -6,6 +6,7 @@ The data path (`copy_streamed`, `read`, listings) retries by itself: tests/ports
 from __future__ import annotations
 
 import inspect
+from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
@@ -15,7 +16,13 @@ from azure.storage.blob.aio import BlobServiceClient
 
 from backup_core.adapters.documents import AzureDocuments
 from backup_core.adapters.page_blobs import AzurePageBlobs
-from backup_core.domain.errors import AccessDeniedError, HostUnknownError, ServiceUnavailableError
+from backup_core.domain.errors import (
+    AccessDeniedError,
+    ContainerMissingError,
+    HostUnknownError,
+    ServiceUnavailableError,
+    UnexpectedAnswerError,
+)
 from backup_core.domain.naming import BlobAddress
 from backup_core.ports import Guard
 
@@ -69,12 +76,12 @@ async def account(request):
             yield client
 
 
-@pytest.fixture
-async def refusing():
-    """A client of an account that refuses each request."""
+@asynccontextmanager
+async def answering(status, headers):
+    """A client of an account that answers each request so."""
 
     async def refuse(_):
-        return web.Response(status=403, headers={"x-ms-error-code": "AuthorizationPermissionMismatch"})
+        return web.Response(status=status, headers=headers)
 
     server = TestServer(web.Application())
     server.app.router.add_route("*", "/{path:.*}", refuse)
@@ -82,6 +89,20 @@ async def refusing():
         url = f"http://127.0.0.1:{server.port}/account"
         async with BlobServiceClient(url, credential=AzureSasCredential("sig=secret"), retry_total=0) as client:
             yield client
+
+
+@pytest.fixture
+async def refusing():
+    """A client of an account that refuses each request."""
+    async with answering(403, {"x-ms-error-code": "AuthorizationPermissionMismatch"}) as client:
+        yield client
+
+
+@pytest.fixture
+async def elsewhere():
+    """A client of a server that is no storage account, and knows none of its addresses: a proxy, or another service."""
+    async with answering(404, {}) as client:
+        yield client
 
 
 def public(adapter):
@@ -127,3 +148,29 @@ async def test_a_refused_request_of_a_blob_is_no_success(refusing, name):
 async def test_a_refused_request_of_a_document_is_no_success(refusing, name):
     with pytest.raises(AccessDeniedError):
         await ended(DOCUMENTS[name](AzureDocuments(refusing, "plans")))
+
+
+@pytest.mark.parametrize("name", BLOBS)
+async def test_a_404_that_is_not_the_services_says_nothing_of_a_blob(elsewhere, name):
+    """The service names what is missing by its code, of a HEAD too (recorded). Without one, nothing is missing, deleted or lost."""
+    blob = BlobAddress(elsewhere.url.rstrip("/"), "vhds", "disk.vhd")
+
+    with pytest.raises(UnexpectedAnswerError, match="404 without a code"):
+        await ended(BLOBS[name](AzurePageBlobs({blob.account: elsewhere}, None, None), blob))
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+async def test_a_404_that_is_not_the_services_says_nothing_of_a_document(elsewhere, name):
+    with pytest.raises(UnexpectedAnswerError, match="404 without a code"):
+        await ended(DOCUMENTS[name](AzureDocuments(elsewhere, "plans")))
+
+
+async def test_a_snapshot_is_not_deleted_with_its_container():
+    """A deleted container can be had back for days: its restore points' rows must not go one by one meanwhile."""
+    async with answering(404, {"x-ms-error-code": "ContainerNotFound"}) as client:
+        blob = BlobAddress(client.url.rstrip("/"), "heads", "disk.vhd")
+        blobs = AzurePageBlobs({blob.account: client}, None, None)
+        with pytest.raises(ContainerMissingError):
+            await blobs.delete_snapshot(blob, SNAPSHOT)
+        await blobs.release_lease(blob, GUARD.lease)
+        await blobs.abort_copy(blob, GUARD.lease)
