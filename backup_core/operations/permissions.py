@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from backup_core.protocol.tools import Tools
 
 
+FOLLOWING = "Microsoft.Compute/locations/operations/read"
+"""Needed to see how an accepted change of a machine ends, besides the right to it; and the same for disks."""
+FOLLOWING_DISKS = "Microsoft.Compute/locations/diskOperations/read"
 UPLOADING = ["Microsoft.Compute/disks/beginGetAccess/action", "Microsoft.Compute/disks/endGetAccess/action"]
 """Besides the right to make disks."""
 
@@ -32,10 +35,10 @@ async def probes_of(tools: Tools, inputs: RestoreInputs) -> list[Probe]:
         probes.append(await _writes(tools, inputs.restoring.target))
     if inputs.machine is None:
         return probes
-    actions = ["Microsoft.Compute/virtualMachines/write"] if inputs.restoring.repoint else []
+    actions = ["Microsoft.Compute/virtualMachines/write", FOLLOWING] if inputs.restoring.repoint else []
     if inputs.restoring.repoint and (inputs.restoring.stop_vm or (inputs.restoring.slot and inputs.restoring.slot.lun is None)):
         actions += ["Microsoft.Compute/virtualMachines/deallocate/action", "Microsoft.Compute/virtualMachines/start/action"]
-    actions += ["Microsoft.Compute/disks/write"] if inputs.restoring.managed_disk else []
+    actions += ["Microsoft.Compute/disks/write", FOLLOWING_DISKS] if inputs.restoring.managed_disk else []
     actions += UPLOADING if inputs.restoring.uploads else []
     probes.append(Probe("Microsoft.Compute/virtualMachines/read", "granted"))
     try:

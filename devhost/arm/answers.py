@@ -18,13 +18,14 @@ def refusal(status: int, code: str, message: str, retry_after: str = "") -> web.
     return web.json_response({"error": {"code": code, "message": message}}, status=status, headers=headers)
 
 
-def operation_url(request: web.Request, match: re.Match[str], way: str, operation: Operation) -> str:
-    """The address of an operation (`operations`), or of its result (`results`)."""
-    place = f"/subscriptions/{match['subscription']}/providers/Microsoft.Compute/locations/local/{way}/{operation.number}"
-    return f"{request.scheme}://{request.host}{place}?api-version=local"
+def operation_url(request: web.Request, match: re.Match[str], operation: Operation, *, result: bool = False) -> str:
+    """The address of an operation, or of its `result`: that of disks and snapshots is beside that of machines."""
+    kind = "operations" if "/virtualmachines/" in request.path.lower() else "DiskOperations"
+    place = f"/subscriptions/{match['subscription']}/providers/Microsoft.Compute/locations/local/{kind}/{operation.number}"
+    return f"{request.scheme}://{request.host}{place}?{'monitor=true&' if result else ''}api-version=local"
 
 
 def following(request: web.Request, match: re.Match[str], operation: Operation, *, both: bool = False) -> dict[str, str]:
     """The headers by which an operation is followed: one of the two styles, or both."""
-    headers = {"Azure-AsyncOperation": operation_url(request, match, "operations", operation)}
-    return headers | ({"Location": operation_url(request, match, "results", operation)} if both else {})
+    headers = {"Azure-AsyncOperation": operation_url(request, match, operation)}
+    return headers | ({"Location": operation_url(request, match, operation, result=True)} if both else {})

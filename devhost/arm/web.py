@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _GROUP = r"/subscriptions/(?P<subscription>[^/]+)/resourceGroups/(?P<group>[^/]+)/providers/Microsoft\.Compute"
 _MACHINE = re.compile(rf"(?P<id>{_GROUP}/virtualMachines/[^/]+)(?:/(?P<verb>deallocate|start|instanceView))?", re.IGNORECASE)
 _OPERATION = re.compile(
-    r"/subscriptions/[^/]+/providers/Microsoft\.Compute/locations/[^/]+/(?P<way>operations|results)/(?P<number>[^/]+)"
+    r"/subscriptions/[^/]+/providers/Microsoft\.Compute/locations/[^/]+/(?P<kind>operations|DiskOperations)/(?P<number>[^/]+)"
 )
 _PERMISSIONS = re.compile(r"(?P<id>/subscriptions/.+)/providers/Microsoft\.Authorization/permissions", re.IGNORECASE)
 
@@ -130,7 +130,7 @@ class _Face:
             return web.Response(status=202, headers=following(request, match, operation))
         # The other way of polling: by Location alone.
         operation = self.cloud.power(vm, "deallocated", fault)
-        return web.Response(status=202, headers={"Location": operation_url(request, match, "results", operation)})
+        return web.Response(status=202, headers={"Location": operation_url(request, match, operation, result=True)})
 
     @staticmethod
     def _shown(vm: dict[str, Any], expand: str = "") -> dict[str, Any]:
@@ -139,9 +139,12 @@ class _Face:
             shown["properties"] = {**vm["properties"], "instanceView": _view(vm)}
         return shown
 
-    async def _operation(self, _: web.Request, match: re.Match[str], __: Fault | None) -> web.Response:
+    async def _operation(self, request: web.Request, match: re.Match[str], _: Fault | None) -> web.Response:
+        # Its address is not that of a resource: Azure asks for a right of its own, in the resource group.
+        kind = match["kind"][0].lower() + match["kind"][1:]
+        self.cloud.authorize(f"Microsoft.Compute/locations/{kind}/read", request.path)
         operation = self.cloud.operations[match["number"]]
-        if match["way"] == "operations":
+        if "monitor" not in request.query:
             shown: dict[str, Any] = {"name": operation.number, "status": operation.status}
             if operation.error and operation.error.code and operation.status in ("Failed", "Canceled"):
                 shown["error"] = {"code": operation.error.code, "message": str(operation.error)}

@@ -472,6 +472,7 @@ async def test_each_verb_needs_its_right(azure, machines, name):
         "virtualMachines/read": lambda: azure.machine(vm),
         "virtualMachines/start/action": lambda: azure.start(vm),
         "virtualMachines/deallocate/action": lambda: azure.deallocate(vm),
+        "locations/operations/read": lambda: azure.start(vm),
         "disks/write": lambda: azure.import_disk(wanted(Cloud(azure, vm, "", None, None), name), ACCOUNT, "local"),
     }
     for action, call in calls.items():

@@ -451,7 +451,7 @@ async def test_a_request_whose_operation_azure_does_not_know_is_not_taken_for_do
         await managed.blobs.read(managed.disk, taken, PART)
     machines.faults(
         {"method": method, "path": "/snapshots/", "code": "InternalError", "operation": True},
-        {"method": "GET", "path": "/operations/", "status": 404, "code": "ResourceNotFound"},
+        {"method": "GET", "path": "/DiskOperations/", "status": 404, "code": "ResourceNotFound"},
     )
     act = managed.blobs.close_access(managed.disk) if method == "POST" else managed.blobs.delete_snapshot(managed.disk, taken)
     with pytest.raises(ServiceUnavailableError, match="temporary failure"):

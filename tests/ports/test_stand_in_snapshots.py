@@ -245,6 +245,8 @@ async def test_a_name_made_anew_is_missing_for_a_while(azure, machines):
         ("snapshots/beginGetAccess/action", lambda azure: azure.grant()),
         ("snapshots/endGetAccess/action", lambda azure: azure.revoke()),
         ("disks/beginGetAccess/action", lambda azure: azure.grant_disk()),
+        ("locations/diskOperations/read", lambda azure: azure.take(2)),
+        ("locations/diskOperations/read", lambda azure: azure.revoke()),
     ],
 )
 async def test_rights(azure, machines, action, work):
