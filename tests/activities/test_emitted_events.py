@@ -19,11 +19,12 @@ from backup_core.domain.naming import run_key, timer_run_id, window_id
 from backup_core.domain.progress import eta_seconds
 from backup_core.domain.ranges import MIB
 from backup_core.domain.records import Run
+from backup_core.domain.status import RUNS_LOOKED_AT
 from backup_core.operations.watch import watch
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.restore_disk import RestoreFailedError
 from backup_core.steps.backup import FleetPage
-from tests.activities.acts import FINAL, RUN, canceled_before, failing, into, stop_before
+from tests.activities.acts import FINAL, RUN, canceled_before, failing, into, stop_before, stopped_before
 
 SCHEDULE = "0 0 */12 * * *"
 BACKUP_PHASES = ["preparing", "snapshot", "planning", "copying", "verifying", "committing", "cleaning"]
@@ -405,6 +406,32 @@ async def test_a_restore_that_asks_for_attention_is_seen(restorable):
     row = restorable.catalogue.rows["vm", key]
     asking = replace(row.value, state="Running", restore=replace(row.value.restore, attention="Azure is out"))
     restorable.catalogue.rows["vm", key] = replace(row, value=asking)
+
+    assert (await watched(restorable))[0]["vm"].attention == "Azure is out"
+
+
+async def backed_up_later(stage):
+    """Backups that were requested after all other runs, as many as a watch looks at."""
+    for number in range(RUNS_LOOKED_AT):
+        await stage.back_up(run=timer_run_id("vm", stage.world.now + timedelta(days=9, seconds=number)))
+
+
+async def test_a_silent_restore_is_seen_behind_however_many_backups(restorable):
+    """It copies, and died: backups continue beside it, with a schedule of a quarter of an hour a hundred a day."""
+    await stopped_before(restorable, "apply_shard")
+    await backed_up_later(restorable)
+    one = (await watched(restorable, hours=1))[0]["vm"]
+
+    assert (one.at_work, one.silent_seconds >= 3600) == (RUN, True)
+
+
+async def test_a_restore_that_asks_for_attention_is_seen_behind_the_backups_that_it_keeps_off(restorable):
+    """It owns the disk, and waits for Azure to take a disk for the machine."""
+    await stopped_before(restorable, "move_machine")
+    row = restorable.catalogue.rows["vm", run_key(RUN)]
+    asking = replace(row.value, restore=replace(row.value.restore, attention="Azure is out"))
+    restorable.catalogue.rows["vm", run_key(RUN)] = replace(row, value=asking)
+    await backed_up_later(restorable)
 
     assert (await watched(restorable))[0]["vm"].attention == "Azure is out"
 
