@@ -322,15 +322,20 @@ class TableCatalogue:
         state: str = "",
         since: datetime | None = None,
         until: datetime | None = None,
+        operation: str = "",
     ) -> list[Run]:
         """Runs, newest first."""
         first, last = run_key_bounds(since, until)
         first = max(first, run_key(after) + "!") if after else first
-        return [row.value for row in await self._rows(Run, disk, first, last, limit, state)]
+        return [row.value for row in await self._rows(Run, disk, first, last, limit, state, operation)]
 
-    async def _rows(self, kind: type[T], disk: str, first: str, last: str, limit: int, state: str) -> list[Versioned[T]]:
-        text = "PartitionKey eq @disk and RowKey ge @first and RowKey lt @last" + (" and state eq @state" if state else "")
-        parameters = {"disk": disk, "first": first, "last": last} | ({"state": state} if state else {})
+    async def _rows(
+        self, kind: type[T], disk: str, first: str, last: str, limit: int, state: str, operation: str = ""
+    ) -> list[Versioned[T]]:
+        wanted = {name: value for name, value in (("state", state), ("operation", operation)) if value}
+        text = "PartitionKey eq @disk and RowKey ge @first and RowKey lt @last"
+        text += "".join(f" and {name} eq @{name}" for name in wanted)
+        parameters = {"disk": disk, "first": first, "last": last} | wanted
         found: list[Versioned[T]] = []
         with _translated(f"list rows of disk {disk}"):
             async for entity in self._table.query_entities(text, parameters=parameters, results_per_page=min(limit, 1000)):

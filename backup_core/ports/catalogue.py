@@ -131,9 +131,10 @@ class Catalogue(Protocol):
         state: str = "",
         since: datetime | None = None,
         until: datetime | None = None,
+        operation: str = "",
     ) -> list[Run]:
-        """Runs newest first, at most `limit`, in `state` when given. They come after the run `after` (of any disk) in the order
-        of all runs, and were requested in [since, until) to the second.
+        """Runs newest first, at most `limit`, in `state` and of `operation` when given. They come after the run `after` (of any
+        disk) in the order of all runs, and were requested in [since, until) to the second.
         """
 
     async def forget_runs(self, disk: str, before: datetime, limit: int) -> int:

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 
 RUNS_LOOKED_AT = 50
-"""The newest runs of a disk in each of these states, among which restores are looked for that left something at a disk they
-made, however many backups have succeeded since.
+"""The newest restores of a disk in each of these states: they may have left something at a disk that they made, however many
+backups there were since.
 """
 UNSUCCESSFUL = ("Running", "Failed", "Canceled")
 
@@ -176,9 +176,11 @@ class Cleanup:
         return found
 
     async def _unsuccessful(self) -> list[Run]:
-        """Recent runs of the disk that have not succeeded, or not yet."""
-        runs = self.tools.catalogue.runs
-        return [run for state in UNSUCCESSFUL for run in await runs(self.request.disk, RUNS_LOOKED_AT, state=state)]
+        """Recent restores of the disk that have not succeeded, or not yet."""
+        found: list[Run] = []
+        for state in UNSUCCESSFUL:
+            found += await self.tools.catalogue.runs(self.request.disk, RUNS_LOOKED_AT, state=state, operation="restore")
+        return found
 
     async def _imported(self) -> list[tuple[str, Run]]:
         """The managed disks that recent restores were to make and adopt, and did not: none of them is the disk's source."""

@@ -259,6 +259,7 @@ class MemoryCatalogue:
         state: str = "",
         since: datetime | None = None,
         until: datetime | None = None,
+        operation: str = "",
     ) -> list[Run]:
         """Runs, newest first."""
         await self._world.before("runs")
@@ -266,7 +267,7 @@ class MemoryCatalogue:
         first = max(first, run_key(after) + "!") if after else first
         keys = sorted(key for owner, key in self.rows if owner == disk and first <= key < last)
         runs = [self._read(disk, key).value for key in keys]
-        return [run for run in runs if not state or run.state == state][:limit]
+        return [run for run in runs if state in ("", run.state) and operation in ("", run.operation)][:limit]
 
     async def forget_runs(self, disk: str, before: datetime, limit: int) -> int:
         """Delete old rows."""

@@ -226,6 +226,10 @@ async def test_points_and_runs_by_time_and_state(ports):
     assert [run.state for run in await ports.catalogue.runs(DISK, 10, state="Failed")] == ["Failed"]
     assert [run.run[-9:-7] for run in await ports.catalogue.runs(DISK, 10, after=runs[0].run)] == ["10"]
     assert len(await ports.catalogue.runs(DISK, 2)) == 2
+    restore = replace(run_of(5), state="Failed", operation="restore")
+    await ports.catalogue.put_run(restore, None)
+    assert await ports.catalogue.runs(DISK, 9, operation="restore") == [restore]
+    assert await ports.catalogue.runs(DISK, 9, state="Succeeded", operation="restore") == []
 
 
 async def test_a_source_has_one_disk(ports):

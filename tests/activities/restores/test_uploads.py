@@ -560,13 +560,14 @@ async def test_a_disk_that_is_made_anew_once_it_was_compared_is_not_used(stage, 
     nothing_is_open(stage)
 
 
-async def test_the_night_finds_a_dead_restore_among_many_runs(stage):
-    """However many backups have succeeded since."""
+@pytest.mark.parametrize("state", ["Succeeded", "Failed"])
+async def test_the_night_finds_a_dead_restore_among_many_runs(stage, state):
+    """However many backups there were since, and however they ended."""
     await stopped_before(stage, "compare_image", **(stage.wanted | {"adopt": False}))
     stage.world.pass_time(HEARTBEAT_MAX + timedelta(minutes=1))
     for minute in range(60):
         run = f"vm.20260103T00{minute:02d}00Z.timer"
-        stage.catalogue._store(Run("vm", run, "Succeeded", "timer", full=False, created=stage.world.now), run_key(run))
+        stage.catalogue._store(Run("vm", run, state, "timer", full=False, created=stage.world.now), run_key(run))
     await clean_up_disk(stage.tools, NIGHT)
 
     nothing_is_open(stage)
