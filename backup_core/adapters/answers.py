@@ -17,6 +17,7 @@ from backup_core.domain.errors import (
     ContainerMissingError,
     CopySourceKindError,
     CopySourceRefusedError,
+    CopySourceUnreachableError,
     DiffRefusedError,
     FencedError,
     HostUnknownError,
@@ -48,6 +49,8 @@ DIFF_REFUSALS = frozenset(
 )
 """The diff has no answer, now or later (Blob service error codes): a full backup is due."""
 
+COPY_SOURCE_CODE = "x-ms-copy-source-error-code"
+"""The header with the code that the source of a copy answered; newer versions of the service send it."""
 _BUSY = frozenset(
     {
         "ServerBusy",
@@ -83,6 +86,8 @@ _KEY = (
     "the key, signature or token is wrong or has expired: correct it, or the app's clock; the app needs neither key nor "
     "signature where it has a managed identity"
 )
+_UNREACHED = (500, "CannotVerifyCopySource")
+"""The documented answer where the source's network keeps the service away; it may also be a source that is slow."""
 _CUSTOMER_KEY = (
     "the blob is encrypted with a key that comes with each request, which this app does not have: copy the disk to a blob that "
     "is encrypted with the account's own"
@@ -171,8 +176,10 @@ _NAMED: dict[tuple[int, str], tuple[type[BackupError], str]] = {
 """Answers with one meaning for every request."""
 
 
-def fault_of(status: int, code: str, text: str, what: str, *, snapshot: bool = False) -> BackupError:
-    """The error for an answer. `what` names, in words, the refused request and its object."""
+def fault_of(status: int, code: str, text: str, what: str, *, snapshot: bool = False, source_code: str = "") -> BackupError:
+    """The error for an answer. `what` names, in words, the refused request and its object. `source_code` is the code with which
+    the source of a copy answered the service, where that is known.
+    """
     # G67: an endpoint's words may hold the address that it refused.
     said = f"{what}: the service answered {status} {code or 'without a code'}"
     detail = f"{said} ({redacted(text.splitlines()[0])})" if text else said
@@ -182,7 +189,9 @@ def fault_of(status: int, code: str, text: str, what: str, *, snapshot: bool = F
     if status < 300 and not code:
         # No status, or a good one before the answer broke off: that is no answer.
         return ServiceUnavailableError(f"{what}: no whole answer; {_PASSES}")
-    if status in (429, 500, 502, 503, 504):
+    if code == "CannotVerifyCopySource" and source_code in _BUSY:
+        return ServiceUnavailableError(f"{detail}; its source answered {source_code}; {_PASSES}")
+    if status in (429, 500, 502, 503, 504) and (status, code) != _UNREACHED:
         return ServiceUnavailableError(f"{detail}; {_PASSES}")
     if code == "CannotVerifyCopySource":
         # One code for six situations: missing, unauthorised, firewalled, conditions. None is a fault of the destination.
@@ -190,7 +199,7 @@ def fault_of(status: int, code: str, text: str, what: str, *, snapshot: bool = F
             f"{detail}; the backup account cannot read the source: check the source account's firewall and the app's roles "
             "(docs/security.md), or set COPY_MODE to 'stream' and FULL_COPY to 'pages'"
         )
-        return CopySourceRefusedError(message)
+        return (CopySourceUnreachableError if (status, code) == _UNREACHED else CopySourceRefusedError)(message)
     if status in (400, 409) and code in DIFF_REFUSALS:
         return DiffRefusedError(f"{detail}; a full backup is due", code)
     if code in _REFUSED or status in (401, 403):

@@ -22,6 +22,7 @@ from backup_core.domain.errors import (
     BlobMissingError,
     CopySourceKindError,
     CopySourceRefusedError,
+    CopySourceUnreachableError,
     DiffRefusedError,
     ServiceUnavailableError,
     SnapshotLimitError,
@@ -170,7 +171,7 @@ class AzureManagedDisks:
         grant = await self._open(disk, snapshot, seconds=seconds)
         try:
             return await act(grant.url)
-        except CopySourceKindError:
+        except (CopySourceKindError, CopySourceUnreachableError):
             raise
         except (AccessDeniedError, CopySourceRefusedError):
             again = await self._open(disk, snapshot, grant, seconds)
@@ -380,7 +381,7 @@ class AzureManagedDisks:
         await look()
         try:
             return await self._act_on_export(source, snapshot, begun, int(SIGNED_LIFETIME.total_seconds()))
-        except CopySourceKindError:
+        except (CopySourceKindError, CopySourceUnreachableError):
             raise
         except CopySourceRefusedError as error:
             raise lost(error) from None

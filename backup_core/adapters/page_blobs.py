@@ -11,7 +11,7 @@ from azure.core.exceptions import HttpResponseError, ServiceRequestError, Servic
 from azure.storage.blob import BlobType, CopyProperties, SequenceNumberAction
 from azure.storage.blob.aio import BlobClient, BlobLeaseClient, BlobPrefix, BlobServiceClient
 
-from backup_core.adapters.answers import code_of, fault_of, no_answer
+from backup_core.adapters.answers import COPY_SOURCE_CODE, code_of, fault_of, no_answer
 from backup_core.domain.errors import (
     AccessDeniedError,
     BlobChangedError,
@@ -43,7 +43,11 @@ def translated(what: str, *, snapshot: bool = False) -> Iterator[None]:
     try:
         yield
     except HttpResponseError as error:
-        raise fault_of(error.status_code or 0, code_of(error), error.reason or "", what, snapshot=snapshot) from None
+        headers: Mapping[str, str] = getattr(error.response, "headers", {})
+        source_code = headers.get(COPY_SOURCE_CODE, "")
+        raise fault_of(
+            error.status_code or 0, code_of(error), error.reason or "", what, snapshot=snapshot, source_code=source_code
+        ) from None
     except (ServiceRequestError, ServiceResponseError) as error:
         raise no_answer(error, what) from None
 

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from backup_core.adapters.answers import fault_of, no_answer
+from backup_core.adapters.answers import COPY_SOURCE_CODE, fault_of, no_answer
 from backup_core.adapters.pacing import Pacers
 from backup_core.domain.errors import (
     AccessDeniedError,
@@ -137,7 +137,10 @@ class Transport:
                     code = answer.headers.get("x-ms-error-code", "")
                     if answer.status in THROTTLED:
                         leave.refused(answer.reason or "", self._monotonic(), _seconds(retry_after) or 0.0)
-                    fault = fault_of(answer.status, code, answer.reason or "", ask.what, snapshot=bool(ask.snapshot))
+                    fault = fault_of(
+                        answer.status, code, answer.reason or "", ask.what, snapshot=bool(ask.snapshot),
+                        source_code=answer.headers.get(COPY_SOURCE_CODE, ""),
+                    )  # fmt: skip
             except TimeoutError:
                 fault = ServiceTimedOutError(f"{ask.what}: no answer in time; temporary failure")
             except (aiohttp.ClientError, ConnectionError) as error:

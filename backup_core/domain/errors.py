@@ -77,6 +77,13 @@ class CopySourceRefusedError(BackupError):
     code = "CopySourceRefused"
 
 
+class CopySourceUnreachableError(CopySourceRefusedError):
+    """The destination's account could not read the source in time: their networks keep them apart, or the source is busy."""
+
+    code = "CopySourceUnreachable"
+    retryable = True
+
+
 class CopySourceKindError(CopySourceRefusedError):
     """The source is an export that the service takes no copy from, whoever asks: its bytes are streamed."""
 

@@ -40,7 +40,7 @@ class Copying:
         except CopySourceRefusedError as error:
             if self._mode == "server":
                 message = f"{error}; COPY_MODE is 'server', so nothing was streamed instead"
-                raise CopySourceRefusedError(message) from error
+                raise type(error)(message) from error
             self._refused[source.account, head.account] = self._monotonic() + REMEMBERED_SECONDS
             return await self._stream(source, snapshot, part, head, fence, keep_zeros=keep_zeros)
         return 0

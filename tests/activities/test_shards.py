@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from backup_core.domain.errors import CopySourceUnreachableError
 from backup_core.domain.naming import cursor_name, shard_end_name
 from backup_core.domain.records import Owner
 from backup_core.orchestrations.backup_disk import BackupFailedError
@@ -378,6 +379,27 @@ async def test_auto_falls_back_and_remembers():
     scene.write(5, 9)
     await run(scene)
     assert scene.port_calls["copy_from_url"] == before + 1
+
+
+@pytest.mark.parametrize("mode", ["auto", "server"])
+async def test_a_source_that_is_not_reached_in_time(mode):
+    """Streamed where that is permitted; else it is retried, since the source may only be slow."""
+    scene, calls = scene_of(copy_mode=mode), []
+    fetch = scene.blobs.copy_from_url
+
+    async def slow(*args):
+        calls.append(args)
+        if mode == "auto" or len(calls) < 3:
+            message = "500 CannotVerifyCopySource"
+            raise CopySourceUnreachableError(message)
+        await fetch(*args)
+
+    scene.blobs.copy_from_url = slow
+    await run(scene)
+
+    assert (len(calls) == 1) == (mode == "auto")
+    assert (scene.rows("run!")[0].bytes_streamed > 0) == (mode == "auto")
+    assert scene.content(scene.points()[0]) == scene.blobs.blobs[scene.source()].content()
 
 
 async def test_explicit_server_mode_fails_in_words():

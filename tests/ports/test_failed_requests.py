@@ -174,3 +174,13 @@ async def test_a_snapshot_is_not_deleted_with_its_container():
             await blobs.delete_snapshot(blob, SNAPSHOT)
         await blobs.release_lease(blob, GUARD.lease)
         await blobs.abort_copy(blob, GUARD.lease)
+
+
+@pytest.mark.parametrize("code", ["ServerBusy", "InternalError", "OperationTimedOut"])
+async def test_a_source_that_is_busy_is_a_temporary_failure(code):
+    """The service then names the source's own answer beside its refusal of it, as the SDK knows."""
+    headers = {"x-ms-error-code": "CannotVerifyCopySource", "x-ms-copy-source-error-code": code}
+    async with answering(409, headers) as client:
+        blob = BlobAddress(client.url.rstrip("/"), "heads", "disk.vhd")
+        with pytest.raises(ServiceUnavailableError, match=f"its source answered {code}.*; temporary failure"):
+            await BLOBS["start_copy_of"](AzurePageBlobs({blob.account: client}, None, None), blob)

@@ -23,6 +23,7 @@ from backup_core.adapters.transport import REQUEST_SECONDS, Transport
 from backup_core.domain.errors import (
     AccessDeniedError,
     CopySourceRefusedError,
+    CopySourceUnreachableError,
     FencedError,
     ServiceTimedOutError,
     ServiceUnavailableError,
@@ -246,6 +247,17 @@ async def test_a_source_the_service_cannot_read(service, status):
     with pytest.raises(CopySourceRefusedError):
         await service.data.from_url(service.blob, SNAPSHOT, PART, service.head, FENCE)
     assert len(service.seen) == 1
+
+
+async def test_a_source_the_service_does_not_reach(service):
+    """The documented answer of a source whose network keeps the service away: not retried here, so that bytes are streamed."""
+    service.answers = [refused(500, "CannotVerifyCopySource")]
+    with pytest.raises(CopySourceUnreachableError) as caught:
+        await service.data.from_url(service.blob, SNAPSHOT, PART, service.head, FENCE)
+
+    assert len(service.seen) == 1
+    assert isinstance(caught.value, CopySourceRefusedError)
+    assert caught.value.retryable, "it may be slow, and nothing else is to be tried"
 
 
 async def test_from_url_carries_no_byte_and_the_fence(service):
