@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 _NOT_HELD = frozenset({"LeaseIdMismatchWithLeaseOperation", "LeaseNotPresentWithLeaseOperation"})
 """Release Lease: the lease is another's, or there is none."""
+_LEASED = {"LeaseIdMissing": "is leased"}
+"""A blob that exists and is leased: the service looks at its lease before If-None-Match (Azurite#2637)."""
+_COPYING = {"PendingCopyOperation": "is being copied to"}
+"""The answer to a copy until the blob is complete, and not that it exists. A retry would not help: a copy takes hours."""
 _NO_BLOB = frozenset({"BlobNotFound", "ContainerNotFound"})
 
 
@@ -60,6 +64,18 @@ def accepted(*codes: str) -> Iterator[None]:
     except HttpResponseError as error:
         if code_of(error) not in codes:
             raise
+
+
+@contextmanager
+def _where_nothing_is(blob: BlobAddress, codes: Mapping[str, str]) -> Iterator[None]:
+    """Raise BlobExistsError when the service refuses with one of the codes to make a blob where nothing is."""
+    try:
+        yield
+    except HttpResponseError as error:
+        if (code := code_of(error)) in codes:
+            message = f"{blob} exists, and {codes[code]}; nothing was written; use another name"
+            raise BlobExistsError(message) from error
+        raise
 
 
 class AzurePageBlobs:
@@ -91,7 +107,7 @@ class AzurePageBlobs:
         self, blob: BlobAddress, size: int, sequence_number: int, metadata: Mapping[str, str], tier: str = ""
     ) -> None:
         """Put Blob with If-None-Match: *."""
-        with translated(f"create {blob}"):
+        with translated(f"create {blob}"), _where_nothing_is(blob, _LEASED):
             await self._client(blob).create_page_blob(
                 size,
                 metadata=dict(metadata),
@@ -166,17 +182,10 @@ class AzurePageBlobs:
         condition: dict[str, Any] = {"match_condition": MatchConditions.IfMissing}
         if over:
             condition = {"match_condition": MatchConditions.IfNotModified, "etag": over}
-        with translated(what):
-            try:
-                answer: dict[str, Any] = await self._client(destination).start_copy_from_url(
-                    url, metadata=dict(metadata), **condition, **_tiered(tier)
-                )
-            except HttpResponseError as error:
-                # The answer until the blob is complete, and not that it exists; a retry would not help, a copy takes hours.
-                if code_of(error) == "PendingCopyOperation":
-                    message = f"{destination} exists, and is being copied to; nothing was written"
-                    raise BlobExistsError(message) from error
-                raise
+        with translated(what), _where_nothing_is(destination, _COPYING if over else _COPYING | _LEASED):
+            answer: dict[str, Any] = await self._client(destination).start_copy_from_url(
+                url, metadata=dict(metadata), **condition, **_tiered(tier)
+            )
         return str(answer["copy_id"])
 
     async def abort_copy(self, blob: BlobAddress, copy_id: str) -> None:

@@ -104,6 +104,7 @@ const withoutSourceConditions = (options) => ({ ...options, sourceModifiedAccess
 function checkDestination(store, context, destination, options) {
   const doc = document(store, destination.account, destination.container, destination.blob);
   if (doc && doc.pkPending) throw fail(context, 409, "PendingCopyOperation");
+  refuseLeased(context, doc, options.leaseAccessConditions);
   if (!doc && options.leaseAccessConditions && options.leaseAccessConditions.leaseId)
     throw fail(context, 412, "LeaseNotPresentWithBlobOperation");
 }
@@ -179,6 +180,11 @@ function forget(store, context) {
   update(store, doc);
 }
 
+/** 412 for a blob that is leased, without its lease: looked at before If-None-Match (Azurite#2637 has the service's answer). */
+function refuseLeased(context, doc, lease) {
+  if (doc && !(lease && lease.leaseId)) new WriteLeaseValidator(lease).validate(new LeaseAdapter(doc), context);
+}
+
 /** 409 while the blob of this request is the destination of a pending copy. */
 function refusePending(store, context) {
   const at = asBlobContext(context);
@@ -186,4 +192,4 @@ function refusePending(store, context) {
   if (doc && doc.pkPending) throw fail(context, 409, "PendingCopyOperation");
 }
 
-module.exports = { end, forget, install, refusePending };
+module.exports = { end, forget, install, refuseLeased, refusePending };

@@ -4,7 +4,7 @@ const crypto = require("crypto");
 const http = require("http");
 const { load, watch } = require("./azurite");
 const { BLOB_BYTES_MAX, PAGE, PUT_BYTES_MAX, asBlobContext, document, fail, header, invalidHeader, refuseLongSource } = require("./shared");
-const { forget, refusePending } = require("./copies");
+const { forget, refuseLeased, refusePending } = require("./copies");
 const { refuseCopySource } = require("./exports");
 const tracking = require("./tracking");
 
@@ -202,6 +202,7 @@ function trackStore() {
   Store.prototype.createBlob = async function (context, blob, lease, conditions) {
     // The holder of the lease may write over the blob even with If-None-Match: * (recorded on the service).
     const existing = document(this, blob.accountName, blob.containerName, blob.name);
+    refuseLeased(context, existing, lease);
     const holder = lease && lease.leaseId && existing && existing.leaseId === lease.leaseId;
     const relaxed = holder && conditions && conditions.ifNoneMatch === "*" ? { ...conditions, ifNoneMatch: undefined } : conditions;
     return createBlob.call(this, context, blob, lease, relaxed);

@@ -18,6 +18,7 @@ from backup_core.adapters.documents import AzureDocuments
 from backup_core.adapters.page_blobs import AzurePageBlobs
 from backup_core.domain.errors import (
     AccessDeniedError,
+    BlobExistsError,
     ContainerMissingError,
     HostUnknownError,
     ServiceUnavailableError,
@@ -184,3 +185,12 @@ async def test_a_source_that_is_busy_is_a_temporary_failure(code):
         blob = BlobAddress(client.url.rstrip("/"), "heads", "disk.vhd")
         with pytest.raises(ServiceUnavailableError, match=f"its source answered {code}.*; temporary failure"):
             await BLOBS["start_copy_of"](AzurePageBlobs({blob.account: client}, None, None), blob)
+
+
+@pytest.mark.parametrize("name", ["create", "start_copy_of"])
+async def test_a_blob_that_is_leased_exists(name):
+    """Whether the lease or If-None-Match: * is looked at first is not documented: a repeat finds its own leased blob either way."""
+    async with answering(412, {"x-ms-error-code": "LeaseIdMissing"}) as client:
+        blob = BlobAddress(client.url.rstrip("/"), "heads", "disk.vhd")
+        with pytest.raises(BlobExistsError):
+            await BLOBS[name](AzurePageBlobs({blob.account: client}, None, None), blob)

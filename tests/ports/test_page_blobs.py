@@ -105,6 +105,19 @@ async def test_a_lease_that_somebody_breaks_slowly_is_another_ones(ports):
     await ports.blobs.acquire_lease(address, mine)
 
 
+async def test_a_leased_blob_is_not_created_again(ports, head):
+    """It exists, as one without a lease does: a repeated step finds its own. The service looks at the lease before If-None-Match."""
+    address, _ = head
+    source, snapshot = await ports.make_source(page(7) * 16)
+    before = await ports.blobs.properties(address)
+    with pytest.raises(BlobExistsError):
+        await ports.blobs.create(address, 16 * PAGE, 1, {})
+    with pytest.raises(BlobExistsError):
+        await ports.blobs.start_copy(source, snapshot, address, {})
+
+    assert await ports.blobs.properties(address) == before
+
+
 async def test_writes_and_clears_within_the_fence(ports, head):
     address, fence = head
     await ports.write(address, 2 * PAGE, page(1) + page(2), fence)
