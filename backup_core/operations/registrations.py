@@ -13,6 +13,7 @@ from backup_core.domain.shown import shortened
 from backup_core.domain.status import RUNS_LOOKED_AT
 from backup_core.operations.refusal import RefusedError
 from backup_core.operations.sources import source_warnings
+from backup_core.protocol.ownership import older_at_work
 from backup_core.protocol.registrations import store_copy
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ async def stop_protecting(tools: Tools, disk: str, now: datetime) -> Registered:
         await tools.catalogue.put_registration(stopped, row.etag)
         await attempt(warnings, COPY_LATER, store_copy(tools, stopped))
     runs = await tools.catalogue.runs(disk, RUNS_LOOKED_AT)
-    if all(run.ended_for_good for run in runs):
+    older = await older_at_work(tools, await tools.catalogue.head(disk), runs, now)
+    if older is None and all(run.ended_for_good for run in runs):
         await tools.catalogue.release_source(row.value.source, disk)
     return Registered(stopped, created=False, warnings=warnings)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from backup_core.domain.ending import HEARTBEAT_MAX
@@ -13,6 +12,7 @@ from backup_core.domain.events import DiskSeen, FleetSeen, attention_of
 from backup_core.domain.naming import registration_name, window_id
 from backup_core.domain.status import RUNS_LOOKED_AT, status_of
 from backup_core.domain.windows import BEGIN_MAX, window_begun_by
+from backup_core.protocol.ownership import older_at_work
 from backup_core.protocol.run_rows import emit_run_end
 from backup_core.protocol.survey import disks_to_survey
 from backup_core.protocol.turns import order_of
@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from backup_core.domain.records import Head, Run, Versioned
+    from backup_core.domain.records import Run
     from backup_core.protocol.tools import Tools
 
 SIDE_BY_SIDE = 8
-RUN_MAX = timedelta(days=7)
-"""No run is older than this and still at work."""
 
 
 @dataclass(frozen=True)
@@ -130,19 +128,6 @@ async def _lost(tools: Tools, known: set[str]) -> dict[str, BackupError]:
     return lost
 
 
-async def _older_at_work(tools: Tools, head: Versioned[Head] | None, runs: Sequence[Run], now: datetime) -> Run | None:
-    """A run that has not ended and is older than `runs`, the newest ones: with a window each quarter of an hour there may be a
-    hundred backups since a restore began.
-    """
-    if len(runs) < RUNS_LOOKED_AT or now - runs[-1].created > RUN_MAX:
-        return None
-    disk = runs[0].disk
-    owner = head.value.owner if head else None
-    names = {pin.run for pin in await tools.catalogue.pins(disk)} | ({owner.run} if owner else set())
-    rows = [await tools.catalogue.run(disk, name) for name in sorted(names - {run.run for run in runs})]
-    return next((row.value for row in rows if row and not row.value.ended_for_good), None)
-
-
 async def _check(tools: Tools, disk: str, schedule: str, now: datetime) -> Look | None:
     """The status of the disk; None when its registration was deleted. Unreported ends of its runs are emitted first."""
     registration, head = await tools.catalogue.registration(disk), await tools.catalogue.head(disk)
@@ -151,7 +136,7 @@ async def _check(tools: Tools, disk: str, schedule: str, now: datetime) -> Look 
     runs = await tools.catalogue.runs(disk, RUNS_LOOKED_AT)
     await _emit_late(tools, runs, now)
     status = status_of(registration.value, head.value if head else None, runs, schedule, now)
-    open_ = next((run for run in runs if not run.ended_for_good), None) or await _older_at_work(tools, head, runs, now)
+    open_ = next((run for run in runs if not run.ended_for_good), None) or await older_at_work(tools, head, runs, now)
     silent = None
     if open_ and (row := await tools.catalogue.run(disk, open_.run)) and not row.value.ended_for_good:
         silence = await tools.catalogue.now() - row.changed

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from backup_core.domain.ending import abandonment, dead
 from backup_core.domain.errors import BackupError, RowChangedError
 from backup_core.domain.records import Head, Owner
 from backup_core.domain.shown import shortened
+from backup_core.domain.status import RUNS_LOOKED_AT
 from backup_core.protocol.run_rows import write_run
 from backup_core.protocol.updates import update_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from backup_core.domain.naming import BlobAddress
     from backup_core.domain.records import Run, Versioned
     from backup_core.protocol.tools import Tools
+
+
+RUN_MAX = timedelta(days=7)
+"""No run is older than this and still at work."""
 
 
 async def is_at_work(tools: Tools, disk: str, run: str) -> bool:
@@ -30,6 +37,19 @@ async def run_at_work(tools: Tools, head: Head | None) -> str:
     """The run that owns the disk, if it is at work; else empty."""
     owner = head.owner if head else None
     return owner.run if head and owner and await is_at_work(tools, head.disk, owner.run) else ""
+
+
+async def older_at_work(tools: Tools, head: Versioned[Head] | None, runs: Sequence[Run], now: datetime) -> Run | None:
+    """A run that has not ended and is older than `runs`, the newest ones. With a window each quarter of an hour there may be a
+    hundred backups since a restore began.
+    """
+    if len(runs) < RUNS_LOOKED_AT or now - runs[-1].created > RUN_MAX:
+        return None
+    disk = runs[0].disk
+    owner = head.value.owner if head else None
+    names = {pin.run for pin in await tools.catalogue.pins(disk)} | ({owner.run} if owner else set())
+    rows = [await tools.catalogue.run(disk, name) for name in sorted(names - {run.run for run in runs})]
+    return next((row.value for row in rows if row and not row.value.ended_for_good), None)
 
 
 async def end_if_dead(tools: Tools, disk: str, run: str, actor: str) -> bool:

@@ -13,7 +13,8 @@ from backup_core.api import disks, runs
 from backup_core.api.context import respond
 from backup_core.api.http import Request
 from backup_core.domain.naming import run_key
-from backup_core.domain.records import Run
+from backup_core.domain.records import Pin, Run
+from backup_core.domain.status import RUNS_LOOKED_AT
 from backup_core.operations.watch import watch
 from backup_core.steps.backup import FleetPage
 from tests.scene import Scene
@@ -65,6 +66,18 @@ async def test_a_run_in_progress_is_listed_and_watched_until_it_ends(scene, stat
     assert await watched(scene) == ["vm"], "its end"
     assert scene.claims() == {}
     assert await watched(scene) == []
+
+
+async def test_a_restore_in_progress_is_found_behind_many_newer_runs(scene):
+    """With a window each quarter of an hour they are those of five hours."""
+    scene.catalogue._store(Pin("vm", "point", RUN), f"pin!point!{RUN}")
+    for number in range(RUNS_LOOKED_AT):
+        name = f"vm.20260101T00{number:02d}01Z.timer"
+        scene.catalogue._store(Run("vm", name, "Succeeded", "timer", full=False, created=scene.world.now), run_key(name))
+    assert (await call(scene, disks.delete_disk, disk="vm"))["protection"] == "stopped"
+
+    assert await watched(scene) == ["vm"]
+    assert scene.claims() != {}
 
 
 async def test_no_window_begins_another(scene):
