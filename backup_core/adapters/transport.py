@@ -43,6 +43,8 @@ Receive = Callable[[aiohttp.ClientResponse], Awaitable[T]]
 
 THROTTLED = frozenset({429, 503})
 """Statuses by which the service says that there are too many requests."""
+GOOD = {"GET": (200, 206), "PUT": (201,)}
+"""Statuses of a successful answer. Any other good one is not the service's, and says nothing of what was written."""
 VERSION = "2021-12-02"
 REQUEST_SECONDS = 120.0
 """Deadline of one request from its first attempt on; what it cannot outlast is left to the orchestrator's slower retries.
@@ -128,7 +130,7 @@ class Transport:
                 async with self._connected().request(
                     ask.method, url, headers=headers, data=ask.body, timeout=left, allow_redirects=False
                 ) as answer:
-                    if answer.status < 300:
+                    if answer.status in GOOD[ask.method]:
                         received = await receive(answer)
                         leave.succeeded()
                         return received

@@ -240,6 +240,17 @@ async def test_no_request_is_sent_on_to_another_address(service, status, act):
     assert len(service.seen) == 1
 
 
+@pytest.mark.parametrize("status", [200, 202, 204, 206])
+async def test_a_write_counts_only_when_the_service_says_so(service, status):
+    """Put Page answers 201. Any other good status is another server's, and the page may be unwritten: over an old one, only the
+    samples of the comparison would show it.
+    """
+    service.answers = [web.Response(status=status)]
+    await service.data.clear(service.head, PART, FENCE)
+
+    assert len(service.seen) == 2
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 412, 304])
 async def test_a_source_the_service_cannot_read(service, status):
     """One code, six statuses: always the same error, never a retry."""
