@@ -20,7 +20,7 @@ texts = st.text(max_size=50) | st.builds(
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | texts,
     lambda inner: st.lists(inner, max_size=40) | st.dictionaries(st.text(max_size=9), inner, max_size=5),
-    max_leaves=60,
+    max_leaves=30,
 )
 
 
