@@ -58,7 +58,10 @@ async def _restore_in_progress(tools: Tools, inputs: RestoreInputs) -> str:
     mine = inputs.restoring
     if not (mine.repoint or mine.adopt):
         return ""
-    for run in inputs.past:
+    # One that has begun has a pin, however many runs were requested since.
+    names = {pin.run for pin in await tools.catalogue.pins(inputs.point.disk)} - {run.run for run in inputs.past}
+    older = [row.value for name in sorted(names) if (row := await tools.catalogue.run(inputs.point.disk, name))]
+    for run in (*inputs.past, *older):
         if run.restore is None or run.ended_for_good or not (run.restore.repoint or run.restore.adopt):
             continue
         if await is_at_work(tools, run.disk, run.run):

@@ -9,12 +9,16 @@ from datetime import timedelta
 
 import pytest
 
+from backup_core.activities.restore_run import begin_restore
 from backup_core.api import restores, runs
 from backup_core.api.context import respond
 from backup_core.api.http import Request
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import AccessDeniedError
-from backup_core.domain.naming import point_key, snapshot_time
+from backup_core.domain.naming import point_key, run_key, snapshot_time
+from backup_core.domain.records import Run
+from backup_core.operations.restores import PAST_RUNS_MAX
+from backup_core.steps.restore import BeginRestore
 from tests.api.restoring import MACHINE, Starts, give_managed_disk, post, refused
 from tests.scene import OTHER, PAGE, SOURCE, VM
 
@@ -421,6 +425,19 @@ async def test_an_unprotected_disk_is_not_adopted(scene):
     await refused(scene, {"adopt": True}, 409, "NotProtected")
     status, shown, _ = await post(scene, {"repoint": True})
     assert (status, shown["restore"]["adopt"]) == (202, False)
+
+
+async def test_a_restore_that_runs_is_found_behind_many_newer_runs(scene):
+    """It has pinned its point; backups were requested since, as many as a call looks at."""
+    first = (await post(scene, {"repoint": True}))[1]["id"]
+    begin = BeginRestore(disk="vm", run=first, lease="00000000-0000-0000-0000-000000000001")
+    assert (await begin_restore(scene.tools, begin)).state == "go"
+    for number in range(PAST_RUNS_MAX):
+        name = f"vm.29990101T00{number:02d}00Z.timer"
+        scene.catalogue._store(Run("vm", name, "Skipped", "timer", full=False, created=scene.world.now), run_key(name))
+    status, shown, _ = await post(scene, {"repoint": True, "target": {"blob": "another.vhd"}})
+
+    assert (status, shown["error"]["code"]) == (409, "RestoreRunning")
 
 
 async def test_a_second_restore_that_changes_the_source_is_refused_while_one_runs(scene):
