@@ -101,7 +101,8 @@ def _fault(error: HttpResponseError, what: str, kind: Kind) -> BackupError:
         found = f"{missing['action']} on {missing['resource']}" if missing else f"what Azure names ({message[:300]})"
         return AccessDeniedError(f"{what}: Azure {how} {code}: grant the app's identity {found}{kind.again}")
     if code == "RequestDisallowedByPolicy":
-        return kind.refused(f"{said}; an Azure policy forbids it: have an exemption made{kind.again}")
+        move = "have an exemption made, or give the disk the tag that it requires"
+        return kind.refused(f"{said}; an Azure policy forbids it: {move}{kind.again}")
     if status == 404 and isinstance(error.__cause__, BadStatus):
         # Its object may be there: Azure answers so for an operation just accepted, too (hashicorp/go-azure-sdk#740).
         message = f"{said}; Azure does not know the operation that it had accepted; temporary failure"

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from backup_core.domain.managed import UPLOAD, ManagedDisk
+from backup_core.domain.metadata import inherited_tags
 from backup_core.domain.repoint import Machine, MachineDisk, Power
 from backup_core.domain.vhd import FOOTER_BYTES
 
@@ -68,6 +69,7 @@ def managed_disk_of(disk: str, found: dict[str, Any]) -> ManagedDisk:
         disk_state=inside.get("diskState", ""),
         create_option=(inside.get("creationData") or {}).get("createOption", ""),
         unique=inside.get("uniqueId", ""),
+        tags=tuple(sorted((name, value) for name, value in (found.get("tags") or {}).items() if name != RUN_TAG)),
     )
 
 
@@ -92,7 +94,7 @@ def disk_body(wanted: ManagedDisk, account: str, location: str) -> dict[str, Any
         "location": location,
         "sku": {"name": wanted.sku},
         "zones": list(wanted.zones),
-        "tags": {RUN_TAG: wanted.run},
+        "tags": inherited_tags(dict(wanted.tags), {RUN_TAG: wanted.run}),
         "properties": _filled(properties),
     }
     return _filled(body)

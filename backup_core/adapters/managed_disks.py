@@ -39,7 +39,7 @@ from backup_core.domain.managed_snapshots import (
     snapshot_name,
     strangeness,
 )
-from backup_core.domain.metadata import Site, own, run_of_source_snapshot
+from backup_core.domain.metadata import Site, inherited_tags, own, run_of_source_snapshot
 from backup_core.domain.naming import is_snapshot_id, parse_resource_id, snapshot_time
 from backup_core.domain.ranges import PAGE, ByteRange, DiffRange
 from backup_core.domain.redaction import redacted
@@ -218,7 +218,7 @@ class AzureManagedDisks:
         what = f"take snapshot {name} of managed disk {disk}"
         body = {
             "location": live.get("location", ""),
-            "tags": dict(metadata),
+            "tags": inherited_tags(live.get("tags") or {}, metadata),
             "properties": {
                 "creationData": {"createOption": "Copy", "sourceResourceId": disk.id},
                 "incremental": True,

@@ -75,6 +75,8 @@ class ManagedDisk:
     """The way it was made, in Azure's word: Upload, Import, Copy, Empty."""
     unique: str = ""
     """Azure's unique id: a disk that was deleted and made again under its name has another."""
+    tags: tuple[tuple[str, str], ...] = ()
+    """Its tags, but that of the run that made it."""
 
 
 def replacement(
@@ -82,7 +84,7 @@ def replacement(
 ) -> ManagedDisk:
     """The managed disk to be imported from the VHD at `source`, of `size` bytes with its footer, for a slot of the machine.
 
-    It is as `former`, the managed disk in that slot, if there is one: its kind, encryption, network access and tier.
+    It is as `former`, the managed disk in that slot, if there is one: its kind, encryption, network access, tier and tags.
     """
     present, is_os = machine.at(lun), lun is None
     sku = former.sku if former and former.sku else SKU_DEFAULT
@@ -111,6 +113,7 @@ def replacement(
         network_access=former.network_access if former else "",
         disk_access=former.disk_access if former else "",
         public_access=former.public_access if former else "",
+        tags=former.tags if former else (),
     )
 
 

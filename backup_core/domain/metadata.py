@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 SCHEMA = "1"
 _PREFIX = "pagekeeper_"
+TAGS_MAX = 50
+"""Of a resource in Azure."""
+_NOT_INHERITED = ("pagekeeper", "microsoft", "azure", "windows")
+"""Beginnings of the names of tags that are the app's own, or that Azure reserves: it refuses a request with them."""
 
 IntentState = Literal["applying", "verified", "committed"]
 KINDS: frozenset[str] = frozenset(get_args(Kind))
@@ -195,6 +199,17 @@ def run_of_source_snapshot(metadata: Mapping[str, str], site: Site) -> str:
 def own(metadata: Mapping[str, str]) -> dict[str, str]:
     """The app's own part of the metadata or tags: others may add to them, as an Azure policy does to each resource's."""
     return {name: value for name, value in metadata.items() if name.startswith(_PREFIX)}
+
+
+def inherited_tags(tags: Mapping[str, str], own_tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags of a resource that is made of a disk with `tags`: these, beside the app's own. An Azure policy may refuse what
+    lacks a tag, such as a cost centre; the disk has passed it.
+
+    Left out are the app's names on the disk, names that Azure reserves, and the last ones by name where they are too many.
+    """
+    # Another run's mark would make the resource that run's.
+    names = sorted(name for name in tags if not name.lower().startswith(_NOT_INHERITED))
+    return {name: tags[name] for name in names[: TAGS_MAX - len(own_tags)]} | dict(own_tags)
 
 
 def is_marked(metadata: Mapping[str, str]) -> bool:

@@ -65,7 +65,7 @@ class ManagedDisks:
             raise ConflictError(message, status=409, code="PropertyChangeNotAllowed")
         refuse_disk(body, self._cloud.disks.account)
         self._refuse_upload(body)
-        wanted = _complete(disk, body)
+        wanted = _complete(disk, {**body, "tags": self._cloud.tags(disk, body)})
         if existing:
             wanted["properties"] |= {name: existing["properties"][name] for name in _OWN if name in existing["properties"]}
             wanted |= {"managedBy": existing["managedBy"]} if "managedBy" in existing else {}

@@ -13,6 +13,7 @@ LOCATION = "local"
 TIERS = ("P1", "P2", "P3", "P4", "P6", "P10", "P15", "P20", "P30", "P40", "P50", "P60", "P70", "P80")
 TIER_GIB = (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32767)
 """The size up to which a premium disk has each tier by itself."""
+TAGS_MAX = 50
 
 
 class ConflictError(RefusedError):
@@ -131,6 +132,23 @@ def security_type(resource: Resource) -> str:
 
 
 # -- managed disks ------------------------------------------------------------------------------------------------------
+
+
+def refuse_tags(resource: str, tags: dict[str, str], required: list[str]) -> None:
+    """Raise ConflictError for tags that Azure does not take, and where one is missing that a policy requires."""
+    reserved = [name for name in tags if name.lower().startswith(("microsoft", "azure", "windows"))]
+    unfit = [name for name, value in tags.items() if len(name) > 512 or len(value) > 256 or set(name) & set("<>%&\\?/")]
+    if reserved or unfit or len(tags) > TAGS_MAX:
+        # The limits are documented, the code is invented.
+        message = f"{resource} cannot have {len(tags)} tags, at most {TAGS_MAX}, or these: {', '.join([*reserved, *unfit])}."
+        raise ConflictError(message, status=400, code="InvalidTag")
+    for name in required:
+        if name.lower() not in {one.lower() for one in tags}:
+            # As velero-io/velero#4744 quotes it.
+            message = (
+                f"Resource '{resource.rpartition('/')[2]}' was disallowed by policy. Reasons: 'Tag \"{name}\" is missing.'"
+            )
+            raise ConflictError(message, status=403, code="RequestDisallowedByPolicy")
 
 
 def refuse_disk(body: Resource, account_of: Callable[[str], str]) -> None:

@@ -80,16 +80,17 @@ class Snapshots:
     def put(self, snapshot: str, body: Resource, fault: Fault | None) -> tuple[Resource, Operation]:
         """Take a snapshot. One that is there by this name is given the tags, and nothing is taken."""
         key, existing = snapshot.lower(), self.all.get(snapshot.lower())
+        tags = self._cloud.tags(snapshot, body)
         source = str((body.get("properties", {}).get("creationData") or {}).get("sourceResourceId", ""))
         if existing:
             if existing["properties"]["creationData"]["sourceResourceId"].lower() != source.lower():
                 message = "Changing property 'sourceUri' is not allowed."
                 raise ConflictError(message, status=400, code="PropertyChangeNotAllowed")
-            existing["tags"] = {**(body.get("tags") or {}), **self._cloud.switches.policy_tags}
+            existing["tags"] = tags
             existing["properties"] |= {name: body["properties"][name] for name in _CHANGEABLE if name in body["properties"]}
             return self.shown(existing), self._cloud.begin(_nothing, lambda _: None, fault)
         disk = self._source(snapshot, body, source)
-        made = self._made(snapshot, body, disk)
+        made = self._made(snapshot, {**body, "tags": tags}, disk)
         self.all[key] = made
         if key in self._deleted:
             self._hidden[key] = self._cloud.switches.hidden_looks
@@ -176,7 +177,7 @@ class Snapshots:
             "name": snapshot.rpartition("/")[2],
             "type": "Microsoft.Compute/snapshots",
             "location": body["location"],
-            "tags": {**(body.get("tags") or {}), **self._cloud.switches.policy_tags},
+            "tags": body["tags"],
             "sku": body.get("sku") or {"name": "Standard_ZRS"},
             "properties": inside,
         }

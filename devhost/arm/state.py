@@ -25,6 +25,7 @@ from devhost.arm.refusals import (
     refuse_attachment,
     refuse_changes,
     refuse_mixtures,
+    refuse_tags,
     sources,
 )
 from devhost.arm.snapshots import Snapshots
@@ -120,6 +121,8 @@ class Switches:
     """How often a snapshot made anew by a deleted one's name is said to be missing."""
     policy_tags: dict[str, str] = field(default_factory=dict)
     """Tags that an Azure policy gives each snapshot and disk (effect `modify`), whatever the request says."""
+    required_tags: list[str] = field(default_factory=list)
+    """Tags without which an Azure policy refuses each snapshot and disk (effect `deny`)."""
     snapshots_max: int = 500
     """Of one disk: one more is left in the state Failed."""
     snapshots_per_five_minutes: int = 0
@@ -207,6 +210,12 @@ class Cloud:
         if "diskSizeBytes" not in inside or inside["diskState"] in ("ReadyToUpload", "ActiveUpload"):
             message = f"Disk {disk['id']} is in state {inside['diskState']} and has no content yet."
             raise ConflictError(message, status=409, code="OperationNotAllowed")
+
+    def tags(self, resource: str, body: Resource) -> dict[str, str]:
+        """The tags of a disk or snapshot that is to be made. Raises ConflictError for those that Azure or a policy refuses."""
+        tags = {**(body.get("tags") or {}), **self.switches.policy_tags}
+        refuse_tags(resource, tags, self.switches.required_tags)
+        return tags
 
     # -- machines ---------------------------------------------------------------------------------------------------------
 

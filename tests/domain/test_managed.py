@@ -23,6 +23,7 @@ FORMER = ManagedDisk(
     network_access="AllowPrivate",
     disk_access="/access",
     public_access="Disabled",
+    tags=(("costCenter", "42"),),
 )
 URL = "https://a/vhds/new.vhd"
 

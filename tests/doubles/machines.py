@@ -266,7 +266,8 @@ class MemoryMachines:
         if fault := self._unfit(wanted) or self._not_uploaded(wanted):
             raise MachineRefusedError(fault)
         self.disks[wanted.disk] = replace(wanted, state="Succeeded", create_option=UPLOAD)
-        self._blobs.cloud.uploads.make(self._address(wanted.disk), wanted.size_bytes, {RUN_TAG: wanted.run})
+        tags = {**dict(wanted.tags), RUN_TAG: wanted.run}
+        self._blobs.cloud.uploads.make(self._address(wanted.disk), wanted.size_bytes, tags)
         await self._world.after("create_for_upload")
         return True
 

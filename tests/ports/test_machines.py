@@ -552,6 +552,7 @@ TRAITS = {
     "disk_access": f"{GROUP}/providers/Microsoft.Compute/diskAccesses/access",
     "public_access": "Disabled",
     "capabilities": (("architecture", "x64"), ("diskControllerTypes", "SCSI, NVMe")),
+    "tags": (("costCenter", "42"),),
 }
 
 

@@ -94,6 +94,30 @@ async def test_tags_that_a_policy_adds_do_not_make_a_snapshot_a_strangers(made, 
     assert [(one.snapshot, one.named) for one in listed_] == [(one, True) for one in taken]
 
 
+async def test_a_snapshot_has_its_disks_tags_beside_the_apps_own(made, machines, name):
+    """Azure policies refuse what has no tag of theirs; a disk that exists has it. What Azure would refuse is left out."""
+    theirs = {"costCenter": "42", "pagekeeper_run": "another", "pagekeeper-run": "a restore", "azureThing": "reserved"}
+    many = {f"t{number:02}": "x" for number in range(50)}
+    managed = await made(more={"tags": {**theirs, **many}})
+    machines.switch(required_tags=["CostCenter"])
+    await managed.take()
+    (found,) = [one for one in machines.snapshots() if name in str(one)]
+
+    assert managed.marks().items() <= found["tags"].items()
+    assert found["tags"]["costCenter"] == "42"
+    assert not {"pagekeeper-run", "azureThing"} & found["tags"].keys()
+    assert len(found["tags"]) == 50
+
+
+async def test_a_policy_that_requires_a_tag_which_the_disk_lacks(made, machines, name):
+    managed = await made()
+    machines.switch(required_tags=["costCenter"])
+    with pytest.raises(ManagedDiskRefusedError, match=r'Tag "costCenter" is missing.*exemption made, or give the disk the tag'):
+        await managed.take()
+
+    assert not [one for one in machines.snapshots() if name in str(one)]
+
+
 async def test_two_deliveries_that_saw_none_take_one(made):
     """Both deliveries request the same name: the second takes nothing, and finds the first's snapshot."""
     managed = await made()
