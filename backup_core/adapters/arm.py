@@ -95,6 +95,10 @@ def _fault(error: HttpResponseError, what: str, kind: Kind) -> BackupError:
     message = redacted(str(getattr(error.error, "message", "") or error.reason or "no reason given"))
     how = f"answered {status}" if status else "did not do it, having accepted it:"
     said = f"{what}: Azure {how} {code or 'without a code'} ({message.strip().partition(chr(10))[0][:900]})"
+    if status == 403 and "deny assignment" in message.lower():
+        # Of a managed application, a deployment stack or a cluster (Azure/OpenShift#186): it outranks every role.
+        move = "no role helps; have the app's identity excluded from it, or use resource groups that it does not cover"
+        return AccessDeniedError(f"{said}; a deny assignment forbids it: {move}{kind.again}")
     if code == "LinkedAuthorizationFailed":
         # Azure says first, and at length, what is permitted.
         missing = _LINKED.search(message)

@@ -523,6 +523,20 @@ async def test_a_linked_refusal_in_words_that_nobody_knows_yet(azure, machines, 
         await azure.start(machine_id(name))
 
 
+@pytest.mark.parametrize("code", ["DenyAssignmentAuthorizationFailed", "LinkedAuthorizationFailed"])
+async def test_a_deny_assignment_is_not_answered_by_a_role(azure, machines, name, code):
+    """The client may have every right: what a managed application or a deployment stack denies, no role gives."""
+    message = (
+        "The client has permission to perform action 'Microsoft.Compute/virtualMachines/start/action' on scope '/x'; however, the "
+        "access is denied because of the deny assignment with name 'managed'."
+    )
+    machines.faults({"method": "POST", "path": f"{name}/start", "status": 403, "code": code, "message": message})
+    with pytest.raises(AccessDeniedError, match=r"deny assignment forbids it: no role helps; .* excluded from it") as refused:
+        await azure.start(machine_id(name))
+
+    assert "grant" not in str(refused.value)
+
+
 # -- only the adapter: managed disks ------------------------------------------------------------------------------------------
 
 
