@@ -163,6 +163,14 @@ _NAMED: dict[tuple[int, str], tuple[type[BackupError], str]] = {
     },
     **{(409, code): (SnapshotRateError, f"a premium page blob takes one snapshot in ten minutes; {_PASSES}") for code in _RATE},
     **{(409, code): (ServiceUnavailableError, _PASSES) for code in _BUSY},
+    (409, "BlobImmutableDueToPolicy"): (
+        UnexpectedAnswerError,
+        "an immutability policy or a legal hold keeps the blob as it is; look when it ends: nothing is deleted before",
+    ),
+    (409, "BlobArchived"): (
+        UnexpectedAnswerError,
+        "the blob is in the archive tier; look which rule of the account has moved it there, and give it an online tier again",
+    ),
     (400, "Md5Mismatch"): (TransferDamagedError, f"the bytes were altered on their way, nothing was written; {_PASSES}"),
     (404, "ContainerNotFound"): (
         ContainerMissingError,

@@ -70,6 +70,8 @@ CASES = [
     (409, "SnapshotCountExceeded", SnapshotLimitError),
     (400, "InvalidOperation", UnexpectedAnswerError),
     (304, "ConditionNotMet", UnexpectedAnswerError),
+    (409, "BlobImmutableDueToPolicy", UnexpectedAnswerError),
+    (409, "BlobArchived", UnexpectedAnswerError),
 ]
 
 
@@ -126,6 +128,14 @@ def test_a_refusal_says_what_to_do_about_its_own_code(code):
     assert REFUSALS[code] in str(fault)
     others = set(REFUSALS.values()) - {REFUSALS[code]}
     assert not [words for words in others if words in str(fault).partition("(Forbidden)")[2]]
+
+
+@pytest.mark.parametrize(("code", "advice"), [("BlobImmutableDueToPolicy", "legal hold"), ("BlobArchived", "archive tier")])
+def test_what_an_accounts_rules_have_done_to_a_blob_is_said(code, advice):
+    said = str(fault_of(409, code, "", "delete snapshot"))
+
+    assert advice in said
+    assert "list of error codes" not in said
 
 
 def test_a_blob_under_a_customers_key_is_a_refusal_whatever_its_status():
