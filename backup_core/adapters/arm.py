@@ -95,7 +95,7 @@ def _fault(error: HttpResponseError, what: str, kind: Kind) -> BackupError:
     message = redacted(str(getattr(error.error, "message", "") or error.reason or "no reason given"))
     how = f"answered {status}" if status else "did not do it, having accepted it:"
     said = f"{what}: Azure {how} {code or 'without a code'} ({message.strip().partition(chr(10))[0][:900]})"
-    if status == 403 and "deny assignment" in message.lower():
+    if status in (0, 403) and "deny assignment" in message.lower():
         # Of a managed application, a deployment stack or a cluster (Azure/OpenShift#186): it outranks every role.
         move = "no role helps; have the app's identity excluded from it, or use resource groups that it does not cover"
         return AccessDeniedError(f"{said}; a deny assignment forbids it: {move}{kind.again}")
@@ -105,7 +105,7 @@ def _fault(error: HttpResponseError, what: str, kind: Kind) -> BackupError:
         found = f"{missing['action']} on {missing['resource']}" if missing else f"what Azure names ({message[:300]})"
         return AccessDeniedError(f"{what}: Azure {how} {code}: grant the app's identity {found}{kind.again}")
     if code == "RequestDisallowedByPolicy":
-        move = "have an exemption made, or give the disk the tag that it requires"
+        move = "have an exemption made, or where it requires a tag, give the disk that tag"
         return kind.refused(f"{said}; an Azure policy forbids it: {move}{kind.again}")
     if status == 404 and isinstance(error.__cause__, BadStatus):
         # Its object may be there: Azure answers so for an operation just accepted, too (hashicorp/go-azure-sdk#740).

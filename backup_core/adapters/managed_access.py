@@ -93,7 +93,7 @@ class Door:
     id: str
     """Resource id."""
     words: str
-    """Its kind in words, for messages."""
+    """The object in words, for messages."""
     subscription: str
     group: str
     name: str

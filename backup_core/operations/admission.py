@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from backup_core.operations.refusal import RefusedError
 from backup_core.operations.registrations import known_registration
-from backup_core.protocol.ownership import is_at_work, run_at_work
+from backup_core.protocol.ownership import is_at_work, older_runs, run_at_work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,9 +59,7 @@ async def _restore_in_progress(tools: Tools, inputs: RestoreInputs) -> str:
     if not (mine.repoint or mine.adopt):
         return ""
     # One that has begun has a pin, however many runs were requested since.
-    names = {pin.run for pin in await tools.catalogue.pins(inputs.point.disk)} - {run.run for run in inputs.past}
-    older = [row.value for name in sorted(names) if (row := await tools.catalogue.run(inputs.point.disk, name))]
-    for run in (*inputs.past, *older):
+    for run in (*inputs.past, *await older_runs(tools, inputs.point.disk, inputs.past)):
         if run.restore is None or run.ended_for_good or not (run.restore.repoint or run.restore.adopt):
             continue
         if await is_at_work(tools, run.disk, run.run):

@@ -16,6 +16,7 @@ from backup_core.protocol.updates import update_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
     from datetime import datetime
 
     from backup_core.domain.naming import BlobAddress
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 RUN_MAX = timedelta(days=7)
-"""No run is older than this and still at work."""
+"""Runs that are older are not looked for: the longest wait, that for a copy, is given up after two days."""
 
 
 async def is_at_work(tools: Tools, disk: str, run: str) -> bool:
@@ -45,11 +46,16 @@ async def older_at_work(tools: Tools, head: Versioned[Head] | None, runs: Sequen
     """
     if len(runs) < RUNS_LOOKED_AT or now - runs[-1].created > RUN_MAX:
         return None
-    disk = runs[0].disk
     owner = head.value.owner if head else None
-    names = {pin.run for pin in await tools.catalogue.pins(disk)} | ({owner.run} if owner else set())
+    older = await older_runs(tools, runs[0].disk, runs, {owner.run} if owner else set())
+    return next((run for run in older if not run.ended_for_good), None)
+
+
+async def older_runs(tools: Tools, disk: str, runs: Sequence[Run], others: AbstractSet[str] = frozenset()) -> list[Run]:
+    """The disk's runs besides `runs`, the newest ones, that have a pin, as each restore in progress has; and the `others`."""
+    names = {pin.run for pin in await tools.catalogue.pins(disk)} | others
     rows = [await tools.catalogue.run(disk, name) for name in sorted(names - {run.run for run in runs})]
-    return next((row.value for row in rows if row and not row.value.ended_for_good), None)
+    return [row.value for row in rows if row]
 
 
 async def end_if_dead(tools: Tools, disk: str, run: str, actor: str) -> bool:

@@ -795,7 +795,7 @@ GUARDS = (
           "older is None and all(", "all(",
           ("api/test_stopping.py::test_a_restore_in_progress_is_found_behind_many_newer_runs",)),
     Guard("operations/admission.py", "a restore that runs is found behind many newer runs",
-          "(*inputs.past, *older)", "inputs.past",
+          "(*inputs.past, *await older_runs(tools, inputs.point.disk, inputs.past))", "inputs.past",
           ("api/test_restores.py::test_a_restore_that_runs_is_found_behind_many_newer_runs",)),
     Guard("operations/watch.py", "a run at work is seen behind however many newer ones",
           " or await older_at_work(tools, head, runs, now)", "",

@@ -30,7 +30,7 @@ from tests.simulator.stage import (
     REPEATS_EVERY,
     REPLAYED_EVERY,
 )
-from tests.simulator.trouble_bugs import TROUBLE_BUGS, Planted
+from tests.simulator.trouble_bugs import TROUBLE_BUGS, TroubleBug
 
 SEEDS = range(50_501, 62_501)
 """Any stretch would do; in this one the rarest bugs are met soon."""
@@ -66,7 +66,7 @@ def _is_gentle(seed: int) -> bool:
     return seed % GENTLE_EVERY == GENTLE
 
 
-def _has_trouble(bug: Planted) -> Callable[[int], bool]:
+def _has_trouble(bug: TroubleBug) -> Callable[[int], bool]:
     return lambda seed: seed % bug.every == bug.at
 
 

@@ -1,4 +1,4 @@
-"""Planted bugs of timers, of what cannot be read, of cleanings that fail and of long lists. Each must be caught.
+"""TroubleBug bugs of timers, of what cannot be read, of cleanings that fail and of long lists. Each must be caught.
 
 Each comes with the histories that have such trouble: in others there is nothing to see.
 """
@@ -128,7 +128,7 @@ def all_that_expired_is_named() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Planted:
+class TroubleBug:
     """A planted bug, and the histories with the trouble that shows it: those whose seed leaves `at` when divided by `every`."""
 
     bug: Callable[[], AbstractContextManager[object]]
@@ -137,14 +137,14 @@ class Planted:
 
 
 TROUBLE_BUGS = {
-    "windows by the clock": Planted(windows_by_the_clock, TIMED_EVERY, TIMED),
-    "windows by the second": Planted(windows_by_the_second, TIMED_EVERY, TIMED),
-    "unreadable disk stops the window": Planted(unreadable_disk_stops_the_window, UNREADABLE_EVERY, UNREADABLE),
-    "unreadable disk hides the list": Planted(unreadable_disk_hides_the_list, UNREADABLE_EVERY, UNREADABLE),
-    "unreadable disk stops the rebuild": Planted(unreadable_disk_stops_the_rebuild, UNREADABLE_EVERY, UNREADABLE),
-    "cleaning fails the run": Planted(cleaning_fails_the_run, FAILING_EVERY, FAILING),
-    "failed duty ends the night": Planted(failed_duty_ends_the_night, FAILING_EVERY, FAILING),
-    "failed deletion is forgotten": Planted(failed_deletion_is_forgotten, FAILING_EVERY, FAILING),
-    "all that expired is named": Planted(all_that_expired_is_named, LONG_EVERY, LONG),
+    "windows by the clock": TroubleBug(windows_by_the_clock, TIMED_EVERY, TIMED),
+    "windows by the second": TroubleBug(windows_by_the_second, TIMED_EVERY, TIMED),
+    "unreadable disk stops the window": TroubleBug(unreadable_disk_stops_the_window, UNREADABLE_EVERY, UNREADABLE),
+    "unreadable disk hides the list": TroubleBug(unreadable_disk_hides_the_list, UNREADABLE_EVERY, UNREADABLE),
+    "unreadable disk stops the rebuild": TroubleBug(unreadable_disk_stops_the_rebuild, UNREADABLE_EVERY, UNREADABLE),
+    "cleaning fails the run": TroubleBug(cleaning_fails_the_run, FAILING_EVERY, FAILING),
+    "failed duty ends the night": TroubleBug(failed_duty_ends_the_night, FAILING_EVERY, FAILING),
+    "failed deletion is forgotten": TroubleBug(failed_deletion_is_forgotten, FAILING_EVERY, FAILING),
+    "all that expired is named": TroubleBug(all_that_expired_is_named, LONG_EVERY, LONG),
 }
 """Faults that show where something is early, unreadable, undeletable or too much."""
