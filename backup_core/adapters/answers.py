@@ -74,8 +74,9 @@ _FENCED = frozenset(
         "SequenceNumberConditionNotMet",
     }
 )
-_MISSING = frozenset({"BlobNotFound", "ResourceNotFound"})
+_MISSING = frozenset({"BlobNotFound"})
 """The service names what is missing, also to a HEAD (recorded). A 404 without a code is another server's, such as a proxy's."""
+_UNKNOWN_CODE = "look the code up in Azure Storage's list of error codes; the roles that the app needs are in docs/security.md"
 _NO_SUCH_HOST = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 _FIREWALL = (
     "the account's firewall does not admit the app, or the signature does not cover the request: admit the app's network in "
@@ -99,6 +100,8 @@ _REFUSED: Mapping[str, str] = {
     "NetworkSecurityPerimeterDenied": _FIREWALL,
     "PublicAccessNotPermitted": _UNSIGNED,
     "NoAuthenticationInformation": _UNSIGNED,
+    # With status 404: whether a private blob exists is not told to a stranger (azure-storage-cpp#397).
+    "ResourceNotFound": _UNSIGNED,
     "AuthorizationPermissionMismatch": _ROLE,
     "InsufficientAccountPermissions": _ROLE,
     "UnauthorizedBlobOverwrite": _ROLE,
@@ -184,9 +187,18 @@ _NAMED: dict[tuple[int, str], tuple[type[BackupError], str]] = {
 """Answers with one meaning for every request."""
 
 
-def fault_of(status: int, code: str, text: str, what: str, *, snapshot: bool = False, source_code: str = "") -> BackupError:
-    """The error for an answer. `what` names, in words, the refused request and its object. `source_code` is the code with which
-    the source of a copy answered the service, where that is known.
+def fault_of(
+    status: int,
+    code: str,
+    text: str,
+    what: str,
+    *,
+    snapshot: bool = False,
+    copies: bool = False,
+    source_code: str = "",
+) -> BackupError:
+    """The error for an answer. `what` names, in words, the refused request and its object. `copies` says that the request has
+    the account read another blob; `source_code` is the code with which that source answered it, where that is known.
     """
     # G67: an endpoint's words may hold the address that it refused.
     said = f"{what}: the service answered {status} {code or 'without a code'}"
@@ -210,8 +222,16 @@ def fault_of(status: int, code: str, text: str, what: str, *, snapshot: bool = F
         return (CopySourceUnreachableError if (status, code) == _UNREACHED else CopySourceRefusedError)(message)
     if status in (400, 409) and code in DIFF_REFUSALS:
         return DiffRefusedError(f"{detail}; a full backup is due", code)
+    advice = _REFUSED.get(code) or _refused(code)
+    if copies and status == 403 and advice in (_FIREWALL, _UNKNOWN_CODE):
+        # AllowedCopyScope is answered like the firewall. The bytes are streamed then: a firewall refuses that, too.
+        return CopySourceRefusedError(
+            f"{detail}; either its permitted scope for copy operations (allowedCopyScope) leaves out the source's account, or "
+            "its firewall does not admit the app: correct that in the account's settings, or set COPY_MODE to 'stream' and "
+            "FULL_COPY to 'pages'"
+        )
     if code in _REFUSED or status in (401, 403):
-        denied = AccessDeniedError(f"{detail}; {_REFUSED.get(code) or _refused(code)}")
+        denied = AccessDeniedError(f"{detail}; {advice}")
         denied.by_signature = code == "AuthenticationFailed"
         return denied
     if status == 404 and code in _MISSING:
@@ -235,7 +255,7 @@ def _refused(code: str) -> str:
             "the account's own encryption key cannot be used: give the account access to its key vault again, and see that the "
             "key is there and enabled"
         )
-    return "look the code up in Azure Storage's list of error codes; the roles that the app needs are in docs/security.md"
+    return _UNKNOWN_CODE
 
 
 def no_answer(error: BaseException, what: str) -> BackupError:

@@ -24,7 +24,7 @@ class AzureDocuments:
 
     async def put_if_absent(self, name: str, text: str) -> bool:
         """Put Blob with If-None-Match: *."""
-        with translated(f"store document {name}"), accepted("BlobAlreadyExists"):
+        with translated(f"store document {name}"), accepted("BlobAlreadyExists", "ConditionNotMet"):
             await self._container.upload_blob(name, text.encode(), match_condition=MatchConditions.IfMissing)
             return True
         return False

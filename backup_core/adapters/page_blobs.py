@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _NOT_HELD = frozenset({"LeaseIdMismatchWithLeaseOperation", "LeaseNotPresentWithLeaseOperation"})
 """Release Lease: the lease is another's, or there is none."""
+_THERE = {"ConditionNotMet": "does not meet the condition that nothing is there"}
+"""An answer to If-None-Match: * instead of BlobAlreadyExists; the SDK's own uploads take one for the other, too."""
 _LEASED = {"LeaseIdMissing": "is leased"}
 """A blob that exists and is leased: the service looks at its lease before If-None-Match (Azurite#2637)."""
 _COPYING = {"PendingCopyOperation": "is being copied to"}
@@ -42,15 +44,21 @@ _NO_BLOB = frozenset({"BlobNotFound", "ContainerNotFound"})
 
 
 @contextmanager
-def translated(what: str, *, snapshot: bool = False) -> Iterator[None]:
-    """Turn the SDK's exceptions into the project's errors."""
+def translated(what: str, *, snapshot: bool = False, copies: bool = False) -> Iterator[None]:
+    """Turn the SDK's exceptions into the project's errors; `copies` is a request that has the account read another blob."""
     try:
         yield
     except HttpResponseError as error:
         headers: Mapping[str, str] = getattr(error.response, "headers", {})
         source_code = headers.get(COPY_SOURCE_CODE, "")
         raise fault_of(
-            error.status_code or 0, code_of(error), error.reason or "", what, snapshot=snapshot, source_code=source_code
+            error.status_code or 0,
+            code_of(error),
+            error.reason or "",
+            what,
+            snapshot=snapshot,
+            copies=copies,
+            source_code=source_code,
         ) from None
     except (ServiceRequestError, ServiceResponseError) as error:
         raise no_answer(error, what) from None
@@ -107,7 +115,7 @@ class AzurePageBlobs:
         self, blob: BlobAddress, size: int, sequence_number: int, metadata: Mapping[str, str], tier: str = ""
     ) -> None:
         """Put Blob with If-None-Match: *."""
-        with translated(f"create {blob}"), _where_nothing_is(blob, _LEASED):
+        with translated(f"create {blob}"), _where_nothing_is(blob, _THERE | _LEASED):
             await self._client(blob).create_page_blob(
                 size,
                 metadata=dict(metadata),
@@ -182,7 +190,8 @@ class AzurePageBlobs:
         condition: dict[str, Any] = {"match_condition": MatchConditions.IfMissing}
         if over:
             condition = {"match_condition": MatchConditions.IfNotModified, "etag": over}
-        with translated(what), _where_nothing_is(destination, _COPYING if over else _COPYING | _LEASED):
+        exists = _COPYING if over else _COPYING | _THERE | _LEASED
+        with translated(what, copies=True), _where_nothing_is(destination, exists):
             answer: dict[str, Any] = await self._client(destination).start_copy_from_url(
                 url, metadata=dict(metadata), **condition, **_tiered(tier)
             )

@@ -79,6 +79,11 @@ class Ask:
     url: str = field(default="", repr=False)
     """An export's whole URL with its signature, used as it is; the snapshot is part of it."""
 
+    @property
+    def copies(self) -> bool:
+        """Whether it has the account read another blob. A refused upload to a managed disk has ended: that is no copy."""
+        return not self.url and "x-ms-copy-source" in (self.headers or {})
+
 
 class Transport:
     """Connections to all accounts, kept and reused."""
@@ -140,7 +145,7 @@ class Transport:
                     if answer.status in THROTTLED:
                         leave.refused(answer.reason or "", self._monotonic(), _seconds(retry_after) or 0.0)
                     fault = fault_of(
-                        answer.status, code, answer.reason or "", ask.what, snapshot=bool(ask.snapshot),
+                        answer.status, code, answer.reason or "", ask.what, snapshot=bool(ask.snapshot), copies=ask.copies,
                         source_code=answer.headers.get(COPY_SOURCE_CODE, ""),
                     )  # fmt: skip
             except TimeoutError:

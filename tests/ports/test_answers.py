@@ -16,6 +16,7 @@ from backup_core.domain.errors import (
     BlobExistsError,
     BlobMissingError,
     ContainerMissingError,
+    CopySourceRefusedError,
     DiffRefusedError,
     FencedError,
     HostUnknownError,
@@ -47,6 +48,7 @@ CASES = [
     (401, "NoAuthenticationInformation", AccessDeniedError),
     (403, "AuthorizationPermissionMismatch", AccessDeniedError),
     (404, "BlobNotFound", BlobMissingError),
+    (404, "ResourceNotFound", AccessDeniedError),
     (404, "ContainerNotFound", ContainerMissingError),
     (404, "TableNotFound", TableMissingError),
     (400, "Md5Mismatch", TransferDamagedError),
@@ -136,6 +138,28 @@ def test_what_an_accounts_rules_have_done_to_a_blob_is_said(code, advice):
 
     assert advice in said
     assert "list of error codes" not in said
+
+
+@pytest.mark.parametrize("code", ["AuthorizationFailure", "SomethingNew", ""])
+def test_a_copy_that_an_account_does_not_permit_is_no_matter_of_the_firewall_alone(code):
+    """The account may permit copies from some accounts alone (allowedCopyScope): then the bytes are streamed."""
+    fault = fault_of(403, code, "This request is not authorized to perform this operation.", "fetch", copies=True)
+
+    assert type(fault) is CopySourceRefusedError
+    assert "allowedCopyScope" in str(fault)
+    assert "firewall" in str(fault)
+    assert "COPY_MODE" in str(fault)
+
+
+@pytest.mark.parametrize("code", ["AuthorizationPermissionMismatch", "AuthenticationFailed", "KeyVaultEncryptionKeyNotFound"])
+def test_a_copy_without_the_right_to_write_is_denied(code):
+    assert type(fault_of(403, code, "", "fetch", copies=True)) is AccessDeniedError
+
+
+def test_a_stranger_is_not_told_whether_a_blob_exists():
+    """The service answers 404 ResourceNotFound to a request whose authorisation was lost: the blob may well be there."""
+    assert "no authorisation" in str(fault_of(404, "ResourceNotFound", "", "read"))
+    assert type(fault_of(404, "ResourceNotFound", "", "read", snapshot=True)) is AccessDeniedError
 
 
 def test_a_blob_under_a_customers_key_is_a_refusal_whatever_its_status():

@@ -18,8 +18,10 @@ from backup_core.adapters.documents import AzureDocuments
 from backup_core.adapters.page_blobs import AzurePageBlobs
 from backup_core.domain.errors import (
     AccessDeniedError,
+    BlobChangedError,
     BlobExistsError,
     ContainerMissingError,
+    CopySourceRefusedError,
     HostUnknownError,
     ServiceUnavailableError,
     UnexpectedAnswerError,
@@ -188,9 +190,42 @@ async def test_a_source_that_is_busy_is_a_temporary_failure(code):
 
 
 @pytest.mark.parametrize("name", ["create", "start_copy_of"])
-async def test_a_blob_that_is_leased_exists(name):
+@pytest.mark.parametrize("code", ["LeaseIdMissing", "ConditionNotMet"])
+async def test_a_blob_that_must_not_be_there_exists(name, code):
     """Whether the lease or If-None-Match: * is looked at first is not documented: a repeat finds its own leased blob either way."""
-    async with answering(412, {"x-ms-error-code": "LeaseIdMissing"}) as client:
+    async with answering(412, {"x-ms-error-code": code}) as client:
         blob = BlobAddress(client.url.rstrip("/"), "heads", "disk.vhd")
         with pytest.raises(BlobExistsError):
             await BLOBS[name](AzurePageBlobs({blob.account: client}, None, None), blob)
+
+
+async def test_a_document_that_must_not_be_there_exists():
+    async with answering(412, {"x-ms-error-code": "ConditionNotMet"}) as client:
+        assert await AzureDocuments(client, "plans").put_if_absent("plan.json", "{}") is False
+
+
+async def test_a_copy_over_another_version_does_not_exist_but_has_changed():
+    async with answering(412, {"x-ms-error-code": "ConditionNotMet"}) as client:
+        blob = BlobAddress(client.url.rstrip("/"), "heads", "disk.vhd")
+        with pytest.raises(BlobChangedError):
+            await AzurePageBlobs({blob.account: client}, None, None).start_copy_of("copy", "https://x/y", blob, {}, "", '"0x1"')
+
+
+async def test_a_whole_copy_that_the_account_does_not_permit():
+    """Its permitted scope for copy operations is answered as its firewall is."""
+    async with answering(403, {"x-ms-error-code": "AuthorizationFailure"}) as client:
+        blob = BlobAddress(client.url.rstrip("/"), "heads", "disk.vhd")
+        with pytest.raises(CopySourceRefusedError, match="allowedCopyScope"):
+            await BLOBS["start_copy_of"](AzurePageBlobs({blob.account: client}, None, None), blob)
+        with pytest.raises(AccessDeniedError, match="the account's firewall"):
+            await BLOBS["create"](AzurePageBlobs({blob.account: client}, None, None), blob)
+
+
+async def test_a_blob_is_not_missing_for_a_request_that_lost_its_authorisation():
+    """A delete that took it for gone would say that a blob is deleted which is there."""
+    async with answering(404, {"x-ms-error-code": "ResourceNotFound"}) as client:
+        blob = BlobAddress(client.url.rstrip("/"), "heads", "disk.vhd")
+        with pytest.raises(AccessDeniedError, match="no authorisation"):
+            await BLOBS["delete_own"](AzurePageBlobs({blob.account: client}, None, None), blob)
+        with pytest.raises(AccessDeniedError, match="no authorisation"):
+            await AzureDocuments(client, "plans").delete("plan.json")

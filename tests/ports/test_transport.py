@@ -260,6 +260,16 @@ async def test_a_source_the_service_cannot_read(service, status):
     assert len(service.seen) == 1
 
 
+async def test_a_copy_that_the_account_does_not_permit(service):
+    """Put Page From URL has an error of its own; a Put Page that is refused so is denied."""
+    service.answers = [refused(403, "AuthorizationFailure"), refused(403, "AuthorizationFailure")]
+    with pytest.raises(CopySourceRefusedError, match="allowedCopyScope"):
+        await service.data.from_url(service.blob, SNAPSHOT, PART, service.head, FENCE)
+    with pytest.raises(AccessDeniedError, match="the account's firewall"):
+        await service.data.clear(service.head, PART, FENCE)
+    assert len(service.seen) == 2
+
+
 async def test_a_source_the_service_does_not_reach(service):
     """The documented answer of a source whose network keeps the service away: not retried here, so that bytes are streamed."""
     service.answers = [refused(500, "CannotVerifyCopySource")]
