@@ -34,6 +34,20 @@ class AzureDocuments:
         with translated(f"store document {name}"):
             await self._container.upload_blob(name, text.encode(), overwrite=True)
 
+    async def replace(self, name: str, text: str, former: str) -> bool:
+        """Get Blob, then Put Blob with If-Match."""
+        with translated(f"replace document {name}"), accepted("BlobNotFound", "ConditionNotMet"):
+            stream = await self._container.download_blob(name)
+            if (await stream.readall()).decode() != former:
+                return False
+            version = stream.properties.etag
+            # G18: of two that replace the same version the service refuses one.
+            await self._container.upload_blob(
+                name, text.encode(), overwrite=True, etag=version, match_condition=MatchConditions.IfNotModified
+            )
+            return True
+        return False
+
     async def get(self, name: str) -> str | None:
         """Get Blob."""
         with translated(f"read document {name}"), accepted("BlobNotFound"):

@@ -30,6 +30,11 @@ class Documents(Protocol):
     async def put(self, name: str, text: str) -> None:
         """Store the document; it replaces an existing one."""
 
+    async def replace(self, name: str, text: str, former: str) -> bool:
+        """Store the document in place of one that is `former`; nothing if it is another, or gone. True when this call has
+        certainly stored it: if an answer was lost and the request sent again, it may be False without another writer.
+        """
+
     async def get(self, name: str) -> str | None:
         """The document, or None."""
 

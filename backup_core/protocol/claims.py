@@ -27,16 +27,21 @@ async def claim_container(documents: Documents, container: str, deployment: Depl
     stored = await documents.get(CLAIM)
     if stored is None:
         await documents.put_if_absent(CLAIM, mine)
-        stored = await documents.get(CLAIM)
-    holder = read_document(_HOLDER, f"{container}/{CLAIM}", stored or "{}").get("catalogue", "")
-    if holder == deployment.catalogue:
-        return
+    elif _holder(container, stored) in deployment.former:
+        # G18: only in place of what was read: another app may take over the same former catalogue at this moment.
+        await documents.replace(CLAIM, mine, former=stored)
+    # Read again: the store has decided who holds it.
+    holder = _holder(container, await documents.get(CLAIM) or "{}")
     # G18: two catalogues over one container would delete each other's blobs.
-    if holder not in deployment.former:
+    if holder != deployment.catalogue:
         message = (
             f"container {container}: it belongs to catalogue {holder!r}, this app's is {deployment.catalogue!r}; nothing was "
             "done; give this app containers of its own (HEADS_CONTAINER, PLANS_CONTAINER), or, when that catalogue is lost or "
             "given up for good, name it in FORMER_CATALOGUES and rebuild"
         )
         raise ContainerTakenError(message)
-    await documents.put(CLAIM, mine)
+
+
+def _holder(container: str, stored: str) -> str:
+    """The catalogue that the document names."""
+    return read_document(_HOLDER, f"{container}/{CLAIM}", stored).get("catalogue", "")

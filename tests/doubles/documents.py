@@ -36,6 +36,15 @@ class MemoryDocuments:
         self._store(name, text)
         await self._world.after("put_document")
 
+    async def replace(self, name: str, text: str, former: str) -> bool:
+        """Store in place of `former`."""
+        await self._world.before("put_document")
+        same = self.texts.get(name) == former
+        if same:
+            self._store(name, text)
+        await self._world.after("put_document")
+        return same
+
     def _store(self, name: str, text: str) -> None:
         if self.texts.get(name) != text:
             self.changed[name] = self._world.now

@@ -56,6 +56,7 @@ BLOBS = {
 DOCUMENTS = {
     "put_if_absent": lambda documents: documents.put_if_absent("plan.json", "{}"),
     "put": lambda documents: documents.put("plan.json", "{}"),
+    "replace": lambda documents: documents.replace("plan.json", "{}", "former"),
     "get": lambda documents: documents.get("plan.json"),
     "listed": lambda documents: documents.listed("plan"),
     "delete": lambda documents: documents.delete("plan.json"),

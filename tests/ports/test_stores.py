@@ -159,6 +159,49 @@ async def test_of_two_first_claims_one_is_refused():
         await claim_container(documents, "heads", Deployment("b/table"))
 
 
+async def test_of_two_that_take_over_one_container_one_is_refused():
+    """Both succeed the same lost catalogue, and read at the same moment that the container is its."""
+    documents = MemoryDocuments(InMemoryServices())
+    await claim_container(documents, "heads", Deployment("lost/table"))
+    look, found = documents.get, []
+
+    async def meanwhile(request):
+        text = await look(request)
+        if not found:
+            found.append(text)
+            await claim_container(documents, "heads", Deployment("a/table", former=("lost/table",)))
+        return text
+
+    documents.get = meanwhile
+    with pytest.raises(ContainerTakenError, match="a/table"):
+        await claim_container(documents, "heads", Deployment("b/table", former=("lost/table",)))
+    await claim_container(documents, "heads", Deployment("a/table"))
+
+
+async def test_a_document_is_replaced_at_its_version_only(app, calm):
+    """The service decides: between the reading and the writing somebody else may write."""
+    documents = app.api.tools.documents
+    assert not await documents.replace("vm/x.json", "mine", "former")
+    await documents.put("vm/x.json", "former")
+    assert not await documents.replace("vm/x.json", "mine", "other")
+    calm.faults({"verb": "PUT blob", "status": 412, "code": "ConditionNotMet"})
+    assert not await documents.replace("vm/x.json", "mine", "former")
+    assert await documents.get("vm/x.json") == "former"
+    download = documents._container.download_blob
+
+    async def then_another_writes(name):
+        stream = await download(name)
+        await documents.put(name, "theirs")
+        return stream
+
+    documents._container.download_blob = then_another_writes
+    assert not await documents.replace("vm/x.json", "mine", "former")
+    documents._container.download_blob = download
+    assert await documents.get("vm/x.json") == "theirs"
+    assert await documents.replace("vm/x.json", "mine", "theirs")
+    assert await documents.get("vm/x.json") == "mine"
+
+
 async def test_conflicts_are_read_by_their_code(app, calm):
     """A row, claim or document that cannot be written now does not exist for that; a lease that cannot be released is taken."""
     tools = app.api.tools
