@@ -51,7 +51,11 @@ DISK = Kind(
     again="",
     advice=_ADVICE,
 )
-SNAPSHOT = replace(DISK, missing=SnapshotMissingError)
+_LOCKED_SNAPSHOT = (
+    "a lock forbids it: remove the lock from the snapshot or its resource group; where the disk's group is to stay locked, "
+    "name another group of its subscription in SNAPSHOT_GROUP: later snapshots are made there, beginning with a full backup"
+)
+SNAPSHOT = replace(DISK, missing=SnapshotMissingError, advice=(("ScopeLocked", "", _LOCKED_SNAPSHOT), *_ADVICE))
 UPLOADED = replace(
     DISK,
     grant="the role Pagekeeper machine, that of the night Pagekeeper retention at machines, on the disk's resource group "

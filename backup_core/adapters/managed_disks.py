@@ -44,7 +44,7 @@ from backup_core.domain.naming import is_snapshot_id, parse_resource_id, snapsho
 from backup_core.domain.ranges import PAGE, ByteRange, DiffRange
 from backup_core.domain.redaction import redacted
 from backup_core.domain.vhd import FOOTER_BYTES
-from backup_core.ports import BlobProperties, SnapshotInfo
+from backup_core.ports import BlobProperties, FailedSnapshot, SnapshotInfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -262,6 +262,21 @@ class AzureManagedDisks:
             for one in sorted(listed, key=lambda one: one.snapshot)
         ]
 
+    async def failed_snapshots(self, disk: DiskAddress) -> list[FailedSnapshot]:
+        """Snapshots, List By Resource Group: the failed ones of this app, also those of a former disk of its name."""
+        try:
+            listed = await self._listed(disk)
+        except BlobMissingError:
+            return []
+        return [FailedSnapshot(one.name, one.tags) for one in listed if one.failed and is_named(disk, one.name, one.tags)]
+
+    async def delete_failed_snapshot(self, disk: DiskAddress, name: str) -> None:
+        """Snapshots, Delete, once it was seen to have failed, and to be of the disk."""
+        with suppress(SnapshotMissingError):
+            found = await self._named(disk, name)
+            if found.failed and found.disk == disk.id:
+                await self._delete(disk, name)
+
     async def delete_snapshot(self, disk: DiskAddress, snapshot: str) -> None:
         """Snapshots, Delete, once access to it has ended: one that is open is not deleted."""
         if not is_snapshot_id(snapshot):
@@ -272,13 +287,15 @@ class AzureManagedDisks:
             # G65: one that is open is not deleted.
             if found.open:
                 await self._close(disk, found)
-            what = f"delete snapshot {found.name} of managed disk {disk}"
-            with translated(what, SNAPSHOT):
-                poller = await self._client(disk.subscription).snapshots.begin_delete(self._group(disk), found.name)
-                await done(what, poller)
+            await self._delete(disk, found.name)
         except (SnapshotMissingError, BlobMissingError):
             pass
         self._known.pop((disk, snapshot), None)
+
+    async def _delete(self, disk: DiskAddress, name: str) -> None:
+        what = f"delete snapshot {name} of managed disk {disk}"
+        with translated(what, SNAPSHOT):
+            await done(what, await self._client(disk.subscription).snapshots.begin_delete(self._group(disk), name))
 
     # -- content ------------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from backup_core.adapters.page_lists import PageLists
     from backup_core.domain.naming import Source
     from backup_core.domain.ranges import ByteRange, DiffRange
-    from backup_core.ports import BlobProperties, Fence, Guard, SnapshotInfo
+    from backup_core.ports import BlobProperties, FailedSnapshot, Fence, Guard, SnapshotInfo
 
 
 class AzureSources(AzurePageBlobs):
@@ -76,6 +76,15 @@ class AzureSources(AzurePageBlobs):
     async def snapshots(self, blob: Source) -> list[SnapshotInfo]:
         """List the snapshots."""
         return await (self.disks.snapshots(blob) if isinstance(blob, DiskAddress) else super().snapshots(blob))
+
+    async def failed_snapshots(self, source: Source) -> list[FailedSnapshot]:
+        """List the failed snapshots of a disk."""
+        return await self.disks.failed_snapshots(source) if isinstance(source, DiskAddress) else []
+
+    async def delete_failed_snapshot(self, source: Source, name: str) -> None:
+        """Delete a failed snapshot of a disk."""
+        if isinstance(source, DiskAddress):
+            await self.disks.delete_failed_snapshot(source, name)
 
     async def close_access(self, source: Source) -> None:
         """End what was granted on a disk's snapshots."""

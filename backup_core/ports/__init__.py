@@ -4,7 +4,17 @@ the tests holds the Azure adapters and the in-memory ports to it.
 All methods may raise ServiceUnavailableError, AccessDeniedError and UnexpectedAnswerError besides what they name.
 """
 
-from backup_core.ports.blobs import BlobProperties, CopyState, CopyStatus, Fence, Guard, ListedBlob, PageBlobs, SnapshotInfo
+from backup_core.ports.blobs import (
+    BlobProperties,
+    CopyState,
+    CopyStatus,
+    FailedSnapshot,
+    Fence,
+    Guard,
+    ListedBlob,
+    PageBlobs,
+    SnapshotInfo,
+)
 from backup_core.ports.catalogue import ROWS_PER_COMMIT, Catalogue
 from backup_core.ports.documents import Documents, ListedDocument
 from backup_core.ports.journal import Journal
@@ -17,6 +27,7 @@ __all__ = [
     "CopyState",
     "CopyStatus",
     "Documents",
+    "FailedSnapshot",
     "Fence",
     "Guard",
     "Journal",

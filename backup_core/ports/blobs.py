@@ -58,6 +58,14 @@ class SnapshotInfo:
 
 
 @dataclass(frozen=True)
+class FailedSnapshot:
+    """A snapshot of a managed disk that Azure failed to make. It has no moment and no content, and stays until deleted."""
+
+    name: str
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class ListedBlob:
     """A blob, or a snapshot of one, of a listing."""
 
@@ -157,6 +165,14 @@ class PageBlobs(Protocol):
 
     async def snapshots(self, blob: Source) -> list[SnapshotInfo]:
         """All snapshots of exactly this blob, oldest first; none, or no blob, is the empty list."""
+
+    async def failed_snapshots(self, source: Source) -> list[FailedSnapshot]:
+        """Failed snapshots of a managed disk under names that only this app gives to those with that metadata. `snapshots` has
+        none of them. A page blob has none.
+        """
+
+    async def delete_failed_snapshot(self, source: Source, name: str) -> None:
+        """Delete a failed snapshot of the disk. A missing one, and one that has not failed, is left alone."""
 
     def folders(self, account: str, container: str) -> AsyncIterator[str]:
         """The first segments of all blob names in the container, once each, in any order: of "a/b.vhd" it is "a"."""

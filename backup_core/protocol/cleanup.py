@@ -75,6 +75,7 @@ class Cleanup:
             self.access,
             self.uploads,
             self.source_snapshots,
+            self.failed_snapshots,
             self.former_sources,
             self.imported_snapshots,
             self.blobs,
@@ -214,6 +215,23 @@ class Cleanup:
                 )
             elif not await self._may_be_needed(registration.value.source, one.snapshot, run):
                 await self.tools.blobs.delete_snapshot(source, one.snapshot)
+                self._count("snapshots")
+
+    async def failed_snapshots(self) -> None:
+        """Remove the snapshots of the disk that Azure failed to make for runs that have ended. No run reads them, and each
+        attempt at the disk's limit of snapshots has left one.
+        """
+        registration = await self.tools.catalogue.registration(self.request.disk)
+        if registration is None or not self.tools.may_read(registration.value.source):
+            return
+        source = self.tools.source(registration.value.source)
+        for one in await self.tools.blobs.failed_snapshots(source):
+            if self._stop_at_bound():
+                return
+            run = run_of_source_snapshot(one.metadata, self.tools.site(source))
+            # A name that is made again soon after its deletion is said to be missing: that of a run at work is left alone.
+            if run and await self._end_if_long_silent(run):
+                await self.tools.blobs.delete_failed_snapshot(source, one.name)
                 self._count("snapshots")
 
     async def imported_snapshots(self) -> None:

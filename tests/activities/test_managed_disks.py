@@ -28,6 +28,7 @@ from tests.activities.acts import (
     rebuild,
     stop_before,
 )
+from tests.doubles.azure_disks import Taken
 from tests.scene import PAGE, Scene
 
 NO_RUN = "vm.20260101T000000Z.timer"
@@ -322,6 +323,41 @@ async def test_a_snapshot_that_appeared_after_its_run_had_ended_is_deleted(scene
 
     assert late not in disk(scene).snapshots
     assert set(disk(scene).snapshots) == {theirs, scene.head_row().pair.source_snapshot}
+
+
+async def test_the_night_deletes_the_snapshots_that_azure_failed_to_make(scene):
+    """At the disk's limit each run leaves one. Those stay that are younger than a day, somebody else's or another run's name."""
+    cloud, site = scene.blobs.cloud, scene.tools.site(scene.source())
+    await scene.back_up()
+    cloud.limit_reached = 2
+    for _ in range(2):
+        with pytest.raises(BackupFailedError, match="SnapshotLimit"):
+            await scene.back_up()
+    theirs = {"": {"made": "by hand"}, "pk-vm-0": source_snapshot_metadata(site, "vm", NO_RUN)}
+    for name, tags in theirs.items():
+        cloud._keep(Taken("", name or "by-hand", scene.source(), "", dict(tags), "Failed"), scene.source().group)
+    await clean_up_disk(scene.tools, NIGHT)
+    assert len(failed(cloud)) == 4
+    scene.world.pass_time(timedelta(days=2))
+    done = await clean_up_disk(scene.tools, NIGHT)
+
+    assert failed(cloud) == {"by-hand", "pk-vm-0"}
+    assert done.snapshots == 2
+    await scene.back_up()
+    assert right(scene)
+
+
+async def test_a_snapshot_that_has_not_failed_is_not_deleted_as_failed(scene):
+    await scene.back_up()
+    (taken,) = scene.blobs.cloud.all()
+    await scene.blobs.delete_failed_snapshot(scene.source(), taken.name)
+    await scene.blobs.delete_failed_snapshot(scene.source(), "pk-nowhere")
+
+    assert scene.blobs.cloud.all() == [taken]
+
+
+def failed(cloud):
+    return {one.name for one in cloud.all() if one.state == "Failed"}
 
 
 async def test_tags_that_a_policy_gives_each_resource_change_nothing(scene):

@@ -31,7 +31,7 @@ from backup_core.domain.identity import Deployment
 from backup_core.domain.naming import BlobAddress, DiskAddress, Source, is_snapshot_id
 from backup_core.domain.ranges import PAGE, PUT_BYTES_MAX, ByteRange, DiffRange
 from backup_core.domain.zeros import without_zeros
-from backup_core.ports import BlobProperties, CopyState, Fence, Guard, ListedBlob, SnapshotInfo
+from backup_core.ports import BlobProperties, CopyState, FailedSnapshot, Fence, Guard, ListedBlob, SnapshotInfo
 from tests.doubles.azure_disks import HOSTS, MemoryCloud
 from tests.doubles.exports import MemoryExports, merged
 
@@ -532,6 +532,15 @@ class MemoryPageBlobs:
         listed = [SnapshotInfo(name, dict(one.metadata)) for name, one in kept]
         await self._world.after("snapshots")
         return listed
+
+    async def failed_snapshots(self, source: Source) -> list[FailedSnapshot]:
+        """Those of a managed disk."""
+        return await self.managed.failed_snapshots(source) if isinstance(source, DiskAddress) else []
+
+    async def delete_failed_snapshot(self, source: Source, name: str) -> None:
+        """Delete one of them."""
+        if isinstance(source, DiskAddress):
+            await self.managed.delete_failed_snapshot(source, name)
 
     async def folders(self, account: str, container: str) -> AsyncIterator[str]:
         """First segments of names."""

@@ -170,6 +170,22 @@ async def test_a_failed_snapshots_name_is_not_used_again(made, machines):
     assert [one.snapshot for one in await managed.blobs.snapshots(managed.disk)] == [taken]
     names = {one["name"] for one in machines.snapshots() if managed.disk.name in str(one)}
     assert len(names) == 2
+    (failed,) = await managed.blobs.failed_snapshots(managed.disk)
+    for name in names:
+        await managed.blobs.delete_failed_snapshot(managed.disk, name)
+    await managed.blobs.delete_failed_snapshot(managed.disk, failed.name)
+    assert {one["name"] for one in machines.snapshots() if managed.disk.name in str(one)} == names - {failed.name}
+
+
+async def test_a_locked_snapshot_is_kept_and_the_setting_against_it_named(made, machines):
+    """A lock on the disk's group (CanNotDelete) keeps all its snapshots: another group for them has none."""
+    managed = await made()
+    taken = await managed.take()
+    machines.faults({"method": "DELETE", "path": "/snapshots/", "status": 409, "code": "ScopeLocked"})
+    with pytest.raises(ManagedDiskRefusedError, match=r"a lock forbids it.*SNAPSHOT_GROUP"):
+        await managed.blobs.delete_snapshot(managed.disk, taken)
+
+    assert [one.snapshot for one in await managed.blobs.snapshots(managed.disk)] == [taken]
 
 
 async def test_a_slow_snapshot_is_requested_again(made, machines, monkeypatch):
