@@ -276,7 +276,7 @@ class TableCatalogue:
         """Restore points, newest first: the row keys are made to sort that way."""
         first, last = point_key_bounds(since, until)
         first = max(first, point_key(after) + "!") if after else first
-        return await self._rows(RestorePoint, disk, first, last, limit, state)
+        return await self._rows(RestorePoint, disk, first, last, limit, state=state)
 
     async def mark_deleting(self, row: Versioned[RestorePoint]) -> Versioned[RestorePoint]:
         """Update the state."""
@@ -312,7 +312,7 @@ class TableCatalogue:
 
     async def pins(self, disk: str) -> list[Pin]:
         """Rows of pins."""
-        return [row.value for row in await self._rows(Pin, disk, "pin!", "pin!~", PINS_MAX, "")]
+        return [row.value for row in await self._rows(Pin, disk, "pin!", "pin!~", PINS_MAX)]
 
     async def runs(
         self,
@@ -323,16 +323,20 @@ class TableCatalogue:
         since: datetime | None = None,
         until: datetime | None = None,
         operation: str = "",
+        *,
+        unreported: bool = False,
     ) -> list[Run]:
         """Runs, newest first."""
         first, last = run_key_bounds(since, until)
         first = max(first, run_key(after) + "!") if after else first
-        return [row.value for row in await self._rows(Run, disk, first, last, limit, state, operation)]
+        rows = await self._rows(Run, disk, first, last, limit, state=state, operation=operation, unreported=unreported)
+        return [row.value for row in rows]
 
     async def _rows(
-        self, kind: type[T], disk: str, first: str, last: str, limit: int, state: str, operation: str = ""
+        self, kind: type[T], disk: str, first: str, last: str, limit: int, **columns: str | bool
     ) -> list[Versioned[T]]:
-        wanted = {name: value for name, value in (("state", state), ("operation", operation)) if value}
+        """At most `limit` rows of the disk with keys in [first, last), and these values of `columns`; an empty one is any."""
+        wanted = {name: value for name, value in columns.items() if value}
         text = "PartitionKey eq @disk and RowKey ge @first and RowKey lt @last"
         text += "".join(f" and {name} eq @{name}" for name in wanted)
         parameters = {"disk": disk, "first": first, "last": last} | wanted
@@ -347,9 +351,9 @@ class TableCatalogue:
     async def forget_runs(self, disk: str, before: datetime, limit: int) -> int:
         """Runs older than that by their keys, requests by their timestamps."""
         first, last = run_key_bounds(None, before)
-        newest = await self._rows(Run, disk, "run!", last, 1, "")
+        newest = await self._rows(Run, disk, "run!", last, 1)
         gone = 0
-        for row in await self._rows(Run, disk, first, last, limit, ""):
+        for row in await self._rows(Run, disk, first, last, limit):
             if row.value.ended_for_good and row.value != newest[0].value:
                 await self._forget(row)
                 gone += 1

@@ -12,7 +12,7 @@ from backup_core.domain.events import DiskSeen, FleetSeen, attention_of
 from backup_core.domain.naming import registration_name, window_id
 from backup_core.domain.status import RUNS_LOOKED_AT, status_of
 from backup_core.domain.windows import BEGIN_MAX, window_begun_by
-from backup_core.protocol.ownership import older_at_work
+from backup_core.protocol.ownership import RUN_MAX, has_older, older_at_work
 from backup_core.protocol.run_rows import emit_run_end
 from backup_core.protocol.survey import disks_to_survey
 from backup_core.protocol.turns import order_of
@@ -92,9 +92,17 @@ async def _waiting(tools: Tools, looks: Sequence[Look], schedule: str, now: date
 
 
 async def _emit_late(tools: Tools, runs: Sequence[Run], now: datetime) -> None:
-    """Emit the ends of runs that ended a while ago and whose writer died, or lost the reply, before it emitted."""
-    for run in runs:
-        if run.unreported and run.ended and now - run.ended > HEARTBEAT_MAX:
+    """Emit the ends of runs that ended a while ago and whose writer died, or lost the reply, before it emitted.
+
+    These are `runs`, the disk's newest ones, and the runs of the week before those, as many at a time.
+    """
+    late = [run for run in runs if run.unreported]
+    if has_older(runs, now):
+        oldest, since = runs[-1], runs[-1].created - RUN_MAX
+        # G48: a restore may take longer than that many windows.
+        late += await tools.catalogue.runs(oldest.disk, RUNS_LOOKED_AT, after=oldest.run, since=since, unreported=True)
+    for run in late:
+        if run.ended and now - run.ended > HEARTBEAT_MAX:
             row = await tools.catalogue.run(run.disk, run.run)
             if row:
                 # G48: the writer died before it emitted.

@@ -132,9 +132,12 @@ class Catalogue(Protocol):
         since: datetime | None = None,
         until: datetime | None = None,
         operation: str = "",
+        *,
+        unreported: bool = False,
     ) -> list[Run]:
-        """Runs newest first, at most `limit`, in `state` and of `operation` when given. They come after the run `after` (of any
-        disk) in the order of all runs, and were requested in [since, until) to the second.
+        """Runs newest first, at most `limit`, in `state` and of `operation` when given; with `unreported` only those whose end
+        was not emitted yet. They come after the run `after` (of any disk) in the order of all runs, and were requested in
+        [since, until) to the second.
         """
 
     async def forget_runs(self, disk: str, before: datetime, limit: int) -> int:

@@ -40,11 +40,16 @@ async def run_at_work(tools: Tools, head: Head | None) -> str:
     return owner.run if head and owner and await is_at_work(tools, head.disk, owner.run) else ""
 
 
+def has_older(runs: Sequence[Run], now: datetime) -> bool:
+    """Whether the disk may have runs older than `runs`, the newest ones, that are at work or have ended just now."""
+    return len(runs) >= RUNS_LOOKED_AT and now - runs[-1].created <= RUN_MAX
+
+
 async def older_at_work(tools: Tools, head: Versioned[Head] | None, runs: Sequence[Run], now: datetime) -> Run | None:
     """A run that has not ended and is older than `runs`, the newest ones. With a window each quarter of an hour there may be a
     hundred backups since a restore began.
     """
-    if len(runs) < RUNS_LOOKED_AT or now - runs[-1].created > RUN_MAX:
+    if not has_older(runs, now):
         return None
     owner = head.value.owner if head else None
     older = await older_runs(tools, runs[0].disk, runs, {owner.run} if owner else set())

@@ -116,6 +116,23 @@ async def test_the_watch_emits_once_an_end_whose_writer_died(scene):
     assert not emitted(scene, run)[1]
 
 
+async def test_the_watch_emits_an_end_that_many_newer_runs_hide(scene):
+    """A restore may take longer than twenty windows; its end is not among the disk's newest runs."""
+    run = (await scene.back_up()).output["run"]
+    key = run_key(run)
+    row = scene.catalogue.rows["vm", key]
+    for number in range(RUNS_LOOKED_AT + 1):
+        later = row.value.created + timedelta(minutes=15 * (number + 1))
+        newer = replace(row.value, run=f"vm.{later:%Y%m%dT%H%M%SZ}.timer", created=later)
+        await scene.catalogue.put_run(newer, None)
+    scene.catalogue.rows["vm", key] = replace(row, value=replace(row.value, unreported=True))
+
+    await watched(scene, hours=6)
+    assert [end.state for end in emitted(scene, run)[1]] == ["Succeeded"]
+    await watched(scene, minutes=15)
+    assert not emitted(scene, run)[1]
+
+
 async def test_a_takeover_continues_though_another_run_emitted_the_same_end(scene):
     """The other run changed the dead run's row, which is no sign of life."""
     await stop_before(scene, "verify_head")

@@ -260,6 +260,8 @@ class MemoryCatalogue:
         since: datetime | None = None,
         until: datetime | None = None,
         operation: str = "",
+        *,
+        unreported: bool = False,
     ) -> list[Run]:
         """Runs, newest first."""
         await self._world.before("runs")
@@ -267,6 +269,7 @@ class MemoryCatalogue:
         first = max(first, run_key(after) + "!") if after else first
         keys = sorted(key for owner, key in self.rows if owner == disk and first <= key < last)
         runs = [self._read(disk, key).value for key in keys]
+        runs = [run for run in runs if run.unreported or not unreported]
         return [run for run in runs if state in ("", run.state) and operation in ("", run.operation)][:limit]
 
     async def forget_runs(self, disk: str, before: datetime, limit: int) -> int:

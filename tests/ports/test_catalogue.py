@@ -232,6 +232,17 @@ async def test_points_and_runs_by_time_and_state(ports):
     assert await ports.catalogue.runs(DISK, 9, state="Succeeded", operation="restore") == []
 
 
+async def test_runs_whose_end_was_not_emitted_are_listed(ports):
+    for number in range(1, 4):
+        await ports.catalogue.put_run(run_of(number), None)
+    lost = replace(run_of(4), state="Failed", unreported=True)
+    await ports.catalogue.put_run(lost, None)
+    await ports.catalogue.put_run(run_of(5), None)
+
+    assert await ports.catalogue.runs(DISK, 9, unreported=True) == [lost]
+    assert await ports.catalogue.runs(DISK, 9, after=lost.run, unreported=True) == []
+
+
 async def test_a_source_has_one_disk(ports):
     assert await ports.catalogue.claim_source("https://s/c/b", "one") == "one"
     assert await ports.catalogue.claim_source("https://s/c/b", "two") == "one"
