@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from math import ceil
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from backup_core.activities import (
@@ -23,9 +25,10 @@ from backup_core.activities import (
     transfer,
     verification,
 )
-from backup_core.domain.ending import STEP_SECONDS_MAX
+from backup_core.domain.ending import SIGN_AFTER_SECONDS, SIGN_SECONDS_MAX, STEP_SECONDS_MAX
 from backup_core.domain.errors import STORES_MISSING, BackupError, ServiceTimedOutError, UnexpectedError
 from backup_core.domain.redaction import redacted
+from backup_core.protocol.run_rows import give_sign_of_life
 from backup_core.steps.backup import (
     BEGIN_BACKUP,
     BEGIN_NEW_GENERATION,
@@ -51,7 +54,7 @@ from backup_core.steps.copying import (
     TAKE_OVER_COPY,
 )
 from backup_core.steps.housekeeping import CLEAN_UP_DISK, CLEAN_UP_REBUILDS, LIST_BACKED_UP_DISKS
-from backup_core.steps.messages import Duty, Fault, Message, Step, StepOutcome
+from backup_core.steps.messages import Duty, Fault, Message, Step, StepOutcome, run_of
 from backup_core.steps.rebuild import FINISH_REBUILD, LIST_REBUILD_DISKS, REBUILD_DISK, REPORT_REBUILD
 from backup_core.steps.restore import (
     ADOPT_HEAD,
@@ -162,6 +165,20 @@ async def _in_time(name: str, work: Awaitable[Message]) -> Message:
         raise ServiceTimedOutError(message) from error
 
 
+async def _silent_seconds(tools: Tools, request: Message, began: float) -> int:
+    """Give the run of a step a sign of life; the seconds since the step began when that fails, else 0."""
+    run = run_of(request)
+    if run is None:
+        return 0
+    try:
+        async with asyncio.timeout(SIGN_SECONDS_MAX):
+            # G4: the run would be silent for as long as all attempts take.
+            await give_sign_of_life(tools, *run)
+    except (BackupError, TimeoutError):
+        return ceil(monotonic() - began)
+    return 0
+
+
 async def run_step(
     step: Step[Any, Any],
     tools: Callable[[Duty], Tools],
@@ -171,20 +188,33 @@ async def run_step(
     """The step's Outcome as JSON, with the tools of its duty, once the stores are ready. A store that was removed meanwhile is
     made again, and the fault may be retried.
 
+    A step that took long, or is to be retried, gives its run a sign of life at its end. It gives none before: a step whose
+    worker dies each time must not keep its run alive.
+
     An unexpected exception is raised again with its text redacted: a fault of this program must show as a failed activity,
     and must not carry a signature into history.
     """
-    request = step.takes.model_validate(raw)
+    request, began = step.takes.model_validate(raw), monotonic()
+    its_tools = tools(step.duty(request))
     try:
         await stores.ready()
-        answer = await _in_time(step.name, ACTIVITIES[step.name](tools(step.duty(request)), request))
+        answer = await _in_time(step.name, ACTIVITIES[step.name](its_tools, request))
+        if monotonic() - began >= SIGN_AFTER_SECONDS:
+            await _silent_seconds(its_tools, request, began)
     except BackupError as error:
         retryable = error.retryable or (isinstance(error, STORES_MISSING) and await stores.repair())
-        fault = Fault(code=error.code, message=redacted(str(error)), retryable=retryable, wait_seconds=error.wait_seconds)
+        fault = Fault(
+            code=error.code,
+            message=redacted(str(error)),
+            retryable=retryable,
+            wait_seconds=error.wait_seconds,
+            silent_seconds=await _silent_seconds(its_tools, request, began) if retryable else 0,
+        )
         log.warning("%s: %s: %s", step.name, fault.code, fault.message)
         return StepOutcome(fault=fault, step=step.name).model_dump(mode="json")
     except Exception as error:  # noqa: BLE001  raised again below, redacted
         message = redacted(f"{step.name}: {type(error).__name__}: {error}")
+        await _silent_seconds(its_tools, request, began)
     else:
         return StepOutcome(value=answer.model_dump(mode="json"), step=step.name).model_dump(mode="json")
     raise UnexpectedError(message)

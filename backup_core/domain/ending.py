@@ -18,13 +18,20 @@ STEP_SECONDS_USUAL = 100.0
 """A long step, a shard or a comparison, stops after this time and returns its progress."""
 PAUSE_SECONDS_MAX = 300.0
 """The longest pause between two polls."""
+SIGN_AFTER_SECONDS = 60.0
+"""A step that took as long changes its run's row when it ends, as a sign of life; one that is to be retried always does."""
+SIGN_SECONDS_MAX = 20.0
+"""Deadline of a sign of life."""
 WAITS_MAX = timedelta(minutes=15)
-"""All pauses between the attempts of a step, however long a service asks it to wait: a run has no heartbeat meanwhile."""
+"""All pauses between the attempts of a step, however long a service asks it to wait, and what those attempts took that could
+not give a sign of life.
+"""
 HEARTBEAT_MAX = timedelta(seconds=PAUSE_SECONDS_MAX + 2 * STEP_SECONDS_MAX) + STANDSTILL_MAX
 """A run whose row has not changed for this long, by the table service's clock, is abandoned: half an hour.
 
 It covers a pause, a step whose worker dies just before its deadline, the stall, and the retried step; with usual steps,
-three crashes in a row. A living run that is taken for abandoned fails; its data are safe, because it is fenced off.
+three crashes in a row. However often a step reaches its deadline, and however many slow steps come one after another, each
+gives a sign of life when it ends. A living run that is taken for abandoned fails; its data are safe, because it is fenced off.
 """
 CANCELED, ABANDONED = "Canceled", "Abandoned"
 

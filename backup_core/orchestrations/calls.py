@@ -127,6 +127,7 @@ def wave(
         final = next((fault for fault in faults if not fault.retryable), None)
         pause = next(pauses, None)
         longest = timedelta(seconds=max(fault.wait_seconds for fault in faults))
+        waits_left -= timedelta(seconds=max(fault.silent_seconds for fault in faults))
         # G4: a run that waited on would have no heartbeat, and lose its disk.
         if final or pause is None or max(pause, longest) > waits_left:
             raise StepFailedError(final or faults[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,16 @@ async def write_run(tools: Tools, former: Versioned[Run] | None, run: Run) -> No
         await emit_run_end(tools, run, etag)
     else:
         emit_phase(tools, former.value if former else None, run)
+
+
+async def give_sign_of_life(tools: Tools, disk: str, run: str) -> None:
+    """Write the row of a run in progress as it is, so that its silence begins anew. A row that another changes meanwhile has
+    its sign of life.
+    """
+    row = await tools.catalogue.run(disk, run)
+    if row and row.value.state == "Running":
+        with suppress(RowChangedError):
+            await tools.catalogue.put_run(row.value, row.etag)
 
 
 def emit_phase(tools: Tools, former: Run | None, run: Run) -> None:

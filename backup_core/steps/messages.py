@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Message(BaseModel):
@@ -23,6 +23,8 @@ class Fault(Message):
     retryable: bool
     wait_seconds: int = 0
     """Seconds for which a retry certainly fails."""
+    silent_seconds: int = Field(default=0, exclude_if=lambda seconds: not seconds)
+    """Seconds that the step took, where its run could not be given a sign of life at its end."""
 
 
 class StepOutcome(Message):
@@ -45,6 +47,15 @@ class Actor(Message):
     """URL of the disk's blob when the run began."""
     pin: str = ""
     """The restore point a restore has pinned: while it copies, that pin is its right to act, and not the disk's ownership."""
+
+
+def run_of(request: Message) -> tuple[str, str] | None:
+    """The disk and run for which a step with this input acts; None for a step of no run."""
+    for name in ("actor", "transfer", "image"):
+        if isinstance(inner := getattr(request, name, None), Message):
+            return run_of(inner)
+    disk, run = getattr(request, "disk", ""), getattr(request, "run", "")
+    return (disk, run) if disk and run else None
 
 
 class Nothing(Message):
