@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from backup_core.domain.digests import digest_of_request
 from backup_core.domain.errors import (
     BackupError,
+    BlobChangedError,
     FencedError,
     HeadAlteredError,
     NotOwnerError,
@@ -44,7 +45,9 @@ from backup_core.steps.messages import Nothing
 from backup_core.steps.restore import BeginRestoreResult, OwnDiskResult
 
 if TYPE_CHECKING:
+    from backup_core.domain.metadata import HeadMark
     from backup_core.domain.records import RestorePoint, Restoring, Run, Versioned
+    from backup_core.ports import BlobProperties
     from backup_core.protocol.tools import Tools
     from backup_core.steps.backup import Transfer
     from backup_core.steps.restore import AdoptHead, BeginRestore, FinishRestore, OwnDisk, RecordFailure
@@ -192,27 +195,41 @@ async def adopt_head(tools: Tools, request: AdoptHead) -> OpenResult:
     transfer = request.transfer
     await require_ownership(tools, transfer.actor)
     blob = tools.head(transfer.head)
-    found = await tools.blobs.properties(blob)
-    wanted, imported = intent(transfer), is_resource_id(transfer.source)
+    wanted = intent(transfer)
     verified = wanted.verified(request.page_map)
-    mark = from_metadata(found.metadata, tools.site(blob))
-    if mark is None or (mark.run, mark.target) != (transfer.actor.run, transfer.target):
-        # G25: only the version that was compared is adopted.
-        if mark is None or mark.run != transfer.actor.run or found.etag != request.etag:
-            message = (
-                f"{blob}: changed by somebody else since it was proved (version {request.etag}, found {found.etag}); "
-                "it is not adopted; the next backup is a full one"
-            )
-            raise HeadAlteredError(message)
-        mark = wanted if imported else verified
-        await tools.blobs.set_metadata(blob, to_metadata(mark, tools.site(blob)), guard_of(transfer.actor, found.etag))
+    found, mark = await _promoted(tools, request)
+    if mark.target != transfer.target:
+        first = wanted if is_resource_id(transfer.source) else verified
+        with suppress(BlobChangedError):  # another delivery was faster, and has marked it
+            await tools.blobs.set_metadata(blob, to_metadata(first, tools.site(blob)), guard_of(transfer.actor, found.etag))
+        found, mark = await _promoted(tools, request)
     if mark.state == "applying":
         # Since the mark was set, only the holder of the lease can have written here.
         # G59: no later diff would bring the footer that Azure gives a new disk.
         await _take_over_footer(tools, transfer, Fence(transfer.actor.lease, found.sequence_number))
-        etag = await fence_off(tools, blob, transfer.actor.epoch, transfer.actor.lease)
-        await tools.blobs.set_metadata(blob, to_metadata(verified, tools.site(blob)), guard_of(transfer.actor, etag))
+        await fence_off(tools, blob, transfer.actor.epoch, transfer.actor.lease)
+        # Read once more: marked again, it would be another version than the faster delivery has answered.
+        found, mark = await _promoted(tools, request)
+    if mark.state == "applying":
+        await tools.blobs.set_metadata(blob, to_metadata(verified, tools.site(blob)), guard_of(transfer.actor, found.etag))
     return OpenResult(etag=await fence_off(tools, blob, transfer.actor.epoch, transfer.actor.lease))
+
+
+async def _promoted(tools: Tools, request: AdoptHead) -> tuple[BlobProperties, HeadMark]:
+    """The promoted blob and its mark. Raises HeadAlteredError unless it is the version that was proved, or adopted already."""
+    transfer = request.transfer
+    blob = tools.head(transfer.head)
+    found = await tools.blobs.properties(blob)
+    mark = from_metadata(found.metadata, tools.site(blob))
+    # G25: only the version that was compared is adopted.
+    proved = mark is not None and (mark.target == transfer.target or found.etag == request.etag)
+    if mark is None or mark.run != transfer.actor.run or not proved:
+        message = (
+            f"{blob}: changed by somebody else since it was proved (version {request.etag}, found {found.etag}); "
+            "it is not adopted; the next backup is a full one"
+        )
+        raise HeadAlteredError(message)
+    return found, mark
 
 
 async def _take_over_footer(tools: Tools, transfer: Transfer, fence: Fence) -> None:

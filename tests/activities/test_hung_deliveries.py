@@ -1,4 +1,4 @@
-"""A delivery of a step hangs anywhere until another delivery and the next backup have ended; then it continues.
+"""A delivery of a step hangs anywhere until another delivery of it has ended, or the next backup too; then it continues.
 
 Acting on what it read long ago, it changes nothing that is needed. It may act on what it reads anew.
 """
@@ -58,13 +58,33 @@ class Hung(Wire):
             return await request()
         return await super().send(name, request)
 
+    async def continued(self):
+        """Let the delivery run to its end; its answer."""
+        self._continues.set()
+        return await self.delivery
+
     async def go_on(self):
         """The delivery runs to its end, whatever that is; nobody wants its answer."""
-        self._continues.set()
         try:
-            await self.delivery
+            await self.continued()
         except UnexpectedError as error:
             raise AssertionError(str(error)) from error
+
+
+class Overtaken(Hung):
+    """The delivery that hangs continues when the other one, or the step after it too, has ended. The answer of one counts."""
+
+    def __init__(self, scene, number, moment):
+        super().__init__(scene, number, again=True)
+        self._moment = moment
+
+    async def perform(self, name, request):
+        before = self.delivery
+        answer = await super().perform(name, request)
+        if not self.delivery or self._continues.is_set() or (before is None and self._moment == "after the next step"):
+            return answer
+        slower = await self.continued()
+        return slower if self._moment == "its answer counts" else answer
 
 
 async def check(way, number, *, again):
@@ -111,4 +131,29 @@ async def test_a_delivery_that_hangs(way, again):
             await check(way, number, again=again)
         except Exception as error:
             message = f"{way}: a delivery that hung at request {number}, {name}: {error}"
+            raise AssertionError(message) from error
+
+
+MOMENTS = ("the other's answer counts", "its answer counts", "after the next step")
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_delivery_that_is_overtaken(way, rng):
+    """Two deliveries at once: the one that was at a request, whichever it is, continues soon after the other has ended."""
+    begin, act, points = WAYS[way]
+    stage = await begin()
+    wire = Wire(stage)
+    await act(stage)
+
+    for number, name in enumerate(wire.requests):
+        stage, moment = await begin(), rng.choice(MOMENTS)
+        contents, wire = contents_of(stage), Overtaken(stage, number, moment)
+        try:
+            await act(stage)
+            assert stage.rows("pin!") == []
+            if points:
+                assert len(stage.points()) == points
+                everything_kept(stage, contents)
+        except Exception as error:
+            message = f"{way}: a delivery that was overtaken at request {number}, {name}, {moment}: {error}"
             raise AssertionError(message) from error
