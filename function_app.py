@@ -110,7 +110,7 @@ async def purge_history(timer: func.TimerRequest, client: df.DurableOrchestratio
 async def watch_disks(timer: func.TimerRequest) -> None:  # noqa: ARG001  the present status counts
     """Emit the status of each disk, for alerts and the workbook."""
     await SERVICES.ready()
-    await watch(SERVICES.api.tools, SETTINGS.backup_schedule, datetime.now(UTC))
+    await watch(SERVICES.api.tools, SETTINGS.backup_schedule)
 
 
 # -- HTTP -------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ EXPORT_HOSTS = (
 )
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_UTC = frozenset({"utc", "utc0", "etc/utc", "gmt", "gmt0", "etc/gmt"})
 _ANY_MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 """A schedule that is not due within 40 years of one moment is never due."""
 
@@ -49,7 +50,8 @@ class Settings(BaseModel):
 
     backup_schedule: str
     """NCRONTAB, six fields, UTC; `0 0 */12 * * *` is every 12 hours; both day fields must match. Refused at the start:
-    what is never due, and what the host would read otherwise than it looks (`FRI-MON`, a step of 0).
+    what is never due, what the host would read otherwise than it looks (`FRI-MON`, a step of 0), and another time zone of the
+    host (`WEBSITE_TIME_ZONE`).
     """
     watch_schedule: str
     """The same: when the app writes to its log how each disk stands, for alerts; `0 */15 * * * *` is every 15 minutes."""
@@ -292,7 +294,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         settings = Settings(**values)
     except ValidationError as error:
         faults += [_words(one) for one in error.errors(include_input=False, include_url=False)]
-    faults += _contradictions(values)
+    faults += _contradictions(values) + _other_time_zones(environment)
     if faults or settings is None:
         lines = "\n".join(f"  - {fault}" for fault in faults)
         message = f"the app's settings have {len(faults)} faults (see local.settings.sample.json):\n{lines}"
@@ -304,6 +306,18 @@ def _words(one: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails
     name = str(one["loc"][0]).upper()
     text = str(one["msg"]).removeprefix("Value error, ")
     return f"{name}: not set" if one["type"] == "missing" else f"{name}: {text}"
+
+
+def _other_time_zones(environment: Mapping[str, str]) -> list[str]:
+    """Faults of settings by which the Functions host would read the schedules in another time zone than this app does."""
+    # Of a developer's machine, TZ is no setting of the app.
+    names = ("WEBSITE_TIME_ZONE", "TZ") if environment.get("WEBSITE_SITE_NAME") else ("WEBSITE_TIME_ZONE",)
+    zones = {name: environment.get(name, "") for name in names}
+    return [
+        f"{name}: {zone[:80]!r}; the schedules are UTC, also where clocks change in summer; delete this setting"
+        for name, zone in zones.items()
+        if zone and zone.lower() not in _UTC
+    ]
 
 
 def _contradictions(values: Mapping[str, Any]) -> list[str]:

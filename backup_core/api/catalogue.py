@@ -33,7 +33,7 @@ async def post_rebuild(api: Api, request: Request) -> Answer:
     409 while a rebuild is at work.
     """
     body = parsed(request, RebuildBody)
-    rebuild = await begin_rebuild(api.tools, request.start, api.now(), body.plan_hash, dry_run=body.dry_run)
+    rebuild = await begin_rebuild(api.tools, request.start, body.plan_hash, dry_run=body.dry_run)
     headers = {"Operation-Location": _url(request, rebuild.rebuild), "Retry-After": RETRY_AFTER_SECONDS}
     return answer(202, _rebuild_shown(rebuild), headers)
 

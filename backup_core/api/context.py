@@ -87,6 +87,7 @@ class Api:
     repair: Callable[[], Awaitable[bool]] = _nothing_to_repair
     """Creates missing tables or containers of this app again; whether any was missing."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    """The worker's time, for what answers show. What is stored carries the table service's."""
 
     @property
     def restore_tools(self) -> Tools:
@@ -110,7 +111,6 @@ class Api:
         return RunStarter(
             self.tools,
             request.start,
-            self.now,
             self.wave_shards,
             self.full_copy,
             self.restore_verification,

@@ -49,7 +49,7 @@ async def put_disk(api: Api, request: Request) -> Answer:
         machine=_machine(api, body),
         follows_on=body.follows_on,
     )
-    done = await register(api.tools, disk, wish, api.now())
+    done = await register(api.tools, disk, wish)
     first = None
     if body.first_backup:
         missed = f"no first backup was started; POST /api/disks/{disk}/backups"
@@ -105,7 +105,7 @@ async def get_disks(api: Api, request: Request) -> Answer:
 
 async def delete_disk(api: Api, request: Request) -> Answer:
     """Stop protecting a disk. Its restore points stay; a run at work ends as it would, and is listed and watched until then."""
-    done = await stop_protecting(api.tools, disk_of(request), api.now())
+    done = await stop_protecting(api.tools, disk_of(request))
     return answer(200, await _shown(api, request, done.registration, done.warnings))
 
 

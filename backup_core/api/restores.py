@@ -35,7 +35,7 @@ async def post_restore(api: Api, request: Request) -> Answer:
     starter = api.starter(request)
     if not body.dry_run and (known := await starter.resume_repeated(disk, request_id)):
         return accepted(api, request, known)
-    run = replace(starter.new_run(disk), operation="restore")
+    run = replace(await starter.new_run(disk), operation="restore")
     planned = run_of_stamp(disk, (body.plan_hash or "")[DIGEST_LENGTH:]) or run.run
     inputs = await restore_inputs(api.restore_tools, disk, body.wish, run.run, planned)
     probes = await probes_of(api.restore_tools, inputs)

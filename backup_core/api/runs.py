@@ -35,7 +35,8 @@ async def post_backup(api: Api, request: Request) -> Answer:
     if run := await starter.resume_repeated(disk, request_id):
         return accepted(api, request, run)
     await check_backup_possible(api.tools, disk)
-    return accepted(api, request, await starter.begin(starter.new_run(disk, full=body.kind == "full"), request_id))
+    run = await starter.new_run(disk, full=body.kind == "full")
+    return accepted(api, request, await starter.begin(run, request_id))
 
 
 def run_shown(run: Run, now: datetime) -> RunAnswer:
@@ -89,7 +90,7 @@ async def post_cancel(api: Api, request: Request) -> Answer:
         raise RefusedError(403, "RoleMissing", message, "run")
     if row.value.state == "Canceled":
         return answer(200, run_shown(row.value, api.now()))
-    canceled = await cancel_run(api.tools, row.value.run, api.now())
+    canceled = await cancel_run(api.tools, row.value.run)
     headers = {"Operation-Location": request.run_url(canceled.run), "Retry-After": RETRY_AFTER_SECONDS}
     return answer(202, run_shown(canceled, api.now()), headers)
 

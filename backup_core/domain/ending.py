@@ -44,12 +44,12 @@ def dead(row: Versioned[Run], service_now: datetime) -> bool:
     return service_now - row.changed > HEARTBEAT_MAX
 
 
-def cancellation(row: Versioned[Run], service_now: datetime, now: datetime) -> Run:
+def cancellation(row: Versioned[Run], now: datetime) -> Run:
     """The row of a run that is to be canceled: ended at once when no worker executes it, otherwise with the request to end."""
     run = row.value
     if run.state == "NotStarted":
         where = "before it began"
-    elif dead(row, service_now):
+    elif dead(row, now):
         where = f"while {run.phase}, after it had been silent for long"
     else:
         return run if run.cancel_requested else replace(run, cancel_requested=now)

@@ -25,8 +25,6 @@ from backup_core.steps.rebuild import RebuildRequest
 START_REBUILD = "rebuild_catalogue"
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from backup_core.domain.rebuild import Found
     from backup_core.operations.runs import Start
     from backup_core.protocol.tools import Tools
@@ -45,12 +43,12 @@ async def dry_run_of(tools: Tools, plan_hash: str | None) -> str:
     return known.rebuild
 
 
-async def begin_rebuild(tools: Tools, start: Start, now: datetime, plan_hash: str | None, *, dry_run: bool) -> Rebuild:
+async def begin_rebuild(tools: Tools, start: Start, plan_hash: str | None, *, dry_run: bool) -> Rebuild:
     """A rebuild, stored and started: a dry run, or one that carries out the dry run of that hash. Raises RefusedError."""
     plan = "" if dry_run else await dry_run_of(tools, plan_hash)
     if running := await _check_present_rebuild(tools):
         raise RefusedError(409, "RebuildRunning", f"rebuild {running} is in progress", follow=f"catalogue/rebuilds/{running}")
-    rebuild = await _enter_rebuild(tools, rebuild_id(now, secrets.token_hex(4)), plan)
+    rebuild = await _enter_rebuild(tools, rebuild_id(await tools.catalogue.now(), secrets.token_hex(4)), plan)
     wanted = RebuildRequest(rebuild=rebuild.rebuild, plan=plan)
     try:
         await start(START_REBUILD, rebuild.rebuild, wanted.model_dump(mode="json"))

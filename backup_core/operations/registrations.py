@@ -18,7 +18,6 @@ from backup_core.protocol.registrations import store_copy
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
-    from datetime import datetime
 
     from backup_core.domain.naming import Source
     from backup_core.domain.records import Retention, Slot, Versioned
@@ -61,12 +60,12 @@ async def known_registration(tools: Tools, disk: str) -> Versioned[Registration]
     return row
 
 
-async def register(tools: Tools, disk: str, wish: RegistrationWish, now: datetime) -> Registered:
+async def register(tools: Tools, disk: str, wish: RegistrationWish) -> Registered:
     """Store the disk's registration after its source was checked. Raises RefusedError, RowChangedError, RowExistsError."""
     source = str(wish.source)
     warnings = await source_warnings(tools, wish.source)
     row = await tools.catalogue.registration(disk)
-    former = row.value if row else None
+    former, now = row.value if row else None, await tools.catalogue.now()
     if not wish.follows_on:
         await _check_succession(tools, disk, former, source)
     registration = Registration(
@@ -127,12 +126,12 @@ def _still_unprotected(former: Registration | None, source: str) -> str:
     return former.unprotected if former and former.protected and former.source == source else ""
 
 
-async def stop_protecting(tools: Tools, disk: str, now: datetime) -> Registered:
+async def stop_protecting(tools: Tools, disk: str) -> Registered:
     """Store that the disk is not protected any more, and release its source. Raises RefusedError for an unknown disk.
 
     While a run is in progress the disk keeps its claim, so that lists and watch still find it. The watch then releases it.
     """
-    row = await known_registration(tools, disk)
+    row, now = await known_registration(tools, disk), await tools.catalogue.now()
     stopped, warnings = replace(row.value, protected=False, updated=now), list[str]()
     if row.value.protected:
         await tools.catalogue.put_registration(stopped, row.etag)

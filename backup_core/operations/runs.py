@@ -20,8 +20,6 @@ from backup_core.steps.backup import BackupRequest
 from backup_core.steps.restore import RestoreRequest
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from backup_core.domain.records import Registration, Versioned
     from backup_core.protocol.tools import Tools
     from backup_core.steps.copying import FullCopy, Verification
@@ -49,15 +47,14 @@ class RunStarter:
 
     tools: Tools
     start: Start
-    now: Callable[[], datetime]
     wave_shards: int
     full_copy: FullCopy
     restore_verification: Verification
     prune_after_backup: bool
 
-    def new_run(self, disk: str, *, full: bool = False) -> Run:
-        """A run of this moment, under an id of its own; nothing is stored."""
-        now = self.now()
+    async def new_run(self, disk: str, *, full: bool = False) -> Run:
+        """A run of this moment, by the table service's clock, under an id of its own; nothing is stored."""
+        now = await self.tools.catalogue.now()
         name = http_run_id(disk, now, secrets.token_hex(4))
         return Run(disk=disk, run=name, state="NotStarted", trigger="http", full=full, created=now)
 
@@ -109,7 +106,8 @@ class RunStarter:
             reason = RunError("StartFailed", redacted(f"the orchestration could not be started: {error}"))
             row = await self.tools.catalogue.run(run.disk, run.run)
             if row and row.value.state == "NotStarted":
-                await write_run(self.tools, row, replace(row.value, state="Failed", ended=self.now(), error=reason))
+                now = await self.tools.catalogue.now()
+                await write_run(self.tools, row, replace(row.value, state="Failed", ended=now, error=reason))
             raise
         return run
 
@@ -141,7 +139,7 @@ async def begin_first_backup(starter: RunStarter, registration: Registration) ->
     pending = [run for run in await catalogue.runs(disk, 1) if not run.ended_for_good]
     if pending or (row and row.value.pair and row.value.source == registration.source):
         return None
-    return await starter.begin(starter.new_run(disk))
+    return await starter.begin(await starter.new_run(disk))
 
 
 async def known_run(tools: Tools, name: str) -> Versioned[Run]:
@@ -157,7 +155,7 @@ async def known_run(tools: Tools, name: str) -> Versioned[Run]:
     return row
 
 
-async def cancel_run(tools: Tools, name: str, now: datetime) -> Run:
+async def cancel_run(tools: Tools, name: str) -> Run:
     """The run, whose row now asks it to end; one that nobody executes is ended here. Raises RefusedError if it has ended."""
 
     async def cancel() -> Run:
@@ -167,7 +165,7 @@ async def cancel_run(tools: Tools, name: str, now: datetime) -> Run:
         if row.value.ended_for_good:
             message = f"run {name} has ended: {row.value.state}; nothing was changed"
             raise RefusedError(409, "RunEnded", message, "run")
-        canceled = cancellation(row, await tools.catalogue.now(), now)
+        canceled = cancellation(row, await tools.catalogue.now())
         if canceled != row.value:
             await write_run(tools, row, canceled)
         return canceled

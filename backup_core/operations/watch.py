@@ -36,7 +36,7 @@ class Look:
     """Last sign of life of its run in the present window; None when there is no such run."""
 
 
-async def watch(tools: Tools, schedule: str, now: datetime) -> FleetSeen:
+async def watch(tools: Tools, schedule: str) -> FleetSeen:
     """Emit the status of each registered disk, then the event of a complete watch. A disk that cannot be read, or whose
     registration is lost, counts as unseen; the event names the first such one with its reason. A disk that waits for its turn
     in the window has no missing run.
@@ -57,7 +57,8 @@ async def watch(tools: Tools, schedule: str, now: datetime) -> FleetSeen:
                 unseen[disk] = UnexpectedError(f"{type(error).__name__}: {error}")
             return None
 
-    disks = await tools.catalogue.disks()
+    # The table service's time: a worker with a wrong clock would find disks overdue, or hide those that are.
+    now, disks = await tools.catalogue.now(), await tools.catalogue.disks()
     looks = [one for one in await asyncio.gather(*(look(disk) for disk in disks)) if one]
     try:
         waiting = await _waiting(tools, looks, schedule, now)

@@ -204,7 +204,7 @@ async def watched(stage, **after):
     """The events that a watch emits now, or after that time: one for each disk, and the fleet's."""
     stage.journal.events.clear()
     stage.world.pass_time(timedelta(**after))
-    fleet = await watch(stage.tools, SCHEDULE, stage.world.now)
+    fleet = await watch(stage.tools, SCHEDULE)
     assert stage.journal.events[-1] == fleet
     return {one.disk: one for one in stage.journal.events if isinstance(one, DiskSeen)}, fleet
 
@@ -478,7 +478,7 @@ async def test_no_event_is_emitted_when_the_catalogue_does_not_answer(scene):
 
     scene.catalogue.disks = broken
     with pytest.raises(ServiceUnavailableError):
-        await watch(scene.tools, SCHEDULE, scene.world.now)
+        await watch(scene.tools, SCHEDULE)
     assert not [one for one in scene.journal.events if isinstance(one, FleetSeen)]
 
 

@@ -48,7 +48,7 @@ async def listed(scene):
 
 async def watched(scene):
     before = len(scene.journal.events)
-    await watch(scene.tools, SCHEDULE, scene.world.now)
+    await watch(scene.tools, SCHEDULE)
     return [one.disk for one in scene.journal.events[before:] if type(one).__name__ == "DiskSeen"]
 
 

@@ -77,7 +77,7 @@ async def test_the_watch(scene, row):
     point = row == "point!"
     key, found = next((key, found) for key, found in scene.catalogue.rows.items() if key[0] == "two" and key[1].startswith(row))
     scene.catalogue.rows[key] = replace(found, value=replace(found.value, state="quarantined")) if point else found
-    seen = await watch(scene.tools, "0 0 */12 * * *", scene.world.now)
+    seen = await watch(scene.tools, "0 0 */12 * * *")
 
     assert (seen.disks, seen.unseen, seen.protected) == (3, 1, 2)
     assert "two: RecordUnreadable" in seen.why
@@ -90,7 +90,7 @@ async def test_a_bug_hides_no_disk_from_the_watch(scene):
         return await original(disk)
 
     original, scene.catalogue.registration = scene.catalogue.registration, broken
-    seen = await watch(scene.tools, "0 0 */12 * * *", scene.world.now)
+    seen = await watch(scene.tools, "0 0 */12 * * *")
 
     assert (seen.unseen, seen.protected) == (1, 2)
     assert "two: Unexpected: KeyError" in seen.why

@@ -35,6 +35,25 @@ def test_good_settings():
     assert (settings.heads_container, settings.wave_shards, settings.development) == ("heads", 4, False)
 
 
+@pytest.mark.parametrize("zone", ["W. Europe Standard Time", "Europe/Berlin", "CET-1CEST"])
+@pytest.mark.parametrize("setting", ["WEBSITE_TIME_ZONE", "TZ"])
+def test_a_host_that_would_read_the_schedules_in_another_time_zone_is_refused(setting, zone):
+    """Its timers would fire for other windows than those that the watch and the disks' due times are counted by."""
+    reported = faults({**GOOD, "WEBSITE_SITE_NAME": "pagekeeper", setting: zone})
+
+    assert f"{setting}: {zone!r}; the schedules are UTC" in reported
+    assert "delete this setting" in reported
+
+
+@pytest.mark.parametrize("zone", ["", "UTC", "Etc/UTC", "UTC0", "GMT"])
+def test_a_host_in_utc_is_accepted(zone):
+    load({**GOOD, "WEBSITE_SITE_NAME": "pagekeeper", "WEBSITE_TIME_ZONE": zone, "TZ": zone})
+
+
+def test_the_time_zone_of_a_developers_machine_is_not_the_hosts():
+    load({**GOOD, "TZ": "Europe/Berlin"})
+
+
 def test_all_missing_settings_are_reported_at_once():
     reported = faults({})
 

@@ -120,7 +120,7 @@ class Actors:
             key, run = self.rng.choice(open_)
             stage.count("run canceled")
             stage.note(f"!! {run.run} canceled")
-            canceled = cancellation(stage.catalogue.rows[DISK, key], stage.world.now, stage.world.now)
+            canceled = cancellation(stage.catalogue.rows[DISK, key], stage.world.now)
             # As if the call had died before it answered.
             stage.store(replace(canceled, unreported=canceled.ended_for_good), key)
 

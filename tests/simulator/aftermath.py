@@ -121,7 +121,7 @@ class Aftermath:
         self.world.pass_time(timedelta(hours=2))  # orchestrators' clocks are wrong by an hour at most
         runs = [run for run in await stage.catalogue.runs(DISK, RUNS_LOOKED_AT) if run.ended_for_good]
         stage.count("ends reported by the watch", sum(run.unreported for run in runs))
-        await watch(stage.tools, "0 0 */12 * * *", self.world.now)
+        await watch(stage.tools, "0 0 */12 * * *")
         if stage.unreadable:
             await self._must_show_all_others()
         reported = Counter(one.run for one in stage.journal.events if isinstance(one, RunEnded))
