@@ -47,7 +47,7 @@ async def _verify(tools: Tools, request: VerifyHead) -> ComparisonResult:
     has in flight.
     """
     transfer = request.transfer
-    await require_ownership(tools, transfer.actor)
+    row = await require_ownership(tools, transfer.actor)
     head = tools.head(transfer.head)
     progress = await _progress(tools, request, transfer)
     # Read after the version that is compared: a mark that another delivery has set is seen here, or refuses the one set below.
@@ -60,7 +60,8 @@ async def _verify(tools: Tools, request: VerifyHead) -> ComparisonResult:
         ended = {"content": True, "offset": transfer.size, "chain": mark.page_map, "etag": found.etag, "done": True}
         return progress.model_copy(update=ended)
     full = (await registration_of(tools, transfer.actor.disk)).verification == "full"
-    reached = await compared(tools, transfer, progress, found.size, full=full)
+    former = row.value.pair.backup_snapshot if transfer.base and row.value.pair else ""
+    reached = await compared(tools, transfer, progress, found.size, full=full, former=former)
     if not reached.done:
         return reached
     marked = to_metadata(mark.verified(reached.chain), tools.site(head))

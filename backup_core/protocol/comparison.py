@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from backup_core.protocol.page_maps import (
     compare_maps,
     compare_maps_and_count,
     compared_one,
-    consequence,
+    require_equal,
     sides,
     touched,
 )
@@ -30,12 +29,13 @@ if TYPE_CHECKING:
 
 
 async def compared(
-    tools: Tools, image: ImageCopy, progress: ComparisonResult, found_size: int, *, full: bool
+    tools: Tools, image: ImageCopy, progress: ComparisonResult, found_size: int, *, full: bool, former: str = ""
 ) -> ComparisonResult:
     """Compare sizes and page maps, then content, window by window, from where `progress` came to; stops in time.
 
     A range only one side has allocated must hold zeros: it is read, in whole or by the samples of what a former run has
-    proved. Of the content, every allocated byte is compared when `full`, else samples. Raises VerificationError.
+    proved. Of the content, every allocated byte is compared when `full`, else samples, and whatever the increment was to write
+    and the head does not show as written since its backup snapshot `former`. Raises VerificationError.
     """
     source, (blob, _) = tools.image(image.source), compared_one(tools, image)
     # G24: sizes, page maps and content against the source snapshot.
@@ -48,7 +48,10 @@ async def compared(
     if not reached.content:
         for window in windows(size, tools.limits.window_bytes, reached.offset):
             proof = Proof(tools, image, reached.proved, deadline)
-            reached = await (compare_maps if full else compare_maps_and_count)(tools, image, window, reached, proof)
+            if full:
+                reached = await compare_maps(tools, image, window, reached, proof)
+            else:
+                reached = await compare_maps_and_count(tools, image, window, reached, proof, former)
             if reached.offset == size:
                 expected = reached.reads_expected if full else 2 * _draw(tools, image, reached).count
                 begun = {"content": True, "offset": 0, "reads_expected": reached.reads + expected}
@@ -130,21 +133,10 @@ async def _compare_pieces(
         for piece in pieces:
             yield piece
 
-    comparisons = side_by_side(each(), lambda piece: _equal(tools, image, piece), tools.limits.in_flight)
-    more = sum([size async for size in comparisons])
-    return reached.model_copy(update={"compared": reached.compared + more, "reads": reached.reads + 2 * len(pieces)})
-
-
-async def _equal(tools: Tools, image: ImageCopy, piece: ByteRange) -> int:
-    source, one = tools.image(image.source), compared_one(tools, image)
-    wanted, found = await asyncio.gather(tools.blobs.read(source, image.target, piece), tools.blobs.read(*one, piece))
-    if wanted != found:
-        message = (
-            f"disk {image.actor.disk}: bytes [{piece.start}, {piece.end}) of {one[0]} differ from snapshot {image.target} of "
-            f"{source}; {consequence(image)}"
-        )
-        raise VerificationError(message)
-    return piece.size
+    comparisons = side_by_side(each(), lambda piece: require_equal(tools, image, piece), tools.limits.in_flight)
+    reads = sum([reads async for reads in comparisons])
+    more = sum(piece.size for piece in pieces)
+    return reached.model_copy(update={"compared": reached.compared + more, "reads": reached.reads + reads})
 
 
 def _end(image: ImageCopy, size: int) -> int:

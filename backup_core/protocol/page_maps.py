@@ -1,17 +1,21 @@
-"""The comparison of the page maps of an image and its snapshot, and the proof that ranges of one side alone are zeros."""
+"""The comparison of the page maps of an image and its snapshot, and the proofs that no sample can give.
+
+Ranges that one side alone has are zeros; ranges that the head does not show as written are equal all the same.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from backup_core.domain.coalescing import with_gaps
-from backup_core.domain.errors import VerificationError
+from backup_core.domain.errors import SnapshotMissingError, VerificationError
 from backup_core.domain.metadata import PageMapDigest
 from backup_core.domain.ranges import PUT_BYTES_MAX, ByteRange, Mapped, chunks, mapped
 from backup_core.domain.sampling import block_runs
 from backup_core.protocol.documents import PLAN, held_document
-from backup_core.protocol.listings import Ascending, changed_ranges, side_by_side
+from backup_core.protocol.listings import Ascending, changed_ranges, changes_between, side_by_side
 from backup_core.steps.copying import Blocks, ComparisonResult, ImageCopy
 from backup_core.steps.restore import NewDisk
 
@@ -26,7 +30,7 @@ _ZEROS = bytes(PUT_BYTES_MAX)
 
 
 class Proof:
-    """Reads what one side alone has, some pieces at a time, until the time is up."""
+    """Reads ranges whole, to prove that they are zeros or equal, some pieces at a time, until the time is up."""
 
     def __init__(self, tools: Tools, image: ImageCopy, at: int, deadline: float) -> None:
         """From `at` on."""
@@ -35,7 +39,7 @@ class Proof:
         self.at, self.reads, self.stopped = at, 0, False
 
     async def add(self, lone: Mapped) -> None:
-        """Prove the next range; `stopped` afterwards if that was as far as the time allowed."""
+        """Prove the next range: of one side zeros, of both equal. `stopped` afterwards if the time allowed no more."""
         if lone.range.end <= self.at:
             return
         for piece in chunks(ByteRange(max(lone.range.start, self.at), lone.range.end)):
@@ -55,6 +59,8 @@ class Proof:
                 yield piece
 
         def prove(piece: Mapped) -> Coroutine[Any, Any, int]:
+            if piece.side == "both":
+                return require_equal(self._tools, self._image, piece.range)
             return _prove_zero(self._tools, self._image, piece)
 
         async for reads in side_by_side(each(), prove, self._tools.limits.in_flight):
@@ -88,15 +94,23 @@ async def compare_maps(
 
 
 async def compare_maps_and_count(
-    tools: Tools, image: ImageCopy, window: ByteRange, reached: ComparisonResult, proof: Proof
+    tools: Tools, image: ImageCopy, window: ByteRange, reached: ComparisonResult, proof: Proof, former: str
 ) -> ComparisonResult:
-    """Compare the page maps inside the window, and count the blocks that samples will be drawn from."""
+    """Compare the page maps inside the window, and count the blocks that samples will be drawn from. `former` is the head's
+    backup snapshot that its increment began with; empty for any other image.
+    """
     digest = PageMapDigest(reached.chain)
+    unwritten = Ascending(lambda start: _unwritten(tools, image, former, ByteRange(start, window.end)))
 
     async def kept() -> AsyncIterator[ByteRange]:
         async with aclosing(sides(tools, image, window, digest)) as parts:
             async for part in parts:
                 if part.side == "both":
+                    # G74: no sample decides about what the head does not show as written.
+                    async for one in unwritten.inside(part.range):
+                        await proof.add(Mapped(one, "both"))
+                        if proof.stopped:
+                            return
                     yield part.range
                 else:
                     await proof.add(part)
@@ -114,6 +128,32 @@ async def compare_maps_and_count(
     reads = reached.reads + proof.reads
     passed = {"chain": digest.finish(), "offset": window.end, "proved": 0, "reads": reads}
     return reached.model_copy(update=passed | {"blocks": Blocks(kept=counts[False], changed=counts[True])})
+
+
+async def _unwritten(tools: Tools, image: ImageCopy, former: str, part: ByteRange) -> AsyncIterator[ByteRange]:
+    """The ranges that the diff writes, and that the head itself does not show as written since its backup snapshot `former`.
+
+    There are none, unless the service has lost what it had answered: an account that fails over to another region comes back as
+    it was some time before, while a run knows that it has written.
+    """
+    if not former:
+        return
+    head = tools.image(image.destination)
+
+    async def written() -> AsyncIterator[ByteRange]:
+        try:
+            cut = min(max((await tools.blobs.properties(head, former)).size, part.start), part.end)
+        except SnapshotMissingError:
+            return  # somebody has deleted it: nothing shows what was written since, and all of it is read
+        for start, end, since in ((part.start, cut, former), (cut, part.end, "")):
+            if start < end:
+                async for one in changes_between(tools, head, "", since, ByteRange(start, end)):
+                    yield one.range
+
+    wanted = (one.range async for one in changed_ranges(tools, image, part) if not one.cleared)
+    async for one in mapped(wanted, written()):
+        if one.side == "left":
+            yield one.range
 
 
 async def sides(
@@ -174,6 +214,19 @@ async def _prove_zero(tools: Tools, image: ImageCopy, lone: Mapped) -> int:
             )
             raise VerificationError(message)
     return reads
+
+
+async def require_equal(tools: Tools, image: ImageCopy, piece: ByteRange) -> int:
+    """Read the piece from both sides; how many requests that took. Raises VerificationError unless they are equal."""
+    source, one = tools.image(image.source), compared_one(tools, image)
+    wanted, found = await asyncio.gather(tools.blobs.read(source, image.target, piece), tools.blobs.read(*one, piece))
+    if wanted != found:
+        message = (
+            f"disk {image.actor.disk}: bytes [{piece.start}, {piece.end}) of {one[0]} differ from snapshot {image.target} of "
+            f"{source}; {consequence(image)}"
+        )
+        raise VerificationError(message)
+    return 2
 
 
 async def touched(tools: Tools, image: ImageCopy, window: ByteRange) -> AsyncIterator[ByteRange]:
