@@ -20,7 +20,7 @@ from backup_core.domain.naming import noted_name, repoint_name, turned_name
 from backup_core.domain.records import Slot
 from backup_core.domain.repoint import Change, Machine, holds, next_move, same_disk
 from backup_core.protocol.documents import held_document, read_document, store_once
-from backup_core.protocol.machines import change_of, replaced_disk
+from backup_core.protocol.machines import planned_change, replaced_disk
 from backup_core.protocol.managed_disks import is_open, make_disk_once, seal_upload, wanted_disk
 from backup_core.protocol.registrations import complete_move, prepare_move
 from backup_core.protocol.rights import require_ownership, require_right_to_act
@@ -65,7 +65,7 @@ async def store_change(tools: Tools, request: StoreChange) -> StoreChangeResult:
     name = repoint_name(request.actor.disk, request.actor.run)
     stored = await tools.documents.get(name)
     if stored is None:
-        change = change_of(request, slot, await tools.machines.machine(slot.vm))
+        change = await planned_change(tools, request, slot)
         # G34: stored before the machine is touched.
         stored = await store_once(tools.documents, name, CHANGE.dump_json(change).decode())
     change, digest = read_document(CHANGE, name, stored), digest_of(stored)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from fnmatch import fnmatchcase
 from typing import Any
 
+from backup_core.domain.disk_properties import WORDS
 from backup_core.domain.managed import UPLOAD, ManagedDisk
 from backup_core.domain.metadata import inherited_tags
 from backup_core.domain.repoint import Machine, MachineDisk, Power
 from backup_core.domain.vhd import FOOTER_BYTES
 
 RUN_TAG = "pagekeeper-run"
+EDGE_ZONE = "EdgeZone"
 _POWER: dict[str, Power] = {"running": "running", "stopped": "stopped", "deallocated": "deallocated"}
 _OWN = frozenset(
     {"lun", "name", "vhd", "managedDisk", "caching", "diskSizeGB", "createOption", "osType", "image", "toBeDetached",
@@ -54,6 +57,7 @@ def managed_disk_of(disk: str, found: dict[str, Any]) -> ManagedDisk:
         generation=inside.get("hyperVGeneration", ""),
         source=(inside.get("creationData") or {}).get("sourceUri", ""),
         zones=tuple(found.get("zones") or ()),
+        edge_zone=_edge_zone(found),
         security_type=(inside.get("securityProfile") or {}).get("securityType", ""),
         tier=inside.get("tier", ""),
         capabilities=tuple(sorted((inside.get("supportedCapabilities") or {}).items())),
@@ -66,11 +70,38 @@ def managed_disk_of(disk: str, found: dict[str, Any]) -> ManagedDisk:
         sector_bytes=int((inside.get("creationData") or {}).get("logicalSectorSize") or 512),
         guest_encrypted=bool((inside.get("encryptionSettingsCollection") or {}).get("enabled")),
         machine=found.get("managedBy", ""),
+        sharers=_sharers(found),
         disk_state=inside.get("diskState", ""),
         create_option=(inside.get("creationData") or {}).get("createOption", ""),
         unique=inside.get("uniqueId", ""),
         tags=tuple(sorted((name, value) for name, value in (found.get("tags") or {}).items() if name != RUN_TAG)),
+        unkept=tuple((name, _shown(value)) for name in WORDS if (value := _at(inside, name)) not in _UNSET),
     )
+
+
+_UNSET: tuple[Any, ...] = (None, False, "", {}, [])
+
+
+def _at(inside: dict[str, Any], path: str) -> Any:  # noqa: ANN401  JSON
+    """The property, as Azure Resource Manager names it."""
+    above, _, name = path.rpartition(".")
+    return (inside.get(above) or {}).get(name) if above else inside.get(name)
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401  JSON
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _sharers(found: dict[str, Any]) -> tuple[str, ...]:
+    """The machines that have the disk, once each. Azure names those of a shared one in up to three places."""
+    shares = [one.get("vmUri") or "" for one in found.get("properties", {}).get("shareInfo") or []]
+    named = [found.get("managedBy") or "", *(found.get("managedByExtended") or []), *shares]
+    return tuple({one.lower(): one for one in reversed(named) if one}.values())
+
+
+def _edge_zone(found: dict[str, Any]) -> str:
+    place = found.get("extendedLocation") or {}
+    return str(place.get("name") or "") if place.get("type") == EDGE_ZONE else ""
 
 
 def disk_body(wanted: ManagedDisk, account: str, location: str) -> dict[str, Any]:
@@ -93,6 +124,7 @@ def disk_body(wanted: ManagedDisk, account: str, location: str) -> dict[str, Any
     body: dict[str, Any] = {
         "location": location,
         "sku": {"name": wanted.sku},
+        "extendedLocation": {"name": wanted.edge_zone, "type": EDGE_ZONE} if wanted.edge_zone else None,
         "zones": list(wanted.zones),
         "tags": inherited_tags(dict(wanted.tags), {RUN_TAG: wanted.run}),
         "properties": _filled(properties),
@@ -121,6 +153,7 @@ def machine_of(vm: str, found: dict[str, Any], writable: dict[str, Any]) -> Mach
         location=found.get("location", ""),
         disks=tuple(disks),
         zones=tuple(found.get("zones") or ()),
+        edge_zone=_edge_zone(found),
         generation=view.get("hyperVGeneration", ""),
         security_type=(inside.get("securityProfile") or {}).get("securityType", ""),
     )

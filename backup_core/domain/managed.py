@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from backup_core.domain.disk_properties import DEFAULTS, OF_OS_DISKS, PROVISIONED, WORDS
 from backup_core.domain.ranges import MIB, PAGE
+from backup_core.domain.repoint import same_disk
 
 if TYPE_CHECKING:
     from backup_core.domain.repoint import Machine
@@ -47,6 +49,8 @@ class ManagedDisk:
     source: str = ""
     """URL of the VHD it was imported from."""
     zones: tuple[str, ...] = ()
+    edge_zone: str = ""
+    """The edge zone it is in, a place apart from the region; empty is the region."""
     security_type: str = ""
     tier: str = ""
     """Performance tier of a premium disk, such as P30."""
@@ -69,6 +73,8 @@ class ManagedDisk:
     """Whether Azure Disk Encryption is on: the guest encrypts what it writes."""
     machine: str = ""
     """Resource id of the virtual machine that it is attached to."""
+    sharers: tuple[str, ...] = ()
+    """Resource ids of all virtual machines that a shared disk is attached to."""
     disk_state: str = ""
     """State of its use, in Azure's word: ReadyToUpload, ActiveUpload, ActiveSAS, Unattached, Attached, Reserved."""
     create_option: str = ""
@@ -77,6 +83,8 @@ class ManagedDisk:
     """Azure's unique id: a disk that was deleted and made again under its name has another."""
     tags: tuple[tuple[str, str], ...] = ()
     """Its tags, but that of the run that made it."""
+    unkept: tuple[tuple[str, str], ...] = ()
+    """Properties that a new disk does not take over: Azure's name for each, and its value as it is shown."""
 
 
 def replacement(
@@ -103,6 +111,7 @@ def replacement(
         source=source,
         # A zone-redundant disk is in every zone already: Azure refuses to have it put into one.
         zones=() if sku.endswith("_ZRS") else machine.zones,
+        edge_zone=machine.edge_zone,
         # Azure attaches an OS disk only to a VM of the same security type; data disks have none.
         security_type=machine.security_type if is_os and machine.security_type != "Standard" else "",
         tier=former.tier if former and keeps_tier else "",
@@ -168,7 +177,46 @@ def differences(former: ManagedDisk | None, wanted: ManagedDisk) -> list[str]:
         )
     if former.tier and not wanted.tier and wanted.sku.startswith("Premium"):
         found.append(f"the new disk has the performance tier of its size, not {former.tier} as the former one")
-    return found
+    if former.guest_encrypted:
+        found.append(
+            "the new disk has no encryptionSettingsCollection (Azure Disk Encryption), as the former one has: set it on the "
+            "new disk before a VM gets that, since the guest is given its keys by it"
+        )
+    return found + [_unkept(name, value) for name, value in former.unkept if _counts(name, value, former, wanted)]
+
+
+def _counts(name: str, value: str, former: ManagedDisk, wanted: ManagedDisk) -> bool:
+    """Whether it matters that the new disk does not have that property with that value."""
+    if value == DEFAULTS.get(name) or (name in OF_OS_DISKS and not wanted.os_type):
+        return False
+    return name not in PROVISIONED or former.sku in NOT_IMPORTED
+
+
+def _unkept(name: str, value: str) -> str:
+    return f"{name} of the former disk is {value}, which the new one does not take over: {WORDS[name]}"
+
+
+def exchange_fault(former: ManagedDisk, vm: str) -> tuple[str, str] | None:
+    """Why the machine must not be given a new disk in place of the former one: a code, and why in words; None where it may."""
+    if others := other_sharers(former, vm):
+        words = (
+            f"managed disk {former.disk} is shared: {', '.join(others)} would stay on it while {vm} gets the new disk; restore "
+            "with repoint false, set maxShares of the new disk, and give it to all of them"
+        )
+        return "DiskShared", words
+    if former.guest_encrypted:
+        words = (
+            f"managed disk {former.disk} is encrypted by Azure Disk Encryption: the new disk would not have the settings by "
+            f"which {vm} is given its keys, and might not start; restore with repoint false, set encryptionSettingsCollection "
+            "of the new disk, and exchange it yourself"
+        )
+        return "DiskGuestEncrypted", words
+    return None
+
+
+def other_sharers(former: ManagedDisk, vm: str) -> list[str]:
+    """The machines besides `vm` that have the shared disk: each would stay on it when `vm` gets another one."""
+    return [one for one in former.sharers if not same_disk(one, vm)]
 
 
 def is_attached(disk: ManagedDisk) -> bool:

@@ -68,6 +68,11 @@ def warnings(disk: ManagedDisk, machine: Machine | None) -> list[str]:
             f"{disk.disk} is encrypted by Azure Disk Encryption: its backups are as encrypted, and of no use without the "
             "secrets in its key vault; keep those for as long as the backups"
         )
+    if len(disk.sharers) > 1:
+        found.append(
+            f"{disk.disk} is shared by {len(disk.sharers)} VMs: a backup has what each of them had written by its moment, as "
+            "after a power failure; a restore makes a new disk, and gives it to none of them"
+        )
     others = [one for one in machine.disks if not same_disk(one.source, disk.disk)] if machine else []
     if machine and others:
         found.append(

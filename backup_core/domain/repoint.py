@@ -73,6 +73,8 @@ class Machine:
     """Hypervisor generation, V1 or V2, when it is known."""
     security_type: str = ""
     """Standard, TrustedLaunch or ConfidentialVM, when it is known."""
+    edge_zone: str = ""
+    """The edge zone it is in, a place apart from the region; empty is the region."""
 
     def at(self, lun: int | None) -> MachineDisk | None:
         """The disk in a slot."""

@@ -17,7 +17,7 @@ from backup_core.domain.errors import (
     MachineRefusedError,
     SlotTakenError,
 )
-from backup_core.domain.managed import CONFIDENTIAL, replacement, upload_fault
+from backup_core.domain.managed import CONFIDENTIAL, exchange_fault, replacement, upload_fault
 from backup_core.domain.naming import (
     DISK_NAME,
     BlobAddress,
@@ -126,6 +126,8 @@ async def restore_inputs(tools: Tools, disk: str, wish: RestoreWish, run: str, n
     if wish.managed and place:
         managed = await _managed(tools, disk, wish, place.machine, point, named_by)
         former = await former_disk(tools, place.machine, place.slot.lun)
+        if wish.repoint and former:
+            _must_be_exchangeable(former, place.slot.vm)
         disk_made = replacement(managed, run, "", point.size, place.machine, place.slot.lun, former)
         if target is None and (why_imported := upload_fault(disk_made)):
             target = await _free_target(tools, wish, source, named_by, why_imported)
@@ -239,6 +241,13 @@ async def _managed(tools: Tools, disk: str, wish: RestoreWish, machine: Machine,
         )
         raise RefusedError(409, "NotVhd", message, "target.kind")
     return managed
+
+
+def _must_be_exchangeable(former: ManagedDisk, vm: str) -> None:
+    """Raise RefusedError where the machine must not be given another disk in place of its present one."""
+    if fault := exchange_fault(former, vm):
+        code, words = fault
+        raise RefusedError(409, code, f"{words}; nothing was done", "repoint")
 
 
 def _imported(tools: Tools, made: ManagedDisk, target: BlobAddress) -> ManagedDisk:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backup_core.domain.errors import SlotTakenError
+from backup_core.domain.errors import MachineRefusedError, SlotTakenError
+from backup_core.domain.managed import exchange_fault
 from backup_core.domain.ranges import GIB, PAGE
 from backup_core.domain.records import Slot
 from backup_core.domain.repoint import Change, Machine, MachineDisk
@@ -26,6 +27,19 @@ def replaced_disk(request: StoreChange) -> str:
     """The disk that is to be replaced; empty when a managed one is, and nobody has named it."""
     known = request.expected or request.actor.source
     return known if not request.managed_disk or known.startswith("/subscriptions/") else ""
+
+
+async def planned_change(tools: Tools, request: StoreChange, slot: Slot) -> Change:
+    """The change of the machine as it is now. Raises SlotTakenError unless it has the expected disk there, and
+    MachineRefusedError where that must not be exchanged, which may be so only since the restore was requested.
+    """
+    machine = await tools.machines.machine(slot.vm)
+    change = change_of(request, slot, machine)
+    former = await former_disk(tools, machine, slot.lun)
+    if former and (fault := exchange_fault(former, slot.vm)):
+        message = f"{fault[1]}; the machine was not changed"
+        raise MachineRefusedError(message)
+    return change
 
 
 def change_of(request: StoreChange, slot: Slot, machine: Machine) -> Change:

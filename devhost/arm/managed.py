@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 MIB, GIB = 1024**2, 1024**3
 UPLOAD_BYTES_MAX = 32 * 1024 * GIB
 UPLOADING = ("ReadyToUpload", "ActiveUpload")
-_OWN = ("uniqueId", "timeCreated", "diskSizeBytes", "diskState")
+_OWN = ("uniqueId", "timeCreated", "diskSizeBytes", "diskState", "shareInfo")
 """Properties that a disk keeps when it is changed."""
+_OWNERS = ("managedBy", "managedByExtended")
 
 
 class ManagedDisks:
@@ -68,7 +69,7 @@ class ManagedDisks:
         wanted = _complete(disk, {**body, "tags": self._cloud.tags(disk, body)})
         if existing:
             wanted["properties"] |= {name: existing["properties"][name] for name in _OWN if name in existing["properties"]}
-            wanted |= {"managedBy": existing["managedBy"]} if "managedBy" in existing else {}
+            wanted |= {name: existing[name] for name in _OWNERS if name in existing}
         inside = wanted["properties"]
         inside["provisioningState"] = "Updating"
         self._cloud.managed[disk.lower()] = wanted
@@ -167,7 +168,7 @@ class ManagedDisks:
             await self._cloud.contents.make(inside["uniqueId"], wanted["bytes"])
         inside["provisioningState"] = "Succeeded"
         former = self._cloud.managed.get(wanted["id"].lower(), {})
-        made |= {"managedBy": former["managedBy"]} if "managedBy" in former else {}
+        made |= {name: former[name] for name in _OWNERS if name in former}
         self._cloud.managed[wanted["id"].lower()] = made
 
     async def grow(self, disk: str, size: int) -> None:

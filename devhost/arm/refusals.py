@@ -100,9 +100,9 @@ def refuse_mixtures(wanted: Resource) -> None:
 
 def refuse_attachment(vm: Resource, place: object, disk: Resource) -> None:
     """Raise ConflictError for a managed disk that does not fit the machine."""
-    owner = disk.get("managedBy", "")
-    if owner and owner.lower() != vm["id"].lower():
-        message = f"Disk {disk['id']} cannot be attached as the disk is already owned by VM {owner}."
+    others = [one for one in owners(disk) if one.lower() != vm["id"].lower()]
+    if len(others) >= disk["properties"].get("maxShares", 1):
+        message = f"Disk {disk['id']} cannot be attached as the disk is already owned by VM {others[0]}."
         raise ConflictError(message, status=409, code="ConflictingUserInput")
     state = disk["properties"].get("diskState", "")
     if state in ("ReadyToUpload", "ActiveUpload", "ActiveSAS"):
@@ -111,6 +111,10 @@ def refuse_attachment(vm: Resource, place: object, disk: Resource) -> None:
     redundant = (disk.get("sku") or {}).get("name", "").endswith("_ZRS")
     if not redundant and (disk.get("zones") or []) != (vm.get("zones") or []):
         message = f"Disk {disk['id']} cannot be attached to the VM because it is not in the same availability zone as the VM."
+        raise ConflictError(message, status=400, code="BadRequest")
+    if (disk.get("extendedLocation") or {}) != (vm.get("extendedLocation") or {}):
+        # The code and the words are invented.
+        message = f"Disk {disk['id']} cannot be attached to the VM because it is not in the same extended location as the VM."
         raise ConflictError(message, status=400, code="BadRequest")
     controller = (vm["properties"].get("storageProfile") or {}).get("diskControllerType", "SCSI")
     supported = (disk["properties"].get("supportedCapabilities") or {}).get("diskControllerTypes", "SCSI")
@@ -124,6 +128,11 @@ def refuse_attachment(vm: Resource, place: object, disk: Resource) -> None:
     if place == "os" and security_type(vm) != security_type(disk):
         message = "Security type of VM is not compatible with the security type of attached OS Disk."
         raise ConflictError(message, status=400, code="BadRequest")
+
+
+def owners(disk: Resource) -> list[str]:
+    """The machines that have the disk."""
+    return list(disk.get("managedByExtended") or ([disk["managedBy"]] if disk.get("managedBy") else []))
 
 
 def security_type(resource: Resource) -> str:

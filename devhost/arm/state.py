@@ -22,6 +22,7 @@ from devhost.arm.refusals import (
     group_of,
     is_managed,
     linked,
+    owners,
     refuse_attachment,
     refuse_changes,
     refuse_mixtures,
@@ -274,23 +275,31 @@ class Cloud:
         """Release the leases of detached disks, and take those of attached ones."""
         for place, source in before.items():
             if after.get(place) != source:
-                await self._let_go(source)
+                await self._let_go(vm, source)
         for place, source in after.items():
             if before.get(place) != source:
                 await self._take(vm, source)
+
+    async def remove(self, vm: str) -> None:
+        """Delete a machine; its disks are released."""
+        for source in sources(self.vms.pop(vm.lower())).values():
+            await self._let_go(vm, source)
 
     async def _take(self, vm: str, source: str) -> None:
         if is_managed(source):
             if source.lower() not in self.managed:
                 message = f"Disk {source} is not found."
                 raise RefusedError(message, code="NotFound")
-            self.managed[source.lower()]["managedBy"] = vm
+            disk = self.managed[source.lower()]
+            _own(disk, [*(one for one in owners(disk) if one.lower() != vm.lower()), vm])
             return
         await self.disks.attach(source)
 
-    async def _let_go(self, source: str) -> None:
+    async def _let_go(self, vm: str, source: str) -> None:
         if is_managed(source):
-            self.managed.get(source.lower(), {}).pop("managedBy", None)
+            disk = self.managed.get(source.lower())
+            if disk:
+                _own(disk, [one for one in owners(disk) if one.lower() != vm.lower()])
             return
         await self.disks.detach(source)
 
@@ -317,6 +326,18 @@ class Cloud:
                 found["power"] = before
 
         return self.begin(work, ended, fault)
+
+
+def _own(disk: Resource, vms: list[str]) -> None:
+    """Have the disk name the machines that have it. What `managedBy` of a shared disk is, is not documented: the first here."""
+    for name in ("managedBy", "managedByExtended"):
+        disk.pop(name, None)
+    disk["properties"].pop("shareInfo", None)
+    if vms:
+        disk["managedBy"] = vms[0]
+    if vms and disk["properties"].get("maxShares", 1) > 1:
+        disk["managedByExtended"] = vms
+        disk["properties"]["shareInfo"] = [{"vmUri": one} for one in vms]
 
 
 def _merged(existing: Any, change: Any) -> Any:  # noqa: ANN401  JSON

@@ -185,8 +185,7 @@ class _Face:
                 case "PUT disks" | "POST disks" | "POST filled":
                     await self.disks.control(what, body)
                 case "DELETE machines":
-                    for source in _vhds(cloud.vms.pop(body["id"].lower())):
-                        await cloud.disks.detach(source)
+                    await cloud.remove(body["id"])
                 case _:
                     return web.json_response({"error": f"no such control: {what}"}, status=404)
         except (TypeError, KeyError, RefusedError) as error:
@@ -203,10 +202,8 @@ class _Face:
         return web.json_response(shown)
 
     async def _make_machine(self, body: dict[str, Any]) -> None:
-        former = self.cloud.vms.pop(body["id"].lower(), None)
-        if former:
-            for source in _vhds(former):
-                await self.cloud.disks.detach(source)
+        if body["id"].lower() in self.cloud.vms:
+            await self.cloud.remove(body["id"])
         properties = {"storageProfile": body["storageProfile"], "vmId": "0", **body.get("properties", {})}
         wanted = {"location": "local", "properties": properties, **body.get("more", {})}
         _, operation = self.cloud.put_machine(body["id"], wanted, "", None)
@@ -214,12 +211,6 @@ class _Face:
         self.cloud.machine(body["id"])["power"] = body.get("power", "running")
         if operation.error:
             raise operation.error
-
-
-def _vhds(vm: dict[str, Any]) -> list[str]:
-    storage = vm["properties"]["storageProfile"]
-    disks = [*storage.get("dataDisks", []), *([storage["osDisk"]] if "osDisk" in storage else [])]
-    return [disk["vhd"]["uri"] for disk in disks if "vhd" in disk]
 
 
 def _view(vm: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tests.scene import GROUP, VM, Scene
 
 KEYS = f"{GROUP}/providers/Microsoft.Compute/diskEncryptionSets/keys"
 ACCESS = f"{GROUP}/providers/Microsoft.Compute/diskAccesses/access"
+OTHER = VM.replace("virtualMachines/", "virtualMachines/other-")
 MANAGED = {"target": {"kind": "managedDisk"}, "repoint": True, "machine": MACHINE}
 
 
@@ -87,6 +88,36 @@ async def test_a_confidential_vm_is_refused(vhd, dry_run):
     error = await refused(vhd, MANAGED | {"dryRun": dry_run}, 409, "ConfidentialMachine")
 
     assert "restore as a page blob" in error["message"]
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize(
+    ("code", "what_to_set"), [("DiskShared", "maxShares"), ("DiskGuestEncrypted", "encryptionSettingsCollection")]
+)
+async def test_a_disk_that_must_not_be_exchanged(vhd, code, what_to_set, dry_run):
+    """Other machines would stay on the shared disk; a guest finds no keys. Beside the machine, such a disk can be restored."""
+    former = managed_disk_id(VM, "old")
+    shared = code == "DiskShared"
+    vhd.machines.disks[former] = replace(
+        vhd.machines.disks[former], guest_encrypted=not shared, unkept=(("maxShares", "2"),) if shared else ()
+    )
+    if shared:
+        vhd.machines.add(OTHER, *vhd.machines.machines[VM].disks)
+    error = await refused(vhd, MANAGED | {"dryRun": dry_run}, 409, code)
+    _, plan, _ = await post(vhd, {"target": {"kind": "managedDisk"}, "machine": MACHINE, "dryRun": True})
+
+    assert error["target"] == "repoint"
+    assert "restore with repoint false" in error["message"]
+    assert (OTHER in error["message"]) == shared
+    assert any(what_to_set in words for words in plan["warnings"])
+
+
+async def test_a_disk_that_could_be_shared_and_is_not_is_exchanged(vhd):
+    former = managed_disk_id(VM, "old")
+    vhd.machines.disks[former] = replace(vhd.machines.disks[former], unkept=(("maxShares", "2"),))
+    _, plan, _ = await post(vhd, MANAGED | {"dryRun": True})
+
+    assert any("maxShares of the former disk is 2" in words for words in plan["warnings"])
 
 
 @pytest.mark.parametrize("dry_run", [True, False])

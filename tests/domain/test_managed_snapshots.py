@@ -265,6 +265,7 @@ def test_the_snapshot_group_is_of_the_disks_subscription():
         ({"public_access": "Disabled"}, "private endpoint"),
         ({"security_type": "TrustedLaunch", "os_type": "Windows"}, "guest state"),
         ({"guest_encrypted": True}, "Azure Disk Encryption"),
+        ({"sharers": ("/vm/a", "/vm/b")}, "shared by 2 VMs"),
     ],
 )
 def test_limits_of_a_later_restore_are_listed(change, expected_text):

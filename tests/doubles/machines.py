@@ -185,10 +185,10 @@ class MemoryMachines:
         managed = self.disks.get(disk.source) if disk and disk.managed else None
         if managed is None:
             return
-        for owner in self.machines.values():
-            if owner.vm != machine.vm and any(one.source == managed.disk for one in owner.disks):
-                message = f"ConflictingUserInput: disk {managed.disk} is already owned by VM {owner.vm}."
-                raise MachineRefusedError(message)
+        others = [owner for owner in self._owners(managed) if owner != machine.vm]
+        if len(others) >= int(dict(managed.unkept).get("maxShares", "1")):
+            message = f"ConflictingUserInput: disk {managed.disk} is already owned by VM {others[0]}."
+            raise MachineRefusedError(message)
         state = self._state(managed)
         if state in (*WRITABLE_STATES, "ActiveSAS"):
             message = f"OperationNotAllowed: disk {managed.disk} cannot be attached while it is {state}."
@@ -222,7 +222,13 @@ class MemoryMachines:
         """The managed disk."""
         await self._world.before("managed_disk")
         found = self.disks.get(disk)
-        return replace(found, disk_state=self._state(found), unique=self._unique(found)) if found else None
+        if found is None:
+            return None
+        return replace(found, disk_state=self._state(found), unique=self._unique(found), sharers=self._owners(found))
+
+    def _owners(self, disk: ManagedDisk) -> tuple[str, ...]:
+        """The machines that have the disk."""
+        return tuple(one.vm for one in self.machines.values() if any(at.source == disk.disk for at in one.disks))
 
     def _state(self, disk: ManagedDisk) -> str:
         address = self._address(disk.disk)

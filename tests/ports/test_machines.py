@@ -686,6 +686,30 @@ async def test_the_access_mode_of_a_disk_is_read(azure_cloud, machines, name):
     assert (await azure_cloud.port.managed_disk(disk)).access_auth == SIGN_IN
 
 
+async def test_all_machines_of_a_shared_disk_are_read(azure_cloud, machines, name):
+    disk = machines.make_disk(name, data_bytes=MIB, properties={"maxShares": 2})
+    for vm in (name, f"{name}-b"):
+        machines.make(vm, data={0: disk})
+    found = await azure_cloud.port.managed_disk(disk)
+    with pytest.raises(ValueError, match="already owned"):
+        machines.make(f"{name}-c", data={0: disk})
+    machines.delete(name)
+
+    assert set(found.sharers) == {machine_id(name), machine_id(f"{name}-b")}
+    assert found.unkept == (("maxShares", "2"),)
+    assert (await azure_cloud.port.managed_disk(disk)).sharers == (machine_id(f"{name}-b"),)
+    machines.delete(f"{name}-b")
+
+
+async def test_a_disk_of_another_edge_zone_is_not_attached(azure_cloud, machines, name):
+    edge = {"name": "losangeles", "type": "EdgeZone"}
+    disk = machines.make_disk(name, data_bytes=MIB, extendedLocation=edge)
+    with pytest.raises(ValueError, match="extended location"):
+        machines.make(name, data={0: disk})
+
+    assert (await azure_cloud.port.managed_disk(disk)).edge_zone == edge["name"]
+
+
 async def test_a_disk_of_another_zone_or_machine_is_not_attached(azure_cloud, machines, name):
     _a_machine(machines, name, zones=["1"])
     _a_machine(machines, f"{name}-2")

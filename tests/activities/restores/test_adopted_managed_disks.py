@@ -56,6 +56,18 @@ def nothing_is_left(scene):
     assert made is None or made.snapshots == {}
 
 
+async def test_a_disk_that_is_shared_meanwhile_is_not_exchanged(stage):
+    """The restore was requested when it was not shared yet: the other machine would stay on the old disk."""
+    old, other = stage.wanted["old_disk"], f"{VM}-other"
+    stage.machines.disks[old] = replace(stage.machines.disks[old], unkept=(("maxShares", "2"),))
+    stage.machines.add(other, *stage.machines.machines[VM].disks)
+    with pytest.raises(RestoreFailedError, match=rf"is shared: {other} would stay on it.*the machine was not changed"):
+        await stage.restore(stage.points()[0], **stage.wanted)
+
+    assert attached_disk(stage) == old
+    nothing_is_left(stage)
+
+
 @pytest.mark.parametrize("signs", [False, True])
 async def test_the_next_backup_is_an_increment_and_all_points_stay(stage, signs):
     """Also where Azure has given the new disk a footer of its own: the head ends as the disk does."""
