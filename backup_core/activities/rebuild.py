@@ -11,7 +11,7 @@ from backup_core.domain.errors import NotOwnerError, RowChangedError, RowExistsE
 from backup_core.domain.naming import FLEETS, REBUILDS, rebuild_cancel_name, rebuilt_name, stamp_of_rebuild
 from backup_core.domain.rebuild import Found, Rebuild
 from backup_core.protocol.documents import read_document
-from backup_core.protocol.rebuilds import FOUND, HASH_LENGTH, at_work, store_rebuild, stored_rebuild
+from backup_core.protocol.rebuilds import FOUND, HASH_LENGTH, at_work, give_rebuild_sign_of_life, store_rebuild, stored_rebuild
 from backup_core.protocol.survey import carry_out, disks_to_survey, survey
 from backup_core.steps.housekeeping import RebuildCleanupResult
 from backup_core.steps.messages import Nothing
@@ -46,6 +46,9 @@ async def rebuild_disk(tools: Tools, request: RebuildDisk) -> RebuildDiskResult:
     shown, or fewer where some are restored already. The findings are stored; a repeat answers them.
     """
     await _owned(tools, request.rebuild)
+    if request.part > 1:
+        # G4: a disk with years of restore points has many parts, and the rebuild reports between disks only.
+        await give_rebuild_sign_of_life(tools, request.rebuild)
     name = rebuilt_name(request.rebuild, request.disk, request.part)
     if text := await tools.documents.get(name):
         return _answered(request, read_document(FOUND, name, text), text)

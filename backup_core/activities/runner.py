@@ -28,6 +28,7 @@ from backup_core.activities import (
 from backup_core.domain.ending import SIGN_AFTER_SECONDS, SIGN_SECONDS_MAX, STEP_SECONDS_MAX
 from backup_core.domain.errors import STORES_MISSING, BackupError, ServiceTimedOutError, UnexpectedError
 from backup_core.domain.redaction import redacted
+from backup_core.protocol.rebuilds import give_rebuild_sign_of_life
 from backup_core.protocol.run_rows import give_sign_of_life
 from backup_core.steps.backup import (
     BEGIN_BACKUP,
@@ -166,14 +167,15 @@ async def _in_time(name: str, work: Awaitable[Message]) -> Message:
 
 
 async def _silent_seconds(tools: Tools, request: Message, began: float) -> int:
-    """Give the run of a step a sign of life; the seconds since the step began when that fails, else 0."""
-    run = run_of(request)
-    if run is None:
-        return 0
+    """Give the run or rebuild of a step a sign of life; the seconds since the step began when that fails, else 0."""
+    run, rebuild_ = run_of(request), getattr(request, "rebuild", "")
     try:
         async with asyncio.timeout(SIGN_SECONDS_MAX):
-            # G4: the run would be silent for as long as all attempts take.
-            await give_sign_of_life(tools, *run)
+            # G4: it would be silent for as long as all attempts take.
+            if run:
+                await give_sign_of_life(tools, *run)
+            elif rebuild_:
+                await give_rebuild_sign_of_life(tools, rebuild_)
     except (BackupError, TimeoutError):
         return ceil(monotonic() - began)
     return 0

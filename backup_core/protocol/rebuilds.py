@@ -29,6 +29,16 @@ async def store_rebuild(tools: Tools, value: Rebuild) -> None:
     await tools.documents.put(rebuild_name(value.rebuild), REBUILD.dump_json(value).decode())
 
 
+async def give_rebuild_sign_of_life(tools: Tools, rebuild: str) -> None:
+    """Store the state of a rebuild in progress as it is, so that its silence begins anew. A state that another stores meanwhile
+    stays.
+    """
+    name = rebuild_name(rebuild)
+    text = await tools.documents.get(name)
+    if text and read_document(REBUILD, name, text).state == "Running":
+        await tools.documents.replace(name, text, former=text)
+
+
 async def at_work(tools: Tools) -> str:
     """The rebuild that may act; empty before the first one."""
     text = await tools.documents.get(REBUILD_AT_WORK)

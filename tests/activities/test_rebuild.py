@@ -9,14 +9,19 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
+from backup_core.activities import runner
 from backup_core.api import catalogue, disks, points
-from backup_core.domain.ending import HEARTBEAT_MAX
+from backup_core.domain.ending import HEARTBEAT_MAX, STEP_SECONDS_MAX
+from backup_core.domain.errors import ServiceTimedOutError
 from backup_core.domain.metadata import described, to_point_metadata
-from backup_core.domain.naming import REBUILD_AT_WORK, registration_name
+from backup_core.domain.naming import REBUILD_AT_WORK, rebuild_name, registration_name
 from backup_core.domain.rebuild import DIRTY
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.rebuild_catalogue import RebuildFailedError
+from backup_core.orchestrations.registry import ORCHESTRATORS
+from backup_core.protocol.rebuilds import give_rebuild_sign_of_life
 from tests.activities.acts import accepted_rebuild, call, failing, rebuild, rebuilt, stop_before, without_rebuilds
+from tests.doubles.driver import Driver
 from tests.scene import PAGE, Scene
 
 
@@ -341,6 +346,65 @@ async def test_one_rebuild_at_a_time(scene):
     assert (await call(scene, catalogue.get_rebuild, rebuild=first))[1]["state"] == "Failed"
     await scene.driver().run(name, input_, instance)
     assert (await call(scene, catalogue.get_rebuild, rebuild=second))[1]["state"] == "Succeeded"
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["many parts", "many attempts"])
+async def test_a_rebuild_that_takes_long_over_one_disk_is_not_taken_for_dead(scene, fails):
+    """Each part of a disk takes up to ten minutes, and so does each attempt; the caller follows it meanwhile."""
+    scene.with_limits(rebuilt_points_max=1)
+    lose(scene, "point!")
+    begun, (name, input_, instance) = await accepted_rebuild(scene)
+    failures = [ServiceTimedOutError("slow")] * 4 if fails else []
+    work = runner.ACTIVITIES["rebuild_disk"]
+
+    async def slow(tools, request):
+        scene.world.pass_time(timedelta(seconds=STEP_SECONDS_MAX))
+        if failures:
+            raise failures.pop()
+        return await work(tools, request)
+
+    async def followed(step, request):
+        outcome = await scene.perform(step, request)
+        await call(scene, catalogue.get_rebuild, rebuild=begun)
+        return outcome
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(runner.ACTIVITIES, "rebuild_disk", slow)
+        await Driver(ORCHESTRATORS, followed, lambda: scene.world.now).run(name, input_, instance)
+
+    assert (await call(scene, catalogue.get_rebuild, rebuild=begun))[1]["state"] == "Succeeded"
+
+
+async def test_the_parts_of_a_disk_are_signs_of_life(scene):
+    """However quick each is: between two disks there may be a hundred."""
+    scene.with_limits(rebuilt_points_max=1)
+    lose(scene, "point!")
+    begun, (name, input_, instance) = await accepted_rebuild(scene)
+    signs = []
+
+    async def noted(step, request):
+        scene.world.pass_time(timedelta(minutes=1))
+        outcome = await scene.perform(step, request)
+        if step == "rebuild_disk":
+            signs.append(scene.world.now - scene.documents.changed[rebuild_name(begun)])
+        return outcome
+
+    await Driver(ORCHESTRATORS, noted, lambda: scene.world.now).run(name, input_, instance)
+
+    assert len(signs) == 4
+    assert max(signs) < timedelta(minutes=1, seconds=1)
+    assert signs[0] >= timedelta(minutes=1), "the report before it was its sign"
+
+
+async def test_a_rebuild_that_has_ended_gets_no_sign_of_life(scene):
+    begun, (name, input_, instance) = await accepted_rebuild(scene)
+    await scene.driver().run(name, input_, instance)
+    ended = scene.documents.changed[rebuild_name(begun)]
+    scene.world.pass_time(timedelta(minutes=1))
+    await give_rebuild_sign_of_life(scene.tools, begun)
+    await give_rebuild_sign_of_life(scene.tools, "catalogue.rebuild.20250101T000000Z.0123abcd")
+
+    assert scene.documents.changed[rebuild_name(begun)] == ended
 
 
 async def test_a_rebuild_that_was_replaced_writes_nothing(scene):

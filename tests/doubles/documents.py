@@ -26,7 +26,8 @@ class MemoryDocuments:
         """Store unless one exists."""
         await self._world.before("put_document")
         absent = name not in self.texts
-        self._store(name, self.texts.get(name, text))
+        if absent:
+            self._store(name, text)
         await self._world.after("put_document")
         return absent
 
@@ -46,9 +47,7 @@ class MemoryDocuments:
         return same
 
     def _store(self, name: str, text: str) -> None:
-        if self.texts.get(name) != text:
-            self.changed[name] = self._world.now
-        self.texts[name] = text
+        self.texts[name], self.changed[name] = text, self._world.now
 
     async def get(self, name: str) -> str | None:
         """The document, or None."""
