@@ -474,6 +474,10 @@ GUARDS = (
     Guard("activities/restore_run.py", "a head that somebody changed since it was proved is not adopted",
           "mark.run != transfer.actor.run or not proved", "mark.run != transfer.actor.run",
           ("activities/restores/test_failures.py::test_a_promoted_head_that_was_changed_after_its_proof_is_not_adopted",)),
+    Guard("activities/restore_run.py", "a head is marked verified once",
+          "        # Read once more: marked again, it would be another version than the faster delivery has answered.\n"
+          "        found, mark = await _promoted(tools, request)\n", "        found, _ = await _promoted(tools, request)\n",
+          ("activities/test_hung_deliveries.py::test_a_delivery_that_is_overtaken",)),
     Guard("activities/restore_run.py", "only the restore notes its failure",
           "    await require_right_to_act(tools, request.actor)\n\n    async def record", "    async def record",
           ("activities/restores/test_guards.py::test_only_the_restore_itself_notes_its_failure",)),
