@@ -147,6 +147,7 @@ def test_every_runbook_is_there():
         "A failed window",
         "A quarantined restore point",
         "Lost restore points",
+        "An account that failed over",
         "A lost catalogue",
         "A lost app",
         "A lost source account",
@@ -161,6 +162,7 @@ AZ = {
     "network private-endpoint list", "provider register", "resource delete", "resource list", "role assignment delete",
     "role assignment list", "role definition delete", "role definition list", "storage account delete", "storage account show",
     "storage blob copy start", "storage blob delete", "storage blob list", "storage blob show", "storage blob undelete", "storage container create",
+    "storage container delete", "storage container list", "storage container restore",
     "storage container generate-sas", "vm convert", "vm create", "vm deallocate", "vm disk attach", "vm disk detach",
 }  # fmt: skip
 AZD = {"auth login", "deploy", "env get-value", "env new", "env set", "package", "provision", "up"}

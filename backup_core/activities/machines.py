@@ -102,7 +102,10 @@ async def stored_change(tools: Tools, request: ChangeRef, *, compares: bool) -> 
     """
     if compares or not request.known:
         digest = digest_of(request.known) if request.known else request.digest
-        gone = "it says what a machine had before a restore; look at the machine yourself"
+        gone = (
+            "it says what a machine had before a restore; look at the machine yourself, PUT the disk that it has as source, "
+            "and POST /api/catalogue/rebuild, which forgets the change"
+        )
         stored = await held_document(tools, CHANGE, request.change, digest, gone)
     return read_document(CHANGE, request.change, request.known) if request.known else stored
 

@@ -121,18 +121,22 @@ async def _release_claims(tools: Tools, disk: str) -> None:
 
 
 async def _lost(tools: Tools, known: set[str]) -> dict[str, BackupError]:
-    """The disks whose rows are lost, while their registrations lie beside their backups. A table
-    that was deleted is created again empty, and would look like a fleet without disks.
+    """The disks whose rows are lost, while their registrations lie beside their backups, or whose claims are: no window finds
+    these. A table that was deleted is created again empty, and would look like a fleet without disks.
     """
     lost: dict[str, BackupError] = {}
     for disk in await disks_to_survey(tools, ""):
-        if (
-            disk in known
-            or await tools.catalogue.registration(disk)
-            or await tools.documents.get(registration_name(disk)) is None
-        ):
+        if disk in known:
             continue
-        message = f"disk {disk} is registered beside its backups and not in the catalogue; it is not backed up until"
+        if row := await tools.catalogue.registration(disk):
+            # A disk that was registered since the list was made has its claim: it comes before the registration.
+            if not row.value.protected or await tools.catalogue.source_holder(row.value.source) == disk:
+                continue
+            message = f"disk {disk} is registered without a claim of its source, and in no list; it is not backed up until"
+        elif await tools.documents.get(registration_name(disk)) is None:
+            continue
+        else:
+            message = f"disk {disk} is registered beside its backups and not in the catalogue; it is not backed up until"
         lost[disk] = DiskUnknownError(f"{message} POST /api/catalogue/rebuild restores its rows")
     return lost
 

@@ -7,6 +7,7 @@ a snapshot of a source must be recorded besides, a blob's mark must name the blo
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -18,9 +19,10 @@ from backup_core.domain.errors import (
     CleanupError,
     LeaseTakenError,
     RowChangedError,
+    SnapshotMissingError,
     SnapshotsPresentError,
 )
-from backup_core.domain.metadata import from_metadata, is_marked, run_of_source_snapshot
+from backup_core.domain.metadata import from_metadata, from_point_metadata, is_marked, run_of_source_snapshot
 from backup_core.domain.naming import disk_of_run, point_id, registration_name, snapshot_time
 from backup_core.domain.repoint import same_disk
 from backup_core.domain.shown import named
@@ -38,6 +40,7 @@ from backup_core.steps.housekeeping import CleanupResult
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from backup_core.domain.rebuild import Place
     from backup_core.domain.records import RestorePoint, Run, Versioned
@@ -65,7 +68,7 @@ class Cleanup:
     more: bool = False
     _ended: dict[str, bool] = field(default_factory=dict)
     _points: list[Versioned[RestorePoint]] | None = None
-    _listed: tuple[dict[str, Mapping[str, str]], set[Place]] | None = None
+    _listed: tuple[dict[str, Mapping[str, str]], dict[Place, str]] | None = None
 
     @property
     def duties(self) -> tuple[Callable[[], Awaitable[None]], ...]:
@@ -325,15 +328,18 @@ class Cleanup:
             self._points = await all_points(self.tools, self.request.disk)
         return self._points
 
-    async def _listing(self) -> tuple[dict[str, Mapping[str, str]], set[Place]]:
-        """The disk's backup blobs with their metadata, and their snapshots, as listed once in this call."""
+    async def _listing(self) -> tuple[dict[str, Mapping[str, str]], dict[Place, str]]:
+        """The disk's backup blobs with their metadata, and their snapshots with the restore points that they describe, as
+        listed once in this call.
+        """
         if self._listed is None:
             bare: dict[str, Mapping[str, str]] = {}
-            snapshots: set[Place] = set()
+            snapshots: dict[Place, str] = {}
             tools = self.tools
             async for one in tools.blobs.listed(tools.backup_account, tools.heads_container, f"{self.request.disk}/"):
                 if one.snapshot:
-                    snapshots.add((one.name, one.snapshot))
+                    described = from_point_metadata(one.metadata, tools.site(tools.head(one.name)), one.snapshot)
+                    snapshots[one.name, one.snapshot] = described.point if described else ""
                 else:
                     bare[one.name] = one.metadata
             self._listed = bare, snapshots
@@ -418,12 +424,36 @@ class Cleanup:
             self._count("registrations")
 
     async def losses(self) -> None:
-        """Mark restore points as lost whose backup snapshots are gone. Raises when the backup blobs cannot be listed."""
+        """Mark restore points as lost whose backup snapshots are gone, and report backup snapshots without a row. Raises when
+        the backup blobs cannot be listed.
+        """
         rows = await all_points(self.tools, self.request.disk)
-        if rows:
+        try:
             _, snapshots = await self._listing()
-            more = await mark_losses(self.tools, self.request.disk, self.request.actor, rows, snapshots)
-            self.more = self.more or more
+        except BlobMissingError:
+            if rows:
+                raise
+            return
+        more = await mark_losses(self.tools, self.request.disk, self.request.actor, rows, snapshots)
+        self.more = self.more or more
+        await self._report_without_row({row.value.point for row in rows}, snapshots)
+
+    async def _report_without_row(self, known: AbstractSet[str], snapshots: Mapping[Place, str]) -> None:
+        """Report the newest of the backup snapshots, a day old, whose restore points have no row. A catalogue that came back
+        from an earlier moment lacks them.
+        """
+        suspects = [(point, place) for place, point in snapshots.items() if point and point not in known]
+        for point, (name, snapshot) in sorted(suspects, reverse=True):
+            # A prune deletes the snapshot before the row, so the row is read first.
+            if not self._old(snapshot_time(snapshot)) or await self.tools.catalogue.point(self.request.disk, point):
+                continue
+            with suppress(SnapshotMissingError):
+                await self.tools.blobs.properties(self.tools.head(name), snapshot)
+                self.kept.append(
+                    f"backup snapshot {snapshot} of {name}: its restore point {point} is not in the catalogue; "
+                    "POST /api/catalogue/rebuild restores its row, and those of others"
+                )
+                return
 
     async def points(self) -> None:
         """Delete restore points whose retention has ended, and that the backups' own prune did not reach."""

@@ -19,7 +19,7 @@ from backup_core.protocol.points import all_points
 from backup_core.protocol.registrations import REGISTRATION
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from datetime import datetime
 
     from backup_core.domain.rebuild import Place
@@ -45,7 +45,8 @@ class Survey:
     head_differs: bool = False
     head_etag: str | None = None
     registration: Registration | None = None
-    """The registration to restore."""
+    """The registration to restore, or to mark as unprotected."""
+    registration_etag: str | None = None
     claim: str = ""
     """The source whose claim is to be restored."""
     floor: str = ""
@@ -91,10 +92,15 @@ async def _survey(tools: Tools, disk: str, below: str, down_to: str) -> Survey:
     rows = {one.value.point: one.value for one in stored}
     rows |= {one.value.point: one.value for one in compared.changed} | {one.point: one for one in adopted}
     head = await _rebuilt_head(tools, disk, row, list(rows.values()), listed)
+    if head.repoint and await tools.documents.get(head.repoint) is None:
+        # Nobody can complete a change of a machine that is not stored any more: each backup failed for it.
+        head = head.settled()
     registration = await tools.catalogue.registration(disk)
     lost_policy = await _registration(tools, disk, list(rows.values())) if registration is None else None
     known = registration.value if registration else lost_policy
     claim = known.source if known and known.protected and not await tools.catalogue.source_holder(known.source) else ""
+    if registration and (words := _other_source(registration.value, adopted, newest(rows.values()))):
+        lost_policy = replace(registration.value, unprotected=words)
     differs = head != (row.value if row else Head(disk))
     return Survey(
         disk,
@@ -106,6 +112,7 @@ async def _survey(tools: Tools, disk: str, below: str, down_to: str) -> Survey:
         floor=floor,
         head_etag=row.etag if row else None,
         registration=lost_policy,
+        registration_etag=registration.etag if registration else None,
         claim=claim,
     )
 
@@ -115,7 +122,7 @@ async def carry_out(tools: Tools, found: Survey) -> None:
     another rebuild was faster; what was written until then is right, and the next survey finds the rest.
     """
     if found.registration:
-        await tools.catalogue.put_registration(found.registration, None)
+        await tools.catalogue.put_registration(found.registration, found.registration_etag)
     if found.claim:
         await tools.catalogue.claim_source(found.claim, found.disk)
     if found.head is None:
@@ -221,6 +228,26 @@ async def _equal(tools: Tools, point: RestorePoint) -> bool:
     finally:
         await changes.aclose()
     return True
+
+
+def _other_source(registration: Registration, adopted: Sequence[RestorePoint], point: RestorePoint | None) -> str:
+    """Why the registration is in doubt, in words; empty when it is not. The newest point was found without a row, and a restore
+    made it, whose commit moved the registration to another source as well. A person decides which of the two the machine uses.
+    """
+    moved = point in adopted and point is not None and point.kind == "restored" and registration.updated < point.committed
+    if (
+        not moved
+        or point is None
+        or not registration.protected
+        or registration.unprotected
+        or point.source == registration.source
+    ):
+        return ""
+    return (
+        f"the catalogue had lost restore point {point.point}, by which a restore gave the disk the source {point.source}; its "
+        f"registration still says {registration.source}; see which of the two is used: PUT /api/disks/{registration.disk} with "
+        f'the new one and "followsOn": true, or, for the old one, DELETE /api/disks/{registration.disk} and PUT it again'
+    )
 
 
 async def _registration(tools: Tools, disk: str, points: list[RestorePoint]) -> Registration | None:

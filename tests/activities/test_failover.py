@@ -12,13 +12,17 @@ from datetime import timedelta
 import pytest
 
 from backup_core.activities.housekeeping import clean_up_disk
+from backup_core.api import disks
 from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import AccessDeniedError, CleanupError
+from backup_core.domain.events import RunWarned
+from backup_core.domain.naming import repoint_name
 from backup_core.domain.sampling import Samples
+from backup_core.operations.watch import watch
 from backup_core.orchestrations.backup_disk import BackupFailedError
 from backup_core.orchestrations.restore_disk import RestoreFailedError
 from backup_core.steps.housekeeping import CleanUpDisk
-from tests.activities.acts import keep, rebuild
+from tests.activities.acts import attached_disk, call, into, keep, rebuild
 from tests.activities.replicas import PARTS, Replicas
 from tests.scene import OTHER, PAGE, Scene
 
@@ -168,15 +172,111 @@ async def test_a_backup_notices_writes_that_its_account_has_lost(diff):
     continues: wherever that happens, it makes no restore point of the blob, or a right one.
     """
     outcomes = set()
-    for call in range(1, 200):
+    for number in range(1, 200):
         for behind in (1, 4):
             stage = Failover(0, diff, ("heads",))
             stage.leases = True
             stage._recent = lambda copies, behind=behind: copies[max(0, len(copies) - 1 - behind)]
             await stage.try_backup()
-            stage.fails_over_at = stage.calls + call
+            stage.fails_over_at = stage.calls + number
             outcomes.add(await stage.try_backup() == "")
             stage.no_wrong_byte()
         if stage.fails_over_at > 0:
             break
     assert outcomes == {True, False}
+
+
+# -- what a night, the watch and a rebuild say of a catalogue that came back from an earlier moment ---------------------------------
+
+
+@pytest.fixture
+async def restored():
+    """A disk that a restore has adopted, and what the catalogue had before it."""
+    stage = Scene()
+    stage.protect()
+    stage.write(0, *range(1, 30))
+    stage.machine()
+    await stage.back_up()
+    stage.former = stage.catalogue.rows.copy(), stage.catalogue.claimed.copy()
+    await stage.restore(stage.points()[0], **into())
+    return stage
+
+
+def lose_the_adoption(stage):
+    stage.catalogue.rows, stage.catalogue.claimed = stage.former
+
+
+async def test_a_lost_adoption_is_not_backed_up_as_the_former_disk(restored):
+    """The catalogue says that the disk is still the one which no machine uses any more. A rebuild finds the point of the restore,
+    and backups fail until a person has said which disk it is.
+    """
+    adopted = attached_disk(restored)
+    lose_the_adoption(restored)
+    await rebuild(restored)
+
+    registration = restored.catalogue.rows["vm", "registration"].value
+    assert registration.source != adopted
+    assert adopted in registration.unprotected
+    with pytest.raises(BackupFailedError, match="NotProtected"):
+        await restored.back_up()
+    status, _ = await call(restored, disks.put_disk, {"source": adopted, "followsOn": True}, disk="vm")
+    assert status == 200
+    await restored.back_up()
+    assert restored.points()[-1].kind == "incremental"
+    assert restored.content(restored.points()[-1]) == restored.bytes_of(adopted)
+
+
+async def test_who_has_said_since_which_disk_it_is_is_not_asked_again(restored):
+    lose_the_adoption(restored)
+    restored.world.pass_time(timedelta(minutes=1))
+    await call(restored, disks.put_disk, {"source": str(restored.source())}, disk="vm")
+    await rebuild(restored)
+
+    assert restored.catalogue.rows["vm", "registration"].value.unprotected == ""
+
+
+async def test_a_night_reports_restore_points_that_the_catalogue_has_lost(restored):
+    lose_the_adoption(restored)
+    for _ in range(2):
+        restored.world.pass_time(timedelta(hours=25))
+        await clean_up_disk(restored.tools, CLEANUP)
+    found = [
+        one.message for one in restored.journal.events if isinstance(one, RunWarned) and "not in the catalogue" in one.message
+    ]
+
+    assert len(found) == 2
+    await rebuild(restored)
+    restored.journal.events.clear()
+    restored.world.pass_time(timedelta(hours=25))
+    await clean_up_disk(restored.tools, CLEANUP)
+    assert not [one for one in restored.journal.events if isinstance(one, RunWarned)]
+
+
+async def test_a_change_of_a_machine_that_is_not_stored_any_more_is_forgotten_by_a_rebuild(restored):
+    """Each backup had failed for it, with no way out."""
+    row = restored.catalogue.rows["vm", "head"]
+    gone = replace(row.value, repoint=repoint_name("vm", "vm.20260102T030405Z.0000abcd"), repoint_digest="0" * 64)
+    restored.catalogue.rows["vm", "head"] = replace(row, value=gone)
+    for name in [name for name in restored.documents.texts if "machine.json" in name]:
+        del restored.documents.texts[name]
+    with pytest.raises(BackupFailedError, match="POST /api/catalogue/rebuild"):
+        await restored.back_up()
+    await rebuild(restored)
+    await restored.back_up()
+
+    assert restored.points()[-1].kind == "incremental"
+
+
+@pytest.mark.parametrize("holder", [None, "other"])
+async def test_the_watch_names_a_disk_whose_claim_is_lost(restored, holder):
+    """No window finds it, and nothing else says so."""
+    restored.catalogue.claimed.clear()
+    if holder:
+        restored.catalogue.claim(attached_disk(restored), holder)
+    fleet = await watch(restored.tools, "0 0 */12 * * *")
+    assert fleet.unseen == 1
+    assert "without a claim" in fleet.why
+
+    restored.catalogue.claimed.clear()
+    await rebuild(restored)
+    assert (await watch(restored.tools, "0 0 */12 * * *")).unseen == 0
