@@ -68,11 +68,14 @@ WHY = {
     (
         "verify_head",
         "properties",
-    ): "number, mark and size of the blob, the snapshot's size, and the base's for each pass over the diff",
+    ): "number, mark and size of the blob, the snapshots' sizes, and the base's for each pass over the diff",
     ("verify_head", "set_sequence_number"): "requests of the copying that are still in flight are refused from here on",
     ("verify_head", "allocated"): "both page maps, once to count blocks and once to draw from them",
     ("verify_head", "get"): "the plan, for each pass: which gaps may have been copied along",
-    ("verify_head", "ranges"): "the diff, for each pass: which blocks it leaves alone",
+    (
+        "verify_head",
+        "ranges",
+    ): "the diff, for each pass: which blocks it leaves alone; then beside it what the blob shows as written",
     (
         "verify_head",
         "read",

@@ -234,14 +234,9 @@ def _other_source(registration: Registration, adopted: Sequence[RestorePoint], p
     """Why the registration is in doubt, in words; empty when it is not. The newest point was found without a row, and a restore
     made it, whose commit moved the registration to another source as well. A person decides which of the two the machine uses.
     """
-    moved = point in adopted and point is not None and point.kind == "restored" and registration.updated < point.committed
-    if (
-        not moved
-        or point is None
-        or not registration.protected
-        or registration.unprotected
-        or point.source == registration.source
-    ):
+    if point is None or point not in adopted or point.kind != "restored" or point.source == registration.source:
+        return ""
+    if not registration.protected or registration.unprotected or registration.updated >= point.committed:
         return ""
     return (
         f"the catalogue had lost restore point {point.point}, by which a restore gave the disk the source {point.source}; its "

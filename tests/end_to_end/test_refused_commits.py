@@ -9,6 +9,7 @@ at once, or, for its activities, long after the run has ended.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import pytest
 from azure.core.credentials import AzureNamedKeyCredential
@@ -79,6 +80,7 @@ def test_backups(calm, machines, tmp_path, rng, source):
         for disk in disks:
             disk.disturb(rng, 6)
             disk.back_up()
+        before, twins = {disk.name: set(disk.source_snapshots()) for disk in disks}, Counter()
 
         def disk_for(commit):
             disk = disks[commit % SIDE_BY_SIDE]
@@ -93,7 +95,12 @@ def test_backups(calm, machines, tmp_path, rng, source):
             assert (run["state"], run["kind"]) == ("Succeeded", "incremental"), details
             (point,) = run["restorePoints"]
             disk.moments[point] = bytes(disk.content)
-            assert len(disk.source_snapshots()) == 1, details
+            taken = set(disk.source_snapshots())
+            stayed, new = taken & before[disk.name], taken - before[disk.name]
+            # G16: two deliveries at once may take one each; the second one stays until the night.
+            assert (len(stayed), len(new) in (1, 2)) == (twins[disk.name], True), details
+            twins[disk.name] += len(new) - 1
+            before[disk.name] = taken
         for disk in disks:
             disk.check_every_point()
             disk.close()
