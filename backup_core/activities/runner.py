@@ -166,7 +166,7 @@ async def _in_time(name: str, work: Awaitable[Message]) -> Message:
         raise ServiceTimedOutError(message) from error
 
 
-async def _silent_seconds(tools: Tools, request: Message, began: float) -> int:
+async def _end_silence(tools: Tools, request: Message, began: float) -> int:
     """Give the run or rebuild of a step a sign of life; the seconds since the step began when that fails, else 0."""
     run, rebuild_ = run_of(request), getattr(request, "rebuild", "")
     try:
@@ -202,7 +202,7 @@ async def run_step(
         await stores.ready()
         answer = await _in_time(step.name, ACTIVITIES[step.name](its_tools, request))
         if monotonic() - began >= SIGN_AFTER_SECONDS:
-            await _silent_seconds(its_tools, request, began)
+            await _end_silence(its_tools, request, began)
     except BackupError as error:
         retryable = error.retryable or (isinstance(error, STORES_MISSING) and await stores.repair())
         fault = Fault(
@@ -210,13 +210,13 @@ async def run_step(
             message=redacted(str(error)),
             retryable=retryable,
             wait_seconds=error.wait_seconds,
-            silent_seconds=await _silent_seconds(its_tools, request, began) if retryable else 0,
+            silent_seconds=await _end_silence(its_tools, request, began) if retryable else 0,
         )
         log.warning("%s: %s: %s", step.name, fault.code, fault.message)
         return StepOutcome(fault=fault, step=step.name).model_dump(mode="json")
     except Exception as error:  # noqa: BLE001  raised again below, redacted
         message = redacted(f"{step.name}: {type(error).__name__}: {error}")
-        await _silent_seconds(its_tools, request, began)
+        await _end_silence(its_tools, request, began)
     else:
         return StepOutcome(value=answer.model_dump(mode="json"), step=step.name).model_dump(mode="json")
     raise UnexpectedError(message)

@@ -199,12 +199,16 @@ class Cleanup:
             if source and self.tools.may_read(source) and not same_disk(source, present)
         ]
 
+    async def _source(self) -> str:
+        """The registered source, as it is stored; empty where there is none, or this app may not read it any more."""
+        row = await self.tools.catalogue.registration(self.request.disk)
+        return row.value.source if row and self.tools.may_read(row.value.source) else ""
+
     async def source_snapshots(self) -> None:
         """Remove the snapshots that runs have taken of the disk, except those that an increment or an interrupted run needs."""
-        registration = await self.tools.catalogue.registration(self.request.disk)
-        if registration is None or not self.tools.may_read(registration.value.source):
+        if not (registered := await self._source()):
             return
-        source = self.tools.source(registration.value.source)
+        source = self.tools.source(registered)
         # G68: the service keeps few, and bills them.
         for one in await self.tools.blobs.snapshots(source):
             if self._stop_at_bound():
@@ -212,11 +216,11 @@ class Cleanup:
             run = run_of_source_snapshot(one.metadata, self.tools.site(source))
             if not run or not self._old(snapshot_time(one.snapshot)) or not await self._end_if_long_silent(run):
                 continue
-            if not one.named and not await self._is_recorded(registration.value.source, one.snapshot, run):
+            if not one.named and not await self._is_recorded(registered, one.snapshot, run):
                 self.kept.append(
                     f"{source} snapshot {one.snapshot}: it names run {run}, and nothing says that this run took it"
                 )
-            elif not await self._may_be_needed(registration.value.source, one.snapshot, run):
+            elif not await self._may_be_needed(registered, one.snapshot, run):
                 await self.tools.blobs.delete_snapshot(source, one.snapshot)
                 self._count("snapshots")
 
@@ -224,10 +228,9 @@ class Cleanup:
         """Remove the snapshots of the disk that Azure failed to make for runs that have ended. No run reads them, and each
         attempt at the disk's limit of snapshots has left one.
         """
-        registration = await self.tools.catalogue.registration(self.request.disk)
-        if registration is None or not self.tools.may_read(registration.value.source):
+        if not (registered := await self._source()):
             return
-        source = self.tools.source(registration.value.source)
+        source = self.tools.source(registered)
         for one in await self.tools.blobs.failed_snapshots(source):
             if self._stop_at_bound():
                 return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -15,7 +16,7 @@ from backup_core.domain.ending import HEARTBEAT_MAX
 from backup_core.domain.errors import UnexpectedError
 from backup_core.steps.housekeeping import CleanUpDisk
 from tests.activities.acts import contents_of, everything_kept, sane
-from tests.activities.ways import WAYS, Wire
+from tests.activities.ways import WAYS, Wire, requests_of, run_over
 from tests.scene import PAGE
 
 pytestmark = pytest.mark.slow
@@ -121,12 +122,7 @@ async def check(way, number, *, again):
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_delivery_that_hangs(way, again):
     """At each request of the run, reads too."""
-    begin, act, _ = WAYS[way]
-    stage = await begin()
-    wire = Wire(stage)
-    await act(stage)
-
-    for number, name in enumerate(wire.requests):
+    for number, name in enumerate(await requests_of(way)):
         try:
             await check(way, number, again=again)
         except Exception as error:
@@ -140,20 +136,11 @@ MOMENTS = ("the other's answer counts", "its answer counts", "after the next ste
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_delivery_that_is_overtaken(way, rng):
     """Two deliveries at once: the one that was at a request, whichever it is, continues soon after the other has ended."""
-    begin, act, points = WAYS[way]
-    stage = await begin()
-    wire = Wire(stage)
-    await act(stage)
-
-    for number, name in enumerate(wire.requests):
-        stage, moment = await begin(), rng.choice(MOMENTS)
-        contents, wire = contents_of(stage), Overtaken(stage, number, moment)
+    for number, name in enumerate(await requests_of(way)):
+        moment = rng.choice(MOMENTS)
         try:
-            await act(stage)
-            assert stage.rows("pin!") == []
-            if points:
-                assert len(stage.points()) == points
-                everything_kept(stage, contents)
+            wire = await run_over(way, partial(Overtaken, number=number, moment=moment))
+            assert wire.delivery
         except Exception as error:
             message = f"{way}: a delivery that was overtaken at request {number}, {name}, {moment}: {error}"
             raise AssertionError(message) from error

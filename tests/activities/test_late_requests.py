@@ -5,12 +5,12 @@ succeeds all the same. The same happens when only the answer is lost, and the SD
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
 from backup_core.domain.errors import BackupError
-from tests.activities.acts import contents_of, everything_kept
-from tests.activities.ways import WAYS, Wire
+from tests.activities.ways import WAYS, Wire, requests_of, run_over
 
 pytestmark = pytest.mark.slow
 
@@ -61,22 +61,10 @@ class Late(Wire):
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_request_that_arrives_late(way):
     """Every request that changes something, before each of the next that are made: one way or the other the run does its work."""
-    begin, act, points = WAYS[way]
-    stage = await begin()
-    wire = Wire(stage)
-    await act(stage)
-
-    for number, name in enumerate(wire.requests):
+    for number, name in enumerate(await requests_of(way)):
         for after in range(LATER if name not in READS | UNCONDITIONAL else 0):
-            stage = await begin()
-            contents = contents_of(stage)
-            Late(stage, number, after)
             try:
-                await act(stage)
-                assert stage.rows("pin!") == []
-                if points:
-                    assert len(stage.points()) == points
-                    everything_kept(stage, contents)
+                await run_over(way, partial(Late, lost=number, after=after))
             except Exception as error:
                 message = f"{way}: request {number}, {name}, arriving {after} requests late: {error}"
                 raise AssertionError(message) from error

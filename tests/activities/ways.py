@@ -12,7 +12,17 @@ from backup_core.domain.naming import managed_disk_id
 from backup_core.domain.repoint import MachineDisk
 from backup_core.protocol.copy_route import Copying
 from devhost.disks import vhd_footer
-from tests.activities.acts import TARGET, attached_disk, into, keep, sane, stop_before, stopped_before
+from tests.activities.acts import (
+    TARGET,
+    attached_disk,
+    contents_of,
+    everything_kept,
+    into,
+    keep,
+    sane,
+    stop_before,
+    stopped_before,
+)
 from tests.scene import PAGE, VM, Scene
 
 
@@ -220,3 +230,25 @@ WAYS = {
     "a restore into the machine": (backed_up, restore_into_the_machine, 3),
 }
 """What is there before, what is done, and how many restore points there are after it, if that is certain."""
+
+
+async def requests_of(way):
+    """The names of the requests of an undisturbed run."""
+    begin, act, _ = WAYS[way]
+    stage = await begin()
+    wire = Wire(stage)
+    await act(stage)
+    return wire.requests
+
+
+async def run_over(way, wired):
+    """Do it over the wire that `wired` makes, and check what must be so after it; the wire."""
+    begin, act, points = WAYS[way]
+    stage = await begin()
+    contents, wire = contents_of(stage), wired(stage)
+    await act(stage)
+    assert stage.rows("pin!") == []
+    if points:
+        assert len(stage.points()) == points
+        everything_kept(stage, contents)
+    return wire

@@ -767,7 +767,7 @@ GUARDS = (
           " or not await self._end_if_long_silent(run):", ":",
           ("activities/test_housekeeping.py::test_the_snapshots_that_an_interrupted_increment_needs_are_kept",)),
     Guard("protocol/cleanup.py", "a source snapshot that nobody recorded stays",
-          "if not one.named and not await self._is_recorded(registration.value.source, one.snapshot, run):", "if False:",
+          "if not one.named and not await self._is_recorded(registered, one.snapshot, run):", "if False:",
           ("activities/test_marks.py::test_snapshots_that_inherit_our_metadata_stay",)),
     Guard("protocol/cleanup.py", "source snapshots stay while the head is another source's",
           "if row is None or row.value.pair is None or row.value.source != source:",

@@ -30,7 +30,7 @@
 27. The signature of an export is in no history, row, document, event, status or line of a log.
 28. An undisturbed run leaves no access to its managed disk's snapshots open, and a night none to any, nor to a disk itself.
 29. What a run reads of a managed disk is its snapshot of that disk, taken after the run was requested.
-30. Of a managed disk a run takes one snapshot, never two runs at work have one each, and a night leaves three at most.
+30. Of a managed disk a delivery takes at most one snapshot, never two runs at work have one, and a night leaves three.
 31. A managed disk whose upload has ended is never open for writing again.
 """
 
